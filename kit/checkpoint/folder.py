@@ -1,0 +1,158 @@
+"""The checkpoint folder: a model that means something by itself, on any machine.
+
+``kit.json`` describes the model (variant, variables, levels, statistics, grid, base weights, lineage),
+``model.safetensors`` holds its tensors under upstream's names and the same description in its header, and
+``resume/state.pt``, which may be deleted, holds what training needs to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from kit.errors import CheckpointError
+from kit.models.spec import ModelSpec
+from kit.models.weights import DESCRIPTION, TENSORS
+
+__all__ = ["FORMAT", "Checkpoint", "open_checkpoint", "settle", "write_checkpoint"]
+
+FORMAT = 1
+_RESUME = Path("resume") / "state.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        path: the folder.
+        description: contents of ``kit.json``.
+    """
+
+    path: Path
+    description: Mapping[str, Any]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that the tensors belong to."""
+        return ModelSpec.from_dict(self.description["model"])
+
+    def resume_state(self) -> dict[str, Any]:
+        """State of the training that wrote the checkpoint.
+
+        Raises:
+            CheckpointError: it was deleted, or cannot be read.
+        """
+        file = self.path / _RESUME
+        if not file.is_file():
+            msg = f"{self.path}: cannot be resumed, {_RESUME} is missing; start a new run with --model.weights {self.path}"
+            raise CheckpointError(msg)
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            msg = f"{file}: cannot be read as training state ({str(error).splitlines()[0]}); nothing was executed"
+            raise CheckpointError(msg) from error
+        return state
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    description: Mapping[str, Any],
+    resume: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint beside the old one, then put it in the old one's place.
+
+    Args:
+        folder: of the checkpoint; what is there is replaced, and stays whole until the new one is.
+        tensors: the model's, under upstream's names.
+        description: becomes ``kit.json``.
+        resume: tensors and plain values from which training goes on.
+    """
+    fresh = _beside(folder, "new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    text = json.dumps({"format": FORMAT, **description}, indent=2)
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, fresh / TENSORS, metadata={"kit": text})
+        if resume is not None:
+            (fresh / _RESUME).parent.mkdir()
+            torch.save(dict(resume), fresh / _RESUME)
+        part = fresh / f".{DESCRIPTION}"
+        part.write_text(text + "\n")
+        for file in (path for path in fresh.rglob("*") if path.is_file()):
+            _sync(file)
+        # Named last: a folder with a description is whole.
+        part.rename(fresh / DESCRIPTION)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Finish an exchange that was cut short: afterwards ``folder`` is the newest whole checkpoint, if there is one."""
+    fresh, old = _beside(folder, "new"), _beside(folder, "old")
+    if (fresh / DESCRIPTION).is_file():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        fresh.rename(folder)
+    elif old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f".{folder.name}.{suffix}")
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or it is of a newer format; names checkpoints nearby.
+    """
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        near = sorted({str(found.parent) for found in _nearby(folder)})
+        hint = f"; nearby are {', '.join(near[:6])}" if near else ""
+        msg = f"{folder}: expected a checkpoint folder with {DESCRIPTION}, found none{hint}"
+        raise CheckpointError(msg)
+    try:
+        description = json.loads(file.read_text())
+        written = description["format"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        msg = f"{file}: not a description that the kit wrote ({error!r})"
+        raise CheckpointError(msg) from error
+    if written != FORMAT:
+        msg = f"{file}: format {written}, but this kit reads format {FORMAT}; install the kit {description.get('kit_version')}"
+        raise CheckpointError(msg)
+    return Checkpoint(folder, description)
+
+
+def _nearby(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for pattern in (f"*/{DESCRIPTION}", f"checkpoints/*/{DESCRIPTION}"):
+        for parent in (folder, folder.parent):
+            if parent.is_dir():
+                found += [path for path in parent.glob(pattern) if not path.parent.name.startswith(".")]
+    return found

@@ -1,0 +1,200 @@
+"""The command line: parse, dispatch, print; nothing else.
+
+Exit codes: 0 done; 2 something the user can mend, told in one message; 1 a defect of the kit, with a traceback;
+130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from kit.errors import KitError
+
+if TYPE_CHECKING:
+    from kit.commands import Outcome
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "finetune": "fine-tune Aurora; with no arguments, the tiny one on the sample that the kit carries",
+    "evaluate": "score a checkpoint against persistence and the weights it started from",
+    "plot": "draw prediction, target and error maps, and loss curves",
+    "data list": "list the files that the kit may use",
+    "data build": "build a store from files",
+    "data qa": "check a store",
+    "ui": "open MLflow's page, to compare runs",
+}
+"""Commands and their one-line help; each is a function of ``kit.commands``."""
+
+_USER_ERROR, _DEFECT = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in {"-h", "--help", "help"}:
+        _write(sys.stdout if words else sys.stderr, _overview())
+        return 0 if words else _USER_ERROR
+    if words == ["--version"]:
+        _write(sys.stdout, _version())
+        return 0
+    command = next((name for name in COMMANDS if words[: name.count(" ") + 1] == name.split()), None)
+    if command is None:
+        return _unknown(words)
+    return _run(command, words[command.count(" ") + 1 :])
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    """Run a command; turn whatever ends it into an exit code and a message."""
+    try:
+        with _terminable():
+            outcome = _call(command, arguments)
+            _present(outcome)
+            return outcome.exit_code
+    except KitError as error:
+        return _fail(f"kit {command}: {error}")
+    except KeyboardInterrupt as stop:
+        number = signal.Signals(stop.args[0]) if stop.args else signal.SIGINT
+        _write(sys.stderr, f"kit {command}: stopped by {number.name}")
+        return 128 + number
+    except Exception as error:  # noqa: BLE001 - the one place where every failure is turned into an exit code
+        return _fail_for(command, error)
+
+
+def _call(command: str, arguments: Sequence[str]) -> Outcome:
+    help_asked = any(argument in {"-h", "--help"} for argument in arguments)
+    # Libraries print; standard output is kept for the result alone.
+    with redirect_stdout(sys.stdout if help_asked else sys.stderr):
+        from kit import commands
+
+        outcome: Outcome = getattr(commands, command.replace(" ", "_"))(arguments)
+    return outcome
+
+
+def _present(outcome: Outcome) -> None:
+    if outcome.as_json:
+        import json
+
+        _write(sys.stdout, json.dumps(_plain(outcome.result), allow_nan=False))
+    else:
+        outcome.show()
+
+
+def _plain(value: Any) -> Any:
+    """Turn a result into what JSON knows; NaN and infinities become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: through every ``finally``."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail_for(command: str, error: Exception) -> int:
+    cause = _environmental(error)
+    if cause is None:
+        import traceback
+
+        traceback.print_exception(error)
+        _write(sys.stderr, _report(command))
+        return _DEFECT
+    return _fail(f"kit {command}: {cause}")
+
+
+def _environmental(error: BaseException) -> str | None:
+    """Say what the machine refused: any OSError, or a full disk however a library tells it. None for defects."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if "No space left on device" in text or "disk is full" in text or "Disk quota exceeded" in text:
+            return f"no space left while writing: {text}. Free some, or choose another folder"
+        if isinstance(seen, OSError) and seen is error:
+            where = f": {seen.filename}" if seen.filename else ""
+            return f"{seen.strerror or text}{where}"
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _fail(message: str) -> int:
+    _write(sys.stderr, message)
+    return _USER_ERROR
+
+
+def _unknown(words: Sequence[str]) -> int:
+    import difflib
+
+    group = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if group and words[1:2] in ([], ["-h"], ["--help"]):
+        _write(sys.stdout if len(words) > 1 else sys.stderr, _listing(group))
+        return 0 if len(words) > 1 else _USER_ERROR
+    said = " ".join(words[:2] if group else words[:1])
+    close = difflib.get_close_matches(said, COMMANDS, n=3) or group or list(COMMANDS)
+    return _fail(f"kit: there is no command {said!r}; did you mean {' or '.join(close)}? See kit --help")
+
+
+def _overview() -> str:
+    return (
+        "usage: kit COMMAND [options]\n\n"
+        "Fine-tune Microsoft's Aurora weather foundation model, reproducibly, on the GPU you have.\n\n"
+        f"commands:\n{_listing(COMMANDS)}\n\n"
+        "options:\n"
+        "  -h, --help   this text; kit COMMAND --help lists a command's settings\n"
+        "  --version    the versions of the kit and of Python\n\n"
+        "Settings come from the command line, then KIT_* variables (KIT_TRAIN__STEPS is train.steps), then\n"
+        "--config FILE.toml, then --recipe NAME, then defaults. With --json the result goes to standard output;\n"
+        "all else goes to standard error. KIT_CACHE is the folder for fetched files and built stores.\n"
+        "Exit codes: 0 done, 2 something you can mend, 1 a defect of the kit, 130 or 143 stopped."
+    )
+
+
+def _listing(names: Sequence[str] | Mapping[str, str]) -> str:
+    return "\n".join(f"  {name:<12} {COMMANDS[name]}" for name in names)
+
+
+def _version() -> str:
+    import platform
+    from importlib.metadata import version
+
+    return f"kit {version('aurora-finetune-kit')}, Python {platform.python_version()}"
+
+
+def _report(command: str) -> str:
+    import platform
+    from importlib.metadata import version
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "microsoft-aurora"))
+    return (
+        f"\nkit {command}: this is a defect of the kit, not of your settings. Please report it with the traceback "
+        f"above and this line:\n{_version()}, {packages}, {platform.platform()}; command: kit {command}"
+    )
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""What each command does with its arguments: settle them, call the room that does the work, say how to show it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
+
+from kit import config, console
+from kit.evaluate.settings import EvaluateSettings
+from kit.options import parse
+from kit.plots.settings import PlotSettings
+from kit.settings import RunSettings, Settings
+from kit.tracking.settings import TrackSettings
+
+__all__ = ["Outcome", "data_build", "data_list", "data_qa", "evaluate", "finetune", "plot", "ui"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command came to.
+
+    Attributes:
+        result: for machines, with ``--json``.
+        as_json: whether that was asked for.
+        show: writes the same for people, on standard error.
+        exit_code: 0, or 2 where the result is that something is unfit.
+    """
+
+    result: Mapping[str, Any]
+    as_json: bool
+    show: Callable[[], None]
+    exit_code: int = 0
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    as_json: bool = Field(default=False, alias="json")
+    """Write the result to standard output as one JSON object."""
+
+
+class _Layers(_Options):
+    recipe: str | None = None
+    """Settings to start from: a recipe that the kit carries."""
+    config: Path | None = None
+    """TOML file of settings; they go before the recipe's."""
+
+
+class UiSettings(BaseModel):
+    """Where the tracking page looks, and where it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: RunSettings = RunSettings()
+    track: TrackSettings = TrackSettings()
+    port: int = Field(default=5000, ge=1, le=65535)
+    """Port on the loopback address."""
+
+
+class QaSettings(BaseModel):
+    """What is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    store: CliPositionalArg[str]
+    """A store's folder, or the name of a registry entry that the kit builds into one."""
+
+
+class ListSettings(BaseModel):
+    """Nothing to choose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (Settings, EvaluateSettings, PlotSettings, UiSettings, _Layers)
+
+
+def finetune(arguments: Sequence[str]) -> Outcome:
+    """Fine-tune Aurora.
+
+    Settings come from this command line, then KIT_* variables (KIT_TRAIN__STEPS for train.steps), then --config,
+    then --recipe, then the defaults below; "none" unsets. With no arguments at all, the tiny Aurora is fine-tuned on
+    the sample that the kit carries.
+    """
+    settings, options = _settle(finetune, Settings, arguments, _Layers)
+    with console.loading("PyTorch and Aurora"):
+        from kit import job
+    result = job.finetune(settings, recipe=options.recipe)
+    stopped = result.get("interrupted")
+    code = 128 + signal.Signals[str(stopped)].value if stopped else 0
+    return Outcome(result, options.as_json, lambda: console.show_training(result), code)
+
+
+def evaluate(arguments: Sequence[str]) -> Outcome:
+    """Score a checkpoint against persistence, and against the weights that its training started from."""
+    settings, options = _settle(evaluate, EvaluateSettings, arguments)
+    with console.loading("PyTorch and Aurora"):
+        from kit.evaluate import scorecard
+    result = scorecard.evaluate(settings)
+    return Outcome(result, options.as_json, lambda: console.show_scores(result))
+
+
+def plot(arguments: Sequence[str]) -> Outcome:
+    """Draw prediction, target and error maps of a checkpoint, and the loss curves of a run, as PNG."""
+    settings, options = _settle(plot, PlotSettings, arguments)
+    with console.loading("PyTorch and Aurora"):
+        from kit.plots import render
+    result = render.plot(settings)
+    return Outcome(result, options.as_json, lambda: console.show_files(result))
+
+
+def data_list(arguments: Sequence[str]) -> Outcome:
+    """List the files that the kit may use, with origin, size, hash and licence."""
+    from kit import registry
+
+    _, options = _settle(data_list, ListSettings, arguments)
+    entries = registry.entries()
+    result = {"entries": [entry.model_dump() for entry in entries.values()]}
+    return Outcome(result, options.as_json, lambda: console.show_registry(entries.values()))
+
+
+def data_build(arguments: Sequence[str]) -> Outcome:
+    """Build a store from files: read, reconcile, check, compute statistics, write."""
+    from kit.data.build_settings import BuildSettings
+
+    settings, options = _settle(data_build, BuildSettings, arguments)
+    with console.loading("the array libraries"):
+        from kit.data.build import build
+    store = build(settings)
+    result = {
+        "store": str(store.path),
+        "states": len(store.times),
+        "times": [str(store.times[0]), str(store.times[-1])],
+        "grid": [len(store.latitude), len(store.longitude)],
+        "surface": list(store.surface),
+        "atmospheric": list(store.atmospheric),
+        "static": list(store.static),
+        "levels": list(store.levels),
+        "splits": {name: str(period) for name, period in store.splits.items()},
+        "notes": store.attributes.get("history", []),
+    }
+    return Outcome(result, options.as_json, lambda: console.show_facts("Store", result))
+
+
+def data_qa(arguments: Sequence[str]) -> Outcome:
+    """Check a store: coordinates, gaps in time, missing and constant values, ranges. Exits with 2 if it is unfit."""
+    settings, options = _settle(data_qa, QaSettings, arguments)
+    with console.loading("the array libraries"):
+        from kit.data.build import open_store
+        from kit.qa.checks import run_checks
+    path = Path(settings.store)
+    report = run_checks(path if path.exists() else open_store(settings.store).path)
+    result = report.as_dict()
+    return Outcome(result, options.as_json, lambda: console.show_report(result), 0 if report.passed else 2)
+
+
+def ui(arguments: Sequence[str]) -> Outcome:
+    """Open MLflow's page on this machine's loopback address, to compare runs; ends with Ctrl-C."""
+    settings, options = _settle(ui, UiSettings, arguments)
+    with console.loading("MLflow"):
+        from kit.tracking.ui import serve
+    serve(settings.track.uri, settings.port)
+    return Outcome({}, options.as_json, lambda: None)
+
+
+def _settle(
+    command: Callable[..., object], model: type[M], arguments: Sequence[str], extra: type[_Options] = _Options
+) -> tuple[M, Any]:
+    """Settle one command's settings from all their sources.
+
+    Returns:
+        The settings, and the options of ``extra``.
+    """
+    words = command.__name__.replace("_", " ")
+    accepted = type(command.__name__, (extra, model), {"__doc__": command.__doc__, "__module__": __name__})
+    given = config.command_line_layer(parse(accepted, arguments, f"kit {words}"), accepted)
+    layers = [given]
+    if model in _IN_ENVIRONMENT:
+        layers.append(config.environment_layer(accepted, _IN_ENVIRONMENT))
+    options = config.resolve(extra, [layer.only(extra) for layer in layers])
+    layers = [layer.without(extra) for layer in layers]
+    if isinstance(options, _Layers):
+        layers += [config.read_toml(options.config, model)] if options.config else []
+        layers += [config.read_recipe(options.recipe, model)] if options.recipe else []
+    return config.resolve(model, layers), options

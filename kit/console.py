@@ -1,0 +1,233 @@
+"""What people see: results as tables, and the progress of training; always on standard error."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from kit.registry import Entry
+
+__all__ = [
+    "TrainingProgress",
+    "error_console",
+    "loading",
+    "show_facts",
+    "show_files",
+    "show_registry",
+    "show_report",
+    "show_scores",
+    "show_training",
+    "training_progress",
+]
+
+_LOG_EVERY = 10.0
+"""Seconds between progress lines where there is no terminal."""
+_STATUS_COLOUR = {"passed": "green", "failed": "red", "skipped": "yellow"}
+_SCORES = (("rmse", "RMSE"), ("mae", "MAE"), ("bias", "bias"), ("persistence_rmse", "persistence RMSE"))
+
+
+def error_console() -> Console:
+    """Return a console on the present standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say that something slow is being imported, and how long it took."""
+    out = error_console()
+    out.print(f"[dim]loading {what} ...[/]", end="" if out.is_terminal else "\n")
+    started = time.perf_counter()
+    yield
+    if out.is_terminal:
+        out.print(f"[dim] {time.perf_counter() - started:.1f} s[/]")
+
+
+class TrainingProgress:
+    """Shows where training is: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, total_steps: int, out: Console, bar: Progress | None) -> None:
+        self._total = total_steps
+        self._out = out
+        self._bar = bar
+        self._task = bar.add_task("training", total=total_steps, facts="") if bar else None
+        self._printed = -math.inf
+        self._seconds: float | None = None
+
+    def update(self, *, step: int, loss: float, step_seconds: float, memory_gib: float | None = None) -> None:
+        """Report one optimiser step.
+
+        Args:
+            step: steps taken so far.
+            loss: training loss of this step.
+            step_seconds: seconds that it took; shown, and used for the time left, as a running mean.
+            memory_gib: peak memory, GiB, if known.
+        """
+        self._seconds = step_seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * step_seconds
+        facts = f"loss {loss:.4f}  {self._seconds:.3g} s/step"
+        facts += "" if memory_gib is None else f"  {memory_gib:.2f} GiB"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, facts=facts)
+            return
+        now = time.monotonic()
+        if step == self._total or now - self._printed >= _LOG_EVERY:
+            self._printed = now
+            left = _duration((self._total - step) * self._seconds)
+            self._out.print(f"step {step}/{self._total}  {facts}  {left} left")
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        (self._bar.console if self._bar else self._out).print(escape(text))
+
+
+@contextmanager
+def training_progress(total_steps: int, completed: int = 0) -> Iterator[TrainingProgress]:
+    """Show the progress of training while the block runs.
+
+    Args:
+        total_steps: optimiser steps of the whole run.
+        completed: steps taken before, by the run that this one resumes.
+    """
+    out = error_console()
+    if not out.is_terminal:
+        yield TrainingProgress(total_steps, out, None)
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=out) as bar:
+        progress = TrainingProgress(total_steps, out, bar)
+        bar.update(bar.task_ids[0], completed=completed)
+        yield progress
+
+
+def show_training(result: Mapping[str, Any]) -> None:
+    """Show what a fine-tuning came to, and what to do next."""
+    facts = {
+        "run": result.get("run"),
+        "device": result.get("device"),
+        "steps": result.get("steps"),
+        "training loss": _change(result.get("loss", {}), "first", "last"),
+        "validation loss": _change(result.get("valid", {}), "before", "after"),
+        "trained": f"{result.get('trainable_parameters', 0):,} of {result.get('total_parameters', 0):,} parameters",
+        "speed": f"{_number(result.get('step_seconds'))} s/step, {_number(result.get('samples_per_second'))} samples/s",
+        "peak memory": f"{_number(result.get('peak_memory_gib'))} GiB",
+        "checkpoint": result.get("checkpoint"),
+    }
+    show_facts("Interrupted" if result.get("interrupted") else "Fine-tuned", facts)
+    if result.get("checkpoint"):
+        error_console().print(
+            f"next: kit evaluate --checkpoint {result['checkpoint']}\n"
+            f"      kit plot --run {result.get('run')}\n"
+            "      kit ui",
+            markup=False,
+        )
+
+
+def show_scores(result: Mapping[str, Any]) -> None:
+    """Show a scorecard: one row for each variable and level."""
+    hours, samples = result.get("lead_hours"), result.get("samples")
+    table = Table(
+        title=f"{result.get('checkpoint')}: {samples} predictions, {_number(hours)} h ahead", title_style="bold"
+    )
+    table.add_column("variable")
+    for _, title in (*_SCORES, ("skill", "skill")):
+        table.add_column(title, justify="right")
+    scores: Mapping[str, Mapping[str, Any]] = result.get("scores", {})
+    base = any("base_rmse" in row for row in scores.values())
+    if base:
+        table.add_column("base RMSE", justify="right")
+    for variable, row in scores.items():
+        skill = row.get("skill")
+        colour = "green" if isinstance(skill, float) and skill > 0 else "red"
+        cells = [_number(row.get(key)) for key, _ in _SCORES]
+        table.add_row(
+            variable, *cells, f"[{colour}]{_number(skill, 3)}[/]", *([_number(row.get("base_rmse"))] if base else [])
+        )
+    out = error_console()
+    out.print(table)
+    skills = [row["skill"] for row in scores.values() if isinstance(row.get("skill"), float)]
+    skills = [skill for skill in skills if not math.isnan(skill)]
+    if skills:
+        better = sum(skill > 0 for skill in skills)
+        out.print(f"better than persistence in {better} of {len(skills)}; mean skill {sum(skills) / len(skills):.3f}")
+
+
+def show_report(result: Mapping[str, Any]) -> None:
+    """Show the checks on a store."""
+    table = Table(title=str(result["store"]), title_style="bold")
+    for title in ("check", "status", "severity", "variable", "finding"):
+        table.add_column(title)
+    for check in result["checks"]:
+        colour = _STATUS_COLOUR.get(check["status"], "default")
+        remedy = f"\n[dim]{escape(check['remedy'])}[/]" if check["status"] == "failed" and check.get("remedy") else ""
+        status = f"[{colour}]{check['status']}[/]"
+        finding = escape(str(check.get("detail") or "")) + remedy
+        table.add_row(check["name"], status, check["severity"], check.get("variable") or "", finding)
+    out = error_console()
+    out.print(table)
+    out.print("[green]fit for use[/]" if result["passed"] else "[red]not fit for use[/]")
+
+
+def show_registry(entries: Iterable[Entry]) -> None:
+    """Show the registry's entries."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
+    table.add_column("name", style="bold", overflow="fold")
+    table.add_column("what", overflow="fold", ratio=1)
+    for entry in entries:
+        origin = entry.url.split("/")[2] if "//" in entry.url else "in the kit"
+        facts = f"{entry.kind}, {_bytes(entry.size)}, {origin}, {'[yellow]synthetic[/], ' if entry.synthetic else ''}"
+        table.add_row(entry.name, f"{escape(entry.description)}\n[dim]{facts}{escape(entry.licence)}[/]")
+    error_console().print(table, soft_wrap=False)
+
+
+def show_files(result: Mapping[str, Any]) -> None:
+    """Show the files that were written."""
+    out = error_console()
+    for file in result.get("files", ()):
+        out.print(str(file), markup=False)
+
+
+def show_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """Show names and values."""
+    table = Table(title=title, title_style="bold", show_header=False, box=None)
+    table.add_column("name", style="dim", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, escape(_text(value)))
+    error_console().print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name} {part}" for name, part in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(str(part) for part in value) or "none"
+    return str(value)
+
+
+def _change(pair: Mapping[str, Any], first: str, last: str) -> str:
+    return f"{_number(pair.get(first))} -> {_number(pair.get(last))}"
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, int | float) else "-"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"

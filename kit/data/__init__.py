@@ -1,0 +1,1 @@
+"""The data line: sources -> store -> pairs -> ``aurora.Batch``."""

@@ -1,0 +1,61 @@
+"""Settings of ``kit data build``: what is read, what is taken of it, where the store goes."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from kit.data.settings import TimeRange
+
+__all__ = ["SOURCES", "BuildSettings", "SourceKind"]
+
+SourceKind = Literal["netcdf", "pickle"]
+SOURCES: tuple[str, ...] = get_args(SourceKind)
+
+
+def _hours(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        value = f"{value.total_seconds() / 3600:g}"
+    found = re.fullmatch(r"(\d+) ?(?:h|hours?)?", str(value).strip())
+    if found is None or int(found[1]) == 0:
+        msg = f"expected whole hours such as 6h, got {value!r}"
+        raise ValueError(msg)
+    return int(found[1])
+
+
+Hours = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str), PlainSerializer(lambda h: f"{h}h")]
+
+
+class BuildSettings(BaseModel):
+    """What a store is built from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: SourceKind
+    """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it) or ``pickle``."""
+    path: Path
+    """The data: a folder or a file."""
+    out: Path
+    """Folder of the new store; must not exist."""
+    variables: tuple[str, ...] | None = None
+    """Surface and atmospheric variables by Aurora's short names; by default all that the kit knows."""
+    levels: tuple[float, ...] | None = None
+    """Pressure levels in hPa; by default all that the data hold."""
+    statics: tuple[str, ...] | None = None
+    """Static variables without prefix, from the data or derived from the coordinates (``coslat``,
+    ``sinlat``, ``coslon``, ``sinlon``); by default all that the data hold."""
+    step: Hours | None = None
+    """Hours between states, such as ``6h``; by default the data's own."""
+    train: TimeRange | None = None
+    """Times to train on, ``START/END`` inclusive. When neither this nor the next two are given: the first
+    70 % of the states, then 15 % and 15 %."""
+    valid: TimeRange | None = None
+    """Times to validate on."""
+    test: TimeRange | None = None
+    """Times that evaluation scores."""
+    licence: str | None = None
+    """Licence or attribution of the data; by default what the files say."""

@@ -1,0 +1,321 @@
+"""Pairs: input states and the state that follows them, from a store to ``aurora.Batch``.
+
+Dimensions: B batch, T history, C level, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from aurora import Batch, Metadata
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kit.data.settings import Period
+from kit.data.store import Store
+from kit.errors import SettingsError, StoreError
+
+__all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "load_pairs"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The part of a store's grid that is read.
+
+    Attributes:
+        rows: first index, and one past the last, along latitude.
+        columns: the same along longitude.
+        cropped: rows and columns left out at the south and the east, so that the patch size divides the sides.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    cropped: tuple[int, int]
+
+    @classmethod
+    def of(cls, store: Store, region: tuple[float, float, float, float] | None, patch: int) -> Grid:
+        """Select a region and crop it to whole patches.
+
+        Args:
+            store: whose grid it is.
+            region: north, west, south, east in degrees, borders included; None for the whole grid.
+            patch: patch size of the model in grid points.
+
+        Raises:
+            StoreError: the region selects nothing, or a global grid's longitudes would lose their periodicity.
+        """
+        rows, columns = _box(store, region)
+        height, width = rows[1] - rows[0], columns[1] - columns[0]
+        cropped = (height % patch, width % patch)
+        if height < patch or width < patch:
+            msg = (
+                f"{store.path}: {height} x {width} grid points are selected, fewer than one patch of {patch} x {patch}; "
+                f"data.region is {region}, the store covers {_extent(store)}"
+            )
+            raise StoreError(msg)
+        if cropped[1] and _is_global(store.longitude[columns[0] : columns[1]]):
+            msg = (
+                f"{store.path}: {width} longitudes around the globe are no multiple of the patch size {patch}, and "
+                "cropping them would open a gap; regrid the data"
+            )
+            raise StoreError(msg)
+        return cls((rows[0], rows[1] - cropped[0]), (columns[0], columns[1] - cropped[1]), cropped)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def _box(store: Store, region: tuple[float, float, float, float] | None) -> tuple[tuple[int, int], tuple[int, int]]:
+    if region is None:
+        return (0, len(store.latitude)), (0, len(store.longitude))
+    north, west, south, east = region
+    rows = np.flatnonzero((store.latitude <= north) & (store.latitude >= south))
+    west, east = west % 360, east % 360 or (360.0 if east else 0.0)
+    columns = np.flatnonzero((store.longitude >= west) & (store.longitude <= east))
+    if not (rows.size and columns.size):
+        msg = (
+            f"{store.path}: data.region {region} (north, west, south, east) selects no grid point; the store covers "
+            f"{_extent(store)}. A box across the Greenwich meridian is not supported"
+        )
+        raise StoreError(msg)
+    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+
+
+def _extent(store: Store) -> str:
+    return (
+        f"{store.latitude[0]:g} to {store.latitude[-1]:g} degrees north, "
+        f"{store.longitude[0]:g} to {store.longitude[-1]:g} degrees east"
+    )
+
+
+def _is_global(longitude: np.ndarray) -> bool:
+    spacing = np.diff(longitude).mean()
+    return bool(np.isclose(longitude[-1] + spacing - longitude[0], 360))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is read from a store, under the store's names.
+
+    Attributes:
+        inputs: surface variables of the input states.
+        targets: surface variables of the target state.
+        atmospheric: atmospheric variables of both.
+        static: static variables.
+        levels: pressure levels in hPa.
+        history: input states.
+        timestep: between two input states, and from the last one to the target.
+        grid: which part of the grid.
+    """
+
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    atmospheric: tuple[str, ...]
+    static: tuple[str, ...]
+    levels: tuple[int | float, ...]
+    history: int
+    timestep: timedelta
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Input states and the state that follows, physical variables in float32.
+
+    Attributes:
+        inputs: [B, T, H, W] and [B, T, C, H, W]; its time is that of the last input state.
+        target: [B, 1, H, W] and [B, 1, C, H, W]; its time is that of the target.
+    """
+
+    inputs: Batch
+    target: Batch
+
+    def to(self, device: torch.device) -> Pair:
+        """Move both to a device."""
+        return Pair(self.inputs.to(device), self.target.to(device))
+
+    def pin_memory(self) -> Pair:
+        """Copy both to pinned memory, so that a copy to a GPU need not wait."""
+        return Pair(*(batch._fmap(torch.Tensor.pin_memory) for batch in (self.inputs, self.target)))
+
+
+class Pairs(Dataset[Pair]):
+    """The pairs of a period, in order of time; every state of a pair lies within the period."""
+
+    def __init__(self, store: Store, selection: Selection, period: Period) -> None:
+        """Find the pairs.
+
+        Raises:
+            StoreError: the period holds no pair; says what it holds.
+        """
+        self.store = store
+        self.selection = selection
+        self.period = period
+        self._levels = [store.levels.index(level) for level in selection.levels]
+        rows, columns = slice(*selection.grid.rows), slice(*selection.grid.columns)
+        self._window = {"rows": rows, "columns": columns}
+        self._latitude = torch.from_numpy(store.latitude[rows].astype(np.float32))
+        self._longitude = torch.from_numpy(store.longitude[columns].astype(np.float32))
+        self._static = {
+            name: torch.from_numpy(store.read_static(name, **self._window)) for name in selection.static
+        }
+        self._indices = self._find()
+        if not self._indices:
+            raise StoreError(self._nothing_found())
+
+    def _find(self) -> list[tuple[int, ...]]:
+        """Indices into the store's times: the input states, then the target."""
+        seconds = self.store.times.astype("datetime64[s]").astype(np.int64)
+        where = {int(second): index for index, second in enumerate(seconds)}
+        step = int(self.selection.timestep.total_seconds())
+        start, end = (int(moment.timestamp()) for moment in (self.period.start, self.period.end))
+        offsets = [step * k for k in range(-self.selection.history, 1)]
+        found = []
+        for target in where:
+            needed = [target + offset for offset in offsets]
+            if needed[0] >= start and target <= end and all(moment in where for moment in needed):
+                found.append(tuple(where[moment] for moment in needed))
+        return found
+
+    def _nothing_found(self) -> str:
+        inside = [_aware(time) for time in self.store.times]
+        count = sum(self.period.start <= time <= self.period.end for time in inside)
+        hours = self.selection.timestep.total_seconds() / 3600
+        return (
+            f"{self.store.path}: no pair in {self.period}: {self.selection.history} input states and a target, "
+            f"{hours:g} h apart, are needed; {count} of the store's {len(inside)} times are in that period, "
+            f"which run from {inside[0]:%Y-%m-%dT%H:%M} to {inside[-1]:%Y-%m-%dT%H:%M}"
+        )
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Pair:
+        *inputs, target = self._indices[index]
+        return Pair(self._batch(inputs, self.selection.inputs), self._batch([target], self.selection.targets))
+
+    def time(self, index: int) -> datetime:
+        """Time of the last input state of a pair, UTC."""
+        return _aware(self.store.times[self._indices[index][-2]])
+
+    def _batch(self, times: Sequence[int], surface: Sequence[str]) -> Batch:
+        return Batch(
+            surf_vars={name: self._read(name, times) for name in surface},
+            static_vars=self._static,
+            atmos_vars={name: self._read(name, times, levels=self._levels) for name in self.selection.atmospheric},
+            metadata=Metadata(
+                lat=self._latitude,
+                lon=self._longitude,
+                time=(_aware(self.store.times[times[-1]]),),
+                atmos_levels=self.selection.levels,
+            ),
+        )
+
+    def _read(self, name: str, times: Sequence[int], **levels: Any) -> torch.Tensor:
+        return torch.from_numpy(self.store.read(name, times, **self._window, **levels))[None]
+
+
+def _aware(time: np.datetime64) -> datetime:
+    """UTC with its zone: upstream calls ``timestamp()``, which takes a naive time for local."""
+    seconds = int(time.astype("datetime64[s]").astype(np.int64))
+    return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+def collate(pairs: Sequence[Pair]) -> Pair:
+    """Concatenate pairs along the batch dimension; statics are shared."""
+    return Pair(_concatenated([pair.inputs for pair in pairs]), _concatenated([pair.target for pair in pairs]))
+
+
+def _concatenated(batches: Sequence[Batch]) -> Batch:
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+
+    def cat(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    metadata = Metadata(
+        lat=first.metadata.lat,
+        lon=first.metadata.lon,
+        time=tuple(time for batch in batches for time in batch.metadata.time),
+        atmos_levels=first.metadata.atmos_levels,
+    )
+    surface, atmospheric = cat([b.surf_vars for b in batches]), cat([b.atmos_vars for b in batches])
+    return Batch(surface, first.static_vars, atmospheric, metadata)
+
+
+class ShuffledPairs(Sampler[list[int]]):
+    """Batches of indices, epoch after epoch, each epoch in an order of its own; begins at any position.
+
+    The order depends on the seed and the epoch alone, so that a resumed run goes on with the very batches that an
+    uninterrupted one would have seen.
+    """
+
+    def __init__(self, pairs: int, *, batch_size: int, seed: int, batches: int, start: int = 0) -> None:
+        """Plan the batches.
+
+        Args:
+            pairs: pairs in an epoch; the last batch of an epoch may be smaller.
+            batch_size: pairs in a batch.
+            seed: of the order.
+            batches: how many in all, counted from the beginning of training.
+            start: batches already seen.
+
+        Raises:
+            SettingsError: a batch is larger than an epoch.
+        """
+        if batch_size > pairs:
+            msg = f"data.batch_size is {batch_size}, but the training period holds only {pairs} pairs; make it smaller"
+            raise SettingsError(msg)
+        self._pairs, self._batch_size, self._seed = pairs, batch_size, seed
+        self._start, self._stop = start, batches
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in one pass over the pairs."""
+        return -(-self._pairs // self._batch_size)
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order: list[int] = []
+        for batch in range(self._start, self._stop):
+            epoch, place = divmod(batch, self.batches_per_epoch)
+            if place == 0 or not order:
+                order = self._order(epoch)
+            yield order[place * self._batch_size : (place + 1) * self._batch_size]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self._seed + epoch)
+        indices: list[int] = torch.randperm(self._pairs, generator=generator).tolist()
+        return indices
+
+
+def load_pairs(
+    pairs: Pairs, *, workers: int, batch_sampler: Sampler[list[int]] | None = None, batch_size: int = 1, pin: bool = False
+) -> DataLoader[Pair]:
+    """Read pairs ahead of their use.
+
+    Args:
+        pairs: what to read.
+        workers: processes that read; 0 reads in the calling thread.
+        batch_sampler: which pairs in which order; in order of time without one.
+        batch_size: pairs in a batch, where there is no sampler.
+        pin: hand batches over in pinned memory.
+    """
+    order: dict[str, Any] = {"batch_size": batch_size} if batch_sampler is None else {"batch_sampler": batch_sampler}
+    return DataLoader(
+        pairs,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        persistent_workers=False,
+        multiprocessing_context="spawn" if workers else None,
+        **order,
+    )

@@ -1,0 +1,85 @@
+"""Settings of the data line: which store, which part of it, how it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt
+
+__all__ = ["DataSettings", "Period", "TimeRange"]
+
+
+@dataclass(frozen=True)
+class Period:
+    """An inclusive range of times, UTC; written ``START/END`` in ISO 8601."""
+
+    start: datetime
+    end: datetime
+
+    @classmethod
+    def parse(cls, value: Any) -> Period:
+        """Read ``START/END``; naive times are UTC.
+
+        Raises:
+            ValueError: the text is not two ISO 8601 times in order.
+        """
+        if isinstance(value, cls):
+            return value
+        msg = f"expected START/END in ISO 8601, such as 2020-01-01/2020-12-31T18, got {value!r}"
+        parts = value.split("/") if isinstance(value, str) else ()
+        if len(parts) != 2:
+            raise ValueError(msg)
+        try:
+            start, end = (_utc(part) for part in parts)
+        except ValueError as error:
+            raise ValueError(msg) from error
+        if start > end:
+            msg += ": it ends before it starts"
+            raise ValueError(msg)
+        return cls(start, end)
+
+    def __str__(self) -> str:
+        return "/".join(moment.strftime("%Y-%m-%dT%H:%M") for moment in (self.start, self.end))
+
+
+def _utc(text: str) -> datetime:
+    moment = datetime.fromisoformat(text.strip())
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+TimeRange = Annotated[
+    Period,
+    BeforeValidator(Period.parse, json_schema_input_type=str),
+    PlainSerializer(str, return_type=str),
+]
+
+
+class DataSettings(BaseModel):
+    """Which store is trained on, and which part of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    store: str = "era5-sample"
+    """A store's folder, or the name of a registry entry that the kit builds into one."""
+    region: tuple[float, float, float, float] | None = None
+    """North, west, south, east in degrees; the whole store by default."""
+    variables: tuple[str, ...] | None = None
+    """Surface and atmospheric variables by Aurora's short names; by default all that the store holds."""
+    levels: tuple[float, ...] | None = None
+    """Pressure levels in hPa; by default all that the store holds."""
+    statics: tuple[str, ...] | None = None
+    """Static variables without the ``static_`` prefix; by default all that the store holds."""
+    train: TimeRange | None = None
+    """Times to train on, ``START/END`` inclusive; by default the store's own split."""
+    valid: TimeRange | None = None
+    """Times to validate on; by default the store's own split."""
+    test: TimeRange | None = None
+    """Times that evaluation scores; by default the store's own split."""
+    history: PositiveInt = 2
+    """States that the model sees, the last one being the initial time."""
+    batch_size: PositiveInt = 1
+    """Pairs per forward pass."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read ahead; 0 reads in the training process."""

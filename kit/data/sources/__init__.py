@@ -1,0 +1,1 @@
+"""Readers of foreign data, one module for each kind of source."""

@@ -1,0 +1,269 @@
+"""The store: a folder in Zarr v3 that training reads; ``write_store`` makes one.
+
+Arrays are float32 with one chunk per time step; a missing value is NaN. Dimensions are ``time`` (naive,
+meaning UTC), ``level`` (hPa, increasing), ``latitude`` (strictly decreasing) and ``longitude`` (strictly
+increasing in [0, 360)). Static variables carry the prefix ``static_``.
+
+Dimension letters: T time, C level, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+import zarr
+import zarr.errors
+
+from kit.data import store_writing
+from kit.data.settings import Period
+from kit.data.statistics import StoreStatistics
+from kit.data.store_format import (
+    STATIC_PREFIX,
+    STATISTICS_FILE,
+    STORE_FORMAT,
+    Times,
+    check_coordinates,
+    listed,
+    period_indices,
+)
+from kit.errors import StoreError
+
+__all__ = ["Store", "StoreExistsError", "write_store"]
+
+StoreExistsError = store_writing.StoreExistsError
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A store, opened for reading; open it with ``Store.open``."""
+
+    path: Path
+    surface: tuple[str, ...]
+    atmospheric: tuple[str, ...]
+    static: tuple[str, ...]
+    """Static variables without their prefix."""
+    levels: tuple[int | float, ...]
+    """Pressure in hPa, increasing; empty where there are no atmospheric variables."""
+    latitude: npt.NDArray[np.float64]
+    longitude: npt.NDArray[np.float64]
+    times: Times
+    """``datetime64[s]``, UTC, strictly increasing, shape [T]."""
+    splits: dict[str, Period]
+    attributes: dict[str, Any]
+    statistics: StoreStatistics
+    _group: zarr.Group = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Open a store and check what every reader relies on.
+
+        Raises:
+            StoreError: there is no such folder, it is no store, its coordinates are out of order, or its
+                statistics are missing.
+        """
+        path = Path(path)
+        group = _open_group(path)
+        attributes: dict[str, Any] = dict(group.attrs)
+        if attributes.get("kit_store") != STORE_FORMAT:
+            msg = (
+                f"{path}: not a store of this kit: its attribute kit_store is {attributes.get('kit_store')!r}, "
+                f"{STORE_FORMAT} expected; build one with `kit data build`"
+            )
+            raise StoreError(msg)
+        names = dict(_dimensions(group))
+        latitude, longitude, times, levels = _coordinates(group, path)
+        return cls(
+            path=path,
+            surface=tuple(n for n, dims in names.items() if dims == ("time", "latitude", "longitude")),
+            atmospheric=tuple(n for n, dims in names.items() if "level" in dims and len(dims) == 4),
+            static=tuple(
+                n.removeprefix(STATIC_PREFIX) for n, dims in names.items() if dims == ("latitude", "longitude")
+            ),
+            levels=tuple(int(level) if level == int(level) else float(level) for level in levels),
+            latitude=latitude,
+            longitude=longitude,
+            times=times,
+            splits={name: Period.parse(text) for name, text in attributes.get("splits", {}).items()},
+            attributes=attributes,
+            statistics=StoreStatistics.load(path / STATISTICS_FILE),
+            _group=group,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store.open, (self.path,)
+
+    @cached_property
+    def _arrays(self) -> dict[str, zarr.Array[Any]]:
+        return {}
+
+    def _array(self, name: str, known: tuple[str, ...], prefix: str = "") -> zarr.Array[Any]:
+        if name not in known:
+            msg = f"{self.path}: the store has no variable {name!r} of this kind; it has {', '.join(known) or 'none'}"
+            raise StoreError(msg)
+        key = prefix + name
+        if key not in self._arrays:
+            array = self._group[key]
+            assert isinstance(array, zarr.Array)
+            self._arrays[key] = array
+        return self._arrays[key]
+
+    def read(
+        self,
+        name: str,
+        times: Sequence[int] | slice,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        levels: Sequence[int] | None = None,
+    ) -> Float32:
+        """Read states of a surface or atmospheric variable.
+
+        Args:
+            name: Aurora's short name.
+            times: positions in ``times``.
+            rows: latitudes.
+            columns: longitudes.
+            levels: positions in ``levels`` (see ``level_indices``), in the order wanted; all by default.
+
+        Returns:
+            float32, shape [T, H, W], or [T, C, H, W] for an atmospheric variable.
+
+        Raises:
+            StoreError: the store has no such variable, or a chunk of it is damaged.
+        """
+        array = self._array(name, self.surface + self.atmospheric)
+        chosen = range(len(self.times))[times] if isinstance(times, slice) else times
+        chunks = [self._chunk(array, name, int(index), rows, columns) for index in chosen]
+        if not chunks:
+            return np.empty((0, *array[0, ..., rows, columns].shape), dtype=np.float32)  # type: ignore[union-attr]
+        states = np.stack(chunks)
+        return states if levels is None or name in self.surface else states[:, list(levels)]
+
+    def _chunk(self, array: zarr.Array[Any], name: str, index: int, rows: slice, columns: slice) -> Float32:
+        try:
+            return np.asarray(array[index, ..., rows, columns], dtype=np.float32)
+        except (OSError, RuntimeError, zarr.errors.BaseZarrError) as error:
+            msg = (
+                f"{self.path}: {name} at {self.times[index]} cannot be read ({error}); "
+                "the store is damaged: build it again with `kit data build`"
+            )
+            raise StoreError(msg) from error
+
+    def read_static(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Float32:
+        """Read a static variable by its name without prefix; float32, shape [H, W]."""
+        return np.asarray(self._array(name, self.static, STATIC_PREFIX)[rows, columns], dtype=np.float32)
+
+    def level_indices(self, levels: Sequence[float]) -> list[int]:
+        """Positions of pressure levels, given in hPa.
+
+        Raises:
+            StoreError: the store lacks one of them.
+        """
+        missing = [level for level in levels if level not in self.levels]
+        if missing:
+            msg = f"{self.path}: the store lacks the levels {listed(missing)} hPa; it has {listed(self.levels)}"
+            raise StoreError(msg)
+        return [self.levels.index(level) for level in levels]
+
+    def indices(self, period: Period) -> npt.NDArray[np.int64]:
+        """Positions of the states inside a period, ends included."""
+        return period_indices(self.times, period)
+
+    def variable_attributes(self, name: str) -> dict[str, Any]:
+        """CF attributes of an array by its name in the store: ``units``, ``long_name``, ``cell_methods``, ..."""
+        return dict(self._group[name].attrs)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what the store says about itself: metadata, hashes of all data as written, statistics."""
+        digest = hashlib.sha256()
+        for name in ("zarr.json", STATISTICS_FILE):
+            digest.update((self.path / name).read_bytes())
+        return digest.hexdigest()
+
+    def verify(self) -> None:
+        """Read everything and compare it with the hashes that were recorded when it was written.
+
+        Raises:
+            StoreError: a variable differs; names it.
+        """
+        for name, expected in self.attributes["data_sha256"].items():
+            digest = hashlib.sha256()
+            if name.startswith(STATIC_PREFIX):
+                digest.update(self.read_static(name.removeprefix(STATIC_PREFIX)).tobytes())
+            else:
+                for index in range(len(self.times)):
+                    digest.update(self.read(name, [index]).tobytes())
+            if digest.hexdigest() != expected:
+                msg = (
+                    f"{self.path}: {name} hashes to {digest.hexdigest()}, {expected} was recorded when it was "
+                    "written; the store was changed or damaged: build it again with `kit data build`"
+                )
+                raise StoreError(msg)
+
+
+def write_store(
+    dataset: xr.Dataset, out: Path, *, splits: Mapping[str, Period], attributes: Mapping[str, Any]
+) -> Store:
+    """Write a dataset as a store, with statistics of its training states.
+
+    The dataset may be lazy: one state at a time is computed and held. Nothing is left at ``out`` or beside
+    it if this fails for any reason.
+
+    Args:
+        dataset: dimensions ``time``, ``level``, ``latitude``, ``longitude`` in the store's order; static
+            variables prefixed ``static_``; attributes of the variables are kept.
+        out: folder to be made.
+        splits: at least ``train``; ``valid`` and ``test`` beside it.
+        attributes: added to the root's attributes.
+
+    Raises:
+        StoreExistsError: ``out`` exists.
+        StoreError: the dataset is not of the store's form, or a split holds none of its states.
+        OSError: the disk is full or the folder cannot be written.
+    """
+    store_writing.write(dataset, Path(out), splits=splits, attributes=attributes)
+    return Store.open(out)
+
+
+def _open_group(path: Path) -> zarr.Group:
+    if not path.is_dir():
+        msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
+        raise StoreError(msg)
+    try:
+        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
+    except (OSError, ValueError, KeyError, TypeError, zarr.errors.BaseZarrError) as error:
+        msg = f"{path}: not a store: no readable Zarr v3 group ({error}); build one with `kit data build`"
+        raise StoreError(msg) from error
+
+
+def _dimensions(group: zarr.Group) -> list[tuple[str, tuple[str | None, ...]]]:
+    arrays = ((name, array.metadata) for name, array in sorted(group.arrays()))
+    named = ((name, tuple(getattr(metadata, "dimension_names", None) or ())) for name, metadata in arrays)
+    return [(name, dims) for name, dims in named if dims != (name,)]
+
+
+def _coordinates(
+    group: zarr.Group, path: Path
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Times, npt.NDArray[np.float64]]:
+    def values(name: str) -> npt.NDArray[Any]:
+        array = group.get(name)
+        if array is None and name == "level":
+            return np.empty(0)
+        if not isinstance(array, zarr.Array):
+            msg = f"{path}: the store has no coordinate {name!r}; build it again with `kit data build`"
+            raise StoreError(msg)
+        return np.asarray(array[:])
+
+    latitude, longitude, levels = (values(n).astype(np.float64) for n in ("latitude", "longitude", "level"))
+    times = values("time").astype("datetime64[s]")
+    check_coordinates(path, latitude, longitude, times, levels)
+    return latitude, longitude, times, levels

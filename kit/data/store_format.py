@@ -1,0 +1,90 @@
+"""What every store looks like: names, order of coordinates, periods as positions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kit.data.settings import Period
+from kit.errors import StoreError
+
+__all__ = [
+    "STATIC_PREFIX",
+    "STATISTICS_FILE",
+    "STORE_FORMAT",
+    "Times",
+    "check_coordinates",
+    "listed",
+    "period_indices",
+    "plain_attributes",
+]
+
+STORE_FORMAT = 1
+STATIC_PREFIX = "static_"
+STATISTICS_FILE = "stats.json"
+Times = npt.NDArray[np.datetime64]
+
+
+def period_indices(times: Times, period: Period) -> npt.NDArray[np.int64]:
+    """Positions of the times inside a period, ends included."""
+    start, end = (np.datetime64(moment.replace(tzinfo=None), "s") for moment in (period.start, period.end))
+    return np.flatnonzero((times >= start) & (times <= end))
+
+
+def check_coordinates(
+    where: object,
+    latitude: npt.NDArray[np.float64],
+    longitude: npt.NDArray[np.float64],
+    times: Times,
+    levels: npt.NDArray[np.float64],
+) -> None:
+    """Check the order that upstream's ``Metadata`` and every reader rely on.
+
+    Raises:
+        StoreError: names the coordinate, the first offending pair and the remedy.
+    """
+    _in_order(where, "latitude", -latitude, latitude, "strictly decreasing")
+    _in_order(where, "longitude", longitude, longitude, "strictly increasing")
+    _in_order(where, "time", times.astype("datetime64[s]").astype(np.int64), times, "strictly increasing")
+    _in_order(where, "level", levels, levels, "strictly increasing")
+    for name, values, inside in (
+        ("latitude", latitude, np.abs(latitude) <= 90),
+        ("longitude", longitude, (longitude >= 0) & (longitude < 360)),
+    ):
+        if not inside.all():
+            limits = "[-90, 90]" if name == "latitude" else "[0, 360)"
+            msg = f"{where}: {name} {values[~inside][0]:g} is outside {limits}; build the store again"
+            raise StoreError(msg)
+
+
+def _in_order(where: object, name: str, ranks: npt.NDArray[Any], values: npt.NDArray[Any], order: str) -> None:
+    if ranks.ndim != 1:
+        msg = f"{where}: {name} has the shape {ranks.shape}, one dimension expected; regrid the data"
+        raise StoreError(msg)
+    wrong = np.flatnonzero(~(np.diff(ranks) > 0))
+    if wrong.size:
+        first = int(wrong[0])
+        msg = (
+            f"{where}: {name} must be {order}, but {values[first]} is followed by {values[first + 1]}; "
+            "build the store with `kit data build`, which puts it in order"
+        )
+        raise StoreError(msg)
+
+
+def listed(values: Sequence[float]) -> str:
+    """Numbers as a reader wants them in a message."""
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as JSON knows them; NumPy scalars become numbers, anything else its text."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(attributes), default=_plain))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)

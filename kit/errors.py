@@ -1,0 +1,27 @@
+"""The failures that a user can mend.
+
+The command line prints a ``KitError`` as one message without a traceback and exits with 2; anything
+else that escapes is a defect of ours and exits with 1.
+"""
+
+__all__ = ["CheckpointError", "KitError", "RegistryError", "SettingsError", "StoreError"]
+
+
+class KitError(ValueError):
+    """A failure whose message says what was expected, what was found, and what to do next."""
+
+
+class SettingsError(KitError):
+    """A setting that is unknown, malformed, without effect, or at odds with another one."""
+
+
+class RegistryError(KitError):
+    """A registry entry, or a file that does not match its entry."""
+
+
+class StoreError(KitError):
+    """A source or a store that cannot be read, reconciled or trained on."""
+
+
+class CheckpointError(KitError):
+    """A checkpoint folder or a weights file that cannot be loaded as asked."""

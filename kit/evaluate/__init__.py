@@ -1,0 +1,1 @@
+"""Scorecards from a checkpoint and a store."""

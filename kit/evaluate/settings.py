@@ -1,0 +1,41 @@
+"""Settings of evaluation: which checkpoint, on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from kit.data.settings import TimeRange
+
+__all__ = ["EvaluateData", "EvaluateSettings"]
+
+
+class EvaluateData(BaseModel):
+    """What the checkpoint is tried on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    store: str | None = None
+    """A store's folder or a registry name; by default the store that the checkpoint was trained on."""
+    test: TimeRange | None = None
+    """Times to predict, ``START/END`` inclusive; by default the test split that the checkpoint recorded."""
+
+
+class EvaluateSettings(BaseModel):
+    """A scorecard's ingredients."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    checkpoint: Path
+    """Checkpoint folder, such as ``runs/NAME/checkpoints/best``."""
+    data: EvaluateData = EvaluateData()
+    base: bool = True
+    """Score the weights that training started from too; ``--no-base`` leaves them out."""
+    batch_size: PositiveInt = 1
+    """Predictions per forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the forward pass; ``auto`` is bf16 on a GPU and fp32 on a CPU."""

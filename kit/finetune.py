@@ -1,0 +1,420 @@
+"""The main job: fine-tune, in a run folder, on the record, and able to go on after any interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import resource
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from kit import __version__
+from kit.adapt import trainable
+from kit.checkpoint.folder import Checkpoint, open_checkpoint, settle, write_checkpoint
+from kit.errors import CheckpointError, SettingsError
+from kit.job import Job, build_job
+from kit.settings import Settings
+from kit.tracking import provenance
+from kit.tracking.params import flatten
+from kit.tracking.tracker import Record, Tracker
+from kit.train.loop import LoopState, fit, watch_signals
+from kit.train.run_folder import MetricsLog, RunFolder
+from kit.train.trainer import StepReport
+
+__all__ = ["Observer", "RunInterrupted", "finetune"]
+
+_logger = logging.getLogger(__name__)
+
+# Settings that a resumed run may change: where it is, how it is followed, and how fast data are read.
+_FREE = ("run", "track", "train.resume", "data.workers")
+
+
+class RunInterrupted(Exception):  # noqa: N818
+    """A signal ended the run early; its last checkpoint is written.
+
+    Attributes:
+        signal: which one.
+    """
+
+    def __init__(self, message: str, caught: signal.Signals) -> None:
+        super().__init__(message)
+        self.signal = caught
+
+
+class Observer(Protocol):
+    """Shows the run to a person while it goes on."""
+
+    def start(self, steps: int, done: int) -> None:
+        """Training begins."""
+
+    def update(self, *, step: int, loss: float, step_seconds: float, memory_gib: float) -> None:
+        """One step is done."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """How a run begins: in a fresh folder, or from a checkpoint."""
+
+    folder: RunFolder
+    checkpoint: Checkpoint | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = True
+
+
+def finetune(settings: Settings, *, recipe: str | None = None, observer: Observer | None = None) -> dict[str, Any]:
+    """Fine-tune as the settings say.
+
+    Args:
+        settings: of the run.
+        recipe: its name, for the run's and the experiment's.
+        observer: told of progress.
+
+    Returns:
+        The summary that ``kit finetune --json`` prints.
+
+    Raises:
+        KitError: something that the user can mend; nothing is left behind.
+        RunInterrupted: SIGINT or SIGTERM came; the run can go on from its last checkpoint.
+    """
+    origin = _origin(settings, recipe)
+    if origin.checkpoint is not None:
+        torch.set_num_threads(origin.state["threads"])
+    job = build_job(settings)
+    if origin.checkpoint is not None:
+        _check_same(origin, job)
+    run = _Run(job, origin, recipe, observer)
+    with run.logging():
+        return run.execute()
+
+
+def _origin(settings: Settings, recipe: str | None) -> _Origin:
+    """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short."""
+    resume = settings.train.resume
+    if resume not in ("never", "auto"):
+        path = Path(resume)
+        checkpoint = open_checkpoint(path)
+        return _Origin(RunFolder(path.absolute().parent.parent), checkpoint, _resumable(checkpoint), fresh=False)
+    if resume == "auto" and settings.run.name is None:
+        msg = "train.resume auto goes on with the run of a given name; set run.name too"
+        raise SettingsError(msg)
+    stamp = datetime.now(tz=UTC).strftime("%Y%m%d-%H%M%S")
+    folder = RunFolder(settings.run.dir / (settings.run.name or f"{recipe or 'finetune'}-{stamp}"))
+    if resume == "never" or not folder.path.exists():
+        folder.refuse_existing()
+        return _Origin(folder)
+    for path in (folder.best, folder.last):
+        settle(path)
+    if not folder.last.exists():
+        return _Origin(folder, fresh=False)
+    checkpoint = open_checkpoint(folder.last)
+    return _Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+
+
+def _resumable(checkpoint: Checkpoint) -> dict[str, Any]:
+    state = checkpoint.resume_state()
+    if state["torch"] != torch.__version__:
+        msg = (
+            f"{checkpoint.path}: was written with PyTorch {state['torch']}, this is {torch.__version__}; a resumed run "
+            "would not be the same run. Install the locked environment of that run, or start a new one from its weights"
+        )
+        raise CheckpointError(msg)
+    return state
+
+
+def _check_same(origin: _Origin, job: Job) -> None:
+    """Refuse to resume with other settings than the run was started with."""
+    before, now = (_decisive(dump) for dump in (origin.state["settings"], job.settings.model_dump(mode="json")))
+    changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
+    if changed:
+        msg = f"{origin.folder.path}: cannot go on with other settings: {'; '.join(changed)}. Start a new run instead"
+        raise SettingsError(msg)
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    }
+
+
+class _Run:
+    """One run: what it records, and what it leaves behind."""
+
+    def __init__(self, job: Job, origin: _Origin, recipe: str | None, observer: Observer | None) -> None:
+        self.job = job
+        self.origin = origin
+        self.folder = origin.folder
+        self.recipe = recipe
+        self.observer = observer
+        self.metrics = MetricsLog(self.folder.metrics)
+        self.state = LoopState(**origin.state.get("loop", {}))
+        self.tracker: Tracker | None = None
+        self._base_sha = None if job.weights is None else job.weights.base["sha256"]
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Write the kit's log to the run folder."""
+        if self.origin.fresh:
+            self.folder.create()
+        handler = logging.FileHandler(self.folder.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("kit")
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            handler.close()
+
+    def execute(self) -> dict[str, Any]:
+        """Train to the end, or until interrupted."""
+        self._restore()
+        record = self._open_records()
+        status = "FAILED"
+        try:
+            with watch_signals() as interruption:
+                self._say(self._opening())
+                fit(
+                    self.job.trainer,
+                    self.job.training_batches,
+                    self.job.validation_batches(),
+                    self.job.schedule,
+                    self.state,
+                    self,
+                    self,
+                    interruption,
+                )
+            if interruption.caught is not None and self.state.step < self.job.schedule.steps:
+                status = "KILLED"
+                raise self._interrupted(interruption.caught)
+            status = "FINISHED"
+            return self._summary()
+        finally:
+            self._close(record, status)
+
+    def _restore(self) -> None:
+        """Bring model, optimiser and random numbers to where the checkpoint was, and forget what came after it."""
+        if self.origin.checkpoint is not None:
+            state = self.origin.state
+            self.job.model.load_state_dict(_tensors(self.origin.checkpoint))
+            self.job.trainer.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            if "cuda_rng" in state:
+                torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self._kept = self.metrics.cut(self.state.step if self.origin.checkpoint else -1)
+
+    def _open_records(self) -> dict[str, Any]:
+        settings = self.job.settings
+        record = self._provenance()
+        previous = self.folder.recorded_provenance()
+        if "run_key" not in previous:
+            # Written before MLflow hears of the run, so that a kill in between leaves no second run there.
+            previous["run_key"] = uuid.uuid4().hex
+            self.folder.write_provenance(previous)
+        self.tracker = Tracker.start(
+            uri=settings.track.uri,
+            run_dir=settings.run.dir,
+            experiment=settings.track.experiment or self.recipe or "kit",
+            run_name=self.folder.path.name,
+            params=flatten(settings.model_dump(mode="json")),
+            tags=self._tags(record),
+            run_id=previous.get("mlflow_run_id"),
+            run_key=previous["run_key"],
+        )
+        self.folder.write_config(settings.model_dump(mode="json"))
+        record |= {"run_key": previous["run_key"], "mlflow_run_id": self.tracker.run_id}
+        self.folder.write_provenance(record)
+        self.tracker.reconcile(Record(kept["step"], _numbers(kept), kept["time_ms"]) for kept in self._kept)
+        return record
+
+    def _provenance(self) -> dict[str, Any]:
+        settings = json.dumps(self.job.settings.model_dump(mode="json"), sort_keys=True)
+        return provenance.collect(
+            settings_sha256=hashlib.sha256(settings.encode()).hexdigest(),
+            data={"store": self.job.settings.data.store, "fingerprint": self.job.store.fingerprint()},
+            base_weights=None if self.job.weights is None else self.job.weights.base,
+        )
+
+    def _tags(self, record: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            "kit.version": __version__,
+            "kit.git_commit": str(record.get("git_commit")),
+            "kit.lock_sha256": str(record.get("lock_sha256")),
+            "kit.data_sha256": self.job.store.fingerprint(),
+            "kit.base_weights_sha256": str(self._base_sha),
+            "kit.recipe": str(self.recipe),
+        }
+
+    def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
+        """Record one step."""
+        seconds = report.compute_seconds + wait_seconds
+        values = {
+            "loss": report.loss,
+            "lr": report.learning_rate,
+            "epoch": epoch,
+            "grad_norm": float(report.gradients.total),
+            "step_seconds": seconds,
+            "wait_seconds": wait_seconds,
+            "samples_per_second": report.samples / seconds,
+            "peak_memory_gib": peak_memory_gib(self.job.trainer.device),
+            **{f"loss/{name}": value for name, value in report.parts.items()},
+            **{f"grad_norm/{group}": norm for group, norm in report.gradients.groups.items()},
+        }
+        self._record(report.step, "train", values)
+        if self.observer is not None:
+            memory = values["peak_memory_gib"]
+            self.observer.update(step=report.step, loss=report.loss, step_seconds=seconds, memory_gib=memory)
+
+    def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
+        """Record one validation."""
+        self._record(step, "valid", {"loss": loss, **{f"loss/{name}": value for name, value in parts.items()}})
+        self._say(f"validation after step {step}: loss {loss:.4f}")
+
+    def _record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        record = {"step": step, "time_ms": time.time_ns() // 10**6, "kind": kind, **values}
+        self.metrics.append(record)
+        assert self.tracker is not None
+        self.tracker.log(step, _numbers(record), record["time_ms"])
+
+    def best(self, state: LoopState) -> None:
+        """Write the checkpoint with the lowest validation loss."""
+        write_checkpoint(self.folder.best, self.job.model.state_dict(), self._description(state))
+
+    def last(self, state: LoopState) -> None:
+        """Write the checkpoint from which training goes on."""
+        resume = {
+            "loop": state.as_dict(),
+            "optimizer": self.job.trainer.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+            "settings": self.job.settings.model_dump(mode="json"),
+        }
+        if torch.cuda.is_available():
+            resume["cuda_rng"] = torch.cuda.get_rng_state_all()
+        write_checkpoint(self.folder.last, self.job.model.state_dict(), self._description(state), resume)
+        assert self.tracker is not None
+        self.tracker.flush()
+
+    def _description(self, state: LoopState) -> dict[str, Any]:
+        """What ``kit.json`` says of the model, its data and its past."""
+        job, data = self.job, self.job.settings.data
+        earlier = [] if job.weights is None or job.weights.description is None else job.weights.description["lineage"]
+        base = None if job.weights is None else dict(job.weights.base)
+        stage = {
+            "kit_version": __version__,
+            "method": job.settings.adapt.method,
+            "steps": state.step,
+            "base": base,
+            "store": data.store,
+            "store_sha256": job.store.fingerprint(),
+            "train": str(data.train),
+            "synthetic": bool(job.store.attributes.get("synthetic")),
+        }
+        return {
+            "kit_version": __version__,
+            "model": job.spec.as_dict(),
+            "data": {
+                "store": str(Path(data.store).absolute()) if Path(data.store).exists() else data.store,
+                "region": data.region,
+                "variables": data.variables,
+                "levels": data.levels,
+                "statics": data.statics,
+                "grid": job.selection.grid.as_dict(),
+                **{name: str(getattr(data, name)) for name in ("train", "valid", "test")},
+            },
+            "base": base,
+            "lineage": [*earlier, stage],
+            "validation": {"before": state.before, "best": state.best},
+        }
+
+    def _summary(self) -> dict[str, Any]:
+        state, job = self.state, self.job
+        trains, total = trainable.count(job.model)
+        checkpoint = self.folder.best if self.folder.best.exists() else self.folder.last
+        assert self.tracker is not None
+        return {
+            "run": str(self.folder.path),
+            "mlflow_run_id": self.tracker.run_id,
+            "device": job.trainer.device.type,
+            "steps": state.step,
+            "epochs": state.step / job.schedule.per_epoch,
+            "loss": {"first": state.first, "last": state.latest},
+            "valid": {"before": state.before, "after": state.after, "best": state.best},
+            "trainable_parameters": trains,
+            "total_parameters": total,
+            "step_seconds": state.seconds / state.step,
+            "samples_per_second": state.samples / state.seconds,
+            "data_wait_fraction": state.wait_seconds / state.seconds,
+            "peak_memory_gib": peak_memory_gib(job.trainer.device),
+            "checkpoint": str(checkpoint),
+        }
+
+    def _opening(self) -> str:
+        trains, total = trainable.count(self.job.model)
+        if self.observer is not None:
+            self.observer.start(self.job.schedule.steps, self.state.step)
+        verb = f"goes on from step {self.state.step}" if self.state.step else "starts"
+        return (
+            f"run {self.folder.path} {verb}: {trains:,} of {total:,} parameters train, {len(self.job.train)} pairs, "
+            f"{self.job.schedule.steps} steps on {self.job.trainer.device.type}"
+        )
+
+    def _interrupted(self, caught: signal.Signals) -> RunInterrupted:
+        msg = (
+            f"stopped by {caught.name} after step {self.state.step}; the checkpoint is {self.folder.last}. Go on with "
+            f"the same settings and --run.name {self.folder.path.name} --train.resume auto"
+        )
+        return RunInterrupted(msg, caught)
+
+    def _close(self, record: Mapping[str, Any], status: str) -> None:
+        assert self.tracker is not None
+        for path in (self.folder.config, self.folder.provenance):
+            self.tracker.artifact(path, None)
+        if status == "FINISHED" and self.folder.best.exists():
+            self.tracker.artifact(self.folder.best, "checkpoint")
+        self.tracker.finish(status)
+        _logger.info("run %s: %s, MLflow run %s", self.folder.path, status.lower(), record["mlflow_run_id"])
+
+    def _say(self, text: str) -> None:
+        _logger.info(text)
+        if self.observer is not None:
+            self.observer.message(text)
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    from kit.models.weights import TENSORS
+
+    return load_file(str(checkpoint.path / TENSORS))
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a record as MLflow names them: ``train/loss``."""
+    kind = record["kind"]
+    return {f"{kind}/{key}": value for key, value in record.items() if key not in ("step", "time_ms", "kind")}
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Highest memory so far: of the GPU's allocator, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,277 @@
+"""The composition root: from settings to data, model, what trains, and the step.
+
+Everything that runs the model, be it training, planning, evaluating or measuring, builds it here, so that all of
+them run the same step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from aurora import Aurora
+
+from kit.adapt import trainable
+from kit.checkpoint.folder import Checkpoint
+from kit.data.build import open_store
+from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs
+from kit.data.settings import DataSettings, Period
+from kit.data.store import Store
+from kit.errors import SettingsError
+from kit.models import weights as weights_room
+from kit.models.resolve import resolve_spec, select
+from kit.models.space import TrainingSpace
+from kit.models.spec import ModelSpec
+from kit.models.variants import variant_named
+from kit.models.weights import Weights
+from kit.settings import Settings
+from kit.train.loop import Schedule
+from kit.train.loss import PaperMAE
+from kit.train.optimise import build_optimizer
+from kit.train.trainer import Trainer
+
+__all__ = ["Job", "Forecaster", "build_forecaster", "build_job", "choose_device", "uses_autocast"]
+
+_DEFAULT_EPOCHS = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, ready to start.
+
+    Attributes:
+        settings: with every default filled in.
+        store: where the data come from.
+        spec: the model.
+        selection: what is read from the store.
+        weights: what the model starts from; None for random weights.
+        trainer: takes the steps.
+        schedule: when things happen.
+        train: training pairs.
+        valid: validation pairs.
+    """
+
+    settings: Settings
+    store: Store
+    spec: ModelSpec
+    selection: Selection
+    weights: Weights | None
+    trainer: Trainer
+    schedule: Schedule
+    train: Pairs
+    valid: Pairs
+
+    @property
+    def model(self) -> Aurora:
+        """The model, on its device."""
+        return self.trainer.space.model
+
+    def training_batches(self, start: int) -> Iterable[Pair]:
+        """Batches from a position on, counted from the beginning of training."""
+        sampler = ShuffledPairs(
+            len(self.train),
+            batch_size=self.settings.data.batch_size,
+            seed=self.settings.train.seed,
+            batches=self.schedule.steps * self.schedule.accumulate,
+            start=start,
+        )
+        return load_pairs(self.train, workers=self.settings.data.workers, batch_sampler=sampler, pin=self._pin)
+
+    def validation_batches(self) -> Iterable[Pair]:
+        """All validation pairs in order of time."""
+        data = self.settings.data
+        return load_pairs(self.valid, workers=data.workers, batch_size=data.batch_size, pin=self._pin)
+
+    @property
+    def _pin(self) -> bool:
+        return self.trainer.device.type == "cuda"
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a setting names.
+
+    Raises:
+        SettingsError: a GPU is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        msg = "train.device is cuda, but PyTorch finds no GPU; check the driver with nvidia-smi, or use --train.device cpu"
+        raise SettingsError(msg)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def uses_autocast(precision: str, device: torch.device) -> bool:
+    """Whether the forward pass runs in bfloat16: ``auto`` means on a GPU."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed PyTorch, and have it use deterministic kernels alone."""
+    # cuBLAS is deterministic only with a fixed workspace (CUDA documentation, "Results reproducibility").
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.manual_seed(seed)
+
+
+def build_job(settings: Settings) -> Job:
+    """Compose a run.
+
+    Raises:
+        KitError: settings, store and weights do not fit together.
+    """
+    make_deterministic(settings.train.seed)
+    device = choose_device(settings.train.device)
+    autocast = uses_autocast(settings.train.precision, device)
+    store = open_store(settings.data.store)
+    weights = weights_room.load(settings.model.weights, variant_named(settings.model.variant))
+    spec = resolve_spec(settings.model, settings.data, store, weights)
+    model = _build_model(spec, weights, device, autocast=autocast)
+    selection = select(spec, settings.data, store, model.patch_size)
+    parameters = trainable.select(model, settings.adapt)
+    periods = _periods(settings.data, store)
+    train, valid = (Pairs(store, selection, periods[name]) for name in ("train", "valid"))
+    schedule = _schedule(settings, len(train))
+    trainer = Trainer(
+        TrainingSpace(model, spec),
+        PaperMAE(settings.loss.weights),
+        parameters,
+        build_optimizer(parameters, settings.optim),
+        settings.optim,
+        schedule.steps,
+    )
+    resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
+    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
+
+
+def _build_model(spec: ModelSpec, weights: Weights | None, device: torch.device, *, autocast: bool) -> Aurora:
+    model = spec.build(autocast=autocast)
+    if weights is not None:
+        weights_room.install(model, spec, weights)
+    return model.to(device)
+
+
+def _periods(data: DataSettings, store: Store) -> dict[str, Period]:
+    """Periods as set, else the store's; training stays within what the statistics were computed over."""
+    periods = {name: getattr(data, name) or store.splits[name] for name in ("train", "valid", "test")}
+    for earlier, later in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        a, b = periods[earlier], periods[later]
+        if a.start <= b.end and b.start <= a.end:
+            msg = f"data.{earlier} ({a}) and data.{later} ({b}) overlap; scores would be of states that were trained on"
+            raise SettingsError(msg)
+    return periods
+
+
+def _schedule(settings: Settings, pairs: int) -> Schedule:
+    batches = -(-pairs // settings.data.batch_size)
+    per_epoch = -(-batches // settings.train.accumulate)
+    steps = settings.train.steps or (settings.train.epochs or _DEFAULT_EPOCHS) * per_epoch
+    return Schedule(steps, per_epoch, settings.train.accumulate, settings.train.checkpoint_every or per_epoch)
+
+
+def _resolved(
+    settings: Settings,
+    spec: ModelSpec,
+    selection: Selection,
+    periods: dict[str, Period],
+    schedule: Schedule,
+    device: torch.device,
+    autocast: bool,  # noqa: FBT001
+) -> Settings:
+    """The settings with every default replaced by what it meant in this run."""
+    raw = settings.model_dump()
+    raw["data"] |= {
+        "variables": tuple(dict.fromkeys((*selection.inputs, *selection.targets, *selection.atmospheric))),
+        "levels": selection.levels,
+        "statics": selection.static,
+        **{name: str(period) for name, period in periods.items()},
+    }
+    raw["model"] |= {"weights": settings.model.weights or spec.upstream.weights, "timestep": spec.timestep}
+    raw["train"] |= {
+        "steps": schedule.steps,
+        "epochs": None,
+        "device": device.type,
+        "precision": "bf16" if autocast else "fp32",
+        "checkpoint_every": schedule.checkpoint_every,
+    }
+    return Settings.model_validate(raw)
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A model with the data that it is scored on.
+
+    Attributes:
+        space: predicts physical variables.
+        pairs: what it is scored on.
+        store: where they come from.
+    """
+
+    space: TrainingSpace
+    pairs: Pairs
+    store: Store
+
+
+def build_forecaster(
+    checkpoint: Checkpoint, *, store: str | None, period: Period | None, device: str = "auto", precision: str = "auto"
+) -> Forecaster:
+    """Load a checkpoint for prediction.
+
+    Args:
+        checkpoint: whose model.
+        store: another store than the one that it was trained on.
+        period: times to predict; by default the test split that the checkpoint recorded.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+    """
+    reference = str(checkpoint.path)
+    weights = weights_room.load(reference, checkpoint.spec.upstream)
+    return _forecaster(checkpoint.spec, weights, checkpoint.description["data"], store, period, device, precision)
+
+
+def build_base_forecaster(
+    checkpoint: Checkpoint, *, store: str | None, period: Period | None, device: str = "auto", precision: str = "auto"
+) -> Forecaster | None:
+    """Load the weights that a checkpoint's training started from, or None where they were random or are gone."""
+    base: dict[str, Any] | None = checkpoint.description["base"]
+    if base is None:
+        return None
+    weights = weights_room.load(base["name"], checkpoint.spec.upstream)
+    if weights is None or weights.base["sha256"] != base["sha256"]:
+        return None
+    return _forecaster(checkpoint.spec, weights, checkpoint.description["data"], store, period, device, precision)
+
+
+def _forecaster(
+    spec: ModelSpec,
+    weights: Weights | None,
+    data: dict[str, Any],
+    store_name: str | None,
+    period: Period | None,
+    device_name: str,
+    precision: str,
+) -> Forecaster:
+    device = choose_device(device_name)
+    store = open_store(store_name or data["store"])
+    model = _build_model(spec, weights, device, autocast=uses_autocast(precision, device)).eval()
+    settings = DataSettings(
+        store=store_name or data["store"],
+        region=data["region"],
+        variables=data["variables"],
+        levels=data["levels"],
+        statics=data["statics"],
+        history=spec.history,
+    )
+    selection = select(spec, settings, store, model.patch_size)
+    pairs = Pairs(store, selection, period or Period.parse(data["test"]))
+    return Forecaster(TrainingSpace(model, spec), pairs, store)
+
+
+def resolve_store_path(name: str) -> str:
+    """A store's path made absolute, so that a checkpoint can be evaluated from another folder; names stay."""
+    return str(Path(name).resolve()) if Path(name).exists() else name

@@ -1,0 +1,174 @@
+"""Area-weighted scores of predictions, accumulated in float64 batch by batch.
+
+Dimensions: B batch, C level, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from kit.data.statistics import channel_key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import numpy as np
+    from torch import Tensor
+
+__all__ = ["ScoreBoard", "Scores", "area_weights", "skill"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one channel, in the channel's unit."""
+
+    rmse: float
+    """Root of the mean squared error; the mean runs over area and samples together, the root comes last."""
+    mae: float
+    """Mean absolute error."""
+    bias: float
+    """Mean of prediction minus target."""
+    count: int
+    """Grid points scored, summed over samples; 0 makes the other scores NaN."""
+
+
+def area_weights(lat_H: Tensor | np.ndarray | Sequence[float]) -> Tensor:
+    """Weight latitude rows by the area of the sphere that their cells cover.
+
+    A cell reaches halfway to its neighbours, the outermost ones as far outwards as inwards but never beyond
+    a pole; its area is the difference of the sines of its edges. A row on a pole is thus half a cell, not nothing.
+
+    Args:
+        lat_H: Row centres, degrees north, strictly decreasing, shape [H]; a regional box may hold any part.
+
+    Returns:
+        Dimensionless float64 weights of mean 1, shape [H], on the CPU.
+
+    Raises:
+        ValueError: ``lat_H`` is empty, not one-dimensional, beyond a pole, or not strictly decreasing.
+    """
+    lat_H = torch.as_tensor(lat_H, dtype=torch.float64, device="cpu")
+    _check_latitudes(lat_H)
+    if len(lat_H) == 1:
+        return torch.ones(1, dtype=torch.float64)
+    middle = (lat_H[1:] + lat_H[:-1]) / 2
+    edges = torch.cat([2 * lat_H[:1] - middle[:1], middle, 2 * lat_H[-1:] - middle[-1:]]).clamp(-90, 90)
+    sines = torch.sin(torch.deg2rad(edges))
+    areas_H = sines[:-1] - sines[1:]
+    return areas_H / areas_H.mean()
+
+
+def _check_latitudes(lat_H: Tensor) -> None:
+    if lat_H.ndim != 1 or len(lat_H) == 0:
+        msg = f"latitudes must be one-dimensional and not empty, got shape {list(lat_H.shape)}"
+        raise ValueError(msg)
+    if not bool((lat_H.abs() <= 90).all()):
+        msg = f"latitudes must lie in [-90, 90] degrees north, got {lat_H.min():g} to {lat_H.max():g}"
+        raise ValueError(msg)
+    wrong = torch.nonzero(lat_H[1:] >= lat_H[:-1])
+    if len(wrong):
+        row = int(wrong[0]) + 1
+        msg = f"latitudes must strictly decrease, but row {row} is {lat_H[row]:g} after {lat_H[row - 1]:g} degrees"
+        raise ValueError(msg)
+
+
+def skill(rmse: float, reference: float) -> float:
+    """Compare an error with that of a reference: 1 is perfect, 0 as good as the reference, below 0 worse.
+
+    Args:
+        rmse: Error of the prediction.
+        reference: Error of the reference, same unit.
+
+    Returns:
+        ``1 - rmse / reference``; NaN where the reference is exact (0) and nothing can be compared.
+    """
+    return 1 - rmse / reference if reference != 0 else math.nan
+
+
+class ScoreBoard:
+    """Streaming RMSE, MAE and bias of every variable and level.
+
+    Sums are taken in float64 on the device of the predictions and read back only by ``results``. A NaN in a
+    prediction or a target makes its channel's scores NaN: nothing is skipped quietly. Only for variables named
+    in ``may_be_missing`` are grid points left out where the target is not finite; a prediction that is NaN where
+    the target is finite still shows.
+    """
+
+    def __init__(self, lat_H: Tensor | np.ndarray | Sequence[float], *, may_be_missing: Collection[str] = ()) -> None:
+        """Start with no samples.
+
+        Args:
+            lat_H: Latitudes of the rows, degrees north, strictly decreasing, shape [H].
+            may_be_missing: Variables whose targets are expected to hold missing values.
+        """
+        self._weights_H = area_weights(lat_H)
+        self._may_be_missing = frozenset(may_be_missing)
+        self._sums: dict[str, Tensor] = {}
+        """For each channel: weight, weighted error, |error| and error squared, points; shape [5], float64."""
+
+    def update(
+        self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor], levels: Sequence[float] = ()
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            predictions: Physical values by variable: [B, H, W] at the surface, [B, C, H, W] in the atmosphere.
+            targets: The same variables, the same shapes.
+            levels: Pressures of the C levels, hPa.
+
+        Raises:
+            ValueError: names or shapes differ between the two, or do not fit the levels or latitudes.
+        """
+        if predictions.keys() != targets.keys():
+            msg = f"predictions hold {sorted(predictions)}, but targets hold {sorted(targets)}"
+            raise ValueError(msg)
+        for name, prediction in predictions.items():
+            self._check_shape(name, prediction, targets[name], levels)
+        for name, prediction in predictions.items():
+            target = targets[name].to(prediction.device)
+            if prediction.ndim == 3:
+                self._add((name,), prediction[:, None], target[:, None], masked=name in self._may_be_missing)
+            else:
+                keys = tuple(channel_key(name, level) for level in levels)
+                self._add(keys, prediction, target, masked=name in self._may_be_missing)
+
+    def results(self) -> dict[str, Scores]:
+        """Score everything added so far.
+
+        Returns:
+            Scores by channel: the variable's name at the surface, ``NAME_LEVEL`` in the atmosphere.
+        """
+        return {key: _scores(sums.tolist()) for key, sums in self._sums.items()}
+
+    def _check_shape(self, name: str, prediction: Tensor, target: Tensor, levels: Sequence[float]) -> None:
+        rows, shape = len(self._weights_H), list(prediction.shape)
+        fits = prediction.ndim in (3, 4) and shape[-2] == rows and (prediction.ndim == 3 or shape[1] == len(levels))
+        if not fits or prediction.shape != target.shape:
+            msg = (
+                f"{name}: expected [B, {rows}, W] at the surface or [B, {len(levels)}, {rows}, W] on {len(levels)} "
+                f"levels, got {shape} predicted and {list(target.shape)} as target"
+            )
+            raise ValueError(msg)
+
+    def _add(self, keys: Sequence[str], prediction_BCHW: Tensor, target_BCHW: Tensor, *, masked: bool) -> None:
+        error = prediction_BCHW.detach().double() - target_BCHW.detach().double()
+        scored = torch.ones_like(error)
+        if masked:
+            present = torch.isfinite(target_BCHW)
+            scored, error = present.double(), error.where(present, 0.0)
+        weights_H = self._weights_H.to(error.device)
+        moments = (scored, error, error.abs(), error.square())
+        sums_C5 = torch.stack([m.sum((0, 3)) @ weights_H for m in moments] + [scored.sum((0, 2, 3))], dim=1)
+        for key, sums in zip(keys, sums_C5, strict=True):
+            self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+
+
+def _scores(sums: list[float]) -> Scores:
+    weight, error, absolute, squared, count = sums
+    if count == 0:
+        return Scores(math.nan, math.nan, math.nan, 0)
+    return Scores(math.sqrt(squared / weight), absolute / weight, error / weight, int(count))

@@ -1,0 +1,1 @@
+"""The variants of Aurora, their training space and their weights."""

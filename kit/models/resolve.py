@@ -1,0 +1,186 @@
+"""From settings, a store and weights to the model that is trained and the data that it reads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import replace
+
+from kit.data.pairs import Grid, Selection
+from kit.data.settings import DataSettings
+from kit.data.store import Store
+from kit.errors import SettingsError, StoreError
+from kit.models.settings import ModelSettings
+from kit.models.spec import ModelSpec, RolloutLora
+from kit.models.statistics import Statistics, level_key
+from kit.models.variants import INSOLATION, Variant, variant_named
+from kit.models.weights import Weights
+
+__all__ = ["resolve_spec", "select"]
+
+
+def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights: Weights | None) -> ModelSpec:
+    """Decide which model is built.
+
+    With weights, its variables are those that the weights were trained with. Random weights take the variables of
+    the data, except for variants whose derived channels fix them.
+
+    Raises:
+        SettingsError: settings that contradict each other, the variant or the weights.
+        StoreError: the store lacks a statistic that is needed.
+    """
+    variant = variant_named(model.variant)
+    base = weights.spec if weights is not None else None
+    if base is None:
+        base = _fresh(variant, data, store, free=weights is None)
+    if data.history < base.history and weights is not None:
+        msg = f"data.history is {data.history}, but the weights read {base.history} states; set data.history {base.history}"
+        raise SettingsError(msg)
+    spec = replace(
+        base,
+        levels=_levels(data, store),
+        history=data.history,
+        timestep=model.timestep or base.timestep,
+        rollout_lora=base.rollout_lora or _rollout_lora(model, variant, weights),
+    )
+    source = model.statistics or ("store" if weights is None else "upstream")
+    return replace(spec, statistics=_Resolver(spec, store, source, keep=model.statistics is None).statistics())
+
+
+def _fresh(variant: Variant, data: DataSettings, store: Store, *, free: bool) -> ModelSpec:
+    """The model of a variant's own variables, or of the data's where nothing ties it to the variant's."""
+    derived = variant.is_wave or variant.is_v1p5 or variant.is_air_pollution
+    surface, atmospheric, static = variant.surface, variant.atmospheric, variant.static
+    if free and not derived:
+        chosen = data.variables if data.variables is not None else store.surface + store.atmospheric
+        surface = tuple(name for name in chosen if name in store.surface)
+        atmospheric = tuple(name for name in chosen if name in store.atmospheric)
+        static = data.statics if data.statics is not None else store.static
+    return ModelSpec(
+        variant=variant.name,
+        surface=surface,
+        static=static,
+        atmospheric=atmospheric,
+        levels=(),
+        history=data.history,
+        timestep=variant.timestep,
+        statistics=Statistics({}),
+    )
+
+
+def _levels(data: DataSettings, store: Store) -> tuple[int | float, ...]:
+    if data.levels is None:
+        return store.levels
+    _known("data.levels", data.levels, store.levels, f"{store.path} holds")
+    return tuple(level for level in store.levels if level in data.levels)
+
+
+def _rollout_lora(model: ModelSettings, variant: Variant, weights: Weights | None) -> RolloutLora | None:
+    if not variant.has_rollout_lora:
+        if model.rollout_lora is not None:
+            msg = f"model.rollout_lora has no effect: variant {variant.name!r} has no roll-out LoRA; leave it out"
+            raise SettingsError(msg)
+        return None
+    if weights is None:
+        return None
+    if variant.rollout_lora_from_second:
+        if model.rollout_lora == "merge":
+            msg = (
+                f"model.rollout_lora merge: the LoRA of variant {variant.name!r} acts from the second roll-out step on; "
+                "merged it would change the first; use keep"
+            )
+            raise SettingsError(msg)
+        return "kept"
+    return "kept" if model.rollout_lora == "keep" else "merged"
+
+
+class _Resolver:
+    """Finds location and scale of every channel of a spec."""
+
+    def __init__(self, spec: ModelSpec, store: Store, source: str, *, keep: bool) -> None:
+        self._spec = spec
+        self._store = store
+        self._source = source
+        # What the weights were trained with stays, unless the settings say otherwise.
+        self._kept = dict(spec.statistics.values) if keep else {}
+
+    def statistics(self) -> Statistics:
+        """Statistics of every channel that upstream normalises."""
+        values = {name: self._channel(name, self._spec.upstream.physical_name(name)) for name in self._spec.surface}
+        values |= {name: self._channel(name, f"static_{name}") for name in self._spec.static}
+        for name in self._spec.atmospheric:
+            values |= {key: self._channel(key, key) for key in (level_key(name, lev) for lev in self._spec.levels)}
+        return Statistics({**self._kept, **values})
+
+    def _channel(self, key: str, stored: str) -> tuple[float, float]:
+        """Location and scale of one channel; derived ones have upstream's alone."""
+        if key in self._kept:
+            return self._kept[key]
+        published = Statistics.published(key)
+        derived = key == INSOLATION or key != stored.removeprefix("static_") or key in ("10u_wave", "10v_wave")
+        if published is not None and (self._source == "upstream" or derived):
+            return published
+        found = self._store.statistics.variables.get(stored)
+        if found is None:
+            msg = (
+                f"{self._store.path}: no statistics of {stored!r}: upstream publishes none, and the store's stats.json "
+                f"has {', '.join(sorted(self._store.statistics.variables)[:8])}, ...; build the store with it"
+            )
+            raise StoreError(msg)
+        return found.mean, found.std
+
+
+def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Selection:
+    """Decide what is read from a store for a model.
+
+    By default everything that the model reads and predicts must be there; ``data.variables`` and ``data.statics``
+    name a part on purpose.
+
+    Raises:
+        SettingsError: a name that the model or the store does not know.
+        StoreError: the store lacks a variable; the region selects too little.
+    """
+    variant = spec.upstream
+    readable = tuple(name for name in spec.surface if name not in spec.output_only)
+    inputs, targets = variant.physical(readable), variant.physical(spec.surface)
+    atmospheric, static = spec.atmospheric, spec.static
+    if data.variables is not None:
+        _known("data.variables", data.variables, (*targets, *atmospheric), f"variant {spec.variant!r} with these weights has")
+        inputs, targets, atmospheric = (
+            tuple(name for name in names if name in data.variables) for names in (inputs, targets, atmospheric)
+        )
+    if data.statics is not None:
+        _known("data.statics", data.statics, static, f"variant {spec.variant!r} with these weights has")
+        static = tuple(name for name in static if name in data.statics)
+    _held(store, "surface variables", targets, store.surface)
+    _held(store, "atmospheric variables", atmospheric, store.atmospheric)
+    _held(store, "static variables", static, store.static)
+    if not (inputs and atmospheric and static and spec.levels):
+        msg = (
+            f"Aurora needs at least one surface, one atmospheric and one static variable and one level; selected are "
+            f"{list(inputs)}, {list(atmospheric)}, {list(static)} and {list(spec.levels)}"
+        )
+        raise SettingsError(msg)
+    grid = Grid.of(store, data.region, patch)
+    return Selection(inputs, targets, atmospheric, static, spec.levels, spec.history, spec.timestep, grid)
+
+
+def _known(setting: str, asked: Iterable[str | float], known: Iterable[str | float], whose: str) -> None:
+    names = [str(name) for name in known]
+    for name in asked:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            msg = f"{setting}: {name!r} is unknown; {whose} {', '.join(names)}{hint}"
+            raise SettingsError(msg)
+
+
+def _held(store: Store, what: str, needed: tuple[str, ...], held: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in held]
+    if missing:
+        msg = (
+            f"{store.path}: the model needs {what} {', '.join(missing)}, which the store lacks; it holds "
+            f"{', '.join(held) or 'none'}. Build the store with them, or name those to train on with data.variables "
+            "and data.statics"
+        )
+        raise StoreError(msg)

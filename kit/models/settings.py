@@ -1,0 +1,64 @@
+"""Settings of the model: which variant, from which weights."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+__all__ = ["ModelSettings", "Timestep", "VariantName"]
+
+VariantName = Literal[
+    "hres-finetuned",
+    "pretrained",
+    "small",
+    "12h",
+    "highres",
+    "air-pollution",
+    "wave",
+    "v1p5",
+    "v1p5-ensemble",
+    "tiny",
+]
+
+
+def _hours(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)h", value.strip())
+    if match is None or float(match[1]) == 0:
+        msg = f"expected a number of hours such as 6h, got {value!r}"
+        raise ValueError(msg)
+    return timedelta(hours=float(match[1]))
+
+
+def _in_hours(value: timedelta) -> str:
+    return f"{value.total_seconds() / 3600:g}h"
+
+
+Timestep = Annotated[
+    timedelta,
+    BeforeValidator(_hours, json_schema_input_type=str),
+    PlainSerializer(_in_hours, return_type=str),
+]
+
+
+class ModelSettings(BaseModel):
+    """Which Aurora is fine-tuned, and what it starts from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    variant: VariantName = "tiny"
+    """Which of upstream's classes; ``tiny`` is upstream's own class with the kit's small settings."""
+    weights: str | None = None
+    """A file or folder of weights, a registry name, or ``random``; by default the variant's own."""
+    timestep: Timestep | None = None
+    """Time from the last input state to the prediction, such as ``6h``; by default the variant's."""
+    statistics: Literal["upstream", "store"] | None = None
+    """Where normalisation comes from: ``upstream``'s published values (and the store's for variables that
+    have none), or the ``store``'s training split alone; by default what the weights were trained with."""
+    rollout_lora: Literal["merge", "keep"] | None = None
+    """What becomes of upstream's roll-out LoRA in variants that have it: ``merge`` it into the base weights,
+    or ``keep`` it frozen; by default it is merged."""

@@ -1,0 +1,204 @@
+"""Training space: where losses are taken, and the way there and back.
+
+A loss compares the decoder's output, seen before upstream's post-decoder hooks, with targets put through the
+same encoding: normalisation, version 1.5's logarithm, the wave model's densities, sines and cosines, the
+air-pollution model's differences. On the physical values that ``forward`` returns, the wave model's density heads
+would get no gradient, absent waves would be NaN, angles would wrap, and version 1.5's insolation head would be
+overwritten.
+
+Dimensions: B batch, T history, C level, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from aurora import Aurora, AuroraAirPollution, Batch, insolation
+
+from kit.models.spec import ModelSpec
+from kit.models.variants import INSOLATION
+
+__all__ = ["Fields", "TrainingSpace"]
+
+# Which past state each differenced variable refers to; upstream's table has no public name.
+_DIFFERENCED: Mapping[str, int] = AuroraAirPollution._predict_difference_history_dim_lookup
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Values in training space, one entry for each decoder output that is scored.
+
+    Attributes:
+        surface: [B, H, W] each.
+        atmospheric: [B, C, H, W] each.
+        masks: [B, H, W], True where a surface field is scored; a field without a mask is scored everywhere, so
+            that an unexpected NaN stays loud.
+    """
+
+    surface: dict[str, torch.Tensor]
+    atmospheric: dict[str, torch.Tensor]
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class TrainingSpace:
+    """Encodes states for one model, runs it, and decodes its predictions."""
+
+    def __init__(self, model: Aurora, spec: ModelSpec) -> None:
+        self.model = model
+        self.spec = spec
+        self._variant = spec.upstream
+
+    def inputs(self, state: Batch) -> Batch:
+        """Derive upstream's channels from physical variables.
+
+        Args:
+            state: physical variables, [B, T, H, W] and [B, T, C, H, W]; times in UTC.
+
+        Returns:
+            The batch that upstream's ``forward`` takes.
+        """
+        surface = {self._variant.channel_name(name): value for name, value in state.surf_vars.items()}
+        if self._variant.is_v1p5 and INSOLATION in self.spec.surface:
+            surface[INSOLATION] = self._insolation(state, next(iter(surface.values())))
+        return dataclasses.replace(state, surf_vars=surface)
+
+    def _insolation(self, state: Batch, like_BTHW: torch.Tensor) -> torch.Tensor:
+        """Solar insolation at every input time, [B, T, H, W], by upstream's formula."""
+        history = like_BTHW.shape[1]
+        lat = state.metadata.lat.cpu().numpy().astype(np.float32)
+        lon = state.metadata.lon.cpu().numpy().astype(np.float32)
+        rows = [
+            insolation(
+                [_naive(time - k * self.spec.timestep) for k in reversed(range(history))], lat, lon, enforce_2d=True
+            )
+            for time in state.metadata.time
+        ]
+        return torch.from_numpy(np.stack(rows)).to(like_BTHW)
+
+    def predict_fields(self, inputs: Batch) -> Fields:
+        """Run the model and return its decoder's output in training space.
+
+        Args:
+            inputs: as ``inputs`` returns them.
+        """
+        _, heads = self._forward(inputs)
+        fields = Fields(heads.surf_vars, heads.atmos_vars)
+        if self._variant.is_wave:
+            return self._with_densities(fields)
+        return self._with_differences(fields, inputs) if self._variant.is_air_pollution else fields
+
+    def predict(self, state: Batch) -> Batch:
+        """Predict physical variables one step ahead.
+
+        Args:
+            state: physical variables, as for ``inputs``.
+
+        Returns:
+            Physical variables under a store's names, [B, 1, H, W] and [B, 1, C, H, W], in float32.
+        """
+        prediction, _ = self._forward(self.inputs(state))
+        surface = dict(prediction.surf_vars)
+        surface.pop(INSOLATION, None)
+        if {"10u_wave", "10v_wave"} <= surface.keys():
+            u, v = surface.pop("10u_wave"), surface.pop("10v_wave")
+            surface["dwi"] = torch.rad2deg(torch.atan2(-u, -v)) % 360
+        renamed = {self._variant.physical_name(name): value for name, value in surface.items()}
+        return dataclasses.replace(prediction, surf_vars=renamed)
+
+    def _forward(self, inputs: Batch) -> tuple[Batch, Batch]:
+        """Prediction, and the decoder's output before upstream's hooks change it."""
+        seen: list[Batch] = []
+
+        def capture(_module: torch.nn.Module, _args: Any, output: Batch) -> None:
+            # The hooks that follow replace and delete entries of these dictionaries.
+            seen.append(
+                dataclasses.replace(output, surf_vars=dict(output.surf_vars), atmos_vars=dict(output.atmos_vars))
+            )
+
+        handle = self.model.decoder.register_forward_hook(capture)
+        try:
+            with self.spec.statistics.installed(), warnings.catch_warnings():
+                # Version 1.5 hands aware datetimes to NumPy, which converts them to UTC and says so.
+                warnings.filterwarnings("ignore", message="no explicit representation of timezones")
+                prediction = self.model.forward(_copied(inputs), **self._lead_times(inputs))
+        finally:
+            handle.remove()
+        return prediction, seen[0]
+
+    def _lead_times(self, inputs: Batch) -> dict[str, torch.Tensor]:
+        if not self.model.variable_lead_time:
+            return {}
+        return {"lead_times": torch.full((len(inputs.metadata.time),), self.spec.lead_hours)}
+
+    def targets(self, target: Batch) -> Fields:
+        """Encode a target state in the way that the decoder's output is encoded.
+
+        Args:
+            target: physical variables at the predicted time, [B, 1, H, W] and [B, 1, C, H, W].
+        """
+        state = self.inputs(target)
+        encoded = self._normalised(state)
+        masks: dict[str, torch.Tensor] = {}
+        if self._variant.is_wave:
+            encoded, masks = self._wave_targets(encoded)
+        surface = {name: value[:, 0] for name, value in encoded.surf_vars.items()}
+        return Fields(surface, {name: value[:, 0] for name, value in encoded.atmos_vars.items()}, masks)
+
+    def _normalised(self, batch: Batch) -> Batch:
+        """Upstream's own steps from a batch to normalised values, cropped, on the model's device."""
+        parameter = next(self.model.parameters())
+        batch = self.model.batch_transform_hook(_copied(batch)).type(parameter.dtype)
+        with self.spec.statistics.installed():
+            batch = self.model._pre_norm_hook(batch).normalise(surf_stats={})
+        return batch.crop(self.model.patch_size).to(parameter.device)
+
+    def _wave_targets(self, batch: Batch) -> tuple[Batch, dict[str, torch.Tensor]]:
+        """Densities, sines and cosines of targets; waves are scored over sea, where they are present."""
+        ocean = batch.static_vars["wmb"] > 0
+        present = {name: value[:, 0].isfinite() & ocean for name, value in batch.surf_vars.items()}
+        encoded = self.model._pre_encoder_hook(_copied(batch))
+        masks: dict[str, torch.Tensor] = {}
+        for name in present.keys() & set(self.model.density_channel_surf_vars):
+            parts = (f"{name}_sin", f"{name}_cos") if name in self.model.angle_surf_vars else (name,)
+            masks |= dict.fromkeys(parts, present[name])
+            masks[f"{name}_density"] = ocean.expand_as(present[name])
+        return encoded, masks
+
+    def _with_densities(self, fields: Fields) -> Fields:
+        """Turn density logits into densities, as upstream's post-decoder hook does."""
+        surface = {
+            name: torch.sigmoid(value) if name.endswith("_density") else value for name, value in fields.surface.items()
+        }
+        return dataclasses.replace(fields, surface=surface)
+
+    def _with_differences(self, fields: Fields, inputs: Batch) -> Fields:
+        """Add the past state that the heads of differenced variables refer to, as upstream's hook does."""
+        past = self._normalised(inputs)
+
+        def combine(heads: dict[str, torch.Tensor], states: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {
+                name: head + (1 + heads[f"{name}_mod"]) * states[name][:, _DIFFERENCED[name]]
+                if name in _DIFFERENCED
+                else head
+                for name, head in heads.items()
+                if not name.endswith("_mod")
+            }
+
+        return Fields(combine(fields.surface, past.surf_vars), combine(fields.atmospheric, past.atmos_vars))
+
+
+def _copied(batch: Batch) -> Batch:
+    """The same tensors in new dictionaries: upstream's hooks change those that they are given."""
+    return dataclasses.replace(batch, surf_vars=dict(batch.surf_vars), atmos_vars=dict(batch.atmos_vars))
+
+
+def _naive(time: datetime) -> datetime:
+    """UTC without a zone, as NumPy wants it."""
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time

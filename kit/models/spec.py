@@ -1,0 +1,124 @@
+"""What a model is: everything needed to build it again on another machine, as ``kit.json`` holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from aurora import Aurora
+
+from kit.models.statistics import Statistics
+from kit.models.variants import Variant, variant_named
+
+__all__ = ["ModelSpec", "RolloutLora"]
+
+RolloutLora = Literal["merged", "kept"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A variant with its variables, levels and statistics.
+
+    Attributes:
+        variant: the kit's name of the variant.
+        surface: surface channels of the model, under upstream's names.
+        static: static variables.
+        atmospheric: atmospheric variables.
+        levels: pressure levels in hPa for which there are statistics.
+        history: states that the model reads.
+        timestep: time from the last input state to the prediction.
+        statistics: location and scale of every channel.
+        rollout_lora: whether upstream's roll-out LoRA was merged or kept; None where there is none.
+        arguments: further constructor arguments, over the variant's own.
+    """
+
+    variant: str
+    surface: tuple[str, ...]
+    static: tuple[str, ...]
+    atmospheric: tuple[str, ...]
+    levels: tuple[int | float, ...]
+    history: int
+    timestep: timedelta
+    statistics: Statistics
+    rollout_lora: RolloutLora | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def upstream(self) -> Variant:
+        """The variant's row in the table."""
+        return variant_named(self.variant)
+
+    @property
+    def lead_hours(self) -> float:
+        """Lead time of one step in hours."""
+        return self.timestep.total_seconds() / 3600
+
+    def build(self, *, autocast: bool = False) -> Aurora:
+        """Construct upstream's class, with random weights on the CPU.
+
+        Args:
+            autocast: run the forward pass in bfloat16 where upstream autocasts (weights stay in float32). Never
+                float16, which version 1.5 would choose: some of its gradients underflow to zero without loss
+                scaling.
+        """
+        arguments: dict[str, Any] = {
+            **self.upstream.arguments,
+            **self.arguments,
+            "surf_vars": self.surface,
+            "static_vars": self.static,
+            "atmos_vars": self.atmospheric,
+            "max_history_size": self.history,
+            "timestep": self.timestep,
+            "autocast": autocast,
+            "autocast_dtype": torch.bfloat16,
+            "use_lora": self.rollout_lora == "kept",
+        }
+        if self.upstream.is_v1p5:
+            # The safe attention guards float16 only, and materialises every score.
+            arguments["use_fp16_safe_attention"] = False
+            arguments["output_only_surf_vars"] = self.output_only
+        return self.upstream.constructor(**arguments)
+
+    @property
+    def output_only(self) -> tuple[str, ...]:
+        """Surface channels of this model that are predicted but never read."""
+        return tuple(name for name in self.upstream.output_only if name in self.surface)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form, the inverse of ``from_dict``."""
+        return {
+            "variant": self.variant,
+            "surface": list(self.surface),
+            "static": list(self.static),
+            "atmospheric": list(self.atmospheric),
+            "levels": list(self.levels),
+            "history": self.history,
+            "timestep_hours": self.lead_hours,
+            "rollout_lora": self.rollout_lora,
+            "arguments": {key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments.items()},
+            "statistics": {key: list(value) for key, value in self.statistics.values.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ModelSpec:
+        """Read the JSON form.
+
+        Raises:
+            KeyError: a field is missing.
+        """
+        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in raw["arguments"].items()}
+        return cls(
+            variant=raw["variant"],
+            surface=tuple(raw["surface"]),
+            static=tuple(raw["static"]),
+            atmospheric=tuple(raw["atmospheric"]),
+            levels=tuple(raw["levels"]),
+            history=raw["history"],
+            timestep=timedelta(hours=raw["timestep_hours"]),
+            rollout_lora=raw["rollout_lora"],
+            arguments=arguments,
+            statistics=Statistics({key: (float(a), float(b)) for key, (a, b) in raw["statistics"].items()}),
+        )

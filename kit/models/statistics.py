@@ -1,0 +1,68 @@
+"""Normalisation statistics that belong to one checkpoint.
+
+Upstream keeps locations and scales in process-global tables (``aurora/normalisation.py``), and its
+``surf_stats`` argument reaches surface variables only. ``Statistics.installed`` lends one checkpoint's values
+to those tables for the length of a ``with`` block, so that two checkpoints work in one process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from aurora import normalisation
+
+from kit.errors import SettingsError
+
+__all__ = ["Statistics", "level_key"]
+
+# Upstream's tables as the package ships them, copied before anything is installed over them.
+_PUBLISHED = {
+    key: (float(normalisation.locations[key]), float(normalisation.scales[key]))
+    for key in normalisation.locations
+    if key in normalisation.scales
+}
+_INSTALLING = threading.RLock()
+
+
+def level_key(name: str, level: float) -> str:
+    """Key of an atmospheric variable at a level in hPa, as upstream writes it: ``u_500``."""
+    return f"{name}_{normalisation.level_to_str(level)}"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Location and scale of every channel, under upstream's keys (``2t``, ``u_500``, static ``z``)."""
+
+    values: Mapping[str, tuple[float, float]]
+
+    def __post_init__(self) -> None:
+        for key, (location, scale) in self.values.items():
+            if not (scale > 0 and abs(location) < float("inf") and scale < float("inf")):
+                msg = (
+                    f"statistics of {key}: expected a finite location and a scale above zero, got location "
+                    f"{location!r} and scale {scale!r}; leave the variable out, or mend the store's stats.json"
+                )
+                raise SettingsError(msg)
+
+    @staticmethod
+    def published(key: str) -> tuple[float, float] | None:
+        """Upstream's location and scale of a channel, or None where it publishes none."""
+        return _PUBLISHED.get(key)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Put these values into upstream's tables, and what was there back at the end."""
+        tables = (normalisation.locations, normalisation.scales)
+        with _INSTALLING:
+            before = tuple(dict(table) for table in tables)
+            for index, table in enumerate(tables):
+                table.update({key: value[index] for key, value in self.values.items()})
+            try:
+                yield
+            finally:
+                for table, old in zip(tables, before, strict=True):
+                    table.clear()
+                    table.update(old)

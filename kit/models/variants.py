@@ -1,0 +1,161 @@
+"""The variants of Aurora: which upstream class, and which physical variables each one reads and predicts.
+
+A store holds physical variables only. Some channels of upstream's models are derived from them:
+
+- version 1.5 takes ``scaled_X``, the logarithm of the physical ``X``, and ``insolation``, which follows from
+  time and place (``aurora/model/aurora.py``, ``AuroraV1p5``);
+- the wave model splits ``wind`` and ``dwi`` into ``10u_wave`` and ``10v_wave``, and adds a density channel
+  and sines and cosines of angles (``AuroraWave``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import aurora
+from aurora import Aurora
+
+from kit.errors import SettingsError
+
+__all__ = ["INSOLATION", "VARIANTS", "Variant", "variant_named"]
+
+INSOLATION = "insolation"
+_SCALED = "scaled_"
+_WAVE_WIND = ("10u_wave", "10v_wave")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of upstream's models.
+
+    Attributes:
+        name: the kit's name for it.
+        constructor: upstream's class.
+        arguments: constructor arguments where the kit departs from upstream's defaults.
+        weights: registry name of the kit's own weights; upstream's variants have theirs on a model hub.
+    """
+
+    name: str
+    constructor: type[Aurora]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+
+    def default(self, argument: str) -> Any:
+        """Value of a constructor argument: the kit's, else that of the nearest class that names it."""
+        if argument in self.arguments:
+            return self.arguments[argument]
+        for cls in self.constructor.__mro__:
+            parameter = inspect.signature(cls).parameters.get(argument)
+            if parameter is not None:
+                return parameter.default
+        raise KeyError(argument)
+
+    @property
+    def surface(self) -> tuple[str, ...]:
+        """Surface channels that the class is constructed with."""
+        return tuple(self.default("surf_vars"))
+
+    @property
+    def atmospheric(self) -> tuple[str, ...]:
+        """Atmospheric channels that the class is constructed with."""
+        return tuple(self.default("atmos_vars"))
+
+    @property
+    def static(self) -> tuple[str, ...]:
+        """Static variables that the class is constructed with."""
+        return tuple(self.default("static_vars"))
+
+    @property
+    def timestep(self) -> timedelta:
+        """Time from the last input state to the prediction."""
+        step: timedelta = self.default("timestep")
+        return step
+
+    @property
+    def output_only(self) -> tuple[str, ...]:
+        """Surface channels that are predicted but never read."""
+        return tuple(self.default("output_only_surf_vars"))
+
+    @property
+    def has_rollout_lora(self) -> bool:
+        """Whether upstream's class carries its own roll-out LoRA by default."""
+        return bool(self.default("use_lora"))
+
+    @property
+    def rollout_lora_from_second(self) -> bool:
+        """Whether that LoRA acts from the second roll-out step on, so that merging would change the first."""
+        return bool(self.default("lora_mode") == "from_second")
+
+    @property
+    def is_wave(self) -> bool:
+        """Whether absent waves are NaN and angles wrap."""
+        return issubclass(self.constructor, aurora.AuroraWave)
+
+    @property
+    def is_air_pollution(self) -> bool:
+        """Whether some variables are predicted as differences."""
+        return issubclass(self.constructor, aurora.AuroraAirPollution)
+
+    @property
+    def is_v1p5(self) -> bool:
+        """Whether channels are log-transformed and insolation is an input."""
+        return issubclass(self.constructor, aurora.AuroraV1p5)
+
+    def physical(self, channels: tuple[str, ...]) -> tuple[str, ...]:
+        """Physical surface variables that a store must hold for these surface channels."""
+        if self.is_wave and set(_WAVE_WIND) & set(channels):
+            kept = tuple(name for name in channels if name not in _WAVE_WIND)
+            return (*kept, *(name for name in ("wind", "dwi") if name not in kept))
+        return tuple(self.physical_name(name) for name in channels if name != INSOLATION)
+
+    def physical_name(self, channel: str) -> str:
+        """Name in a store of a channel of version 1.5: ``scaled_sd`` is ``sd``."""
+        return channel.removeprefix(_SCALED) if self.is_v1p5 else channel
+
+    def channel_name(self, physical: str) -> str:
+        """Inverse of ``physical_name``."""
+        return _SCALED + physical if self.is_v1p5 and _SCALED + physical in self.surface else physical
+
+
+_TINY: dict[str, Any] = {
+    "encoder_depths": (2, 2),
+    "encoder_num_heads": (4, 8),
+    "decoder_depths": (2, 2),
+    "decoder_num_heads": (8, 4),
+    "embed_dim": 96,
+    "num_heads": 4,
+    "window_size": (2, 4, 4),
+    "use_lora": False,
+}
+
+VARIANTS: Mapping[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("hres-finetuned", aurora.Aurora),
+        Variant("pretrained", aurora.AuroraPretrained),
+        Variant("small", aurora.AuroraSmallPretrained),
+        Variant("12h", aurora.Aurora12hPretrained),
+        Variant("highres", aurora.AuroraHighRes),
+        Variant("air-pollution", aurora.AuroraAirPollution),
+        Variant("wave", aurora.AuroraWave),
+        Variant("v1p5", aurora.AuroraV1p5),
+        Variant("v1p5-ensemble", aurora.AuroraV1p5Ensemble),
+        Variant("tiny", aurora.Aurora, arguments=_TINY, weights="aurora-tiny"),
+    )
+}
+
+
+def variant_named(name: str) -> Variant:
+    """Look a variant up.
+
+    Raises:
+        SettingsError: no variant has that name.
+    """
+    if name not in VARIANTS:
+        msg = f"model.variant: expected one of {', '.join(VARIANTS)}, got {name!r}"
+        raise SettingsError(msg)
+    return VARIANTS[name]

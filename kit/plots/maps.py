@@ -1,0 +1,243 @@
+"""Maps: prediction, target and error side by side, from arrays.
+
+Dimensions: H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from kit.metrics.scores import area_weights
+from kit.plots.figure import framed
+from kit.plots.styles import ERROR_COLOURS, GREY, INK, Style, channel_label, style_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["comparison_map"]
+
+Array = np.ndarray[Any, Any]
+
+_TAIL = 0.005
+"""Fraction of points at either end that may lie beyond the colour scale, so that one point cannot flatten it."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A grid as it is drawn: longitudes without a jump, and the order of columns that makes them so."""
+
+    latitude_H: Array
+    longitude_W: Array
+    columns_W: Array
+
+    @classmethod
+    def of(cls, latitude_H: Array, longitude_W: Array) -> _Grid:
+        """Begin after the widest gap between longitudes: a box across Greenwich stays in one piece."""
+        longitude_W = np.asarray(longitude_W, dtype=np.float64)
+        gaps = np.diff(longitude_W, append=longitude_W[0] + 360)
+        widest = int(np.argmax(gaps))
+        regional = gaps[widest] > 1.5 * np.median(gaps)
+        first = (widest + 1 if regional else int(np.sum(longitude_W < 180))) % len(longitude_W)
+        columns = np.roll(np.arange(len(longitude_W)), -first)
+        unrolled = np.where((columns >= first) & (first > 0), longitude_W[columns] - 360, longitude_W[columns])
+        return cls(np.asarray(latitude_H, dtype=np.float64), unrolled, columns)
+
+    @property
+    def aspect(self) -> float:
+        """Height of a degree of latitude over width of a degree of longitude, true in the middle of the map."""
+        south, north = float(self.latitude_H.min()), float(self.latitude_H.max())
+        return 1.0 if north - south > 120 else 1 / max(float(np.cos(np.deg2rad((north + south) / 2))), 0.2)
+
+    @property
+    def height_per_width(self) -> float:
+        """Shape of the map."""
+        return self.aspect * float(np.ptp(_edges(self.latitude_H)) / np.ptp(_edges(self.longitude_W)))
+
+
+def comparison_map(
+    prediction_HW: Array,
+    target_HW: Array,
+    latitude_H: Array,
+    longitude_W: Array,
+    *,
+    variable: str,
+    level: float | None = None,
+    valid_time: datetime | np.datetime64[Any],
+    lead_hours: float,
+    land_sea_mask_HW: Array | None = None,
+    unit: str | None = None,
+    synthetic: bool = False,
+) -> Figure:
+    """Draw prediction, target and error of one channel.
+
+    Prediction and target share one scale, between robust quantiles of both; the error has its own, symmetric
+    about 0. Missing values are grey.
+
+    Args:
+        prediction_HW: Prediction in the store's unit.
+        target_HW: Target in the store's unit.
+        latitude_H: Degrees north, strictly decreasing.
+        longitude_W: Degrees east in [0, 360), strictly increasing.
+        variable: Aurora's short name; decides label, unit, colours and kind of scale.
+        level: Pressure in hPa, for an atmospheric variable.
+        valid_time: Time that the prediction is for, UTC.
+        lead_hours: Hours from the initial time to the valid time.
+        land_sea_mask_HW: Fraction of land; its contour at one half is the coast.
+        unit: The store's unit, needed only for a variable that ``kit.plots.styles`` lacks.
+        synthetic: Whether the values are a simulation's; then the figure says so.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: an array does not fit the grid; names it and both shapes.
+    """
+    shape = (len(latitude_H), len(longitude_W))
+    _check_shapes(shape, prediction=prediction_HW, target=target_HW, land_sea_mask=land_sea_mask_HW)
+    grid, style = _Grid.of(latitude_H, longitude_W), style_of(variable, unit)
+    fields = [style.display(np.asarray(field, dtype=np.float64)) for field in (prediction_HW, target_HW)]
+    error_HW = style.difference(np.asarray(prediction_HW, dtype=np.float64) - np.asarray(target_HW, dtype=np.float64))
+    panel = max(min(3.9, 5.2 / grid.height_per_width), 2.3)
+    figure = framed(
+        3 * panel + 1.3,
+        panel * grid.height_per_width + 1.15,
+        channel_label(variable, level),
+        f"valid {_utc(valid_time)} · lead time {lead_hours:g} h",
+        synthetic=synthetic,
+    )
+    left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
+    norm, extend = _shared_scale(style, fields)
+    for axes, field, title in zip((left, middle), fields, ("Prediction", "Target"), strict=True):
+        mesh = _draw(axes, grid, field, norm, style.colours, land_sea_mask_HW)
+        axes.set_title(title, fontsize=10.5, loc="left", color=INK)
+    _colour_bar(figure, mesh, [left, middle], f"{style.label} ({style.unit})", extend, shrink=0.6)
+    norm, extend = _error_scale(error_HW)
+    mesh = _draw(right, grid, error_HW, norm, ERROR_COLOURS, land_sea_mask_HW)
+    right.set_title("Error", fontsize=10.5, loc="left", color=INK)
+    right.set_title(_rmse_text(error_HW, grid.latitude_H, style), fontsize=9, loc="right", color=INK)
+    label = f"prediction \N{MINUS SIGN} target ({style.error_unit})"
+    _colour_bar(figure, mesh, [right], label, extend, shrink=0.9)
+    for axes in (middle, right):
+        axes.tick_params(labelleft=False)
+    return figure
+
+
+def _check_shapes(shape: tuple[int, int], **arrays: Array | None) -> None:
+    for name, array in arrays.items():
+        if array is not None and np.shape(array) != shape:
+            got = list(np.shape(array))
+            msg = f"{name}: expected [H, W] = {list(shape)}, as latitudes and longitudes have, got {got}"
+            raise ValueError(msg)
+
+
+def _utc(moment: datetime | np.datetime64[Any]) -> str:
+    """Write a time, which is UTC already if it is naive."""
+    if isinstance(moment, datetime) and moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    minutes = np.datetime64(moment).astype("datetime64[m]")
+    return f"{str(minutes).replace('T', ' ')} UTC"
+
+
+def _shared_scale(style: Style, fields: list[Array]) -> tuple[Normalize, str]:
+    """Norm for all fields together, and which ends of the colour bar are arrows."""
+    values = np.concatenate([field[np.isfinite(field)] for field in fields])
+    if style.scale == "cyclic":
+        return Normalize(0, 360), "neither"
+    if style.scale == "fraction":
+        return Normalize(0, 1), _arrows(values, 0, 1)
+    if values.size == 0:
+        return Normalize(0, 1), "neither"
+    low, high = (float(bound) for bound in np.quantile(values, (_TAIL, 1 - _TAIL)))
+    if style.scale == "diverging":
+        high = max(abs(low), abs(high)) or float(np.abs(values).max()) or 1.0
+        return Normalize(-high, high), _arrows(values, -high, high)
+    if style.scale == "from zero":
+        # Rain may cover less than the tail; then the wettest point ends the scale.
+        high = next((top for top in (high, float(values.max())) if top > 0), 1.0)
+        return Normalize(0, high), _arrows(values, 0, high)
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):
+        low, high = low - 0.5, high + 0.5
+    return Normalize(low, high), _arrows(values, low, high)
+
+
+def _error_scale(error: Array) -> tuple[Normalize, str]:
+    values = np.abs(error[np.isfinite(error)])
+    bounds = (float(np.quantile(values, 1 - _TAIL)), float(values.max())) if values.size else ()
+    high = next((bound for bound in bounds if bound > 0), 1.0)
+    return Normalize(-high, high), _arrows(error[np.isfinite(error)], -high, high)
+
+
+def _arrows(values: Array, low: float, high: float) -> str:
+    """Which ends of the colour bar are arrows: those that values lie beyond, and both of a symmetric scale."""
+    below, above = bool((values < low).any()), bool((values > high).any())
+    if low == -high:
+        below = above = below or above
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
+
+
+def _draw(axes: Axes, grid: _Grid, field_HW: Array, norm: Normalize, colours: str, mask_HW: Array | None) -> Any:
+    colour_map: Colormap = mpl.colormaps[colours].with_extremes(bad="#d0d0d0")
+    values = np.ma.masked_invalid(field_HW[:, grid.columns_W])
+    mesh = axes.pcolormesh(
+        _edges(grid.longitude_W), np.clip(_edges(grid.latitude_H), -90, 90), values,
+        norm=norm, cmap=colour_map, rasterized=True,
+    )  # fmt: skip
+    _coast(axes, grid, mask_HW)
+    axes.set_aspect(grid.aspect)
+    for axis, centres in ((axes.xaxis, grid.longitude_W), (axes.yaxis, grid.latitude_H)):
+        steps = [1, 3, 4.5, 6, 9, 10] if np.ptp(centres) > 60 else [1, 2, 2.5, 5, 10]
+        axis.set_major_locator(MaxNLocator(4, steps=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees((value + 180) % 360 - 180, ("E", "W"))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees(value, ("N", "S"))))
+    axes.tick_params(labelsize=8, color=GREY, labelcolor=INK)
+    for spine in axes.spines.values():
+        spine.set(color=GREY, linewidth=0.6)
+    return mesh
+
+
+def _coast(axes: Axes, grid: _Grid, mask_HW: Array | None) -> None:
+    """Draw the coast where the mask has one: matplotlib warns of a level outside the data."""
+    if mask_HW is None or not np.nanmin(mask_HW) < 0.5 < np.nanmax(mask_HW):
+        return
+    mask = np.ma.masked_invalid(mask_HW[:, grid.columns_W])
+    axes.contour(grid.longitude_W, grid.latitude_H, mask, levels=[0.5], colors=[INK], linewidths=0.7)
+
+
+def _colour_bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, extend: str, shrink: float) -> None:
+    bar = figure.colorbar(mesh, ax=axes, location="bottom", extend=extend, shrink=shrink, aspect=32, pad=0.03)
+    bar.set_label(label, fontsize=9.5, color=INK)
+    bar.ax.tick_params(labelsize=8, color=GREY, labelcolor=INK)
+    bar.ax.xaxis.set_major_locator(MaxNLocator(6))
+    bar.outline.set(edgecolor=GREY, linewidth=0.6)
+
+
+def _rmse_text(error_HW: Array, latitude_H: Array, style: Style) -> str:
+    """Area-weighted error over the points that are not missing."""
+    present = np.isfinite(error_HW)
+    if not present.any():
+        return "no values"
+    weights = area_weights(latitude_H).numpy()[:, None] * present
+    square = np.where(present, error_HW, 0) ** 2
+    return f"RMSE {np.sqrt((weights * square).sum() / weights.sum()):.3g} {style.error_unit}"
+
+
+def _edges(centres: Array) -> Array:
+    """Edges of cells halfway between centres; the outermost cells are as wide outwards as inwards."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _degrees(value: float, hemispheres: tuple[str, str]) -> str:
+    positive, negative = hemispheres
+    side = positive if value > 0 else negative
+    return f"{abs(value):.4g}°{'' if value == 0 or abs(value) == 180 else side}"

@@ -1,0 +1,47 @@
+"""Settings of figures: of what, and where they go."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, model_validator
+
+from kit.evaluate.settings import EvaluateData
+
+__all__ = ["PlotSettings"]
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class PlotSettings(BaseModel):
+    """Which figures are drawn; give ``run`` or ``checkpoint``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: Path | None = None
+    """Run folder: its loss curves, and maps of its best checkpoint."""
+    checkpoint: Path | None = None
+    """Checkpoint folder: maps alone."""
+    data: EvaluateData = EvaluateData()
+    variables: tuple[str, ...] | None = None
+    """What is mapped: ``2t``, ``z_500``, or ``z`` for all its levels; by default a few that the model predicts."""
+    time: Annotated[datetime, AfterValidator(_utc)] | None = None
+    """Initial time of the first prediction, ISO 8601, UTC; by default the first that the test split allows."""
+    samples: PositiveInt = 1
+    """Consecutive predictions that are mapped."""
+    out: Path | None = None
+    """Folder of the figures; by default ``figures`` in the run folder."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a GPU where there is one."""
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> Self:
+        if (self.run is None) == (self.checkpoint is None):
+            both = "both were" if self.run is not None else "neither was"
+            msg = f"give run or checkpoint, one of them; {both} given"
+            raise ValueError(msg)
+        return self

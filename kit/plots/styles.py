@@ -1,0 +1,200 @@
+"""How each variable is shown: its label, display unit, colour map and kind of scale. The only such table."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["BLUE", "ERROR_COLOURS", "GREY", "INK", "ORANGE", "Style", "channel_label", "style_of"]
+
+BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#8c8c8c", "#262626"
+"""Okabe and Ito's blue and vermilion, which every kind of colour vision tells apart, and two neutral tones."""
+
+ERROR_COLOURS = "PuOr_r"
+"""Diverging, and used for nothing else: errors are never taken for fields."""
+
+GRAVITY = 9.80665
+"""Metres per second squared: turns geopotential into geopotential metres."""
+
+Scale = Literal["sequential", "diverging", "from zero", "fraction", "cyclic"]
+Values = TypeVar("Values", float, "np.ndarray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How one variable is shown."""
+
+    label: str
+    unit: str
+    """Unit on the colour bar; values are converted to it by ``factor`` and ``offset``."""
+    colours: str = "viridis"
+    """Name of matplotlib's colour map."""
+    scale: Scale = "sequential"
+    """Diverging is symmetric about 0; from zero begins at 0; fraction is 0 to 1; cyclic is 0 to 360 degrees."""
+    factor: float = 1.0
+    offset: float = 0.0
+    difference_unit: str | None = None
+    """Unit of a difference where it is another one: K for temperatures in degrees Celsius."""
+
+    def display(self, values: Values) -> Values:
+        """Convert from the store's unit to the display unit."""
+        return values * self.factor + self.offset
+
+    def difference(self, error: Values) -> Values:
+        """Convert a difference of two values; differences of angles are taken the short way round."""
+        error = error * self.factor
+        return (error + 180) % 360 - 180 if self.scale == "cyclic" else error
+
+    @property
+    def error_unit(self) -> str:
+        """Unit of a difference."""
+        return self.difference_unit or self.unit
+
+
+_FAMILIES = {
+    "temperature": Style(label="", unit="°C", offset=-273.15, difference_unit="K", colours="RdYlBu_r"),
+    "wind": Style(label="", unit="m s⁻¹", colours="RdBu_r", scale="diverging"),
+    "speed": Style(label="", unit="m s⁻¹", colours="viridis", scale="from zero"),
+    "pressure": Style(label="", unit="hPa", factor=0.01, colours="viridis"),
+    "geopotential": Style(label="", unit="dam", factor=0.1 / GRAVITY, colours="viridis"),
+    "moisture": Style(label="", unit="g kg⁻¹", factor=1000, colours="YlGnBu", scale="from zero"),
+    "column water": Style(label="", unit="kg m⁻²", colours="YlGnBu", scale="from zero"),
+    "water depth": Style(label="", unit="mm", factor=1000, colours="Blues", scale="from zero"),
+    "evaporation": Style(label="", unit="mm", factor=1000, colours="BrBG", scale="diverging"),
+    "fraction": Style(label="", unit="fraction", colours="cividis", scale="fraction"),
+    "height": Style(label="", unit="m", colours="viridis", scale="from zero"),
+    "radiation": Style(label="", unit="MJ m⁻²", factor=1e-6, colours="inferno"),
+    "vertical velocity": Style(label="", unit="Pa s⁻¹", colours="PuOr_r", scale="diverging"),
+    "vorticity": Style(label="", unit="10⁻⁵ s⁻¹", factor=1e5, colours="RdBu_r", scale="diverging"),
+    "mass concentration": Style(label="", unit="µg m⁻³", factor=1e9, colours="YlOrBr", scale="from zero"),
+    "mass ratio": Style(label="", unit="µg kg⁻¹", factor=1e9, colours="YlOrBr", scale="from zero"),
+    "column mass": Style(label="", unit="mg m⁻²", factor=1e6, colours="YlOrBr", scale="from zero"),
+    "wave height": Style(label="", unit="m", colours="viridis", scale="from zero"),
+    "period": Style(label="", unit="s", colours="cividis"),
+    "direction": Style(label="", unit="degrees", colours="twilight", scale="cyclic"),
+}
+
+_LABELS: dict[str, dict[str, str]] = {
+    "temperature": {
+        "2t": "2 m temperature",
+        "2d": "2 m dew point",
+        "t": "Temperature",
+        "skt": "Skin temperature",
+        "sst": "Sea-surface temperature",
+        "stl1": "Soil temperature, top layer",
+    },
+    "wind": {
+        "10u": "10 m eastward wind",
+        "10v": "10 m northward wind",
+        "100u": "100 m eastward wind",
+        "100v": "100 m northward wind",
+        "u": "Eastward wind",
+        "v": "Northward wind",
+        "10u_wave": "10 m eastward neutral wind",
+        "10v_wave": "10 m northward neutral wind",
+    },
+    "speed": {"wind": "10 m neutral wind speed", "i10fg": "10 m wind gust"},
+    "pressure": {"msl": "Mean sea-level pressure", "sp": "Surface pressure"},
+    "geopotential": {"z": "Geopotential height"},
+    "moisture": {"q": "Specific humidity"},
+    "column water": {"tcw": "Total column water", "tcwv": "Total column water vapour"},
+    "water depth": {
+        "tp": "Total precipitation",
+        "sf": "Snowfall",
+        "sd": "Snow depth",
+        "cp": "Convective precipitation",
+    },
+    "evaporation": {"e": "Evaporation"},
+    "fraction": {
+        "tcc": "Total cloud cover",
+        "lcc": "Low cloud cover",
+        "mcc": "Medium cloud cover",
+        "hcc": "High cloud cover",
+        "ci": "Sea-ice cover",
+        "siconc": "Sea-ice cover",
+        "swvl1": "Soil water, top layer",
+        "static_lsm": "Land-sea mask",
+    },
+    "height": {"blh": "Boundary-layer height"},
+    "radiation": {"ssrd": "Solar radiation at the surface", "ttr": "Thermal radiation to space", "uvb": "UV radiation"},
+    "vertical velocity": {"w": "Vertical velocity"},
+    "vorticity": {"vo": "Relative vorticity", "d": "Divergence"},
+    "mass concentration": {"pm1": "PM1", "pm2p5": "PM2.5", "pm10": "PM10"},
+    "mass ratio": {
+        "co": "Carbon monoxide",
+        "no": "Nitrogen monoxide",
+        "no2": "Nitrogen dioxide",
+        "go3": "Ozone",
+        "so2": "Sulphur dioxide",
+    },
+    "column mass": {
+        "tcco": "Total column carbon monoxide",
+        "tc_no": "Total column nitrogen monoxide",
+        "tcno2": "Total column nitrogen dioxide",
+        "gtco3": "Total column ozone",
+        "tcso2": "Total column sulphur dioxide",
+    },
+    "wave height": {
+        "swh": "Significant wave height",
+        "shww": "Wind-wave height",
+        "shts": "Total swell height",
+        "swh1": "First swell height",
+        "swh2": "Second swell height",
+    },
+    "period": {
+        "mwp": "Mean wave period",
+        "pp1d": "Peak wave period",
+        "mpww": "Wind-wave period",
+        "mpts": "Total swell period",
+        "mwp1": "First swell period",
+        "mwp2": "Second swell period",
+    },
+    "direction": {
+        "mwd": "Mean wave direction",
+        "mdww": "Wind-wave direction",
+        "mdts": "Total swell direction",
+        "mwd1": "First swell direction",
+        "mwd2": "Second swell direction",
+        "dwi": "10 m wind direction",
+    },
+}
+
+_STYLES = {
+    name: replace(_FAMILIES[family], label=label)
+    for family, labels in _LABELS.items()
+    for name, label in labels.items()
+}
+_STYLES["static_z"] = replace(
+    _FAMILIES["height"], label="Orography", factor=1 / GRAVITY, colours="cividis", scale="sequential"
+)
+_STYLES["static_slt"] = Style(label="Soil type", unit="class", colours="tab10")
+
+
+def style_of(name: str, unit: str | None = None) -> Style:
+    """Look up how a variable is shown.
+
+    Args:
+        name: Aurora's short name; a window such as ``_6h`` at its end is put into the label, static
+            variables carry the prefix ``static_``.
+        unit: Unit of the values, shown as it is for a variable that the table lacks.
+
+    Returns:
+        The table's style, or a sequential one with the variable's name as label.
+    """
+    if name in _STYLES:
+        return _STYLES[name]
+    window = re.fullmatch(r"(.+)_(\d+)h", name)
+    if window and window[1] in _STYLES:
+        style = _STYLES[window[1]]
+        return replace(style, label=f"{style.label}, {window[2]} h")
+    return Style(label=name, unit=unit or "unit unknown")
+
+
+def channel_label(name: str, level: float | None = None) -> str:
+    """Name a channel for a title: ``Eastward wind at 500 hPa``."""
+    label = style_of(name).label
+    return label if level is None else f"{label} at {level:g} hPa"

@@ -1,0 +1,1 @@
+"""Checks on a store, and their report."""

@@ -1,0 +1,1 @@
+"""One TOML for each run worth repeating."""

@@ -1,0 +1,1 @@
+"""Files that the kit ships: the sample and the tiny weights."""

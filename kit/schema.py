@@ -1,0 +1,114 @@
+"""Looking things up in a settings class: dotted keys, sections, and the short forms that text may take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+__all__ = ["flatten", "is_table", "leaves", "section_of", "value_type"]
+
+_SEQUENCES = (tuple, list)
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Return the annotation of every setting that is not a section, by dotted key."""
+    found: dict[str, Any] = {}
+    for name, annotation in _annotations(model).items():
+        section = _as_section(annotation)
+        found |= leaves(section, f"{prefix}{name}.") if section else {prefix + name: annotation}
+    return found
+
+
+def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Return the class of a section by its dotted key; None if the key is no section."""
+    section: type[BaseModel] | None = model
+    for name in key.split("."):
+        section = _as_section(_annotations(section).get(name)) if section else None
+    return section
+
+
+def value_type(model: type[BaseModel], key: str) -> Any:
+    """Return the annotation of a setting, or of one value in a table such as ``loss.weights.2t``.
+
+    None if the key is neither.
+    """
+    known = leaves(model)
+    if key in known:
+        return known[key]
+    parent = known.get(key.rpartition(".")[0])
+    return get_args(_table(parent))[1] if is_table(parent) else None
+
+
+def is_table(annotation: Any) -> bool:
+    """Say whether a setting's value is itself a table."""
+    return _table(annotation) is not None
+
+
+def flatten(tree: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Turn nested values into dotted keys, and the short forms of text into values.
+
+    Descends into sections, tables and whatever the model does not know. An empty section yields nothing, any
+    other empty table itself.
+    """
+    return dict(_flat(tree, model, ()))
+
+
+def _flat(tree: Mapping[str, Any], model: type[BaseModel] | None, path: tuple[str, ...]) -> list[tuple[str, Any]]:
+    annotations = _annotations(model) if model else {}
+    found: list[tuple[str, Any]] = []
+    for name, raw in tree.items():
+        annotation = annotations.get(name)
+        value = _coerce(raw, annotation)
+        here = (*path, name)
+        section = _as_section(annotation)
+        if isinstance(value, Mapping) and (value or section):
+            found += _flat(value, section, here)
+        else:
+            found.append((".".join(here), value))
+    return found
+
+
+def _coerce(value: Any, annotation: Any) -> Any:
+    """Read the short forms: ``none``, ``a,b`` for sequences, ``a=1,b=2`` for tables, JSON for these and sections."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    kinds = _alternants(annotation)
+    if text.lower() == "none" and type(None) in kinds:
+        return None
+    table = is_table(annotation)
+    sequence = any(get_origin(kind) in _SEQUENCES for kind in kinds)
+    if text[:1] in {"[", "{"} and (table or sequence or _as_section(annotation)):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return value
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if table and parts and all("=" in part for part in parts):
+        return dict(part.split("=", 1) for part in parts)
+    return parts if sequence else value
+
+
+def _annotations(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
+def _as_section(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _alternants(annotation: Any) -> list[Any]:
+    """Split unions and take off ``Annotated``: the plain types that a value may have."""
+    if hasattr(annotation, "__metadata__"):
+        return _alternants(annotation.__origin__)
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _alternants(part)]
+    return [annotation]
+
+
+def _table(annotation: Any) -> Any:
+    return next((kind for kind in _alternants(annotation) if get_origin(kind) is dict), None)

@@ -1,0 +1,41 @@
+"""The root settings: one section for each room that has any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kit.adapt.settings import AdaptSettings
+from kit.data.settings import DataSettings
+from kit.models.settings import ModelSettings
+from kit.tracking.settings import TrackSettings
+from kit.train.settings import LossSettings, OptimSettings, TrainSettings
+
+__all__ = ["RunSettings", "Settings"]
+
+
+class RunSettings(BaseModel):
+    """Where the run lives."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder of the run inside ``run.dir``; by default the recipe's name and the time of the start."""
+    dir: Path = Path("runs")
+    """Parent of all run folders."""
+
+
+class Settings(BaseModel):
+    """Everything that decides a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    adapt: AdaptSettings = AdaptSettings()
+    loss: LossSettings = LossSettings()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    track: TrackSettings = TrackSettings()

@@ -1,0 +1,82 @@
+"""A buffer between the training loop and a tracking store that may be slow or away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from kit.errors import KitError
+
+__all__ = ["Outbox", "Point"]
+
+_logger = logging.getLogger(__name__)
+
+_BATCH = 1000  # MLflow's limit of metrics per request
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    step: int
+    value: float
+    time_ms: int
+    """Milliseconds since 1970-01-01 UTC."""
+
+
+class Outbox:
+    """Collects points, and sends them in order from a thread of its own every few seconds.
+
+    A point leaves the buffer only after ``send`` has returned, so nothing is lost while the store is away:
+    that is said once as a warning, and everything waits for the next attempt. ``put`` never waits.
+
+    Args:
+        send: takes at most 1000 points; raises ``KitError`` when the store did not take them, and must
+            then accept the same points again.
+        interval: least number of seconds between two attempts in the background.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Point]], None], interval: float) -> None:
+        self._send = send
+        self._interval = interval
+        self._due = time.monotonic() + interval
+        self._waiting: list[Point] = []
+        self._sending = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._away = False
+
+    def __len__(self) -> int:
+        """Count the points that wait."""
+        return len(self._waiting)
+
+    def put(self, points: Iterable[Point]) -> None:
+        """Add points, and start sending in the background when it is time."""
+        self._waiting.extend(points)
+        if time.monotonic() >= self._due and (self._thread is None or not self._thread.is_alive()):
+            self._due = time.monotonic() + self._interval
+            # A new daemon thread each time: nothing to stop at the end, and a store that hangs holds up nobody's exit.
+            self._thread = threading.Thread(target=self.flush, name="tracking", daemon=True)
+            self._thread.start()
+
+    def flush(self) -> bool:
+        """Send everything that waits, now; return whether the store took it all."""
+        with self._sending:
+            try:
+                while batch := self._waiting[:_BATCH]:
+                    self._send(batch)
+                    del self._waiting[: len(batch)]
+            except KitError as error:
+                self._note_failure(error)
+                return False
+            if self._away:
+                self._away = False
+                _logger.info("the tracking store answers again; it has everything")
+            return True
+
+    def _note_failure(self, error: KitError) -> None:
+        level = logging.DEBUG if self._away else logging.WARNING
+        self._away = True
+        _logger.log(level, "%s; training goes on, %d values wait for the next attempt", error, len(self._waiting))

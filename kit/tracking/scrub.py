@@ -1,0 +1,62 @@
+"""What must never reach a log, a file or a tracking server: passwords, tokens and keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+__all__ = ["MASK", "is_secret_name", "scrub", "scrub_argv"]
+
+MASK = "***"
+"""Stands where a secret was."""
+
+_SECRET_WORDS = frozenset({"credential", "credentials", "passwd", "password", "secret", "secrets", "token"})
+_SECRET_PAIRS = frozenset({("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key")})
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+
+_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s'\"]+@", re.IGNORECASE)
+_QUERY = re.compile(
+    r"([?&;][\w.-]*(?:access_?key|api_?key|credential|passw(?:or)?d|secret|sig|signature|token)=)[^&;\s'\"]+",
+    re.IGNORECASE,
+)
+_ISSUED = re.compile(r"\b(hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}")
+
+
+def is_secret_name(name: str) -> bool:
+    """Say whether a setting or a flag of this name holds a secret (``hub.token``, ``--api-key``, ``cdsPassword``).
+
+    Whole words decide: ``max_tokens`` and ``monkey`` are no secrets.
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    return any(word in _SECRET_WORDS or word in {"apikey", "accesskey"} for word in words) or any(
+        pair in _SECRET_PAIRS for pair in pairwise(words)
+    )
+
+
+def scrub(text: str) -> str:
+    """Mask what looks like a secret inside a text.
+
+    Masked are ``user:password@`` of an address, secret query parameters, and tokens that their issuer
+    marks with a known prefix. Everything else stays as it is.
+    """
+    text = _USER_INFO.sub(rf"\1{MASK}@", text)
+    text = _QUERY.sub(rf"\1{MASK}", text)
+    return _ISSUED.sub(rf"\1{MASK}", text)
+
+
+def scrub_argv(argv: Sequence[str]) -> list[str]:
+    """Mask secrets in a command line, in both forms ``--hub.token VALUE`` and ``--hub.token=VALUE``."""
+    scrubbed: list[str] = []
+    hide_next = False
+    for argument in argv:
+        flag, equals, _ = argument.partition("=")
+        names_secret = flag.startswith("-") and is_secret_name(flag)
+        if names_secret and equals:
+            scrubbed.append(f"{flag}={MASK}")
+        elif hide_next and not argument.startswith("--"):
+            scrubbed.append(MASK)
+        else:
+            scrubbed.append(scrub(argument))
+        hide_next = names_secret and not equals
+    return scrubbed

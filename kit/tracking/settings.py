@@ -1,0 +1,18 @@
+"""Settings of tracking."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["TrackSettings"]
+
+
+class TrackSettings(BaseModel):
+    """Where MLflow records the run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    uri: str | None = None
+    """Tracking store or server; by default ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in ``run.dir``."""
+    experiment: str | None = None
+    """MLflow experiment; by default the recipe's name, or ``kit``."""

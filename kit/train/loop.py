@@ -1,0 +1,177 @@
+"""The training loop: steps, validation, checkpoints, and a clean end when asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+from kit.data.pairs import Pair
+from kit.train.trainer import StepReport, Trainer
+
+__all__ = ["Interruption", "LoopState", "Recorder", "Schedule", "fit", "watch_signals"]
+
+
+class Recorder(Protocol):
+    """Takes what the loop has to tell."""
+
+    def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
+        """One optimiser step."""
+
+    def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
+        """One pass over the validation pairs."""
+
+
+class Saver(Protocol):
+    """Writes checkpoints."""
+
+    def best(self, state: LoopState) -> None:
+        """The weights with the lowest validation loss so far."""
+
+    def last(self, state: LoopState) -> None:
+        """The weights, and what training needs to go on."""
+
+
+@dataclass
+class LoopState:
+    """Where training is; part of the resume state.
+
+    Attributes:
+        step: optimiser steps taken.
+        before: validation loss of the weights that training started from.
+        after: newest validation loss.
+        best: lowest validation loss.
+        first: training loss of the first step.
+        latest: training loss of the newest step.
+        seconds: spent in steps, waiting for data included.
+        wait_seconds: spent waiting for data.
+        samples: pairs trained on.
+    """
+
+    step: int = 0
+    before: float | None = None
+    after: float | None = None
+    best: float | None = None
+    first: float | None = None
+    latest: float | None = None
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    samples: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When things happen, in optimiser steps.
+
+    Attributes:
+        steps: of the whole run.
+        per_epoch: in one pass over the training pairs.
+        accumulate: batches in a step.
+        checkpoint_every: between checkpoints.
+    """
+
+    steps: int
+    per_epoch: int
+    accumulate: int
+    checkpoint_every: int
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation follows this step: at the end of each epoch and of the run."""
+        return step % self.per_epoch == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint follows this step."""
+        return step % self.checkpoint_every == 0 or step == self.steps
+
+
+@dataclass
+class Interruption:
+    """The signal that asked the loop to stop, if one did."""
+
+    caught: signal.Signals | None = None
+
+
+@contextmanager
+def watch_signals() -> Iterator[Interruption]:
+    """Note the first SIGINT or SIGTERM instead of dying of it; a second one acts as usual."""
+    interruption = Interruption()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        interruption.caught = signal.Signals(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fit(
+    trainer: Trainer,
+    batches: Callable[[int], Iterable[Pair]],
+    valid: Iterable[Pair],
+    schedule: Schedule,
+    state: LoopState,
+    recorder: Recorder,
+    saver: Saver,
+    interruption: Interruption,
+) -> None:
+    """Train from ``state.step`` to the end of the schedule, or until interrupted; updates ``state``.
+
+    Args:
+        trainer: takes the steps.
+        batches: gives the training batches from a position on, counted in batches from the start of training.
+        valid: the validation batches.
+        schedule: when to validate and save.
+        state: where to begin.
+        recorder: told of every step and validation.
+        saver: writes checkpoints, always after the validation of the same step.
+        interruption: looked at after every step.
+    """
+    if state.step == 0:
+        state.before, parts = trainer.validate(valid)
+        recorder.valid(0, state.before, parts)
+        state.best = state.after = state.before
+    stream = iter(batches(state.step * schedule.accumulate))
+    while state.step < schedule.steps and interruption.caught is None:
+        _step(trainer, stream, schedule, state, recorder)
+        if schedule.validates(state.step):
+            _validate(trainer, valid, state, recorder, saver)
+        if schedule.saves(state.step) or interruption.caught is not None:
+            saver.last(state)
+
+
+def _step(
+    trainer: Trainer, stream: Iterator[Pair], schedule: Schedule, state: LoopState, recorder: Recorder
+) -> None:
+    started = time.perf_counter()
+    group = [next(stream) for _ in range(schedule.accumulate)]
+    waited = time.perf_counter() - started
+    report = trainer.step(state.step + 1, group)
+    state.step = report.step
+    state.latest = report.loss
+    state.first = report.loss if state.first is None else state.first
+    state.samples += report.samples
+    state.wait_seconds += waited
+    recorder.train(report, epoch=state.step / schedule.per_epoch, wait_seconds=waited)
+    state.seconds += time.perf_counter() - started
+
+
+def _validate(trainer: Trainer, valid: Iterable[Pair], state: LoopState, recorder: Recorder, saver: Saver) -> None:
+    state.after, parts = trainer.validate(valid)
+    recorder.valid(state.step, state.after, parts)
+    if state.best is None or state.after < state.best:
+        state.best = state.after
+        saver.best(state)

@@ -1,0 +1,144 @@
+"""The run folder: resolved settings, metrics, checkpoints, log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from kit.errors import SettingsError
+
+__all__ = ["MetricsLog", "RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside ``runs/<name>``."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings; a run made with them is the same run."""
+        return self.path / "config.toml"
+
+    @property
+    def provenance(self) -> Path:
+        """What the run was made of."""
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The log in words."""
+        return self.path / "log.txt"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of PNG files."""
+        return self.path / "figures"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint with the lowest validation loss."""
+        return self.path / "checkpoints" / "best"
+
+    @property
+    def last(self) -> Path:
+        """Newest checkpoint, from which the run can go on."""
+        return self.path / "checkpoints" / "last"
+
+    def refuse_existing(self) -> None:
+        """Check that the folder is free, before any work is done for it.
+
+        Raises:
+            SettingsError: it exists.
+        """
+        if self.path.exists():
+            msg = (
+                f"{self.path}: this run exists already; choose another --run.name, or go on with it: "
+                "--train.resume auto"
+            )
+            raise SettingsError(msg)
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            SettingsError: it exists.
+        """
+        self.refuse_existing()
+        self.path.mkdir(parents=True)
+
+    def write_config(self, settings: Mapping[str, Any]) -> None:
+        """Write resolved settings as TOML; an absent value is left out, or is ``none`` where it means something."""
+        write_atomically(self.config, tomli_w.dumps(_without_none(settings)))
+
+    def recorded_provenance(self) -> dict[str, Any]:
+        """The record of the run's first start, or an empty one."""
+        if not self.provenance.exists():
+            return {}
+        record: dict[str, Any] = json.loads(self.provenance.read_text(encoding="utf-8"))
+        return record
+
+    def write_provenance(self, record: Mapping[str, Any]) -> None:
+        """Write the record as JSON."""
+        write_atomically(self.provenance, json.dumps(record, indent=2) + "\n")
+
+
+def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            kept[key] = _without_none(value)
+        elif value is not None:
+            kept[key] = value
+        elif key == "clip":
+            kept[key] = "none"
+    return kept
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that it is whole or absent."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class MetricsLog:
+    """``metrics.jsonl``: every record once, in order of steps."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record; it is on its way to the disk when this returns."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All records; a line that was cut short by the end of a process is left out."""
+        if not self._path.exists():
+            return
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+    def cut(self, step: int) -> list[dict[str, Any]]:
+        """Keep what was recorded up to a step, and return it."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        return kept

@@ -1,0 +1,79 @@
+"""Settings of loss, optimiser and loop."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+__all__ = ["LossSettings", "OptimSettings", "TrainSettings"]
+
+
+class LossSettings(BaseModel):
+    """What is minimised, in training space."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: Literal["paper-mae"] = "paper-mae"
+    """``paper-mae`` is the mean absolute error with the Aurora paper's variable weights."""
+    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    """Weight per variable, replacing the paper's; a surface variable by its name, such as ``2t``."""
+
+
+class OptimSettings(BaseModel):
+    """How parameters move."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: Literal["adamw"] = "adamw"
+    """AdamW, fused where the device has it."""
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate, reached after the warm-up."""
+    final_lr: NonNegativeFloat = 0.1
+    """Learning rate of the last step, as a fraction of ``lr``; a cosine leads there."""
+    weight_decay: NonNegativeFloat = 5e-6
+    """Decoupled weight decay; the Aurora paper's value."""
+    warmup: NonNegativeInt = 10
+    """Steps of linear warm-up."""
+    clip: PositiveFloat | None = 1.0
+    """Largest global gradient norm; ``none`` turns clipping off."""
+
+
+class TrainSettings(BaseModel):
+    """How long, where and how exactly."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    steps: PositiveInt | None = None
+    """Optimiser steps; give these or ``epochs``."""
+    epochs: PositiveInt | None = None
+    """Passes over the training pairs; 5 when neither this nor ``steps`` is given."""
+    seed: NonNegativeInt = 0
+    """Seed of every random number: initial weights, order of pairs, dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the forward pass; weights stay fp32. ``auto`` is bf16 on a GPU and fp32 on a CPU."""
+    accumulate: PositiveInt = 1
+    """Batches whose gradients are averaged into one optimiser step."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between checkpoints; by default one epoch."""
+    resume: str = "never"
+    """``never``: an existing run folder is an error; ``auto``: go on from its last checkpoint, or start;
+    or the checkpoint folder to go on from."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            msg = "train.steps and train.epochs were both given; give one"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,122 @@
+"""Small, seeded stand-ins for real data; every knob is a keyword."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from kit.data.settings import Period
+from kit.data.store import Store, write_store
+
+__all__ = ["synthetic_dataset", "synthetic_store"]
+
+# Mean and standard deviation; anything not named here is standard normal.
+_SCALES = {
+    "2t": (280.0, 15.0),
+    "10u": (0.0, 5.0),
+    "10v": (0.0, 5.0),
+    "msl": (101000.0, 1000.0),
+    "t": (250.0, 10.0),
+    "u": (5.0, 10.0),
+    "v": (0.0, 8.0),
+    "q": (0.004, 0.001),
+    "z": (50000.0, 2000.0),
+    "static_z": (3000.0, 3000.0),
+}
+
+
+def synthetic_dataset(
+    *,
+    surface: Sequence[str] = ("2t", "10u", "10v", "msl"),
+    atmospheric: Sequence[str] = ("t", "u", "v", "q", "z"),
+    static: Sequence[str] = ("lsm", "slt", "z"),
+    levels: Sequence[float] = (100, 500, 850),
+    times: int = 12,
+    step_hours: int = 6,
+    start: str = "2020-01-01",
+    height: int = 16,
+    width: int = 32,
+    box: tuple[float, float, float, float] | None = None,
+    seed: int = 0,
+) -> xr.Dataset:
+    """A dataset in the store's form: waves that travel east, with a little noise.
+
+    Args:
+        surface: surface variables.
+        atmospheric: variables on levels.
+        static: static variables without prefix.
+        levels: hPa, increasing.
+        times: number of states.
+        step_hours: hours between states.
+        start: first time, UTC.
+        height: rows; row centres from pole to pole unless ``box`` is given.
+        width: columns.
+        box: north, west, south, east in degrees, edges included.
+        seed: of everything random.
+    """
+    random = np.random.default_rng(seed)
+    latitude, longitude = _grid(height, width, box)
+    coords: dict[str, Any] = {
+        "time": pd.date_range(start, periods=times, freq=f"{step_hours}h").values.astype("datetime64[ns]"),
+        "latitude": latitude,
+        "longitude": longitude,
+    }
+    data: dict[str, Any] = {}
+    for name in surface:
+        data[name] = (("time", "latitude", "longitude"), _waves(random, name, times, (), height, width))
+    for name in atmospheric:
+        coords["level"] = np.asarray(levels, dtype=np.float64)
+        values = _waves(random, name, times, (len(levels),), height, width)
+        data[name] = (("time", "level", "latitude", "longitude"), values)
+    for name in (f"static_{name}" for name in static):
+        data[name] = (("latitude", "longitude"), _waves(random, name, 1, (), height, width)[0])
+    return xr.Dataset(data, coords=coords)
+
+
+def _grid(
+    height: int, width: int, box: tuple[float, float, float, float] | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    if box is None:
+        return 90 - (np.arange(height) + 0.5) * 180 / height, np.arange(width) * 360 / width
+    north, west, south, east = box
+    return np.linspace(north, south, height), np.linspace(west, east, width)
+
+
+def _waves(
+    random: np.random.Generator, name: str, times: int, levels: tuple[int, ...], height: int, width: int
+) -> npt.NDArray[np.float32]:
+    shape = (times, *levels, height, width)
+    phase = random.uniform(0, 2 * np.pi, (1, *levels, 1, 1))
+    time = np.arange(times).reshape(times, *(1 for _ in levels), 1, 1)
+    rows = np.sin(np.linspace(0, np.pi, height))[:, None]
+    waves = rows * np.sin(2 * np.pi * np.arange(width) * 2 / width - 0.3 * time + phase)
+    values = waves + 0.1 * random.standard_normal(shape)
+    if name in ("static_lsm", "static_slt"):
+        return (values > 0).astype(np.float32)
+    mean, scale = _SCALES.get(name, (0.0, 1.0))
+    return (mean + scale * values).astype(np.float32)
+
+
+def synthetic_store(path: Path, *, splits: dict[str, str] | None = None, **options: Any) -> Store:
+    """A store at ``path`` made of ``synthetic_dataset(**options)``.
+
+    Args:
+        path: folder to be made.
+        splits: ``START/END`` by name; by default about 60, 20 and 20 % of the states.
+        options: of ``synthetic_dataset``.
+    """
+    dataset = synthetic_dataset(**options)
+    if splits is None:
+        times = dataset["time"].values.astype("datetime64[m]").astype(str)
+        first, second = max(1, len(times) * 3 // 5), max(2, len(times) * 4 // 5)
+        edges = {"train": (0, first - 1), "valid": (first, second - 1), "test": (second, len(times) - 1)}
+        splits = {name: f"{times[a]}/{times[b]}" for name, (a, b) in edges.items()}
+    attributes = {"source": "synthetic", "source_files": [], "licence": "none", "history": "", "synthetic": True}
+    periods = {name: Period.parse(text) for name, text in splits.items()}
+    return write_store(dataset, path, splits=periods, attributes=attributes)

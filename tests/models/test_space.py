@@ -1,0 +1,200 @@
+"""Training space: every decoder head learns, on every variant, and predictions come back as physical variables."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+
+import aurora
+import pytest
+import torch
+
+from kit.models.space import TrainingSpace
+from kit.models.variants import VARIANTS
+from kit.train.loss import PaperMAE
+from tests.batches import small_spec, synthetic_batch
+
+AIR_POLLUTION_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+
+
+def space_of(variant: str, **knobs: object) -> TrainingSpace:
+    torch.manual_seed(0)
+    # The air-pollution model has heads for each of its levels, so that all of them must be there.
+    levels = AIR_POLLUTION_LEVELS if variant == "air-pollution" else (300, 500, 850)
+    spec = small_spec(variant, levels=levels)
+    return TrainingSpace(spec.build(), spec)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_head_gets_a_gradient_and_every_part_is_finite(variant: str) -> None:
+    space = space_of(variant)
+    inputs = synthetic_batch(space.spec)
+    target = synthetic_batch(space.spec, states=1, seed=1, inputs=False)
+    loss = PaperMAE()(space.predict_fields(space.inputs(inputs)), space.targets(target))
+    loss.total.backward()
+    assert all(math.isfinite(value) for value in loss.parts.values())
+    assert 0.1 < loss.total.item() < 10
+    heads = {name: p for name, p in space.model.decoder.named_parameters() if "_heads." in name}
+    without = [name for name, p in heads.items() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert without == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_prediction_has_the_physical_variables_of_a_target(variant: str) -> None:
+    space = space_of(variant)
+    target = synthetic_batch(space.spec, states=1, inputs=False)
+    with torch.no_grad():
+        prediction = space.predict(synthetic_batch(space.spec))
+    assert prediction.surf_vars.keys() == target.surf_vars.keys()
+    assert {name: value.shape for name, value in prediction.atmos_vars.items()} == {
+        name: value.shape for name, value in target.atmos_vars.items()
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_perfect_prediction_scores_zero(variant: str) -> None:
+    """The heads of the plain models predict what the encoded target says, so that target against target is 0."""
+    space = space_of(variant)
+    target = space.targets(synthetic_batch(space.spec, states=1, inputs=False))
+    assert PaperMAE()(target, target).total.item() == 0
+
+
+def test_decoding_the_encoded_target_of_a_plain_model_gives_it_back() -> None:
+    space = space_of("small")
+    state = synthetic_batch(space.spec, states=1)
+    fields = space.targets(state)
+    location, scale = space.spec.statistics.values["2t"]
+    torch.testing.assert_close(fields.surface["2t"] * scale + location, state.surf_vars["2t"][:, 0])
+    location, scale = space.spec.statistics.values["u_500"]
+    torch.testing.assert_close(fields.atmospheric["u"][:, 1] * scale + location, state.atmos_vars["u"][:, 0, 1])
+
+
+def test_air_pollution_heads_are_differences_to_the_right_past_state() -> None:
+    """Field = head + (1 + modulation) x past: 12 h ago (index 1) for ``tcco``, 24 h ago (index 0) for ``pm10``."""
+    space = space_of("air-pollution")
+    inputs = synthetic_batch(space.spec)
+    with torch.no_grad():
+        _, heads = space._forward(space.inputs(inputs))
+        fields = space.predict_fields(space.inputs(inputs))
+    for name, index in (("tcco", 1), ("pm10", 0)):
+        location, scale = space.spec.statistics.values[name]
+        past = (inputs.surf_vars[name][:, index] - location) / scale
+        expected = heads.surf_vars[name] + (1 + heads.surf_vars[f"{name}_mod"]) * past
+        torch.testing.assert_close(fields.surface[name], expected)
+
+
+def test_absent_waves_are_not_scored_and_land_is_not_scored_at_all() -> None:
+    space = space_of("wave")
+    target = synthetic_batch(space.spec, states=1, inputs=False)
+    fields = space.targets(target)
+    ocean = target.static_vars["wmb"] > 0
+    assert not fields.masks["swh"][:, ~ocean].any()
+    assert not fields.masks["swh_density"][:, ~ocean].any()
+    assert fields.masks["swh_density"][:, ocean].all()
+    # The factory sets the second swell to zero in the last three columns of the first two rows.
+    assert not fields.masks["swh2"][0, :2, -3:].any()
+    assert not fields.masks["mwd2_sin"][0, :2, -3:].any()
+    assert (fields.surface["swh2_density"][0, :2, -3:] == 0).all()
+    angle = torch.deg2rad(target.surf_vars["mwd"][0, 0, 5, -10])
+    assert fields.surface["mwd_cos"][0, 5, -10] == pytest.approx(math.cos(float(angle)), abs=1e-6)
+
+
+def test_wave_wind_comes_back_as_the_direction_it_came_from() -> None:
+    space = space_of("wave")
+    with torch.no_grad():
+        prediction, _ = space._forward(synthetic_batch(space.spec))
+        direction = space.predict(synthetic_batch(space.spec)).surf_vars["dwi"]
+    sea = direction.isfinite()
+    u = -torch.sin(torch.deg2rad(direction[sea]))
+    expected = prediction.surf_vars["10u_wave"][sea] / torch.hypot(
+        prediction.surf_vars["10u_wave"][sea], prediction.surf_vars["10v_wave"][sea]
+    )
+    torch.testing.assert_close(u, expected, atol=1e-4, rtol=0)
+
+
+def test_version_1p5_targets_are_logarithms_and_insolation_is_made_here() -> None:
+    space = space_of("v1p5")
+    target = synthetic_batch(space.spec, states=1, inputs=False)
+    assert "insolation" not in target.surf_vars
+    fields = space.targets(target)
+    location, scale = space.spec.statistics.values["scaled_tp_1h"]
+    rain = target.surf_vars["tp_1h"][:, 0]
+    expected = ((rain + 1e-3).log() - math.log(1e-3) - location) / scale
+    torch.testing.assert_close(fields.surface["scaled_tp_1h"], expected)
+    lat, lon = (getattr(target.metadata, name).numpy() for name in ("lat", "lon"))
+    sun = aurora.insolation([target.metadata.time[0].replace(tzinfo=None)], lat, lon, enforce_2d=True)
+    torch.testing.assert_close(fields.surface["insolation"], torch.from_numpy(sun))
+
+
+def test_insolation_of_inputs_is_that_of_each_input_time() -> None:
+    space = space_of("v1p5")
+    inputs = space.inputs(synthetic_batch(space.spec))
+    lat, lon = (getattr(inputs.metadata, name).numpy() for name in ("lat", "lon"))
+    now = inputs.metadata.time[0].replace(tzinfo=None)
+    sun = aurora.insolation([now - space.spec.timestep, now], lat, lon, enforce_2d=True)
+    torch.testing.assert_close(inputs.surf_vars["insolation"][0], torch.from_numpy(sun))
+
+
+def test_an_odd_row_is_cropped_in_targets_as_in_predictions() -> None:
+    space = space_of("small")
+    inputs = synthetic_batch(space.spec, rows=33)
+    with torch.no_grad():
+        predicted = space.predict_fields(space.inputs(inputs))
+    target = space.targets(synthetic_batch(space.spec, states=1, rows=33))
+    assert predicted.surface["2t"].shape == target.surface["2t"].shape == (1, 32, 64)
+
+
+def test_inputs_are_never_changed() -> None:
+    space = space_of("wave")
+    state = synthetic_batch(space.spec)
+    before = {name: value.clone() for name, value in state.surf_vars.items()}
+    with torch.no_grad():
+        space.predict_fields(space.inputs(state))
+    assert state.surf_vars.keys() == before.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(state.surf_vars[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_samples_of_a_batch_do_not_see_each_other() -> None:
+    space = space_of("small")
+    both = synthetic_batch(space.spec, samples=2)
+    first = dataclasses.replace(
+        both,
+        surf_vars={name: value[:1] for name, value in both.surf_vars.items()},
+        atmos_vars={name: value[:1] for name, value in both.atmos_vars.items()},
+        metadata=dataclasses.replace(both.metadata, time=both.metadata.time[:1]),
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(space.predict(both).surf_vars["2t"][:1], space.predict(first).surf_vars["2t"])
+
+
+_PREDICT = """
+import sys, torch
+from kit.models.space import TrainingSpace
+from tests.batches import small_spec, synthetic_batch
+torch.manual_seed(0)
+spec = small_spec(sys.argv[1])
+space = TrainingSpace(spec.build(), spec)
+for parameter in space.model.parameters():
+    torch.nn.init.normal_(parameter, std=0.02)
+with torch.no_grad():
+    print(float(space.predict(synthetic_batch(spec)).surf_vars["2t"].double().sum()))
+"""
+
+
+@pytest.mark.parametrize("variant", ("small", "v1p5"))
+def test_predictions_do_not_depend_on_the_local_time_zone(variant: str) -> None:
+    results = {
+        subprocess.run(
+            [sys.executable, "-c", _PREDICT, variant],
+            env={**os.environ, "TZ": zone, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for zone in ("UTC", "America/Los_Angeles")
+    }
+    assert len(results) == 1
