@@ -47,8 +47,15 @@ TIME_STEP_MINUTES = 30
 GRAVITY = float(scales.GRAVITY_ACCELERATION.magnitude)
 """Acceleration due to gravity in the run, m s-2."""
 
-# Held and Suarez use 60 K between equator and pole; more makes the storms livelier.
-EQUATOR_TO_POLE = 75 * units.degK
+# Held and Suarez take 60 K, 10 K, 1 / (40 days) and 1 / (4 days). A steeper, less stable and more strongly
+# held equilibrium makes livelier storms, so that six hours matter.
+FORCING = {
+    "dTy": 70 * units.degK,
+    "dThz": 5 * units.degK,
+    "ka": 1 / (10 * units.day),
+    "ks": 1 / (2 * units.day),
+}
+"""Equator-to-pole and vertical contrast of the equilibrium, rates of relaxation aloft and at the surface."""
 SOLAR_HEATING = 30 * units.degK / units.day
 """Heating of the lowest air over land under an overhead sun; its daily mean is taken out."""
 DIFFUSION_ORDER = 4
@@ -153,7 +160,7 @@ class LivelyForcing(held_suarez.HeldSuarezForcing):
 
     def __init__(self, planet: Planet, reference_temperature: Array) -> None:
         """Set the forcing up for one planet."""
-        super().__init__(planet.coords, planet.specs, reference_temperature, dTy=EQUATOR_TO_POLE)
+        super().__init__(planet.coords, planet.specs, reference_temperature, **FORCING)
         self.planet = planet
         self.boundary_layer_L = np.maximum(0, (self.sigma - self.sigma_b) / (1 - self.sigma_b))[:, None, None]
 

@@ -175,9 +175,10 @@ def _listing(names: Sequence[str] | Mapping[str, str]) -> str:
 
 def _version() -> str:
     import platform
-    from importlib.metadata import version
 
-    return f"kit {version('aurora-finetune-kit')}, Python {platform.python_version()}"
+    from kit import __version__
+
+    return f"kit {__version__}, Python {platform.python_version()}"
 
 
 def _report(command: str) -> str:

@@ -92,8 +92,8 @@ def finetune(arguments: Sequence[str]) -> Outcome:
     """
     settings, options = _settle(finetune, Settings, arguments, _Layers)
     with console.loading("PyTorch and Aurora"):
-        from kit import job
-    result = job.finetune(settings, recipe=options.recipe)
+        from kit.finetune import finetune as run
+    result = run(settings, recipe=options.recipe, watch=console.training_progress)
     stopped = result.get("interrupted")
     code = 128 + signal.Signals[str(stopped)].value if stopped else 0
     return Outcome(result, options.as_json, lambda: console.show_training(result), code)
@@ -167,7 +167,7 @@ def ui(arguments: Sequence[str]) -> Outcome:
     settings, options = _settle(ui, UiSettings, arguments)
     with console.loading("MLflow"):
         from kit.tracking.ui import serve
-    serve(settings.track.uri, settings.port)
+    serve(settings.track.uri, settings.run.dir, settings.port)
     return Outcome({}, options.as_json, lambda: None)
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "read_toml",
     "recipe_names",
     "resolve",
+    "together",
 ]
 
 ENVIRONMENT_PREFIX = "KIT_"
@@ -62,7 +63,7 @@ class Layer:
     def where(self, key: str) -> str:
         """Say where a value came from."""
         spelt = self.spell(key)
-        return self.origin if spelt == key else f"{spelt}, {self.origin}"
+        return self.origin if spelt == key else spelt
 
     def only(self, model: type[BaseModel]) -> Layer:
         """Keep what a class has."""
@@ -147,7 +148,7 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
     """
     faults = [fault for layer in layers for key in layer.values if (fault := _misplaced(key, layer, model))]
     if faults:
-        raise SettingsError("\n".join(faults))
+        raise SettingsError(together(faults))
     values: dict[str, Any] = {}
     sources: dict[str, Layer] = {}
     for layer in reversed(layers):
@@ -158,7 +159,12 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
         return model.model_validate(_nest(values))
     except ValidationError as error:
         told = [_explain(fault["loc"], fault["type"], fault["msg"], values, sources) for fault in error.errors()]
-        raise SettingsError("\n".join(told)) from None
+        raise SettingsError(together(told)) from None
+
+
+def together(faults: Sequence[str]) -> str:
+    """Make one message of several faults."""
+    return faults[0] if len(faults) == 1 else "\n  ".join((f"{len(faults)} settings cannot be used:", *faults))
 
 
 def explain_unknown(key: str, layer: Layer, known: Iterable[str]) -> str:
@@ -265,9 +271,11 @@ def _explain(
     key = next((".".join(path[:n]) for n in range(len(path), 0, -1) if ".".join(path[:n]) in values), ".".join(path))
     wanted = wanted.removeprefix("Value error, ")
     wanted = wanted[:1].lower() + wanted[1:]
-    if kind == "missing":
+    if kind == "missing" and key not in values:
         return f"{key}: is needed and has no default; give --{key}"
     if key in values:
+        part = ".".join(path)[len(key) + 1 :]
+        wanted = f"part {int(part) + 1}: {wanted}" if part.isdigit() else wanted
         got = "" if repr(values[key]) in wanted else f", got {values[key]!r}"
         return f"{key}: {wanted}{got} (from {sources[key].where(key)})"
     below = [name for name in values if not key or name.startswith(f"{key}.")]

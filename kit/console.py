@@ -36,7 +36,8 @@ _SCORES = (("rmse", "RMSE"), ("mae", "MAE"), ("bias", "bias"), ("persistence_rms
 
 def error_console() -> Console:
     """Return a console on the present standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    out = Console(stderr=True, highlight=False)
+    return out if out.is_terminal else Console(stderr=True, highlight=False, width=120)
 
 
 @contextmanager
@@ -80,11 +81,11 @@ class TrainingProgress:
         if step == self._total or now - self._printed >= _LOG_EVERY:
             self._printed = now
             left = _duration((self._total - step) * self._seconds)
-            self._out.print(f"step {step}/{self._total}  {facts}  {left} left")
+            self._out.print(f"step {step}/{self._total}  {facts}  {left} left", soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
-        (self._bar.console if self._bar else self._out).print(escape(text))
+        (self._bar.console if self._bar else self._out).print(escape(text), soft_wrap=True)
 
 
 @contextmanager
@@ -126,6 +127,7 @@ def show_training(result: Mapping[str, Any]) -> None:
             f"      kit plot --run {result.get('run')}\n"
             "      kit ui",
             markup=False,
+            soft_wrap=True,
         )
 
 
@@ -183,14 +185,14 @@ def show_registry(entries: Iterable[Entry]) -> None:
         origin = entry.url.split("/")[2] if "//" in entry.url else "in the kit"
         facts = f"{entry.kind}, {_bytes(entry.size)}, {origin}, {'[yellow]synthetic[/], ' if entry.synthetic else ''}"
         table.add_row(entry.name, f"{escape(entry.description)}\n[dim]{facts}{escape(entry.licence)}[/]")
-    error_console().print(table, soft_wrap=False)
+    error_console().print(table)
 
 
 def show_files(result: Mapping[str, Any]) -> None:
     """Show the files that were written."""
     out = error_console()
     for file in result.get("files", ()):
-        out.print(str(file), markup=False)
+        out.print(str(file), markup=False, soft_wrap=True)
 
 
 def show_facts(title: str, facts: Mapping[str, Any]) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import resource
 import signal
 import time
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,17 +18,20 @@ import torch
 from kit import __version__
 from kit.adapt import trainable
 from kit.checkpoint.folder import Checkpoint, open_checkpoint, settle, write_checkpoint
-from kit.errors import CheckpointError, SettingsError
+from kit.errors import CheckpointError, SettingsError, StoreError
 from kit.job import Job, build_job
+from kit.plots.render import save_loss_curves
+from kit.qa.checks import run_checks
+from kit.qa.report import Report
 from kit.settings import Settings
 from kit.tracking import provenance
 from kit.tracking.params import flatten
-from kit.tracking.tracker import Record, Tracker
+from kit.tracking.tracker import Record, RunStatus, Tracker
 from kit.train.loop import LoopState, fit, watch_signals
 from kit.train.run_folder import MetricsLog, RunFolder
 from kit.train.trainer import StepReport
 
-__all__ = ["Observer", "RunInterrupted", "finetune"]
+__all__ = ["Progress", "Watch", "finetune"]
 
 _logger = logging.getLogger(__name__)
 
@@ -39,29 +39,33 @@ _logger = logging.getLogger(__name__)
 _FREE = ("run", "track", "train.resume", "data.workers")
 
 
-class RunInterrupted(Exception):  # noqa: N818
-    """A signal ended the run early; its last checkpoint is written.
+class Progress(Protocol):
+    """Shows a person how training goes."""
 
-    Attributes:
-        signal: which one.
-    """
-
-    def __init__(self, message: str, caught: signal.Signals) -> None:
-        super().__init__(message)
-        self.signal = caught
-
-
-class Observer(Protocol):
-    """Shows the run to a person while it goes on."""
-
-    def start(self, steps: int, done: int) -> None:
-        """Training begins."""
-
-    def update(self, *, step: int, loss: float, step_seconds: float, memory_gib: float) -> None:
+    def update(self, *, step: int, loss: float, step_seconds: float, memory_gib: float | None = None) -> None:
         """One step is done."""
 
-    def message(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Something worth a line."""
+
+
+class Watch(Protocol):
+    """Opens a progress display for a run of so many steps, some of them taken before."""
+
+    def __call__(self, total_steps: int, completed: int = 0) -> AbstractContextManager[Progress]:
+        """Show progress while the block runs."""
+
+
+class _Silence:
+    def update(self, *, step: int, loss: float, step_seconds: float, memory_gib: float | None = None) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def _unwatched(total_steps: int, completed: int = 0) -> AbstractContextManager[Progress]:  # noqa: ARG001
+    return nullcontext(_Silence())
 
 
 @dataclass(frozen=True)
@@ -74,29 +78,31 @@ class _Origin:
     fresh: bool = True
 
 
-def finetune(settings: Settings, *, recipe: str | None = None, observer: Observer | None = None) -> dict[str, Any]:
+def finetune(settings: Settings, *, recipe: str | None = None, watch: Watch = _unwatched) -> dict[str, Any]:
     """Fine-tune as the settings say.
 
     Args:
         settings: of the run.
         recipe: its name, for the run's and the experiment's.
-        observer: told of progress.
+        watch: opens the display of progress.
 
     Returns:
-        The summary that ``kit finetune --json`` prints.
+        The summary that ``kit finetune --json`` prints; with ``interrupted`` where SIGINT or SIGTERM ended the run
+        early, which can then go on from its last checkpoint.
 
     Raises:
-        KitError: something that the user can mend; nothing is left behind.
-        RunInterrupted: SIGINT or SIGTERM came; the run can go on from its last checkpoint.
+        KitError: something that the user can mend.
     """
     origin = _origin(settings, recipe)
     if origin.checkpoint is not None:
         torch.set_num_threads(origin.state["threads"])
     job = build_job(settings)
+    report = _checked_data(job)
     if origin.checkpoint is not None:
         _check_same(origin, job)
-    run = _Run(job, origin, recipe, observer)
-    with run.logging():
+    run = _Run(job, origin, recipe, report)
+    with run.logging(), watch(job.schedule.steps, run.state.step) as progress:
+        run.progress = progress
         return run.execute()
 
 
@@ -151,19 +157,33 @@ def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _checked_data(job: Job) -> Report:
+    """Check the store before any GPU time is spent on it.
+
+    Raises:
+        StoreError: it is not fit; names the findings.
+    """
+    report = run_checks(job.store.path)
+    if not report.passed:
+        findings = "; ".join(f"{check.name} ({check.variable}): {check.detail}" for check in report.failed("error"))
+        msg = f"{job.store.path} is not fit for training: {findings}. See kit data qa {job.store.path}"
+        raise StoreError(msg)
+    return report
+
+
 class _Run:
     """One run: what it records, and what it leaves behind."""
 
-    def __init__(self, job: Job, origin: _Origin, recipe: str | None, observer: Observer | None) -> None:
+    def __init__(self, job: Job, origin: _Origin, recipe: str | None, report: Report) -> None:
         self.job = job
         self.origin = origin
         self.folder = origin.folder
         self.recipe = recipe
-        self.observer = observer
+        self.report = report
+        self.progress: Progress = _Silence()
         self.metrics = MetricsLog(self.folder.metrics)
         self.state = LoopState(**origin.state.get("loop", {}))
         self.tracker: Tracker | None = None
-        self._base_sha = None if job.weights is None else job.weights.base["sha256"]
 
     @contextmanager
     def logging(self) -> Iterator[None]:
@@ -186,8 +206,8 @@ class _Run:
     def execute(self) -> dict[str, Any]:
         """Train to the end, or until interrupted."""
         self._restore()
-        record = self._open_records()
-        status = "FAILED"
+        self._open_records()
+        status: RunStatus = "FAILED"
         try:
             with watch_signals() as interruption:
                 self._say(self._opening())
@@ -201,13 +221,11 @@ class _Run:
                     self,
                     interruption,
                 )
-            if interruption.caught is not None and self.state.step < self.job.schedule.steps:
-                status = "KILLED"
-                raise self._interrupted(interruption.caught)
-            status = "FINISHED"
-            return self._summary()
+            stopped = interruption.caught if self.state.step < self.job.schedule.steps else None
+            status = "FINISHED" if stopped is None else "KILLED"
+            return self._summary(stopped)
         finally:
-            self._close(record, status)
+            self._close(status)
 
     def _restore(self) -> None:
         """Bring model, optimiser and random numbers to where the checkpoint was, and forget what came after it."""
@@ -220,47 +238,31 @@ class _Run:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
         self._kept = self.metrics.cut(self.state.step if self.origin.checkpoint else -1)
 
-    def _open_records(self) -> dict[str, Any]:
+    def _open_records(self) -> None:
+        """Open provenance and MLflow run, or go on with them."""
         settings = self.job.settings
-        record = self._provenance()
-        previous = self.folder.recorded_provenance()
-        if "run_key" not in previous:
-            # Written before MLflow hears of the run, so that a kill in between leaves no second run there.
-            previous["run_key"] = uuid.uuid4().hex
-            self.folder.write_provenance(previous)
+        dump = settings.model_dump(mode="json")
+        made_of = provenance.collect(
+            settings=dump,
+            data={"store": settings.data.store, "sha256": self.job.store.fingerprint()},
+            base_weights=None if self.job.weights is None else self.job.weights.base,
+        )
+        self.folder.write_config(dump)
+        self.folder.write_quality(self.report.as_dict())
+        # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
+        record = self.folder.add_provenance(made_of)
         self.tracker = Tracker.start(
             uri=settings.track.uri,
             run_dir=settings.run.dir,
             experiment=settings.track.experiment or self.recipe or "kit",
             run_name=self.folder.path.name,
-            params=flatten(settings.model_dump(mode="json")),
-            tags=self._tags(record),
-            run_id=previous.get("mlflow_run_id"),
-            run_key=previous["run_key"],
+            params=dump,
+            tags=provenance.tags(made_of),
+            run_id=record.get("mlflow_run_id"),
+            run_key=record["run_key"],
         )
-        self.folder.write_config(settings.model_dump(mode="json"))
-        record |= {"run_key": previous["run_key"], "mlflow_run_id": self.tracker.run_id}
-        self.folder.write_provenance(record)
+        self.folder.write_provenance({**record, "mlflow_run_id": self.tracker.run_id})
         self.tracker.reconcile(Record(kept["step"], _numbers(kept), kept["time_ms"]) for kept in self._kept)
-        return record
-
-    def _provenance(self) -> dict[str, Any]:
-        settings = json.dumps(self.job.settings.model_dump(mode="json"), sort_keys=True)
-        return provenance.collect(
-            settings_sha256=hashlib.sha256(settings.encode()).hexdigest(),
-            data={"store": self.job.settings.data.store, "fingerprint": self.job.store.fingerprint()},
-            base_weights=None if self.job.weights is None else self.job.weights.base,
-        )
-
-    def _tags(self, record: Mapping[str, Any]) -> dict[str, str]:
-        return {
-            "kit.version": __version__,
-            "kit.git_commit": str(record.get("git_commit")),
-            "kit.lock_sha256": str(record.get("lock_sha256")),
-            "kit.data_sha256": self.job.store.fingerprint(),
-            "kit.base_weights_sha256": str(self._base_sha),
-            "kit.recipe": str(self.recipe),
-        }
 
     def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
         """Record one step."""
@@ -278,9 +280,8 @@ class _Run:
             **{f"grad_norm/{group}": norm for group, norm in report.gradients.groups.items()},
         }
         self._record(report.step, "train", values)
-        if self.observer is not None:
-            memory = values["peak_memory_gib"]
-            self.observer.update(step=report.step, loss=report.loss, step_seconds=seconds, memory_gib=memory)
+        memory = values["peak_memory_gib"]
+        self.progress.update(step=report.step, loss=report.loss, step_seconds=seconds, memory_gib=memory)
 
     def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
         """Record one validation."""
@@ -288,10 +289,11 @@ class _Run:
         self._say(f"validation after step {step}: loss {loss:.4f}")
 
     def _record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        record = {"step": step, "time_ms": time.time_ns() // 10**6, "kind": kind, **values}
+        moment = time.time_ns() // 10**6
+        record = {"step": step, "time_ms": moment, "kind": kind, **values}
         self.metrics.append(record)
         assert self.tracker is not None
-        self.tracker.log(step, _numbers(record), record["time_ms"])
+        self.tracker.log(step, _numbers(record), moment)
 
     def best(self, state: LoopState) -> None:
         """Write the checkpoint with the lowest validation loss."""
@@ -345,11 +347,14 @@ class _Run:
             "validation": {"before": state.before, "best": state.best},
         }
 
-    def _summary(self) -> dict[str, Any]:
+    def _summary(self, stopped: signal.Signals | None) -> dict[str, Any]:
         state, job = self.state, self.job
         trains, total = trainable.count(job.model)
         checkpoint = self.folder.best if self.folder.best.exists() else self.folder.last
+        seconds = max(state.seconds, 1e-9)
         assert self.tracker is not None
+        if stopped is not None:
+            self._say(self._how_to_go_on(stopped))
         return {
             "run": str(self.folder.path),
             "mlflow_run_id": self.tracker.run_id,
@@ -360,43 +365,43 @@ class _Run:
             "valid": {"before": state.before, "after": state.after, "best": state.best},
             "trainable_parameters": trains,
             "total_parameters": total,
-            "step_seconds": state.seconds / state.step,
-            "samples_per_second": state.samples / state.seconds,
-            "data_wait_fraction": state.wait_seconds / state.seconds,
+            "step_seconds": seconds / max(state.step, 1),
+            "samples_per_second": state.samples / seconds,
+            "data_wait_fraction": state.wait_seconds / seconds,
             "peak_memory_gib": peak_memory_gib(job.trainer.device),
             "checkpoint": str(checkpoint),
+            **({} if stopped is None else {"interrupted": stopped.name}),
         }
 
     def _opening(self) -> str:
         trains, total = trainable.count(self.job.model)
-        if self.observer is not None:
-            self.observer.start(self.job.schedule.steps, self.state.step)
         verb = f"goes on from step {self.state.step}" if self.state.step else "starts"
         return (
             f"run {self.folder.path} {verb}: {trains:,} of {total:,} parameters train, {len(self.job.train)} pairs, "
             f"{self.job.schedule.steps} steps on {self.job.trainer.device.type}"
         )
 
-    def _interrupted(self, caught: signal.Signals) -> RunInterrupted:
-        msg = (
+    def _how_to_go_on(self, caught: signal.Signals) -> str:
+        return (
             f"stopped by {caught.name} after step {self.state.step}; the checkpoint is {self.folder.last}. Go on with "
             f"the same settings and --run.name {self.folder.path.name} --train.resume auto"
         )
-        return RunInterrupted(msg, caught)
 
-    def _close(self, record: Mapping[str, Any], status: str) -> None:
+    def _close(self, status: RunStatus) -> None:
         assert self.tracker is not None
-        for path in (self.folder.config, self.folder.provenance):
-            self.tracker.artifact(path, None)
+        for path in (self.folder.config, self.folder.provenance, self.folder.quality):
+            self.tracker.artifact(path)
+        if any(self.metrics.records()):
+            synthetic = bool(self.job.store.attributes.get("synthetic"))
+            self.tracker.artifact(save_loss_curves(self.folder, self.folder.figures, synthetic=synthetic), "figures")
         if status == "FINISHED" and self.folder.best.exists():
             self.tracker.artifact(self.folder.best, "checkpoint")
         self.tracker.finish(status)
-        _logger.info("run %s: %s, MLflow run %s", self.folder.path, status.lower(), record["mlflow_run_id"])
+        _logger.info("run %s: %s, MLflow run %s", self.folder.path, status.lower(), self.tracker.run_id)
 
     def _say(self, text: str) -> None:
         _logger.info(text)
-        if self.observer is not None:
-            self.observer.message(text)
+        self.progress.say(text)
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

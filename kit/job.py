@@ -6,10 +6,10 @@ them run the same step.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +34,19 @@ from kit.train.loss import PaperMAE
 from kit.train.optimise import build_optimizer
 from kit.train.trainer import Trainer
 
-__all__ = ["Job", "Forecaster", "build_forecaster", "build_job", "choose_device", "uses_autocast"]
+__all__ = [
+    "Conditions",
+    "Forecaster",
+    "Job",
+    "build_base_forecaster",
+    "build_forecaster",
+    "build_job",
+    "choose_device",
+    "make_deterministic",
+    "uses_autocast",
+]
+
+_logger = logging.getLogger(__name__)
 
 _DEFAULT_EPOCHS = 5
 
@@ -88,7 +100,7 @@ class Job:
 
     @property
     def _pin(self) -> bool:
-        return self.trainer.device.type == "cuda"
+        return bool(self.trainer.device.type == "cuda")
 
 
 def choose_device(name: str) -> torch.device:
@@ -98,7 +110,7 @@ def choose_device(name: str) -> torch.device:
         SettingsError: a GPU is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        msg = "train.device is cuda, but PyTorch finds no GPU; check the driver with nvidia-smi, or use --train.device cpu"
+        msg = "train.device is cuda, but PyTorch finds no GPU; check the driver (nvidia-smi), or use --train.device cpu"
         raise SettingsError(msg)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -157,14 +169,26 @@ def _build_model(spec: ModelSpec, weights: Weights | None, device: torch.device,
 
 
 def _periods(data: DataSettings, store: Store) -> dict[str, Period]:
-    """Periods as set, else the store's; training stays within what the statistics were computed over."""
+    """Periods as set, else the store's.
+
+    Neither validation nor test may share a state with training, nor may the statistics have seen them.
+    """
     periods = {name: getattr(data, name) or store.splits[name] for name in ("train", "valid", "test")}
-    for earlier, later in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        a, b = periods[earlier], periods[later]
-        if a.start <= b.end and b.start <= a.end:
-            msg = f"data.{earlier} ({a}) and data.{later} ({b}) overlap; scores would be of states that were trained on"
-            raise SettingsError(msg)
+    for name in ("valid", "test"):
+        _refuse_overlap("data.train", periods["train"], f"data.{name}", periods[name])
+        _refuse_overlap("the store's statistics", store.statistics.train, f"data.{name}", periods[name])
+    if periods["valid"] == periods["test"]:
+        _logger.warning("data.test is data.valid: the checkpoint is chosen on the states that it is scored on")
     return periods
+
+
+def _refuse_overlap(what: str, seen: Period, name: str, unseen: Period) -> None:
+    if seen.start <= unseen.end and unseen.start <= seen.end:
+        msg = (
+            f"{what} ({seen}) and {name} ({unseen}) overlap: scores would be of states that were seen in training; "
+            "choose periods apart, or build the store with these periods"
+        )
+        raise SettingsError(msg)
 
 
 def _schedule(settings: Settings, pairs: int) -> Schedule:
@@ -181,7 +205,7 @@ def _resolved(
     periods: dict[str, Period],
     schedule: Schedule,
     device: torch.device,
-    autocast: bool,  # noqa: FBT001
+    autocast: bool,
 ) -> Settings:
     """The settings with every default replaced by what it meant in this run."""
     raw = settings.model_dump()
@@ -203,12 +227,29 @@ def _resolved(
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What a checkpoint is tried on, and how.
+
+    Attributes:
+        store: another store than the one that it was trained on.
+        period: times to predict; by default the test split that the checkpoint recorded.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+    """
+
+    store: str | None = None
+    period: Period | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
 class Forecaster:
-    """A model with the data that it is scored on.
+    """A model with the data that it is tried on.
 
     Attributes:
         space: predicts physical variables.
-        pairs: what it is scored on.
+        pairs: what it is tried on.
         store: where they come from.
     """
 
@@ -217,61 +258,38 @@ class Forecaster:
     store: Store
 
 
-def build_forecaster(
-    checkpoint: Checkpoint, *, store: str | None, period: Period | None, device: str = "auto", precision: str = "auto"
-) -> Forecaster:
+def build_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster:
     """Load a checkpoint for prediction.
 
-    Args:
-        checkpoint: whose model.
-        store: another store than the one that it was trained on.
-        period: times to predict; by default the test split that the checkpoint recorded.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32`` or ``bf16``.
+    Raises:
+        KitError: the checkpoint and the data do not fit together.
     """
-    reference = str(checkpoint.path)
-    weights = weights_room.load(reference, checkpoint.spec.upstream)
-    return _forecaster(checkpoint.spec, weights, checkpoint.description["data"], store, period, device, precision)
+    return _forecaster(checkpoint, weights_room.load(str(checkpoint.path), checkpoint.spec.upstream), conditions)
 
 
-def build_base_forecaster(
-    checkpoint: Checkpoint, *, store: str | None, period: Period | None, device: str = "auto", precision: str = "auto"
-) -> Forecaster | None:
-    """Load the weights that a checkpoint's training started from, or None where they were random or are gone."""
+def build_base_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster | None:
+    """Load the weights that a checkpoint's training started from; None where they were random, or have changed.
+
+    Raises:
+        CheckpointError: they are no longer where they were.
+    """
     base: dict[str, Any] | None = checkpoint.description["base"]
     if base is None:
         return None
     weights = weights_room.load(base["name"], checkpoint.spec.upstream)
     if weights is None or weights.base["sha256"] != base["sha256"]:
         return None
-    return _forecaster(checkpoint.spec, weights, checkpoint.description["data"], store, period, device, precision)
+    return _forecaster(checkpoint, weights, conditions)
 
 
-def _forecaster(
-    spec: ModelSpec,
-    weights: Weights | None,
-    data: dict[str, Any],
-    store_name: str | None,
-    period: Period | None,
-    device_name: str,
-    precision: str,
-) -> Forecaster:
-    device = choose_device(device_name)
-    store = open_store(store_name or data["store"])
-    model = _build_model(spec, weights, device, autocast=uses_autocast(precision, device)).eval()
-    settings = DataSettings(
-        store=store_name or data["store"],
-        region=data["region"],
-        variables=data["variables"],
-        levels=data["levels"],
-        statics=data["statics"],
-        history=spec.history,
-    )
+def _forecaster(checkpoint: Checkpoint, weights: Weights | None, conditions: Conditions) -> Forecaster:
+    spec, data = checkpoint.spec, checkpoint.description["data"]
+    device = choose_device(conditions.device)
+    name = conditions.store or data["store"]
+    store = open_store(name)
+    model = _build_model(spec, weights, device, autocast=uses_autocast(conditions.precision, device)).eval()
+    chosen = {key: data[key] for key in ("region", "variables", "levels", "statics")}
+    settings = DataSettings(store=name, history=spec.history, **chosen)
     selection = select(spec, settings, store, model.patch_size)
-    pairs = Pairs(store, selection, period or Period.parse(data["test"]))
+    pairs = Pairs(store, selection, conditions.period or Period.parse(data["test"]))
     return Forecaster(TrainingSpace(model, spec), pairs, store)
-
-
-def resolve_store_path(name: str) -> str:
-    """A store's path made absolute, so that a checkpoint can be evaluated from another folder; names stay."""
-    return str(Path(name).resolve()) if Path(name).exists() else name

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings, CliSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
-from kit.config import command_line_layer, explain_unknown
+from kit.config import command_line_layer, explain_unknown, together
 from kit.errors import SettingsError
 from kit.schema import leaves
 
@@ -66,7 +66,7 @@ def parse(model: type[BaseModel], arguments: Sequence[str], program: str) -> dic
         return source()
     except SourceError as error:
         told = str(error).removeprefix("error parsing CLI: ").strip()
-        msg = f"{program}: {told}; see {program} --help"
+        msg = f"{told}; see {program} --help"
         raise SettingsError(msg) from None
 
 
@@ -74,7 +74,7 @@ def _refuse_unknown(model: type[BaseModel], arguments: Iterable[str]) -> None:
     """Refuse options that the command lacks; ``argparse`` itself would accept any unambiguous beginning."""
     keys = leaves(model)
     sections = [name for name in model.model_fields if name not in keys]
-    toggles = [f"no-{key}" for key, annotation in keys.items() if annotation is bool]
+    toggles = [f"no-{name}" for name, field in model.model_fields.items() if field.default is True]
     names = (argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--"))
     layer = command_line_layer({}, model)
     faults = [
@@ -83,7 +83,7 @@ def _refuse_unknown(model: type[BaseModel], arguments: Iterable[str]) -> None:
         if name not in {*keys, *sections, *toggles, "help"}
     ]
     if faults:
-        raise SettingsError("\n".join(faults))
+        raise SettingsError(together(faults))
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

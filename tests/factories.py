@@ -117,6 +117,6 @@ def synthetic_store(path: Path, *, splits: dict[str, str] | None = None, **optio
         first, second = max(1, len(times) * 3 // 5), max(2, len(times) * 4 // 5)
         edges = {"train": (0, first - 1), "valid": (first, second - 1), "test": (second, len(times) - 1)}
         splits = {name: f"{times[a]}/{times[b]}" for name, (a, b) in edges.items()}
-    attributes = {"source": "synthetic", "source_files": [], "licence": "none", "history": "", "synthetic": True}
+    attributes = {"source": "synthetic", "source_files": [], "licence": "none", "history": [], "synthetic": True}
     periods = {name: Period.parse(text) for name, text in splits.items()}
     return write_store(dataset, path, splits=periods, attributes=attributes)

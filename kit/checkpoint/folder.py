@@ -54,7 +54,7 @@ class Checkpoint:
         """
         file = self.path / _RESUME
         if not file.is_file():
-            msg = f"{self.path}: cannot be resumed, {_RESUME} is missing; start a new run with --model.weights {self.path}"
+            msg = f"{self.path}: cannot be resumed without {_RESUME}; start a new run with --model.weights {self.path}"
             raise CheckpointError(msg)
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -83,7 +83,9 @@ def write_checkpoint(
     fresh.mkdir(parents=True)
     text = json.dumps({"format": FORMAT, **description}, indent=2)
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, fresh / TENSORS, metadata={"kit": text})
+        save_file(
+            {name: value.contiguous() for name, value in tensors.items()}, fresh / TENSORS, metadata={"kit": text}
+        )
         if resume is not None:
             (fresh / _RESUME).parent.mkdir()
             torch.save(dict(resume), fresh / _RESUME)
@@ -144,7 +146,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         msg = f"{file}: not a description that the kit wrote ({error!r})"
         raise CheckpointError(msg) from error
     if written != FORMAT:
-        msg = f"{file}: format {written}, but this kit reads format {FORMAT}; install the kit {description.get('kit_version')}"
+        writer = description.get("kit_version")
+        msg = f"{file}: format {written}, but this kit reads format {FORMAT}; install version {writer} of the kit"
         raise CheckpointError(msg)
     return Checkpoint(folder, description)
 

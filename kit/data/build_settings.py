@@ -33,7 +33,7 @@ Hours = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str), Plai
 class BuildSettings(BaseModel):
     """What a store is built from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     source: SourceKind
     """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it) or ``pickle``."""

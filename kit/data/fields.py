@@ -63,6 +63,8 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
         dataset = _levels(dataset, where, note)
     if "time" in dataset.coords:
         dataset = _times(dataset, where)
+    # Coordinates that are no dimensions (a height above ground, the kind of surface) serve nobody here.
+    dataset = dataset.reset_coords(drop=True)
     return dataset.transpose(..., *(name for name in _ORDER if name in dataset.dims))
 
 
@@ -178,13 +180,10 @@ def _times(dataset: xr.Dataset, where: str) -> xr.Dataset:
     return dataset.assign_coords(time=("time", values))
 
 
-def canonical_name(array: xr.DataArray, where: str) -> tuple[str, Variable | None]:
+def canonical_name(array: xr.DataArray) -> tuple[str, Variable | None]:
     """The store's name of a field, and what the table knows of it.
 
     A static variable that comes with times is recognised too; its prefix is ``static_``.
-
-    Raises:
-        StoreError: two known names of the field, its own and its ``short_name``, contradict each other.
     """
     source = str(array.name)
     on_levels = "level" in array.dims

@@ -53,7 +53,7 @@ class Grid:
         cropped = (height % patch, width % patch)
         if height < patch or width < patch:
             msg = (
-                f"{store.path}: {height} x {width} grid points are selected, fewer than one patch of {patch} x {patch}; "
+                f"{store.path}: {height} x {width} grid points are selected, less than a patch of {patch} x {patch}; "
                 f"data.region is {region}, the store covers {_extent(store)}"
             )
             raise StoreError(msg)
@@ -159,11 +159,9 @@ class Pairs(Dataset[Pair]):
         self._levels = [store.levels.index(level) for level in selection.levels]
         rows, columns = slice(*selection.grid.rows), slice(*selection.grid.columns)
         self._window = {"rows": rows, "columns": columns}
-        self._latitude = torch.from_numpy(store.latitude[rows].astype(np.float32))
-        self._longitude = torch.from_numpy(store.longitude[columns].astype(np.float32))
-        self._static = {
-            name: torch.from_numpy(store.read_static(name, **self._window)) for name in selection.static
-        }
+        self.latitude = torch.from_numpy(store.latitude[rows].astype(np.float32))
+        self.longitude = torch.from_numpy(store.longitude[columns].astype(np.float32))
+        self._static = {name: torch.from_numpy(store.read_static(name, **self._window)) for name in selection.static}
         self._indices = self._find()
         if not self._indices:
             raise StoreError(self._nothing_found())
@@ -209,8 +207,8 @@ class Pairs(Dataset[Pair]):
             static_vars=self._static,
             atmos_vars={name: self._read(name, times, levels=self._levels) for name in self.selection.atmospheric},
             metadata=Metadata(
-                lat=self._latitude,
-                lon=self._longitude,
+                lat=self.latitude,
+                lon=self.longitude,
                 time=(_aware(self.store.times[times[-1]]),),
                 atmos_levels=self.selection.levels,
             ),
@@ -298,7 +296,12 @@ class ShuffledPairs(Sampler[list[int]]):
 
 
 def load_pairs(
-    pairs: Pairs, *, workers: int, batch_sampler: Sampler[list[int]] | None = None, batch_size: int = 1, pin: bool = False
+    pairs: Pairs,
+    *,
+    workers: int,
+    batch_sampler: Sampler[list[int]] | None = None,
+    batch_size: int = 1,
+    pin: bool = False,
 ) -> DataLoader[Pair]:
     """Read pairs ahead of their use.
 

@@ -10,7 +10,8 @@ Dimension letters: T time, C level, H latitude, W longitude.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -149,18 +150,20 @@ class Store:
         return states if levels is None or name in self.surface else states[:, list(levels)]
 
     def _chunk(self, array: zarr.Array[Any], name: str, index: int, rows: slice, columns: slice) -> Float32:
-        try:
-            return np.asarray(array[index, ..., rows, columns], dtype=np.float32)
-        except (OSError, RuntimeError, zarr.errors.BaseZarrError) as error:
-            msg = (
-                f"{self.path}: {name} at {self.times[index]} cannot be read ({error}); "
-                "the store is damaged: build it again with `kit data build`"
-            )
-            raise StoreError(msg) from error
+        with _damage(f"{self.path}: {name} at {self.times[index]}"):
+            values = np.asarray(array[index, ..., rows, columns], dtype=np.float32)
+            # Zarr reads a chunk that is not there as missing values.
+            file = self.path / name / array.metadata.encode_chunk_key((index, *(0 for _ in array.shape[1:])))
+            if values.size and np.isnan(values.flat[0]) and not file.exists():
+                msg = f"{file} is gone"
+                raise FileNotFoundError(msg)
+        return values
 
     def read_static(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Float32:
         """Read a static variable by its name without prefix; float32, shape [H, W]."""
-        return np.asarray(self._array(name, self.static, STATIC_PREFIX)[rows, columns], dtype=np.float32)
+        array = self._array(name, self.static, STATIC_PREFIX)
+        with _damage(f"{self.path}: {STATIC_PREFIX}{name}"):
+            return np.asarray(array[rows, columns], dtype=np.float32)
 
     def level_indices(self, levels: Sequence[float]) -> list[int]:
         """Positions of pressure levels, given in hPa.
@@ -234,6 +237,15 @@ def write_store(
     return Store.open(out)
 
 
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, zarr.errors.BaseZarrError) as error:
+        msg = f"{what} cannot be read ({error}); the store is damaged: build it again with `kit data build`"
+        raise StoreError(msg) from error
+
+
 def _open_group(path: Path) -> zarr.Group:
     if not path.is_dir():
         msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
@@ -261,7 +273,8 @@ def _coordinates(
         if not isinstance(array, zarr.Array):
             msg = f"{path}: the store has no coordinate {name!r}; build it again with `kit data build`"
             raise StoreError(msg)
-        return np.asarray(array[:])
+        with _damage(f"{path}: {name}"):
+            return np.asarray(array[:])
 
     latitude, longitude, levels = (values(n).astype(np.float64) for n in ("latitude", "longitude", "level"))
     times = values("time").astype("datetime64[s]")

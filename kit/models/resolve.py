@@ -34,7 +34,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
     if base is None:
         base = _fresh(variant, data, store, free=weights is None)
     if data.history < base.history and weights is not None:
-        msg = f"data.history is {data.history}, but the weights read {base.history} states; set data.history {base.history}"
+        msg = f"data.history is {data.history}, the weights read {base.history} states; set data.history {base.history}"
         raise SettingsError(msg)
     spec = replace(
         base,
@@ -86,7 +86,7 @@ def _rollout_lora(model: ModelSettings, variant: Variant, weights: Weights | Non
     if variant.rollout_lora_from_second:
         if model.rollout_lora == "merge":
             msg = (
-                f"model.rollout_lora merge: the LoRA of variant {variant.name!r} acts from the second roll-out step on; "
+                f"model.rollout_lora merge: the LoRA of variant {variant.name!r} acts from the second roll-out step; "
                 "merged it would change the first; use keep"
             )
             raise SettingsError(msg)
@@ -145,7 +145,12 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
     inputs, targets = variant.physical(readable), variant.physical(spec.surface)
     atmospheric, static = spec.atmospheric, spec.static
     if data.variables is not None:
-        _known("data.variables", data.variables, (*targets, *atmospheric), f"variant {spec.variant!r} with these weights has")
+        _known(
+            "data.variables",
+            data.variables,
+            (*targets, *atmospheric),
+            f"variant {spec.variant!r} with these weights has",
+        )
         inputs, targets, atmospheric = (
             tuple(name for name in names if name in data.variables) for names in (inputs, targets, atmospheric)
         )

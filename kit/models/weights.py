@@ -69,10 +69,10 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
     if reference == RANDOM:
         return None
     weights = _read(_locate(reference, variant), reference or str(variant.weights))
-    if weights.description is not None and weights.description["model"]["variant"] != variant.name:
+    if weights.spec is not None and weights.spec.variant != variant.name:
         msg = (
-            f"model.weights: {weights.base['name']} holds a model of variant {weights.description['model']['variant']!r}, "
-            f"but model.variant is {variant.name!r}; set --model.variant {weights.description['model']['variant']}"
+            f"model.weights: {weights.base['name']} holds a model of variant {weights.spec.variant!r}, but "
+            f"model.variant is {variant.name!r}; set --model.variant {weights.spec.variant}"
         )
         raise CheckpointError(msg)
     return weights
@@ -136,8 +136,8 @@ def _read_pickled(file: Path) -> dict[str, torch.Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         msg = (
-            f"{file}: cannot be read as a checkpoint of tensors alone ({str(error).splitlines()[0]}); nothing in it was "
-            "executed. Only upstream's format is read: a dictionary from parameter names to tensors"
+            f"{file}: cannot be read as a checkpoint of tensors alone ({str(error).splitlines()[0]}); nothing in it "
+            "was executed. Only upstream's format is read: a dictionary from parameter names to tensors"
         )
         raise CheckpointError(msg) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -162,7 +162,7 @@ def merge_rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
             continue
         module, layer = name.split(".lora_")[0], name.split(".lora_")[1].split(".")[0]
         if ".loras.0." not in name:
-            msg = "model.rollout_lora: the weights hold one LoRA for each roll-out step, which cannot be merged; keep it"
+            msg = "model.rollout_lora: there is one LoRA for each roll-out step, which cannot be merged; keep it"
             raise CheckpointError(msg)
         target = f"{module}.{layer}.weight"
         merged[target] = merged[target] + state[name.removesuffix("A") + "B"] @ down
@@ -185,7 +185,8 @@ def install(model: Aurora, spec: ModelSpec, weights: Weights) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        msg = f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: {str(error).splitlines()[1].strip()}"
+        first = str(error).splitlines()[1].strip()
+        msg = f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: {first}"
         raise CheckpointError(msg) from error
 
 

@@ -202,7 +202,7 @@ def _draw_bars(
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(rows, list(keys.values()))
     axes.set_ylim(len(values) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(visible=True, axis="x", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     plain(axes)

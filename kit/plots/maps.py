@@ -216,6 +216,8 @@ def _colour_bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, extend:
     bar.set_label(label, fontsize=9.5, color=INK)
     bar.ax.tick_params(labelsize=8, color=GREY, labelcolor=INK)
     bar.ax.xaxis.set_major_locator(MaxNLocator(6))
+    # Numbers in full: a common factor beside the axis would run into the label, and be overlooked.
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.5g}".replace("-", "\N{MINUS SIGN}")))
     bar.outline.set(edgecolor=GREY, linewidth=0.6)
 
 

@@ -19,7 +19,7 @@ import kit
 from kit.tracking.params import flatten
 from kit.tracking.scrub import scrub, scrub_argv
 
-__all__ = ["collect", "settings_hash", "tags", "write"]
+__all__ = ["collect", "settings_hash", "tags"]
 
 _FORMAT = 1
 _DISTRIBUTION = "aurora-finetune-kit"
@@ -77,28 +77,6 @@ def settings_hash(settings: Mapping[str, object]) -> str:
     """Return the SHA-256 of resolved settings; their order does not matter, and secrets do not enter."""
     text = json.dumps(flatten(settings), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write(provenance: Mapping[str, Any], folder: Path) -> Path:
-    """Write ``provenance.json`` into a run folder.
-
-    A file that is there already keeps its content; the new provenance joins its list ``resumed``.
-
-    Returns:
-        The file's path.
-    """
-    path = folder / "provenance.json"
-    content = dict(provenance)
-    if path.exists():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content.setdefault("resumed", []).append(dict(provenance))
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
 
 
 def tags(provenance: Mapping[str, Any]) -> dict[str, str]:

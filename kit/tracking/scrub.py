@@ -15,7 +15,7 @@ _SECRET_WORDS = frozenset({"credential", "credentials", "passwd", "password", "s
 _SECRET_PAIRS = frozenset({("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key")})
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
-_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s'\"]+@", re.IGNORECASE)
+_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]{0,30}://)[^/\s'\"]+@", re.IGNORECASE)  # bounded: long texts stay cheap
 _QUERY = re.compile(
     r"([?&;][\w.-]*(?:access_?key|api_?key|credential|passw(?:or)?d|secret|sig|signature|token)=)[^&;\s'\"]+",
     re.IGNORECASE,

@@ -149,13 +149,13 @@ def fit(
         _step(trainer, stream, schedule, state, recorder)
         if schedule.validates(state.step):
             _validate(trainer, valid, state, recorder, saver)
-        if schedule.saves(state.step) or interruption.caught is not None:
+        if schedule.saves(state.step):
             saver.last(state)
+    if interruption.caught is not None and (state.step == 0 or not schedule.saves(state.step)):
+        saver.last(state)
 
 
-def _step(
-    trainer: Trainer, stream: Iterator[Pair], schedule: Schedule, state: LoopState, recorder: Recorder
-) -> None:
+def _step(trainer: Trainer, stream: Iterator[Pair], schedule: Schedule, state: LoopState, recorder: Recorder) -> None:
     started = time.perf_counter()
     group = [next(stream) for _ in range(schedule.accumulate)]
     waited = time.perf_counter() - started

@@ -68,8 +68,7 @@ class PaperMAE:
             for name, value in prediction.surface.items()
         }
         atmospheric = {
-            name: _mean_error(value, target.atmospheric[name], None)
-            for name, value in prediction.atmospheric.items()
+            name: _mean_error(value, target.atmospheric[name], None) for name, value in prediction.atmospheric.items()
         }
         scale = _GAMMA / (len(surface) + len(atmospheric))
         total = scale * (_ALPHA * self._weighted(surface) + _BETA * self._weighted(atmospheric))

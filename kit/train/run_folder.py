@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import tomli_w
 
 from kit.errors import SettingsError
 
-__all__ = ["MetricsLog", "RunFolder"]
+__all__ = ["MetricsLog", "RunFolder", "write_atomically"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class RunFolder:
         return self.path / "provenance.json"
 
     @property
+    def quality(self) -> Path:
+        """What the checks on the data found."""
+        return self.path / "qa.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -45,6 +51,11 @@ class RunFolder:
     def figures(self) -> Path:
         """Folder of PNG files."""
         return self.path / "figures"
+
+    @property
+    def scores(self) -> Path:
+        """Newest scorecard of the best checkpoint."""
+        return self.path / "scores.json"
 
     @property
     def best(self) -> Path:
@@ -82,15 +93,25 @@ class RunFolder:
         """Write resolved settings as TOML; an absent value is left out, or is ``none`` where it means something."""
         write_atomically(self.config, tomli_w.dumps(_without_none(settings)))
 
-    def recorded_provenance(self) -> dict[str, Any]:
-        """The record of the run's first start, or an empty one."""
-        if not self.provenance.exists():
-            return {}
-        record: dict[str, Any] = json.loads(self.provenance.read_text(encoding="utf-8"))
+    def write_quality(self, report: Mapping[str, Any]) -> None:
+        """Write the report of the checks on the data."""
+        write_atomically(self.quality, json.dumps(report, indent=2) + "\n")
+
+    def add_provenance(self, made_of: Mapping[str, Any]) -> dict[str, Any]:
+        """Record what the run is made of; of a run that goes on, beside what it was made of at first.
+
+        Returns:
+            The whole record, with a ``run_key`` that is the run's own.
+        """
+        record: dict[str, Any] = {"run_key": uuid.uuid4().hex, **made_of}
+        if self.provenance.exists():
+            record = json.loads(self.provenance.read_text(encoding="utf-8"))
+            record.setdefault("resumed", []).append(dict(made_of))
+        self.write_provenance(record)
         return record
 
     def write_provenance(self, record: Mapping[str, Any]) -> None:
-        """Write the record as JSON."""
+        """Write the whole record as JSON."""
         write_atomically(self.provenance, json.dumps(record, indent=2) + "\n")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -52,6 +52,8 @@ class TrainSettings(BaseModel):
     """How long, where and how exactly."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    ALTERNATIVES: ClassVar = (("steps", "epochs"),)
 
     steps: PositiveInt | None = None
     """Optimiser steps; give these or ``epochs``."""

@@ -101,7 +101,7 @@ class Trainer:
         mean = _Mean()
         for pair in batches:
             prediction, target, loss = self._compare(pair)
-            (loss.total / len(batches)).backward()
+            (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
             mean.add(loss, len(pair.inputs.metadata.time))
             if not torch.isfinite(loss.total):
                 raise DivergenceError(_diagnosis(step, pair, prediction, target))
@@ -120,7 +120,7 @@ class Trainer:
         norms = clip_gradients(self.parameters, self.settings.clip)
         if not torch.isfinite(norms.total):
             worst = [group for group, norm in norms.groups.items() if not norm < float("inf")]
-            msg = f"step {step}: the gradient is not finite in {', '.join(worst)}; lower optim.lr, or use train.precision fp32"
+            msg = f"step {step}: the gradient is not finite in {', '.join(worst)}; lower optim.lr, or use fp32"
             raise DivergenceError(msg)
         rate = learning_rate(step, self.steps, self.settings)
         for group in self.optimizer.param_groups:

@@ -42,7 +42,11 @@ def test_sending_happens_in_the_background() -> None:
 
 def test_putting_never_waits_for_a_store_that_hangs() -> None:
     release = threading.Event()
-    outbox = Outbox(lambda batch: release.wait(10) and None, interval=0)
+
+    def hang(batch: Sequence[Point]) -> None:
+        release.wait(10)
+
+    outbox = Outbox(hang, interval=0)
     began = time.perf_counter()
     for step in range(100):
         outbox.put(points(1, step))

@@ -26,7 +26,7 @@ def test_nested_settings_become_dotted_texts() -> None:
     }
 
 
-@pytest.mark.parametrize("mode", ["python", "json"])
+@pytest.mark.parametrize("mode", ("python", "json"))
 def test_every_setting_of_the_kit_is_taken(mode: str) -> None:
     flat = flatten(Settings().model_dump(mode=mode))
     assert flat["train.seed"] == "0"
@@ -51,12 +51,12 @@ def test_long_values_keep_their_length_and_hash() -> None:
     assert fit_value("x" * 6001 + "y") != cut
 
 
-@pytest.mark.parametrize("key", ["loss/2t", "grad_norm/backbone.encoder", "a b-c"])
+@pytest.mark.parametrize("key", ("loss/2t", "grad_norm/backbone.encoder", "a b-c"))
 def test_valid_keys_stay(key: str) -> None:
     assert valid_key(key) == key
 
 
-@pytest.mark.parametrize("key", ["loss{2t}", "a//b", "/a", "../a", "x" * 300, "a:b"])
+@pytest.mark.parametrize("key", ("loss{2t}", "a//b", "/a", "../a", "x" * 300, "a:b"))
 def test_other_keys_become_valid_and_stay_apart(key: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 

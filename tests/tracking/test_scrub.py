@@ -5,26 +5,26 @@ import pytest
 from kit.tracking.scrub import is_secret_name, scrub, scrub_argv
 
 
-@pytest.mark.parametrize("name", ["hub.token", "--api-key", "CDS_API_KEY", "cdsPassword", "store.secret", "apikey"])
+@pytest.mark.parametrize("name", ("hub.token", "--api-key", "CDS_API_KEY", "cdsPassword", "store.secret", "apikey"))
 def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "monkey", "train.seed", "key", "tokens_per_step", "loss.weights"])
+@pytest.mark.parametrize("name", ("max_tokens", "monkey", "train.seed", "key", "tokens_per_step", "loss.weights"))
 def test_names_that_only_resemble_secrets(name: str) -> None:
     assert not is_secret_name(name)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
+    (
         ("http://ann:pa55@host:5000/x", "http://***@host:5000/x"),
         ("postgresql+psycopg://ann:p@ss@db/mlflow", "postgresql+psycopg://***@db/mlflow"),
         ("https://host/a?X-Amz-Signature=abc&part=2", "https://host/a?X-Amz-Signature=***&part=2"),
         ("see hf_abcdefghijklmnopqrstu there", "see hf_*** there"),
         ("sqlite:////data/runs/mlflow.db", "sqlite:////data/runs/mlflow.db"),
         ("2020-01-01T00/2020-02-01T00", "2020-01-01T00/2020-02-01T00"),
-    ],
+    ),
 )
 def test_texts(text: str, expected: str) -> None:
     assert scrub(text) == expected

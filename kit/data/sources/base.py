@@ -12,9 +12,24 @@ from typing import Any, Protocol
 import xarray as xr
 
 from kit.data.fields import canonical_coordinates, canonical_name, canonical_values
+from kit.data.store_format import STATIC_PREFIX
 from kit.errors import StoreError
 
-__all__ = ["OpenSource", "Pieces", "SourceData", "file_facts"]
+__all__ = ["OpenSource", "Pieces", "Request", "SourceData", "file_facts"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a build asks a source for; None stands for everything that the kit knows."""
+
+    variables: frozenset[str] | None = None
+    statics: frozenset[str] | None = None
+    """With their prefix."""
+
+    def takes(self, name: str, *, known: bool) -> bool:
+        """Whether a field of this name is to be read; one that the table lacks must be asked for."""
+        asked = self.statics if name.startswith(STATIC_PREFIX) else self.variables
+        return known if asked is None else name in asked
 
 
 @dataclass(frozen=True)
@@ -22,7 +37,8 @@ class SourceData:
     """Fields in the store's form, each with its own times, still lazy.
 
     Args:
-        fields: by the store's name; statics carry their prefix.
+        fields: those asked for, by the store's name; statics carry their prefix.
+        names: of everything that was found, asked for or not.
         files: name, SHA-256 and size of every file that was read.
         notes: what was done to the data, one sentence each.
         licence: as the files state it; empty where they do not.
@@ -30,6 +46,7 @@ class SourceData:
     """
 
     fields: dict[str, xr.DataArray]
+    names: tuple[str, ...]
     files: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
     licence: str = ""
@@ -39,17 +56,18 @@ class SourceData:
 class OpenSource(Protocol):
     """The one function of every source module; fields may be read until the context ends."""
 
-    def __call__(self, path: Path, wanted: frozenset[str] | None) -> AbstractContextManager[SourceData]:
-        """Open the data at ``path``; names in ``wanted`` are taken even if the table lacks them."""
+    def __call__(self, path: Path, request: Request) -> AbstractContextManager[SourceData]:
+        """Open the data at ``path``."""
 
 
 @dataclass
 class Pieces:
     """Fields as they are found: the same variable may come in pieces, file by file."""
 
-    wanted: frozenset[str] | None = None
+    request: Request = Request()
     found: dict[str, list[tuple[str, xr.DataArray]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
 
     def note(self, text: str) -> None:
         """Keep a sentence, once."""
@@ -66,12 +84,16 @@ class Pieces:
         for array in dataset.data_vars.values():
             if not {"latitude", "longitude"} <= set(array.dims):
                 continue
-            name, variable = canonical_name(array, where)
-            if variable is None and name not in (self.wanted or ()):
-                self.note(f"{name} left out: not in the kit's table of variables; ask for it by name to have it")
+            name, variable = canonical_name(array)
+            self.names.add(name)
+            if not self.request.takes(name, known=variable is not None):
+                if variable is None:
+                    self.note(f"{name} left out: not in the kit's table of variables; ask for it by name to have it")
                 continue
-            extra = set(array.dims) - {"time", "level", "latitude", "longitude"}
-            if extra:
+            extra = [dim for dim in array.dims if dim not in ("time", "level", "latitude", "longitude")]
+            if all(array.sizes[dim] == 1 for dim in extra):
+                array = array.squeeze(extra, drop=True)  # noqa: PLW2901
+            else:
                 msg = f"{where}: {array.name} has the dimensions {array.dims}; select along {sorted(map(str, extra))}"
                 raise StoreError(msg)
             values = canonical_values(array, name, variable, where, self.note)

@@ -1,0 +1,207 @@
+"""Build a store from foreign data, or open one that is there."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from kit.data.accumulation import at_step, trimmed
+from kit.data.build_settings import BuildSettings
+from kit.data.settings import Period
+from kit.data.sources.base import OpenSource, Request, SourceData
+from kit.data.statics import choose_statics
+from kit.data.store import Store, StoreExistsError, write_store
+from kit.data.store_format import STATIC_PREFIX, Times, listed
+from kit.data.variables import lookup
+from kit.errors import StoreError
+
+__all__ = ["build", "default_splits", "open_store"]
+
+
+def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = None) -> Store:
+    """Read data, bring them into one form, and write them as a store.
+
+    Args:
+        settings: what is read and taken.
+        attributes: added to the store's, over those that the data give.
+
+    Raises:
+        StoreError: the data are absent, damaged, or cannot be reconciled; nothing is left behind.
+        OSError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    if settings.out.exists():
+        msg = f"{settings.out}: exists already; choose another folder with --out, or remove this one first"
+        raise StoreExistsError(msg)
+    with _open_source(settings) as source:
+        notes = list(source.notes)
+        dataset = _assemble(source, settings, notes)
+        described = {
+            "source": settings.source,
+            "source_files": list(source.files),
+            "licence": settings.licence or source.licence,
+            "history": notes,
+            "synthetic": source.synthetic,
+        }
+        splits = _splits(dataset["time"].values.astype("datetime64[s]"), settings)
+        return write_store(dataset, settings.out, splits=splits, attributes={**described, **(attributes or {})})
+
+
+def open_store(name_or_path: str) -> Store:
+    """Open a store by its folder, or by the name of a registry entry.
+
+    A registry entry is built into a store in the cache the first time; several processes may do so at once.
+
+    Raises:
+        StoreError: it is neither, or the folder is no store.
+        RegistryError: the entry's file is absent or not the one that the registry describes.
+    """
+    path = Path(name_or_path)
+    if path.exists():
+        return Store.open(path)
+    from kit import registry
+
+    entries = {name: entry for name, entry in registry.entries().items() if entry.kind == "states"}
+    if name_or_path not in entries:
+        near = difflib.get_close_matches(name_or_path, entries, n=3) or sorted(entries)
+        msg = (
+            f"data.store is {name_or_path!r}: there is no such folder, and the registry's data sets are "
+            f"{', '.join(near)}; build a store with `kit data build`"
+        )
+        raise StoreError(msg)
+    entry = entries[name_or_path]
+    # The file is verified each time, also when the store that was built from it is there.
+    file = registry.fetch(name_or_path)
+    out = registry.cache_dir() / "stores" / f"{name_or_path}-{entry.sha256[:12]}"
+    settings = BuildSettings(source="pickle", path=file, out=out, licence=entry.licence)
+    facts = {"registry": name_or_path, "registry_sha256": entry.sha256, "synthetic": entry.synthetic}
+    return _cached(settings, facts)
+
+
+def _cached(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
+    if settings.out.exists():
+        try:
+            return Store.open(settings.out)
+        except StoreError:
+            # The cache is ours: what is damaged or of an older format is made anew.
+            shutil.rmtree(settings.out)
+    try:
+        return build(settings, attributes=facts)
+    except StoreExistsError:
+        return Store.open(settings.out)
+
+
+def _open_source(settings: BuildSettings) -> AbstractContextManager[SourceData]:
+    if not settings.path.exists():
+        msg = f"{settings.path}: no such file or folder; --path names the {settings.source} data"
+        raise StoreError(msg)
+    variables, statics = settings.variables, settings.statics
+    request = Request(
+        None if variables is None else frozenset(variables),
+        None if statics is None else frozenset(STATIC_PREFIX + name for name in statics),
+    )
+    module = importlib.import_module(f"kit.data.sources.{settings.source}")
+    opener: OpenSource = module.open_source
+    return opener(settings.path, request)
+
+
+def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> xr.Dataset:
+    def note(text: str) -> None:
+        if text not in notes:
+            notes.append(text)
+
+    fields = _chosen(source, settings.variables)
+    fields = {name: _on_levels(field, settings.levels) for name, field in fields.items()}
+    fields = {
+        name: at_step(field, accumulated=_is_accumulated(name, field), hours=settings.step, note=note)
+        for name, field in fields.items()
+    }
+    fields = trimmed(fields, note)
+    _check_same_coordinates(fields)
+    statics = choose_statics(source.fields, next(iter(fields.values())), settings.statics, note, source.names)
+    return xr.Dataset({**fields, **statics})
+
+
+def _is_accumulated(name: str, field: xr.DataArray) -> bool:
+    variable = None if "level" in field.dims else lookup(name, "surface")
+    return "accumulation_hours" in field.attrs or (variable is not None and variable.accumulated)
+
+
+def _chosen(source: SourceData, names: Sequence[str] | None) -> dict[str, xr.DataArray]:
+    chosen = {name: field for name, field in source.fields.items() if not name.startswith(STATIC_PREFIX)}
+    missing = [name for name in names or () if name not in chosen]
+    if missing or not chosen:
+        held = ", ".join(name for name in source.names if not name.startswith(STATIC_PREFIX)) or "none"
+        wanted = ", ".join(missing) or "that the kit knows"
+        msg = f"the data lack the variables {wanted}; they hold {held}. {' '.join(source.notes)}".rstrip()
+        raise StoreError(msg)
+    return chosen
+
+
+def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataArray:
+    if levels is None or "level" not in field.dims:
+        return field
+    held = field["level"].values.tolist()
+    missing = [level for level in levels if level not in held]
+    if missing:
+        msg = f"{field.name} lacks the levels {listed(missing)} hPa; the data hold {listed(held)}"
+        raise StoreError(msg)
+    return field.isel(level=[held.index(level) for level in sorted(set(levels))])
+
+
+def _check_same_coordinates(fields: Mapping[str, xr.DataArray]) -> None:
+    for coordinate in ("time", "level"):
+        holders = [(name, f[coordinate].values) for name, f in fields.items() if coordinate in f.dims]
+        for name, values in holders[1:]:
+            if not np.array_equal(values, holders[0][1]):
+                msg = (
+                    f"{holders[0][0]} and {name} differ in their {coordinate}s: {_described(holders[0][1])}; "
+                    f"{_described(values)}. Give both for the same ones, or choose with --levels, --variables or --step"
+                )
+                raise StoreError(msg)
+
+
+def _described(values: Any) -> str:
+    if np.issubdtype(values.dtype, np.datetime64):
+        minutes = values.astype("datetime64[m]")
+        return f"{len(values)} from {minutes[0]} to {minutes[-1]}"
+    return f"{listed(values.tolist())} hPa"
+
+
+def _splits(times: Times, settings: BuildSettings) -> dict[str, Period]:
+    given = {name: getattr(settings, name) for name in ("train", "valid", "test")}
+    splits: dict[str, Period] = {name: period for name, period in given.items() if period is not None}
+    if not splits:
+        return default_splits(times)
+    if "train" not in splits:
+        msg = f"{', '.join(splits)} given without train; give --train as START/END too, or none of them"
+        raise StoreError(msg)
+    return splits
+
+
+def default_splits(times: Times) -> dict[str, Period]:
+    """The first 70 % of the states to train, the next 15 % to validate, the last 15 % to test.
+
+    Raises:
+        StoreError: there are fewer than three states.
+    """
+    count = len(times)
+    if count < 3:
+        msg = (
+            f"{count} state(s) cannot be split into train, valid and test; give more data, "
+            "or --train START/END alone for a store that is not to be trained on"
+        )
+        raise StoreError(msg)
+    first = min(max(1, round(0.7 * count)), count - 2)
+    second = min(max(first + 1, round(0.85 * count)), count - 1)
+    edges = {"train": (0, first - 1), "valid": (first, second - 1), "test": (second, count - 1)}
+    moments = [moment.replace(tzinfo=UTC) for moment in times.astype("datetime64[s]").tolist()]
+    return {name: Period(moments[start], moments[end]) for name, (start, end) in edges.items()}

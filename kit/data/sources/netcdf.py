@@ -1,0 +1,168 @@
+"""ERA5 in NetCDF, as the CDS delivers it today and did before.
+
+A folder, a file, or a zip; ``valid_time`` or ``time``, ``pressure_level`` or ``level``; ERA5 and ERA5T
+mixed through ``expver``; instantaneous and accumulated variables in files of their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import xarray as xr
+
+from kit.data.fields import Note
+from kit.data.sources.base import Pieces, Request, SourceData, file_facts
+from kit.data.sources.classic import check_length
+from kit.data.sources.merging import merge
+from kit.errors import StoreError
+
+__all__ = ["open_source"]
+
+SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
+
+
+@contextmanager
+def open_source(path: Path, request: Request) -> Iterator[SourceData]:
+    """Open NetCDF data.
+
+    Args:
+        path: a folder of files and zips, or one of them.
+        request: what is taken.
+
+    Raises:
+        StoreError: no files, a damaged file, or files that cannot be brought into one form.
+    """
+    files = _files(path)
+    pieces = Pieces(request)
+    licences = []
+    with ExitStack() as stack:
+        scratch: Path | None = None
+        for number, file in enumerate(files):
+            members = [(file.name, file)]
+            if zipfile.is_zipfile(file):
+                if scratch is None:
+                    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-netcdf-")))
+                members = _unpacked(file, scratch / str(number))
+            for name, member in members:
+                dataset = stack.enter_context(_opened(member, name))
+                licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
+                pieces.add(_one_version(dataset, pieces.note), name)
+        if not pieces.names:
+            msg = f"{path}: none of {len(files)} files holds a field on latitudes and longitudes"
+            raise StoreError(msg)
+        fields = merge(pieces.found, pieces.note)
+        licence = "; ".join(dict.fromkeys(filter(None, licences)))
+        yield SourceData(fields, tuple(sorted(pieces.names)), file_facts(files), tuple(pieces.notes), licence)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in (*SUFFIXES, ".zip"))
+    if not files:
+        kinds = sorted({p.suffix for p in path.rglob("*") if p.is_file()})
+        msg = f"{path}: no NetCDF files ({', '.join(SUFFIXES)} or .zip); files there end in {kinds or 'nothing'}"
+        raise StoreError(msg)
+    return files
+
+
+def _unpacked(archive: Path, folder: Path) -> list[tuple[str, Path]]:
+    """Write the NetCDF members of a zip to a folder, under names of our own."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = [m for m in content.infolist() if _is_netcdf(archive, m)]
+            _fits(archive, sum(member.file_size for member in members), folder.parent)
+            folder.mkdir()
+            return [_extracted(content, member, folder / f"{number}.nc") for number, member in enumerate(members)]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        msg = f"{archive}: the zip cannot be unpacked ({error}); fetch it again"
+        raise StoreError(msg) from error
+
+
+def _is_netcdf(archive: Path, member: zipfile.ZipInfo) -> bool:
+    name = member.filename
+    parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
+    if ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+        msg = f"{archive}: refused: the member {name!r} points outside the archive; nothing was unpacked"
+        raise StoreError(msg)
+    return not member.is_dir() and name.lower().endswith(SUFFIXES)
+
+
+def _fits(archive: Path, size: int, scratch: Path) -> None:
+    free = shutil.disk_usage(scratch).free
+    if size > free:
+        msg = f"{archive}: unpacks to {size} bytes, {free} are free in {scratch}; set TMPDIR to a larger disk"
+        raise StoreError(msg)
+
+
+def _extracted(content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> tuple[str, Path]:
+    with content.open(member) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+    return f"{Path(str(content.filename)).name}:{member.filename}", target
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[xr.Dataset]:
+    check_length(path)
+    try:
+        with warnings.catch_warnings():
+            # Several fill values in one file, dates that only cftime can hold: the checks below speak up.
+            warnings.simplefilter("ignore", xr.SerializationWarning)
+            dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False)
+    except (OSError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+        msg = f"{name}: not readable as NetCDF ({error}); fetch the file again, or give its kind with --source"
+        raise StoreError(msg) from error
+    with dataset:
+        yield _in_states(dataset)
+
+
+def _in_states(dataset: xr.Dataset) -> xr.Dataset:
+    """Read one state at a time, whatever the file's own chunks are."""
+    times = [d for d in dataset.dims if str(d) in ("time", "valid_time")]
+    return dataset.chunk({dim: 1 if dim in times else -1 for dim in dataset.dims})
+
+
+def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:
+    """Let final ERA5 (``expver`` 1) stand where it exists, and preliminary ERA5T (5) elsewhere."""
+    if "expver" not in dataset.variables:
+        return dataset
+    if "expver" in dataset.dims:
+        versions = sorted(range(dataset.sizes["expver"]), key=lambda i: _version(dataset["expver"].values[i]))
+        combined = dataset.isel(expver=versions[0], drop=True)
+        for index in versions[1:]:
+            combined = combined.fillna(dataset.isel(expver=index, drop=True))
+            note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
+        return combined
+    expver = dataset["expver"]
+    if expver.ndim == 1:
+        dataset = _latest(dataset, expver, note)
+    return dataset.drop_vars("expver")
+
+
+def _latest(dataset: xr.Dataset, expver: xr.DataArray, note: Note) -> xr.Dataset:
+    (along,) = expver.dims
+    versions = np.array([_version(value) for value in expver.values])
+    preliminary = int((versions == 5).sum())
+    if preliminary:
+        note(f"{preliminary} of {versions.size} states in a file are preliminary (ERA5T)")
+    if along not in dataset.coords:
+        return dataset
+    moments = dataset[along].values
+    # The first of equal moments after sorting by version is the final one.
+    order = np.argsort(versions, kind="stable")
+    _, first = np.unique(moments[order], return_index=True)
+    kept = order[first]
+    return dataset if kept.size == moments.size else dataset.isel({along: np.sort(kept)})
+
+
+def _version(value: object) -> int:
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return int(float(text)) if text.strip().replace(".", "").isdigit() else 9999

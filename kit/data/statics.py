@@ -1,0 +1,81 @@
+"""Static variables: those of the data, or derived from the coordinates where the data have none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from kit.data.fields import Note
+from kit.data.store_format import STATIC_PREFIX
+from kit.data.variables import STATIC
+from kit.errors import StoreError
+
+__all__ = ["DERIVED", "choose_statics"]
+
+DERIVED = {
+    "coslat": ("latitude", np.cos),
+    "sinlat": ("latitude", np.sin),
+    "coslon": ("longitude", np.cos),
+    "sinlon": ("longitude", np.sin),
+}
+"""Names of derived statics, the coordinate each is a function of, and the function."""
+
+
+def choose_statics(
+    fields: Mapping[str, xr.DataArray],
+    grid: xr.DataArray,
+    names: Sequence[str] | None,
+    note: Note,
+    found: Sequence[str] = (),
+) -> dict[str, xr.DataArray]:
+    """Statics of a store, by their names in it.
+
+    Args:
+        fields: statics of the data, and others that are ignored, by the store's names.
+        grid: any field, for its coordinates.
+        names: without prefix; None for all that the data hold.
+        note: is told which were derived.
+        found: names of everything in the data, for the message.
+
+    Raises:
+        StoreError: there are none, which upstream's encoder cannot bear, or one that was asked for is
+            neither in the data nor derived.
+    """
+    held = [name.removeprefix(STATIC_PREFIX) for name in fields if name.startswith(STATIC_PREFIX)]
+    if names is None:
+        names = held
+    if not names:
+        msg = (
+            "the data hold no static variables, and Aurora needs at least one; "
+            f"name derived ones, such as `--statics coslat,sinlat` (there are {', '.join(DERIVED)})"
+        )
+        raise StoreError(msg)
+    missing = [name for name in names if name not in held and name not in DERIVED]
+    if missing:
+        others = sorted(
+            {name.removeprefix(STATIC_PREFIX) for name in (*fields, *found) if name.startswith(STATIC_PREFIX)}
+        )
+        msg = (
+            f"the data lack the static variables {', '.join(missing)}; they hold {', '.join(others) or 'none'}, "
+            f"and the kit derives {', '.join(DERIVED)}"
+        )
+        raise StoreError(msg)
+    chosen = {}
+    for name in dict.fromkeys(names):
+        key = STATIC_PREFIX + name
+        if key not in fields:
+            note(f"{name} derived from the coordinates")
+        chosen[key] = fields[key] if key in fields else _derived(name, grid)
+    return chosen
+
+
+def _derived(name: str, grid: xr.DataArray) -> xr.DataArray:
+    coordinate, function = DERIVED[name]
+    values = function(np.deg2rad(grid[coordinate].values))
+    shape = (grid.sizes["latitude"], grid.sizes["longitude"])
+    field = np.broadcast_to(values[:, None] if coordinate == "latitude" else values, shape).astype(np.float32)
+    coords = {key: grid[key] for key in ("latitude", "longitude")}
+    attributes = {**STATIC[name].attributes(), "comment": "derived from the coordinates"}
+    return xr.DataArray(field, coords, ("latitude", "longitude"), name=STATIC_PREFIX + name, attrs=attributes)

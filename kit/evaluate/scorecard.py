@@ -1,0 +1,131 @@
+"""Scorecards: a checkpoint against persistence, and against the weights that its training started from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from aurora import Batch
+
+from kit.checkpoint.folder import Checkpoint, open_checkpoint
+from kit.data.pairs import Pairs, load_pairs
+from kit.errors import CheckpointError
+from kit.evaluate.settings import EvaluateSettings
+from kit.job import Conditions, build_base_forecaster, build_forecaster
+from kit.metrics.baselines import persistence
+from kit.metrics.scores import ScoreBoard, Scores, skill
+from kit.models.space import TrainingSpace
+from kit.train.run_folder import RunFolder, write_atomically
+
+__all__ = ["evaluate", "physical", "scores_of"]
+
+_logger = logging.getLogger(__name__)
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Score a checkpoint one step ahead.
+
+    Returns:
+        What ``kit evaluate --json`` prints: RMSE, MAE and bias of each variable and level in its unit, weighted by
+        area; the RMSE of persistence and, where they are at hand, of the base weights; skill against persistence.
+
+    Raises:
+        KitError: the checkpoint, its store or the period cannot be used.
+    """
+    checkpoint = open_checkpoint(settings.checkpoint)
+    conditions = Conditions(settings.data.store, settings.data.test, settings.device, settings.precision)
+    forecaster = build_forecaster(checkpoint, conditions)
+    pairs = forecaster.pairs
+    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size)
+    base = _base_scores(checkpoint, conditions, settings.batch_size) if settings.base else {}
+    result = {
+        "checkpoint": str(settings.checkpoint),
+        "store": str(forecaster.store.path),
+        "synthetic": bool(forecaster.store.attributes.get("synthetic")),
+        "period": str(pairs.period),
+        "samples": len(pairs),
+        "lead_hours": checkpoint.spec.lead_hours,
+        "scores": {key: _row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()},
+    }
+    _keep(checkpoint, result)
+    return result
+
+
+def _keep(checkpoint: Checkpoint, result: dict[str, Any]) -> None:
+    """Leave the scorecard of a run's best checkpoint in the run folder, where its figures are drawn from."""
+    folder = RunFolder(checkpoint.path.absolute().parent.parent)
+    if folder.best == checkpoint.path.absolute() and folder.config.exists():
+        write_atomically(folder.scores, json.dumps(result, indent=2) + "\n")
+
+
+def _row(score: Scores, persistence_rmse: float, base: Scores | None) -> dict[str, float | None]:
+    row = {
+        "rmse": score.rmse,
+        "mae": score.mae,
+        "bias": score.bias,
+        "persistence_rmse": persistence_rmse,
+        "skill": skill(score.rmse, persistence_rmse),
+    }
+    if base is not None:
+        row |= {"base_rmse": base.rmse, "skill_over_base": skill(score.rmse, base.rmse)}
+    # JSON has no NaN: what cannot be scored is null.
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
+
+
+def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int) -> dict[str, Scores]:
+    try:
+        base = build_base_forecaster(checkpoint, conditions)
+    except CheckpointError as error:
+        _logger.warning("the base weights are not scored: %s", error)
+        return {}
+    if base is None:
+        _logger.warning("the base weights are not scored: training started from random weights, or they have changed")
+        return {}
+    return scores_of(base.space, base.pairs, batch_size)[0]
+
+
+@torch.no_grad()
+def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Score predictions, and persistence on the same samples.
+
+    Args:
+        space: predicts.
+        pairs: what is predicted.
+        batch_size: predictions in a forward pass.
+
+    Returns:
+        Scores of the model and of persistence, by variable and level.
+    """
+    device = next(space.model.parameters()).device
+    board, reference = (_board(pairs, space) for _ in range(2))
+    for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
+        loaded = pair.to(device)
+        target = physical(loaded.target)
+        predicted = physical(space.predict(loaded.inputs))
+        last = persistence(loaded.inputs.surf_vars | loaded.inputs.atmos_vars)
+        levels = pairs.selection.levels
+        board.update({name: predicted[name] for name in target}, target, levels)
+        # What is never read has no last state: nothing persists.
+        reference.update({name: last[name] for name in target if name in last}, _kept(target, last), levels)
+    results = reference.results()
+    nothing = Scores(float("nan"), float("nan"), float("nan"), 0)
+    return board.results(), {key: results.get(key, nothing) for key in board.results()}
+
+
+def _kept(target: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in target.items() if name in set(names)}
+
+
+def _board(pairs: Pairs, space: TrainingSpace) -> ScoreBoard:
+    # Waves are absent over land and in calm water; anywhere else a missing value must stay loud.
+    waves = pairs.selection.targets if space.spec.upstream.is_wave else ()
+    return ScoreBoard(pairs.latitude, may_be_missing=waves)
+
+
+def physical(batch: Batch) -> dict[str, torch.Tensor]:
+    """The one state of a batch: [B, H, W] at the surface, [B, C, H, W] in the atmosphere."""
+    return {name: value[:, 0] for name, value in (batch.surf_vars | batch.atmos_vars).items()}

@@ -1,0 +1,107 @@
+"""Checks of coordinates: order, range, spacing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kit.qa.table import REBUILD, Examined, Finding, Findings, check
+
+__all__ = ["CHECKS"]
+
+_SPACING = 0.02
+"""Relative unevenness of a grid that is let pass: Gaussian latitudes and rounded coordinates have less."""
+
+
+@check("latitude", "error", "decrease within [-90, 90]", needs=("latitude",))
+def _latitude(store: Examined) -> Findings:
+    values = store.subject.coordinates["latitude"]
+    yield from _order("latitude", values, falling=True)
+    yield from _bounds("latitude", values, np.abs(values) <= 90, "[-90, 90]")
+
+
+@check("longitude", "error", "increase within [0, 360)", needs=("longitude",))
+def _longitude(store: Examined) -> Findings:
+    values = store.subject.coordinates["longitude"]
+    yield from _order("longitude", values, falling=False)
+    yield from _bounds("longitude", values, (values >= 0) & (values < 360), "[0, 360)")
+
+
+@check("level", "error", "increase and are plausible as hPa", needs=("level",))
+def _level(store: Examined) -> Findings:
+    values = store.subject.coordinates["level"]
+    yield from _order("level", values, falling=False)
+    yield from _bounds("level", values, (values > 0) & (values <= 1100), "(0, 1100] hPa")
+
+
+@check("grid-spacing", "warning", "the grid is regular", needs=("latitude", "longitude"))
+def _grid_spacing(store: Examined) -> Findings:
+    for name in ("latitude", "longitude"):
+        steps = np.abs(np.diff(store.subject.coordinates[name]))
+        usual = float(np.median(steps)) if steps.size else 0.0
+        uneven = np.flatnonzero(~(np.abs(steps - usual) <= _SPACING * usual))
+        if uneven.size:
+            first = store.subject.coordinates[name][uneven[0] : uneven[0] + 2]
+            detail = (
+                f"{uneven.size} of {steps.size} steps differ from {usual:g} degrees, first {first[0]:g} to {first[1]:g}"
+            )
+            remedy = (
+                "regrid the data; if the box crosses Greenwich, choose one that does not: neighbours would be far apart"
+            )
+            yield Finding(name, detail, remedy)
+
+
+def _order(name: str, values: np.ndarray, *, falling: bool) -> Findings:
+    steps = -np.diff(values) if falling else np.diff(values)
+    wrong = np.flatnonzero(~(steps > 0))
+    if wrong.size:
+        expected = f"strictly {'decreasing' if falling else 'increasing'}"
+        first = f"{values[wrong[0]]:g} is followed by {values[wrong[0] + 1]:g}"
+        yield Finding(
+            name, f"not {expected} at {wrong.size} of {steps.size} steps: {first}", f"{REBUILD}, which sorts it"
+        )
+
+
+def _bounds(name: str, values: np.ndarray, inside: np.ndarray, limits: str) -> Findings:
+    if not inside.all():
+        detail = f"{np.count_nonzero(~inside)} of {values.size} values outside {limits}, first {values[~inside][0]:g}"
+        yield Finding(name, detail, f"correct the source's coordinate, then {REBUILD}")
+
+
+@check("time-order", "error", "times increase, each once", needs=("time",))
+def _time_order(store: Examined) -> Findings:
+    times = store.subject.coordinates["time"]
+    values, counts = np.unique(times, return_counts=True)
+    if (counts > 1).any():
+        detail = f"{np.count_nonzero(counts > 1)} times occur more than once, first {_minute(values[counts > 1][0])}"
+        yield Finding("time", detail, f"keep one state for each time, then {REBUILD}")
+    backwards = np.flatnonzero(np.diff(times) < np.timedelta64(0, "s"))
+    if backwards.size:
+        first = f"{_minute(times[backwards[0]])} is followed by {_minute(times[backwards[0] + 1])}"
+        yield Finding("time", f"unsorted at {backwards.size} places: {first}", f"{REBUILD}, which sorts it")
+
+
+@check("time-gaps", "warning", "times are evenly spaced", needs=("time",))
+def _time_gaps(store: Examined) -> Findings:
+    times = np.unique(store.subject.coordinates["time"])
+    steps = np.diff(times)
+    if not steps.size:
+        yield Finding(
+            "time", f"one state alone ({_minute(times[0])}): there is no pair to train on", "add states", "error"
+        )
+        return
+    lengths, counts = np.unique(steps, return_counts=True)
+    usual = lengths[np.argmax(counts)]
+    wrong = np.flatnonzero(steps != usual)
+    if wrong.size:
+        first = f"first from {_minute(times[wrong[0]])} to {_minute(times[wrong[0] + 1])}"
+        hours = usual / np.timedelta64(1, "h")
+        detail = f"{wrong.size} of {steps.size} steps differ from the usual {hours:g} h, {first}"
+        yield Finding("time", detail, "fill the gaps, or accept them: pairs across a gap are left out")
+
+
+def _minute(moment: np.datetime64) -> str:
+    return str(moment.astype("datetime64[m]"))
+
+
+CHECKS = (_latitude, _longitude, _level, _grid_spacing, _time_order, _time_gaps)
+"""In the order in which they are reported."""

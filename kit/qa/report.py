@@ -1,0 +1,48 @@
+"""What the checks found, as values; printing is the command line's, deciding is the reader's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["Check", "Report", "Severity", "Status"]
+
+Status = Literal["passed", "failed", "skipped"]
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding of a check, or its clean bill."""
+
+    name: str
+    status: Status
+    severity: Severity
+    """What it means if it failed: an error makes the store unfit, a warning wants a look, info is for the record."""
+    variable: str | None
+    """The variable or coordinate concerned, under its name in the store; None concerns the store as a whole."""
+    detail: str
+    """Evidence: how many, where first, which values."""
+    remedy: str = ""
+    """What to do about it; empty where nothing is to be done."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one store."""
+
+    store: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed with severity error."""
+        return not self.failed("error")
+
+    def failed(self, severity: Severity) -> tuple[Check, ...]:
+        """Failed checks of one severity."""
+        return tuple(check for check in self.checks if check.status == "failed" and check.severity == severity)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form: ``store``, ``passed``, ``checks``."""
+        return {"store": self.store, "passed": self.passed, "checks": [asdict(check) for check in self.checks]}

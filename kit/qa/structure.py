@@ -1,0 +1,82 @@
+"""Checks of what a store is made of: format, arrays, variables, statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kit.data.store_format import STORE_FORMAT
+from kit.data.variables import Kind
+from kit.qa.table import REBUILD, Examined, Finding, Findings, check, few
+
+__all__ = ["CHECKS"]
+
+
+@check("format", "error", f"a store of format {STORE_FORMAT}")
+def _format(store: Examined) -> Findings:
+    version = store.subject.attributes.get("kit_store")
+    if version != STORE_FORMAT:
+        yield Finding(None, f"attribute kit_store is {version!r}, {STORE_FORMAT} expected", REBUILD)
+
+
+@check("layout", "error", "every array has the dimensions, shape and type of a store's")
+def _layout(store: Examined) -> Findings:
+    for name in ("time", "latitude", "longitude"):
+        if name not in store.subject.coordinates and name not in store.subject.misfits:
+            yield Finding(name, "the store has no such coordinate", REBUILD)
+    for name, (reason, severity) in store.subject.misfits.items():
+        yield Finding(name, f"cannot be used: {reason}", f"put it into the store's form: {REBUILD}", severity)
+
+
+@check("readable", "error", "every chunk could be read")
+def _readable(store: Examined) -> Findings:
+    for name, found in store.surveys.items():
+        if found.damage:
+            yield Finding(name, found.damage, f"the store is damaged: {REBUILD}")
+
+
+@check("variables", "error", "there are surface, atmospheric and static variables")
+def _variables(store: Examined) -> Findings:
+    remedies: dict[Kind, str] = {
+        "surface": "Aurora needs at least one surface variable: add it to the data and build the store again",
+        "atmospheric": "Aurora needs at least one variable on pressure levels: add it and build the store again",
+        "static": "Aurora needs at least one static variable: add one to the data, or build the store again with "
+        "derived ones, such as `--statics coslat,sinlat`",
+    }
+    for kind, remedy in remedies.items():
+        if not any(channel.kind == kind for channel in store.subject.channels):
+            yield Finding(None, f"no {kind} variable", remedy)
+
+
+@check("known-variables", "info", "every variable is in the table of variables")
+def _known_variables(store: Examined) -> Findings:
+    for channel in store.subject.channels:
+        if channel.known is None:
+            yield Finding(channel.name, "not in the table of variables: its range is not checked", "check its unit")
+
+
+@check("statistics", "error", "every variable has finite statistics with a scale above zero")
+def _statistics(store: Examined) -> Findings:
+    if store.subject.statistics is None:
+        yield Finding(None, store.subject.statistics_error, REBUILD)
+        return
+    known = store.subject.statistics.variables
+    for channel in store.subject.channels:
+        keys = store.subject.keys(channel)
+        missing = [key for key in keys if key not in known]
+        if missing:
+            yield Finding(channel.name, f"stats.json lacks {few(missing)}", REBUILD)
+        unfit = [key for key in keys if key in known and not _fit(known[key].mean, known[key].std)]
+        if unfit:
+            first = known[unfit[0]]
+            detail = f"unfit for normalisation: {few(unfit)}; {unfit[0]} has mean {first.mean:g}, scale {first.std:g}"
+            remedy = f"leave the variable or level out, or correct its data over the training period, then {REBUILD}"
+            # A static field may be constant over a box: upstream's statistics, or the model's own, then serve.
+            yield Finding(channel.name, detail, remedy, "warning" if channel.kind == "static" else None)
+
+
+def _fit(mean: float, scale: float) -> bool:
+    return bool(np.isfinite(mean) and np.isfinite(scale) and scale > 0)
+
+
+CHECKS = (_format, _layout, _readable, _variables, _known_variables, _statistics)
+"""In the order in which they are reported."""

@@ -1,0 +1,215 @@
+"""The store under examination, opened without trusting it.
+
+``Store.open`` refuses a store that is out of order; here it is opened all the same, so that everything that is
+wrong with it can be said at once.
+
+Dimensions: T time, C level, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr.errors
+
+from kit.data import variables
+from kit.data.statistics import StoreStatistics, channel_key
+from kit.data.store_format import STATIC_PREFIX, STATISTICS_FILE
+from kit.errors import StoreError
+from kit.qa.report import Severity
+
+__all__ = ["DIMENSIONS", "Channel", "Place", "Subject", "open_subject"]
+
+Array = npt.NDArray[Any]
+
+DIMENSIONS: dict[variables.Kind, tuple[str, ...]] = {
+    "surface": ("time", "latitude", "longitude"),
+    "atmospheric": ("time", "level", "latitude", "longitude"),
+    "static": ("latitude", "longitude"),
+}
+"""Dimensions of each kind of variable in a store."""
+
+_FORMS: dict[str, Callable[[Any], str]] = {
+    "time": lambda value: str(value.astype("datetime64[m]")),
+    "level": lambda value: f"{value:g} hPa",
+    "latitude": lambda value: f"{abs(value):g} {'N' if value >= 0 else 'S'}",
+    "longitude": lambda value: f"{value:g} E",
+}
+
+READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, zarr.errors.BaseZarrError)
+"""What a damaged chunk, a foreign codec or a broken description raises."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is: positions in a variable; None where it has no such dimension, or all of it is meant."""
+
+    time: int | None = None
+    level: int | None = None
+    row: int | None = None
+    column: int | None = None
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One variable of the store that has the layout of its kind."""
+
+    name: str
+    """Under its name in the store: static variables with their prefix."""
+    kind: variables.Kind
+    array: zarr.Array[Any]
+
+    @property
+    def known(self) -> variables.Variable | None:
+        """The table's entry, if it has one."""
+        return variables.lookup(
+            self.name.removeprefix(STATIC_PREFIX) if self.kind == "static" else self.name, self.kind
+        )
+
+    @property
+    def states(self) -> int:
+        """Number of time steps; a static variable has one."""
+        return 1 if self.kind == "static" else int(self.array.shape[0])
+
+    def read(self, time: int) -> npt.NDArray[np.float32]:
+        """Read one state, shape [C, H, W] with C = 1 where there are no levels."""
+        values = self.array[...] if self.kind == "static" else self.array[time]
+        with np.errstate(over="ignore"):
+            field = np.asarray(values, dtype=np.float32)
+        return field if self.kind == "atmospheric" else field[None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A store, opened for examination."""
+
+    path: Path
+    attributes: Mapping[str, Any]
+    coordinates: Mapping[str, Array]
+    """Values of ``time`` (datetime64[s]), ``level``, ``latitude`` and ``longitude``, as far as they can be used."""
+    channels: tuple[Channel, ...]
+    misfits: Mapping[str, tuple[str, Severity]]
+    """What has not the layout of a store, by name: why, and how bad that is."""
+    statistics: StoreStatistics | None
+    statistics_error: str
+
+    def keys(self, channel: Channel) -> list[str]:
+        """Names of a variable's statistics."""
+        if channel.kind != "atmospheric":
+            return [channel.name]
+        return [channel_key(channel.name, level) for level in self.coordinates["level"]]
+
+    def where(self, channel: Channel, place: Place) -> str:
+        """Say a place as a reader would look for it: ``2020-01-01T06:00, 500 hPa, 45 N, 3.25 E``."""
+        indices = dict(zip(DIMENSIONS["atmospheric"], (place.time, place.level, place.row, place.column), strict=True))
+        chosen = [(name, indices[name]) for name in DIMENSIONS[channel.kind]]
+        texts = [_FORMS[name](self.coordinates[name][index]) for name, index in chosen if index is not None]
+        return ", ".join(texts) or "everywhere"
+
+
+def open_subject(path: Path) -> Subject:
+    """Open a store for examination.
+
+    Raises:
+        StoreError: there is no such folder, or it is no readable Zarr v3 group.
+    """
+    attributes, arrays = _open_group(Path(path))
+    coordinates, misfits = _coordinates(arrays)
+    channels = []
+    for name, array in arrays.items():
+        if name in coordinates or name in misfits:
+            continue
+        kind, complaint = _layout(name, array, coordinates)
+        if kind is not None and not complaint:
+            channels.append(Channel(name, kind, array))
+        else:
+            # Left-overs without a grid, such as a scalar coordinate, are in nobody's way.
+            misfits[name] = (complaint, "error" if array.ndim > 1 else "warning")
+    statistics, error = _statistics(Path(path))
+    return Subject(Path(path), attributes, coordinates, tuple(channels), misfits, statistics, error)
+
+
+def _open_group(path: Path) -> tuple[dict[str, Any], dict[str, zarr.Array[Any]]]:
+    """Attributes and arrays of a Zarr v3 group."""
+    if not path.is_dir():
+        msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
+        raise StoreError(msg)
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        if group.metadata.zarr_format == 3:
+            return dict(group.attrs), _members(group)
+        reason = f"its format is {group.metadata.zarr_format}"
+    except READ_ERRORS as error:
+        reason = str(error)
+    msg = f"{path}: not a store: no readable Zarr v3 group ({reason}); build one with `kit data build`"
+    raise StoreError(msg)
+
+
+def _members(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+    with warnings.catch_warnings():
+        # Without consolidated metadata the folder is listed, and stats.json is a stranger in it.
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
+        return dict(sorted(group.arrays()))
+
+
+def _dimensions(array: zarr.Array[Any]) -> tuple[str | None, ...]:
+    return tuple(getattr(array.metadata, "dimension_names", None) or ())
+
+
+def _coordinates(arrays: Mapping[str, zarr.Array[Any]]) -> tuple[dict[str, Array], dict[str, tuple[str, Severity]]]:
+    """Read the coordinates that a store has, and say what is wrong with the others."""
+    coordinates: dict[str, Array] = {}
+    misfits: dict[str, tuple[str, Severity]] = {}
+    for name in DIMENSIONS["atmospheric"]:
+        array = arrays.get(name)
+        if array is None:
+            continue
+        try:
+            coordinates[name] = _coordinate(name, array)
+        except READ_ERRORS as error:
+            misfits[name] = (str(error), "error")
+    return coordinates, misfits
+
+
+def _coordinate(name: str, array: zarr.Array[Any]) -> Array:
+    """Read a coordinate; ValueError says why it cannot be used."""
+    if array.ndim != 1 or array.shape[0] == 0 or array.dtype.kind not in ("i" if name == "time" else "iuf"):
+        msg = f"its shape is {array.shape} and its type {array.dtype}; one dimension of numbers expected"
+        raise ValueError(msg)
+    units = str(array.attrs.get("units", ""))
+    if name == "time" and not units.startswith("seconds since 1970-01-01"):
+        msg = f"its units are {units!r}; 'seconds since 1970-01-01' expected"
+        raise ValueError(msg)
+    values = np.asarray(array[:])
+    return values.astype("datetime64[s]") if name == "time" else values.astype(np.float64)
+
+
+def _layout(name: str, array: zarr.Array[Any], coordinates: Mapping[str, Array]) -> tuple[variables.Kind | None, str]:
+    """Kind of a variable by its dimensions, and what keeps it from being read as one."""
+    dimensions = _dimensions(array)
+    kind = next((kind for kind, names in DIMENSIONS.items() if names == dimensions), None)
+    if kind is None or (kind == "static") != name.startswith(STATIC_PREFIX):
+        expected = "; or ".join(", ".join(names) for names in DIMENSIONS.values())
+        complaint = f"its dimensions are {dimensions}, expected {expected}"
+        return None, f"{complaint} (static ones, and no others, are named {STATIC_PREFIX}...)"
+    if array.dtype.kind not in "iuf":
+        return kind, f"its type is {array.dtype}, a number expected"
+    missing = [dimension for dimension in DIMENSIONS[kind] if dimension not in coordinates]
+    if missing:
+        return kind, f"the store has no usable coordinate {', '.join(missing)}"
+    shape = tuple(len(coordinates[dimension]) for dimension in DIMENSIONS[kind])
+    return kind, "" if array.shape == shape else f"its shape is {array.shape}, the coordinates have {shape}"
+
+
+def _statistics(path: Path) -> tuple[StoreStatistics | None, str]:
+    try:
+        return StoreStatistics.load(path / STATISTICS_FILE), ""
+    except (StoreError, OSError) as error:
+        return None, str(error)

@@ -1,0 +1,122 @@
+"""Every task that a person or CI runs: ``nox -l`` lists them, arguments after ``--`` are passed on.
+
+All sessions install from ``requirements.lock``: uv takes versions and hashes from it and refuses a file that does
+not match. Without a network: ``UV_OFFLINE=1 UV_FIND_LINKS=wheelhouse nox -s ...``, where the folder was filled by
+``pip download --no-deps --require-hashes -r requirements.lock -d wheelhouse``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+
+ROOT = Path(__file__).parent
+LOCK = "requirements.lock"
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Check, fine-tune, evaluate and draw the embedded default; fails unless it learned."""
+    install(session)
+    session.run("python", "ci/smoke.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; -m gpu, slow, network or benchmark chooses those that are off by default."""
+    install(session, "tests")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Run ruff, its formatter's check, and mypy in strict mode."""
+    install(session, "lint")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check", *session.posargs)
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(default=False)
+def qa(session: nox.Session) -> None:
+    """Check a store; the embedded sample unless another is named."""
+    install(session)
+    session.run("kit", "data", "qa", *(session.posargs or ["era5-sample"]))
+
+
+@nox.session(default=False)
+def finetune(session: nox.Session) -> None:
+    """Fine-tune; with no arguments, the embedded default."""
+    install(session)
+    session.run("kit", "finetune", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks."""
+    install(session, "tests")
+    nothing_collected = 5
+    session.run("pytest", "-m", "benchmark", *session.posargs, success_codes=[0, nothing_collected])
+
+
+@nox.session(default=False)
+def sample(session: nox.Session) -> None:
+    """Make the embedded sample again, with a dynamical core, and record its hash."""
+    install(session, "sample")
+    session.run("python", "ci/make_sample.py", *session.posargs)
+
+
+@nox.session(default=False)
+def pretrain(session: nox.Session) -> None:
+    """Pretrain the embedded tiny Aurora again, and record its hash."""
+    install(session)
+    runs = Path(session.create_tmp()) / "runs"
+    shutil.rmtree(runs, ignore_errors=True)
+    name = "tiny-pretrain"
+    session.run("kit", "finetune", "--recipe", name, "--run.dir", str(runs), "--run.name", name, *session.posargs)
+    session.run("python", "ci/embed_weights.py", str(runs / name / "checkpoints" / "best"))
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Bring requirements.lock up to date, keeping its pins (-- --upgrade: newest); -- --check: fail if it is stale."""
+    checking = "--check" in session.posargs
+    if checking and os.environ.get("UV_OFFLINE"):
+        session.skip("whether the lock is fresh can only be told with a package index")
+    out = Path(session.create_tmp()) / LOCK if checking else ROOT / LOCK
+    if checking:
+        shutil.copyfile(ROOT / LOCK, out)
+    compile_lock(session, out, [argument for argument in session.posargs if argument != "--check"])
+    if checking and (difference := pins(ROOT / LOCK) ^ pins(out)):
+        session.error(f"{LOCK} is stale, run nox -s lock; it differs in: {', '.join(sorted(difference))}")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the kit and some dependency groups, everything at the lock's versions and hashes, build tools too."""
+    chosen = [part for group in groups for part in ("--group", group)]
+    session.install("--constraints", LOCK, "--build-constraints", LOCK, "--editable", ".", *chosen)
+
+
+def compile_lock(session: nox.Session, out: Path, arguments: list[str]) -> None:
+    """Resolve all dependencies, extras and groups into one file for every platform, without host names."""
+    project = nox.project.load_toml(ROOT / "pyproject.toml")
+    groups = [part for group in project["dependency-groups"] for part in ("--group", group)]
+    form = ["--universal", "--fork-strategy", "fewest", "--python-version", "3.11", "--generate-hashes"]
+    plain = ["--no-annotate", "--no-header", "--quiet", "--output-file", str(out)]
+    session.run("uv", "pip", "compile", "pyproject.toml", "--all-extras", *groups, *form, *plain, *arguments)
+
+
+def pins(path: Path) -> set[str]:
+    """Return a lock's lines that name packages: version and marker, but not hashes.
+
+    An index may gain files of a version that is pinned already, which makes no lock stale.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {line.removesuffix("\\").strip() for line in lines if line[:1].isalnum()}

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+
+from kit.data.units import canonical_units, conversion
+from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, find, lookup
+from kit.errors import StoreError
+
+
+@pytest.mark.parametrize(
+    ("source", "on_levels", "name", "kind"),
+    (
+        ("t2m", False, "2t", "surface"),
+        ("2m_temperature", False, "2t", "surface"),
+        ("VAR_2T", False, "2t", "surface"),
+        ("u10", False, "10u", "surface"),
+        ("d2m", False, "2d", "surface"),
+        ("siconc", False, "ci", "surface"),
+        ("total_precipitation", False, "tp", "surface"),
+        ("T", True, "t", "atmospheric"),
+        ("geopotential", True, "z", "atmospheric"),
+        ("geopotential", False, "z", "static"),
+        ("z", False, "z", "static"),
+        ("land_sea_mask", False, "lsm", "static"),
+        ("static_ammonia_log", False, "static_ammonia_log", "static"),
+    ),
+)
+def test_variables_go_by_many_names(source: str, on_levels: bool, name: str, kind: str) -> None:
+    variable = find(source, on_levels=on_levels)
+    assert variable is not None
+    assert (variable.name, variable.kind) == (name, kind)
+
+
+def test_a_surface_name_does_not_stand_for_a_field_on_levels() -> None:
+    assert find("t2m", on_levels=True) is None
+    assert find("no_such_thing", on_levels=False) is None
+
+
+def test_no_name_means_two_variables_without_levels() -> None:
+    names = [alias for v in (*SURFACE.values(), *STATIC.values()) for alias in (v.name, *v.aliases)]
+    assert len(names) == len(set(names))
+    levels = [alias for v in ATMOSPHERIC.values() for alias in (v.name, *v.aliases)]
+    assert len(levels) == len(set(levels))
+    assert all(name == name.lower() for name in (*names, *levels))
+
+
+def test_every_physical_variable_of_the_nine_variants_is_known() -> None:
+    surface = "2t 10u 10v msl pm1 pm2p5 pm10 tcco tc_no tcno2 gtco3 tcso2 swh mwd mwp pp1d shww mdww mpww shts mdts"
+    more = "mpts swh1 mwd1 mwp1 swh2 mwd2 mwp2 wind dwi 2d tcwv tcc 100u 100v sp lcc mcc hcc skt stl1 swvl1 ci sd"
+    accumulated = "uvb ssrd ttr tp sf e"
+    for name in f"{surface} {more} i10fg blh {accumulated}".split():
+        assert lookup(name, "surface") is not None, name
+    assert all(SURFACE[name].accumulated for name in accumulated.split())
+    assert not SURFACE["2t"].accumulated
+    for name in "z u v t q co no no2 go3 so2".split():
+        assert lookup(name, "atmospheric") is not None, name
+    for (
+        name
+    ) in "lsm z slt wmb lat_mask anor isor cvh cl dl cvl slor sdfor sdor tvh tvl static_co static_nox_log".split():
+        assert lookup(name, "static") is not None, name
+
+
+def test_limits_and_signs() -> None:
+    assert (SURFACE["2t"].low, SURFACE["2t"].high) == (150, 350)
+    assert SURFACE["tp"].non_negative
+    assert not SURFACE["e"].non_negative
+    assert all(v.low < v.high for table in (SURFACE, ATMOSPHERIC, STATIC) for v in table.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    (
+        ("m s**-1", "m s-1"),
+        ("m**2 s**-2", "m2 s-2"),
+        ("m^2 s^-2", "m2 s-2"),
+        ("kg kg**-1", "kg kg-1"),
+        ("(0 - 1)", "1"),
+        ("millibars", "hPa"),
+        ("degC", "degC"),
+        ("m of water equivalent", "m"),
+        ("K", "K"),
+    ),
+)
+def test_units_have_one_spelling(text: str, expected: str) -> None:
+    assert canonical_units(text) == expected
+
+
+def test_conversions_by_hand() -> None:
+    def convert(value: float, units: str, target: str) -> float:
+        change = conversion("x", units, target)
+        return value if change is None else value * change[0] + change[1]
+
+    assert convert(1013.25, "hPa", "Pa") == pytest.approx(101325)
+    assert convert(20, "degC", "K") == pytest.approx(293.15)
+    assert convert(2.5, "mm", "m") == pytest.approx(0.0025)
+    assert convert(2.5, "kg m**-2", "m") == pytest.approx(0.0025)
+    assert convert(5500, "gpm", "m2 s-2") == pytest.approx(53936.575)
+    assert convert(100, "m", "m2 s-2") == pytest.approx(980.665)
+    assert convert(7, "K", "K") == 7
+    assert conversion("slt", "Code table 4.213", "1") is None
+
+
+def test_units_that_cannot_be_converted_list_those_that_can() -> None:
+    with pytest.raises(StoreError, match=r"tp comes in 'mm h\*\*-1', and the store wants 'm'.*mm, cm, km, kg m-2"):
+        conversion("tp", "mm h**-1", "m")
