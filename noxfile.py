@@ -79,9 +79,9 @@ def pretrain(session: nox.Session) -> None:
     install(session)
     runs = Path(session.create_tmp()) / "runs"
     shutil.rmtree(runs, ignore_errors=True)
-    name = "tiny-pretrain"
-    session.run("kit", "finetune", "--recipe", name, "--run.dir", str(runs), "--run.name", name, *session.posargs)
-    session.run("python", "ci/embed_weights.py", str(runs / name / "checkpoints" / "best"))
+    recipe = "tiny-pretrain"
+    session.run("kit", "finetune", "--recipe", recipe, "--run.dir", str(runs), "--run.name", recipe, *session.posargs)
+    session.run("python", "ci/embed_weights.py", str(runs / recipe))
 
 
 @nox.session(default=False)

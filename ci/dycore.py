@@ -6,6 +6,10 @@ Suarez (1994, BAMS 75, 1825-1830). To that benchmark this module adds
 
 - continents and mountains of our own making, so that land, sea and orography mean something;
 - a daily cycle of heating over land that follows the sun (perpetual equinox, as in Held and Suarez);
+- a reduced planet: the primitive equations stay the same when a planet shrinks by a factor X while its rotation,
+  forcing and clock run X times as fast (Wedi and Smolarkiewicz 2009, J. Comput. Phys. 228). The run has the Earth's
+  size; its states are those of a planet half that size, whose hour is two of the run's. Weather there moves as far
+  in six hours as it does on Earth in twelve, so that six hours matter at this resolution;
 - a water tracer, the saturation fraction r = q / q_sat, that the core advects like any other tracer: it
   rises in ascending air, is topped up by the surface and capped by condensation. It does not act back on
   the flow (no latent heat), so the dynamics stay those of the dry benchmark.
@@ -44,6 +48,8 @@ units = scales.units
 LAYERS = 20
 """Sigma layers, equally spaced: the top one is centred at 25 hPa, the lowest at 975 hPa (about 200 m)."""
 TIME_STEP_MINUTES = 30
+REDUCTION = 2
+"""How many times smaller, and faster, the planet is than the Earth-sized one that is integrated."""
 GRAVITY = float(scales.GRAVITY_ACCELERATION.magnitude)
 """Acceleration due to gravity in the run, m s-2."""
 
@@ -117,13 +123,14 @@ def make_planet() -> Planet:
 
 
 def integrate(planet: Planet, *, spin_up_days: int, states: int) -> dict[str, Array]:
-    """Run the model and keep a state every six hours after the spin-up.
+    """Run the model and keep a state every six of the reduced planet's hours after the spin-up.
 
     The first state kept is at 00 UTC, and the sun stands accordingly.
 
     Args:
         planet: the surface.
-        spin_up_days: whole days to run before the first state.
+        spin_up_days: whole days of the Earth-sized run before the first state; an even number of them, so that the
+            reduced planet's clock starts at midnight.
         states: how many states to keep.
 
     Returns:
@@ -131,13 +138,13 @@ def integrate(planet: Planet, *, spin_up_days: int, states: int) -> dict[str, Ar
         the run's temperature and orography imply hydrostatically) and ``sp`` of shape [states, 1, X, Y].
     """
     step = _time_step(planet)
-    per_six_hours = 6 * 60 // TIME_STEP_MINUTES
-    spin_up = jax.jit(time_integration.repeated(step, spin_up_days * 4 * per_six_hours))
+    per_six_hours = REDUCTION * 6 * 60 // TIME_STEP_MINUTES
+    spin_up = jax.jit(time_integration.repeated(step, spin_up_days * 24 * 60 // TIME_STEP_MINUTES))
     record = time_integration.trajectory_from_step(
         step, states, per_six_hours, start_with_input=True, post_process_fn=_nodal_fields(planet)
     )
     state = spin_up(_initial_state(planet))
-    # The spin-up is a number of whole days; starting the clock again keeps float32 time exact.
+    # The spin-up is a number of whole days there too; starting the clock again keeps float32 time exact.
     state = dataclasses.replace(state, sim_time=jnp.zeros(()))
     _, fields = jax.jit(record)(state)
     return _dimensional(planet, fields)
@@ -147,7 +154,7 @@ def solar_forcing(hours: Any, longitude: Any, latitude: Any) -> Any:
     """Cosine of the sun's zenith angle by day, 0 by night, less its mean over the day, at equinox.
 
     Args:
-        hours: hours UTC.
+        hours: hours UTC of the reduced planet, whose day has 24.
         longitude: degrees east.
         latitude: degrees north.
     """
@@ -177,7 +184,7 @@ class LivelyForcing(held_suarez.HeldSuarezForcing):
 
     def _solar_heating(self, sim_time: Any) -> jax.Array:
         """Heating of the boundary layer over land, [L, X, Y], nondimensional."""
-        hours = sim_time / self.physics_specs.nondimensionalize(1 * units.hour)
+        hours = sim_time / self.physics_specs.nondimensionalize(REDUCTION * units.hour)
         lon_X1, lat_Y = self.planet.longitude_X[:, None], self.planet.latitude_Y
         rate = self.physics_specs.nondimensionalize(SOLAR_HEATING) * self.planet.land_XY
         return self.boundary_layer_L * rate * solar_forcing(hours, lon_X1, lat_Y)
@@ -233,7 +240,11 @@ def _reference_temperature() -> Array:
 def _initial_state(planet: Planet) -> primitive_equations.State:
     """Air at rest, in radiative equilibrium, with a bump in its surface pressure to break the symmetry."""
     random_state, _ = primitive_equations_states.isothermal_rest_atmosphere(
-        planet.coords, planet.specs, p0=1.013e5 * units.pascal, p1=5e3 * units.pascal, surface_height=planet.height_XY * units.m
+        planet.coords,
+        planet.specs,
+        p0=1.013e5 * units.pascal,
+        p1=5e3 * units.pascal,
+        surface_height=planet.height_XY * units.m,
     )
     state = random_state(jax.random.PRNGKey(0))
     grid = planet.coords.horizontal

@@ -7,7 +7,7 @@ bytes; another processor rounds differently, and chaos then gives other weather 
 
 Written is a pickle of one plain dictionary of NumPy arrays, in ERA5's units and Aurora's names:
 
-- ``time`` hours since 1970-01-01 UTC [T], ``latitude`` (decreasing) [Y], ``longitude`` [X], ``level`` hPa [C];
+- ``time`` datetime64[s], UTC [T], ``latitude`` (decreasing) [Y], ``longitude`` [X], ``level`` hPa [C];
 - surface ``2t 10u 10v msl`` [T, Y, X] and atmosphere ``z u v t q`` [T, C, Y, X], each as float16 with
   ``NAME.scale`` and ``NAME.offset`` (float32, [] or [C, 1, 1]): value = NAME * scale + offset;
 - ``static_z static_lsm static_slt`` [Y, X], float32.
@@ -37,13 +37,13 @@ STATES = 60
 SPIN_UP_DAYS = 100
 FIRST_TIME = np.datetime64("2001-01-01T00", "h")
 LEVELS_HPA = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
-LABELS = {
+LABELS: dict[str, str | bool] = {
     "licence": "MIT",
     "kind": "states",
     "description": (
-        "Synthetic, not observed: 60 states, 6-hourly, 32 x 64 grid, 13 levels, of an idealised planet with "
-        "continents and a daily cycle, from the dinosaur dynamical core at T21 with Held-Suarez forcing. Dates are "
-        "fictitious. Made by `nox -s sample`."
+        "Synthetic, not observed: 60 states, 6-hourly, 32 x 64 grid, 13 levels, of an idealised planet, "
+        "half the Earth's size, with continents and a daily cycle, from the dinosaur dynamical core at T21 with "
+        "Held-Suarez forcing. Dates are fictitious. Made by `nox -s sample`."
     ),
     "synthetic": True,
 }
@@ -78,7 +78,7 @@ def make_sample() -> dict[str, NDArray[np.generic]]:
     layers = dycore.integrate(planet, spin_up_days=SPIN_UP_DAYS, states=STATES)
     fields = {**surface_fields(planet, layers), **pressure_fields(planet, layers)}
     sample: dict[str, NDArray[np.generic]] = {
-        "time": FIRST_TIME.astype(np.int64) + 6 * np.arange(STATES, dtype=np.int64),
+        "time": FIRST_TIME.astype("datetime64[s]") + np.arange(STATES) * np.timedelta64(6 * 3600, "s"),
         "latitude": planet.latitude_Y[::-1].copy(),
         "longitude": planet.longitude_X,
         "level": np.array(LEVELS_HPA, np.int64),
@@ -192,11 +192,10 @@ def pack(name: str, field: Array) -> dict[str, NDArray[np.generic]]:
         field: [T, Y, X] or [T, C, Y, X].
     """
     axes = (0, field.ndim - 2, field.ndim - 1)
-    keep = field.ndim == 4
-    scale = field.std(axis=axes, keepdims=keep).astype(np.float32)
-    offset = field.mean(axis=axes, keepdims=keep).astype(np.float32) * np.float32(name != "q")
-    scale, offset = (np.asarray(x[0] if keep else x, np.float32) for x in (scale, offset))
-    return {name: ((field - offset) / scale).astype(np.float16), f"{name}.scale": scale, f"{name}.offset": offset}
+    scale = np.asarray(field.std(axis=axes), np.float32)
+    offset = np.asarray(field.mean(axis=axes) * (name != "q"), np.float32)
+    packed = (field - offset[..., None, None]) / scale[..., None, None]
+    return {name: packed.astype(np.float16), f"{name}.scale": scale, f"{name}.offset": offset}
 
 
 def _interpolate(field: Array, sigma_L: Array, wanted: Array) -> Array:

@@ -134,10 +134,9 @@ def show_training(result: Mapping[str, Any]) -> None:
 def show_scores(result: Mapping[str, Any]) -> None:
     """Show a scorecard: one row for each variable and level."""
     hours, samples = result.get("lead_hours"), result.get("samples")
-    table = Table(
-        title=f"{result.get('checkpoint')}: {samples} predictions, {_number(hours)} h ahead", title_style="bold"
-    )
-    table.add_column("variable")
+    synthetic = "; synthetic data" if result.get("synthetic") else ""
+    heading = f"{result.get('checkpoint')}: {samples} predictions, {_number(hours)} h ahead{synthetic}"
+    table = Table("variable")
     for _, title in (*_SCORES, ("skill", "skill")):
         table.add_column(title, justify="right")
     scores: Mapping[str, Mapping[str, Any]] = result.get("scores", {})
@@ -152,6 +151,7 @@ def show_scores(result: Mapping[str, Any]) -> None:
             variable, *cells, f"[{colour}]{_number(skill, 3)}[/]", *([_number(row.get("base_rmse"))] if base else [])
         )
     out = error_console()
+    out.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
     out.print(table)
     skills = [row["skill"] for row in scores.values() if isinstance(row.get("skill"), float)]
     skills = [skill for skill in skills if not math.isnan(skill)]

@@ -26,6 +26,7 @@ from kit.qa.report import Report
 from kit.settings import Settings
 from kit.tracking import provenance
 from kit.tracking.params import flatten
+from kit.tracking.scrub import scrub
 from kit.tracking.tracker import Record, RunStatus, Tracker
 from kit.train.loop import LoopState, fit, watch_signals
 from kit.train.run_folder import MetricsLog, RunFolder
@@ -242,6 +243,7 @@ class _Run:
         """Open provenance and MLflow run, or go on with them."""
         settings = self.job.settings
         dump = settings.model_dump(mode="json")
+        dump["track"]["uri"] = settings.track.uri and scrub(settings.track.uri)
         made_of = provenance.collect(
             settings=dump,
             data={"store": settings.data.store, "sha256": self.job.store.fingerprint()},
@@ -253,7 +255,7 @@ class _Run:
         record = self.folder.add_provenance(made_of)
         self.tracker = Tracker.start(
             uri=settings.track.uri,
-            run_dir=settings.run.dir,
+            run_dir=self.folder.path.parent,
             experiment=settings.track.experiment or self.recipe or "kit",
             run_name=self.folder.path.name,
             params=dump,

@@ -218,8 +218,8 @@ def write_store(
 ) -> Store:
     """Write a dataset as a store, with statistics of its training states.
 
-    The dataset may be lazy: one state at a time is computed and held. Nothing is left at ``out`` or beside
-    it if this fails for any reason.
+    The dataset may be lazy: one state at a time (or 32 MiB of small ones) is computed and held. Nothing is
+    left at ``out`` or beside it if this fails for any reason.
 
     Args:
         dataset: dimensions ``time``, ``level``, ``latitude``, ``longitude`` in the store's order; static

@@ -7,7 +7,7 @@ import importlib.metadata
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ __all__ = ["StoreExistsError", "write"]
 SURFACE = ("time", "latitude", "longitude")
 ATMOSPHERIC = ("time", "level", "latitude", "longitude")
 STATIC = ("latitude", "longitude")
+BLOCK_BYTES = 32 * 2**20
 COORDINATES: dict[str, dict[str, str]] = {
     "time": {"standard_name": "time", "units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"},
     "level": {"standard_name": "air_pressure", "units": "hPa", "positive": "down"},
@@ -140,12 +141,21 @@ def _write_arrays(
     # NetCDF's library takes one reader at a time, and one state is little work: threads gain nothing here.
     with dask.config.set(scheduler="synchronous"):
         for key, array in static.load().data_vars.items():
-            writers[str(key)].write(..., array.values, counted=True)
-        for index in range(len(times)):
-            for key, array in dynamic.isel(time=index).load().data_vars.items():
-                writers[str(key)].write(index, array.values, counted=index in training)
+            writers[str(key)].write(..., array.values[None], counted=[0])
+        for block in _blocks(dynamic):
+            counted = [index - block.start for index in range(block.start, block.stop) if index in training]
+            for key, array in dynamic.isel(time=block).load().data_vars.items():
+                writers[str(key)].write(block, array.values, counted=counted)
     hashes = {name: writer.digest.hexdigest() for name, writer in sorted(writers.items())}
     return hashes, {key: a.result() for w in writers.values() for key, a in w.accumulators.items()}
+
+
+def _blocks(dynamic: xr.Dataset) -> Iterator[slice]:
+    """Runs of states that are computed together: one state, or as many small ones as ``BLOCK_BYTES`` hold."""
+    states = dynamic.sizes["time"]
+    bytes_per_state = 4 * sum(array.size for array in dynamic.data_vars.values()) // max(1, states)
+    length = max(1, BLOCK_BYTES // max(1, bytes_per_state))
+    return (slice(start, min(start + length, states)) for start in range(0, states, length))
 
 
 def _write_coordinates(root: zarr.Group, dataset: xr.Dataset, times: Times) -> None:
@@ -174,17 +184,19 @@ class _Writer:
             # A chunk of nothing but NaN is written too, so that a lost chunk cannot pass for one.
             config={"write_empty_chunks": True},
         )
+        self.dimensions = array.dims
         self.digest = hashlib.sha256()
         name = str(array.name)
         keys = [name] if "level" not in array.dims else [channel_key(name, v) for v in array["level"].values]
         self.accumulators = {key: FieldAccumulator(key, states if "time" in array.dims else 1) for key in keys}
 
-    def write(self, index: Any, values: npt.NDArray[Any], *, counted: bool) -> None:
-        field = np.ascontiguousarray(values, dtype=np.float32)
-        self.array[index] = field
-        self.digest.update(field.tobytes())
-        if counted:
-            layers = field if len(self.accumulators) > 1 or field.ndim == 3 else field[None]
+    def write(self, where: Any, values: npt.NDArray[Any], *, counted: Iterable[int]) -> None:
+        """Write states, values of shape [T, (C,) H, W], and take some of them into the statistics."""
+        states = np.ascontiguousarray(values, dtype=np.float32)
+        self.array[where] = states if "time" in self.dimensions else states[0]
+        self.digest.update(states.tobytes())
+        for index in counted:
+            layers = states[index] if "level" in self.dimensions else states[index][None]
             for accumulator, layer in zip(self.accumulators.values(), layers, strict=True):
                 accumulator.add(layer)
 

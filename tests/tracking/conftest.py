@@ -1,32 +1,15 @@
-"""One empty MLflow database for the session: making it takes seconds, copying it none."""
+"""Shorthand for starting runs."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kit.tracking.store import connect
 from kit.tracking.tracker import Tracker
 
 StartRun = Callable[..., Tracker]
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mlflow")
-    connect(f"sqlite:///{folder / 'mlflow.db'}", folder)
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of runs whose MLflow store exists already."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return tmp_path
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from kit.errors import StoreError
 
 __all__ = ["open_source"]
 
+CHUNK_BYTES = 8 * 2**20
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 
 
@@ -125,9 +126,12 @@ def _opened(path: Path, name: str) -> Iterator[xr.Dataset]:
 
 
 def _in_states(dataset: xr.Dataset) -> xr.Dataset:
-    """Read one state at a time, whatever the file's own chunks are."""
-    times = [d for d in dataset.dims if str(d) in ("time", "valid_time")]
-    return dataset.chunk({dim: 1 if dim in times else -1 for dim in dataset.dims})
+    """Read one state at a time, or some small ones, whatever the file's own chunks are."""
+    times = [dim for dim in dataset.dims if str(dim) in ("time", "valid_time")]
+    largest = max((array.size for array in dataset.data_vars.values()), default=1)
+    states = max(1, *(dataset.sizes[dim] for dim in times)) if times else 1
+    length = max(1, CHUNK_BYTES // (8 * max(1, largest // states)))
+    return dataset.chunk({dim: length if dim in times else -1 for dim in dataset.dims})
 
 
 def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:

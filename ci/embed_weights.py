@@ -1,0 +1,32 @@
+"""Embed the weights of a pretraining run as the tiny Aurora of the package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from embed import embed
+
+from kit.models.weights import TENSORS
+from kit.train.run_folder import RunFolder
+
+NAME = "aurora-tiny"
+FILE = "aurora-tiny.safetensors"
+LABELS = {
+    "licence": "MIT",
+    "kind": "weights",
+    "description": (
+        "Tiny Aurora, upstream's own class with 3.5 million parameters, pretrained on the first half of era5-sample; "
+        "knows nothing of real weather. Made by `nox -s pretrain`."
+    ),
+    "synthetic": True,
+}
+
+
+def main(run: Path) -> None:
+    """Take the last weights, not the best: the validation states stay unseen."""
+    embed(NAME, FILE, (RunFolder(run).last / TENSORS).read_bytes(), LABELS)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

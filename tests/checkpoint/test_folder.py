@@ -1,0 +1,116 @@
+"""The checkpoint folder: whole or absent, readable by itself, and never executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kit.checkpoint import folder as folder_module
+from kit.checkpoint.folder import open_checkpoint, settle, write_checkpoint
+from kit.errors import CheckpointError
+from tests.batches import small_spec
+
+
+def write(path: Path, value: float, resume: dict[str, Any] | None = None) -> None:
+    description = {"kit_version": "0", "model": small_spec("small").as_dict(), "value": value}
+    write_checkpoint(path, {"weight": torch.full((2,), value)}, description, resume)
+
+
+def value_of(path: Path) -> float:
+    value: float = open_checkpoint(path).description["value"]
+    return value
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    write(tmp_path / "last", 1.0, resume={"step": 3, "rng": torch.get_rng_state()})
+    checkpoint = open_checkpoint(tmp_path / "last")
+    assert checkpoint.spec == small_spec("small")
+    state = checkpoint.resume_state()
+    assert state["step"] == 3
+    assert torch.equal(state["rng"], torch.get_rng_state())
+
+
+def test_a_new_checkpoint_replaces_the_old_one(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        write(tmp_path / "last", value)
+    assert value_of(tmp_path / "last") == 2.0
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_failed_write_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "last", 1.0)
+
+    def full_disk(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "last", 2.0)
+    assert value_of(tmp_path / "last") == 1.0
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    (
+        # What a kill leaves: the new one half-written; whole and not yet exchanged; the old one already moved away;
+        # both exchanged and the old one not yet deleted.
+        (("last", ".last.new half"), 1.0),
+        (("last", ".last.new"), 2.0),
+        ((".last.old", ".last.new"), 2.0),
+        ((".last.old",), 1.0),
+        (("last", ".last.old"), 1.0),
+    ),
+)
+def test_an_exchange_that_was_cut_short_is_finished(tmp_path: Path, present: tuple[str, ...], expected: float) -> None:
+    for name in present:
+        write(tmp_path / "made", 2.0 if ".new" in name else 1.0)
+        (tmp_path / "made").rename(tmp_path / name.split()[0])
+        if name.endswith("half"):
+            (tmp_path / ".last.new" / "kit.json").unlink()
+    settle(tmp_path / "last")
+    assert value_of(tmp_path / "last") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_missing_checkpoint_names_those_nearby(tmp_path: Path) -> None:
+    write(tmp_path / "checkpoints" / "best", 1.0)
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint folder with kit.json.*checkpoints/best"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_newer_format_says_which_kit_to_install(tmp_path: Path) -> None:
+    write(tmp_path / "last", 1.0)
+    file = tmp_path / "last" / "kit.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99, "kit_version": "9.9"}))
+    with pytest.raises(CheckpointError, match=r"format 99, but this kit reads format 1; install version 9.9"):
+        open_checkpoint(tmp_path / "last")
+
+
+class _Command:
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __reduce__(self) -> object:
+        return os.system, (self._command,)
+
+
+def test_training_state_that_runs_a_command_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "last", 1.0, resume={"step": 1})
+    torch.save({"step": _Command(f"touch {tmp_path / 'executed'}")}, tmp_path / "last" / "resume" / "state.pt")
+    with pytest.raises(CheckpointError, match="nothing was executed"):
+        open_checkpoint(tmp_path / "last").resume_state()
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_training_state_may_be_deleted(tmp_path: Path) -> None:
+    write(tmp_path / "last", 1.0, resume={"step": 1})
+    shutil.rmtree(tmp_path / "last" / "resume")
+    with pytest.raises(CheckpointError, match="cannot be resumed without resume/state.pt"):
+        open_checkpoint(tmp_path / "last").resume_state()

@@ -1,0 +1,30 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Two processes of the suite share two cores: PyTorch with more threads than that only waits for itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One empty MLflow database for the session: making it takes seconds, copying it none."""
+    from kit.tracking.store import connect
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    connect(f"sqlite:///{folder / 'mlflow.db'}", folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of runs whose MLflow store exists already."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return tmp_path

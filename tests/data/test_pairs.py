@@ -1,0 +1,148 @@
+"""Pairs: which states belong together, on which part of the grid, in which order."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kit.data.pairs import Grid, Pairs, Selection, ShuffledPairs, collate, load_pairs
+from kit.data.settings import Period
+from kit.data.store import Store
+from kit.errors import SettingsError, StoreError
+from tests.factories import synthetic_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """16 x 32, 12 states every 6 h from 2020-01-01."""
+    return synthetic_store(tmp_path_factory.mktemp("pairs") / "store")
+
+
+def selection(store: Store, *, hours: int = 6, history: int = 2, grid: Grid | None = None) -> Selection:
+    return Selection(
+        inputs=("2t", "msl"),
+        targets=("2t", "msl"),
+        atmospheric=("t",),
+        static=("lsm",),
+        levels=(100, 850),
+        history=history,
+        timestep=timedelta(hours=hours),
+        grid=grid or Grid.of(store, None, 4),
+    )
+
+
+ALL = Period.parse("2020-01-01/2020-01-03T18")
+
+
+def test_a_pair_is_the_history_and_the_state_after_it(store: Store) -> None:
+    pairs = Pairs(store, selection(store), ALL)
+    assert len(pairs) == 10  # 12 states less the two that have no two states before them
+    pair = pairs[0]
+    assert pair.inputs.surf_vars["2t"].shape == (1, 2, 16, 32)
+    assert pair.inputs.atmos_vars["t"].shape == (1, 2, 2, 16, 32)
+    assert pair.target.surf_vars["2t"].shape == (1, 1, 16, 32)
+    assert np.array_equal(pair.inputs.surf_vars["2t"][0], store.read("2t", [0, 1]))
+    assert np.array_equal(pair.target.atmos_vars["t"][0, 0, 1], store.read("t", [2])[0, 2])
+    assert pair.inputs.metadata.time == (datetime(2020, 1, 1, 6, tzinfo=UTC),)
+    assert pair.target.metadata.time == (datetime(2020, 1, 1, 12, tzinfo=UTC),)
+    assert pair.inputs.metadata.atmos_levels == (100, 850)
+
+
+def test_the_step_decides_which_states_belong_together(store: Store) -> None:
+    pair = Pairs(store, selection(store, hours=12), ALL)[0]
+    assert np.array_equal(pair.inputs.surf_vars["2t"][0], store.read("2t", [0, 2]))
+    assert np.array_equal(pair.target.surf_vars["2t"][0, 0], store.read("2t", [4])[0])
+
+
+def test_every_state_of_a_pair_lies_within_the_period(store: Store) -> None:
+    pairs = Pairs(store, selection(store), Period.parse("2020-01-02/2020-01-02T18"))
+    assert [pairs.time(index).hour for index in range(len(pairs))] == [6, 12]
+
+
+def test_a_gap_in_time_makes_no_pair(tmp_path: Path) -> None:
+    from tests.factories import synthetic_dataset
+
+    dataset = synthetic_dataset(times=12).isel(time=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11])
+    from kit.data.store import write_store
+
+    periods = {"train": Period.parse("2020-01-01/2020-01-02")}
+    gappy = write_store(dataset, tmp_path / "gappy", splits=periods, attributes={})
+    targets = {pair.target.metadata.time[0] for pair in (Pairs(gappy, selection(gappy), ALL)[i] for i in range(7))}
+    lost = {datetime(2020, 1, 2, 6, tzinfo=UTC) + timedelta(hours=6 * k) for k in range(3)}
+    assert not targets & lost
+
+
+def test_a_period_without_a_pair_says_what_it_holds(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"no pair in 2020-01-01T00:00/2020-01-01T06:00.*2 of the store's 12 times"):
+        Pairs(store, selection(store), Period.parse("2020-01-01/2020-01-01T06"))
+
+
+def test_a_region_keeps_its_borders_and_is_cropped_to_patches(store: Store) -> None:
+    """Rows are 11.25 degrees apart from 84.375 N: 60 N to 20 S holds 50.6 ... -16.9, 7 rows, of which 4 remain."""
+    grid = Grid.of(store, (60.0, 90.0, -20.0, 180.0), 4)
+    assert store.latitude[grid.rows[0]] == 50.625
+    assert grid.rows[1] - grid.rows[0] == 4
+    # 90 to 180 degrees every 11.25: 9 columns, of which 8 remain.
+    assert grid.columns == (8, 16)
+    assert grid.cropped == (3, 1)
+    pair = Pairs(store, selection(store, grid=grid), ALL)[0]
+    assert pair.inputs.surf_vars["2t"].shape[-2:] == (4, 8)
+    assert pair.inputs.metadata.lat[0] == 50.625
+    assert pair.inputs.static_vars["lsm"].shape == (4, 8)
+
+
+def test_a_global_grid_is_not_cut_open(store: Store) -> None:
+    with pytest.raises(StoreError, match="32 longitudes around the globe are no multiple of the patch size 5"):
+        Grid.of(store, None, 5)
+
+
+def test_a_region_that_selects_nothing_says_what_there_is(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"selects no grid point; the store covers 84.375 to -84.375"):
+        Grid.of(store, (1.0, 5.0, 0.0, 6.0), 4)
+    with pytest.raises(StoreError, match="less than a patch of 4 x 4"):
+        Grid.of(store, (20.0, 0.0, 0.0, 40.0), 4)
+
+
+def test_pairs_of_a_batch_are_stacked(store: Store) -> None:
+    pairs = Pairs(store, selection(store), ALL)
+    both = collate([pairs[3], pairs[0]])
+    assert both.inputs.surf_vars["2t"].shape[0] == both.target.atmos_vars["t"].shape[0] == 2
+    assert both.inputs.metadata.time == (pairs.time(3), pairs.time(0))
+    assert torch.equal(both.target.surf_vars["msl"][1], pairs[0].target.surf_vars["msl"][0])
+
+
+def batches(start: int = 0, **changes: int) -> list[list[int]]:
+    options = {"batch_size": 2, "seed": 0, "batches": 9, "start": start, **changes}
+    return list(ShuffledPairs(5, **options))
+
+
+def test_an_epoch_holds_every_pair_once_in_an_order_of_its_own() -> None:
+    order = batches()
+    epochs = [order[0:3], order[3:6], order[6:9]]
+    for epoch in epochs:
+        assert sorted(index for batch in epoch for index in batch) == [0, 1, 2, 3, 4]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert batches(seed=1) != order
+
+
+@pytest.mark.parametrize("start", range(10))
+def test_beginning_anywhere_goes_on_as_if_from_the_start(start: int) -> None:
+    assert batches(start) == batches()[start:]
+
+
+def test_a_batch_larger_than_an_epoch_is_refused() -> None:
+    with pytest.raises(SettingsError, match="data.batch_size is 9, but the training period holds only 5 pairs"):
+        batches(batch_size=9)
+
+
+@pytest.mark.parametrize("workers", (0, 1))
+def test_workers_read_the_same(store: Store, workers: int) -> None:
+    pairs = Pairs(store, selection(store), ALL)
+    before = torch.get_rng_state()
+    loaded = list(load_pairs(pairs, workers=workers, batch_sampler=ShuffledPairs(10, batch_size=4, seed=0, batches=2)))
+    assert [len(pair.inputs.metadata.time) for pair in loaded] == [4, 4]
+    assert torch.equal(torch.get_rng_state(), before)  # reading ahead must not change what training draws

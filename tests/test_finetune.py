@@ -1,0 +1,217 @@
+"""The main job end to end on a small synthetic store: what it leaves behind, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kit.checkpoint.folder import open_checkpoint
+from kit.errors import CheckpointError, SettingsError, StoreError
+from kit.finetune import finetune
+from kit.settings import Settings
+from tests.factories import synthetic_store
+
+STEPS = 12
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic_store(tmp_path_factory.mktemp("data") / "store", times=16).path
+
+
+def settings(store: Path, run_dir: Path, name: str = "first", **sections: dict[str, Any]) -> Settings:
+    raw: dict[str, dict[str, Any]] = {
+        "run": {"name": name, "dir": run_dir},
+        "data": {"store": str(store)},
+        "model": {"weights": "random"},
+        "optim": {"lr": 1e-3, "warmup": 2},
+        "train": {"steps": STEPS, "checkpoint_every": 3},
+    }
+    return Settings.model_validate({key: raw.get(key, {}) | sections.get(key, {}) for key in raw | sections})
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_everything_behind(store: Path, run_dir: Path) -> None:
+    result = finetune(settings(store, run_dir))
+    assert result["valid"]["after"] < result["valid"]["before"]
+    assert result["loss"]["last"] < result["loss"]["first"]
+    assert result["steps"] == STEPS
+    assert result["trainable_parameters"] == result["total_parameters"] > 1e6
+    assert result["device"] == "cpu"
+    assert 0 <= result["data_wait_fraction"] < 1
+    run = Path(result["run"])
+    assert {path.name for path in run.iterdir()} >= {
+        "checkpoints", "config.toml", "figures", "log.txt", "metrics.jsonl", "provenance.json", "qa.json",
+    }  # fmt: skip
+    assert [record["step"] for record in metrics(run) if record["kind"] == "train"] == list(range(1, STEPS + 1))
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["mlflow_run_id"] == result["mlflow_run_id"]
+    assert (run / "figures" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_checkpoint_describes_itself(store: Path, run_dir: Path) -> None:
+    result = finetune(settings(store, run_dir))
+    checkpoint = open_checkpoint(Path(result["checkpoint"]))
+    assert checkpoint.spec.surface == ("10u", "10v", "2t", "msl")
+    assert checkpoint.spec.statistics.values["z_500"] != checkpoint.spec.statistics.values["z"]
+    [stage] = checkpoint.description["lineage"]
+    assert stage["method"] == "full"
+    assert checkpoint.description["base"] is None
+    # A second stage remembers the first, and its base by hash.
+    second = settings(store, run_dir, "second", model={"weights": result["checkpoint"]}, train={"steps": 3})
+    followed = open_checkpoint(Path(finetune(second)["run"]) / "checkpoints" / "last")
+    assert [part["steps"] for part in followed.description["lineage"]] == [stage["steps"], 3]
+    assert len(followed.description["base"]["sha256"]) == 64
+
+
+def test_the_resolved_settings_reproduce_the_run(store: Path, run_dir: Path) -> None:
+    import tomllib
+
+    first = finetune(settings(store, run_dir))
+    config = tomllib.loads((Path(first["run"]) / "config.toml").read_text())
+    config["run"]["name"] = "again"
+    second = finetune(Settings.model_validate(config))
+    assert_same_weights(Path(first["run"]), Path(second["run"]))
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for name in ("best", "last"):
+        a, b = (load_file(run / "checkpoints" / name / "model.safetensors") for run in (one, other))
+        assert a.keys() == b.keys()
+        assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+_RUN = """
+import json, sys
+from kit.finetune import finetune
+from kit.settings import Settings
+finetune(Settings.model_validate(json.loads(sys.argv[1])))
+"""
+
+
+def start(chosen: Settings) -> subprocess.Popen[bytes]:
+    dump = json.dumps(chosen.model_dump(mode="json", exclude_unset=True))
+    return subprocess.Popen([sys.executable, "-c", _RUN, dump], env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for_steps(run: Path, process: subprocess.Popen[bytes], steps: int) -> None:
+    """Until the run has recorded so many lines, or is over."""
+    while process.poll() is None:
+        lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+        if lines >= steps:
+            return
+        time.sleep(0.01)
+
+
+def mlflow_steps(run: Path) -> dict[str, list[int]]:
+    """Steps of some metrics of the one MLflow run of an experiment."""
+    from kit.tracking.store import connect
+
+    client = connect(f"sqlite:///{run.parent / 'mlflow.db'}", run.parent)
+    [experiment] = [e for e in client.search_experiments() if e.name == "kit"]
+    found = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{run.name}'")
+    assert len(found) == 1
+    return {
+        key: [point.step for point in client.get_metric_history(found[0].info.run_id, key)]
+        for key in ("train/loss", "valid/loss", "train/grad_norm/decoder.surf_heads")
+    }
+
+
+def test_a_killed_run_goes_on_to_the_same_end(store: Path, run_dir: Path) -> None:
+    """Killed after 5 and after 9 recorded lines, then finished: weights and records as if nothing had happened."""
+    whole = settings(store, run_dir, "whole", train={"resume": "auto"})
+    cut = settings(store, run_dir, "cut", train={"resume": "auto"})
+    assert start(whole).wait() == 0
+    for lines in (5, 9):
+        process = start(cut)
+        wait_for_steps(run_dir / "cut", process, lines)
+        process.kill()
+        process.wait()
+    assert start(cut).wait() == 0
+    assert_same_weights(run_dir / "whole", run_dir / "cut")
+    kept = [(record["kind"], record["step"], record["loss"]) for record in metrics(run_dir / "cut")]
+    assert kept == [(record["kind"], record["step"], record["loss"]) for record in metrics(run_dir / "whole")]
+    assert mlflow_steps(run_dir / "cut") == mlflow_steps(run_dir / "whole")
+    assert mlflow_steps(run_dir / "cut")["train/loss"] == list(range(1, STEPS + 1))
+
+
+def test_sigterm_ends_with_a_checkpoint_to_go_on_from(store: Path, run_dir: Path) -> None:
+    process = start(settings(store, run_dir, train={"steps": 500, "checkpoint_every": 400, "resume": "auto"}))
+    wait_for_steps(run_dir / "first", process, 4)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    step = open_checkpoint(run_dir / "first" / "checkpoints" / "last").resume_state()["loop"]["step"]
+    assert 0 < step < 500
+    assert "train.resume auto" in (run_dir / "first" / "log.txt").read_text()
+
+
+def test_an_existing_run_is_not_touched(store: Path, run_dir: Path) -> None:
+    (run_dir / "first").mkdir()
+    with pytest.raises(SettingsError, match="this run exists already; choose another --run.name"):
+        finetune(settings(store, run_dir))
+    assert list((run_dir / "first").iterdir()) == []
+
+
+def test_resuming_with_other_settings_is_refused(store: Path, run_dir: Path) -> None:
+    finetune(settings(store, run_dir))
+    with pytest.raises(SettingsError, match=r"cannot go on with other settings: optim.lr was 0.001, is 0.1"):
+        finetune(settings(store, run_dir, optim={"lr": 0.1}, train={"resume": "auto"}))
+
+
+def test_a_checkpoint_without_its_training_state_is_not_resumed(store: Path, run_dir: Path) -> None:
+    best = finetune(settings(store, run_dir))["checkpoint"]
+    with pytest.raises(CheckpointError, match="cannot be resumed without resume/state.pt"):
+        finetune(settings(store, run_dir, train={"resume": best}))
+
+
+def test_resume_auto_needs_a_name(store: Path, run_dir: Path) -> None:
+    with pytest.raises(SettingsError, match="set run.name too"):
+        finetune(settings(store, run_dir, run={"name": None}, train={"resume": "auto"}))
+
+
+def test_an_unfit_store_is_refused_before_anything_is_made(run_dir: Path, tmp_path: Path) -> None:
+    import zarr
+
+    path = synthetic_store(tmp_path / "broken", times=16).path
+    array = zarr.open_group(path)["2t"]
+    array[3, 0, 0] = float("nan")  # type: ignore[index]
+    with pytest.raises(StoreError, match="not fit for training: nan"):
+        finetune(settings(path, run_dir))
+    assert not (run_dir / "first").exists()
+
+
+def test_a_variable_that_the_store_lacks_is_named(run_dir: Path, tmp_path: Path) -> None:
+    path = synthetic_store(tmp_path / "poor", times=16, surface=("2t", "10u", "10v")).path
+    with pytest.raises(StoreError, match="surface variables msl, which the store lacks; it holds 10u, 10v, 2t"):
+        finetune(settings(path, run_dir, model={"variant": "wave"} | {"weights": "random"}))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    (
+        ({"variables": ["2t", "u", "snow"]}, "data.variables: 'snow' is unknown"),
+        ({"levels": [123.0]}, "data.levels: 123.0 is unknown"),
+        ({"region": [10.0, 200.0, 5.0, 201.0]}, "grid points are selected|selects no grid point"),
+        ({"train": "1990-01-01/1990-02-01"}, "no pair in 1990-01-01T00:00/1990-02-01T00:00"),
+        ({"valid": "2020-01-01/2020-01-04"}, "overlap: scores would be of states that were seen in training"),
+    ),
+)
+def test_data_that_cannot_be_trained_on_is_refused(
+    store: Path, run_dir: Path, data: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((SettingsError, StoreError), match=message):
+        finetune(settings(store, run_dir, data={"store": str(store), **data}))
+    assert not (run_dir / "first").exists()
