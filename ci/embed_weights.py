@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 
 from embed import embed
-
 from kit.models.weights import TENSORS
 from kit.train.run_folder import RunFolder
 
 NAME = "aurora-tiny"
 FILE = "aurora-tiny.safetensors"
-LABELS = {
+LABELS: dict[str, str | bool] = {
     "licence": "MIT",
     "kind": "weights",
     "description": (

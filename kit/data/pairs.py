@@ -157,11 +157,10 @@ class Pairs(Dataset[Pair]):
         self.selection = selection
         self.period = period
         self._levels = [store.levels.index(level) for level in selection.levels]
-        rows, columns = slice(*selection.grid.rows), slice(*selection.grid.columns)
-        self._window = {"rows": rows, "columns": columns}
+        self._window = rows, columns = slice(*selection.grid.rows), slice(*selection.grid.columns)
         self.latitude = torch.from_numpy(store.latitude[rows].astype(np.float32))
         self.longitude = torch.from_numpy(store.longitude[columns].astype(np.float32))
-        self._static = {name: torch.from_numpy(store.read_static(name, **self._window)) for name in selection.static}
+        self._static = {name: torch.from_numpy(store.read_static(name, *self._window)) for name in selection.static}
         self._indices = self._find()
         if not self._indices:
             raise StoreError(self._nothing_found())
@@ -214,8 +213,8 @@ class Pairs(Dataset[Pair]):
             ),
         )
 
-    def _read(self, name: str, times: Sequence[int], **levels: Any) -> torch.Tensor:
-        return torch.from_numpy(self.store.read(name, times, **self._window, **levels))[None]
+    def _read(self, name: str, times: Sequence[int], levels: Sequence[int] | None = None) -> torch.Tensor:
+        return torch.from_numpy(self.store.read(name, times, *self._window, levels))[None]
 
 
 def _aware(time: np.datetime64) -> datetime:
@@ -318,6 +317,8 @@ def load_pairs(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
+        # Its own: the loader seeds its workers from this, and must not draw from what training draws from.
+        generator=torch.Generator().manual_seed(0),
         persistent_workers=False,
         multiprocessing_context="spawn" if workers else None,
         **order,

@@ -97,7 +97,7 @@ class _Command:
     def __init__(self, command: str) -> None:
         self._command = command
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (self._command,)
 
 

@@ -20,7 +20,7 @@ from tests.batches import small_spec, synthetic_batch
 AIR_POLLUTION_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 
 
-def space_of(variant: str, **knobs: object) -> TrainingSpace:
+def space_of(variant: str) -> TrainingSpace:
     torch.manual_seed(0)
     # The air-pollution model has heads for each of its levels, so that all of them must be there.
     levels = AIR_POLLUTION_LEVELS if variant == "air-pollution" else (300, 500, 850)
@@ -34,7 +34,7 @@ def test_every_head_gets_a_gradient_and_every_part_is_finite(variant: str) -> No
     inputs = synthetic_batch(space.spec)
     target = synthetic_batch(space.spec, states=1, seed=1, inputs=False)
     loss = PaperMAE()(space.predict_fields(space.inputs(inputs)), space.targets(target))
-    loss.total.backward()
+    loss.total.backward()  # type: ignore[no-untyped-call]
     assert all(math.isfinite(value) for value in loss.parts.values())
     assert 0.1 < loss.total.item() < 10
     heads = {name: p for name, p in space.model.decoder.named_parameters() if "_heads." in name}
