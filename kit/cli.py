@@ -70,8 +70,9 @@ def _call(command: str, arguments: Sequence[str]) -> Outcome:
     help_asked = any(argument in {"-h", "--help"} for argument in arguments)
     # Libraries print; standard output is kept for the result alone.
     with redirect_stdout(sys.stdout if help_asked else sys.stderr):
-        from kit import commands
+        from kit import commands, console
 
+        console.log_to_screen()
         outcome: Outcome = getattr(commands, command.replace(" ", "_"))(arguments)
     return outcome
 

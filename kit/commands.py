@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ def data_qa(arguments: Sequence[str]) -> Outcome:
 def ui(arguments: Sequence[str]) -> Outcome:
     """Open MLflow's page on this machine's loopback address, to compare runs; ends with Ctrl-C."""
     settings, options = _settle(ui, UiSettings, arguments)
+    console.log_to_screen(logging.INFO)
     with console.loading("MLflow"):
         from kit.tracking.ui import serve
     serve(settings.track.uri, settings.run.dir, settings.port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ __all__ = [
     "TrainingProgress",
     "error_console",
     "loading",
+    "log_to_screen",
     "show_facts",
     "show_files",
     "show_registry",
@@ -49,6 +51,23 @@ def loading(what: str) -> Iterator[None]:
     yield
     if out.is_terminal:
         out.print(f"[dim] {time.perf_counter() - started:.1f} s[/]")
+
+
+class _Screen(logging.Handler):
+    """Prints log records, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        colour = "yellow" if record.levelno >= logging.WARNING else "default"
+        error_console().print(f"[{colour}]{escape(self.format(record))}[/]")
+
+
+def log_to_screen(level: int = logging.WARNING) -> None:
+    """Show what the kit logs from this level on; the run folder's log has the rest."""
+    logger = logging.getLogger("kit")
+    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _Screen)]
+    handler = _Screen(level)
+    logger.addHandler(handler)
+    logger.setLevel(min(level, logging.INFO))
 
 
 class TrainingProgress:
