@@ -18,7 +18,7 @@ from aurora import Aurora
 from kit.adapt import trainable
 from kit.checkpoint.folder import Checkpoint
 from kit.data.build import open_store
-from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs
+from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, read_ahead
 from kit.data.settings import DataSettings, Period
 from kit.data.store import Store
 from kit.errors import SettingsError
@@ -91,7 +91,10 @@ class Job:
             batches=self.schedule.steps * self.schedule.accumulate,
             start=start,
         )
-        return load_pairs(self.train, workers=self.settings.data.workers, batch_sampler=sampler, pin=self._pin)
+        workers = self.settings.data.workers
+        batches = load_pairs(self.train, workers=workers, batch_sampler=sampler, pin=self._pin)
+        # Workers read ahead by themselves.
+        return batches if workers else read_ahead(batches)
 
     def validation_batches(self) -> Iterable[Pair]:
         """All validation pairs in order of time."""

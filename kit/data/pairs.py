@@ -5,7 +5,9 @@ Dimensions: B batch, T history, C level, H latitude, W longitude.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +21,7 @@ from kit.data.settings import Period
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
 
-__all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "load_pairs"]
+__all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "collate", "load_pairs", "read_ahead"]
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,21 @@ class ShuffledPairs(Sampler[list[int]]):
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + epoch)
         indices: list[int] = torch.randperm(self._pairs, generator=generator).tolist()
         return indices
+
+
+def read_ahead(batches: Iterable[Pair], depth: int = 2) -> Iterator[Pair]:
+    """Read the next batches in a thread while the present one is used; same batches, same order.
+
+    Args:
+        batches: what is read.
+        depth: batches that may wait, each held in memory.
+    """
+    stream = iter(batches)
+    with ThreadPoolExecutor(1, thread_name_prefix="pairs") as reader:
+        waiting = deque(reader.submit(next, stream, None) for _ in range(depth))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(reader.submit(next, stream, None))
+            yield batch
 
 
 def load_pairs(

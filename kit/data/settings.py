@@ -82,4 +82,4 @@ class DataSettings(BaseModel):
     batch_size: PositiveInt = 1
     """Pairs per forward pass."""
     workers: int = Field(default=0, ge=0)
-    """Processes that read ahead; 0 reads in the training process."""
+    """Processes that read ahead; 0 reads in a thread of the training process."""

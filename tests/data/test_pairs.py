@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kit.data.pairs import Grid, Pairs, Selection, ShuffledPairs, collate, load_pairs
+from kit.data.pairs import Grid, Pair, Pairs, Selection, ShuffledPairs, collate, load_pairs, read_ahead
 from kit.data.settings import Period
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
@@ -137,6 +138,25 @@ def test_beginning_anywhere_goes_on_as_if_from_the_start(start: int) -> None:
 def test_a_batch_larger_than_an_epoch_is_refused() -> None:
     with pytest.raises(SettingsError, match="data.batch_size is 9, but the training period holds only 5 pairs"):
         batches(batch_size=9)
+
+
+def test_reading_ahead_gives_the_same_batches_in_order(store: Store) -> None:
+    pairs = Pairs(store, selection(store), ALL)
+    plain = load_pairs(pairs, workers=0, batch_size=3)
+    ahead = [pair.inputs.metadata.time for pair in read_ahead(plain)]
+    assert ahead == [pair.inputs.metadata.time for pair in plain]
+    assert list(read_ahead([])) == []
+
+
+def test_a_failure_while_reading_ahead_reaches_the_reader(store: Store) -> None:
+    def broken() -> Iterator[Pair]:
+        yield Pairs(store, selection(store), ALL)[0]
+        raise StoreError("damaged")
+
+    stream = read_ahead(broken())
+    next(stream)
+    with pytest.raises(StoreError, match="damaged"):
+        next(stream)
 
 
 @pytest.mark.parametrize("workers", (0, 1))

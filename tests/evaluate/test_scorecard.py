@@ -1,0 +1,115 @@
+"""Scorecards: right numbers, the same in any process and time zone, and nothing skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kit.errors import CheckpointError, StoreError
+from kit.evaluate.scorecard import evaluate
+from kit.evaluate.settings import EvaluateSettings
+from kit.finetune import finetune
+from kit.settings import Settings
+from tests.factories import synthetic_store
+
+KIT = Path(sys.executable).with_name("kit")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> list[Path]:
+    """Two checkpoints of stores with different statistics; the second one started from the first one's weights."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
+    made: list[Path] = []
+    for name, seed in (("one", 1), ("two", 2)):
+        store = synthetic_store(folder / f"store-{name}", times=16, seed=seed)
+        raw: dict[str, Any] = {
+            "run": {"name": name, "dir": folder},
+            "data": {"store": str(store.path)},
+            "model": {"weights": str(made[0]) if made else "random", "statistics": "store"},
+            "optim": {"lr": 1e-3, "warmup": 2},
+            "train": {"steps": 6},
+        }
+        made.append(Path(finetune(Settings.model_validate(raw))["checkpoint"]))
+    return made
+
+
+def scored(checkpoint: Path, **changes: Any) -> dict[str, Any]:
+    return evaluate(EvaluateSettings.model_validate({"checkpoint": checkpoint, "device": "cpu", **changes}))
+
+
+def test_the_result_has_what_it_promises(checkpoints: list[Path]) -> None:
+    result = scored(checkpoints[1])
+    assert result["samples"] == 2  # four test states, of which two have two states before them
+    assert result["lead_hours"] == 6
+    assert set(result["scores"]) == {"2t", "10u", "10v", "msl"} | {
+        f"{name}_{level}" for name in "tuvqz" for level in (100, 500, 850)
+    }
+    row = result["scores"]["t_500"]
+    assert row.keys() >= {"rmse", "mae", "bias", "persistence_rmse", "skill", "base_rmse"}
+    assert row["skill"] == pytest.approx(1 - row["rmse"] / row["persistence_rmse"])
+    kept = json.loads((checkpoints[1].parents[1] / "scores.json").read_text())
+    assert kept["scores"] == result["scores"]
+
+
+def test_persistence_is_the_error_of_the_last_input_state(checkpoints: list[Path]) -> None:
+    """By hand from the store: area-weighted RMSE between each target and the state before it."""
+    from kit.data.store import Store
+    from kit.metrics.scores import area_weights
+
+    result = scored(checkpoints[0])
+    store = Store.open(Path(result["store"]))
+    last = len(store.times)
+    states = store.read("2t", list(range(last - 3, last))).astype(np.float64)
+    weights = area_weights(store.latitude).numpy()[:, None]
+    expected = np.sqrt((np.diff(states, axis=0) ** 2 * weights).mean())
+    assert result["scores"]["2t"]["persistence_rmse"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_base_is_what_training_started_from(checkpoints: list[Path]) -> None:
+    """The base of the second checkpoint is the first one, under the statistics of the second."""
+    result = scored(checkpoints[1])
+    assert all(row["base_rmse"] != row["rmse"] for row in result["scores"].values())
+    assert "base_rmse" not in scored(checkpoints[0])["scores"]["2t"]  # it started from random weights
+    assert "base_rmse" not in scored(checkpoints[1], base=False)["scores"]["2t"]
+
+
+@pytest.mark.parametrize("zone", ("UTC", "America/Los_Angeles"))
+def test_two_checkpoints_in_one_process_agree_with_processes_of_their_own(checkpoints: list[Path], zone: str) -> None:
+    together = [scored(checkpoint)["scores"] for checkpoint in (*checkpoints, checkpoints[0])]
+    assert together[0] == together[2]
+    assert together[0] != together[1]
+    for checkpoint, here in zip(checkpoints, together, strict=False):
+        done = subprocess.run(
+            [KIT, "evaluate", "--checkpoint", checkpoint, "--device", "cpu", "--json"],
+            env={**os.environ, "TZ": zone, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+            capture_output=True,
+            check=True,
+        )
+        alone = json.loads(done.stdout)["scores"]
+        for key, row in here.items():
+            assert alone[key] == pytest.approx(row, rel=1e-6), key
+
+
+def test_another_period_and_another_store_can_be_asked_for(checkpoints: list[Path]) -> None:
+    other = scored(checkpoints[0])["store"].replace("store-one", "store-two")
+    moved = scored(checkpoints[0], data={"store": other, "test": "2020-01-01/2020-01-02"})
+    assert moved["store"] == other
+    assert moved["samples"] == 3
+
+
+def test_what_cannot_be_scored_is_an_error(checkpoints: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected a checkpoint folder with kit.json, found none; nearby are"):
+        scored(checkpoints[0].parent)
+    with pytest.raises(StoreError, match="there is no such folder"):
+        scored(checkpoints[0], data={"store": str(tmp_path / "nowhere")})
+    poor = synthetic_store(tmp_path / "poor", times=16, surface=("2t", "10u", "10v"))
+    with pytest.raises(StoreError, match=r"'msl'|msl, which the store lacks"):
+        scored(checkpoints[0], data={"store": str(poor.path)})

@@ -1,0 +1,70 @@
+"""The figures of a run, from its checkpoint to PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.errors import KitError, SettingsError
+from kit.evaluate.scorecard import evaluate
+from kit.evaluate.settings import EvaluateSettings
+from kit.finetune import finetune
+from kit.plots.render import plot
+from kit.plots.settings import PlotSettings
+from kit.settings import Settings
+from tests.factories import synthetic_store
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("render")
+    (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
+    raw: dict[str, Any] = {
+        "run": {"name": "drawn", "dir": folder},
+        "data": {"store": str(synthetic_store(folder / "store", times=16).path)},
+        "model": {"weights": "random"},
+        "train": {"steps": 2},
+    }
+    return Path(finetune(Settings.model_validate(raw))["run"])
+
+
+def drawn(**chosen: Any) -> list[str]:
+    files = [Path(file) for file in plot(PlotSettings.model_validate({"device": "cpu", **chosen}))["files"]]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    return [file.name for file in files]
+
+
+def test_a_run_is_drawn_with_its_losses_and_a_few_maps(run: Path) -> None:
+    moment = "20200104T060000"[:13]
+    assert drawn(run=run) == ["loss.png", *(f"{name}_{moment}.png" for name in ("2t", "msl", "10u", "z_500"))]
+    assert (run / "figures" / "loss.png").exists()
+
+
+def test_a_scorecard_is_drawn_once_there_are_scores(run: Path) -> None:
+    evaluate(EvaluateSettings(checkpoint=run / "checkpoints" / "best", device="cpu"))
+    assert "scorecard.png" in drawn(run=run)
+    (run / "scores.json").unlink()
+
+
+def test_variables_levels_and_samples_can_be_chosen(run: Path, tmp_path: Path) -> None:
+    names = drawn(checkpoint=run / "checkpoints" / "best", variables=("u", "t_850"), samples=2, out=tmp_path)
+    assert [name.rsplit("_", 1)[0] for name in names] == 2 * ["u_100", "u_500", "u_850", "t_850"]
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_a_time_can_be_chosen(run: Path, tmp_path: Path) -> None:
+    assert drawn(checkpoint=run / "checkpoints" / "best", variables=("2t",), time="2020-01-04T06", out=tmp_path) == [
+        "2t_20200104T1200.png"
+    ]
+
+
+def test_what_cannot_be_drawn_is_an_error(run: Path, tmp_path: Path) -> None:
+    checkpoint = run / "checkpoints" / "best"
+    with pytest.raises(SettingsError, match="variables: 'snow' is not predicted; there are 10u, 10v, 2t"):
+        drawn(checkpoint=checkpoint, variables=("snow",), out=tmp_path)
+    with pytest.raises(SettingsError, match="no prediction of .* starts at 1999-01-01T00:00"):
+        drawn(checkpoint=checkpoint, time="1999-01-01", out=tmp_path)
+    with pytest.raises(KitError, match=r"expected a run folder with metrics.jsonl, found none; runs nearby: .*drawn"):
+        drawn(run=run.parent / "absent")
