@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -27,6 +28,8 @@ __all__ = ["FORMAT", "Checkpoint", "open_checkpoint", "settle", "write_checkpoin
 
 FORMAT = 1
 _RESUME = Path("resume") / "state.pt"
+_FULL = 2**20
+"""Free bytes below which a failed write was a full disk's."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def write_checkpoint(
         )
         if resume is not None:
             (fresh / _RESUME).parent.mkdir()
-            torch.save(dict(resume), fresh / _RESUME)
+            _save_state(resume, fresh / _RESUME)
         part = fresh / f".{DESCRIPTION}"
         part.write_text(text + "\n")
         for file in (path for path in fresh.rglob("*") if path.is_file()):
@@ -99,6 +102,16 @@ def write_checkpoint(
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     settle(folder)
+
+
+def _save_state(state: Mapping[str, Any], file: Path) -> None:
+    try:
+        torch.save(dict(state), file)
+    except RuntimeError as error:
+        # PyTorch's writer does not pass on why the system refused.
+        if shutil.disk_usage(file.parent).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+        raise
 
 
 def settle(folder: Path) -> None:

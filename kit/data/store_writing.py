@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,7 @@ __all__ = ["StoreExistsError", "write"]
 SURFACE = ("time", "latitude", "longitude")
 ATMOSPHERIC = ("time", "level", "latitude", "longitude")
 STATIC = ("latitude", "longitude")
+_REMOVALS = 40
 BLOCK_BYTES = 32 * 2**20
 COORDINATES: dict[str, dict[str, str]] = {
     "time": {"standard_name": "time", "units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"},
@@ -125,8 +127,17 @@ def _published(out: Path) -> Iterator[Path]:
             msg = f"{out}: another process wrote this store meanwhile"
             raise StoreExistsError(msg) from error
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         raise
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder into which Zarr's threads may still be finishing the chunks that they had begun."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _write_arrays(

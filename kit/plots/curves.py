@@ -89,7 +89,10 @@ def _finish_loss_axes(axes: Axes, losses: Array) -> None:
     axes.grid(visible=True, axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(x=0.02)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    # Above the axes, where no curve can run through it.
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=INK, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0
+    )
     plain(axes)
 
 
@@ -202,7 +205,7 @@ def _draw_bars(
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(rows, list(keys.values()))
     axes.set_ylim(len(values) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.grid(visible=True, axis="x", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     plain(axes)

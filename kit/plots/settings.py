@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, model_validator
 
 from kit.evaluate.settings import EvaluateData
 
 __all__ = ["PlotSettings"]
 
 
-def _utc(moment: datetime) -> datetime:
+def _utc(value: Any) -> Any:
+    """Read ISO 8601, hours alone included; a time without a zone is UTC."""
+    moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
+    if not isinstance(moment, datetime):
+        return moment
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -29,7 +33,7 @@ class PlotSettings(BaseModel):
     data: EvaluateData = EvaluateData()
     variables: tuple[str, ...] | None = None
     """What is mapped: ``2t``, ``z_500``, or ``z`` for all its levels; by default a few that the model predicts."""
-    time: Annotated[datetime, AfterValidator(_utc)] | None = None
+    time: Annotated[datetime, BeforeValidator(_utc)] | None = None
     """Initial time of the first prediction, ISO 8601, UTC; by default the first that the test split allows."""
     samples: PositiveInt = 1
     """Consecutive predictions that are mapped."""

@@ -56,6 +56,21 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
+def test_a_disk_that_fills_up_under_pytorchs_writer_is_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexplained(*_args: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
+
+    monkeypatch.setattr(torch, "save", unexplained)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        write(tmp_path / "last", 1.0, resume={"step": 1})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(OSError, match="No space left on device"):
+        write(tmp_path / "last", 1.0, resume={"step": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("present", "expected"),
     (
