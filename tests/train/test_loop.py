@@ -1,0 +1,111 @@
+"""When things happen in a run, in which order, and how it ends early."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from kit.train.loop import Interruption, LoopState, Schedule, fit, watch_signals
+from kit.train.optimise import GradientNorms
+from kit.train.trainer import StepReport
+
+
+class Script:
+    """Trainer, recorder and saver in one, that notes what is asked of it."""
+
+    def __init__(
+        self, losses: tuple[float, ...] = (), interruption: Interruption | None = None, stop_at: int = 0
+    ) -> None:
+        self.events: list[str] = []
+        self._losses = iter((9.0, *losses))
+        self._interruption = interruption
+        self._stop_at = stop_at
+
+    def step(self, step: int, batches: list[Any]) -> StepReport:
+        self.events.append(f"step {step} on {batches}")
+        if self._interruption is not None and step == self._stop_at:
+            self._interruption.caught = signal.SIGTERM
+        return StepReport(step, 1.0 / step, {}, GradientNorms(torch.tensor(0.0), {}), 0.1, len(batches), 0.0)
+
+    def validate(self, _pairs: object) -> tuple[float, dict[str, float]]:
+        return next(self._losses), {}
+
+    def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
+        assert report.step >= epoch >= wait_seconds >= 0
+
+    def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
+        assert parts == {}
+        self.events.append(f"valid {step} {loss:g}")
+
+    def best(self, state: LoopState) -> None:
+        self.events.append(f"best {state.step}")
+
+    def last(self, state: LoopState) -> None:
+        self.events.append(f"last {state.step}")
+
+
+def run(
+    script: Script, schedule: Schedule, state: LoopState | None = None, stop: Interruption | None = None
+) -> LoopState:
+    state = state or LoopState()
+
+    def batches(start: int) -> Iterator[Any]:
+        return iter(range(start, 100))
+
+    fit(script, batches, [], schedule, state, script, script, stop or Interruption())  # type: ignore[arg-type]
+    return state
+
+
+def test_validation_comes_before_the_checkpoint_of_its_step() -> None:
+    script = Script(losses=(5.0, 6.0))
+    state = run(script, Schedule(steps=4, per_epoch=2, accumulate=1, checkpoint_every=2))
+    assert script.events == [
+        "valid 0 9", "step 1 on [0]", "step 2 on [1]", "valid 2 5", "best 2", "last 2",
+        "step 3 on [2]", "step 4 on [3]", "valid 4 6", "last 4",
+    ]  # fmt: skip
+    assert (state.before, state.best, state.after) == (9.0, 5.0, 6.0)
+    assert (state.first, state.latest, state.samples) == (1.0, 0.25, 4)
+
+
+def test_the_end_is_validated_and_saved_wherever_it_falls() -> None:
+    script = Script(losses=(5.0,))
+    run(script, Schedule(steps=3, per_epoch=10, accumulate=1, checkpoint_every=10))
+    assert script.events[-3:] == ["valid 3 5", "best 3", "last 3"]
+
+
+def test_a_run_goes_on_with_the_batches_after_its_checkpoint() -> None:
+    script = Script()
+    next(script._losses)
+    script._losses = iter((1.0,))
+    state = LoopState(step=2, before=9.0, best=5.0, after=5.0)
+    run(script, Schedule(steps=3, per_epoch=3, accumulate=2, checkpoint_every=3), state)
+    assert script.events[0] == "step 3 on [4, 5]"
+    assert state.before == 9.0
+
+
+@pytest.mark.parametrize(("stop_at", "last"), ((1, "last 1"), (2, "last 2")))
+def test_an_interruption_ends_after_the_step_with_one_checkpoint(stop_at: int, last: str) -> None:
+    stop = Interruption()
+    script = Script(losses=(5.0,), interruption=stop, stop_at=stop_at)
+    run(script, Schedule(steps=9, per_epoch=9, accumulate=1, checkpoint_every=2), stop=stop)
+    assert [event for event in script.events if event.startswith("last")] == [last]
+
+
+def test_an_interruption_before_the_first_step_leaves_a_checkpoint_too() -> None:
+    script = Script()
+    run(script, Schedule(9, 9, 1, 2), stop=Interruption(signal.SIGINT))
+    assert script.events == ["valid 0 9", "last 0"]
+
+
+def test_the_first_signal_is_noted_and_the_second_acts() -> None:
+    with watch_signals() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.caught is signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,146 @@
+"""One step: what it changes, what it reports, and when it refuses to go on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from kit.adapt import trainable
+from kit.adapt.settings import AdaptSettings
+from kit.data.pairs import Pair, collate
+from kit.models.space import TrainingSpace
+from kit.train.loss import PaperMAE
+from kit.train.optimise import build_optimizer, clip_gradients, learning_rate
+from kit.train.settings import OptimSettings
+from kit.train.trainer import DivergenceError, Trainer
+from tests.batches import small_spec, synthetic_batch
+
+
+def trainer_of(variant: str = "small", *, rollout_lora: Any = None, **optim: Any) -> Trainer:
+    torch.manual_seed(0)
+    spec = small_spec(variant, rollout_lora=rollout_lora)
+    model = spec.build()
+    settings = OptimSettings.model_validate({"warmup": 0, "lr": 1e-3, **optim})
+    parameters = trainable.select(model, AdaptSettings())
+    optimizer = build_optimizer(parameters, settings)
+    return Trainer(TrainingSpace(model, spec), PaperMAE(), parameters, optimizer, settings, steps=10)
+
+
+def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
+    spec = trainer.space.spec
+    return Pair(synthetic_batch(spec, seed=seed), synthetic_batch(spec, states=1, seed=seed + 1, inputs=False))
+
+
+def test_a_few_steps_change_every_parameter_and_lower_the_loss() -> None:
+    """Zero-initialised layers hold gradients back at first, so that the check comes after several steps."""
+    trainer = trainer_of()
+    before = copy.deepcopy(trainer.space.model.state_dict())
+    reports = [trainer.step(step, [pair_of(trainer)]) for step in range(1, 5)]
+    assert reports[-1].loss < reports[0].loss
+    after = trainer.space.model.state_dict()
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+def test_kept_rollout_lora_does_not_train() -> None:
+    trainer = trainer_of("hres-finetuned", rollout_lora="kept")
+    before = copy.deepcopy(trainer.space.model.state_dict())
+    trainer.step(1, [pair_of(trainer)])
+    after = trainer.space.model.state_dict()
+    frozen = [name for name in before if ".loras." in name]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    trains, total = trainable.count(trainer.space.model)
+    assert total - trains == sum(before[name].numel() for name in frozen)
+
+
+def test_accumulated_batches_are_averaged() -> None:
+    """Two batches of one pair give the step that one batch of the two pairs gives."""
+    one, two = trainer_of(clip=None), trainer_of(clip=None)
+    pairs = [pair_of(one, seed) for seed in (0, 10)]
+    for batch in (pairs[1].inputs, pairs[1].target):
+        batch.static_vars = pairs[0].inputs.static_vars  # pairs of one store share them
+    pairs[0].target.static_vars = pairs[0].inputs.static_vars
+    a = one.step(1, pairs)
+    b = two.step(1, [collate(pairs)])
+    assert a.samples == b.samples == 2
+    assert a.loss == pytest.approx(b.loss, rel=1e-5)
+    assert float(a.gradients.total) == pytest.approx(float(b.gradients.total), rel=1e-4)
+
+
+def test_parts_and_gradients_are_reported_by_variable_and_module() -> None:
+    trainer = trainer_of()
+    report = trainer.step(1, [pair_of(trainer)])
+    assert set(report.parts) == {"2t", "10u", "10v", "msl", "z", "u", "v", "t", "q"}
+    squares = sum(norm**2 for norm in report.gradients.groups.values())
+    assert math.sqrt(squares) == pytest.approx(float(report.gradients.total), rel=1e-5)
+    assert {"decoder.surf_heads", "encoder.level_agg"} <= report.gradients.groups.keys()
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    (
+        ("inputs", r"step 3: the loss is not finite; input states of msl for 2020-01-01T06:00 hold NaN"),
+        ("target", r"step 3: the loss is not finite; target of t for 2020-01-01T06:00 hold NaN"),
+    ),
+)
+def test_a_nan_is_traced_to_its_variable_and_time(where: str, message: str) -> None:
+    trainer = trainer_of()
+    pair = pair_of(trainer)
+    if where == "inputs":
+        pair.inputs.surf_vars["msl"][0, 1, 4, 4] = torch.nan
+    else:
+        pair.target.atmos_vars["t"][0, 0, 1, 4, 4] = torch.inf
+    before = copy.deepcopy(trainer.space.model.state_dict())
+    with pytest.raises(DivergenceError, match=message):
+        trainer.step(3, [pair])
+    assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())
+
+
+def test_an_absent_wave_is_no_nan_to_stop_for() -> None:
+    trainer = trainer_of("wave")
+    pair = pair_of(trainer)
+    assert pair.inputs.surf_vars["swh"].isnan().any()
+    assert math.isfinite(trainer.step(1, [pair]).loss)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of()
+    parameter = trainer.parameters["decoder.surf_heads.2t.bias"]
+    parameter.register_hook(lambda gradient: gradient * torch.inf)
+    before = copy.deepcopy(trainer.space.model.state_dict())
+    with pytest.raises(DivergenceError, match=r"step 1: the gradient is not finite in decoder.surf_heads"):
+        trainer.step(1, [pair_of(trainer)])
+    assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())
+
+
+def test_validation_changes_nothing() -> None:
+    trainer = trainer_of()
+    before = copy.deepcopy(trainer.space.model.state_dict())
+    first, parts = trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
+    assert (first, parts) == trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
+    assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())
+
+
+def test_learning_rate_by_hand() -> None:
+    """Warm-up over 4 steps to 1, then half a cosine to 0.2 at step 12: halfway, at step 8, (1 + 0.2) / 2."""
+    settings = OptimSettings(lr=1.0, warmup=4, final_lr=0.2)
+    rates = {step: learning_rate(step, 12, settings) for step in (1, 2, 4, 8, 12)}
+    assert rates == pytest.approx({1: 0.25, 2: 0.5, 4: 1.0, 8: 0.6, 12: 0.2})
+
+
+def test_clipping_by_hand() -> None:
+    """Gradients (3, 0) and (0, 4): norms 3 and 4, global norm 5; clipped to 1 they are a fifth."""
+    parameters = {"a.b.weight": torch.nn.Parameter(torch.zeros(2)), "a.c.weight": torch.nn.Parameter(torch.zeros(2))}
+    parameters["a.b.weight"].grad = torch.tensor([3.0, 0.0])
+    parameters["a.c.weight"].grad = torch.tensor([0.0, 4.0])
+    parameters["unused.d.weight"] = torch.nn.Parameter(torch.zeros(1))
+    norms = clip_gradients(parameters, 1.0)
+    assert float(norms.total) == pytest.approx(5.0)
+    assert norms.groups == pytest.approx({"a.b": 3.0, "a.c": 4.0})
+    clipped = parameters["a.b.weight"].grad
+    assert clipped is not None
+    assert clipped.tolist() == pytest.approx([0.6, 0.0])
