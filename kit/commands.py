@@ -17,6 +17,7 @@ from kit.evaluate.settings import EvaluateSettings
 from kit.options import parse
 from kit.plots.settings import PlotSettings
 from kit.settings import RunSettings, Settings
+from kit.tracking.attach import attach, run_folder_of
 from kit.tracking.settings import TrackSettings
 
 __all__ = ["Outcome", "data_build", "data_list", "data_qa", "evaluate", "finetune", "plot", "ui"]
@@ -106,6 +107,9 @@ def evaluate(arguments: Sequence[str]) -> Outcome:
     with console.loading("PyTorch and Aurora"):
         from kit.evaluate import scorecard
     result = scorecard.evaluate(settings)
+    if run := run_folder_of(settings.checkpoint):
+        scores = {f"test/{kind}/{name}": v for name, row in result["scores"].items() for kind, v in row.items()}
+        attach(run, metrics=scores)
     return Outcome(result, options.as_json, lambda: console.show_scores(result))
 
 
@@ -115,6 +119,8 @@ def plot(arguments: Sequence[str]) -> Outcome:
     with console.loading("PyTorch and Aurora"):
         from kit.plots import render
     result = render.plot(settings)
+    if run := settings.run or run_folder_of(settings.checkpoint or Path()):
+        attach(run, figures=map(Path, result["files"]))
     return Outcome(result, options.as_json, lambda: console.show_files(result))
 
 

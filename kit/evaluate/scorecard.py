@@ -101,12 +101,16 @@ def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[
         Scores of the model and of persistence, by variable and level.
     """
     device = next(space.model.parameters()).device
-    board, reference = (_board(pairs, space) for _ in range(2))
+    waves = _waves(space)
+    board, reference = (ScoreBoard(pairs.latitude, may_be_missing=waves) for _ in range(2))
     for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
         loaded = pair.to(device)
         target = physical(loaded.target)
         predicted = physical(space.predict(loaded.inputs))
         last = persistence(loaded.inputs.surf_vars | loaded.inputs.atmos_vars)
+        for name in waves & target.keys():
+            # Waves come and go; sizes are compared where the model, persistence and the target all have some.
+            target[name] = target[name].where(predicted[name].isfinite() & last[name].isfinite(), torch.nan)
         levels = pairs.selection.levels
         board.update({name: predicted[name] for name in target}, target, levels)
         # What is never read has no last state: nothing persists.
@@ -120,10 +124,11 @@ def _kept(target: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str,
     return {name: value for name, value in target.items() if name in set(names)}
 
 
-def _board(pairs: Pairs, space: TrainingSpace) -> ScoreBoard:
-    # Waves are absent over land and in calm water; anywhere else a missing value must stay loud.
-    waves = pairs.selection.targets if space.spec.upstream.is_wave else ()
-    return ScoreBoard(pairs.latitude, may_be_missing=waves)
+def _waves(space: TrainingSpace) -> frozenset[str]:
+    """Variables that are absent over land and in calm water; in any other a missing value must stay loud."""
+    if not space.spec.upstream.is_wave:
+        return frozenset()
+    return frozenset({*space.model.density_channel_surf_vars, "dwi"})
 
 
 def physical(batch: Batch) -> dict[str, torch.Tensor]:

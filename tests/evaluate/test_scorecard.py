@@ -113,3 +113,42 @@ def test_what_cannot_be_scored_is_an_error(checkpoints: list[Path], tmp_path: Pa
     poor = synthetic_store(tmp_path / "poor", times=16, surface=("2t", "10u", "10v"))
     with pytest.raises(StoreError, match=r"'msl'|msl, which the store lacks"):
         scored(checkpoints[0], data={"store": str(poor.path)})
+
+
+def test_waves_are_scored_where_there_are_some(tmp_path: Path) -> None:
+    """On a store whose waves are absent over a quarter of the globe every score is a number."""
+    import torch
+    import zarr
+
+    from kit.data.pairs import Pairs
+    from kit.data.settings import DataSettings
+    from kit.data.store import Store
+    from kit.evaluate.scorecard import scores_of
+    from kit.models.resolve import select
+    from kit.models.space import TrainingSpace
+    from kit.models.variants import VARIANTS
+    from tests.batches import small_spec
+
+    wave = VARIANTS["wave"]
+    names = wave.physical(wave.surface)
+    path = synthetic_store(tmp_path / "wave", surface=names, static=wave.static, levels=(300, 500, 850), times=16).path
+    group = zarr.open_group(path)
+    for name in set(names) - {"2t", "10u", "10v", "msl"}:
+        values = np.abs(np.asarray(group[name])) + 0.1
+        values[..., :8] = np.nan
+        group[name][:] = values  # type: ignore[index]
+    mask = np.ones((16, 32), dtype=np.float32)
+    mask[:, :8] = 0
+    group["static_wmb"][:] = mask  # type: ignore[index]
+    spec, store = small_spec("wave"), Store.open(path)
+    torch.manual_seed(0)
+    space = TrainingSpace(spec.build(), spec)
+    # A density of 1/2 would be absence: the untrained head must lean towards presence.
+    for name, parameter in space.model.decoder.surf_heads.named_parameters():
+        if name.endswith("_density.bias"):
+            torch.nn.init.constant_(parameter, 5.0)
+    pairs = Pairs(store, select(spec, DataSettings(), store, 4), store.splits["test"])
+    scores, reference = scores_of(space, pairs)
+    assert all(np.isfinite(score.rmse) for score in (*scores.values(), *reference.values()))
+    assert scores["swh"].count == 2 * 16 * 24
+    assert scores["2t"].count == 2 * 16 * 32
