@@ -352,7 +352,6 @@ class _Run:
     def _summary(self, stopped: signal.Signals | None) -> dict[str, Any]:
         state, job = self.state, self.job
         trains, total = trainable.count(job.model)
-        checkpoint = self.folder.best if self.folder.best.exists() else self.folder.last
         seconds = max(state.seconds, 1e-9)
         assert self.tracker is not None
         if stopped is not None:
@@ -371,7 +370,7 @@ class _Run:
             "samples_per_second": state.samples / seconds,
             "data_wait_fraction": state.wait_seconds / seconds,
             "peak_memory_gib": peak_memory_gib(job.trainer.device),
-            "checkpoint": str(checkpoint),
+            "checkpoint": str(self.folder.best),
             **({} if stopped is None else {"interrupted": stopped.name}),
         }
 
@@ -396,7 +395,7 @@ class _Run:
         if any(self.metrics.records()):
             synthetic = bool(self.job.store.attributes.get("synthetic"))
             self.tracker.artifact(save_loss_curves(self.folder, self.folder.figures, synthetic=synthetic), "figures")
-        if status == "FINISHED" and self.folder.best.exists():
+        if status == "FINISHED":
             self.tracker.artifact(self.folder.best, "checkpoint")
         self.tracker.finish(status)
         _logger.info("run %s: %s, MLflow run %s", self.folder.path, status.lower(), self.tracker.run_id)

@@ -43,7 +43,7 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
         KitError: nothing to draw: no such run, checkpoint, variable or time.
     """
     folder = None if settings.run is None else _run_folder(settings.run)
-    checkpoint = open_checkpoint(settings.checkpoint or _best(RunFolder(settings.run or Path())))
+    checkpoint = open_checkpoint(settings.checkpoint or RunFolder(settings.run or Path()).best)
     forecaster = build_forecaster(checkpoint, Conditions(settings.data.store, settings.data.test, settings.device))
     out = settings.out or (folder.figures if folder else checkpoint.path.parent / "figures")
     out.mkdir(parents=True, exist_ok=True)
@@ -61,10 +61,6 @@ def _run_folder(path: Path) -> RunFolder:
         msg = f"{path}: expected a run folder with metrics.jsonl, found none; runs nearby: {near or 'none'}"
         raise KitError(msg)
     return folder
-
-
-def _best(folder: RunFolder) -> Path:
-    return folder.best if folder.best.exists() else folder.last
 
 
 def _synthetic(forecaster: Forecaster) -> bool:

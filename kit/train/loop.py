@@ -144,6 +144,8 @@ def fit(
         state.before, parts = trainer.validate(valid)
         recorder.valid(0, state.before, parts)
         state.best = state.after = state.before
+        # Until training improves on them, the weights that it started from are the best.
+        saver.best(state)
     stream = iter(batches(state.step * schedule.accumulate))
     while state.step < schedule.steps and interruption.caught is None:
         _step(trainer, stream, schedule, state, recorder)

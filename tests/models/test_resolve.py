@@ -109,8 +109,7 @@ def test_upstreams_lora_is_merged_or_kept(
 
 def test_lora_that_acts_from_the_second_step_cannot_be_merged(tmp_path: Path) -> None:
     wave = VARIANTS["wave"]
-    variables = {"surface": wave.physical(wave.surface), "static": wave.static}
-    store = synthetic_store(tmp_path / "wave", **variables)
+    store = synthetic_store(tmp_path / "wave", surface=wave.physical(wave.surface), static=wave.static)
     assert resolved(store, UPSTREAM, variant="wave").rollout_lora == "kept"
     with pytest.raises(SettingsError, match="merged it would change the first; use keep"):
         resolved(store, UPSTREAM, variant="wave", rollout_lora="merge")

@@ -65,7 +65,7 @@ def test_validation_comes_before_the_checkpoint_of_its_step() -> None:
     script = Script(losses=(5.0, 6.0))
     state = run(script, Schedule(steps=4, per_epoch=2, accumulate=1, checkpoint_every=2))
     assert script.events == [
-        "valid 0 9", "step 1 on [0]", "step 2 on [1]", "valid 2 5", "best 2", "last 2",
+        "valid 0 9", "best 0", "step 1 on [0]", "step 2 on [1]", "valid 2 5", "best 2", "last 2",
         "step 3 on [2]", "step 4 on [3]", "valid 4 6", "last 4",
     ]  # fmt: skip
     assert (state.before, state.best, state.after) == (9.0, 5.0, 6.0)
@@ -99,7 +99,7 @@ def test_an_interruption_ends_after_the_step_with_one_checkpoint(stop_at: int, l
 def test_an_interruption_before_the_first_step_leaves_a_checkpoint_too() -> None:
     script = Script()
     run(script, Schedule(9, 9, 1, 2), stop=Interruption(signal.SIGINT))
-    assert script.events == ["valid 0 9", "last 0"]
+    assert script.events == ["valid 0 9", "best 0", "last 0"]
 
 
 def test_the_first_signal_is_noted_and_the_second_acts() -> None:

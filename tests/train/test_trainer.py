@@ -110,7 +110,7 @@ def test_an_absent_wave_is_no_nan_to_stop_for() -> None:
 def test_a_gradient_that_is_not_finite_stops_before_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of()
     parameter = trainer.parameters["decoder.surf_heads.2t.bias"]
-    parameter.register_hook(lambda gradient: gradient * torch.inf)
+    parameter.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[no-untyped-call]
     before = copy.deepcopy(trainer.space.model.state_dict())
     with pytest.raises(DivergenceError, match=r"step 1: the gradient is not finite in decoder.surf_heads"):
         trainer.step(1, [pair_of(trainer)])
