@@ -122,9 +122,10 @@ class _Resolver:
             return published
         found = self._store.statistics.variables.get(stored)
         if found is None:
+            why = "upstream publishes none" if published is None else "those of the store are asked for"
             msg = (
-                f"{self._store.path}: no statistics of {stored!r}: upstream publishes none, and the store's stats.json "
-                f"has {', '.join(sorted(self._store.statistics.variables)[:8])}, ...; build the store with it"
+                f"{self._store.path}: no statistics of {stored!r}: {why}, and the store lacks it; it has "
+                f"{', '.join((*self._store.surface, *self._store.atmospheric))}. Build the store with it"
             )
             raise StoreError(msg)
         return found.mean, found.std
