@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,27 +16,24 @@ import torch
 
 from kit import __version__
 from kit.adapt import trainable
-from kit.checkpoint.folder import Checkpoint, open_checkpoint, settle, write_checkpoint
-from kit.errors import CheckpointError, SettingsError, StoreError
+from kit.checkpoint.folder import write_checkpoint
+from kit.errors import KitError, StoreError
 from kit.job import Job, build_job
 from kit.plots.render import save_loss_curves
 from kit.qa.checks import run_checks
 from kit.qa.report import Report
+from kit.resume import Origin, check_same, find_origin
 from kit.settings import Settings
 from kit.tracking import provenance
-from kit.tracking.params import flatten
 from kit.tracking.scrub import scrub
 from kit.tracking.tracker import Record, RunStatus, Tracker
 from kit.train.loop import LoopState, fit, watch_signals
-from kit.train.run_folder import MetricsLog, RunFolder
+from kit.train.run_folder import MetricsLog
 from kit.train.trainer import StepReport
 
 __all__ = ["Progress", "Watch", "finetune"]
 
 _logger = logging.getLogger(__name__)
-
-# Settings that a resumed run may change: where it is, how it is followed, and how fast data are read.
-_FREE = ("run", "track", "train.resume", "data.workers")
 
 
 class Progress(Protocol):
@@ -69,16 +65,6 @@ def _unwatched(total_steps: int, completed: int = 0) -> AbstractContextManager[P
     return nullcontext(_Silence())
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """How a run begins: in a fresh folder, or from a checkpoint."""
-
-    folder: RunFolder
-    checkpoint: Checkpoint | None = None
-    state: dict[str, Any] = field(default_factory=dict)
-    fresh: bool = True
-
-
 def finetune(settings: Settings, *, recipe: str | None = None, watch: Watch = _unwatched) -> dict[str, Any]:
     """Fine-tune as the settings say.
 
@@ -94,68 +80,17 @@ def finetune(settings: Settings, *, recipe: str | None = None, watch: Watch = _u
     Raises:
         KitError: something that the user can mend.
     """
-    origin = _origin(settings, recipe)
+    origin = find_origin(settings, recipe)
     if origin.checkpoint is not None:
         torch.set_num_threads(origin.state["threads"])
     job = build_job(settings)
     report = _checked_data(job)
     if origin.checkpoint is not None:
-        _check_same(origin, job)
+        check_same(origin, job)
     run = _Run(job, origin, recipe, report)
     with run.logging(), watch(job.schedule.steps, run.state.step) as progress:
         run.progress = progress
         return run.execute()
-
-
-def _origin(settings: Settings, recipe: str | None) -> _Origin:
-    """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short."""
-    resume = settings.train.resume
-    if resume not in ("never", "auto"):
-        path = Path(resume)
-        checkpoint = open_checkpoint(path)
-        return _Origin(RunFolder(path.absolute().parent.parent), checkpoint, _resumable(checkpoint), fresh=False)
-    if resume == "auto" and settings.run.name is None:
-        msg = "train.resume auto goes on with the run of a given name; set run.name too"
-        raise SettingsError(msg)
-    stamp = datetime.now(tz=UTC).strftime("%Y%m%d-%H%M%S")
-    folder = RunFolder(settings.run.dir / (settings.run.name or f"{recipe or 'finetune'}-{stamp}"))
-    if resume == "never" or not folder.path.exists():
-        folder.refuse_existing()
-        return _Origin(folder)
-    for path in (folder.best, folder.last):
-        settle(path)
-    if not folder.last.exists():
-        return _Origin(folder, fresh=False)
-    checkpoint = open_checkpoint(folder.last)
-    return _Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
-
-
-def _resumable(checkpoint: Checkpoint) -> dict[str, Any]:
-    state = checkpoint.resume_state()
-    if state["torch"] != torch.__version__:
-        msg = (
-            f"{checkpoint.path}: was written with PyTorch {state['torch']}, this is {torch.__version__}; a resumed run "
-            "would not be the same run. Install the locked environment of that run, or start a new one from its weights"
-        )
-        raise CheckpointError(msg)
-    return state
-
-
-def _check_same(origin: _Origin, job: Job) -> None:
-    """Refuse to resume with other settings than the run was started with."""
-    before, now = (_decisive(dump) for dump in (origin.state["settings"], job.settings.model_dump(mode="json")))
-    changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
-    if changed:
-        msg = f"{origin.folder.path}: cannot go on with other settings: {'; '.join(changed)}. Start a new run instead"
-        raise SettingsError(msg)
-
-
-def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in flatten(settings).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
-    }
 
 
 def _checked_data(job: Job) -> Report:
@@ -175,7 +110,7 @@ def _checked_data(job: Job) -> Report:
 class _Run:
     """One run: what it records, and what it leaves behind."""
 
-    def __init__(self, job: Job, origin: _Origin, recipe: str | None, report: Report) -> None:
+    def __init__(self, job: Job, origin: Origin, recipe: str | None, report: Report) -> None:
         self.job = job
         self.origin = origin
         self.folder = origin.folder
@@ -199,6 +134,11 @@ class _Run:
         logger.setLevel(logging.INFO)
         try:
             yield
+        except KitError:
+            if self.origin.fresh and self.tracker is None:
+                # Nothing has begun: the name is free again.
+                shutil.rmtree(self.folder.path, ignore_errors=True)
+            raise
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -232,7 +172,7 @@ class _Run:
         """Bring model, optimiser and random numbers to where the checkpoint was, and forget what came after it."""
         if self.origin.checkpoint is not None:
             state = self.origin.state
-            self.job.model.load_state_dict(_tensors(self.origin.checkpoint))
+            self.job.model.load_state_dict(self.origin.checkpoint.tensors())
             self.job.trainer.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
             if "cuda_rng" in state:
@@ -309,6 +249,7 @@ class _Run:
             "rng": torch.get_rng_state(),
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
+            "store_sha256": self.job.store.fingerprint(),
             "settings": self.job.settings.model_dump(mode="json"),
         }
         if torch.cuda.is_available():
@@ -403,14 +344,6 @@ class _Run:
     def _say(self, text: str) -> None:
         _logger.info(text)
         self.progress.say(text)
-
-
-def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    from kit.models.weights import TENSORS
-
-    return load_file(str(checkpoint.path / TENSORS))
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

@@ -287,7 +287,7 @@ def _caused(error: Exception, cause: Exception) -> Exception:
     ("error", "code", "message"),
     [
         (StoreError("s: no such store; build one"), 2, "kit data list: s: no such store; build one\n"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "Permission denied: /root/x"),
+        (PermissionError(errno.EACCES, "Permission denied", "/locked/x"), 2, "Permission denied: /locked/x"),
         (OSError(errno.ENOSPC, "No space left on device", "/full/x"), 2, "no space left while writing"),
         (RuntimeError("writing: No space left on device (os error 28)"), 2, "no space left while writing"),
         (_caused(RuntimeError("x"), OSError(errno.ENOSPC, "No space left on device")), 2, "no space left"),

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from kit.checkpoint.folder import open_checkpoint
-from kit.errors import CheckpointError, SettingsError, StoreError
+from kit.errors import CheckpointError, KitError, SettingsError, StoreError
 from kit.finetune import finetune
 from kit.settings import Settings
 from tests.factories import synthetic_store
@@ -167,7 +167,7 @@ def test_an_existing_run_is_not_touched(store: Path, run_dir: Path) -> None:
 
 def test_resuming_with_other_settings_is_refused(store: Path, run_dir: Path) -> None:
     finetune(settings(store, run_dir))
-    with pytest.raises(SettingsError, match=r"cannot go on with other settings: optim.lr was 0.001, is 0.1"):
+    with pytest.raises(SettingsError, match=r"cannot go on with other settings or data: optim.lr was 0.001, is 0.1"):
         finetune(settings(store, run_dir, optim={"lr": 0.1}, train={"resume": "auto"}))
 
 
@@ -216,4 +216,19 @@ def test_data_that_cannot_be_trained_on_is_refused(
 ) -> None:
     with pytest.raises((SettingsError, StoreError), match=message):
         finetune(settings(store, run_dir, data={"store": str(store), **data}))
+    assert not (run_dir / "first").exists()
+
+
+def test_resuming_on_other_data_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    path = synthetic_store(tmp_path / "store", times=16).path
+    finetune(settings(path, run_dir, train={"steps": 3}))
+    path.rename(tmp_path / "old")
+    synthetic_store(path, times=16, seed=5)
+    with pytest.raises(SettingsError, match="store holds other data"):
+        finetune(settings(path, run_dir, train={"steps": 3, "resume": "auto"}))
+
+
+def test_a_tracking_store_that_cannot_be_opened_leaves_the_name_free(store: Path, run_dir: Path) -> None:
+    with pytest.raises(KitError, match="MLflow"):
+        finetune(settings(store, run_dir, track={"uri": "nonsense://nowhere"}))
     assert not (run_dir / "first").exists()

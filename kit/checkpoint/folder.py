@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kit.errors import CheckpointError
 from kit.models.spec import ModelSpec
@@ -48,6 +48,10 @@ class Checkpoint:
     def spec(self) -> ModelSpec:
         """The model that the tensors belong to."""
         return ModelSpec.from_dict(self.description["model"])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The model's tensors, under upstream's names, on the CPU."""
+        return load_file(str(self.path / TENSORS))
 
     def resume_state(self) -> dict[str, Any]:
         """State of the training that wrote the checkpoint.

@@ -81,15 +81,15 @@ def test_the_base_is_what_training_started_from(checkpoints: list[Path]) -> None
     assert "base_rmse" not in scored(checkpoints[1], base=False)["scores"]["2t"]
 
 
-@pytest.mark.parametrize("zone", ("UTC", "America/Los_Angeles"))
-def test_two_checkpoints_in_one_process_agree_with_processes_of_their_own(checkpoints: list[Path], zone: str) -> None:
+def test_two_checkpoints_in_one_process_agree_with_processes_of_their_own(checkpoints: list[Path]) -> None:
+    """And those run in another time zone."""
     together = [scored(checkpoint)["scores"] for checkpoint in (*checkpoints, checkpoints[0])]
     assert together[0] == together[2]
     assert together[0] != together[1]
     for checkpoint, here in zip(checkpoints, together, strict=False):
         done = subprocess.run(
             [KIT, "evaluate", "--checkpoint", checkpoint, "--device", "cpu", "--json"],
-            env={**os.environ, "TZ": zone, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+            env={**os.environ, "TZ": "America/Los_Angeles", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
             capture_output=True,
             check=True,
         )

@@ -1,0 +1,103 @@
+"""How a run begins: in a fresh folder, or from a checkpoint of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kit.checkpoint.folder import Checkpoint, open_checkpoint, settle
+from kit.errors import CheckpointError, SettingsError
+from kit.job import Job
+from kit.settings import Settings
+from kit.tracking.params import flatten
+from kit.train.run_folder import RunFolder
+
+__all__ = ["Origin", "check_same", "find_origin"]
+
+# Settings that a resumed run may change: where it is, how it is followed, and how fast data are read.
+_FREE = ("run", "track", "train.resume", "data.workers")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run begins.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: to go on from, if there is one.
+        state: training state of that checkpoint.
+        fresh: whether the folder is still to be made.
+    """
+
+    folder: RunFolder
+    checkpoint: Checkpoint | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = True
+
+
+def find_origin(settings: Settings, recipe: str | None) -> Origin:
+    """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short.
+
+    Raises:
+        SettingsError: the run exists and was not to be gone on with, or has no name to be found by.
+        CheckpointError: the checkpoint cannot be gone on from.
+    """
+    resume = settings.train.resume
+    if resume not in ("never", "auto"):
+        path = Path(resume)
+        checkpoint = open_checkpoint(path)
+        return Origin(RunFolder(path.absolute().parent.parent), checkpoint, _resumable(checkpoint), fresh=False)
+    if resume == "auto" and settings.run.name is None:
+        msg = "train.resume auto goes on with the run of a given name; set run.name too"
+        raise SettingsError(msg)
+    stamp = datetime.now(tz=UTC).strftime("%Y%m%d-%H%M%S")
+    folder = RunFolder(settings.run.dir / (settings.run.name or f"{recipe or 'finetune'}-{stamp}"))
+    if resume == "never" or not folder.path.exists():
+        folder.refuse_existing()
+        return Origin(folder)
+    for path in (folder.best, folder.last):
+        settle(path)
+    if not folder.last.exists():
+        return Origin(folder, fresh=False)
+    checkpoint = open_checkpoint(folder.last)
+    return Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+
+
+def _resumable(checkpoint: Checkpoint) -> dict[str, Any]:
+    state = checkpoint.resume_state()
+    if state["torch"] != torch.__version__:
+        msg = (
+            f"{checkpoint.path}: was written with PyTorch {state['torch']}, this is {torch.__version__}; a resumed run "
+            "would not be the same run. Install the locked environment of that run, or start a new one from its weights"
+        )
+        raise CheckpointError(msg)
+    return state
+
+
+def check_same(origin: Origin, job: Job) -> None:
+    """Refuse to go on with other settings or other data than the run was started with.
+
+    Raises:
+        SettingsError: names what has changed.
+    """
+    before, now = (_decisive(dump) for dump in (origin.state["settings"], job.settings.model_dump(mode="json")))
+    changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
+    if origin.state["store_sha256"] != job.store.fingerprint():
+        changed.append(f"{job.store.path} holds other data")
+    if changed:
+        what = "; ".join(changed)
+        msg = f"{origin.folder.path}: cannot go on with other settings or data: {what}. Start a new run instead"
+        raise SettingsError(msg)
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    }
