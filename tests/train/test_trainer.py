@@ -20,10 +20,10 @@ from kit.train.trainer import DivergenceError, Trainer
 from tests.batches import small_spec, synthetic_batch
 
 
-def trainer_of(variant: str = "small", *, rollout_lora: Any = None, **optim: Any) -> Trainer:
+def trainer_of(variant: str = "small", *, rollout_lora: Any = None, autocast: bool = False, **optim: Any) -> Trainer:
     torch.manual_seed(0)
     spec = small_spec(variant, rollout_lora=rollout_lora)
-    model = spec.build()
+    model = spec.build(autocast=autocast)
     settings = OptimSettings.model_validate({"warmup": 0, "lr": 1e-3, **optim})
     parameters = trainable.select(model, AdaptSettings())
     optimizer = build_optimizer(parameters, settings)
@@ -43,6 +43,19 @@ def test_a_few_steps_change_every_parameter_and_lower_the_loss() -> None:
     assert reports[-1].loss < reports[0].loss
     after = trainer.space.model.state_dict()
     assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("variant", ("small", "v1p5"))
+def test_bf16_trains_weights_that_stay_fp32(variant: str) -> None:
+    full, half = trainer_of(variant), trainer_of(variant, autocast=True)
+    losses = []
+    for trainer in (full, half):
+        reports = [trainer.step(step, [pair_of(trainer)]) for step in range(1, 5)]
+        assert reports[-1].loss < reports[0].loss
+        losses.append(reports[-1].loss)
+        assert all(parameter.dtype is torch.float32 for parameter in trainer.space.model.parameters())
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_kept_rollout_lora_does_not_train() -> None:
