@@ -28,6 +28,8 @@ _FLUSH_SECONDS = 5.0
 _PARAMS_PER_REQUEST = 100
 _MAX_TAG = 8000
 _KEY_TAG = "kit.run_key"
+# Without it MLflow's page opens with what it has for chat applications.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class MissingRunError(KitError):
@@ -214,7 +216,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
         except MlflowException:
             found = client.get_experiment_by_name(name)
             if found is None:

@@ -33,6 +33,8 @@ def test_metrics_and_figures_join_the_run(run: Path) -> None:
     found = client.get_run(run_id)
     assert found.data.metrics == {"test/rmse/2t": 1.5}
     assert found.info.status == "FINISHED"
+    experiment = client.get_experiment(found.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert [item.path for item in client.list_artifacts(run_id, "figures")] == ["figures/map.png"]
 
 
