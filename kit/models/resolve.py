@@ -33,15 +33,15 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
     base = weights.spec if weights is not None else None
     if base is None:
         base = _fresh(variant, data, store, free=weights is None)
-    if data.history < base.history and weights is not None:
+    if data.history < base.history:
         msg = f"data.history is {data.history}, the weights read {base.history} states; set data.history {base.history}"
         raise SettingsError(msg)
     spec = replace(
         base,
-        levels=_levels(data, store),
+        levels=_levels(data, store, variant),
         history=data.history,
         timestep=model.timestep or base.timestep,
-        rollout_lora=base.rollout_lora or _rollout_lora(model, variant, weights),
+        rollout_lora=_rollout_lora(model, variant, weights),
     )
     source = model.statistics or ("store" if weights is None else "upstream")
     return replace(spec, statistics=_Resolver(spec, store, source, keep=model.statistics is None).statistics())
@@ -62,27 +62,36 @@ def _fresh(variant: Variant, data: DataSettings, store: Store, *, free: bool) ->
         static=static,
         atmospheric=atmospheric,
         levels=(),
-        history=data.history,
+        history=data.history if free else variant.default("max_history_size"),
         timestep=variant.timestep,
         statistics=Statistics({}),
     )
 
 
-def _levels(data: DataSettings, store: Store) -> tuple[int | float, ...]:
-    if data.levels is None:
-        return store.levels
-    _known("data.levels", data.levels, store.levels, f"{store.path} holds")
-    return tuple(level for level in store.levels if level in data.levels)
+def _levels(data: DataSettings, store: Store, variant: Variant) -> tuple[int | float, ...]:
+    if data.levels is not None:
+        _known("data.levels", data.levels, store.levels, f"{store.path} holds")
+    levels = store.levels if data.levels is None else tuple(lev for lev in store.levels if lev in data.levels)
+    fixed = variant.default("level_condition")
+    if fixed is not None and not set(levels) <= set(fixed):
+        msg = (
+            f"variant {variant.name!r} has embeddings and heads for {', '.join(map(str, fixed))} hPa alone; selected "
+            f"are {', '.join(map(str, levels))}. Choose among its own with data.levels"
+        )
+        raise SettingsError(msg)
+    return levels
 
 
 def _rollout_lora(model: ModelSettings, variant: Variant, weights: Weights | None) -> RolloutLora | None:
-    if not variant.has_rollout_lora:
+    """What becomes of upstream's roll-out LoRA, in the weights that have one."""
+    own = None if weights is None else weights.spec
+    if weights is None or own is not None or not variant.has_rollout_lora:
         if model.rollout_lora is not None:
-            msg = f"model.rollout_lora has no effect: variant {variant.name!r} has no roll-out LoRA; leave it out"
+            whose = f"variant {variant.name!r}" if not variant.has_rollout_lora else "the weights"
+            settled = "decided when they were trained" if own is not None else f"{whose} has no roll-out LoRA"
+            msg = f"model.rollout_lora has no effect: {settled}; leave it out"
             raise SettingsError(msg)
-        return None
-    if weights is None:
-        return None
+        return None if own is None else own.rollout_lora
     if variant.rollout_lora_from_second:
         if model.rollout_lora == "merge":
             msg = (

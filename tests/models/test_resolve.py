@@ -120,10 +120,31 @@ def test_a_lora_setting_without_a_lora_is_an_error(store: Store) -> None:
         resolved(store, UPSTREAM, rollout_lora="keep")
 
 
+def test_lora_of_our_own_weights_was_decided_when_they_were_trained(store: Store) -> None:
+    trained = small_spec("hres-finetuned", rollout_lora="kept")
+    weights = Weights({}, {"name": "mine", "sha256": "0"}, {"model": trained.as_dict()})
+    assert resolved(store, weights, variant="hres-finetuned").rollout_lora == "kept"
+    for asked in (weights, None):
+        with pytest.raises(SettingsError, match="model.rollout_lora has no effect"):
+            resolved(store, asked, variant="hres-finetuned", rollout_lora="merge")
+
+
+def test_a_level_that_a_variant_has_no_heads_for_is_refused(tmp_path: Path) -> None:
+    row = VARIANTS["air-pollution"]
+    odd = synthetic_store(
+        tmp_path / "s", surface=row.surface, atmospheric=row.atmospheric, static=row.static, levels=(500, 775)
+    )
+    with pytest.raises(SettingsError, match=r"embeddings and heads for 50, 100, .* hPa alone; selected are 500, 775"):
+        resolved(odd, UPSTREAM, variant="air-pollution")
+    assert resolved(odd, UPSTREAM, variant="air-pollution", data={"levels": (500,)}).levels == (500,)
+
+
 def test_a_shorter_history_than_the_weights_is_refused(store: Store) -> None:
-    weights = Weights({}, {"name": "mine", "sha256": "0"}, {"model": small_spec("small").as_dict()})
-    with pytest.raises(SettingsError, match="data.history is 1, the weights read 2 states"):
-        resolved(store, weights, data={"history": 1})
+    mine = Weights({}, {"name": "mine", "sha256": "0"}, {"model": small_spec("small").as_dict()})
+    for weights in (mine, UPSTREAM):
+        with pytest.raises(SettingsError, match="data.history is 1, the weights read 2 states"):
+            resolved(store, weights, data={"history": 1})
+    assert resolved(store, None, data={"history": 1}).history == 1
 
 
 def test_what_the_model_lacks_is_not_read(store: Store) -> None:
