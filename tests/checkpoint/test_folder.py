@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from kit.checkpoint import folder as folder_module
 from kit.checkpoint.folder import open_checkpoint, settle, write_checkpoint
 from kit.errors import CheckpointError
 from tests.batches import small_spec
+from tests.hostile import Command
 
 
 def write(path: Path, value: float, resume: dict[str, Any] | None = None) -> None:
@@ -108,17 +108,9 @@ def test_a_newer_format_says_which_kit_to_install(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "last")
 
 
-class _Command:
-    def __init__(self, command: str) -> None:
-        self._command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self._command,)
-
-
 def test_training_state_that_runs_a_command_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     write(tmp_path / "last", 1.0, resume={"step": 1})
-    torch.save({"step": _Command(f"touch {tmp_path / 'executed'}")}, tmp_path / "last" / "resume" / "state.pt")
+    torch.save({"step": Command(f"touch {tmp_path / 'executed'}")}, tmp_path / "last" / "resume" / "state.pt")
     with pytest.raises(CheckpointError, match="nothing was executed"):
         open_checkpoint(tmp_path / "last").resume_state()
     assert not (tmp_path / "executed").exists()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from kit.errors import CheckpointError
 from kit.models import weights
 from kit.models.variants import VARIANTS
 from tests.batches import small_spec, synthetic_batch
+from tests.hostile import Command
 
 HRES = VARIANTS["hres-finetuned"]
 
@@ -96,20 +95,10 @@ def test_random_weights_are_none() -> None:
     assert weights.load("random", HRES) is None
 
 
-class _Command:
-    """Pickles into a call of ``os.system``."""
-
-    def __init__(self, command: str) -> None:
-        self._command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self._command,)
-
-
 def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     witness = tmp_path / "executed"
-    torch.save({"a": torch.zeros(1), "b": _Command(f"touch {witness}")}, tmp_path / "bad.ckpt")
-    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(_Command(f"touch {witness}")))
+    torch.save({"a": torch.zeros(1), "b": Command(f"touch {witness}")}, tmp_path / "bad.ckpt")
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Command(f"touch {witness}")))
     for name in ("bad.ckpt", "plain.ckpt"):
         with pytest.raises(CheckpointError, match="nothing in it was executed"):
             weights.load(str(tmp_path / name), HRES)
