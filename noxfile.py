@@ -99,9 +99,9 @@ def lock(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the kit and some dependency groups, everything at the lock's versions and hashes, build tools too."""
+    """Install the kit with its extras and some dependency groups, everything at the lock's versions and hashes, build tools too."""
     chosen = [part for group in groups for part in ("--group", group)]
-    session.install("--constraints", LOCK, "--build-constraints", LOCK, "--editable", ".", *chosen)
+    session.install("--constraints", LOCK, "--build-constraints", LOCK, "--editable", ".[peft]", *chosen)
 
 
 def compile_lock(session: nox.Session, out: Path, arguments: list[str]) -> None:

@@ -22,6 +22,7 @@ from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, re
 from kit.data.settings import DataSettings, Period
 from kit.data.store import Store
 from kit.errors import SettingsError
+from kit.memory import engine
 from kit.models import weights as weights_room
 from kit.models.resolve import resolve_spec, select
 from kit.models.space import TrainingSpace
@@ -41,6 +42,7 @@ __all__ = [
     "build_base_forecaster",
     "build_forecaster",
     "build_job",
+    "build_trainer",
     "choose_device",
     "make_deterministic",
     "uses_autocast",
@@ -146,29 +148,41 @@ def build_job(settings: Settings) -> Job:
     store = open_store(settings.data.store)
     weights = weights_room.load(settings.model.weights, variant_named(settings.model.variant))
     spec = resolve_spec(settings.model, settings.data, store, weights)
-    model = _build_model(spec, weights, device, autocast=autocast)
-    selection = select(spec, settings.data, store, model.patch_size)
-    parameters = trainable.select(model, settings.adapt)
+    selection = select(spec, settings.data, store, spec.patch_size)
     periods = _periods(settings.data, store)
     train, valid = (Pairs(store, selection, periods[name]) for name in ("train", "valid"))
     schedule = _schedule(settings, len(train))
-    trainer = Trainer(
+    trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast)
+    resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
+    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
+
+
+def build_trainer(
+    settings: Settings, spec: ModelSpec, weights: Weights | None, steps: int, device: torch.device, *, autocast: bool
+) -> Trainer:
+    """Compose the step: model, what trains, how it fits into memory, loss and optimiser.
+
+    The planner traces the very trainer that this builds.
+    """
+    model = _build_model(spec, weights, autocast=autocast)
+    parameters = trainable.select(model, settings.adapt)
+    engine.install(model, settings.memory)
+    model.to(device)
+    return Trainer(
         TrainingSpace(model, spec),
         PaperMAE(settings.loss.weights),
         parameters,
         build_optimizer(parameters, settings.optim),
         settings.optim,
-        schedule.steps,
+        steps,
     )
-    resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
-    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
 
 
-def _build_model(spec: ModelSpec, weights: Weights | None, device: torch.device, *, autocast: bool) -> Aurora:
+def _build_model(spec: ModelSpec, weights: Weights | None, *, autocast: bool) -> Aurora:
     model = spec.build(autocast=autocast)
     if weights is not None:
         weights_room.install(model, spec, weights)
-    return model.to(device)
+    return model
 
 
 def _periods(data: DataSettings, store: Store) -> dict[str, Period]:
@@ -290,9 +304,9 @@ def _forecaster(checkpoint: Checkpoint, weights: Weights | None, conditions: Con
     device = choose_device(conditions.device)
     name = conditions.store or data["store"]
     store = open_store(name)
-    model = _build_model(spec, weights, device, autocast=uses_autocast(conditions.precision, device)).eval()
+    model = _build_model(spec, weights, autocast=uses_autocast(conditions.precision, device)).to(device).eval()
     chosen = {key: data[key] for key in ("region", "variables", "levels", "statics")}
     settings = DataSettings(store=name, history=spec.history, **chosen)
-    selection = select(spec, settings, store, model.patch_size)
+    selection = select(spec, settings, store, spec.patch_size)
     pairs = Pairs(store, selection, conditions.period or Period.parse(data["test"]))
     return Forecaster(TrainingSpace(model, spec), pairs, store)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kit.adapt.settings import AdaptSettings
 from kit.data.settings import DataSettings
+from kit.memory.settings import MemorySettings
 from kit.models.settings import ModelSettings
 from kit.tracking.settings import TrackSettings
 from kit.train.settings import LossSettings, OptimSettings, TrainSettings
@@ -35,6 +36,7 @@ class Settings(BaseModel):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     adapt: AdaptSettings = AdaptSettings()
+    memory: MemorySettings = MemorySettings()
     loss: LossSettings = LossSettings()
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()

@@ -56,6 +56,12 @@ class ModelSpec:
         """Lead time of one step in hours."""
         return self.timestep.total_seconds() / 3600
 
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in grid points."""
+        size: int = self.arguments.get("patch_size", self.upstream.default("patch_size"))
+        return size
+
     def build(self, *, autocast: bool = False) -> Aurora:
         """Construct upstream's class, with random weights on the CPU.
 

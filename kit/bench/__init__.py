@@ -1,0 +1,1 @@
+"""Benchmarks of memory, speed and exactness, against upstream's documented way."""
