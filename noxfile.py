@@ -99,7 +99,7 @@ def lock(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the kit with its extras and some dependency groups, everything at the lock's versions and hashes, build tools too."""
+    """Install the kit with its extras and some groups, all at the versions and hashes of the lock, build tools too."""
     chosen = [part for group in groups for part in ("--group", group)]
     session.install("--constraints", LOCK, "--build-constraints", LOCK, "--editable", ".[peft]", *chosen)
 
