@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 COMMANDS = {
+    "plan": "say what a run would need of a GPU, without one",
     "finetune": "fine-tune Aurora; with no arguments, the tiny one on the sample that the kit carries",
     "evaluate": "score a checkpoint against persistence and the weights it started from",
     "plot": "draw prediction, target and error maps, and loss curves",
     "data list": "list the files that the kit may use",
     "data build": "build a store from files",
     "data qa": "check a store",
+    "bench": "measure memory, speed and exactness, beside upstream's way",
     "ui": "open MLflow's page, to compare runs",
 }
 """Commands and their one-line help; each is a function of ``kit.commands``."""

@@ -13,14 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from kit import config, console
+from kit.bench.settings import BenchSettings
 from kit.evaluate.settings import EvaluateSettings
 from kit.options import parse
+from kit.plan.settings import PlanSettings
 from kit.plots.settings import PlotSettings
 from kit.settings import RunSettings, Settings
 from kit.tracking.attach import attach, run_folder_of
 from kit.tracking.settings import TrackSettings
 
-__all__ = ["Outcome", "data_build", "data_list", "data_qa", "evaluate", "finetune", "plot", "ui"]
+__all__ = ["Outcome", "bench", "data_build", "data_list", "data_qa", "evaluate", "finetune", "plan", "plot", "ui"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -82,7 +84,15 @@ class ListSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (Settings, EvaluateSettings, PlotSettings, UiSettings, _Layers)
+_IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
+    Settings,
+    PlanSettings,
+    EvaluateSettings,
+    PlotSettings,
+    BenchSettings,
+    UiSettings,
+    _Layers,
+)
 
 
 def finetune(arguments: Sequence[str]) -> Outcome:
@@ -93,12 +103,28 @@ def finetune(arguments: Sequence[str]) -> Outcome:
     the sample that the kit carries.
     """
     settings, options = _settle(finetune, Settings, arguments, _Layers)
-    with console.loading("PyTorch and Aurora"):
+    with console.loading("PyTorch, Aurora and PEFT" if settings.adapt.adds_adapter else "PyTorch and Aurora"):
+        from kit.adapt import extras
         from kit.finetune import finetune as run
+
+        extras.load(settings.adapt.method)
     result = run(settings, recipe=options.recipe, watch=console.training_progress)
     stopped = result.get("interrupted")
     code = 128 + signal.Signals[str(stopped)].value if stopped else 0
     return Outcome(result, options.as_json, lambda: console.show_training(result), code)
+
+
+def plan(arguments: Sequence[str]) -> Outcome:
+    """Say what a run would need of a GPU: memory and of what, arithmetic, time.
+
+    Takes the settings of kit finetune, and traces the very step that it would run, without data, weights or a GPU:
+    --grid 721x1440 stands for a store of that size with all that the variant reads.
+    """
+    settings, options = _settle(plan, PlanSettings, arguments, _Layers)
+    with console.loading("PyTorch and Aurora"):
+        from kit.plan.plan import plan as run
+    result = run(settings).as_dict()
+    return Outcome(result, options.as_json, lambda: console.show_plan(result))
 
 
 def evaluate(arguments: Sequence[str]) -> Outcome:
@@ -167,6 +193,19 @@ def data_qa(arguments: Sequence[str]) -> Outcome:
     report = run_checks(path if path.exists() else open_store(settings.store).path)
     result = report.as_dict()
     return Outcome(result, options.as_json, lambda: console.show_report(result), 0 if report.passed else 2)
+
+
+def bench(arguments: Sequence[str]) -> Outcome:
+    """Measure memory, speed and exactness, beside upstream's documented way, and write the page of benchmarks.
+
+    With no arguments at all, suite step: one training step of the small model in several ways, some minutes on a CPU.
+    """
+    settings, options = _settle(bench, BenchSettings, arguments)
+    console.log_to_screen(logging.INFO)
+    with console.loading("PyTorch and Aurora"):
+        from kit.bench.bench import bench as run
+    result = run(settings)
+    return Outcome(result, options.as_json, lambda: console.show_bench(result))
 
 
 def ui(arguments: Sequence[str]) -> Outcome:

@@ -21,8 +21,10 @@ __all__ = [
     "error_console",
     "loading",
     "log_to_screen",
+    "show_bench",
     "show_facts",
     "show_files",
+    "show_plan",
     "show_registry",
     "show_report",
     "show_scores",
@@ -177,6 +179,56 @@ def show_scores(result: Mapping[str, Any]) -> None:
     if skills:
         better = sum(skill > 0 for skill in skills)
         out.print(f"better than persistence in {better} of {len(skills)}; mean skill {sum(skills) / len(skills):.3f}")
+
+
+def show_plan(result: Mapping[str, Any]) -> None:
+    """Show what a run would need, and which cards have it."""
+    rows, columns = result["grid"]
+    what = "a forecast" if result["forecast"] else f"adapt.method {result['method']}"
+    heading = f"{result['variant']}, {rows} x {columns}, {len(result['levels'])} levels, {what}"
+    table = Table(title=heading, title_style="bold", title_justify="left", show_header=False, box=None)
+    table.add_column("name", style="dim", no_wrap=True)
+    table.add_column("value", justify="right")
+    table.add_column("note", overflow="fold")
+    at = result["peak_at"]
+    table.add_row("peak of the GPU", f"{result['peak_gib']:.2f} GiB", escape(f"in {at['module']}, {at['phase']}"))
+    for name, size in result["breakdown"].items():
+        own = result["workspace_gib"] if name == "activations" else 0
+        note = f"{own:.2f} GiB of it is the workspace of one kernel" if own >= 0.01 else ""
+        table.add_row(f"  {name}", f"{size:.2f} GiB", note)
+    table.add_row("and in reserve", f"{result['reserve_gib']:.2f} GiB", "CUDA itself, and what its allocator loses")
+    table.add_row("host", f"{result['host_gib']:.2f} GiB", "what is offloaded, and batches")
+    table.add_row("parameters", f"{result['total_parameters']:,}", f"{result['trainable_parameters']:,} train")
+    table.add_row("arithmetic", f"{result['flops_per_step'] / 1e12:.4g} TFLOP", "a step, recomputation included")
+    if result["card"]:
+        table.add_row(f"on {result['card']}", f"{_number(result['step_seconds'], 3)} s/step", "an estimate")
+    out = error_console()
+    out.print(table)
+    fitting = [name for name, card in result["cards"].items() if card["fits"]]
+    out.print(f"[bold]fits[/] {escape(', '.join(fitting) or 'none of the cards that the kit knows')}", soft_wrap=True)
+    # Where every card has room, nobody needs advice.
+    wanted = result["advice"] if len(fitting) < len(result["cards"]) else ()
+    for title, lines in (("not exact", result["inexact"]), ("note", result["notes"]), ("to lower the peak", wanted)):
+        for line in lines:
+            out.print(f"[bold]{title}:[/] {escape(line)}", soft_wrap=True)
+
+
+def show_bench(result: Mapping[str, Any]) -> None:
+    """Show the rows of benchmarks, and where their page is."""
+    table = Table("suite", "what")
+    for title in ("value", "upstream's", "ratio", "must", "aim"):
+        table.add_column(title, justify="right")
+    table.add_column("exact")
+    colours = {"aim": "green", "must": "yellow", "missed": "red"}
+    for row in result["rows"]:
+        numbers = [_number(row.get(key), 3) for key in ("baseline", "ratio", "must", "aim")]
+        colour = colours.get(row.get("verdict", ""), "default")
+        value = f"[{colour}]{_number(row['value'], 3)} {row['unit']}[/]"
+        exact = {True: "yes", False: "no"}.get(row["exact"], "-")
+        table.add_row(row["suite"], escape(row["name"]), value, *numbers, exact)
+    out = error_console()
+    out.print(table)
+    out.print(f"page: {result['page']}, results: {result['results']}", markup=False, soft_wrap=True)
 
 
 def show_report(result: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ The command line prints a ``KitError`` as one message without a traceback and ex
 else that escapes is a defect of ours and exits with 1.
 """
 
-__all__ = ["CheckpointError", "KitError", "RegistryError", "SettingsError", "StoreError"]
+__all__ = ["CheckpointError", "KitError", "OutOfMemoryError", "RegistryError", "SettingsError", "StoreError"]
 
 
 class KitError(ValueError):
@@ -25,3 +25,7 @@ class StoreError(KitError):
 
 class CheckpointError(KitError):
     """A checkpoint folder or a weights file that cannot be loaded as asked."""
+
+
+class OutOfMemoryError(KitError):
+    """Memory that was not to be had, on a GPU or on the host."""

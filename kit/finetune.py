@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +19,14 @@ from kit import __version__
 from kit.adapt import trainable
 from kit.checkpoint.folder import write_checkpoint
 from kit.errors import KitError, StoreError
-from kit.job import Job, build_job
+from kit.job import Job, build_job, choose_device
+from kit.memory.shortage import Shortage, readable
+from kit.plan.preflight import preflight
+from kit.plan.fit import Fitted, settle
 from kit.plots.render import save_loss_curves
 from kit.qa.checks import run_checks
 from kit.qa.report import Report
+from kit.remedy import no_room, no_room_to_start
 from kit.resume import Origin, check_same, find_origin
 from kit.settings import Settings
 from kit.tracking import provenance
@@ -80,17 +85,25 @@ def finetune(settings: Settings, *, recipe: str | None = None, watch: Watch = _u
     Raises:
         KitError: something that the user can mend.
     """
+    with readable(partial(no_room_to_start, settings)):
+        run = _prepare(settings, recipe)
+    with run.logging(), watch(run.job.schedule.steps, run.state.step) as progress:
+        run.progress = progress
+        with readable(run.out_of_memory, run.job.model):
+            return run.execute()
+
+
+def _prepare(settings: Settings, recipe: str | None) -> _Run:
+    """Everything that may be refused, before anything is made."""
     origin = find_origin(settings, recipe)
     if origin.checkpoint is not None:
         torch.set_num_threads(origin.state["threads"])
+    settings, fitted = settle(settings, choose_device(settings.train.device))
     job = build_job(settings)
     report = _checked_data(job)
     if origin.checkpoint is not None:
         check_same(origin, job)
-    run = _Run(job, origin, recipe, report)
-    with run.logging(), watch(job.schedule.steps, run.state.step) as progress:
-        run.progress = progress
-        return run.execute()
+    return _Run(job, origin, recipe, report, fitted)
 
 
 def _checked_data(job: Job) -> Report:
@@ -110,8 +123,9 @@ def _checked_data(job: Job) -> Report:
 class _Run:
     """One run: what it records, and what it leaves behind."""
 
-    def __init__(self, job: Job, origin: Origin, recipe: str | None, report: Report) -> None:
+    def __init__(self, job: Job, origin: Origin, recipe: str | None, report: Report, fitted: Fitted | None) -> None:
         self.job = job
+        self.fitted = fitted
         self.origin = origin
         self.folder = origin.folder
         self.recipe = recipe
@@ -150,8 +164,13 @@ class _Run:
         self._open_records()
         status: RunStatus = "FAILED"
         try:
-            with watch_signals() as interruption:
+            # Before the run is closed: closing it takes memory too.
+            with watch_signals() as interruption, readable(self.out_of_memory, self.job.model):
                 self._say(self._opening())
+                if self.fitted is not None:
+                    self._say(f"memory.fit chose {self.fitted}")
+                elif warning := preflight(self.job):
+                    self._say(f"warning: {warning}")
                 fit(
                     self.job.trainer,
                     self.job.training_batches,
@@ -172,8 +191,8 @@ class _Run:
         """Bring model, optimiser and random numbers to where the checkpoint was, and forget what came after it."""
         if self.origin.checkpoint is not None:
             state = self.origin.state
-            self.job.model.load_state_dict(self.origin.checkpoint.tensors())
-            self.job.trainer.optimizer.load_state_dict(state["optimizer"])
+            trainable.load(self.job.model, self.job.settings.adapt, self.origin.checkpoint.tensors())
+            self.job.trainer.updater.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
             if "cuda_rng" in state:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -239,13 +258,13 @@ class _Run:
 
     def best(self, state: LoopState) -> None:
         """Write the checkpoint with the lowest validation loss."""
-        write_checkpoint(self.folder.best, self.job.model.state_dict(), self._description(state))
+        self._write(self.folder.best, state)
 
     def last(self, state: LoopState) -> None:
         """Write the checkpoint from which training goes on."""
         resume = {
             "loop": state.as_dict(),
-            "optimizer": self.job.trainer.optimizer.state_dict(),
+            "optimizer": self.job.trainer.updater.state_dict(),
             "rng": torch.get_rng_state(),
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
@@ -254,9 +273,14 @@ class _Run:
         }
         if torch.cuda.is_available():
             resume["cuda_rng"] = torch.cuda.get_rng_state_all()
-        write_checkpoint(self.folder.last, self.job.model.state_dict(), self._description(state), resume)
+        self._write(self.folder.last, state, resume)
         assert self.tracker is not None
         self.tracker.flush()
+
+    def _write(self, folder: Path, state: LoopState, resume: Mapping[str, Any] | None = None) -> None:
+        model, adapt = self.job.model, self.job.settings.adapt
+        tensors, config = trainable.tensors(model, adapt), trainable.adapter_config(model, adapt)
+        write_checkpoint(folder, tensors, self._description(state), resume, config)
 
     def _description(self, state: LoopState) -> dict[str, Any]:
         """What ``kit.json`` says of the model, its data and its past."""
@@ -265,8 +289,9 @@ class _Run:
         base = None if job.weights is None else dict(job.weights.base)
         stage = {
             "kit_version": __version__,
-            "method": job.settings.adapt.method,
+            **job.settings.adapt.described(),
             "steps": state.step,
+            "rollout": job.settings.rollout.model_dump(),
             "base": base,
             "store": data.store,
             "store_sha256": job.store.fingerprint(),
@@ -286,6 +311,7 @@ class _Run:
                 **{name: str(getattr(data, name)) for name in ("train", "valid", "test")},
             },
             "base": base,
+            **({} if job.adapter is None else {"adapter": job.adapter}),
             "lineage": [*earlier, stage],
             "validation": {"before": state.before, "best": state.best},
         }
@@ -329,7 +355,20 @@ class _Run:
             f"the same settings and --run.name {self.folder.path.name} --train.resume auto"
         )
 
+    def out_of_memory(self, shortage: Shortage) -> str:
+        """Say what a lack of memory means for this run."""
+        return no_room(shortage, self.job, self.folder, self.state.step + 1)
+
     def _close(self, status: RunStatus) -> None:
+        assert self.tracker is not None
+        try:
+            self._attach(status)
+        finally:
+            self.tracker.finish(status)
+        _logger.info("run %s: %s, MLflow run %s", self.folder.path, status.lower(), self.tracker.run_id)
+
+    def _attach(self, status: RunStatus) -> None:
+        """Give MLflow what the run leaves behind."""
         assert self.tracker is not None
         for path in (self.folder.config, self.folder.provenance, self.folder.quality):
             self.tracker.artifact(path)
@@ -338,8 +377,6 @@ class _Run:
             self.tracker.artifact(save_loss_curves(self.folder, self.folder.figures, synthetic=synthetic), "figures")
         if status == "FINISHED":
             self.tracker.artifact(self.folder.best, "checkpoint")
-        self.tracker.finish(status)
-        _logger.info("run %s: %s, MLflow run %s", self.folder.path, status.lower(), self.tracker.run_id)
 
     def _say(self, text: str) -> None:
         _logger.info(text)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from aurora import Aurora
 
-from kit.adapt import trainable
+from kit.adapt import build
 from kit.checkpoint.folder import Checkpoint
 from kit.data.build import open_store
 from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, read_ahead
@@ -23,6 +23,10 @@ from kit.data.settings import DataSettings, Period
 from kit.data.store import Store
 from kit.errors import SettingsError
 from kit.memory import engine
+from kit.memory.advice import Situation
+from kit.memory.checks import refuse_in_forecast, refuse_without_effect
+from kit.memory.settings import MemorySettings
+from kit.memory.shortage import Shortage, explain_forecast
 from kit.models import weights as weights_room
 from kit.models.resolve import resolve_spec, select
 from kit.models.space import TrainingSpace
@@ -32,8 +36,8 @@ from kit.models.weights import Weights
 from kit.settings import Settings
 from kit.train.loop import Schedule
 from kit.train.loss import PaperMAE
-from kit.train.optimise import build_optimizer
 from kit.train.trainer import Trainer
+from kit.train.updaters import build_updater
 
 __all__ = [
     "Conditions",
@@ -83,6 +87,14 @@ class Job:
     def model(self) -> Aurora:
         """The model, on its device."""
         return self.trainer.space.model
+
+    @property
+    def adapter(self) -> dict[str, Any] | None:
+        """What ``kit.json`` says of an adapter: its settings, and the weights that it belongs to."""
+        adapt = self.settings.adapt
+        if self.weights is None or not adapt.adds_adapter:
+            return None
+        return {"settings": adapt.model_dump(mode="json"), "base": build.base_of(self.weights, adapt)}
 
     def training_batches(self, start: int) -> Iterable[Pair]:
         """Batches from a position on, counted from the beginning of training."""
@@ -145,12 +157,15 @@ def build_job(settings: Settings) -> Job:
     make_deterministic(settings.train.seed)
     device = choose_device(settings.train.device)
     autocast = uses_autocast(settings.train.precision, device)
+    refuse_without_effect(settings.memory, settings.adapt.method, device, autocast=autocast)
     store = open_store(settings.data.store)
     weights = weights_room.load(settings.model.weights, variant_named(settings.model.variant))
+    if weights is None:
+        _refuse_adapter_without_base(settings)
     spec = resolve_spec(settings.model, settings.data, store, weights)
     selection = select(spec, settings.data, store, spec.patch_size)
     periods = _periods(settings.data, store)
-    train, valid = (Pairs(store, selection, periods[name]) for name in ("train", "valid"))
+    train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
     schedule = _schedule(settings, len(train))
     trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast)
     resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
@@ -164,25 +179,44 @@ def build_trainer(
 
     The planner traces the very trainer that this builds.
     """
-    model = _build_model(spec, weights, autocast=autocast)
-    parameters = trainable.select(model, settings.adapt)
+    model, parameters = build.for_training(spec, weights, settings.adapt, autocast=autocast)
     engine.install(model, settings.memory)
     model.to(device)
+    updater = build_updater(
+        parameters,
+        settings.optim,
+        settings.memory,
+        steps=steps,
+        accumulate=settings.train.accumulate,
+        graded=len(settings.rollout.graded_steps),
+    )
     return Trainer(
         TrainingSpace(model, spec),
         PaperMAE(settings.loss.weights),
         parameters,
-        build_optimizer(parameters, settings.optim),
-        settings.optim,
-        steps,
+        updater,
+        rollout=settings.rollout,
     )
 
 
-def _build_model(spec: ModelSpec, weights: Weights | None, *, autocast: bool) -> Aurora:
-    model = spec.build(autocast=autocast)
-    if weights is not None:
-        weights_room.install(model, spec, weights)
-    return model
+def _refuse_adapter_without_base(settings: Settings) -> None:
+    """Refuse an adapter on random weights: its checkpoint names weights, and would have none to name.
+
+    Raises:
+        SettingsError: the weights are random.
+    """
+    if settings.adapt.adds_adapter:
+        msg = (
+            f"adapt.method {settings.adapt.method} trains an adapter to given weights, and model.weights is "
+            f"{weights_room.RANDOM}: choose weights, or train them with --adapt.method full"
+        )
+        raise SettingsError(msg)
+
+
+def _pairs(settings: Settings, store: Store, selection: Selection, period: Period) -> Pairs:
+    """Pairs for the roll-out that is trained, and validated in the same way."""
+    rollout = settings.rollout
+    return Pairs(store, selection, period, steps=rollout.steps, every_step=rollout.graded == "all")
 
 
 def _periods(data: DataSettings, store: Store) -> dict[str, Period]:
@@ -232,6 +266,7 @@ def _resolved(
         "statics": selection.static,
         **{name: str(period) for name, period in periods.items()},
     }
+    raw["adapt"] = settings.adapt.resolved().model_dump()
     raw["model"] |= {"weights": settings.model.weights or spec.upstream.weights, "timestep": spec.timestep}
     raw["train"] |= {
         "steps": schedule.steps,
@@ -252,12 +287,20 @@ class Conditions:
         period: times to predict; by default the test split that the checkpoint recorded.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
+        memory: how a forecast fits the device.
     """
 
     store: str | None = None
     period: Period | None = None
     device: str = "auto"
     precision: str = "auto"
+    memory: MemorySettings = MemorySettings()
+
+    def out_of_memory(self, shortage: Shortage, batch_size: int = 1) -> str:
+        """Say what a lack of memory means here."""
+        device = choose_device(self.device)
+        autocast = uses_autocast(self.precision, device)
+        return explain_forecast(shortage, Situation(self.memory, device.type, autocast, batch_size=batch_size))
 
 
 @dataclass(frozen=True)
@@ -302,9 +345,13 @@ def build_base_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> For
 def _forecaster(checkpoint: Checkpoint, weights: Weights | None, conditions: Conditions) -> Forecaster:
     spec, data = checkpoint.spec, checkpoint.description["data"]
     device = choose_device(conditions.device)
+    autocast = uses_autocast(conditions.precision, device)
+    refuse_in_forecast(conditions.memory, autocast=autocast)
     name = conditions.store or data["store"]
     store = open_store(name)
-    model = _build_model(spec, weights, autocast=uses_autocast(conditions.precision, device)).to(device).eval()
+    model = build.for_prediction(spec, weights, autocast=autocast).requires_grad_(False)
+    engine.install(model, conditions.memory)
+    model = model.to(device).eval()
     chosen = {key: data[key] for key in ("region", "variables", "levels", "statics")}
     settings = DataSettings(store=name, history=spec.history, **chosen)
     selection = select(spec, settings, store, spec.patch_size)

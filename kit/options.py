@@ -19,6 +19,7 @@ __all__ = ["parse"]
 
 _METAVARS = {
     "Period": "START/END",
+    "GridSize": "ROWSxCOLUMNS",
     "timedelta": "HOURS",
     "datetime": "TIME",
     "Path": "PATH",

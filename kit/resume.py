@@ -89,6 +89,9 @@ def check_same(origin: Origin, job: Job) -> None:
     changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
     if origin.state["store_sha256"] != job.store.fingerprint():
         changed.append(f"{job.store.path} holds other data")
+    base = None if origin.checkpoint is None or job.adapter is None else origin.checkpoint.description["base"]
+    if base is not None and job.weights is not None and base["sha256"] != job.weights.base["sha256"]:
+        changed.append(f"the weights {base['name']} had SHA-256 {base['sha256']}, have {job.weights.base['sha256']}")
     if changed:
         what = "; ".join(changed)
         msg = f"{origin.folder.path}: cannot go on with other settings or data: {what}. Start a new run instead"

@@ -11,7 +11,7 @@ from kit.data.settings import DataSettings
 from kit.memory.settings import MemorySettings
 from kit.models.settings import ModelSettings
 from kit.tracking.settings import TrackSettings
-from kit.train.settings import LossSettings, OptimSettings, TrainSettings
+from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TrainSettings
 
 __all__ = ["RunSettings", "Settings"]
 
@@ -40,4 +40,5 @@ class Settings(BaseModel):
     loss: LossSettings = LossSettings()
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
+    rollout: RolloutSettings = RolloutSettings()
     track: TrackSettings = TrackSettings()

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from kit import cli, commands, config, console
+from kit.bench.settings import BenchSettings
 from kit.commands import Outcome
 from kit.data.build_settings import BuildSettings
 from kit.errors import StoreError
@@ -25,7 +26,15 @@ from kit.plots.settings import PlotSettings
 from kit.schema import leaves
 from kit.settings import Settings
 
-ALL_SETTINGS = (Settings, EvaluateSettings, PlotSettings, BuildSettings, commands.UiSettings, commands.QaSettings)
+ALL_SETTINGS = (
+    Settings,
+    BenchSettings,
+    EvaluateSettings,
+    PlotSettings,
+    BuildSettings,
+    commands.UiSettings,
+    commands.QaSettings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +137,8 @@ def _field(model: type[Any], key: str) -> Any:
     *sections, name = key.split(".")
     for section in sections:
         model = model.model_fields[section].annotation
-    return model.model_fields[name]
+    fields = model.model_fields
+    return fields[name] if name in fields else next(field for field in fields.values() if field.alias == name)
 
 
 def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kit.checkpoint.folder import open_checkpoint
+from kit.checkpoint.folder import open_checkpoint, write_checkpoint
+from kit.data.pairs import load_pairs
+from kit.data.settings import Period
 from kit.errors import CheckpointError, KitError, SettingsError, StoreError
+from kit.evaluate.scorecard import evaluate
+from kit.evaluate.settings import EvaluateSettings
 from kit.finetune import finetune
+from kit.job import Conditions, Forecaster, build_forecaster
 from kit.settings import Settings
+from kit.train.loss import PaperMAE
+from kit.train.trainer import StepReport, Trainer
 from tests.factories import synthetic_store
 
 STEPS = 12
@@ -75,6 +82,33 @@ def test_a_checkpoint_describes_itself(store: Path, run_dir: Path) -> None:
     followed = open_checkpoint(Path(finetune(second)["run"]) / "checkpoints" / "last")
     assert [part["steps"] for part in followed.description["lineage"]] == [stage["steps"], 3]
     assert len(followed.description["base"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("graded", ("last", "all"))
+def test_a_run_on_its_own_predictions(store: Path, run_dir: Path, graded: str) -> None:
+    def rolled(steps: int, resume: str) -> Settings:
+        return settings(
+            store,
+            run_dir,
+            data={"store": str(store), "valid": "2020-01-03T06/2020-01-04T18"},
+            rollout={"steps": steps, "graded": graded},
+            train={"steps": 6, "resume": resume},
+        )
+
+    result = finetune(rolled(2, "never"))
+    assert result["loss"]["last"] < result["loss"]["first"]
+    assert result["epochs"] == 1  # of nine training states, two inputs and two steps begin at six
+    [stage] = open_checkpoint(Path(result["checkpoint"])).description["lineage"]
+    assert stage["rollout"] == {"steps": 2, "graded": graded}
+    with pytest.raises(SettingsError, match=r"cannot go on with other settings or data: rollout.steps was 2, is 3"):
+        finetune(rolled(3, "auto"))
+
+
+def test_a_store_too_short_for_the_roll_out_is_refused(store: Path, run_dir: Path) -> None:
+    wanted = r"no pair in 2020-01-03T06:00/.*: 2 input states and the 4 that follow \(rollout.steps\), 6 h apart"
+    with pytest.raises(StoreError, match=wanted):
+        finetune(settings(store, run_dir, rollout={"steps": 4}))
+    assert not (run_dir / "first").exists()
 
 
 def test_the_resolved_settings_reproduce_the_run(store: Path, run_dir: Path) -> None:
@@ -146,6 +180,116 @@ def test_a_killed_run_goes_on_to_the_same_end(store: Path, run_dir: Path) -> Non
     assert kept == [(record["kind"], record["step"], record["loss"]) for record in metrics(run_dir / "whole")]
     assert mlflow_steps(run_dir / "cut") == mlflow_steps(run_dir / "whole")
     assert mlflow_steps(run_dir / "cut")["train/loss"] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    ("optim", "memory"),
+    (({"name": "adamw-8bit"}, {}), ({"name": "adafactor", "clip": None}, {"step_in_backward": True})),
+)
+def test_a_run_with_a_smaller_optimiser_goes_on_to_the_same_end(
+    store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, optim: dict[str, Any], memory: dict[str, Any]
+) -> None:
+    def chosen(name: str) -> Settings:
+        return settings(store, run_dir, name, optim=optim, memory=memory, train={"steps": 4, "resume": "auto"})
+
+    finetune(chosen("whole"))
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer, number: int, batches: Any) -> StepReport:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        assert finetune(chosen("cut"))["steps"] == 1
+    assert finetune(chosen("cut"))["steps"] == 4
+    assert_same_weights(run_dir / "whole", run_dir / "cut")
+
+
+@pytest.mark.parametrize("method", ("lora", "qlora"))
+def test_an_adapter_is_trained_kept_resumed_and_scored(
+    store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def chosen(name: str) -> Settings:
+        train = {"steps": 4, "checkpoint_every": 4, "resume": "auto"}
+        return settings(store, run_dir, name, model={"weights": None}, adapt={"method": method, "rank": 4}, train=train)
+
+    result = finetune(chosen("whole"))
+    # 8 blocks, half of width 96 and half of 192: qkv (1 + 3), proj (1 + 1), fc1 and fc2 (1 + 4) widths each, rank 4.
+    assert result["trainable_parameters"] == 4 * 4 * (4 + 2 + 5 + 5) * (96 + 192)
+    assert result["total_parameters"] > 3_400_000
+    assert result["valid"]["after"] < result["valid"]["before"]
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer, number: int, batches: Any) -> StepReport:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        assert finetune(chosen("cut"))["steps"] == 1
+    assert finetune(chosen("cut"))["steps"] == 4
+    last = [run_dir / name / "checkpoints" / "last" for name in ("whole", "cut")]
+    for path in last:
+        assert {part.name for part in path.iterdir()} == {
+            "adapter_config.json", "adapter_model.safetensors", "kit.json", "resume",
+        }  # fmt: skip
+    one, other = (open_checkpoint(path).tensors() for path in last)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    description = open_checkpoint(last[0]).description
+    assert description["lineage"][-1].items() >= {"method": method, "rank": 4, "alpha": 8.0}.items()
+    assert description["adapter"]["base"] == description["base"]
+    assert description["base"]["name"] == "aurora-tiny"
+    # What is loaded is what was trained, to the last bit: the loss is that of the last validation.
+    valid = Period.parse(description["data"]["valid"])
+    forecaster = build_forecaster(open_checkpoint(last[0]), Conditions(period=valid))
+    assert mean_loss(forecaster) == pytest.approx(result["valid"]["after"], rel=1e-12)
+    # And it is scored beside the weights that it was trained on.
+    scores = evaluate(EvaluateSettings(checkpoint=last[0]))["scores"]
+    assert scores["2t"]["rmse"] != scores["2t"]["base_rmse"]
+
+
+@torch.no_grad()
+def mean_loss(forecaster: Forecaster) -> float:
+    space = forecaster.space
+    batches = load_pairs(forecaster.pairs, workers=0)
+    losses = [
+        PaperMAE()(space.predict_fields(space.inputs(pair.inputs)), space.targets(pair.target)).total.item()
+        for pair in batches
+    ]
+    return sum(losses) / len(losses)
+
+
+def test_an_adapter_to_random_weights_is_refused(store: Path, run_dir: Path) -> None:
+    with pytest.raises(SettingsError, match=r"adapt.method lora trains an adapter to given weights, .* is random"):
+        finetune(settings(store, run_dir, adapt={"method": "lora"}))
+    assert not (run_dir / "first").exists()
+
+
+def test_an_adapter_does_not_go_on_with_other_base_weights(store: Path, run_dir: Path) -> None:
+    base = Path(finetune(settings(store, run_dir, "base", train={"steps": 2}))["run"]) / "checkpoints" / "last"
+
+    def chosen() -> Settings:
+        adapt, model = {"method": "lora"}, {"weights": str(base)}
+        return settings(store, run_dir, adapt=adapt, model=model, train={"steps": 2, "resume": "auto"})
+
+    finetune(chosen())
+    checkpoint = open_checkpoint(base)
+    description = {key: value for key, value in checkpoint.description.items() if key != "format"}
+    write_checkpoint(base, {name: value + 1 for name, value in checkpoint.tensors().items()}, description)
+    with pytest.raises(SettingsError, match=r"cannot go on .*: the weights .*base.* had SHA-256 \w+, have \w+"):
+        finetune(chosen())
+    # Nor is it loaded onto them.
+    with pytest.raises(CheckpointError, match=r"the adapter belongs to weights .*base"):
+        evaluate(EvaluateSettings(checkpoint=run_dir / "first" / "checkpoints" / "last"))
+
+
+def test_a_setting_of_memory_without_effect_is_refused(store: Path, run_dir: Path) -> None:
+    with pytest.raises(SettingsError, match="memory.offload optimizer needs a GPU: the run is on a CPU"):
+        finetune(settings(store, run_dir, memory={"offload": ("optimizer",)}, train={"device": "cpu"}))
+    with pytest.raises(SettingsError, match="memory.step_in_backward .* pass --optim.clip none too"):
+        finetune(settings(store, run_dir, memory={"step_in_backward": True}))
+    assert not (run_dir / "first").exists()
 
 
 def test_sigterm_ends_with_a_checkpoint_to_go_on_from(store: Path, run_dir: Path) -> None:

@@ -3,6 +3,10 @@
 ``kit.json`` describes the model (variant, variables, levels, statistics, grid, base weights, lineage),
 ``model.safetensors`` holds its tensors under upstream's names and the same description in its header, and
 ``resume/state.pt``, which may be deleted, holds what training needs to go on.
+
+In the place of ``model.safetensors`` an adapter has the two files that PEFT would write, ``adapter_model.safetensors``
+and ``adapter_config.json``, and ``trained.safetensors`` with whatever else trained, if anything did; ``kit.json`` then
+names the weights that it belongs to.
 """
 
 from __future__ import annotations
@@ -18,11 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from kit.errors import CheckpointError
 from kit.models.spec import ModelSpec
-from kit.models.weights import DESCRIPTION, TENSORS
+from kit.models.weights import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ADAPTER_PREFIX,
+    DESCRIPTION,
+    TENSORS,
+    TRAINED,
+    read_tensors,
+)
 
 __all__ = ["FORMAT", "Checkpoint", "open_checkpoint", "settle", "write_checkpoint"]
 
@@ -50,8 +62,12 @@ class Checkpoint:
         return ModelSpec.from_dict(self.description["model"])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The model's tensors, under upstream's names, on the CPU."""
-        return load_file(str(self.path / TENSORS))
+        """What was written: the model's tensors under upstream's names, an adapter's under PEFT's; on the CPU.
+
+        Raises:
+            CheckpointError: a file cannot be read.
+        """
+        return read_tensors(self.path)
 
     def resume_state(self) -> dict[str, Any]:
         """State of the training that wrote the checkpoint.
@@ -76,23 +92,26 @@ def write_checkpoint(
     tensors: Mapping[str, torch.Tensor],
     description: Mapping[str, Any],
     resume: Mapping[str, Any] | None = None,
+    adapter_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint beside the old one, then put it in the old one's place.
 
     Args:
         folder: of the checkpoint; what is there is replaced, and stays whole until the new one is.
-        tensors: the model's, under upstream's names.
+        tensors: the model's, under upstream's names; of an adapter, its own under PEFT's and whatever else trained.
         description: becomes ``kit.json``.
         resume: tensors and plain values from which training goes on.
+        adapter_config: of an adapter, becomes ``adapter_config.json``.
     """
     fresh = _beside(folder, "new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     text = json.dumps({"format": FORMAT, **description}, indent=2)
     try:
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()}, fresh / TENSORS, metadata={"kit": text}
-        )
+        if adapter_config is None:
+            _save_tensors(tensors, fresh / TENSORS, {"kit": text})
+        else:
+            _save_adapter(tensors, adapter_config, fresh)
         if resume is not None:
             (fresh / _RESUME).parent.mkdir()
             _save_state(resume, fresh / _RESUME)
@@ -106,6 +125,20 @@ def write_checkpoint(
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     settle(folder)
+
+
+def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+    save_file({name: value.contiguous() for name, value in tensors.items()}, file, metadata=metadata)
+
+
+def _save_adapter(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], folder: Path) -> None:
+    adapter = {name: value for name, value in tensors.items() if name.startswith(ADAPTER_PREFIX)}
+    trained = {name: value for name, value in tensors.items() if name not in adapter}
+    # The header that PEFT writes, and expects.
+    _save_tensors(adapter, folder / ADAPTER, {"format": "pt"})
+    if trained:
+        _save_tensors(trained, folder / TRAINED, {"format": "pt"})
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _save_state(state: Mapping[str, Any], file: Path) -> None:

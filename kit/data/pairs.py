@@ -1,4 +1,4 @@
-"""Pairs: input states and the state that follows them, from a store to ``aurora.Batch``.
+"""Pairs: input states and what follows them, from a store to ``aurora.Batch``.
 
 Dimensions: B batch, T history, C level, H latitude, W longitude.
 """
@@ -6,7 +6,7 @@ Dimensions: B batch, T history, C level, H latitude, W longitude.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -106,12 +106,12 @@ class Selection:
 
     Attributes:
         inputs: surface variables of the input states.
-        targets: surface variables of the target state.
+        targets: surface variables of the target states.
         atmospheric: atmospheric variables of both.
         static: static variables.
         levels: pressure levels in hPa.
         history: input states.
-        timestep: between two input states, and from the last one to the target.
+        timestep: between two states, from the first input state to the last target.
         grid: which part of the grid.
     """
 
@@ -127,30 +127,49 @@ class Selection:
 
 @dataclass(frozen=True)
 class Pair:
-    """Input states and the state that follows, physical variables in float32.
+    """Input states and the state to be predicted from them, physical variables in float32.
 
     Attributes:
         inputs: [B, T, H, W] and [B, T, C, H, W]; its time is that of the last input state.
-        target: [B, 1, H, W] and [B, 1, C, H, W]; its time is that of the target.
+        target: [B, 1, H, W] and [B, 1, C, H, W]; its time is that of the target, one or more steps ahead.
+        between: where every step on the way to the target is graded, the states there, in order of time.
     """
 
     inputs: Batch
     target: Batch
+    between: tuple[Batch, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Batch, ...]:
+        """All that is graded, in order of time."""
+        return (*self.between, self.target)
 
     def to(self, device: torch.device) -> Pair:
-        """Move both to a device."""
-        return Pair(self.inputs.to(device), self.target.to(device))
+        """Move everything to a device."""
+        return self._map(lambda batch: batch.to(device))
 
     def pin_memory(self) -> Pair:
-        """Copy both to pinned memory, so that a copy to a GPU need not wait."""
-        return Pair(*(batch._fmap(torch.Tensor.pin_memory) for batch in (self.inputs, self.target)))
+        """Copy everything to pinned memory, so that a copy to a GPU need not wait."""
+        return self._map(lambda batch: batch._fmap(torch.Tensor.pin_memory))
+
+    def _map(self, change: Callable[[Batch], Batch]) -> Pair:
+        return Pair(change(self.inputs), change(self.target), tuple(change(batch) for batch in self.between))
 
 
 class Pairs(Dataset[Pair]):
-    """The pairs of a period, in order of time; every state of a pair lies within the period."""
+    """The pairs of a period, in order of time; every state of a pair, and on its way, lies within the period."""
 
-    def __init__(self, store: Store, selection: Selection, period: Period) -> None:
+    def __init__(
+        self, store: Store, selection: Selection, period: Period, *, steps: int = 1, every_step: bool = False
+    ) -> None:
         """Find the pairs.
+
+        Args:
+            store: where they are read from.
+            selection: what is read.
+            period: where they lie.
+            steps: from the last input state to the target. The states between must be there, too.
+            every_step: read the states between as well.
 
         Raises:
             StoreError: the period holds no pair; says what it holds.
@@ -158,6 +177,8 @@ class Pairs(Dataset[Pair]):
         self.store = store
         self.selection = selection
         self.period = period
+        self.steps = steps
+        self._targets = slice(selection.history if every_step else -1, None)
         self._levels = [store.levels.index(level) for level in selection.levels]
         self._window = rows, columns = slice(*selection.grid.rows), slice(*selection.grid.columns)
         self.latitude = torch.from_numpy(store.latitude[rows].astype(np.float32))
@@ -168,12 +189,12 @@ class Pairs(Dataset[Pair]):
             raise StoreError(self._nothing_found())
 
     def _find(self) -> list[tuple[int, ...]]:
-        """Indices into the store's times: the input states, then the target."""
+        """Indices into the store's times: the input states, then the state at every step."""
         seconds = self.store.times.astype("datetime64[s]").astype(np.int64)
         where = {int(second): index for index, second in enumerate(seconds)}
         step = int(self.selection.timestep.total_seconds())
         start, end = (int(moment.timestamp()) for moment in (self.period.start, self.period.end))
-        offsets = [step * k for k in range(-self.selection.history, 1)]
+        offsets = [step * k for k in range(1 - self.selection.history - self.steps, 1)]
         found = []
         for target in where:
             needed = [target + offset for offset in offsets]
@@ -185,8 +206,9 @@ class Pairs(Dataset[Pair]):
         inside = [_aware(time) for time in self.store.times]
         count = sum(self.period.start <= time <= self.period.end for time in inside)
         hours = self.selection.timestep.total_seconds() / 3600
+        after = "a target" if self.steps == 1 else f"the {self.steps} that follow (rollout.steps)"
         return (
-            f"{self.store.path}: no pair in {self.period}: {self.selection.history} input states and a target, "
+            f"{self.store.path}: no pair in {self.period}: {self.selection.history} input states and {after}, "
             f"{hours:g} h apart, are needed; {count} of the store's {len(inside)} times are in that period, "
             f"which run from {inside[0]:%Y-%m-%dT%H:%M} to {inside[-1]:%Y-%m-%dT%H:%M}"
         )
@@ -195,12 +217,14 @@ class Pairs(Dataset[Pair]):
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Pair:
-        *inputs, target = self._indices[index]
-        return Pair(self._batch(inputs, self.selection.inputs), self._batch([target], self.selection.targets))
+        states = self._indices[index]
+        inputs = self._batch(states[: self.selection.history], self.selection.inputs)
+        *between, target = (self._batch([state], self.selection.targets) for state in states[self._targets])
+        return Pair(inputs, target, tuple(between))
 
     def time(self, index: int) -> datetime:
         """Time of the last input state of a pair, UTC."""
-        return _aware(self.store.times[self._indices[index][-2]])
+        return _aware(self.store.times[self._indices[index][self.selection.history - 1]])
 
     def _batch(self, times: Sequence[int], surface: Sequence[str]) -> Batch:
         return Batch(
@@ -227,7 +251,12 @@ def _aware(time: np.datetime64) -> datetime:
 
 def collate(pairs: Sequence[Pair]) -> Pair:
     """Concatenate pairs along the batch dimension; statics are shared."""
-    return Pair(_concatenated([pair.inputs for pair in pairs]), _concatenated([pair.target for pair in pairs]))
+    between = zip(*(pair.between for pair in pairs), strict=True)
+    return Pair(
+        _concatenated([pair.inputs for pair in pairs]),
+        _concatenated([pair.target for pair in pairs]),
+        tuple(_concatenated(batches) for batches in between),
+    )
 
 
 def _concatenated(batches: Sequence[Batch]) -> Batch:

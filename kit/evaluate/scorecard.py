@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.pairs import Pairs, load_pairs
 from kit.errors import CheckpointError
 from kit.evaluate.settings import EvaluateSettings
-from kit.job import Conditions, build_base_forecaster, build_forecaster
+from kit.job import Conditions, Forecaster, build_base_forecaster, build_forecaster
+from kit.memory.shortage import readable
 from kit.metrics.baselines import persistence
 from kit.metrics.scores import ScoreBoard, Scores, skill
 from kit.models.space import TrainingSpace
@@ -37,12 +39,24 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         KitError: the checkpoint, its store or the period cannot be used.
     """
     checkpoint = open_checkpoint(settings.checkpoint)
-    conditions = Conditions(settings.data.store, settings.data.test, settings.device, settings.precision)
-    forecaster = build_forecaster(checkpoint, conditions)
+    conditions = Conditions(
+        settings.data.store, settings.data.test, settings.device, settings.precision, settings.memory
+    )
+    with readable(partial(conditions.out_of_memory, batch_size=settings.batch_size)) as watched:
+        forecaster = build_forecaster(checkpoint, conditions)
+        watched.model = forecaster.space.model
+        result = _result(settings, checkpoint, forecaster, conditions)
+    _keep(checkpoint, result)
+    return result
+
+
+def _result(
+    settings: EvaluateSettings, checkpoint: Checkpoint, forecaster: Forecaster, conditions: Conditions
+) -> dict[str, Any]:
     pairs = forecaster.pairs
     scores, reference = scores_of(forecaster.space, pairs, settings.batch_size)
     base = _base_scores(checkpoint, conditions, settings.batch_size) if settings.base else {}
-    result = {
+    return {
         "checkpoint": str(settings.checkpoint),
         "store": str(forecaster.store.path),
         "synthetic": bool(forecaster.store.attributes.get("synthetic")),
@@ -51,8 +65,6 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "lead_hours": checkpoint.spec.lead_hours,
         "scores": {key: _row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()},
     }
-    _keep(checkpoint, result)
-    return result
 
 
 def _keep(checkpoint: Checkpoint, result: dict[str, Any]) -> None:
@@ -101,7 +113,7 @@ def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[
         Scores of the model and of persistence, by variable and level.
     """
     device = next(space.model.parameters()).device
-    waves = _waves(space)
+    waves = space.may_be_missing
     board, reference = (ScoreBoard(pairs.latitude, may_be_missing=waves) for _ in range(2))
     for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
         loaded = pair.to(device)
@@ -122,13 +134,6 @@ def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[
 
 def _kept(target: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in target.items() if name in set(names)}
-
-
-def _waves(space: TrainingSpace) -> frozenset[str]:
-    """Variables that are absent over land and in calm water; in any other a missing value must stay loud."""
-    if not space.spec.upstream.is_wave:
-        return frozenset()
-    return frozenset({*space.model.density_channel_surf_vars, "dwi"})
 
 
 def physical(batch: Batch) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from kit.data.settings import TimeRange
+from kit.memory.settings import MemorySettings
 
 __all__ = ["EvaluateData", "EvaluateSettings"]
 
@@ -39,3 +40,5 @@ class EvaluateSettings(BaseModel):
     """``auto`` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; ``auto`` is bf16 on a GPU and fp32 on a CPU."""
+    memory: MemorySettings = MemorySettings()
+    """How a forecast fits the device; what is about training has no effect, and is refused."""

@@ -1,13 +1,106 @@
-"""The memory engine: applies the settings of memory to a model, without renaming anything in it."""
+"""The memory engine: applies the settings of memory to a model, without renaming anything in it.
+
+It replaces ``forward`` on instances. Classes, module names and parameters stay upstream's.
+"""
 
 from __future__ import annotations
 
-from aurora import Aurora
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import torch
+from aurora import Aurora
+from aurora.model.swin3d import PatchMerging3D, PatchSplitting3D, Swin3DTransformerBlock
+
+from kit.memory.banded import run_bands
+from kit.memory.bands import BandedDecoder, BandedEncoder
+from kit.memory.blocks import BlockForward, BlockWork, Segment, compiled_residual, residual
+from kit.memory.recompute import Recomputation
+from kit.memory.saved import InputKeeper
 from kit.memory.settings import MemorySettings
 
 __all__ = ["install"]
 
+# What upstream's configure_activation_checkpointing recomputes: every one of these, inside each other.
+_UPSTREAM = (
+    "Basic3DDecoderLayer",
+    "Basic3DEncoderLayer",
+    "LinearPatchReconstruction",
+    "Perceiver3DDecoder",
+    "Perceiver3DEncoder",
+    "Swin3DTransformerBackbone",
+    "Swin3DTransformerBlock",
+)
+
 
 def install(model: Aurora, settings: MemorySettings) -> None:
-    """Make a model run its forward and backward pass as the settings say."""
+    """Make a model run its forward and backward pass as the settings say.
+
+    Args:
+        model: with adapters in place and everything marked that trains.
+        settings: of memory; what they leave alone stays upstream's.
+    """
+    keeper = InputKeeper(settings)
+    recomputed = Recomputation(keeper)
+    if settings.frozen_weights == "bf16":
+        _halve_frozen(model)
+    if settings.recompute == "upstream":
+        for module in model.modules():
+            if type(module).__name__ in _UPSTREAM:
+                _replace(module, partial(recomputed, module, module.forward))
+        return
+    _install_backbone(model, settings, keeper)
+    if settings.latitude_bands > 1:
+        _replace(model.encoder, BandedEncoder(model.encoder, settings.latitude_bands, recomputed))
+        _replace(model.decoder, BandedDecoder(model.decoder, settings.latitude_bands, keeper))
+
+
+def _install_backbone(model: Aurora, settings: MemorySettings, keeper: InputKeeper) -> None:
+    segment = _segment(settings, keeper)
+    if segment is None:
+        return
+    add = compiled_residual if settings.compile else residual
+    recomputed = Recomputation(keeper)
+    for module in model.backbone.modules():
+        if isinstance(module, Swin3DTransformerBlock):
+            _replace(module, BlockForward(module, settings.window_bands, segment, add))
+        elif isinstance(module, PatchMerging3D | PatchSplitting3D) and settings.recompute == "blocks":
+            _replace(module, partial(recomputed, module, module.forward))
+
+
+def _segment(settings: MemorySettings, keeper: InputKeeper) -> Segment | None:
+    """How blocks are run; None where they are upstream's as they are."""
+    if settings.recompute == "blocks" or settings.window_bands > 1:
+        return partial(_in_bands, keeper)
+    if settings.recompute == "selective":
+        selective = Recomputation(keeper, selective=True)
+        return lambda work, x, c: selective(work.module, work.whole, x, c)
+    return BlockWork.whole if settings.compile else None
+
+
+def _in_bands(keeper: InputKeeper, work: BlockWork, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    # The noise of an ensemble is each token's own; otherwise a sample's context is all its tokens'.
+    per_token = c.ndim == 3
+    (out,) = run_bands(work, keeper, (x, c) if per_token else (x,), () if per_token else (c,))
+    return out
+
+
+def _replace(module: torch.nn.Module, forward: Callable[..., Any]) -> None:
+    module.forward = forward
+
+
+def _halve_frozen(model: Aurora) -> None:
+    """Keep frozen linear layers in bf16 where autocast would round them to bf16 at each use anyway."""
+    parts = [
+        ("autocast_encoder", model.encoder),
+        ("autocast_backbone", model.backbone),
+        ("autocast_decoder", model.decoder),
+    ]
+    for flag, part in parts:
+        if not getattr(model, flag):
+            continue
+        for module in part.modules():
+            # Subclasses, such as 4-bit layers, have a precision of their own.
+            if type(module) is torch.nn.Linear and not any(p.requires_grad for p in module.parameters()):
+                module.to(torch.bfloat16)

@@ -24,8 +24,8 @@ class MemorySettings(BaseModel):
     """Bands of latitudes on which encoder and decoder run one after the other, each recomputed in the backward
     pass; 1 runs them whole and recomputes nothing."""
     window_bands: PositiveInt = 1
-    """Bands of attention windows on which each backbone block runs one after the other; it bounds what one block
-    holds at a time. Takes effect with ``recompute`` blocks or selective, and in forecasts."""
+    """Bands of attention windows on which each backbone block runs one after the other, which bounds what one block
+    holds at a time. Takes effect with ``recompute`` blocks, and in forecasts."""
     recompute: Recompute = "none"
     """What the backbone recomputes in the backward pass: ``none``; ``selective`` (all but matrix products and
     attention); ``blocks`` (everything inside a block); ``upstream`` (Aurora's own
@@ -38,6 +38,7 @@ class MemorySettings(BaseModel):
     frozen_weights: Literal["fp32", "bf16"] = "fp32"
     """Precision in which frozen linear layers are kept; ``bf16`` is exact where the forward pass runs in bf16."""
     step_in_backward: bool = False
-    """Apply each gradient as soon as it is complete and free it; excludes ``optim.clip`` and ``train.accumulate``."""
+    """Apply each gradient as soon as it is complete and free it; excludes ``optim.clip``, ``train.accumulate``,
+    ``rollout.graded`` all and ``offload`` optimizer."""
     compile: bool = False
-    """Compile the backbone's blocks with ``torch.compile``; results then differ in the last bits."""
+    """Compile the backbone's normalisation with ``torch.compile``; results then differ in the last bits."""

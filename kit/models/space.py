@@ -88,11 +88,54 @@ class TrainingSpace:
         Args:
             inputs: as ``inputs`` returns them.
         """
-        _, heads = self._forward(inputs)
+        return self.step(inputs)[0]
+
+    def step(self, inputs: Batch) -> tuple[Fields, Batch]:
+        """Run the model once, for a loss and for the next step.
+
+        Args:
+            inputs: as ``inputs`` returns them.
+
+        Returns:
+            The decoder's output in training space, and the prediction in physical units as ``advance`` takes it:
+            [B, 1, H, W] and [B, 1, C, H, W], under upstream's names.
+        """
+        prediction, heads = self._forward(inputs)
         fields = Fields(heads.surf_vars, heads.atmos_vars)
         if self._variant.is_wave:
-            return self._with_densities(fields)
-        return self._with_differences(fields, inputs) if self._variant.is_air_pollution else fields
+            return self._with_densities(fields), prediction
+        return (self._with_differences(fields, inputs) if self._variant.is_air_pollution else fields), prediction
+
+    def advance(self, state: Batch, prediction: Batch) -> Batch:
+        """Make the next input states of a roll-out, as ``aurora.rollout`` makes them.
+
+        The oldest state goes and the prediction, clipped as the model wants its inputs, becomes the newest one.
+        What is predicted and never read is left out. Time, roll-out step, grid and static variables are the
+        prediction's.
+
+        Args:
+            state: physical variables, as for ``inputs``, or what this method returned.
+            prediction: from that state, as ``step`` returns it. Of the wave model, a prediction under a store's
+                names will not do: the speed that belongs to the wind's direction is no part of it.
+
+        Returns:
+            Physical variables under upstream's names, which ``inputs`` takes as it takes a store's.
+
+        Raises:
+            ValueError: the prediction lacks a variable that the model reads.
+        """
+        now = self.model.batch_transform_hook(self.inputs(state)).crop(self.model.patch_size)
+        new = self.model.apply_rollout_input_clipping(self.inputs(prediction))
+        return dataclasses.replace(
+            new,
+            surf_vars=_shifted(now.surf_vars, new.surf_vars),
+            atmos_vars=_shifted(now.atmos_vars, new.atmos_vars),
+        )
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Surface variables that are NaN by design: waves, over land and in calm water. Any other NaN is a fault."""
+        return frozenset({*self.model.density_channel_surf_vars, "dwi"}) if self._variant.is_wave else frozenset()
 
     def predict(self, state: Batch) -> Batch:
         """Predict physical variables one step ahead.
@@ -192,6 +235,14 @@ class TrainingSpace:
             }
 
         return Fields(combine(fields.surface, past.surf_vars), combine(fields.atmospheric, past.atmos_vars))
+
+
+def _shifted(states: Mapping[str, torch.Tensor], newest: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Drop the oldest state of each variable and append the newest, in the order of the newest as upstream does."""
+    if missing := states.keys() - newest.keys():
+        msg = f"a prediction without {', '.join(sorted(missing))} cannot be an input state; it has {', '.join(newest)}"
+        raise ValueError(msg)
+    return {name: torch.cat([states[name][:, 1:], value], 1) for name, value in newest.items() if name in states}
 
 
 def _copied(batch: Batch) -> Batch:

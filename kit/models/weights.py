@@ -2,7 +2,7 @@
 
 Three forms are read, none of them by unrestricted pickle: upstream's checkpoints (``.ckpt``, old and new key
 names), safetensors under upstream's names, and the kit's own checkpoint folders and files, which carry their
-spec with them.
+spec with them. A checkpoint folder may hold an adapter alone, and name the weights that it belongs to.
 """
 
 from __future__ import annotations
@@ -25,11 +25,30 @@ from kit.errors import CheckpointError
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
-__all__ = ["DESCRIPTION", "RANDOM", "TENSORS", "Weights", "install", "load", "merge_rollout_lora"]
+__all__ = [
+    "ADAPTER",
+    "ADAPTER_CONFIG",
+    "ADAPTER_PREFIX",
+    "DESCRIPTION",
+    "RANDOM",
+    "TENSORS",
+    "TRAINED",
+    "Weights",
+    "install",
+    "load",
+    "merge_rollout_lora",
+    "read_tensors",
+]
 
 RANDOM = "random"
 TENSORS = "model.safetensors"
 DESCRIPTION = "kit.json"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+TRAINED = "trained.safetensors"
+"""What trained beside an adapter, under upstream's names."""
+ADAPTER_PREFIX = "base_model.model."
+"""What PEFT puts before upstream's names in the file of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +59,24 @@ class Weights:
         state: tensors under the names of the file.
         base: what identifies them: name, file, SHA-256.
         description: contents of ``kit.json``, for weights that the kit wrote.
+        under: for an adapter, the weights that it was trained on; ``state`` then holds the adapter's tensors under
+            PEFT's names and whatever else trained under upstream's.
     """
 
     state: dict[str, torch.Tensor]
     base: dict[str, Any]
     description: dict[str, Any] | None = field(default=None, repr=False)
+    under: Weights | None = field(default=None, repr=False)
 
     @property
     def spec(self) -> ModelSpec | None:
         """The model that the weights belong to, if they say so."""
         return None if self.description is None else ModelSpec.from_dict(self.description["model"])
+
+    @property
+    def adapter(self) -> Mapping[str, Any] | None:
+        """What ``kit.json`` says of an adapter: its ``settings``, and the ``base`` that it was trained on."""
+        return None if self.under is None or self.description is None else self.description["adapter"]
 
 
 def load(reference: str | None, variant: Variant) -> Weights | None:
@@ -68,7 +95,7 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
     """
     if reference == RANDOM:
         return None
-    weights = _read(_locate(reference, variant), reference or str(variant.weights))
+    weights = _read(_locate(reference, variant), reference or str(variant.weights), variant)
     if weights.spec is not None and weights.spec.variant != variant.name:
         msg = (
             f"model.weights: {weights.base['name']} holds a model of variant {weights.spec.variant!r}, but "
@@ -106,15 +133,71 @@ def _not_found(path: Path) -> str:
     )
 
 
-def _read(path: Path, name: str) -> Weights:
+def _read(path: Path, name: str, variant: Variant) -> Weights:
+    folder = path.parent if path.name == ADAPTER else path
+    if (folder / ADAPTER).is_file():
+        return _read_adapter(folder, name, variant)
     file = path / TENSORS if path.is_dir() else path
     if not file.is_file():
-        msg = f"{path}: expected a checkpoint folder with {TENSORS}, but there is none"
+        msg = f"{path}: expected a checkpoint folder with {TENSORS} or {ADAPTER}, but there is neither"
         raise CheckpointError(msg)
     base = {"name": name, "file": file.name, "sha256": pooch.file_hash(str(file))}
     if file.suffix == ".safetensors":
         return Weights(*_read_safetensors(file, base))
     return Weights(_read_pickled(file), base)
+
+
+def _read_adapter(folder: Path, name: str, variant: Variant) -> Weights:
+    """Read an adapter, and the weights that it was trained on.
+
+    Raises:
+        CheckpointError: those weights are not where they were, or are others.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        msg = (
+            f"{folder}: holds {ADAPTER} without the {DESCRIPTION} that names the weights it belongs to; expected a "
+            "checkpoint folder as kit finetune writes it"
+        )
+        raise CheckpointError(msg)
+    description = json.loads((folder / DESCRIPTION).read_text())
+    recorded = description["adapter"]["base"]
+    remedy = f"Put them back there, or say where they are now as adapter.base.name in {folder / DESCRIPTION}"
+    try:
+        under = _read(_locate(recorded["name"], variant), recorded["name"], variant)
+    except CheckpointError as error:
+        msg = (
+            f"{folder}: the adapter belongs to weights {recorded['name']} ({recorded['file']}, SHA-256 "
+            f"{recorded['sha256']}), which cannot be read: {error}. {remedy}"
+        )
+        raise CheckpointError(msg) from error
+    if under.base["sha256"] != recorded["sha256"]:
+        msg = (
+            f"{folder}: the adapter belongs to weights {recorded['name']} with SHA-256 {recorded['sha256']}; what is "
+            f"there now has {under.base['sha256']}. {remedy}"
+        )
+        raise CheckpointError(msg)
+    base = {"name": name, "file": ADAPTER, "sha256": pooch.file_hash(str(folder / ADAPTER))}
+    return Weights(read_tensors(folder), base, description, under)
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder, on the CPU: the whole model, or an adapter and what trained beside it.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    held = [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()] or [TENSORS]
+    tensors: dict[str, torch.Tensor] = {}
+    for name in held:
+        try:
+            tensors |= load_file(str(folder / name))
+        except SafetensorError as error:
+            raise CheckpointError(_unreadable(folder / name, error)) from error
+    return tensors
+
+
+def _unreadable(file: Path, error: SafetensorError) -> str:
+    return f"{file}: not a readable safetensors file ({error}); fetch or write it again"
 
 
 def _read_safetensors(file: Path, base: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any], Any]:
@@ -123,8 +206,7 @@ def _read_safetensors(file: Path, base: dict[str, Any]) -> tuple[dict[str, torch
             metadata = opened.metadata() or {}
         state = load_file(str(file))
     except SafetensorError as error:
-        msg = f"{file}: not a readable safetensors file ({error}); fetch or write it again"
-        raise CheckpointError(msg) from error
+        raise CheckpointError(_unreadable(file, error)) from error
     if "kit" not in metadata:
         return state, base, None
     description = json.loads(metadata["kit"])

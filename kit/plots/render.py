@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kit.checkpoint.folder import open_checkpoint
+from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.pairs import Pairs, collate
 from kit.errors import KitError, SettingsError
 from kit.evaluate.scorecard import physical
 from kit.job import Conditions, Forecaster, build_forecaster
+from kit.memory.shortage import readable
 from kit.metrics.scores import skill
 from kit.plots.curves import loss_curves, scorecard
 from kit.plots.figure import save
@@ -44,14 +45,23 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
     """
     folder = None if settings.run is None else _run_folder(settings.run)
     checkpoint = open_checkpoint(settings.checkpoint or RunFolder(settings.run or Path()).best)
-    forecaster = build_forecaster(checkpoint, Conditions(settings.data.store, settings.data.test, settings.device))
+    conditions = Conditions(settings.data.store, settings.data.test, settings.device, memory=settings.memory)
+    with readable(conditions.out_of_memory) as watched:
+        forecaster = build_forecaster(checkpoint, conditions)
+        watched.model = forecaster.space.model
+        return {"files": [str(file) for file in _files(settings, folder, checkpoint, forecaster)]}
+
+
+def _files(
+    settings: PlotSettings, folder: RunFolder | None, checkpoint: Checkpoint, forecaster: Forecaster
+) -> Iterator[Path]:
     out = settings.out or (folder.figures if folder else checkpoint.path.parent / "figures")
     out.mkdir(parents=True, exist_ok=True)
-    files = [] if folder is None else [save_loss_curves(folder, out, synthetic=_synthetic(forecaster))]
+    if folder is not None:
+        yield save_loss_curves(folder, out, synthetic=_synthetic(forecaster))
     if folder is not None and folder.scores.exists():
-        files.append(_save_scorecard(folder, out))
-    files += _maps(forecaster, settings, out)
-    return {"files": [str(file) for file in files]}
+        yield _save_scorecard(folder, out)
+    yield from _maps(forecaster, settings, out)
 
 
 def _run_folder(path: Path) -> RunFolder:

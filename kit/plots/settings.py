@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, model_validator
 
 from kit.evaluate.settings import EvaluateData
+from kit.memory.settings import MemorySettings
 
 __all__ = ["PlotSettings"]
 
@@ -41,6 +42,8 @@ class PlotSettings(BaseModel):
     """Folder of the figures; by default ``figures`` in the run folder."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
+    memory: MemorySettings = MemorySettings()
+    """How a forecast fits the device; what is about training has no effect, and is refused."""
 
     @model_validator(mode="after")
     def _one_subject(self) -> Self:

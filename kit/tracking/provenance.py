@@ -24,7 +24,7 @@ __all__ = ["collect", "settings_hash", "tags"]
 _FORMAT = 1
 _DISTRIBUTION = "aurora-finetune-kit"
 _PACKAGES = (
-    "dask", "einops", "matplotlib", "microsoft-aurora", "mlflow", "netcdf4", "numpy", "pandas", "peft",
+    "bitsandbytes", "dask", "einops", "matplotlib", "microsoft-aurora", "mlflow", "netcdf4", "numpy", "pandas", "peft",
     "pydantic", "safetensors", "scipy", "timm", "torch", "torchvision", "triton", "xarray", "zarr",
 )  # fmt: skip
 _CHECKOUT = Path(kit.__file__).parents[1]

@@ -1,25 +1,59 @@
-"""The optimiser, its learning rate, and gradient norms."""
+"""Optimisers, the learning rate, and gradient norms."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from kit.adapt.trainable import module_group
+from kit.errors import KitError
 from kit.train.settings import OptimSettings
 
-__all__ = ["GradientNorms", "build_optimizer", "clip_gradients", "learning_rate"]
+__all__ = [
+    "BETAS",
+    "DivergenceError",
+    "GradientNorms",
+    "build_optimizer",
+    "clip_gradients",
+    "group_norms",
+    "learning_rate",
+    "refuse_infinite",
+    "set_rate",
+]
+
+BETAS = (0.9, 0.95)
+"""Decay of AdamW's two moments."""
 
 
-def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], settings: OptimSettings) -> torch.optim.Optimizer:
-    """AdamW over the parameters that train, in one fused kernel."""
-    return torch.optim.AdamW(
-        list(parameters.values()), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.95), fused=True
-    )
+class DivergenceError(KitError):
+    """The loss or a gradient is no longer a finite number."""
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], settings: OptimSettings, *, in_backward: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser that the settings name.
+
+    Args:
+        parameters: what trains, on its device.
+        settings: its name and weight decay; the learning rate is set at each step.
+        in_backward: it will step inside of the backward pass, on autograd's own threads.
+    """
+    trained = list(parameters)
+    if settings.name == "adafactor":
+        # One tensor after the other: together they would need copies of all gradients at once.
+        return torch.optim.Adafactor(trained, lr=settings.lr, weight_decay=settings.weight_decay, foreach=False)
+    if settings.name == "adamw-8bit":
+        from kit.memory.eight_bit import AdamW8bit
+
+        # Where there is a GPU there is Triton, but the backward pass is no place to start a compiler.
+        compiled = trained[0].device.type == "cuda" and not in_backward
+        return AdamW8bit(trained, weight_decay=settings.weight_decay, betas=BETAS, compiled=compiled)
+    return torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=BETAS, fused=True)
 
 
 def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:
@@ -35,6 +69,16 @@ def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:
     progress = (step - settings.warmup) / max(1, steps - settings.warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return settings.lr * (settings.final_lr + (1 - settings.final_lr) * cosine)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Have an optimiser use a learning rate from now on."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            # Compiled arithmetic reads it from there.
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 @dataclass(frozen=True)
@@ -56,11 +100,30 @@ def clip_gradients(parameters: Mapping[str, torch.nn.Parameter], limit: float | 
     Parameters without a gradient, such as the heads of levels that the data lack, count as zero.
     """
     named = [(name, parameter) for name, parameter in parameters.items() if parameter.grad is not None]
-    norms = torch.stack(torch._foreach_norm([p.grad for _, p in named if p.grad is not None]))
-    total = torch.linalg.vector_norm(norms)
+    norms = torch._foreach_norm([p.grad for _, p in named if p.grad is not None])
+    measured = group_norms(dict(zip((name for name, _ in named), norms, strict=True)))
     if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_([p for _, p in named], limit, total, foreach=True)
+        torch.nn.utils.clip_grads_with_norm_([p for _, p in named], limit, measured.total, foreach=True)
+    return measured
+
+
+def group_norms(norms: Mapping[str, torch.Tensor]) -> GradientNorms:
+    """Put the norms of parameters, scalar tensors in any order, together: the norm of norms, in the order given."""
+    stacked = torch.stack(list(norms.values()))
     groups: dict[str, float] = defaultdict(float)
-    for (name, _), norm in zip(named, norms.tolist(), strict=True):
+    for name, norm in zip(norms, stacked.tolist(), strict=True):
         groups[module_group(name)] += norm**2
+    total = torch.linalg.vector_norm(stacked)
     return GradientNorms(total, {group: math.sqrt(square) for group, square in groups.items()})
+
+
+def refuse_infinite(step: int, norms: GradientNorms) -> None:
+    """Stop where the gradient is not finite.
+
+    Raises:
+        DivergenceError: names the groups of modules.
+    """
+    if not torch.isfinite(norms.total):
+        worst = [group for group, norm in norms.groups.items() if not norm < float("inf")]
+        msg = f"step {step}: the gradient is not finite in {', '.join(worst)}; lower optim.lr, or use fp32"
+        raise DivergenceError(msg)

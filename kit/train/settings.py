@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["LossSettings", "OptimSettings", "TrainSettings"]
+__all__ = ["LossSettings", "OptimSettings", "RolloutSettings", "TrainSettings"]
 
 
 class LossSettings(BaseModel):
@@ -34,10 +34,12 @@ class OptimSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    name: Literal["adamw"] = "adamw"
-    """AdamW, fused where the device has it."""
+    name: Literal["adamw", "adamw-8bit", "adafactor"] = "adamw"
+    """``adamw``, in one fused kernel, with 8 bytes of state for each value that trains; ``adamw-8bit``, with 2 bytes
+    of state: an approximation, whose moments are rounded block by block, made for GPUs and slow on a CPU;
+    ``adafactor``, with next to no state: no first moment, and a factored second one."""
     lr: PositiveFloat = 3e-4
-    """Peak learning rate, reached after the warm-up."""
+    """Peak learning rate, reached after the warm-up; with ``adafactor`` a fraction of each tensor's own magnitude."""
     final_lr: NonNegativeFloat = 0.1
     """Learning rate of the last step, as a fraction of ``lr``; a cosine leads there."""
     weight_decay: NonNegativeFloat = 5e-6
@@ -45,7 +47,35 @@ class OptimSettings(BaseModel):
     warmup: NonNegativeInt = 10
     """Steps of linear warm-up."""
     clip: PositiveFloat | None = 1.0
-    """Largest global gradient norm; ``none`` turns clipping off."""
+    """Largest global gradient norm; ``none`` turns clipping off, as ``memory.step_in_backward`` needs it."""
+
+
+class RolloutSettings(BaseModel):
+    """How many steps ahead the model is trained on its own predictions.
+
+    Memory is that of one step, whatever ``steps`` is. Time is ``steps`` forward passes, and as many backward passes
+    as steps are graded.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    steps: PositiveInt = 1
+    """Steps that the model predicts, each prediction becoming the newest input state of the next one."""
+    graded: Literal["last", "all"] = "last"
+    """Which steps have a loss: the ``last`` (push-forward: the steps before it run without gradient), or ``all``,
+    averaged. No gradient flows from a step into the one before it."""
+
+    @model_validator(mode="after")
+    def _something_to_choose(self) -> Self:
+        if self.graded == "all" and self.steps == 1:
+            msg = "rollout.graded all has no effect with rollout.steps 1; set rollout.steps to 2 or more, or leave it"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def graded_steps(self) -> range:
+        """The steps that have a loss, counted from 1."""
+        return range(1 if self.graded == "all" else self.steps, self.steps + 1)
 
 
 class TrainSettings(BaseModel):

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import torch
 
 from kit.data.pairs import Pair
-from kit.errors import KitError
-from kit.models.space import Fields, TrainingSpace
+from kit.models.space import TrainingSpace
 from kit.train.loss import Loss, PaperMAE
-from kit.train.optimise import GradientNorms, clip_gradients, learning_rate
-from kit.train.settings import OptimSettings
+from kit.train.optimise import DivergenceError, GradientNorms
+from kit.train.rollout import Graded, roll_out
+from kit.train.settings import RolloutSettings
+from kit.train.updaters import Updater
 
 __all__ = ["DivergenceError", "StepReport", "Trainer"]
 
-
-class DivergenceError(KitError):
-    """The loss or a gradient is no longer a finite number."""
+_ONE_STEP = RolloutSettings()
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StepReport:
 
     Attributes:
         step: counted from 1.
-        loss: mean over the accumulated batches.
+        loss: mean over the accumulated batches, and over the graded steps of their roll-outs.
         parts: mean absolute error of each variable in training space.
         gradients: norms before clipping.
         learning_rate: of this step.
@@ -74,16 +74,14 @@ class Trainer:
         space: TrainingSpace,
         loss: PaperMAE,
         parameters: Mapping[str, torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        settings: OptimSettings,
-        steps: int,
+        updater: Updater,
+        rollout: RolloutSettings = _ONE_STEP,
     ) -> None:
         self.space = space
         self.loss = loss
         self.parameters = parameters
-        self.optimizer = optimizer
-        self.settings = settings
-        self.steps = steps
+        self.updater = updater
+        self.rollout = rollout
         self.device = next(space.model.parameters()).device
 
     def step(self, step: int, batches: Sequence[Pair]) -> StepReport:
@@ -94,76 +92,85 @@ class Trainer:
             batches: their gradients are averaged.
 
         Raises:
-            DivergenceError: the loss or the gradient is not finite; the parameters are as before.
+            DivergenceError: the loss or the gradient is not finite; the parameters are as before, unless it is a
+                gradient and the updater moves them in the backward pass.
         """
         started = time.perf_counter()
         self.space.model.train()
+        self.updater.begin(step)
         mean = _Mean()
+        share = len(batches) * len(self.rollout.graded_steps)
         for pair in batches:
-            prediction, target, loss = self._compare(pair)
-            (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
-            mean.add(loss, len(pair.inputs.metadata.time))
-            if not torch.isfinite(loss.total):
-                raise DivergenceError(_diagnosis(step, pair, prediction, target))
-        rate = self._update(step)
+            for graded in self._compare(pair):
+                # Reading the loss waits for the device, so that it comes first only where it must.
+                if self.updater.moves_in_backward:
+                    self._note(mean, f"step {step}", pair, graded)
+                self.updater.backward(graded.loss.total / share)
+                if not self.updater.moves_in_backward:
+                    self._note(mean, f"step {step}", pair, graded)
+                del graded  # and its graph with it, before the next step is predicted
+        update = self.updater.update(step)
         total, parts = mean.result()
         seconds = time.perf_counter() - started
-        return StepReport(step, total, parts, rate[1], rate[0], mean.pairs, seconds)
+        samples = sum(len(pair.inputs.metadata.time) for pair in batches)
+        return StepReport(step, total, parts, update.norms, update.rate, samples, seconds)
 
-    def _compare(self, pair: Pair) -> tuple[Fields, Fields, Loss]:
-        pair = pair.to(self.device)
-        prediction = self.space.predict_fields(self.space.inputs(pair.inputs))
-        target = self.space.targets(pair.target)
-        return prediction, target, self.loss(prediction, target)
+    def _compare(self, pair: Pair) -> Iterator[Graded]:
+        return roll_out(self.space, self.loss, pair, self.rollout, self.device)
 
-    def _update(self, step: int) -> tuple[float, GradientNorms]:
-        norms = clip_gradients(self.parameters, self.settings.clip)
-        if not torch.isfinite(norms.total):
-            worst = [group for group, norm in norms.groups.items() if not norm < float("inf")]
-            msg = f"step {step}: the gradient is not finite in {', '.join(worst)}; lower optim.lr, or use fp32"
-            raise DivergenceError(msg)
-        rate = learning_rate(step, self.steps, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return rate, norms
+    def _note(self, mean: _Mean, where: str, pair: Pair, graded: Graded) -> None:
+        """Add a loss to a mean.
+
+        Raises:
+            DivergenceError: it is not finite.
+        """
+        mean.add(graded.loss, len(graded.time))
+        if not torch.isfinite(graded.loss.total):
+            raise DivergenceError(_diagnosis(where, pair, graded, self.rollout.steps, self.space.may_be_missing))
 
     @torch.no_grad()
     def validate(self, pairs: Iterable[Pair]) -> tuple[float, dict[str, float]]:
-        """Mean loss over pairs, and its parts."""
+        """Mean loss over pairs, and its parts, after the roll-out that is trained."""
         self.space.model.eval()
         mean = _Mean()
         for pair in pairs:
-            prediction, target, loss = self._compare(pair)
-            mean.add(loss, len(pair.inputs.metadata.time))
-            if not torch.isfinite(loss.total):
-                raise DivergenceError(_diagnosis(None, pair, prediction, target))
+            for graded in self._compare(pair):
+                self._note(mean, "validation", pair, graded)
         return mean.result()
 
 
-def _diagnosis(step: int | None, pair: Pair, prediction: Fields, target: Fields) -> str:
-    """Say where the first number went missing: in the input states, in the target, or in the prediction."""
-    where = "validation" if step is None else f"step {step}"
-    times = ", ".join(f"{time:%Y-%m-%dT%H:%M}" for time in pair.target.metadata.time)
-    for kind, variables in (
-        ("input states", pair.inputs.surf_vars | pair.inputs.atmos_vars),
-        ("target", _unmasked(target)),
-        ("prediction", prediction.surface | prediction.atmospheric),
-    ):
-        bad = [name for name, value in variables.items() if not value.isfinite().all()]
-        if kind == "input states":
-            # Absent waves are NaN by design, and become zero densities before the encoder.
-            bad = [name for name in bad if name not in target.masks and f"{name}_sin" not in target.masks]
+def _diagnosis(where: str, pair: Pair, graded: Graded, steps: int, may_be_missing: frozenset[str]) -> str:
+    """Say where the first number went missing: in the input states, on the way, in the target, or in the prediction."""
+    for kind, step, times, finite in _suspects(pair, graded, may_be_missing):
+        bad = [name for name, whole in finite.items() if not whole]
         if bad:
+            told = f"{kind} of {', '.join(bad)} for {_listed(times)} hold NaN or Inf"
             advice = "lower optim.lr" if kind == "prediction" else "check the data with: kit data qa"
-            return f"{where}: the loss is not finite; {kind} of {', '.join(bad)} for {times} hold NaN or Inf; {advice}"
-    return f"{where}: the loss is not finite for {times}; lower optim.lr"
+            return f"{_at(where, step, steps)}: the loss is not finite; {told}; {advice}"
+    return f"{_at(where, graded.step, steps)}: the loss is not finite for {_listed(graded.time)}; lower optim.lr"
 
 
-def _unmasked(target: Fields) -> dict[str, torch.Tensor]:
-    surface = {
-        name: value.where(target.masks[name], 0) if name in target.masks else value
-        for name, value in target.surface.items()
-    }
-    return surface | target.atmospheric
+_Suspect = tuple[str, int, tuple[datetime, ...], Mapping[str, torch.Tensor]]
+
+
+def _suspects(pair: Pair, graded: Graded, may_be_missing: frozenset[str]) -> Iterator[_Suspect]:
+    """Kind, roll-out step, times, and what is finite, of everything that made a loss, in order."""
+    variables = pair.inputs.surf_vars | pair.inputs.atmos_vars
+    inputs = {name: value.isfinite().all() for name, value in variables.items()}
+    yield "input states", 1, graded.time, _without(inputs, may_be_missing)
+    for step, passed in enumerate(graded.before, start=1):
+        yield "prediction", step, passed.time, _without(passed.finite, may_be_missing)
+    yield "target", graded.step, graded.time, graded.target
+    yield "prediction", graded.step, graded.time, graded.prediction
+
+
+def _without(finite: Mapping[str, torch.Tensor], names: frozenset[str]) -> dict[str, torch.Tensor]:
+    return {name: whole for name, whole in finite.items() if name not in names}
+
+
+def _listed(times: tuple[datetime, ...]) -> str:
+    return ", ".join(f"{time:%Y-%m-%dT%H:%M}" for time in times)
+
+
+def _at(where: str, step: int, steps: int) -> str:
+    return where if steps == 1 else f"{where}, roll-out step {step} of {steps}"

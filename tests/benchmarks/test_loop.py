@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from kit.finetune import finetune
 from kit.job import build_job
 from kit.settings import Settings
+from kit.train.updaters import DeviceUpdater
 from tests.factories import synthetic_store
 
 STEPS = 6
@@ -59,13 +60,14 @@ def test_loop_overhead_on_the_small_model(
 
     def build_watched(chosen: Settings) -> Any:
         job = build_job(chosen)
-        step = job.trainer.step
+        step, updater = job.trainer.step, job.trainer.updater
+        assert isinstance(updater, DeviceUpdater)
 
         def watched_step(*args: Any) -> Any:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(job.model, "forward", model_time.around(job.model.forward))
                 patch.setattr(torch.Tensor, "backward", model_time.around(torch.Tensor.backward))
-                patch.setattr(job.trainer.optimizer, "step", model_time.around(job.trainer.optimizer.step))
+                patch.setattr(updater.optimizer, "step", model_time.around(updater.optimizer.step))
                 return step(*args)
 
         monkeypatch.setattr(job.trainer, "step", watched_step)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from kit.checkpoint import folder as folder_module
 from kit.checkpoint.folder import open_checkpoint, settle, write_checkpoint
@@ -34,6 +35,22 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     state = checkpoint.resume_state()
     assert state["step"] == 3
     assert torch.equal(state["rng"], torch.get_rng_state())
+
+
+def test_an_adapter_has_the_files_that_peft_reads(tmp_path: Path) -> None:
+    description = {"kit_version": "0", "model": small_spec("small").as_dict()}
+    adapter = {"base_model.model.a.lora_A.weight": torch.ones(1, 2)}
+    for name, others in (("alone", {}), ("more", {"decoder.head.bias": torch.ones(3)})):
+        write_checkpoint(tmp_path / name, adapter | others, description, adapter_config={"r": 1, "peft_type": "LORA"})
+        files = {path.name for path in (tmp_path / name).iterdir()}
+        assert files == {"adapter_model.safetensors", "adapter_config.json", "kit.json"} | (
+            {"trained.safetensors"} if others else set()
+        )
+        with safe_open(tmp_path / name / "adapter_model.safetensors", framework="pt") as opened:
+            assert opened.metadata() == {"format": "pt"}
+            assert list(opened.keys()) == list(adapter)
+        assert json.loads((tmp_path / name / "adapter_config.json").read_text())["r"] == 1
+        assert open_checkpoint(tmp_path / name).tensors().keys() == (adapter | others).keys()
 
 
 def test_a_new_checkpoint_replaces_the_old_one(tmp_path: Path) -> None:

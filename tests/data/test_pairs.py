@@ -12,9 +12,9 @@ import torch
 
 from kit.data.pairs import Grid, Pair, Pairs, Selection, ShuffledPairs, collate, load_pairs, read_ahead
 from kit.data.settings import Period
-from kit.data.store import Store
+from kit.data.store import Store, write_store
 from kit.errors import SettingsError, StoreError
-from tests.factories import synthetic_store
+from tests.factories import synthetic_dataset, synthetic_store
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,7 @@ def test_every_state_of_a_pair_lies_within_the_period(store: Store) -> None:
 
 
 def test_a_gap_in_time_makes_no_pair(tmp_path: Path) -> None:
-    from tests.factories import synthetic_dataset
-
     dataset = synthetic_dataset(times=12).isel(time=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11])
-    from kit.data.store import write_store
-
     periods = {"train": Period.parse("2020-01-01/2020-01-02")}
     gappy = write_store(dataset, tmp_path / "gappy", splits=periods, attributes={})
     targets = {pair.target.metadata.time[0] for pair in (Pairs(gappy, selection(gappy), ALL)[i] for i in range(7))}
@@ -114,6 +110,63 @@ def test_pairs_of_a_batch_are_stacked(store: Store) -> None:
     assert both.inputs.surf_vars["2t"].shape[0] == both.target.atmos_vars["t"].shape[0] == 2
     assert both.inputs.metadata.time == (pairs.time(3), pairs.time(0))
     assert torch.equal(both.target.surf_vars["msl"][1], pairs[0].target.surf_vars["msl"][0])
+
+
+def test_a_target_may_lie_several_steps_ahead(store: Store) -> None:
+    """12 states: two inputs and three steps need five in a row, which begin at eight of them."""
+    pairs = Pairs(store, selection(store), ALL, steps=3)
+    assert len(pairs) == 8
+    pair = pairs[1]
+    assert np.array_equal(pair.inputs.surf_vars["2t"][0], store.read("2t", [1, 2]))
+    assert pairs.time(1) == pair.inputs.metadata.time[0] == datetime(2020, 1, 1, 12, tzinfo=UTC)
+    assert np.array_equal(pair.target.surf_vars["2t"][0], store.read("2t", [5]))
+    assert pair.target.metadata.time == (datetime(2020, 1, 2, 6, tzinfo=UTC),)
+    assert pair.between == ()
+    assert pair.targets == (pair.target,)
+
+
+def test_only_what_is_graded_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    read = Store.read
+
+    def noting(self: Store, name: str, times: list[int], *where: object) -> object:
+        asked.append(list(times))
+        return read(self, name, times, *where)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "read", noting)
+    Pairs(store, selection(store), ALL, steps=3)[0]
+    assert sorted({tuple(times) for times in asked}) == [(0, 1), (4,)]
+
+
+def test_every_step_on_the_way_can_be_read(store: Store) -> None:
+    pairs = Pairs(store, selection(store, hours=12), ALL, steps=3, every_step=True)
+    assert len(pairs) == 4  # five states in a row, 12 h apart, span nine of the twelve
+    pair = pairs[0]
+    for target, index in zip(pair.targets, (4, 6, 8), strict=True):
+        assert np.array_equal(target.atmos_vars["t"][0], store.read("t", [index])[:, [0, 2]])
+    assert [target.metadata.time[0].hour for target in pair.targets] == [0, 12, 0]
+    both = collate([pairs[2], pair])
+    assert [batch.surf_vars["msl"].shape for batch in both.targets] == [(2, 1, 16, 32)] * 3
+    assert torch.equal(both.between[1].surf_vars["msl"][1], pair.between[1].surf_vars["msl"][0])
+    assert both.between[1].metadata.time == (pairs[2].between[1].metadata.time[0], pair.between[1].metadata.time[0])
+    moved = both.to(torch.device("cpu"))
+    assert len(moved.between) == 2
+    assert torch.equal(moved.targets[0].surf_vars["2t"], both.targets[0].surf_vars["2t"])
+
+
+@pytest.mark.parametrize("every_step", (False, True))
+def test_a_gap_on_the_way_makes_no_pair(tmp_path: Path, every_step: bool) -> None:
+    """Of the states 0 to 11 the sixth (5) is missing: six in a row begin at 6 alone; they need 6 to 11."""
+    dataset = synthetic_dataset(times=12).isel(time=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11])
+    gappy = write_store(dataset, tmp_path / "gappy", splits={"train": ALL}, attributes={})
+    pairs = Pairs(gappy, selection(gappy), ALL, steps=4, every_step=every_step)
+    assert [pairs.time(index) for index in range(len(pairs))] == [datetime(2020, 1, 2, 18, tzinfo=UTC)]
+
+
+def test_a_period_too_short_for_a_roll_out_says_so(store: Store) -> None:
+    wanted = r"no pair in .*: 2 input states and the 11 that follow \(rollout.steps\), 6 h apart, are needed; 12 of the"
+    with pytest.raises(StoreError, match=wanted):
+        Pairs(store, selection(store), ALL, steps=11)
 
 
 def batches(start: int = 0, **changes: int) -> list[list[int]]:

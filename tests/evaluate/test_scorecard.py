@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kit.errors import CheckpointError, StoreError
+from kit.errors import CheckpointError, OutOfMemoryError, SettingsError, StoreError
 from kit.evaluate.scorecard import evaluate
 from kit.evaluate.settings import EvaluateSettings
 from kit.finetune import finetune
@@ -113,6 +113,52 @@ def test_what_cannot_be_scored_is_an_error(checkpoints: list[Path], tmp_path: Pa
     poor = synthetic_store(tmp_path / "poor", times=16, surface=("2t", "10u", "10v"))
     with pytest.raises(StoreError, match=r"'msl'|msl, which the store lacks"):
         scored(checkpoints[0], data={"store": str(poor.path)})
+
+
+def test_bands_change_no_score(checkpoints: list[Path]) -> None:
+    in_bands = scored(checkpoints[1], memory={"latitude_bands": 4, "window_bands": 2})
+    assert in_bands["scores"] == scored(checkpoints[1])["scores"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    (
+        (
+            {"recompute": "blocks", "offload": ["inputs"]},
+            r"memory.recompute has no effect in a forecast.*memory.offload",
+        ),
+        ({"fit": "24GiB"}, "memory.fit has no effect in a forecast; leave it out"),
+        ({"frozen_weights": "bf16"}, "memory.frozen_weights bf16 is not exact here.* use --precision bf16"),
+        ({"latitude_bands": 5}, "memory.latitude_bands is 5, but the grid has 4 rows of patches; use at most 4"),
+    ),
+)
+def test_settings_of_memory_that_do_nothing_for_a_forecast_are_refused(
+    checkpoints: list[Path], memory: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        scored(checkpoints[0], memory=memory)
+
+
+def test_frozen_weights_in_bf16_are_exact_where_the_forward_pass_is(checkpoints: list[Path]) -> None:
+    """All are frozen in a forecast."""
+    halved = scored(checkpoints[0], precision="bf16", memory={"frozen_weights": "bf16"})
+    assert halved["scores"] == scored(checkpoints[0], precision="bf16")["scores"]
+
+
+def test_a_lack_of_memory_is_told_with_what_helps(checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from aurora.model.swin3d import MLP
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(MLP, "forward", fail)
+    with pytest.raises(OutOfMemoryError) as caught:
+        scored(checkpoints[0], batch_size=2)
+    first, _, *advice = str(caught.value).splitlines()
+    assert first.startswith("out of memory in the forward pass of backbone.encoder_layers.0.blocks.0.mlp: ")
+    assert [line.split(" (")[0] for line in advice] == [
+        "  --batch_size 1", "  --memory.window_bands 8", "  --memory.latitude_bands 8",
+    ]  # fmt: skip
 
 
 def test_waves_are_scored_where_there_are_some(tmp_path: Path) -> None:

@@ -7,10 +7,15 @@ import math
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import aurora
 import pytest
 import torch
+from aurora import Batch
 
 from kit.models.space import TrainingSpace
 from kit.models.variants import VARIANTS
@@ -20,12 +25,16 @@ from tests.batches import small_spec, synthetic_batch
 AIR_POLLUTION_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 
 
-def space_of(variant: str) -> TrainingSpace:
+def space_of(variant: str, *, rollout_lora: Any = None, lively: bool = False) -> TrainingSpace:
     torch.manual_seed(0)
     # The air-pollution model has heads for each of its levels, so that all of them must be there.
     levels = AIR_POLLUTION_LEVELS if variant == "air-pollution" else (300, 500, 850)
-    spec = small_spec(variant, levels=levels)
-    return TrainingSpace(spec.build(), spec)
+    spec = small_spec(variant, levels=levels, rollout_lora=rollout_lora)
+    space = TrainingSpace(spec.build(), spec)
+    if lively:  # layers that begin at zero, such as the roll-out LoRA's, do something too
+        for parameter in space.model.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+    return space
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -156,6 +165,101 @@ def test_inputs_are_never_changed() -> None:
     assert state.surf_vars.keys() == before.keys()
     for name, value in before.items():
         torch.testing.assert_close(state.surf_vars[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def upstream_rollout(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
+    with space.spec.statistics.installed(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no explicit representation of timezones")
+        yield from aurora.rollout(space.model, space.inputs(state), steps)
+
+
+@pytest.mark.parametrize(
+    ("variant", "rollout_lora"),
+    (*((name, None) for name in VARIANTS), ("hres-finetuned", "kept"), ("wave", "kept"), ("air-pollution", "kept")),
+)
+@torch.no_grad()
+def test_a_roll_out_is_upstreams_bit_for_bit(variant: str, rollout_lora: Any) -> None:
+    space = space_of(variant, rollout_lora=rollout_lora, lively=True)
+    state = synthetic_batch(space.spec, rows=8 * space.spec.patch_size + 1)  # one row is cropped
+    torch.manual_seed(1)  # the ensemble draws noise in every step
+    expected = list(upstream_rollout(space, state, 3))
+    torch.manual_seed(1)
+    for step, upstream in enumerate(expected, start=1):
+        _, prediction = space.step(space.inputs(state))
+        state = space.advance(state, prediction)
+        assert prediction.metadata.rollout_step == upstream.metadata.rollout_step == state.metadata.rollout_step == step
+        assert prediction.metadata.time == upstream.metadata.time == state.metadata.time
+        for kind in ("surf_vars", "static_vars", "atmos_vars"):
+            ours, theirs = getattr(prediction, kind), getattr(upstream, kind)
+            assert list(ours) == list(theirs)
+            for name, value in theirs.items():
+                torch.testing.assert_close(ours[name], value, rtol=0, atol=0, equal_nan=True, msg=f"{step} {name}")
+
+
+@torch.no_grad()
+def test_advancing_by_hand() -> None:
+    """The states of 00 and 06 UTC and the prediction for 12 UTC become those of 06 and 12 UTC."""
+    space = space_of("small")
+    state = synthetic_batch(space.spec, samples=2)
+    _, prediction = space.step(space.inputs(state))
+    following = space.advance(state, prediction)
+    assert following.metadata.time == (datetime(2020, 1, 1, 12, tzinfo=UTC),) * 2
+    assert following.surf_vars.keys() == state.surf_vars.keys()
+    for now, new, later in (
+        (state.surf_vars["2t"], prediction.surf_vars["2t"], following.surf_vars["2t"]),
+        (state.atmos_vars["u"], prediction.atmos_vars["u"], following.atmos_vars["u"]),
+    ):
+        assert later.shape == now.shape
+        assert torch.equal(later[:, 0], now[:, 1])
+        assert torch.equal(later[:, 1], new[:, 0])
+
+
+@torch.no_grad()
+def test_version_1p5_reads_clipped_clouds_todays_sun_and_nothing_that_it_only_predicts() -> None:
+    space = space_of("v1p5")
+    state = synthetic_batch(space.spec)
+    _, prediction = space.step(space.inputs(state))
+    prediction.surf_vars["tcc"] = torch.linspace(-0.5, 1.5, 32 * 64).view(1, 1, 32, 64)
+    following = space.advance(state, prediction)
+    assert following.surf_vars["tcc"][:, 1].aminmax() == (0, 1)
+    assert not following.surf_vars.keys() & set(space.spec.output_only)
+    assert {"scaled_sd", "insolation"} <= following.surf_vars.keys()
+    # Names are upstream's now; the inputs of the next step are made of them all the same.
+    again = space.inputs(following).surf_vars
+    assert again.keys() == following.surf_vars.keys()
+    assert torch.equal(again["insolation"], following.surf_vars["insolation"])
+
+
+@torch.no_grad()
+def test_absent_waves_that_are_predicted_are_absent_in_the_next_input() -> None:
+    space = space_of("wave", lively=True)
+    state = synthetic_batch(space.spec)
+    _, prediction = space.step(space.inputs(state))
+    following = space.advance(state, prediction)
+    absent = prediction.surf_vars["swh"].isnan()
+    assert 0 < absent.sum() < absent.numel()
+    assert torch.equal(following.surf_vars["swh"][:, 1:].isnan(), absent)
+    assert {"wind", "10u_wave", "10v_wave"} <= following.surf_vars.keys()
+    assert "dwi" not in following.surf_vars
+
+
+@pytest.mark.parametrize("variant", ("small", "v1p5", "air-pollution"))
+@torch.no_grad()
+def test_a_prediction_under_a_stores_names_can_be_fed_back(variant: str) -> None:
+    space = space_of(variant)
+    state = synthetic_batch(space.spec)
+    _, prediction = space.step(space.inputs(state))
+    named = space.advance(state, space.predict(state))
+    for name, value in space.advance(state, prediction).surf_vars.items():
+        assert torch.equal(named.surf_vars[name], value)
+
+
+@torch.no_grad()
+def test_a_wind_direction_without_its_speed_is_not_fed_back() -> None:
+    space = space_of("wave")
+    state = synthetic_batch(space.spec)
+    with pytest.raises(ValueError, match="without 10u_wave, 10v_wave cannot be an input state; it has 2t, "):
+        space.advance(state, space.predict(state))
 
 
 def test_samples_of_a_batch_do_not_see_each_other() -> None:

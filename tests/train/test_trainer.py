@@ -12,22 +12,34 @@ import torch
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
 from kit.data.pairs import Pair, collate
+from kit.memory import engine
+from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.train.loss import PaperMAE
-from kit.train.optimise import build_optimizer, clip_gradients, learning_rate
 from kit.train.settings import OptimSettings
 from kit.train.trainer import DivergenceError, Trainer
+from kit.train.updaters import build_updater
 from tests.batches import small_spec, synthetic_batch
 
+_PLAIN = MemorySettings()
 
-def trainer_of(variant: str = "small", *, rollout_lora: Any = None, autocast: bool = False, **optim: Any) -> Trainer:
+
+def trainer_of(
+    variant: str = "small",
+    *,
+    rollout_lora: Any = None,
+    autocast: bool = False,
+    memory: MemorySettings = _PLAIN,
+    **optim: Any,
+) -> Trainer:
     torch.manual_seed(0)
     spec = small_spec(variant, rollout_lora=rollout_lora)
     model = spec.build(autocast=autocast)
     settings = OptimSettings.model_validate({"warmup": 0, "lr": 1e-3, **optim})
     parameters = trainable.select(model, AdaptSettings())
-    optimizer = build_optimizer(parameters, settings)
-    return Trainer(TrainingSpace(model, spec), PaperMAE(), parameters, optimizer, settings, steps=10)
+    engine.install(model, memory)
+    updater = build_updater(parameters, settings, memory, steps=10)
+    return Trainer(TrainingSpace(model, spec), PaperMAE(), parameters, updater)
 
 
 def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
@@ -113,6 +125,33 @@ def test_a_nan_is_traced_to_its_variable_and_time(where: str, message: str) -> N
     assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())
 
 
+def test_a_loss_that_is_not_finite_stops_before_anything_moves_in_the_backward_pass() -> None:
+    trainer = trainer_of(memory=MemorySettings(step_in_backward=True), clip=None)
+    pair = pair_of(trainer)
+    pair.target.atmos_vars["t"][0, 0, 1, 4, 4] = torch.inf
+    before = copy.deepcopy(trainer.space.model.state_dict())
+    with pytest.raises(DivergenceError, match="target of t"):
+        trainer.step(1, [pair])
+    assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())
+
+
+@pytest.mark.parametrize("engine_settings", ({}, {"recompute": "blocks", "latitude_bands": 2, "window_bands": 2}))
+@pytest.mark.parametrize("updater_settings", ({"offload": ("optimizer",)}, {"step_in_backward": True}))
+def test_where_and_when_gradients_are_applied_changes_nothing(
+    engine_settings: dict[str, Any], updater_settings: dict[str, Any]
+) -> None:
+    """Bit for bit on a CPU, where weights serve several bands and are recomputed too."""
+    ends = []
+    for extra in ({}, updater_settings):
+        trainer = trainer_of(memory=MemorySettings.model_validate({**engine_settings, **extra}), clip=None)
+        reports = [trainer.step(step, [pair_of(trainer, seed=step)]) for step in (1, 2, 3)]
+        assert all(parameter.grad is None for parameter in trainer.parameters.values())
+        ends.append((trainer.space.model.state_dict(), [report.gradients.groups for report in reports]))
+    (plain, plain_norms), (other, other_norms) = ends
+    assert [name for name in plain if not torch.equal(plain[name], other[name])] == []
+    assert plain_norms == other_norms
+
+
 def test_an_absent_wave_is_no_nan_to_stop_for() -> None:
     trainer = trainer_of("wave")
     pair = pair_of(trainer)
@@ -136,24 +175,3 @@ def test_validation_changes_nothing() -> None:
     first, parts = trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
     assert (first, parts) == trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
     assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())
-
-
-def test_learning_rate_by_hand() -> None:
-    """Warm-up over 4 steps to 1, then half a cosine to 0.2 at step 12: halfway, at step 8, (1 + 0.2) / 2."""
-    settings = OptimSettings(lr=1.0, warmup=4, final_lr=0.2)
-    rates = {step: learning_rate(step, 12, settings) for step in (1, 2, 4, 8, 12)}
-    assert rates == pytest.approx({1: 0.25, 2: 0.5, 4: 1.0, 8: 0.6, 12: 0.2})
-
-
-def test_clipping_by_hand() -> None:
-    """Gradients (3, 0) and (0, 4): norms 3 and 4, global norm 5; clipped to 1 they are a fifth."""
-    parameters = {"a.b.weight": torch.nn.Parameter(torch.zeros(2)), "a.c.weight": torch.nn.Parameter(torch.zeros(2))}
-    parameters["a.b.weight"].grad = torch.tensor([3.0, 0.0])
-    parameters["a.c.weight"].grad = torch.tensor([0.0, 4.0])
-    parameters["unused.d.weight"] = torch.nn.Parameter(torch.zeros(1))
-    norms = clip_gradients(parameters, 1.0)
-    assert float(norms.total) == pytest.approx(5.0)
-    assert norms.groups == pytest.approx({"a.b": 3.0, "a.c": 4.0})
-    clipped = parameters["a.b.weight"].grad
-    assert clipped is not None
-    assert clipped.tolist() == pytest.approx([0.6, 0.0])

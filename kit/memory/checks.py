@@ -1,0 +1,115 @@
+"""Settings of memory that would do nothing, or not what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from kit.errors import SettingsError
+from kit.memory.settings import MemorySettings
+
+__all__ = ["refuse_in_forecast", "refuse_without_effect"]
+
+_OF_FORECASTS = ("latitude_bands", "window_bands", "frozen_weights", "compile")
+"""What changes how a forecast runs; the rest is about gradients, or about training as a whole."""
+
+
+def refuse_without_effect(memory: MemorySettings, method: str, device: torch.device, *, autocast: bool) -> None:
+    """Refuse settings that have no effect where they are used.
+
+    For runs, not for plans: those are made on a CPU for a GPU.
+
+    Args:
+        memory: the settings.
+        method: of adaptation, ``adapt.method``.
+        device: that the run will use.
+        autocast: whether the forward pass runs in bf16.
+
+    Raises:
+        SettingsError: names every such setting, and what to do.
+    """
+    problems = [*_of_device(memory, device, autocast=autocast), *_of_method(memory, method), *_of_recompute(memory)]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def refuse_in_forecast(memory: MemorySettings, *, autocast: bool) -> None:
+    """Refuse settings that have no effect in a forecast.
+
+    Args:
+        memory: the settings.
+        autocast: whether the forward pass runs in bf16.
+
+    Raises:
+        SettingsError: names every such setting, and what to do.
+    """
+    problems = [
+        f"memory.{name} has no effect in a forecast; leave it out ({', '.join(_OF_FORECASTS)} have one)"
+        for name, field in MemorySettings.model_fields.items()
+        if name not in _OF_FORECASTS and getattr(memory, name) != field.default
+    ]
+    if memory.frozen_weights == "bf16" and not autocast:
+        problems.append(
+            "memory.frozen_weights bf16 is not exact here, because the forward pass runs in fp32; "
+            "leave it out, or use --precision bf16"
+        )
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _of_device(memory: MemorySettings, device: torch.device, *, autocast: bool) -> Iterator[str]:
+    for kept in memory.offload:
+        if device.type == "cpu":
+            yield (
+                f"memory.offload {kept} needs a GPU: the run is on a CPU, whose memory is the host's; "
+                "leave it out, or use --train.device cuda"
+            )
+    if memory.frozen_weights == "bf16" and not autocast:
+        yield (
+            "memory.frozen_weights bf16 is not exact here, because the forward pass runs in fp32; "
+            "leave it out, or use --train.precision bf16"
+        )
+
+
+def _of_method(memory: MemorySettings, method: str) -> Iterator[str]:
+    if memory.frozen_weights == "bf16" and method == "full":
+        yield "memory.frozen_weights bf16 has no effect with adapt.method full, which freezes nothing; leave it out"
+    if memory.frozen_weights == "bf16" and method == "qlora":
+        yield "memory.frozen_weights bf16 has no effect with adapt.method qlora, which has them in 4 bits; leave it out"
+
+
+def _of_recompute(memory: MemorySettings) -> Iterator[str]:
+    recompute = memory.recompute
+    if memory.window_bands > 1 and recompute != "blocks":
+        yield (
+            f"memory.window_bands {memory.window_bands} has no effect with memory.recompute {recompute}; "
+            "leave it out, or use --memory.recompute blocks"
+        )
+    recomputes = recompute != "none" or memory.latitude_bands > 1
+    for setting in _about_inputs(memory):
+        if not recomputes:
+            yield (
+                f"{setting} has no effect where nothing is recomputed; leave it out, or use --memory.recompute blocks "
+                "or --memory.latitude_bands"
+            )
+    if recompute == "upstream":
+        for setting in _unused_by_upstream(memory):
+            yield (
+                f"{setting} has no effect with memory.recompute upstream; "
+                "leave it out, or use --memory.recompute blocks"
+            )
+
+
+def _about_inputs(memory: MemorySettings) -> Iterator[str]:
+    if memory.saved_inputs == "bf16":
+        yield "memory.saved_inputs bf16"
+    if "inputs" in memory.offload:
+        yield "memory.offload inputs"
+
+
+def _unused_by_upstream(memory: MemorySettings) -> Iterator[str]:
+    if memory.latitude_bands > 1:
+        yield f"memory.latitude_bands {memory.latitude_bands}"
+    if memory.compile:
+        yield "memory.compile"

@@ -1,0 +1,210 @@
+"""Chooses the fastest exact settings of memory with which a step fits.
+
+Candidates are a ladder: each rung holds less than the one above it and takes longer. A rung is judged by a short
+trace, of a model whose stages have two blocks each; a stage's further blocks are like those two, so what they hold
+is added. The rung that is chosen is then traced whole, and only what that trace says counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from kit.errors import SettingsError
+from kit.job import uses_autocast
+from kit.memory.settings import MemorySettings
+from kit.plan.advice import advise
+from kit.plan.settings import PlanSettings
+from kit.plan.subject import Subject, subject_of
+from kit.plan.trace import Trace, trace
+from kit.settings import Settings
+
+__all__ = ["CHOSEN", "RESERVE_GIB", "Fitted", "fit", "foresee", "ladder", "settle"]
+
+RESERVE_GIB = 1.0
+"""What a card must have besides the peak: CUDA's context and kernels (0.4 to 0.6 GiB), workspaces of cuBLAS (up to
+0.1 GiB), and what the allocator rounds up and cannot reuse."""
+
+CHOSEN = ("latitude_bands", "window_bands", "recompute", "offload", "frozen_weights")
+"""Settings that ``memory.fit`` chooses. All are exact; those that are not stay the user's."""
+
+_GIB = 2**30
+_SHALLOW = 2
+"""Blocks of each stage of the short trace: one with shifted windows, one without."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was chosen.
+
+    Attributes:
+        memory: settings, with ``fit`` replaced by what it came to.
+        trace: of the whole step with them.
+        tried: settings of rungs above, which would not have fit, with the peak that was foreseen, GiB.
+    """
+
+    memory: MemorySettings
+    trace: Trace
+    tried: tuple[tuple[MemorySettings, float], ...]
+
+    def __str__(self) -> str:
+        chosen = [f"{name} {_written(getattr(self.memory, name))}" for name in CHOSEN if _departs(self.memory, name)]
+        return f"{', '.join(chosen) or 'nothing to save'}: a peak of {self.trace.peak.bytes / _GIB:.2f} GiB"
+
+
+def settle(settings: Settings, device: torch.device) -> tuple[Settings, Fitted | None]:
+    """Replace ``memory.fit`` by the settings that it comes to, for a run on a device.
+
+    Raises:
+        SettingsError: nothing fits.
+    """
+    if settings.memory.fit is None:
+        return settings, None
+    precision = "bf16" if uses_autocast(settings.train.precision, device) else "fp32"
+    train = settings.train.model_copy(update={"precision": precision, "device": device.type})
+    asked = PlanSettings.model_construct(**dict(settings), grid=None, card=None, forecast=False)
+    asked = asked.model_copy(update={"train": train})
+    fitted = fit(asked, subject_of(asked))
+    return settings.model_copy(update={"memory": fitted.memory}), fitted
+
+
+def fit(settings: PlanSettings, subject: Subject) -> Fitted:
+    """Find the fastest settings with which a step fits into ``memory.fit``.
+
+    Raises:
+        SettingsError: nothing fits, and says by how much; or a setting that is chosen here was given too.
+    """
+    assert settings.memory.fit is not None
+    limit = (float(settings.memory.fit.removesuffix("GiB")) - RESERVE_GIB) * _GIB
+    rungs = ladder(settings, subject)
+    tried: list[tuple[MemorySettings, float]] = []
+    lowest: Trace | None = None
+    for index in range(_first(rungs, settings, subject, limit, tried), len(rungs)):
+        lowest = _traced(settings, subject, rungs[index])
+        if lowest.peak.bytes <= limit:
+            return Fitted(rungs[index], lowest, tuple(tried))
+        tried.append((rungs[index], lowest.peak.bytes / _GIB))
+    assert lowest is not None
+    raise SettingsError(_impossible(settings, subject, rungs[-1], lowest))
+
+
+def ladder(settings: PlanSettings, subject: Subject) -> list[MemorySettings]:
+    """Exact settings, from the fastest to those that hold least.
+
+    Splitting costs launches of kernels; recomputing costs a third of the arithmetic; inputs go to the host while the
+    device computes; the optimiser on the host is waited for, and so goes last.
+
+    Raises:
+        SettingsError: one of them was given beside ``memory.fit``.
+    """
+    given = settings.memory
+    for name in CHOSEN:
+        if _departs(given, name):
+            msg = f"memory.{name} and memory.fit were both given, and memory.fit chooses it; give one"
+            raise SettingsError(msg)
+    rows = len(subject.latitude) // subject.spec.patch_size
+    frozen = "bf16" if _halves(settings) else "fp32"
+    splits: list[dict[str, object]] = [
+        {},
+        {"latitude_bands": 8},
+        {"latitude_bands": 8, "recompute": "selective"},
+        {"latitude_bands": 8, "recompute": "blocks"},
+        {"latitude_bands": 16, "recompute": "blocks", "window_bands": 2},
+        {"latitude_bands": 24, "recompute": "blocks", "window_bands": 4},
+    ]
+    tight = splits[-1]
+    tightest = {**tight, "latitude_bands": 36, "window_bands": 10}
+    places: list[tuple[str, ...]] = [("inputs",)]
+    if not settings.memory.step_in_backward and settings.optim.name == "adamw" and settings.adapt.method == "full":
+        places.append(("inputs", "optimizer"))
+    if settings.train.device == "cpu":
+        places = []
+    if settings.forecast:
+        splits = [{}, {"latitude_bands": 8}, {"latitude_bands": 16, "window_bands": 4}]
+        splits.append({"latitude_bands": 36, "window_bands": 10})
+    else:
+        splits += [{**split, "offload": place} for place in places for split in (tight, tightest)]
+    rungs = []
+    for split in splits:
+        bands = min(int(str(split.get("latitude_bands", 1))), rows)
+        chosen = {**split, "latitude_bands": bands, "frozen_weights": frozen, "fit": None}
+        rungs.append(given.model_copy(update=chosen))
+    return list(dict.fromkeys(rungs))
+
+
+def _departs(memory: MemorySettings, name: str) -> bool:
+    """Whether a setting is not its default."""
+    return bool(getattr(memory, name) != MemorySettings.model_fields[name].default)
+
+
+def _written(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _halves(settings: PlanSettings) -> bool:
+    """Whether keeping frozen weights in bf16 is exact, and does something."""
+    if settings.train.precision == "fp32":
+        return False
+    return settings.forecast or settings.adapt.method == "lora"
+
+
+def _first(
+    rungs: Sequence[MemorySettings],
+    settings: PlanSettings,
+    subject: Subject,
+    limit: float,
+    tried: list[tuple[MemorySettings, float]],
+) -> int:
+    """The first rung that should fit, by halving the ladder; the last where none should."""
+    low, high = 0, len(rungs) - 1
+    while low < high:
+        middle = (low + high) // 2
+        foreseen = foresee(settings, subject, rungs[middle])
+        if foreseen <= limit:
+            high = middle
+        else:
+            tried.append((rungs[middle], foreseen / _GIB))
+            low = middle + 1
+    return low
+
+
+def foresee(settings: PlanSettings, subject: Subject, memory: MemorySettings) -> float:
+    """Peak of a step in bytes, from a short trace."""
+    depths = {name: _depths(subject, name) for name in ("encoder_depths", "decoder_depths")}
+    short = {name: tuple(min(depth, _SHALLOW) for depth in found) for name, found in depths.items()}
+    spec = replace(subject.spec, arguments={**subject.spec.arguments, **short})
+    traced = _traced(settings, dataclasses.replace(subject, spec=spec), memory)
+    held = traced.peak.breakdown
+    # Bytes on the device for each parameter: itself, and what of gradient and optimiser is there at the peak.
+    weight = (held["parameters"] + held["gradients"] + held["optimizer"]) / traced.parameters[1]
+    more = 0.0
+    for name, found in depths.items():
+        for stage, depth in enumerate(found):
+            place = f"backbone.{name.removesuffix('_depths')}_layers.{stage}.blocks."
+            first, second = traced.blocks[f"{place}0"], traced.blocks[f"{place}1"]
+            # What a block leaves behind for the backward pass is there when the next one begins.
+            more += (depth - _SHALLOW) * (second.held - first.held + weight * second.parameters)
+    return traced.peak.bytes + more
+
+
+def _depths(subject: Subject, name: str) -> tuple[int, ...]:
+    found: tuple[int, ...] = subject.spec.arguments.get(name, subject.spec.upstream.default(name))
+    return found
+
+
+def _traced(settings: PlanSettings, subject: Subject, memory: MemorySettings) -> Trace:
+    return trace(settings.model_copy(update={"memory": memory}), subject, forecast=settings.forecast)
+
+
+def _impossible(settings: PlanSettings, subject: Subject, memory: MemorySettings, lowest: Trace) -> str:
+    least = lowest.peak.bytes / _GIB + RESERVE_GIB
+    final = settings.model_copy(update={"memory": memory})
+    advice = "; ".join(advise(final, subject, lowest)) or "a smaller grid, fewer levels or a smaller variant"
+    limit = settings.memory.fit
+    return (
+        f"memory.fit {limit}: the least that exact settings need is {least:.1f} GiB, the step's peak of "
+        f"{lowest.peak.bytes / _GIB:.1f} in {lowest.peak.where} and {RESERVE_GIB} in reserve. What is left: {advice}"
+    )

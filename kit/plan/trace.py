@@ -1,0 +1,216 @@
+"""Traces the step that a run would take: the trainer is built and run as in training, on a simulated GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from aurora import Aurora, Batch, Metadata
+from aurora.model.swin3d import Swin3DTransformerBlock
+
+from kit.adapt import extras
+from kit.adapt.trainable import count
+from kit.data.pairs import Pair
+from kit.job import build_trainer, uses_autocast
+from kit.memory.checks import refuse_without_effect
+from kit.memory.host import empty_host
+from kit.memory.settings import MemorySettings
+from kit.plan.cost import Cost, Meter
+from kit.plan.counter import Counter, Peak, Phase, tensors_in
+from kit.plan.simulation import simulated_gpu
+from kit.plan.subject import Subject
+from kit.plan.workspace import CUDA_WORKSPACES, Workspace
+from kit.settings import Settings
+from kit.train.settings import OptimSettings, RolloutSettings
+from kit.train.trainer import Trainer
+
+__all__ = ["Trace", "trace"]
+
+_GPU = torch.device("cuda")
+_SIMULATED = torch.device("cpu")
+_STEPS = 1000
+_MOST_BATCHES = 2
+"""Batches of an accumulated step that are traced: from the second on, each holds and does the same."""
+_START = datetime(2020, 1, 1, tzinfo=UTC)
+_READ_AHEAD = 2
+"""Batches that wait to be used, for each process that reads (``kit.data.pairs``)."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the backbone.
+
+    Attributes:
+        held: what the device holds when its forward pass begins, bytes.
+        parameters: how many values it has.
+    """
+
+    held: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a step holds and does.
+
+    Attributes:
+        peak: most that the device holds, of what, and where.
+        phases: most that it holds in each phase, bytes.
+        host_bytes: most that the host holds for the step: what is offloaded, and batches, those read ahead too.
+        blocks: those of the backbone, by name.
+        cost: arithmetic and traffic.
+        parameters: how many train, and how many there are.
+        seconds: that the trace took.
+    """
+
+    peak: Peak
+    phases: Mapping[Phase, int]
+    host_bytes: int
+    blocks: Mapping[str, Block]
+    cost: Cost
+    parameters: tuple[int, int]
+    seconds: float
+
+
+def trace(
+    settings: Settings,
+    subject: Subject,
+    *,
+    forecast: bool = False,
+    workspaces: Mapping[Any, Workspace] = CUDA_WORKSPACES,
+) -> Trace:
+    """Trace one step in steady state, when the optimiser has its states.
+
+    Args:
+        settings: of the run; ``train.device`` does not matter, a GPU is simulated. Nothing is compiled.
+        subject: the model and what it reads.
+        forecast: trace a prediction without gradients instead.
+        workspaces: what kernels take for themselves; CUDA's by default.
+
+    Raises:
+        SettingsError: a run with these settings would be refused.
+    """
+    started = time.perf_counter()
+    autocast = uses_autocast(settings.train.precision, _GPU)
+    if forecast:
+        settings = _for_forecast(settings)
+    else:
+        refuse_without_effect(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
+    settings = settings.model_copy(update={"memory": settings.memory.model_copy(update={"compile": False})})
+    accumulated = 1 if forecast else settings.train.accumulate
+    # Real ones, made here: upstream and the insolation of version 1.5 take values from them.
+    axes = tuple(torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.longitude))
+    # Outside: a package that is first imported in there would take the simulation for the world, and keep it.
+    extras.load(settings.adapt.method)
+    with simulated_gpu():
+        trainer = build_trainer(settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast)
+        model = trainer.space.model
+        with Counter(model) as counter:
+            counter.own((*model.parameters(), *model.buffers()), "parameters")
+            pairs = [_pair(settings, subject, axes, counter) for _ in range(min(accumulated, _MOST_BATCHES))]
+            if not forecast:
+                _settle(trainer, counter)
+            counter.workspaces = workspaces
+            counter.observer = meter = Meter()
+            counter.restart()
+            blocks = _watch_blocks(model, counter)
+            if forecast:
+                _predict(trainer, pairs[0])
+            else:
+                trainer.step(2, pairs)
+    waiting = _READ_AHEAD * max(settings.data.workers, 1) * _bytes(pairs[0])
+    return Trace(
+        counter.peak,
+        dict(counter.phases),
+        counter.host_peak + (0 if forecast else waiting),
+        blocks,
+        meter.cost().times(accumulated / len(pairs)),
+        count(model),
+        time.perf_counter() - started,
+    )
+
+
+def _watch_blocks(model: Aurora, counter: Counter) -> dict[str, Block]:
+    """Note what is held when each block of the backbone begins; of several passes, the last."""
+    blocks: dict[str, Block] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Swin3DTransformerBlock):
+            size = sum(parameter.numel() for parameter in module.parameters())
+            module.register_forward_pre_hook(
+                lambda *_, name=name, size=size: blocks.update({name: Block(counter.device_bytes, size)})
+            )
+    return blocks
+
+
+def _for_forecast(settings: Settings) -> Settings:
+    """The same without what only training has."""
+    kept = settings.memory.model_dump(include={"latitude_bands", "window_bands"})
+    return settings.model_copy(
+        update={"memory": MemorySettings(**kept), "optim": OptimSettings(), "rollout": RolloutSettings()}
+    )
+
+
+def _settle(trainer: Trainer, counter: Counter) -> None:
+    """Bring the optimiser to where it is after a step, by one whose gradients cost nothing."""
+    updater = trainer.updater
+    updater.begin(1)
+    updater.backward(torch.stack([parameter.sum() for parameter in trainer.parameters.values()]).sum())
+    updater.update(1)
+    counter.own(tensors_in(updater.state_dict()), "optimizer")
+
+
+@torch.no_grad()
+def _predict(trainer: Trainer, pair: Pair) -> None:
+    trainer.space.model.eval()
+    trainer.space.predict(pair.inputs.to(trainer.device))
+
+
+class _OnHost(Batch):  # type: ignore[misc]
+    """A batch in the host's memory, of which a device gets copies."""
+
+    counter: Counter
+
+    def to(self, device: str | torch.device) -> Batch:
+        """Copy to a device, which coordinates are read without."""
+        copies = [
+            {name: value.to(device, copy=True) for name, value in variables.items()}
+            for variables in (self.surf_vars, self.static_vars, self.atmos_vars)
+        ]
+        self.counter.own(tensors_in(copies), "batch")
+        return Batch(*copies, metadata=self.metadata)
+
+
+def _pair(settings: Settings, subject: Subject, axes: tuple[torch.Tensor, ...], counter: Counter) -> Pair:
+    """A batch of pairs of states, on the host."""
+    selection, samples = subject.selection, settings.data.batch_size
+    grid = len(subject.latitude), len(subject.longitude)
+    static = _empty(selection.static, grid)
+
+    def states(surface: Sequence[str], count: int, moment: datetime) -> Batch:
+        batch = _OnHost(
+            _empty(surface, (samples, count, *grid)),
+            static,
+            _empty(selection.atmospheric, (samples, count, len(selection.levels), *grid)),
+            Metadata(*axes, (moment,) * samples, selection.levels),
+        )
+        batch.counter = counter
+        return batch
+
+    graded = [_START + step * selection.timestep for step in settings.rollout.graded_steps]
+    *between, target = (states(selection.targets, 1, moment) for moment in graded)
+    return Pair(states(selection.inputs, selection.history, _START), target, tuple(between))
+
+
+def _empty(names: Sequence[str], shape: Sequence[int]) -> dict[str, torch.Tensor]:
+    return {name: empty_host(shape, torch.float32) for name in names}
+
+
+def _bytes(pair: Pair) -> int:
+    """What a pair holds; static variables are shared by all."""
+    batches = (pair.inputs, *pair.targets)
+    return sum(tensor.nbytes for batch in batches for tensor in tensors_in([batch.surf_vars, batch.atmos_vars]))

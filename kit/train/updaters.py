@@ -1,0 +1,308 @@
+"""What happens to gradients: they are clipped and applied on the device, on the host, or as they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from kit.errors import SettingsError
+from kit.memory.host_adam import HostAdam
+from kit.memory.settings import MemorySettings
+from kit.train.optimise import (
+    BETAS,
+    GradientNorms,
+    build_optimizer,
+    clip_gradients,
+    group_norms,
+    learning_rate,
+    refuse_infinite,
+    set_rate,
+)
+from kit.train.settings import OptimSettings
+
+__all__ = ["DeviceUpdater", "HostUpdater", "InBackwardUpdater", "Update", "Updater", "build_updater"]
+
+Parameters = Mapping[str, torch.nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did.
+
+    Attributes:
+        rate: learning rate.
+        norms: of the gradient, before clipping.
+    """
+
+    rate: float
+    norms: GradientNorms
+
+
+class Updater(Protocol):
+    """Moves the parameters. A step is ``begin``, ``backward`` for each batch, ``update``."""
+
+    moves_in_backward: bool
+    """Whether ``backward`` already moves them, so that the loss has to be looked at before."""
+
+    def begin(self, step: int) -> None:
+        """Make ready for a step, counted from 1."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run the backward pass from a batch's share of the loss."""
+
+    def update(self, step: int) -> Update:
+        """Apply what gradients there are, and free them.
+
+        Raises:
+            DivergenceError: a gradient is not finite; the parameters are as before, unless ``moves_in_backward``.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training needs to go on: tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, after the parameters have been loaded."""
+
+
+def build_updater(
+    parameters: Parameters,
+    optim: OptimSettings,
+    memory: MemorySettings,
+    *,
+    steps: int,
+    accumulate: int = 1,
+    graded: int = 1,
+) -> Updater:
+    """Choose how parameters move.
+
+    Args:
+        parameters: what trains, on its device.
+        optim: the optimiser's settings.
+        memory: where its states are, and when it acts.
+        steps: of the whole run.
+        accumulate: batches in a step.
+        graded: steps of a roll-out that have a loss, each with a backward pass of its own.
+
+    Raises:
+        SettingsError: the settings exclude each other.
+    """
+    _refuse_conflicts(optim, memory, accumulate, graded)
+    if memory.step_in_backward:
+        return InBackwardUpdater(parameters, optim, steps)
+    if "optimizer" in memory.offload:
+        return HostUpdater(parameters, optim, steps)
+    return DeviceUpdater(parameters, optim, steps)
+
+
+def _refuse_conflicts(optim: OptimSettings, memory: MemorySettings, accumulate: int, graded: int) -> None:
+    offloads = "optimizer" in memory.offload
+    if offloads and optim.name != "adamw":
+        msg = (
+            f"memory.offload optimizer and optim.name {optim.name} exclude each other: the host's arithmetic is "
+            "AdamW's; use --optim.name adamw, or leave the optimiser on the device"
+        )
+        raise SettingsError(msg)
+    if not memory.step_in_backward:
+        return
+    if offloads:
+        msg = (
+            "memory.step_in_backward and memory.offload optimizer exclude each other: one applies gradients on the "
+            "device, the other on the host; give one"
+        )
+        raise SettingsError(msg)
+    if optim.clip is not None:
+        msg = (
+            f"memory.step_in_backward applies each gradient before the global norm is known, so that optim.clip "
+            f"({optim.clip:g}) cannot be kept to; pass --optim.clip none too"
+        )
+        raise SettingsError(msg)
+    if accumulate > 1:
+        msg = (
+            f"memory.step_in_backward applies each gradient before the next batch, so that train.accumulate "
+            f"({accumulate}) has nothing to average; pass --train.accumulate 1, or leave it out"
+        )
+        raise SettingsError(msg)
+    if graded > 1:
+        msg = (
+            f"memory.step_in_backward applies each gradient before the next step of the roll-out, so that "
+            f"rollout.graded all ({graded} steps) has nothing to average; pass --rollout.graded last, or leave it out"
+        )
+        raise SettingsError(msg)
+
+
+class DeviceUpdater:
+    """Everything on the device, after the backward pass.
+
+    Attributes:
+        optimizer: over all parameters.
+    """
+
+    moves_in_backward = False
+
+    def __init__(self, parameters: Parameters, settings: OptimSettings, steps: int) -> None:
+        self.optimizer = build_optimizer(parameters.values(), settings)
+        self._parameters = parameters
+        self._settings = settings
+        self._steps = steps
+
+    def begin(self, step: int) -> None:
+        """Nothing to do."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run the backward pass."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def update(self, step: int) -> Update:
+        """Clip, apply and free the gradients."""
+        norms = clip_gradients(self._parameters, self._settings.clip)
+        refuse_infinite(step, norms)
+        rate = learning_rate(step, self._steps, self._settings)
+        set_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Update(rate, norms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The optimiser's."""
+        self.optimizer.load_state_dict(state)
+
+
+class HostUpdater:
+    """Gradients leave the device as they become complete; AdamW runs on the host.
+
+    The global norm is that of the gradients on the host, taken in the same order as on the device: norm of each
+    parameter, then norm of these. On a CPU every number is the device updater's, bit for bit; between a GPU and its
+    host the last bits of norms and of AdamW's arithmetic differ.
+    """
+
+    moves_in_backward = False
+
+    def __init__(self, parameters: Parameters, settings: OptimSettings, steps: int) -> None:
+        self._host = HostAdam(parameters, weight_decay=settings.weight_decay, betas=BETAS)
+        self._settings = settings
+        self._steps = steps
+
+    def begin(self, step: int) -> None:  # noqa: ARG002
+        """Forget gradients of a step that was given up."""
+        self._host.begin()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run the backward pass, from which gradients go to the host."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def update(self, step: int) -> Update:
+        """Clip and apply the gradients on the host, and send the weights back."""
+        self._host.gather()
+        norms = clip_gradients(self._host.masters, self._settings.clip)
+        refuse_infinite(step, norms)
+        rate = learning_rate(step, self._steps, self._settings)
+        self._host.step(rate)
+        return Update(rate, norms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the device updater's: a state can move between them."""
+        return self._host.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As the device updater's."""
+        self._host.load_state_dict(state)
+
+
+class InBackwardUpdater:
+    """Each gradient is applied and freed as soon as it is complete, so that they are never there all at once.
+
+    Autograd completes a parameter's gradient once in a backward pass, recomputed uses included; what a backward pass
+    inside another contributes waits for the end of the outer one.
+
+    What is given up: a gradient that is not finite is not applied, but by the time that it shows, parameters nearer
+    to the loss have moved. The step then raises ``DivergenceError``, and the last checkpoint is the state to go back
+    to. The loss itself is looked at before anything moves.
+    """
+
+    moves_in_backward = True
+
+    def __init__(self, parameters: Parameters, settings: OptimSettings, steps: int) -> None:
+        self._parameters = parameters
+        self._settings = settings
+        self._steps = steps
+        self._optimizers = {
+            name: build_optimizer([parameter], settings, in_backward=True) for name, parameter in parameters.items()
+        }
+        self._norms: dict[str, torch.Tensor] = {}
+        self._rate = 0.0
+        self._pass: int | None = None
+        for name, parameter in parameters.items():
+            parameter.register_post_accumulate_grad_hook(partial(self._receive, name))  # type: ignore[no-untyped-call]
+
+    def begin(self, step: int) -> None:
+        """Set the learning rate with which gradients will be applied."""
+        self._rate = learning_rate(step, self._steps, self._settings)
+        self._norms.clear()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run the backward pass, in which the parameters move."""
+
+        def note(_: torch.Tensor) -> None:
+            self._pass = _current_pass()
+
+        # The first hook that runs: it says which backward pass is the outer one.
+        handle = loss.register_hook(note)  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
+        handle.remove()
+
+    def update(self, step: int) -> Update:
+        """Apply what is left, and put the norms together in the order of the parameters."""
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                self._apply(name, parameter)
+        norms = group_norms({name: self._norms[name] for name in self._parameters if name in self._norms})
+        refuse_infinite(step, norms)
+        return Update(self._rate, norms)
+
+    def _receive(self, name: str, parameter: torch.nn.Parameter) -> None:
+        if _current_pass() == self._pass:
+            self._apply(name, parameter)
+
+    @torch.no_grad()
+    def _apply(self, name: str, parameter: torch.nn.Parameter) -> None:
+        assert parameter.grad is not None
+        assert name not in self._norms, f"{name}: its gradient came in parts, and the first was already applied"
+        norm = torch.linalg.vector_norm(parameter.grad)
+        self._norms[name] = norm
+        optimizer = self._optimizers[name]
+        set_rate(optimizer, self._rate)
+        if isinstance(optimizer, torch.optim.AdamW):
+            # The kernel itself leaves the update out, so that the host need not wait for the norm.
+            optimizer.found_inf = (~torch.isfinite(norm)).to(norm.dtype)  # type: ignore[attr-defined]
+            optimizer.step()
+        elif torch.isfinite(norm):
+            optimizer.step()
+        parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """In the form of one optimiser over all parameters, as the device updater's."""
+        states = [optimizer.state_dict() for optimizer in self._optimizers.values()]
+        return {
+            "state": {index: own["state"][0] for index, own in enumerate(states) if own["state"]},
+            "param_groups": [{**states[0]["param_groups"][0], "params": list(range(len(states)))}],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As the device updater's."""
+        (group,) = state["param_groups"]
+        for index, optimizer in enumerate(self._optimizers.values()):
+            own = {0: state["state"][index]} if index in state["state"] else {}
+            optimizer.load_state_dict({"state": own, "param_groups": [{**group, "params": [0]}]})
+
+
+def _current_pass() -> int:
+    """Number of the backward pass that calls; passes inside passes have their own."""
+    return int(torch._C._current_graph_task_id())

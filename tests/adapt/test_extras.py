@@ -1,0 +1,23 @@
+"""The optional packages."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from kit.adapt import extras
+from kit.errors import SettingsError
+
+
+@pytest.mark.parametrize(("method", "package"), (("lora", "peft"), ("qlora", "bitsandbytes")))
+def test_a_missing_package_says_what_to_install(method: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"adapt.method {method} needs .* {package}, .*aurora-finetune-kit\[peft\]"
+    with pytest.raises(SettingsError, match=message):
+        extras.load(method)
+
+
+def test_full_fine_tuning_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    extras.load("full")

@@ -1,0 +1,31 @@
+"""Settings of what trains: defaults, and those that would do nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from kit.adapt.settings import AdaptSettings
+
+
+def test_defaults_are_filled_in() -> None:
+    assert AdaptSettings(method="lora").resolved() == AdaptSettings(
+        method="lora", rank=8, alpha=16, targets=("qkv", "proj", "fc1", "fc2")
+    )
+    assert AdaptSettings(method="qlora", rank=3).adapter.scale == 2
+    assert AdaptSettings(method="qlora", rank=3, alpha=6).resolved().alpha == 6
+    assert AdaptSettings().resolved() == AdaptSettings()
+
+
+@pytest.mark.parametrize("given", ({"rank": 4}, {"alpha": 1.0}, {"targets": ("qkv",)}))
+def test_a_setting_of_adapters_without_an_adapter_is_refused(given: dict[str, Any]) -> None:
+    [name] = given
+    with pytest.raises(ValidationError, match=f"adapt.{name} would have no effect: adapt.method is full"):
+        AdaptSettings(**given)
+
+
+def test_no_target_at_all_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        AdaptSettings(method="lora", targets=())
