@@ -21,8 +21,8 @@ from kit.checkpoint.folder import write_checkpoint
 from kit.errors import KitError, StoreError
 from kit.job import Job, build_job, choose_device
 from kit.memory.shortage import Shortage, readable
-from kit.plan.preflight import preflight
 from kit.plan.fit import Fitted, settle
+from kit.plan.preflight import preflight
 from kit.plots.render import save_loss_curves
 from kit.qa.checks import run_checks
 from kit.qa.report import Report

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ __all__ = [
     "build_base_forecaster",
     "build_forecaster",
     "build_job",
+    "build_predictor",
     "build_trainer",
     "choose_device",
     "make_deterministic",
@@ -294,7 +295,7 @@ class Conditions:
     period: Period | None = None
     device: str = "auto"
     precision: str = "auto"
-    memory: MemorySettings = MemorySettings()
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     def out_of_memory(self, shortage: Shortage, batch_size: int = 1) -> str:
         """Say what a lack of memory means here."""
@@ -316,6 +317,15 @@ class Forecaster:
     space: TrainingSpace
     pairs: Pairs
     store: Store
+
+
+def build_predictor(
+    spec: ModelSpec, weights: Weights | None, memory: MemorySettings, device: torch.device, *, autocast: bool
+) -> TrainingSpace:
+    """Compose what predicts: model, and how it fits into memory. The planner traces the very one."""
+    model = build.for_prediction(spec, weights, autocast=autocast).requires_grad_(False)
+    engine.install(model, memory)
+    return TrainingSpace(model.to(device).eval(), spec)
 
 
 def build_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster:
@@ -349,11 +359,9 @@ def _forecaster(checkpoint: Checkpoint, weights: Weights | None, conditions: Con
     refuse_in_forecast(conditions.memory, autocast=autocast)
     name = conditions.store or data["store"]
     store = open_store(name)
-    model = build.for_prediction(spec, weights, autocast=autocast).requires_grad_(False)
-    engine.install(model, conditions.memory)
-    model = model.to(device).eval()
+    space = build_predictor(spec, weights, conditions.memory, device, autocast=autocast)
     chosen = {key: data[key] for key in ("region", "variables", "levels", "statics")}
     settings = DataSettings(store=name, history=spec.history, **chosen)
     selection = select(spec, settings, store, spec.patch_size)
     pairs = Pairs(store, selection, conditions.period or Period.parse(data["test"]))
-    return Forecaster(TrainingSpace(model, spec), pairs, store)
+    return Forecaster(space, pairs, store)

@@ -51,7 +51,8 @@ _NOTES = {
         '0.25 degrees, 13 levels, batch 1. "Upstream\'s" is its recipe (for a forecast, its model as it is) by the '
         'same planner; "as plainly written" is fp32 with nothing recomputed. Time is that of a whole step with the '
         "row's own settings, of upstream's recipe (for LoRA too: full fine-tuning): measured on the small model and a "
-        "crop of 96 x 192 in bf16, and estimated at the row's own size for {card}."
+        "crop of 96 x 192 in bf16 (with no more latitude bands than its 24 rows of patches), and estimated at "
+        "the row's own size for {card}."
     ),
     "scale": (
         "Settings of full fine-tuning with inputs, gradients and states on the host. Growth is from the row before; "

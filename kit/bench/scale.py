@@ -61,14 +61,15 @@ def run(settings: BenchSettings) -> list[Row]:
     ]
     variant = "pretrained" if settings.grid is None else settings.variant
     by_steps = [
-        _size(planner, f"roll-out, {steps} steps", _rollout(variant, steps), settings.card, steps)
+        _size(planner, f"roll-out, {steps} step{'s' * (steps > 1)}", _rollout(variant, steps), settings.card, steps)
         for steps in _ROLLOUTS
     ]
     return [*growth_rows(by_grid), *growth_rows(by_steps)]
 
 
 def _rollout(variant: str, steps: int) -> str:
-    return f"--model.variant {variant} {_SETTINGS} --rollout.steps {steps}"
+    # A single step is the default, and as such planned already.
+    return f"--model.variant {variant} {_SETTINGS}" + (f" --rollout.steps {steps}" if steps > 1 else "")
 
 
 def _size(planner: Planner, name: str, words: str, card: str, steps: int = 1) -> Size:

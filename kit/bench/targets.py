@@ -29,7 +29,7 @@ __all__ = ["FULL_BELOW_LORA", "GRID", "TARGETS", "Target", "rows_of", "run"]
 _logger = logging.getLogger(__name__)
 
 GRID = GridSize(721, 1440)
-_BANDS = "--memory.latitude_bands 16 --memory.window_bands 6"
+_BANDS = "--memory.latitude_bands 24 --memory.window_bands 6"
 _BLOCKS = f"--memory.recompute blocks {_BANDS}"
 _UPSTREAM = "--memory.recompute upstream"
 _PLAIN = "--train.precision fp32"
@@ -90,14 +90,21 @@ TARGETS = (
     Target(
         "LoRA, 1.26 B, nothing offloaded",
         _LARGE,
-        f"--adapt.method lora {_BLOCKS} --memory.frozen_weights bf16 --memory.saved_inputs bf16",
+        "--adapt.method lora --memory.recompute blocks --memory.latitude_bands 24 --memory.window_bands 15 "
+        "--memory.frozen_weights bf16 --memory.saved_inputs bf16",
         18,
         14,
     ),
     Target("QLoRA, 1.26 B", _LARGE, f"--adapt.method qlora {_BLOCKS} --memory.offload inputs", 10, 7, host=24),
-    Target("full, 113 M, nothing offloaded", _SMALL, _BLOCKS, 10, 7),
+    Target(
+        "full, 113 M, nothing offloaded",
+        _SMALL,
+        "--memory.recompute blocks --memory.latitude_bands 36 --memory.window_bands 6",
+        10,
+        7,
+    ),
     # 40 GB, as a card's name has it.
-    Target("forecast, 1.26 B", _LARGE, f"--forecast {_BANDS}", 10, 8, reported=37.3),
+    Target("forecast, 1.26 B", _LARGE, f"--forecast {_BANDS} --memory.frozen_weights bf16", 10, 8, reported=37.3),
 )
 
 
@@ -185,6 +192,7 @@ def _times(settings: BenchSettings, chosen: Mapping[str, PlanSettings]) -> dict[
     # What is planned may be far more than this machine could run.
     grid = min(settings.grid or CROP, CROP, key=lambda size: size.rows * size.columns)
     case = make_case(settings.variant, grid, device, autocast=True)
+    chosen = {name: _on_crop(own, grid.rows // case.spec.patch_size) for name, own in chosen.items()}
     training = {name: own for name, own in chosen.items() if not own.forecast and _says_something(own, device)}
     forecasts = {name: own for name, own in chosen.items() if own.forecast}
     ways: list[Way] = [upstreams_loop(), *(by_kit(name, own) for name, own in training.items())]
@@ -197,6 +205,12 @@ def _times(settings: BenchSettings, chosen: Mapping[str, PlanSettings]) -> dict[
         base = measured.pop(group[0].name)
         found |= {name: own.whole / base.whole for name, own in measured.items()}
     return found
+
+
+def _on_crop(settings: PlanSettings, rows: int) -> PlanSettings:
+    """The same settings, with no more bands than there are rows of patches."""
+    bands = min(settings.memory.latitude_bands, rows)
+    return settings.model_copy(update={"memory": settings.memory.model_copy(update={"latitude_bands": bands})})
 
 
 def _says_something(settings: PlanSettings, device: torch.device) -> bool:

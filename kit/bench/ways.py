@@ -15,7 +15,7 @@ from aurora import Aurora
 
 from kit.adapt import extras
 from kit.bench.case import Case
-from kit.job import build_trainer
+from kit.job import build_predictor, build_trainer
 from kit.models.space import TrainingSpace
 from kit.plan.counter import Counter, Peak, tensors_in
 from kit.settings import Settings
@@ -179,8 +179,8 @@ class _Forecasts:
     """Predictions, without gradients."""
 
     def __init__(self, settings: Settings, case: Case) -> None:
-        trainer = build_trainer(settings, case.spec, case.weights, _STEPS, case.device, autocast=case.autocast)
-        self.space, self._case = trainer.space, case
+        space = build_predictor(case.spec, case.weights, settings.memory, case.device, autocast=case.autocast)
+        self.space, self._case = space, case
 
     @torch.no_grad()
     def step(self) -> Seconds:

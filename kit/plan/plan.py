@@ -13,7 +13,7 @@ from kit.plan.settings import PlanSettings
 from kit.plan.subject import Subject, subject_of
 from kit.plan.trace import Trace, trace
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "inexact", "plan"]
 
 _SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 140)
 _GIB = 2**30
@@ -107,13 +107,14 @@ def plan(settings: PlanSettings) -> Plan:
         subject,
         traced,
         card,
-        tuple(_inexact(settings)),
+        tuple(inexact(settings)),
         tuple(notes),
         tuple(advise(settings, subject, traced)),
     )
 
 
-def _inexact(settings: PlanSettings) -> Iterator[str]:
+def inexact(settings: PlanSettings) -> Iterator[str]:
+    """Say what makes a run depart from the arithmetic of plain fine-tuning."""
     if settings.forecast:
         return
     if settings.memory.saved_inputs == "bf16":

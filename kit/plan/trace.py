@@ -16,17 +16,16 @@ from aurora.model.swin3d import Swin3DTransformerBlock
 from kit.adapt import extras
 from kit.adapt.trainable import count
 from kit.data.pairs import Pair
-from kit.job import build_trainer, uses_autocast
-from kit.memory.checks import refuse_without_effect
+from kit.job import build_predictor, build_trainer, uses_autocast
+from kit.memory.checks import refuse_in_forecast, refuse_without_effect
 from kit.memory.host import empty_host
-from kit.memory.settings import MemorySettings
+from kit.models.space import TrainingSpace
 from kit.plan.cost import Cost, Meter
 from kit.plan.counter import Counter, Peak, Phase, tensors_in
 from kit.plan.simulation import simulated_gpu
 from kit.plan.subject import Subject
 from kit.plan.workspace import CUDA_WORKSPACES, Workspace
 from kit.settings import Settings
-from kit.train.settings import OptimSettings, RolloutSettings
 from kit.train.trainer import Trainer
 
 __all__ = ["Trace", "trace"]
@@ -98,7 +97,7 @@ def trace(
     started = time.perf_counter()
     autocast = uses_autocast(settings.train.precision, _GPU)
     if forecast:
-        settings = _for_forecast(settings)
+        refuse_in_forecast(settings.memory, autocast=autocast)
     else:
         refuse_without_effect(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
     settings = settings.model_copy(update={"memory": settings.memory.model_copy(update={"compile": False})})
@@ -108,19 +107,19 @@ def trace(
     # Outside: a package that is first imported in there would take the simulation for the world, and keep it.
     extras.load(settings.adapt.method)
     with simulated_gpu():
-        trainer = build_trainer(settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast)
-        model = trainer.space.model
+        predictor, trainer = _compose(settings, subject, forecast=forecast, autocast=autocast)
+        model = predictor.model
         with Counter(model) as counter:
             counter.own((*model.parameters(), *model.buffers()), "parameters")
             pairs = [_pair(settings, subject, axes, counter) for _ in range(min(accumulated, _MOST_BATCHES))]
-            if not forecast:
+            if trainer is not None:
                 _settle(trainer, counter)
             counter.workspaces = workspaces
             counter.observer = meter = Meter()
             counter.restart()
             blocks = _watch_blocks(model, counter)
-            if forecast:
-                _predict(trainer, pairs[0])
+            if trainer is None:
+                _predict(predictor, pairs[0])
             else:
                 trainer.step(2, pairs)
     waiting = _READ_AHEAD * max(settings.data.workers, 1) * _bytes(pairs[0])
@@ -135,6 +134,16 @@ def trace(
     )
 
 
+def _compose(
+    settings: Settings, subject: Subject, *, forecast: bool, autocast: bool
+) -> tuple[TrainingSpace, Trainer | None]:
+    """What a run would compose: with a trainer where it trains."""
+    if forecast:
+        return build_predictor(subject.spec, None, settings.memory, _SIMULATED, autocast=autocast), None
+    trainer = build_trainer(settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast)
+    return trainer.space, trainer
+
+
 def _watch_blocks(model: Aurora, counter: Counter) -> dict[str, Block]:
     """Note what is held when each block of the backbone begins; of several passes, the last."""
     blocks: dict[str, Block] = {}
@@ -147,14 +156,6 @@ def _watch_blocks(model: Aurora, counter: Counter) -> dict[str, Block]:
     return blocks
 
 
-def _for_forecast(settings: Settings) -> Settings:
-    """The same without what only training has."""
-    kept = settings.memory.model_dump(include={"latitude_bands", "window_bands"})
-    return settings.model_copy(
-        update={"memory": MemorySettings(**kept), "optim": OptimSettings(), "rollout": RolloutSettings()}
-    )
-
-
 def _settle(trainer: Trainer, counter: Counter) -> None:
     """Bring the optimiser to where it is after a step, by one whose gradients cost nothing."""
     updater = trainer.updater
@@ -165,9 +166,8 @@ def _settle(trainer: Trainer, counter: Counter) -> None:
 
 
 @torch.no_grad()
-def _predict(trainer: Trainer, pair: Pair) -> None:
-    trainer.space.model.eval()
-    trainer.space.predict(pair.inputs.to(trainer.device))
+def _predict(space: TrainingSpace, pair: Pair) -> None:
+    space.predict(pair.inputs.to(_SIMULATED))
 
 
 class _OnHost(Batch):  # type: ignore[misc]

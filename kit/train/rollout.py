@@ -85,18 +85,20 @@ def roll_out(
         del fields
         before = (*before, _passed(state))
     fields = space.predict_fields(space.inputs(state))
+    # States are as large as what is computed from them, and a generator keeps its names while it waits.
+    del state
     graded = _graded(space, grade, settings.steps, fields, targets[settings.steps].to(device), before)
-    # A generator keeps its names while it waits: states and fields would be held through the backward pass.
-    del state, fields
+    del fields
     yield graded
 
 
 def _graded(
     space: TrainingSpace, grade: PaperMAE, step: int, fields: Fields, state: Batch, before: tuple[Passed, ...]
 ) -> Graded:
-    target = space.targets(state)
+    target, time = space.targets(state), state.metadata.time
+    del state
     predicted = _finite(fields.surface | fields.atmospheric)
-    return Graded(step, state.metadata.time, predicted, _finite(_scored(target)), grade(fields, target), before)
+    return Graded(step, time, predicted, _finite(_scored(target)), grade(fields, target), before)
 
 
 def _passed(state: Batch) -> Passed:

@@ -24,6 +24,13 @@ def test_a_targets_settings_are_settings_that_run(target: Target) -> None:
     assert (target.host is not None) == bool(settings.memory.offload)
 
 
+def test_a_crop_has_no_more_bands_than_rows() -> None:
+    settings = read("--memory.latitude_bands 36 --memory.recompute blocks")
+    assert targets._on_crop(settings, 24).memory.latitude_bands == 24
+    assert targets._on_crop(settings, 24).memory.recompute == "blocks"
+    assert targets._on_crop(settings, 45) == settings
+
+
 def test_what_is_called_lora_is_lora() -> None:
     methods = {target.name: read(target.words).adapt.method for target in TARGETS}
     assert all(("QLoRA" in name) == (method == "qlora") for name, method in methods.items())

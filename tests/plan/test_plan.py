@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from kit.config import Layer, resolve
 from kit.data.settings import DataSettings
 from kit.errors import SettingsError, StoreError
 from kit.plan.advice import advise
-from kit.plan.counter import Peak
+from kit.plan.counter import CATEGORIES, Peak
 from kit.plan.fit import RESERVE_GIB
-from kit.plan.plan import plan
+from kit.plan.plan import inexact, plan
 from kit.plan.settings import GridSize, PlanSettings
 from kit.plan.subject import ERA5_LEVELS, subject_of
 from kit.plan.trace import Trace, trace
@@ -42,7 +43,7 @@ def test_a_plan_holds_what_is_promised() -> None:
     assert "store" not in found["settings"]["data"]
     assert list(found["breakdown"]) == ["parameters", "gradients", "optimizer", "activations", "batch"]
     assert found["peak_gib"] == pytest.approx(sum(found["breakdown"].values()), abs=0.003)
-    assert found["host_gib"] > 0
+    assert found["host_gib"] >= 0
     assert found["flops_per_step"] > 0
     assert found["fits"]["16GiB"] is True
     assert found["card"] == "RTX 4090"
@@ -66,9 +67,8 @@ def test_what_fits_leaves_room_for_cuda() -> None:
     ],
 )
 def test_what_is_not_exact_is_said(sections: dict[str, Any], told: str) -> None:
-    found = plan(settings_of(**sections)).as_dict()
-    assert found["exact"] is False
-    assert [told in reason for reason in found["inexact"]] == [True]
+    assert [told in reason for reason in inexact(settings_of(**sections))] == [True]
+    assert list(inexact(settings_of(forecast=True, **sections))) == []
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_grid_is_read(text: str, size: tuple[int, int]) -> None:
         ({"grid": "3x64"}, "less than a patch of 4x4"),
         ({"grid": "32x66"}, r"no multiple of the patch size 4.*use 32x64"),
         ({"card": "RTX 4095"}, "did you mean RTX 4090"),
-        ({"data": {"levels": [500, 0.1]}, "model": {"variant": "air-pollution"}, "grid": "33x66"}, "500, 700, 850"),
+        ({"data": {"levels": [500, 0.1]}, "model": {"variant": "air-pollution"}, "grid": "33x66"}, "selected are 0.1, 500"),
         ({"data": {"variables": ["2t", "tt"]}}, "tt"),
         ({"memory": {"latitude_bands": 9}}, "use at most 8"),
     ],
@@ -167,9 +167,8 @@ def traced() -> Trace:
 
 
 def with_peak(found: Trace, where: str, **gib: int) -> Trace:
-    breakdown = {**dict.fromkeys(found.peak.breakdown, 0), **{name: size * GIB for name, size in gib.items()}}
-    peak = Peak(sum(breakdown.values()), breakdown, where, "backward")  # type: ignore[arg-type]
-    return Trace(**{**vars(found), "peak": peak})
+    breakdown = {name: gib.get(name, 0) * GIB for name in CATEGORIES}
+    return dataclasses.replace(found, peak=Peak(sum(breakdown.values()), breakdown, where, "backward"))
 
 
 def test_advice_follows_what_the_peak_is_made_of(traced: Trace) -> None:
@@ -177,7 +176,7 @@ def test_advice_follows_what_the_peak_is_made_of(traced: Trace) -> None:
     subject = subject_of(settings)
     few = advise(settings, subject, with_peak(traced, "decoder.atmos_heads.t", activations=10))
     assert "--memory.recompute blocks" in few[0]
-    assert not any("optim" in line for line in few)
+    assert not any("optimizer" in line or "--optim" in line for line in few)
     moved = advise(settings, subject, with_peak(traced, "optimizer", optimizer=9, gradients=5, parameters=5))
     assert not any("recompute" in line for line in moved)
     assert any("--memory.offload" in line for line in moved)
@@ -202,7 +201,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--grid", "721"], "expected rows x columns, such as 721x1440, got 721"),
         (["--grid", "32x64", "--data.store", "x"], "both given"),
-        (["--grid", "32x64", "--card", "409"], "there is no card"),
+        (["--grid", "32x64", "--card", "4095"], "there is no card"),
     ],
 )
 def test_the_command_line_refuses(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

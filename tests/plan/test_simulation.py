@@ -49,7 +49,7 @@ def test_values_are_those_of_fp32_and_gradients_flow() -> None:
     x = torch.randn(2, 4, requires_grad=True)
     with cuda_autocast_on_cpu():
         wide = F.layer_norm(x.to(torch.bfloat16), (4,))
-    wide.sum().backward()
+    wide.sum().backward()  # type: ignore[no-untyped-call]
     assert torch.equal(wide, F.layer_norm(x.to(torch.bfloat16).float(), (4,)))
     assert x.grad is not None
 

@@ -48,8 +48,16 @@ def subject_like(spec: ModelSpec, pair: Pair) -> Subject:
     inputs, target = pair.inputs, pair.target
     latitude, longitude = inputs.metadata.lat.numpy(), inputs.metadata.lon.numpy()
     grid = Grid((0, len(latitude)), (0, len(longitude)), (0, 0))
-    names = [tuple(found) for found in (inputs.surf_vars, target.surf_vars, inputs.atmos_vars, inputs.static_vars)]
-    selection = Selection(*names, spec.levels, spec.history, spec.timestep, grid)  # type: ignore[arg-type]
+    selection = Selection(
+        tuple(inputs.surf_vars),
+        tuple(target.surf_vars),
+        tuple(inputs.atmos_vars),
+        tuple(inputs.static_vars),
+        spec.levels,
+        spec.history,
+        spec.timestep,
+        grid,
+    )
     return Subject(spec, selection, latitude.astype(np.float64), longitude.astype(np.float64))
 
 
