@@ -11,7 +11,7 @@ from kit.bench.settings import BenchSettings
 from kit.errors import SettingsError
 from kit.memory.settings import MemorySettings
 from kit.plan.cards import card_named
-from kit.plan.fit import RESERVE_GIB, Fitted, fit
+from kit.plan.fit import RESERVE_GIB, Fitted, Judge, fit
 from kit.plan.settings import GridSize
 from kit.plan.subject import subject_of
 
@@ -29,20 +29,22 @@ def run(settings: BenchSettings) -> list[Row]:
     """Fit each method into each size of memory."""
     variant = "pretrained" if settings.grid is None else settings.variant
     planner = Planner(settings.grid or _GRID)
-    return [
-        _row(planner, method, limit, f"--model.variant {variant} --adapt.method {method}", settings.card)
-        for method in _METHODS
-        for limit in _LIMITS
-    ]
+    rows: list[Row] = []
+    for method in _METHODS:
+        words = f"--model.variant {variant} --adapt.method {method}"
+        asked = read(planner.command(words).removeprefix("kit plan "))
+        judge = Judge(asked, subject_of(asked))
+        rows += [_row(planner, method, limit, words, settings.card, judge) for limit in _LIMITS]
+    return rows
 
 
-def _row(planner: Planner, method: str, limit: int, words: str, card: str) -> Row:
+def _row(planner: Planner, method: str, limit: int, words: str, card: str, judge: Judge) -> Row:
     name = f"{method}, {limit} GiB"
     command = planner.command(f"{words} --memory.fit {limit}GiB")
     _logger.info("fitting: %s", command)
     chosen = read(command.removeprefix("kit plan "))
     try:
-        fitted = fit(chosen, subject_of(chosen))
+        fitted = fit(chosen, subject_of(chosen), judge)
     except SettingsError as error:
         return Row(name, None, "GiB", more={"limit_gib": limit, "refused": str(error), "command": command})
     return Row(name, _needed(fitted), "GiB", exact=True, must=float(limit), more=_more(fitted, limit, command, card))

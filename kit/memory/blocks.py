@@ -21,7 +21,7 @@ from aurora.model.util import maybe_adjust_windows
 from kit.memory.banded import Tensors, Work
 from kit.memory.windows import Layout, Run, Triple, layout
 
-__all__ = ["BlockForward", "BlockWork", "Residual", "Segment", "compiled_residual", "residual"]
+__all__ = ["Attending", "BlockForward", "BlockWork", "Residual", "Segment", "compiled_residual", "residual"]
 
 Residual = Callable[[Swin3DTransformerBlock, AdaptiveLayerNorm, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Adds a branch of a block, normalised in its context, to the tokens."""
@@ -47,7 +47,7 @@ class BlockForward:
         self._bands = bands
         self._segment = segment
         self._add = add
-        self._masks: dict[tuple[Layout, range, torch.device, torch.dtype], list[_Attending]] = {}
+        self._masks: dict[tuple[Layout, range, torch.device, torch.dtype], list[Attending]] = {}
 
     def __call__(
         self, x: torch.Tensor, c: torch.Tensor, res: Triple, rollout_step: int, warped: bool = True
@@ -89,11 +89,11 @@ class BlockForward:
         x = self._add(block, block.norm2, x, block.mlp(x), context)
         return x.view(grid.shape)
 
-    def _attending(self, lay: Layout, rows: range, like: torch.Tensor) -> list[_Attending]:
+    def _attending(self, lay: Layout, rows: range, like: torch.Tensor) -> list[Attending]:
         """Masks belong to the model that uses them, not to the process: a traced model's are not real."""
         key = (lay, rows, like.device, like.dtype)
         if key not in self._masks:
-            self._masks[key] = [_Attending(run, like) for run in lay.runs(rows)]
+            self._masks[key] = [Attending(run, like) for run in lay.runs(rows)]
         return self._masks[key]
 
 
@@ -193,7 +193,7 @@ def _fused() -> Callable[..., torch.Tensor]:
     return torch.compile(modulate, dynamic=True)
 
 
-class _Attending:
+class Attending:
     """A run of windows, its mask on the device."""
 
     def __init__(self, run: Run, like: torch.Tensor) -> None:
@@ -205,7 +205,7 @@ class _Attending:
             self.mask = mask if mask.ndim == 2 else mask.unsqueeze(1)
 
 
-def attend(attn: WindowAttention, x: torch.Tensor, runs: list[_Attending], rollout_step: int) -> torch.Tensor:
+def attend(attn: WindowAttention, x: torch.Tensor, runs: list[Attending], rollout_step: int) -> torch.Tensor:
     """Attention within windows.
 
     Args:
@@ -233,7 +233,7 @@ def attend(attn: WindowAttention, x: torch.Tensor, runs: list[_Attending], rollo
     return result
 
 
-def _attend_run(qkv: torch.Tensor, run: _Attending, heads: int, dropout: float) -> torch.Tensor:
+def _attend_run(qkv: torch.Tensor, run: Attending, heads: int, dropout: float) -> torch.Tensor:
     """Attention of one run, [windows x B, N, 3 D] to [windows x B, N, D]."""
     windows, tokens, width = qkv.shape
     whole = qkv.view(windows, tokens, 3, heads, width // (3 * heads))

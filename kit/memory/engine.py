@@ -41,6 +41,10 @@ def install(model: Aurora, settings: MemorySettings) -> None:
         model: with adapters in place and everything marked that trains.
         settings: of memory; what they leave alone stays upstream's.
     """
+    # cuDNN's attention, PyTorch's first choice on Hopper, returns NaN as the gradient of queries for some lengths of
+    # masked windows (PyTorch issue 196678; upstream's issue 119 met NaN too). Flash attention runs where there is no
+    # mask, the memory-efficient kernel where there is one; neither keeps the scores.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     keeper = InputKeeper(settings)
     recomputed = Recomputation(keeper)
     if settings.frozen_weights == "bf16":

@@ -7,7 +7,6 @@ is added. The rung that is chosen is then traced whole, and only what that trace
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,7 @@ from kit.plan.subject import Subject, subject_of
 from kit.plan.trace import Trace, trace
 from kit.settings import Settings
 
-__all__ = ["CHOSEN", "RESERVE_GIB", "Fitted", "fit", "foresee", "ladder", "settle"]
+__all__ = ["CHOSEN", "RESERVE_GIB", "Fitted", "Judge", "fit", "ladder", "settle"]
 
 RESERVE_GIB = 1.0
 """What a card must have besides the peak: CUDA's context and kernels (0.4 to 0.6 GiB), workspaces of cuBLAS (up to
@@ -71,22 +70,73 @@ def settle(settings: Settings, device: torch.device) -> tuple[Settings, Fitted |
     return settings.model_copy(update={"memory": fitted.memory}), fitted
 
 
-def fit(settings: PlanSettings, subject: Subject) -> Fitted:
+class Judge:
+    """Traces settings of memory for one model on one grid, each once."""
+
+    def __init__(self, settings: PlanSettings, subject: Subject) -> None:
+        self._settings = settings
+        self._subject = subject
+        self._depths = {name: _depths(subject, name) for name in ("encoder_depths", "decoder_depths")}
+        short = {name: tuple(min(depth, _SHALLOW) for depth in found) for name, found in self._depths.items()}
+        spec = replace(subject.spec, arguments={**subject.spec.arguments, **short})
+        self._short = replace(subject, spec=spec)
+        self._foreseen: dict[MemorySettings, float] = {}
+        self._traced: dict[MemorySettings, Trace] = {}
+
+    def whole(self, memory: MemorySettings) -> Trace:
+        """The whole step."""
+        if memory not in self._traced:
+            self._traced[memory] = self._trace(memory, self._subject)
+        return self._traced[memory]
+
+    def foresee(self, memory: MemorySettings) -> float:
+        """Peak of the whole step in bytes, from a short trace."""
+        if memory not in self._foreseen:
+            traced = self._trace(memory, self._short)
+            self._foreseen[memory] = traced.peak.bytes + self._more(traced)
+        return self._foreseen[memory]
+
+    def _trace(self, memory: MemorySettings, subject: Subject) -> Trace:
+        settings = self._settings.model_copy(update={"memory": memory})
+        return trace(settings, subject, forecast=settings.forecast)
+
+    def _more(self, traced: Trace) -> float:
+        """What blocks hold that the short trace leaves out."""
+        held = traced.peak.breakdown
+        # Bytes on the device for each parameter: itself, and what of gradient and optimiser is there at the peak.
+        weight = (held["parameters"] + held["gradients"] + held["optimizer"]) / traced.parameters[1]
+        more = 0.0
+        for name, found in self._depths.items():
+            for stage, depth in enumerate(found):
+                place = f"backbone.{name.removesuffix('_depths')}_layers.{stage}.blocks."
+                first, second = traced.blocks[f"{place}0"], traced.blocks[f"{place}1"]
+                # What a block leaves behind for the backward pass is there when the next one begins.
+                more += (depth - _SHALLOW) * (second.held - first.held + weight * second.parameters)
+        return more
+
+
+def fit(settings: PlanSettings, subject: Subject, judge: Judge | None = None) -> Fitted:
     """Find the fastest settings with which a step fits into ``memory.fit``.
+
+    Args:
+        settings: of the run.
+        subject: the model and what it reads.
+        judge: of the same run, with what it has traced for other sizes of memory.
 
     Raises:
         SettingsError: nothing fits, and says by how much; or a setting that is chosen here was given too.
     """
     assert settings.memory.fit is not None
+    judge = judge or Judge(settings, subject)
     limit = (float(settings.memory.fit.removesuffix("GiB")) - RESERVE_GIB) * _GIB
     rungs = ladder(settings, subject)
     tried: list[tuple[MemorySettings, float]] = []
     lowest: Trace | None = None
-    for index in range(_first(rungs, settings, subject, limit, tried), len(rungs)):
-        lowest = _traced(settings, subject, rungs[index])
+    for rung in rungs[_first(rungs, judge, limit, tried) :]:
+        lowest = judge.whole(rung)
         if lowest.peak.bytes <= limit:
-            return Fitted(rungs[index], lowest, tuple(tried))
-        tried.append((rungs[index], lowest.peak.bytes / _GIB))
+            return Fitted(rung, lowest, tuple(tried))
+        tried.append((rung, lowest.peak.bytes / _GIB))
     assert lowest is not None
     raise SettingsError(_impossible(settings, subject, rungs[-1], lowest))
 
@@ -152,17 +202,13 @@ def _halves(settings: PlanSettings) -> bool:
 
 
 def _first(
-    rungs: Sequence[MemorySettings],
-    settings: PlanSettings,
-    subject: Subject,
-    limit: float,
-    tried: list[tuple[MemorySettings, float]],
+    rungs: Sequence[MemorySettings], judge: Judge, limit: float, tried: list[tuple[MemorySettings, float]]
 ) -> int:
     """The first rung that should fit, by halving the ladder; the last where none should."""
     low, high = 0, len(rungs) - 1
     while low < high:
         middle = (low + high) // 2
-        foreseen = foresee(settings, subject, rungs[middle])
+        foreseen = judge.foresee(rungs[middle])
         if foreseen <= limit:
             high = middle
         else:
@@ -171,32 +217,9 @@ def _first(
     return low
 
 
-def foresee(settings: PlanSettings, subject: Subject, memory: MemorySettings) -> float:
-    """Peak of a step in bytes, from a short trace."""
-    depths = {name: _depths(subject, name) for name in ("encoder_depths", "decoder_depths")}
-    short = {name: tuple(min(depth, _SHALLOW) for depth in found) for name, found in depths.items()}
-    spec = replace(subject.spec, arguments={**subject.spec.arguments, **short})
-    traced = _traced(settings, dataclasses.replace(subject, spec=spec), memory)
-    held = traced.peak.breakdown
-    # Bytes on the device for each parameter: itself, and what of gradient and optimiser is there at the peak.
-    weight = (held["parameters"] + held["gradients"] + held["optimizer"]) / traced.parameters[1]
-    more = 0.0
-    for name, found in depths.items():
-        for stage, depth in enumerate(found):
-            place = f"backbone.{name.removesuffix('_depths')}_layers.{stage}.blocks."
-            first, second = traced.blocks[f"{place}0"], traced.blocks[f"{place}1"]
-            # What a block leaves behind for the backward pass is there when the next one begins.
-            more += (depth - _SHALLOW) * (second.held - first.held + weight * second.parameters)
-    return traced.peak.bytes + more
-
-
 def _depths(subject: Subject, name: str) -> tuple[int, ...]:
     found: tuple[int, ...] = subject.spec.arguments.get(name, subject.spec.upstream.default(name))
     return found
-
-
-def _traced(settings: PlanSettings, subject: Subject, memory: MemorySettings) -> Trace:
-    return trace(settings.model_copy(update={"memory": memory}), subject, forecast=settings.forecast)
 
 
 def _impossible(settings: PlanSettings, subject: Subject, memory: MemorySettings, lowest: Trace) -> str:

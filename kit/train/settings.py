@@ -53,8 +53,8 @@ class OptimSettings(BaseModel):
 class RolloutSettings(BaseModel):
     """How many steps ahead the model is trained on its own predictions.
 
-    Memory is that of one step, whatever ``steps`` is. Time is ``steps`` forward passes, and as many backward passes
-    as steps are graded.
+    Memory is that of one step, however many there are. Time is a forward pass for
+    each, and a backward pass for each that is graded.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

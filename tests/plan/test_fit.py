@@ -10,7 +10,7 @@ import torch
 
 from kit.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.plan.fit import RESERVE_GIB, fit, foresee, ladder, settle
+from kit.plan.fit import RESERVE_GIB, Judge, fit, ladder, settle
 from kit.plan.settings import PlanSettings
 from kit.plan.subject import Subject, subject_of
 from kit.plan.trace import trace
@@ -51,7 +51,7 @@ def test_short_traces_foresee_the_peak(memory: dict[str, Any]) -> None:
     settings = asked()
     subject, chosen = narrow(settings), MemorySettings(**memory)
     whole = trace(settings.model_copy(update={"memory": chosen}), subject)
-    assert foresee(settings, subject, chosen) == pytest.approx(whole.peak.bytes, rel=0.1)
+    assert Judge(settings, subject).foresee(chosen) == pytest.approx(whole.peak.bytes, rel=0.1)
 
 
 def test_takes_the_first_rung_that_fits() -> None:

@@ -130,7 +130,10 @@ def test_a_grid_is_read(text: str, size: tuple[int, int]) -> None:
         ({"grid": "3x64"}, "less than a patch of 4x4"),
         ({"grid": "32x66"}, r"no multiple of the patch size 4.*use 32x64"),
         ({"card": "RTX 4095"}, "did you mean RTX 4090"),
-        ({"data": {"levels": [500, 0.1]}, "model": {"variant": "air-pollution"}, "grid": "33x66"}, "selected are 0.1, 500"),
+        (
+            {"data": {"levels": [500, 0.1]}, "model": {"variant": "air-pollution"}, "grid": "33x66"},
+            "selected are 0.1, 500",
+        ),
         ({"data": {"variables": ["2t", "tt"]}}, "tt"),
         ({"memory": {"latitude_bands": 9}}, "use at most 8"),
     ],
