@@ -7,7 +7,7 @@ at 0.25 degrees in fp32.
 from __future__ import annotations
 
 import weakref
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -42,12 +42,16 @@ class InputKeeper:
         return self._rounds or self._offloads
 
     def hooks(self) -> AbstractContextManager[Any]:
-        """Hooks for autograd, to be in force where a segment's inputs are saved."""
-        return saved_tensors_hooks(self._pack, self._unpack)
+        """Hooks for autograd, to be in force where a segment's inputs are saved.
+
+        None where inputs stay as they are: inside a segment that is recomputed itself, hooks would keep what the outer
+        one lets go.
+        """
+        return saved_tensors_hooks(self._pack, self._unpack) if self.parks else nullcontext()
 
     def _pack(self, tensor: torch.Tensor) -> Any:
         worth_it = tensor.is_floating_point() and tensor.nbytes >= _SMALL
-        if not self.parks or not worth_it or isinstance(tensor, torch.nn.Parameter):
+        if not worth_it or isinstance(tensor, torch.nn.Parameter):
             return tensor
         return self.park(tensor)
 

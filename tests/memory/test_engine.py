@@ -14,6 +14,7 @@ from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
+from kit.plan.counter import Counter
 from kit.train.loss import PaperMAE
 from tests.batches import small_spec, synthetic_batch
 
@@ -145,6 +146,23 @@ def test_frozen_weights_in_bf16_are_exact_under_autocast() -> None:
     assert torch.bfloat16 in halved
     assert all(torch.equal(own, field) for own, field in zip(found[0][0], found[1][0], strict=True))
     assert distance(found[1][1], found[0][1]) == 0
+
+
+def test_upstreams_policy_holds_what_upstreams_own_call_holds() -> None:
+    spec = small_spec("pretrained")
+    batch, target = synthetic_batch(spec), synthetic_batch(spec, states=1, seed=1, inputs=False)
+
+    def peak(model: Aurora) -> int:
+        with Counter(model) as counter:
+            _, loss = predicted(spec, model, batch, target)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return counter.peak.bytes
+
+    theirs, ours, plain = fresh(spec), fresh(spec), fresh(spec)
+    theirs.configure_activation_checkpointing()
+    engine.install(ours, MemorySettings(recompute="upstream"))
+    assert peak(ours) == pytest.approx(peak(theirs), rel=0.01)
+    assert peak(ours) < 0.8 * peak(plain)
 
 
 def test_bands_refuse_more_than_rows() -> None:
