@@ -31,6 +31,18 @@ _KITS: Mapping[str, Mapping[str, Any]] = {
     "kit, recompute none": {},
     "kit, recompute none, 8 latitude bands": {"latitude_bands": 8},
     "kit, recompute selective, 8 latitude bands": {"recompute": "selective", "latitude_bands": 8},
+    "kit, recompute blocks in the first stage, 24 latitude and 4 window bands": {
+        "recompute": "blocks",
+        "stages": 1,
+        "latitude_bands": 24,
+        "window_bands": 4,
+    },
+    "kit, recompute blocks in the first two stages, 24 latitude and 4 window bands": {
+        "recompute": "blocks",
+        "stages": 2,
+        "latitude_bands": 24,
+        "window_bands": 4,
+    },
     "kit, recompute blocks, 8 latitude and 4 window bands": {
         "recompute": "blocks",
         "latitude_bands": 8,

@@ -86,6 +86,11 @@ def _of_recompute(memory: MemorySettings) -> Iterator[str]:
             f"memory.window_bands {memory.window_bands} has no effect with memory.recompute {recompute}; "
             "leave it out, or use --memory.recompute blocks"
         )
+    if memory.stages is not None and recompute in ("none", "upstream"):
+        yield (
+            f"memory.stages {memory.stages} has no effect with memory.recompute {recompute}; "
+            "leave it out, or use --memory.recompute blocks"
+        )
     recomputes = recompute != "none" or memory.latitude_bands > 1
     for setting in _about_inputs(memory):
         if not recomputes:

@@ -5,7 +5,7 @@ It replaces ``forward`` on instances. Classes, module names and parameters stay 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from aurora import Aurora
 from aurora.model.swin3d import PatchMerging3D, PatchSplitting3D, Swin3DTransformerBlock
 
+from kit.errors import SettingsError
 from kit.memory.banded import run_bands
 from kit.memory.bands import BandedDecoder, BandedEncoder
 from kit.memory.blocks import BlockForward, BlockWork, Segment, compiled_residual, residual
@@ -66,11 +67,26 @@ def _install_backbone(model: Aurora, settings: MemorySettings, keeper: InputKeep
         return
     add = compiled_residual if settings.compile else residual
     recomputed = Recomputation(keeper)
-    for module in model.backbone.modules():
-        if isinstance(module, Swin3DTransformerBlock):
-            _replace(module, BlockForward(module, settings.window_bands, segment, add))
-        elif isinstance(module, PatchMerging3D | PatchSplitting3D) and settings.recompute == "blocks":
-            _replace(module, partial(recomputed, module, module.forward))
+    for layer in _layers(model, settings.stages):
+        for module in layer.modules():
+            if isinstance(module, Swin3DTransformerBlock):
+                _replace(module, BlockForward(module, settings.window_bands, segment, add))
+            elif isinstance(module, PatchMerging3D | PatchSplitting3D) and settings.recompute == "blocks":
+                _replace(module, partial(recomputed, module, module.forward))
+
+
+def _layers(model: Aurora, stages: int | None) -> Iterator[torch.nn.Module]:
+    """Layers of the backbone's first stages: the decoder comes back through them in the opposite order.
+
+    Raises:
+        SettingsError: there are not so many.
+    """
+    found = len(model.backbone.encoder_layers)
+    if stages is not None and stages > found:
+        msg = f"memory.stages is {stages}, but the backbone has {found}; leave it out to reach them all"
+        raise SettingsError(msg)
+    yield from model.backbone.encoder_layers[:stages]
+    yield from list(reversed(model.backbone.decoder_layers))[:stages]
 
 
 def _segment(settings: MemorySettings, keeper: InputKeeper) -> Segment | None:

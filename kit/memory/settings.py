@@ -30,6 +30,9 @@ class MemorySettings(BaseModel):
     """What the backbone recomputes in the backward pass: ``none``; ``selective`` (all but matrix products and
     attention); ``blocks`` (everything inside a block); ``upstream`` (Aurora's own
     ``configure_activation_checkpointing``, which recomputes some parts several times)."""
+    stages: PositiveInt | None = None
+    """Stages of the backbone that ``recompute`` blocks or selective reaches, from the finest on; all by default. The
+    finest hold most for the same arithmetic: 1 or 2 save much of the memory for little time."""
     saved_inputs: Literal["fp32", "bf16"] = "fp32"
     """Precision in which inputs of recomputed blocks are kept; ``bf16`` halves them and rounds what is recomputed."""
     offload: tuple[Offload, ...] = ()

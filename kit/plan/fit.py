@@ -27,7 +27,7 @@ RESERVE_GIB = 1.0
 """What a card must have besides the peak: CUDA's context and kernels (0.4 to 0.6 GiB), workspaces of cuBLAS (up to
 0.1 GiB), and what the allocator rounds up and cannot reuse."""
 
-CHOSEN = ("latitude_bands", "window_bands", "recompute", "offload", "frozen_weights")
+CHOSEN = ("latitude_bands", "window_bands", "recompute", "stages", "offload", "frozen_weights")
 """Settings that ``memory.fit`` chooses. All are exact; those that are not stay the user's."""
 
 _GIB = 2**30
@@ -160,7 +160,8 @@ def ladder(settings: PlanSettings, subject: Subject) -> list[MemorySettings]:
     splits: list[dict[str, object]] = [
         {},
         {"latitude_bands": 8},
-        {"latitude_bands": 8, "recompute": "selective"},
+        {"latitude_bands": 8, "recompute": "blocks", "stages": 1},
+        {"latitude_bands": 8, "recompute": "blocks", "stages": 2},
         {"latitude_bands": 8, "recompute": "blocks"},
         {"latitude_bands": 16, "recompute": "blocks", "window_bands": 2},
         {"latitude_bands": 24, "recompute": "blocks", "window_bands": 4},

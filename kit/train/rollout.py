@@ -84,9 +84,10 @@ def roll_out(
             yield _graded(space, grade, step, fields, targets[step].to(device), before)
         del fields
         before = (*before, _passed(state))
-    fields = space.predict_fields(space.inputs(state))
+    inputs = space.inputs(state)
     # States are as large as what is computed from them, and a generator keeps its names while it waits.
     del state
+    fields = space.predict_fields(inputs, release=True)
     graded = _graded(space, grade, settings.steps, fields, targets[settings.steps].to(device), before)
     del fields
     yield graded

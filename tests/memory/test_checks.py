@@ -50,6 +50,7 @@ def test_settings_with_an_effect_pass(settings: dict[str, Any]) -> None:
         ),
         ({"frozen_weights": "bf16"}, {"method": "full"}, r"no effect with adapt.method full, which freezes nothing"),
         ({"frozen_weights": "bf16"}, {"method": "qlora"}, r"no effect with adapt.method qlora, which has them in 4"),
+        ({"stages": 1}, {}, r"memory.stages 1 has no effect with memory.recompute none; .*blocks"),
         ({"window_bands": 2}, {}, r"memory.window_bands 2 has no effect with memory.recompute none; .*blocks"),
         ({"window_bands": 2, "recompute": "upstream"}, {}, r"window_bands 2 has no effect with memory.recompute upst"),
         ({"saved_inputs": "bf16"}, {}, r"memory.saved_inputs bf16 has no effect where nothing is recomputed"),

@@ -23,6 +23,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "blocks": {"recompute": "blocks"},
     "bands": {"recompute": "blocks", "latitude_bands": 3, "window_bands": 2},
     "latitudes": {"latitude_bands": 3},
+    "stages": {"recompute": "blocks", "latitude_bands": 2, "stages": 1},
     "selective": {"recompute": "selective", "latitude_bands": 2},
     "offload": {"recompute": "blocks", "latitude_bands": 2, "window_bands": 2, "offload": ["inputs"]},
     "upstream": {"recompute": "upstream"},
@@ -171,3 +172,8 @@ def test_bands_refuse_more_than_rows() -> None:
     engine.install(model, MemorySettings(latitude_bands=9))
     with pytest.raises(SettingsError, match=r"latitude_bands is 9, but the grid has 8 rows"):
         predicted(spec, model, synthetic_batch(spec), synthetic_batch(spec, states=1, inputs=False))
+
+
+def test_refuses_more_stages_than_there_are() -> None:
+    with pytest.raises(SettingsError, match=r"memory.stages is 3, but the backbone has 2"):
+        engine.install(fresh(small_spec("pretrained")), MemorySettings(recompute="blocks", stages=3))
