@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from kit.models.weights import RANDOM, Weights
 from kit.plan.counter import tensors_in
 from kit.plan.settings import GridSize, PlanSettings
 from kit.plan.subject import Subject, subject_of
+from kit.settings import Settings
 
-__all__ = ["Case", "make_case"]
+__all__ = ["Case", "make_case", "on_rows"]
+
+S = TypeVar("S", bound=Settings)
 
 _START = datetime(2020, 1, 1, tzinfo=UTC)
 _SEED = 0
@@ -120,3 +124,9 @@ def _pair(subject: Subject, seed: int) -> Pair:
     static = {name: draw(name) for name in selection.static}
     inputs = batch(selection.inputs, selection.history, _START, static)
     return Pair(inputs, batch(selection.targets, 1, _START + selection.timestep, static))
+
+
+def on_rows(settings: S, rows: int) -> S:
+    """The same settings, with no more bands of latitudes than there are rows of patches."""
+    bands = min(settings.memory.latitude_bands, rows)
+    return settings.model_copy(update={"memory": settings.memory.model_copy(update={"latitude_bands": bands})})

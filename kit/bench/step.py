@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kit.bench.case import make_case
+from kit.bench.case import make_case, on_rows
 from kit.bench.exactness import Exactness, Reference, loss_curve, upstreams_curve
 from kit.bench.rows import Row, rounded
 from kit.bench.settings import BenchSettings
@@ -85,7 +85,7 @@ def _curves(ways: Sequence[Way], device: torch.device, *, autocast: bool) -> dic
     found: dict[str, float] = {}
     for way in ways:
         assert way.settings is not None
-        ours = loss_curve(way.settings, case)
+        ours = loss_curve(on_rows(way.settings, _CURVE_GRID.rows // case.spec.patch_size), case)
         found[way.name] = max(abs(own - their) / abs(their) for own, their in zip(ours, theirs, strict=True))
     return found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kit.bench.case import make_case
+from kit.bench.case import make_case, on_rows
 from kit.bench.planning import Planner, size_of
 from kit.bench.rows import Row, rounded
 from kit.bench.settings import BenchSettings
@@ -192,7 +192,7 @@ def _times(settings: BenchSettings, chosen: Mapping[str, PlanSettings]) -> dict[
     # What is planned may be far more than this machine could run.
     grid = min(settings.grid or CROP, CROP, key=lambda size: size.rows * size.columns)
     case = make_case(settings.variant, grid, device, autocast=True)
-    chosen = {name: _on_crop(own, grid.rows // case.spec.patch_size) for name, own in chosen.items()}
+    chosen = {name: on_rows(own, grid.rows // case.spec.patch_size) for name, own in chosen.items()}
     training = {name: own for name, own in chosen.items() if not own.forecast and _says_something(own, device)}
     forecasts = {name: own for name, own in chosen.items() if own.forecast}
     ways: list[Way] = [upstreams_loop(), *(by_kit(name, own) for name, own in training.items())]
@@ -205,12 +205,6 @@ def _times(settings: BenchSettings, chosen: Mapping[str, PlanSettings]) -> dict[
         base = measured.pop(group[0].name)
         found |= {name: own.whole / base.whole for name, own in measured.items()}
     return found
-
-
-def _on_crop(settings: PlanSettings, rows: int) -> PlanSettings:
-    """The same settings, with no more bands than there are rows of patches."""
-    bands = min(settings.memory.latitude_bands, rows)
-    return settings.model_copy(update={"memory": settings.memory.model_copy(update={"latitude_bands": bands})})
 
 
 def _says_something(settings: PlanSettings, device: torch.device) -> bool:

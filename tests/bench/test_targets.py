@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kit.bench import targets
+from kit.bench.case import on_rows
 from kit.bench.planning import read
 from kit.bench.targets import FULL_BELOW_LORA, TARGETS, Target
 from kit.memory.checks import refuse_without_effect
@@ -26,9 +27,9 @@ def test_a_targets_settings_are_settings_that_run(target: Target) -> None:
 
 def test_a_crop_has_no_more_bands_than_rows() -> None:
     settings = read("--memory.latitude_bands 36 --memory.recompute blocks")
-    assert targets._on_crop(settings, 24).memory.latitude_bands == 24
-    assert targets._on_crop(settings, 24).memory.recompute == "blocks"
-    assert targets._on_crop(settings, 45) == settings
+    assert on_rows(settings, 24).memory.latitude_bands == 24
+    assert on_rows(settings, 24).memory.recompute == "blocks"
+    assert on_rows(settings, 45) == settings
 
 
 def test_what_is_called_lora_is_lora() -> None:
