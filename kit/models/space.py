@@ -179,15 +179,16 @@ class TrainingSpace:
             with self.spec.statistics.installed(), warnings.catch_warnings():
                 # Version 1.5 hands aware datetimes to NumPy, which converts them to UTC and says so.
                 warnings.filterwarnings("ignore", message="no explicit representation of timezones")
-                prediction = self.model.forward(_copied(inputs), **self._lead_times(inputs))
+                # By position: Python would hold on to states that it has to unpack, for as long as the model runs.
+                prediction = self.model.forward(_copied(inputs), self._lead_times(inputs))
         finally:
             handle.remove()
         return prediction, seen[0]
 
-    def _lead_times(self, inputs: Batch) -> dict[str, torch.Tensor]:
+    def _lead_times(self, inputs: Batch) -> torch.Tensor | None:
         if not self.model.variable_lead_time:
-            return {}
-        return {"lead_times": torch.full((len(inputs.metadata.time),), self.spec.lead_hours)}
+            return None
+        return torch.full((len(inputs.metadata.time),), self.spec.lead_hours)
 
     def targets(self, target: Batch) -> Fields:
         """Encode a target state in the way that the decoder's output is encoded.
