@@ -54,6 +54,7 @@ def test_short_traces_foresee_the_peak(memory: dict[str, Any]) -> None:
     assert Judge(settings, subject).foresee(chosen) == pytest.approx(whole.peak.bytes, rel=0.1)
 
 
+@pytest.mark.slow
 def test_takes_the_first_rung_that_fits() -> None:
     subject = narrow(asked())
     most = trace(asked(), subject).peak.bytes / GIB
@@ -70,6 +71,7 @@ def test_plenty_of_memory_changes_nothing() -> None:
     assert str(fitted).startswith("nothing to save: a peak of 0.")
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_says_what_is_missing() -> None:
     with pytest.raises(
         SettingsError, match=r"memory.fit 1.001GiB: the least that exact settings need is 1\.\d GiB.*What is left: --"

@@ -47,7 +47,7 @@ def server(run_dir: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     yield url, process
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def test_pages_tracking_and_the_end(
@@ -81,7 +81,7 @@ def test_pages_tracking_and_the_end(
     assert [file.path for file in client.list_artifacts(first.run_id, "config")] == ["config/config.toml"]
 
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=30)
+    _, rest = process.communicate(timeout=120)
     assert process.returncode == 0
     assert rest == ""
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))):
