@@ -182,6 +182,19 @@ def test_a_killed_run_goes_on_to_the_same_end(store: Path, run_dir: Path) -> Non
     assert mlflow_steps(run_dir / "cut")["train/loss"] == list(range(1, STEPS + 1))
 
 
+def cut_after_a_step(monkeypatch: pytest.MonkeyPatch, chosen: Settings) -> None:
+    """Start a run, and send it SIGTERM in its first step."""
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer, number: int, batches: Any) -> StepReport:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        assert finetune(chosen)["steps"] == 1
+
+
 @pytest.mark.parametrize(
     ("optim", "memory"),
     (({"name": "adamw-8bit"}, {}), ({"name": "adafactor", "clip": None}, {"step_in_backward": True})),
@@ -193,15 +206,7 @@ def test_a_run_with_a_smaller_optimiser_goes_on_to_the_same_end(
         return settings(store, run_dir, name, optim=optim, memory=memory, train={"steps": 4, "resume": "auto"})
 
     finetune(chosen("whole"))
-    step = Trainer.step
-
-    def interrupted(trainer: Trainer, number: int, batches: Any) -> StepReport:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(trainer, number, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        assert finetune(chosen("cut"))["steps"] == 1
+    cut_after_a_step(monkeypatch, chosen("cut"))
     assert finetune(chosen("cut"))["steps"] == 4
     assert_same_weights(run_dir / "whole", run_dir / "cut")
 
@@ -219,15 +224,7 @@ def test_an_adapter_is_trained_kept_resumed_and_scored(
     assert result["trainable_parameters"] == 4 * 4 * (4 + 2 + 5 + 5) * (96 + 192)
     assert result["total_parameters"] > 3_400_000
     assert result["valid"]["after"] < result["valid"]["before"]
-    step = Trainer.step
-
-    def interrupted(trainer: Trainer, number: int, batches: Any) -> StepReport:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(trainer, number, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        assert finetune(chosen("cut"))["steps"] == 1
+    cut_after_a_step(monkeypatch, chosen("cut"))
     assert finetune(chosen("cut"))["steps"] == 4
     last = [run_dir / name / "checkpoints" / "last" for name in ("whole", "cut")]
     for path in last:

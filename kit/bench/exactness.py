@@ -19,7 +19,7 @@ from kit.train.loss import PaperMAE
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 
-__all__ = ["CURVE_STEPS", "Exactness", "Reference", "loss_curve", "upstreams_curve"]
+__all__ = ["CURVE_STEPS", "Exactness", "Reference", "distance", "loss_curve", "upstreams_curve"]
 
 CURVE_STEPS = 20
 _FLOOR = 1e-4
@@ -74,7 +74,7 @@ class Reference:
         predictions = max(
             float((other.predictions[name] - value).abs().max()) for name, value in self._own.predictions.items()
         )
-        gradients = _distance(other.gradients, self._own.gradients)
+        gradients = distance(other.gradients, self._own.gradients)
         kind = "bf16" if self._case.autocast else "fp32"
         exact = predictions <= _PREDICTION[self._case.device.type] and gradients <= _GRADIENT[kind]
         return Exactness(predictions, gradients, curve, exact)
@@ -107,7 +107,8 @@ def _pass(way: Way, case: Case) -> _Pass:
     return _Pass(predictions, found)
 
 
-def _distance(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
+def distance(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
+    """Largest distance between gradients, relative to max(own norm, 1e-4 x global norm)."""
     assert ours.keys() == theirs.keys()
     whole = torch.stack([value.norm() for value in theirs.values()]).norm()
     return max(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from aurora import Aurora, Batch
 
+from kit.bench.exactness import distance
 from kit.errors import SettingsError
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
@@ -30,8 +31,6 @@ EXACT: dict[str, dict[str, Any]] = {
 }
 # Sums over bands are added in another order.
 GRADIENT_TOLERANCE = 2e-6
-# Gradients this far below the whole count by their distance alone: many are sums that cancel.
-FLOOR = 1e-4
 
 
 def fresh(spec: ModelSpec, *, autocast: bool = False) -> Aurora:
@@ -56,16 +55,6 @@ def predicted(spec: ModelSpec, model: Aurora, batch: Batch, target: Batch) -> tu
 
 def gradients(model: Aurora) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Largest distance between gradients, relative to max(own norm, FLOOR x global norm)."""
-    assert ours.keys() == theirs.keys()
-    whole = torch.stack([value.norm() for value in theirs.values()]).norm()
-    return max(
-        float((ours[name] - value).norm() / torch.maximum(value.norm(), FLOOR * whole))
-        for name, value in theirs.items()
-    )
 
 
 @pytest.mark.parametrize("name", EXACT)
