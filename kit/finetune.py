@@ -193,6 +193,8 @@ class _Run:
             state = self.origin.state
             trainable.load(self.job.model, self.job.settings.adapt, self.origin.checkpoint.tensors())
             self.job.trainer.updater.load_state_dict(state["optimizer"])
+            if self.job.trainer.schedule is not None:
+                self.job.trainer.schedule.load_state_dict(state["schedule"])
             torch.set_rng_state(state["rng"])
             if "cuda_rng" in state:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -262,9 +264,11 @@ class _Run:
 
     def last(self, state: LoopState) -> None:
         """Write the checkpoint from which training goes on."""
+        schedule = self.job.trainer.schedule
         resume = {
             "loop": state.as_dict(),
             "optimizer": self.job.trainer.updater.state_dict(),
+            **({} if schedule is None else {"schedule": schedule.state_dict()}),
             "rng": torch.get_rng_state(),
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
@@ -290,6 +294,7 @@ class _Run:
         stage = {
             "kit_version": __version__,
             **job.settings.adapt.described(),
+            "new_variables": list(job.settings.model.new_variables),
             "steps": state.step,
             "rollout": job.settings.rollout.model_dump(),
             "base": base,

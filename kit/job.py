@@ -91,9 +91,9 @@ class Job:
 
     @property
     def adapter(self) -> dict[str, Any] | None:
-        """What ``kit.json`` says of an adapter: its settings, and the weights that it belongs to."""
+        """What ``kit.json`` says of a delta: its settings, and the weights that it belongs to."""
         adapt = self.settings.adapt
-        if self.weights is None or not adapt.adds_adapter:
+        if self.weights is None or not adapt.is_delta:
             return None
         return {"settings": adapt.model_dump(mode="json"), "base": build.base_of(self.weights, adapt)}
 
@@ -162,8 +162,9 @@ def build_job(settings: Settings) -> Job:
     store = open_store(settings.data.store)
     weights = weights_room.load(settings.model.weights, variant_named(settings.model.variant))
     if weights is None:
-        _refuse_adapter_without_base(settings)
+        _refuse_delta_without_base(settings)
     spec = resolve_spec(settings.model, settings.data, store, weights)
+    spec = build.rebased(spec, weights, settings.adapt)
     selection = select(spec, settings.data, store, spec.patch_size)
     periods = _periods(settings.data, store)
     train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
@@ -180,11 +181,12 @@ def build_trainer(
 
     The planner traces the very trainer that this builds.
     """
-    model, parameters = build.for_training(spec, weights, settings.adapt, autocast=autocast)
+    start = settings.model.new_init or "zero"
+    model, trained = build.for_training(spec, weights, settings.adapt, autocast=autocast, steps=steps, start=start)
     engine.install(model, settings.memory)
     model.to(device)
     updater = build_updater(
-        parameters,
+        trained.parameters,
         settings.optim,
         settings.memory,
         steps=steps,
@@ -194,21 +196,21 @@ def build_trainer(
     return Trainer(
         TrainingSpace(model, spec),
         PaperMAE(settings.loss.weights),
-        parameters,
+        trained,
         updater,
         rollout=settings.rollout,
     )
 
 
-def _refuse_adapter_without_base(settings: Settings) -> None:
-    """Refuse an adapter on random weights: its checkpoint names weights, and would have none to name.
+def _refuse_delta_without_base(settings: Settings) -> None:
+    """Refuse to train a part on random weights: its checkpoint names weights, and would have none to name.
 
     Raises:
         SettingsError: the weights are random.
     """
-    if settings.adapt.adds_adapter:
+    if settings.adapt.is_delta:
         msg = (
-            f"adapt.method {settings.adapt.method} trains an adapter to given weights, and model.weights is "
+            f"adapt.method {settings.adapt.method} trains a part beside given weights, and model.weights is "
             f"{weights_room.RANDOM}: choose weights, or train them with --adapt.method full"
         )
         raise SettingsError(msg)

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from aurora import Aurora
 
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
+from kit.adapt.trainable import Trained
+from kit.errors import CheckpointError
 from kit.models import weights as weights_room
+from kit.models.extend import added_names, start_new
 from kit.models.spec import ModelSpec
 from kit.models.weights import Weights
 
-__all__ = ["base_of", "for_prediction", "for_training"]
+__all__ = ["base_of", "for_prediction", "for_training", "rebased"]
 
 
 def for_training(
-    spec: ModelSpec, weights: Weights | None, settings: AdaptSettings, *, autocast: bool
-) -> tuple[Aurora, dict[str, torch.nn.Parameter]]:
+    spec: ModelSpec,
+    weights: Weights | None,
+    settings: AdaptSettings,
+    *,
+    autocast: bool,
+    steps: int = 1,
+    start: Literal["zero", "random"] = "zero",
+) -> tuple[Aurora, Trained]:
     """Build a model on the CPU and mark what trains.
 
-    Adapters among the weights go on training where the settings are those that they were trained with. Otherwise
-    they are merged into the weights below them, in fp32, and training starts from there.
+    What an earlier stage trained beside frozen weights goes on training where the settings are those that it was
+    trained with. Otherwise it is merged into these weights, in fp32, and training starts from there.
 
     Args:
         spec: the model.
         weights: what it starts from; None for random weights.
         settings: what trains.
         autocast: run the forward pass in bfloat16.
+        steps: of the whole run.
+        start: of the embeddings of variables that the weights lack.
 
     Returns:
-        The model, and the parameters that train.
+        The model, and what trains.
 
     Raises:
         CheckpointError: the weights do not fit the model.
@@ -40,12 +51,21 @@ def for_training(
     """
     going_on = weights is not None and _goes_on(weights, settings)
     model = spec.build(autocast=autocast)
+    new = added_names(model, spec.added, stabilised=spec.arguments.get("stabilise_level_agg", False))
+    start_new(model, new, start)
     if weights is not None:
-        _install(model, spec, weights, merged=not going_on)
-    parameters = trainable.select(model, settings)
+        new &= _install(model, spec, weights, merged=not going_on)
+    trained = trainable.select(model, settings, steps=steps, new=new)
     if weights is not None and going_on:
         trainable.load(model, settings, weights.state)
-    return model, parameters
+    return model, trained
+
+
+def rebased(spec: ModelSpec, weights: Weights | None, settings: AdaptSettings) -> ModelSpec:
+    """The model as its checkpoints describe it: what the weights lack that they will name."""
+    if weights is None or weights.spec is None or not _goes_on(weights, settings):
+        return spec
+    return replace(spec, added=(*weights.spec.added, *spec.added))
 
 
 def for_prediction(spec: ModelSpec, weights: Weights | None, *, autocast: bool) -> Aurora:
@@ -58,11 +78,22 @@ def for_prediction(spec: ModelSpec, weights: Weights | None, *, autocast: bool) 
         SettingsError: a package that the adapters need is missing.
     """
     if weights is not None and weights.under is not None:
-        return for_training(spec, weights, _own(weights), autocast=autocast)[0]
+        return for_training(rebased(spec, weights, _own(weights)), weights, _own(weights), autocast=autocast)[0]
     model = spec.build(autocast=autocast)
     if weights is not None:
-        weights_room.install(model, spec, weights)
+        _refuse_missing(weights, weights_room.install(model, spec, weights))
     return model
+
+
+def _refuse_missing(weights: Weights, missing: frozenset[str]) -> None:
+    """Refuse to predict with parameters that no weights were loaded into.
+
+    Raises:
+        CheckpointError: there are some.
+    """
+    if missing:
+        msg = f"{weights.base['name']}: the weights lack {len(missing)} parameters, the first is {min(missing)}"
+        raise CheckpointError(msg)
 
 
 def base_of(weights: Weights, settings: AdaptSettings) -> dict[str, Any]:
@@ -86,11 +117,17 @@ def _own(weights: Weights) -> AdaptSettings:
     return AdaptSettings() if weights.adapter is None else AdaptSettings.model_validate(weights.adapter["settings"])
 
 
-def _install(model: Aurora, spec: ModelSpec, weights: Weights, *, merged: bool) -> None:
-    """Load weights; of an adapter those below it, with the adapter merged into them or left out."""
+def _install(model: Aurora, spec: ModelSpec, weights: Weights, *, merged: bool) -> frozenset[str]:
+    """Load weights; of a delta those below it, with the delta merged into them or left out.
+
+    Returns:
+        Parameters of added variables that the weights lack, and that are as they were.
+    """
     if weights.under is None:
-        weights_room.install(model, spec, weights)
-        return
-    _install(model, spec, weights.under, merged=True)
+        return weights_room.install(model, spec, weights)
+    own = () if weights.spec is None else weights.spec.added
+    missing = _install(model, replace(spec, added=(*spec.added, *own)), weights.under, merged=True)
     if merged:
         trainable.merge(model, _own(weights), weights.state)
+        missing -= weights.state.keys()
+    return missing

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 
 from kit.adapt import extras
+from kit.adapt.method import Attached
 from kit.adapt.settings import Adapter, AdaptSettings
 from kit.errors import CheckpointError, SettingsError
 from kit.models.weights import ADAPTER_PREFIX
 
-__all__ = ["config", "inject", "load", "matching", "merge", "tensors"]
+__all__ = ["attach", "config", "load", "matching", "merge", "tensors"]
 
 _NAME = "default"
 """PEFT's name for the one adapter that there is."""
 
 
-def inject(model: torch.nn.Module, settings: AdaptSettings) -> None:
+def attach(model: torch.nn.Module, settings: AdaptSettings, steps: int = 1) -> Attached:  # noqa: ARG001
     """Add adapters to the targeted layers and let nothing else train.
 
     B starts at zero, so that the model predicts what it did.
@@ -45,6 +46,7 @@ def inject(model: torch.nn.Module, settings: AdaptSettings) -> None:
 
         quantise(model, names)
     _inject(model, names, adapter)
+    return Attached()
 
 
 def _inject(model: torch.nn.Module, names: Sequence[str], adapter: Adapter) -> None:

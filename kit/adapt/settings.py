@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 __all__ = ["AdaptSettings", "Adapter", "Method"]
 
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "freeze", "head", "lora", "qlora"]
+
+_PEFT: tuple[Method, ...] = ("lora", "qlora")
+_BELONGS: Mapping[str, tuple[Method, ...]] = {
+    "rank": _PEFT,
+    "alpha": _PEFT,
+    "targets": _PEFT,
+    "freeze": ("freeze",),
+    "train_only": ("freeze",),
+    "decoder_stages": ("head",),
+}
+"""Methods that each setting belongs to; with any other it would have no effect."""
 
 _RANK = 8
 _TARGETS = ("qkv", "proj", "fc1", "fc2")
@@ -33,8 +45,16 @@ class AdaptSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     method: Method = "full"
-    """``full`` trains every parameter; ``lora`` trains two small matrices beside each targeted layer and freezes the
-    rest; ``qlora`` does the same with the targeted layers' frozen weights in 4 bits (NF4)."""
+    """``full`` trains every parameter; ``freeze`` a part of them, by the patterns of ``freeze`` or ``train_only``;
+    ``head`` the decoder's heads; ``lora`` two small matrices beside each targeted layer and nothing else; ``qlora``
+    the same with the targeted layers' frozen weights in 4 bits (NF4). What is new trains under every method."""
+    freeze: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """With ``freeze``: parameters that do not train, by their names or any run of the parts of these, with ``*`` for
+    anything, such as ``backbone``, ``encoder.level_agg`` or ``*.attn.qkv``; all others train."""
+    train_only: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """With ``freeze``, in the place of the setting ``freeze``: the parameters that train; no other does."""
+    decoder_stages: PositiveInt | None = None
+    """With ``head``: so many of the last stages of the backbone's decoder train as well."""
     rank: PositiveInt | None = None
     """Rank of the adapters of ``lora`` and ``qlora``; 8 by default."""
     alpha: PositiveFloat | None = None
@@ -45,17 +65,28 @@ class AdaptSettings(BaseModel):
 
     @model_validator(mode="after")
     def _have_an_effect(self) -> Self:
-        given = [f"adapt.{name}" for name in Adapter._fields if getattr(self, name) is not None]
-        if given and not self.adds_adapter:
-            what = " and ".join(given)
-            msg = f"{what} would have no effect: adapt.method is {self.method}; leave it out, or choose lora or qlora"
+        for name, methods in _BELONGS.items():
+            if getattr(self, name) is not None and self.method not in methods:
+                msg = (
+                    f"adapt.{name} would have no effect: adapt.method is {self.method}; leave it out, or choose "
+                    f"{' or '.join(methods)}"
+                )
+                raise ValueError(msg)
+        if self.method == "freeze" and (self.freeze is None) == (self.train_only is None):
+            given = "both were" if self.freeze else "neither was"
+            msg = f"adapt.method freeze needs adapt.freeze or adapt.train_only, and {given} given; give one"
             raise ValueError(msg)
         return self
 
     @property
+    def is_delta(self) -> bool:
+        """Whether a checkpoint holds what trained alone, and names the weights that it belongs to."""
+        return self.method != "full"
+
+    @property
     def adds_adapter(self) -> bool:
-        """Whether the method trains an adapter beside frozen weights."""
-        return self.method in ("lora", "qlora")
+        """Whether PEFT adds adapters beside frozen weights."""
+        return self.method in _PEFT
 
     @property
     def adapter(self) -> Adapter:

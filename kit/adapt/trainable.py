@@ -2,60 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from aurora import Aurora
 
 from kit.adapt import lora
-from kit.adapt.settings import AdaptSettings
+from kit.adapt.method import Attach, StepHook
+from kit.adapt.partial import attach_freeze, attach_full, attach_head
+from kit.adapt.settings import AdaptSettings, Method
+from kit.errors import CheckpointError
 from kit.models.weights import ADAPTER_PREFIX
 
-__all__ = ["adapter_config", "count", "load", "merge", "module_group", "select", "tensors"]
+__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "tensors"]
+
+_METHODS: Mapping[Method, Attach] = {
+    "full": attach_full,
+    "freeze": attach_freeze,
+    "head": attach_head,
+    "lora": lora.attach,
+    "qlora": lora.attach,
+}
 
 
-def select(model: Aurora, settings: AdaptSettings) -> dict[str, torch.nn.Parameter]:
-    """Mark what trains and freeze the rest, adding adapters where the method has them.
+@dataclass(frozen=True)
+class Trained:
+    """What trains.
 
-    ``full`` trains every parameter but upstream's roll-out LoRA, which is part of the weights that training starts
-    from: where it was kept, it stays as it is.
+    Attributes:
+        parameters: by upstream's names; a PEFT adapter's below the layer's.
+        new: those that the weights lack which training starts from.
+        penalty: added to the loss of every batch, a scalar.
+        schedule: acts after each optimiser step.
+    """
 
-    Returns:
-        The parameters that train, by upstream's names; an adapter's by PEFT's, below the layer's.
+    parameters: dict[str, torch.nn.Parameter]
+    new: frozenset[str] = frozenset()
+    penalty: Callable[[], torch.Tensor] | None = None
+    schedule: StepHook | None = None
+
+
+def select(model: Aurora, settings: AdaptSettings, *, steps: int = 1, new: Collection[str] = ()) -> Trained:
+    """Mark what trains and freeze the rest, adding what the method adds.
+
+    Args:
+        model: holds the weights that training starts from.
+        settings: the method's.
+        steps: of the whole run.
+        new: parameters that these weights lack; they train under every method.
 
     Raises:
         SettingsError: the method cannot be had for this model.
     """
-    if settings.adds_adapter:
-        lora.inject(model, settings)
-    else:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(".loras." not in name)
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    # By identity: PEFT's layers take the place of others, whose parameters then have longer names.
+    fresh = {id(parameter) for name, parameter in model.named_parameters() if name in set(new)}
+    attached = _METHODS[settings.method](model, settings, steps)
+    for parameter in model.parameters():
+        if id(parameter) in fresh:
+            parameter.requires_grad_(True)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    named = frozenset(name for name, parameter in trained.items() if id(parameter) in fresh)
+    return Trained(trained, named, attached.penalty, attached.schedule)
 
 
 def tensors(model: Aurora, settings: AdaptSettings) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds: the whole model, or the adapters and whatever else trained.
+    """What a checkpoint holds: the whole model, or what trained.
 
-    Adapters have the names that PEFT saves them by, all else upstream's.
+    PEFT's adapters have the names that PEFT saves them by, all else upstream's.
     """
-    if not settings.adds_adapter:
+    if not settings.is_delta:
         return dict(model.state_dict())
-    adapters = lora.tensors(model)
+    adapters = lora.tensors(model) if settings.adds_adapter else {}
     others = {name: parameter.detach() for name, parameter in _others(model, adapters)}
     return {**adapters, **others}
 
 
 def _others(model: Aurora, adapters: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.nn.Parameter]]:
-    """Parameters that train and are no adapter's."""
+    """Parameters that train and are no PEFT adapter's."""
     held = {value.data_ptr() for value in adapters.values()}
     trains = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [(name, parameter) for name, parameter in trains if parameter.data_ptr() not in held]
 
 
 def adapter_config(model: Aurora, settings: AdaptSettings) -> dict[str, Any] | None:
-    """Contents of ``adapter_config.json``; None for a method without adapters."""
+    """Contents of ``adapter_config.json``; None for a method without PEFT's adapters."""
     return lora.config(model) if settings.adds_adapter else None
 
 
@@ -65,29 +97,59 @@ def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tenso
     Raises:
         CheckpointError: it does not fit.
     """
-    if not settings.adds_adapter:
+    if not settings.is_delta:
         model.load_state_dict(saved)
         return
     adapters, others = _parted(saved)
-    lora.load(model, adapters)
-    model.load_state_dict(others, strict=False)
+    if settings.adds_adapter:
+        lora.load(model, adapters)
+    expected = {name for name, _ in _others(model, lora.tensors(model) if settings.adds_adapter else {})}
+    if expected != others.keys():
+        differing = sorted(expected ^ others.keys())
+        msg = (
+            f"what trained does not fit the model: {len(differing)} tensors differ, the first is {differing[0]}. Check "
+            "model.variant and the folder's kit.json"
+        )
+        raise CheckpointError(msg)
+    _overlay(model, others)
 
 
 def merge(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor]) -> None:
-    """Put what ``tensors`` gave of an adapter method into the weights that it was trained on.
+    """Put what ``tensors`` gave of a method other than ``full`` into the weights that it was trained on.
 
     Args:
-        model: holds those weights, and no adapters.
+        model: holds those weights, and nothing that a method added.
         settings: of the training that the tensors come from.
         saved: the tensors.
+
+    Raises:
+        CheckpointError: they do not fit.
     """
     adapters, others = _parted(saved)
-    model.load_state_dict(others, strict=False)
-    lora.merge(model, settings, adapters)
+    _overlay(model, others)
+    if settings.adds_adapter:
+        lora.merge(model, settings, adapters)
+
+
+def _overlay(model: Aurora, others: Mapping[str, torch.Tensor]) -> None:
+    """Load some tensors of a model and leave the others as they are.
+
+    Raises:
+        CheckpointError: the model lacks one, or it has another shape.
+    """
+    model.adapt_checkpoint_max_history_size(others := dict(others))
+    try:
+        unknown = model.load_state_dict(others, strict=False).unexpected_keys
+    except RuntimeError as error:
+        msg = f"what trained does not fit the model: {str(error).splitlines()[1].strip()}"
+        raise CheckpointError(msg) from error
+    if unknown:
+        msg = f"what trained does not fit the model, which has no {', '.join(unknown[:3])}; check model.variant"
+        raise CheckpointError(msg)
 
 
 def _parted(saved: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Adapters, and the rest."""
+    """PEFT's adapters, and the rest."""
     parts: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
     for name, value in saved.items():
         parts[not name.startswith(ADAPTER_PREFIX)][name] = value

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kit.adapt.trainable import Trained
 from kit.bench.case import Case
 from kit.bench.ways import Way, plain_name, upstreams_model
 from kit.job import build_trainer
@@ -128,7 +129,7 @@ def upstreams_curve(settings: Settings, case: Case) -> list[float]:
     model = upstreams_model(case).to(case.device)
     parameters = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     updater = build_updater(parameters, settings.optim, MemorySettings(), steps=CURVE_STEPS)
-    return _losses(Trainer(TrainingSpace(model, case.spec), PaperMAE(), parameters, updater), case)
+    return _losses(Trainer(TrainingSpace(model, case.spec), PaperMAE(), Trained(parameters), updater), case)
 
 
 def _losses(trainer: Trainer, case: Case) -> list[float]:

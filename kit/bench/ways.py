@@ -20,7 +20,7 @@ from kit.models.space import TrainingSpace
 from kit.plan.counter import Counter, Peak, tensors_in
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
-from kit.train.updaters import Update, Updater
+from kit.train.updaters import After, Update, Updater
 
 __all__ = [
     "Measured",
@@ -146,9 +146,9 @@ class _Timed:
         self._update = updater.update
         self._clock = clock
 
-    def update(self, step: int) -> Update:
+    def update(self, step: int, after: After | None = None) -> Update:
         started = self._clock()
-        update = self._update(step)
+        update = self._update(step, after)
         self.seconds = self._clock() - started
         return update
 

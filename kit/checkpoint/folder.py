@@ -4,9 +4,9 @@
 ``model.safetensors`` holds its tensors under upstream's names and the same description in its header, and
 ``resume/state.pt``, which may be deleted, holds what training needs to go on.
 
-In the place of ``model.safetensors`` an adapter has the two files that PEFT would write, ``adapter_model.safetensors``
-and ``adapter_config.json``, and ``trained.safetensors`` with whatever else trained, if anything did; ``kit.json`` then
-names the weights that it belongs to.
+In the place of ``model.safetensors`` a delta, of any method but ``full``, has ``trained.safetensors`` with what trained
+under upstream's names and, for PEFT's adapters, the two files that PEFT would write, ``adapter_model.safetensors`` and
+``adapter_config.json``; ``kit.json`` then names the weights that it belongs to.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def write_checkpoint(
 
     Args:
         folder: of the checkpoint; what is there is replaced, and stays whole until the new one is.
-        tensors: the model's, under upstream's names; of an adapter, its own under PEFT's and whatever else trained.
-        description: becomes ``kit.json``.
+        tensors: the model's, under upstream's names; of a delta, what trained, an adapter's under PEFT's names.
+        description: becomes ``kit.json``; that of a delta says under ``adapter`` what it belongs to.
         resume: tensors and plain values from which training goes on.
         adapter_config: of an adapter, becomes ``adapter_config.json``.
     """
@@ -108,10 +108,10 @@ def write_checkpoint(
     fresh.mkdir(parents=True)
     text = json.dumps({"format": FORMAT, **description}, indent=2)
     try:
-        if adapter_config is None:
-            _save_tensors(tensors, fresh / TENSORS, {"kit": text})
+        if "adapter" in description:
+            _save_delta(tensors, adapter_config, fresh)
         else:
-            _save_adapter(tensors, adapter_config, fresh)
+            _save_tensors(tensors, fresh / TENSORS, {"kit": text})
         if resume is not None:
             (fresh / _RESUME).parent.mkdir()
             _save_state(resume, fresh / _RESUME)
@@ -131,14 +131,15 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dic
     save_file({name: value.contiguous() for name, value in tensors.items()}, file, metadata=metadata)
 
 
-def _save_adapter(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], folder: Path) -> None:
+def _save_delta(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any] | None, folder: Path) -> None:
     adapter = {name: value for name, value in tensors.items() if name.startswith(ADAPTER_PREFIX)}
     trained = {name: value for name, value in tensors.items() if name not in adapter}
-    # The header that PEFT writes, and expects.
-    _save_tensors(adapter, folder / ADAPTER, {"format": "pt"})
+    if config is not None:
+        # The header that PEFT writes, and expects.
+        _save_tensors(adapter, folder / ADAPTER, {"format": "pt"})
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if trained:
         _save_tensors(trained, folder / TRAINED, {"format": "pt"})
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _save_state(state: Mapping[str, Any], file: Path) -> None:

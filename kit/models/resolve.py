@@ -10,6 +10,7 @@ from kit.data.pairs import Grid, Selection
 from kit.data.settings import DataSettings
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
+from kit.models.extend import extended
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec, RolloutLora
 from kit.models.statistics import Statistics, level_key
@@ -33,6 +34,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
     base = weights.spec if weights is not None else None
     if base is None:
         base = _fresh(variant, data, store, free=weights is None)
+    base = _with_new(base, model, store, weights)
     if data.history < base.history:
         msg = f"data.history is {data.history}, the weights read {base.history} states; set data.history {base.history}"
         raise SettingsError(msg)
@@ -66,6 +68,17 @@ def _fresh(variant: Variant, data: DataSettings, store: Store, *, free: bool) ->
         timestep=variant.timestep,
         statistics=Statistics({}),
     )
+
+
+def _with_new(base: ModelSpec, model: ModelSettings, store: Store, weights: Weights | None) -> ModelSpec:
+    """The model of the weights, with what the settings add to it."""
+    base = replace(base, added=())
+    if weights is None and model.new_variables:
+        msg = "model.new_variables has no effect on random weights, which have all variables of the data; leave it out"
+        raise SettingsError(msg)
+    if model.stabilise_level_agg is not None:
+        base = replace(base, arguments={**base.arguments, "stabilise_level_agg": model.stabilise_level_agg})
+    return extended(base, model.new_variables, model.output_only, store)
 
 
 def _levels(data: DataSettings, store: Store, variant: Variant) -> tuple[int | float, ...]:

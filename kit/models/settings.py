@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 
 __all__ = ["ModelSettings", "Timestep", "VariantName"]
 
@@ -54,6 +54,17 @@ class ModelSettings(BaseModel):
     """Which of upstream's classes; ``tiny`` is upstream's own class with the kit's small settings."""
     weights: str | None = None
     """A file or folder of weights, a registry name, or ``random``; by default the variant's own."""
+    new_variables: tuple[str, ...] = ()
+    """Variables of the store that the weights lack and the model shall have, by Aurora's short names; static ones
+    with the prefix ``static_``."""
+    output_only: tuple[str, ...] = ()
+    """Those among the new surface variables that are predicted and never read."""
+    new_init: Literal["zero", "random"] | None = None
+    """How embeddings of new variables start: ``zero``, so that what is predicted of the old ones stays as it is, or
+    ``random``; zero by default. Their heads start random."""
+    stabilise_level_agg: bool | None = None
+    """Normalise keys and queries of the encoder's level aggregation, which upstream advises where training is
+    unstable; by default as the weights have it."""
     timestep: Timestep | None = None
     """Time from the last input state to the prediction, such as ``6h``; by default the variant's."""
     statistics: Literal["upstream", "store"] | None = None
@@ -62,3 +73,11 @@ class ModelSettings(BaseModel):
     rollout_lora: Literal["merge", "keep"] | None = None
     """What becomes of upstream's roll-out LoRA in variants that have it: ``merge`` it into the base weights,
     or ``keep`` it frozen; by default it is merged."""
+
+    @model_validator(mode="after")
+    def _new_variables_have_an_effect(self) -> Self:
+        for setting, given in (("output_only", self.output_only), ("new_init", self.new_init)):
+            if given and not self.new_variables:
+                msg = f"model.{setting} would have no effect without model.new_variables; give these, or leave it out"
+                raise ValueError(msg)
+        return self

@@ -183,7 +183,18 @@ class TrainingSpace:
                 prediction = self.model.forward(_copied(inputs), self._lead_times(inputs))
         finally:
             handle.remove()
-        return prediction, seen[0]
+        return self._with_dropped(prediction, seen[0]), seen[0]
+
+    def _with_dropped(self, prediction: Batch, heads: Batch) -> Batch:
+        """Put back what upstream's hooks drop: the air-pollution model returns only what it has read."""
+        dropped = [name for name in self.spec.never_read if name not in prediction.surf_vars]
+        if not dropped:
+            return prediction
+        surface = dict(prediction.surf_vars)
+        for name in dropped:
+            location, scale = self.spec.statistics.values[name]
+            surface[name] = heads.surf_vars[name][:, None].float() * scale + location
+        return dataclasses.replace(prediction, surf_vars=surface)
 
     def _lead_times(self, inputs: Batch) -> torch.Tensor | None:
         if not self.model.variable_lead_time:

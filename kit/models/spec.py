@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from aurora import Aurora
 
+from kit.models.additions import embed_apart, let_decoder_predict
 from kit.models.statistics import Statistics
 from kit.models.variants import Variant, variant_named
 
@@ -33,6 +34,8 @@ class ModelSpec:
         statistics: location and scale of every channel.
         rollout_lora: whether upstream's roll-out LoRA was merged or kept; None where there is none.
         arguments: further constructor arguments, over the variant's own.
+        added: variables that the weights below lack, by a store's names; static ones with their prefix.
+        never_read: surface variables beyond the variant's own that are predicted and never read.
     """
 
     variant: str
@@ -45,6 +48,8 @@ class ModelSpec:
     statistics: Statistics
     rollout_lora: RolloutLora | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
+    never_read: tuple[str, ...] = ()
 
     @property
     def upstream(self) -> Variant:
@@ -85,12 +90,19 @@ class ModelSpec:
         if self.upstream.is_v1p5:
             # The safe attention guards float16 only, and materialises every score.
             arguments["use_fp16_safe_attention"] = False
-            arguments["output_only_surf_vars"] = self.output_only
-        return self.upstream.constructor(**arguments)
+            arguments["output_only_surf_vars"] = self._output_only_upstream
+        model = self.upstream.constructor(**arguments)
+        embed_apart(model, self.added)
+        let_decoder_predict(model, self.never_read)
+        return model
 
     @property
     def output_only(self) -> tuple[str, ...]:
         """Surface channels of this model that are predicted but never read."""
+        return (*self._output_only_upstream, *self.never_read)
+
+    @property
+    def _output_only_upstream(self) -> tuple[str, ...]:
         return tuple(name for name in self.upstream.output_only if name in self.surface)
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,6 +116,8 @@ class ModelSpec:
             "history": self.history,
             "timestep_hours": self.lead_hours,
             "rollout_lora": self.rollout_lora,
+            "added": list(self.added),
+            "never_read": list(self.never_read),
             "arguments": {key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments.items()},
             "statistics": {key: list(value) for key, value in self.statistics.values.items()},
         }
@@ -126,5 +140,7 @@ class ModelSpec:
             timestep=timedelta(hours=raw["timestep_hours"]),
             rollout_lora=raw["rollout_lora"],
             arguments=arguments,
+            added=tuple(raw.get("added", ())),
+            never_read=tuple(raw.get("never_read", ())),
             statistics=Statistics({key: (float(a), float(b)) for key, (a, b) in raw["statistics"].items()}),
         )

@@ -2,11 +2,13 @@
 
 Three forms are read, none of them by unrestricted pickle: upstream's checkpoints (``.ckpt``, old and new key
 names), safetensors under upstream's names, and the kit's own checkpoint folders and files, which carry their
-spec with them. A checkpoint folder may hold an adapter alone, and name the weights that it belongs to.
+spec with them. A checkpoint folder may hold a delta: what trained alone, and the name of the weights that it belongs
+to.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from safetensors.torch import load_file
 
 from kit import registry
 from kit.errors import CheckpointError
+from kit.models.extend import added_names
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
@@ -46,7 +49,7 @@ DESCRIPTION = "kit.json"
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 TRAINED = "trained.safetensors"
-"""What trained beside an adapter, under upstream's names."""
+"""What trained beside frozen weights and is no adapter of PEFT's, under upstream's names."""
 ADAPTER_PREFIX = "base_model.model."
 """What PEFT puts before upstream's names in the file of an adapter."""
 
@@ -59,8 +62,8 @@ class Weights:
         state: tensors under the names of the file.
         base: what identifies them: name, file, SHA-256.
         description: contents of ``kit.json``, for weights that the kit wrote.
-        under: for an adapter, the weights that it was trained on; ``state`` then holds the adapter's tensors under
-            PEFT's names and whatever else trained under upstream's.
+        under: for a delta, the weights that it was trained on; ``state`` then holds an adapter's tensors under PEFT's
+            names and whatever else trained under upstream's.
     """
 
     state: dict[str, torch.Tensor]
@@ -75,7 +78,7 @@ class Weights:
 
     @property
     def adapter(self) -> Mapping[str, Any] | None:
-        """What ``kit.json`` says of an adapter: its ``settings``, and the ``base`` that it was trained on."""
+        """What ``kit.json`` says of a delta: its ``settings``, and the ``base`` that it was trained on."""
         return None if self.under is None or self.description is None else self.description["adapter"]
 
 
@@ -134,12 +137,12 @@ def _not_found(path: Path) -> str:
 
 
 def _read(path: Path, name: str, variant: Variant) -> Weights:
-    folder = path.parent if path.name == ADAPTER else path
-    if (folder / ADAPTER).is_file():
-        return _read_adapter(folder, name, variant)
+    folder = path.parent if path.name in (ADAPTER, TRAINED) else path
+    if any((folder / file).is_file() for file in (ADAPTER, TRAINED)):
+        return _read_delta(folder, name, variant)
     file = path / TENSORS if path.is_dir() else path
     if not file.is_file():
-        msg = f"{path}: expected a checkpoint folder with {TENSORS} or {ADAPTER}, but there is neither"
+        msg = f"{path}: expected a checkpoint folder with {TENSORS}, {ADAPTER} or {TRAINED}, but there is none of them"
         raise CheckpointError(msg)
     base = {"name": name, "file": file.name, "sha256": pooch.file_hash(str(file))}
     if file.suffix == ".safetensors":
@@ -147,16 +150,16 @@ def _read(path: Path, name: str, variant: Variant) -> Weights:
     return Weights(_read_pickled(file), base)
 
 
-def _read_adapter(folder: Path, name: str, variant: Variant) -> Weights:
-    """Read an adapter, and the weights that it was trained on.
+def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
+    """Read what trained beside frozen weights, and these weights.
 
     Raises:
         CheckpointError: those weights are not where they were, or are others.
     """
     if not (folder / DESCRIPTION).is_file():
         msg = (
-            f"{folder}: holds {ADAPTER} without the {DESCRIPTION} that names the weights it belongs to; expected a "
-            "checkpoint folder as kit finetune writes it"
+            f"{folder}: holds {_held(folder)[0]} without the {DESCRIPTION} that names the weights it belongs to; "
+            "expected a checkpoint folder as kit finetune writes it"
         )
         raise CheckpointError(msg)
     description = json.loads((folder / DESCRIPTION).read_text())
@@ -176,8 +179,19 @@ def _read_adapter(folder: Path, name: str, variant: Variant) -> Weights:
             f"there now has {under.base['sha256']}. {remedy}"
         )
         raise CheckpointError(msg)
-    base = {"name": name, "file": ADAPTER, "sha256": pooch.file_hash(str(folder / ADAPTER))}
-    return Weights(read_tensors(folder), base, description, under)
+    return Weights(read_tensors(folder), {"name": name, **_identity(folder)}, description, under)
+
+
+def _held(folder: Path) -> list[str]:
+    """Files of tensors in a checkpoint folder."""
+    return [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()] or [TENSORS]
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    """Files of a delta, and their SHA-256; of two files, that of both digests one after the other."""
+    digests = [pooch.file_hash(str(folder / name)) for name in _held(folder)]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return {"file": "+".join(_held(folder)), "sha256": whole}
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -186,9 +200,8 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: a file cannot be read.
     """
-    held = [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()] or [TENSORS]
     tensors: dict[str, torch.Tensor] = {}
-    for name in held:
+    for name in _held(folder):
         try:
             tensors |= load_file(str(folder / name))
         except SafetensorError as error:
@@ -251,8 +264,11 @@ def merge_rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     return merged
 
 
-def install(model: Aurora, spec: ModelSpec, weights: Weights) -> None:
+def install(model: Aurora, spec: ModelSpec, weights: Weights) -> frozenset[str]:
     """Load weights into a model built from ``spec``.
+
+    Returns:
+        Parameters of added variables that the weights lack; they stay as they are.
 
     Raises:
         CheckpointError: names or shapes do not match; names the first of each.
@@ -263,17 +279,20 @@ def install(model: Aurora, spec: ModelSpec, weights: Weights) -> None:
         if spec.rollout_lora != "kept":
             state = merge_rollout_lora(state)
     model.adapt_checkpoint_max_history_size(state)
-    _check_names(model, state, weights.base["name"])
+    stabilised = spec.arguments.get("stabilise_level_agg", False)
+    lacking = added_names(model, spec.added, stabilised=stabilised) - state.keys()
+    _check_names(model, state, weights.base["name"], lacking)
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         msg = f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: {first}"
         raise CheckpointError(msg) from error
+    return lacking
 
 
-def _check_names(model: Aurora, state: Mapping[str, torch.Tensor], name: str) -> None:
-    expected = set(model.state_dict())
+def _check_names(model: Aurora, state: Mapping[str, torch.Tensor], name: str, lacking: frozenset[str]) -> None:
+    expected = model.state_dict().keys() - lacking
     missing, surplus = sorted(expected - state.keys()), sorted(state.keys() - expected)
     if missing or surplus:
         msg = (

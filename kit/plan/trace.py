@@ -160,7 +160,7 @@ def _settle(trainer: Trainer, counter: Counter) -> None:
     """Bring the optimiser to where it is after a step, by one whose gradients cost nothing."""
     updater = trainer.updater
     updater.begin(1)
-    updater.backward(torch.stack([parameter.sum() for parameter in trainer.parameters.values()]).sum())
+    updater.backward(torch.stack([parameter.sum() for parameter in trainer.trained.parameters.values()]).sum())
     updater.update(1)
     counter.own(tensors_in(updater.state_dict()), "optimizer")
 

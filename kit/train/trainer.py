@@ -10,6 +10,8 @@ from datetime import datetime
 
 import torch
 
+from kit.adapt.method import StepHook
+from kit.adapt.trainable import Trained
 from kit.data.pairs import Pair
 from kit.models.space import TrainingSpace
 from kit.train.loss import Loss, PaperMAE
@@ -73,13 +75,13 @@ class Trainer:
         self,
         space: TrainingSpace,
         loss: PaperMAE,
-        parameters: Mapping[str, torch.nn.Parameter],
+        trained: Trained,
         updater: Updater,
         rollout: RolloutSettings = _ONE_STEP,
     ) -> None:
         self.space = space
         self.loss = loss
-        self.parameters = parameters
+        self.trained = trained
         self.updater = updater
         self.rollout = rollout
         self.device = next(space.model.parameters()).device
@@ -105,15 +107,24 @@ class Trainer:
                 # Reading the loss waits for the device, so that it comes first only where it must.
                 if self.updater.moves_in_backward:
                     self._note(mean, f"step {step}", pair, graded)
-                self.updater.backward(graded.loss.total / share)
+                self.updater.backward(self._penalised(graded.loss.total) / share)
                 if not self.updater.moves_in_backward:
                     self._note(mean, f"step {step}", pair, graded)
                 del graded  # and its graph with it, before the next step is predicted
-        update = self.updater.update(step)
+        after = None if self.schedule is None else self.schedule.after_update
+        update = self.updater.update(step, after)
         total, parts = mean.result()
         seconds = time.perf_counter() - started
         samples = sum(len(pair.inputs.metadata.time) for pair in batches)
         return StepReport(step, total, parts, update.norms, update.rate, samples, seconds)
+
+    @property
+    def schedule(self) -> StepHook | None:
+        """What the method does after each step."""
+        return self.trained.schedule
+
+    def _penalised(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss if self.trained.penalty is None else loss + self.trained.penalty()
 
     def _compare(self, pair: Pair) -> Iterator[Graded]:
         return roll_out(self.space, self.loss, pair, self.rollout, self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -27,6 +27,8 @@ from kit.train.settings import OptimSettings
 __all__ = ["DeviceUpdater", "HostUpdater", "InBackwardUpdater", "Update", "Updater", "build_updater"]
 
 Parameters = Mapping[str, torch.nn.Parameter]
+After = Callable[[int], None]
+"""Acts on parameters that have moved while their gradients are still there."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Updater(Protocol):
     def backward(self, loss: torch.Tensor) -> None:
         """Run the backward pass from a batch's share of the loss."""
 
-    def update(self, step: int) -> Update:
-        """Apply what gradients there are, and free them.
+    def update(self, step: int, after: After | None = None) -> Update:
+        """Apply what gradients there are, call ``after`` with the step, and free them.
 
         Raises:
             DivergenceError: a gradient is not finite; the parameters are as before, unless ``moves_in_backward``.
@@ -156,13 +158,15 @@ class DeviceUpdater:
         """Run the backward pass."""
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def update(self, step: int) -> Update:
+    def update(self, step: int, after: After | None = None) -> Update:
         """Clip, apply and free the gradients."""
         norms = clip_gradients(self._parameters, self._settings.clip)
         refuse_infinite(step, norms)
         rate = learning_rate(step, self._steps, self._settings)
         set_rate(self.optimizer, rate)
         self.optimizer.step()
+        if after is not None:
+            after(step)
         self.optimizer.zero_grad(set_to_none=True)
         return Update(rate, norms)
 
@@ -198,8 +202,9 @@ class HostUpdater:
         """Run the backward pass, from which gradients go to the host."""
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def update(self, step: int) -> Update:
+    def update(self, step: int, after: After | None = None) -> Update:
         """Clip and apply the gradients on the host, and send the weights back."""
+        assert after is None, "gradients have left the device"
         self._host.gather()
         norms = clip_gradients(self._host.masters, self._settings.clip)
         refuse_infinite(step, norms)
@@ -258,8 +263,9 @@ class InBackwardUpdater:
         loss.backward()  # type: ignore[no-untyped-call]
         handle.remove()
 
-    def update(self, step: int) -> Update:
+    def update(self, step: int, after: After | None = None) -> Update:
         """Apply what is left, and put the norms together in the order of the parameters."""
+        assert after is None, "gradients are gone as soon as they have been applied"
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._apply(name, parameter)

@@ -48,8 +48,8 @@ def base(tmp_path: Path) -> Path:
 def trained(base: Path, settings: AdaptSettings) -> tuple[Aurora, Path]:
     """A model whose adapters are no longer zero, and the checkpoint of it."""
     weights = load(base)
-    model, parameters = build.for_training(SPEC, weights, settings, autocast=False)
-    for parameter in parameters.values():
+    model, what = build.for_training(SPEC, weights, settings, autocast=False)
+    for parameter in what.parameters.values():
         torch.nn.init.normal_(parameter, std=0.05)
     folder = base.with_name(settings.method + (f"{settings.rank}" if base.name != "base" else ""))
     adapter = {"settings": settings.resolved().model_dump(mode="json"), "base": build.base_of(weights, settings)}
@@ -77,9 +77,9 @@ def test_a_loaded_adapter_predicts_what_it_did_in_training(base: Path, settings:
 def test_the_same_settings_go_on_with_the_adapter(base: Path, settings: AdaptSettings) -> None:
     model, folder = trained(base, settings)
     weights = load(folder)
-    on, parameters = build.for_training(SPEC, weights, settings, autocast=False)
+    on, what = build.for_training(SPEC, weights, settings, autocast=False)
     assert equal(fields(model), fields(on))
-    assert set(parameters) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert set(what.parameters) == {name for name, p in model.named_parameters() if p.requires_grad}
     # It still belongs to the weights at the bottom.
     assert build.base_of(weights, settings)["name"] == str(base)
 
@@ -88,11 +88,11 @@ def test_other_settings_start_from_the_merged_weights(base: Path) -> None:
     model, folder = trained(base, LORA)
     expected = fields(model)
     for settings in (FULL, AdaptSettings(method="lora", rank=2)):
-        merged, parameters = build.for_training(SPEC, load(folder), settings, autocast=False)
+        merged, what = build.for_training(SPEC, load(folder), settings, autocast=False)
         got = fields(merged)
         for name, value in expected.atmospheric.items():
             torch.testing.assert_close(got.atmospheric[name], value, rtol=1e-5, atol=1e-5)
-    assert sum(p.numel() for p in parameters.values()) == trainable.count(model)[0] // 2
+    assert sum(p.numel() for p in what.parameters.values()) == trainable.count(model)[0] // 2
     assert build.base_of(load(folder), settings) == {**load(folder).base, "name": str(folder)}
 
 
@@ -160,5 +160,5 @@ def test_an_adapter_cannot_be_used_without_its_package(base: Path, monkeypatch: 
 
 
 def test_random_weights_may_get_adapters() -> None:
-    model, parameters = build.for_training(SPEC, None, LORA, autocast=False)
-    assert trainable.count(model)[0] == sum(p.numel() for p in parameters.values())
+    model, what = build.for_training(SPEC, None, LORA, autocast=False)
+    assert trainable.count(model)[0] == sum(p.numel() for p in what.parameters.values())

@@ -25,7 +25,7 @@ LORA = AdaptSettings(method="lora", rank=4)
 
 def adapted(variant: str = "small", settings: AdaptSettings = LORA) -> tuple[Aurora, dict[str, torch.nn.Parameter]]:
     model = awake_model(small_spec(variant))
-    return model, trainable.select(model, settings)
+    return model, trainable.select(model, settings).parameters
 
 
 def train(model: Aurora, parameters: dict[str, torch.nn.Parameter], variant: str = "small", steps: int = 3) -> None:
@@ -49,7 +49,7 @@ def test_an_adapter_changes_nothing_at_first_and_trains_alone(variant: str) -> N
     names = dict(model.named_parameters()).keys()
     with torch.no_grad():
         before = predicted(model, spec)
-        parameters = trainable.select(model, LORA)
+        parameters = trainable.select(model, LORA).parameters
         assert equal(before, predicted(model, spec))
     # Two stages of two blocks on each side, four layers in each, two matrices beside each layer.
     assert len(parameters) == 2 * 4 * 4 * 2
@@ -72,7 +72,7 @@ def test_parameters_are_counted_by_hand() -> None:
 @pytest.mark.parametrize("variant", ("small", "wave"))
 def test_training_moves_every_adapter_and_nothing_else(variant: str) -> None:
     model = awake_model(small_spec(variant, rollout_lora=kept(variant)))
-    parameters = trainable.select(model, LORA)
+    parameters = trainable.select(model, LORA).parameters
     before = copy.deepcopy(model.state_dict())
     train(model, parameters, variant)
     same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
@@ -114,14 +114,15 @@ def test_what_is_kept_is_loaded_again() -> None:
 
 
 def test_what_trained_beside_an_adapter_is_kept_under_upstreams_name() -> None:
-    model, _ = adapted()
-    bias = model.get_parameter("decoder.surf_heads.2t.bias").requires_grad_()
-    torch.nn.init.ones_(bias)
+    bias = "decoder.surf_heads.2t.bias"
+    model, other = (awake_model(small_spec("small")) for _ in range(2))
+    for each in (model, other):
+        assert trainable.select(each, LORA, new={bias}).new == {bias}
+    torch.nn.init.ones_(model.get_parameter(bias))
     saved = trainable.tensors(model, LORA)
-    assert [name for name in saved if not name.startswith("base_model.model.")] == ["decoder.surf_heads.2t.bias"]
-    other, _ = adapted()
+    assert [name for name in saved if not name.startswith("base_model.model.")] == [bias]
     trainable.load(other, LORA, saved)
-    assert other.get_parameter("decoder.surf_heads.2t.bias").eq(1).all()
+    assert other.get_parameter(bias).eq(1).all()
 
 
 def test_adapters_of_another_rank_are_not_loaded() -> None:
@@ -169,10 +170,10 @@ def test_targets_are_the_ends_of_names(targets: tuple[str, ...], expected: set[s
 def test_a_target_that_selects_nothing_names_what_is_near(target: str, message: str) -> None:
     model = awake_model(small_spec("hres-finetuned", rollout_lora="kept"))
     with pytest.raises(SettingsError, match=message):
-        lora.inject(model, AdaptSettings(method="lora", targets=("qkv", target)))
+        lora.attach(model, AdaptSettings(method="lora", targets=("qkv", target)))
     assert not any("lora_A.default" in name for name, _ in model.named_parameters())
 
 
 def test_a_rank_above_a_layers_width_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"expected at most 32, the width of backbone.*qkv \(32 to 96\), got 33"):
-        lora.inject(awake_model(small_spec("small")), AdaptSettings(method="lora", rank=33))
+        lora.attach(awake_model(small_spec("small")), AdaptSettings(method="lora", rank=33))

@@ -141,7 +141,7 @@ def test_a_step_can_be_planned_on_fake_tensors(method: str, autocast: bool) -> N
 
     def step() -> tuple[torch.nn.Module, torch.Tensor]:
         model = Mlp()
-        lora.inject(model, settings)
+        lora.attach(model, settings)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             y = torch.utils.checkpoint.checkpoint(model, torch.randn(5, 64), use_reentrant=False)
         y.sum().backward()
@@ -166,7 +166,7 @@ def test_a_model_in_nf4_predicts_nearly_the_same() -> None:
     _, total = trainable.count(model)
     with torch.no_grad():
         before = predicted(model, spec).atmospheric["t"]
-        parameters = trainable.select(model, QLORA)
+        parameters = trainable.select(model, QLORA).parameters
         after = predicted(model, spec).atmospheric["t"]
     error = float((after - before).norm() / before.norm())
     assert 0 < error < 0.1
@@ -182,7 +182,7 @@ def test_a_model_in_nf4_predicts_nearly_the_same() -> None:
 def test_training_moves_adapters_alone(autocast: bool) -> None:
     spec = small_spec("small")
     model = awake_model(spec, autocast=autocast).train()
-    parameters = trainable.select(model, QLORA)
+    parameters = trainable.select(model, QLORA).parameters
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=1e-2)
     for _ in range(3):

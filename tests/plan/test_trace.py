@@ -155,7 +155,7 @@ def test_training_after_a_plan_is_training_without_one(recompute: str) -> None:
         if planned:
             trace(settings, subject_like(spec, pair))
         losses = [trainer.step(step, [pair]).loss for step in (1, 2)]
-        return losses, [parameter.detach() for parameter in trainer.parameters.values()]
+        return losses, [parameter.detach() for parameter in trainer.trained.parameters.values()]
 
     expected, weights = train(planned=False)
     losses, same = train(planned=True)

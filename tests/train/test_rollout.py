@@ -37,9 +37,9 @@ def trainer_of(variant: str = "small", *, autocast: bool = False, **rollout: Any
     model = spec.build(autocast=autocast)
     for parameter in model.parameters():  # so that none begins at zero, where gradients of others stop
         torch.nn.init.normal_(parameter, std=0.02)
-    parameters = trainable.select(model, AdaptSettings())
-    updater = build_updater(parameters, OptimSettings(warmup=0, lr=1e-3, clip=None), MemorySettings(), steps=10)
-    return Trainer(TrainingSpace(model, spec), PaperMAE(), parameters, updater, RolloutSettings(**rollout))
+    trained = trainable.select(model, AdaptSettings())
+    updater = build_updater(trained.parameters, OptimSettings(warmup=0, lr=1e-3, clip=None), MemorySettings(), steps=10)
+    return Trainer(TrainingSpace(model, spec), PaperMAE(), trained, updater, RolloutSettings(**rollout))
 
 
 def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
@@ -57,7 +57,9 @@ def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Take the gradients away."""
-    found = {name: parameter.grad for name, parameter in trainer.parameters.items() if parameter.grad is not None}
+    found = {
+        name: parameter.grad for name, parameter in trainer.trained.parameters.items() if parameter.grad is not None
+    }
     trainer.space.model.zero_grad(set_to_none=True)
     return found
 
@@ -201,7 +203,7 @@ def test_weights_cast_for_a_step_without_gradient_get_theirs_in_the_graded_one()
     trainer = trainer_of("v1p5", autocast=True, steps=2)
     rolled(trainer, pair_of(trainer))
     found = gradients(trainer)
-    assert not trainer.parameters.keys() - found.keys()
+    assert not trainer.trained.parameters.keys() - found.keys()
     for part in ("encoder.level_agg.", "backbone.", "decoder.level_decoder."):
         assert all(bool(gradient.any()) for name, gradient in found.items() if name.startswith(part) and "qkv" in name)
 

@@ -36,10 +36,10 @@ def trainer_of(
     spec = small_spec(variant, rollout_lora=rollout_lora)
     model = spec.build(autocast=autocast)
     settings = OptimSettings.model_validate({"warmup": 0, "lr": 1e-3, **optim})
-    parameters = trainable.select(model, AdaptSettings())
+    trained = trainable.select(model, AdaptSettings())
     engine.install(model, memory)
-    updater = build_updater(parameters, settings, memory, steps=10)
-    return Trainer(TrainingSpace(model, spec), PaperMAE(), parameters, updater)
+    updater = build_updater(trained.parameters, settings, memory, steps=10)
+    return Trainer(TrainingSpace(model, spec), PaperMAE(), trained, updater)
 
 
 def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
@@ -145,7 +145,7 @@ def test_where_and_when_gradients_are_applied_changes_nothing(
     for extra in ({}, updater_settings):
         trainer = trainer_of(memory=MemorySettings.model_validate({**engine_settings, **extra}), clip=None)
         reports = [trainer.step(step, [pair_of(trainer, seed=step)]) for step in (1, 2, 3)]
-        assert all(parameter.grad is None for parameter in trainer.parameters.values())
+        assert all(parameter.grad is None for parameter in trainer.trained.parameters.values())
         ends.append((trainer.space.model.state_dict(), [report.gradients.groups for report in reports]))
     (plain, plain_norms), (other, other_norms) = ends
     assert [name for name in plain if not torch.equal(plain[name], other[name])] == []
@@ -161,7 +161,7 @@ def test_an_absent_wave_is_no_nan_to_stop_for() -> None:
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of()
-    parameter = trainer.parameters["decoder.surf_heads.2t.bias"]
+    parameter = trainer.trained.parameters["decoder.surf_heads.2t.bias"]
     parameter.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[no-untyped-call]
     before = copy.deepcopy(trainer.space.model.state_dict())
     with pytest.raises(DivergenceError, match=r"step 1: the gradient is not finite in decoder.surf_heads"):

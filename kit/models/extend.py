@@ -1,0 +1,166 @@
+"""Variables, levels and history beyond those of the weights: what each variant can take, and how it starts.
+
+Upstream's classes take any names of variables: each has an embedding of its own in the encoder and a head of its own
+in the decoder, and the rest of the model is shared. What a variant cannot be given follows from its hooks
+(``aurora/model/aurora.py``) and is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from aurora import Aurora
+
+from kit.data.store import Store
+from kit.data.store_format import STATIC_PREFIX
+from kit.errors import SettingsError
+from kit.models.spec import ModelSpec
+from kit.models.variants import Variant
+
+__all__ = ["Capability", "added_names", "capability", "extended", "start_new"]
+
+Kind = Literal["surface", "atmospheric", "static"]
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What a variant can be extended with.
+
+    Attributes:
+        kinds: of new variables.
+        output_only: whether a new surface variable may be predicted without being read.
+        levels: pressure levels in hPa that it knows; None where any level can be encoded.
+        timestep: hours of its steps; None where each step may have its own.
+        why: for what it cannot take, the reason.
+    """
+
+    kinds: frozenset[Kind]
+    output_only: bool
+    levels: tuple[int | float, ...] | None
+    timestep: float | None
+    why: Mapping[str, str]
+
+
+def capability(variant: Variant) -> Capability:
+    """What can be added to a variant.
+
+    All encode pressure by its value, so that any level will do, but the air-pollution model, which has embeddings
+    and heads of its own for each level.
+    """
+    hours = variant.timestep.total_seconds() / 3600
+    return Capability(
+        kinds=frozenset({"surface", "atmospheric", "static"}),
+        output_only=True,
+        levels=variant.default("level_condition"),
+        timestep=None if variant.default("variable_lead_time") else hours,
+        why={},
+    )
+
+
+def extended(base: ModelSpec, names: Collection[str], output_only: Collection[str], store: Store) -> ModelSpec:
+    """Add variables of a store to a model.
+
+    Args:
+        base: the model of the weights.
+        names: of the new variables, by the store's names; a static one with the prefix ``static_``.
+        output_only: those among the new surface variables that are predicted and never read.
+        store: tells what kind each is.
+
+    Raises:
+        SettingsError: the store lacks one, the model has it already, or the variant cannot take it.
+    """
+    kinds = {name: _kind(name, store) for name in names}
+    for name in names:
+        _refuse_known(base, name, kinds[name])
+    for name in output_only:
+        if kinds.get(name) != "surface":
+            what = "is not among model.new_variables" if name not in kinds else f"is {kinds[name]}"
+            msg = f"model.output_only: {name!r} {what}; only new surface variables can be predicted without being read"
+            raise SettingsError(msg)
+    surface, atmospheric, static = (
+        tuple(name.removeprefix(STATIC_PREFIX) for name in names if kinds[name] == kind)
+        for kind in ("surface", "atmospheric", "static")
+    )
+    return replace(
+        base,
+        surface=(*base.surface, *surface),
+        atmospheric=(*base.atmospheric, *atmospheric),
+        static=(*base.static, *static),
+        added=tuple(names),
+        never_read=(*base.never_read, *output_only),
+    )
+
+
+def _kind(name: str, store: Store) -> Kind:
+    if name.startswith(STATIC_PREFIX) and name.removeprefix(STATIC_PREFIX) in store.static:
+        return "static"
+    if name in store.surface:
+        return "surface"
+    if name in store.atmospheric:
+        return "atmospheric"
+    held = (*store.surface, *store.atmospheric, *(STATIC_PREFIX + static for static in store.static))
+    msg = f"model.new_variables: {store.path} has no {name!r}; it holds {', '.join(held)}"
+    raise SettingsError(msg)
+
+
+def _refuse_known(base: ModelSpec, name: str, kind: Kind) -> None:
+    bare = name.removeprefix(STATIC_PREFIX) if kind == "static" else name
+    known = {
+        "surface": (*base.surface, *base.upstream.physical(base.surface)),
+        "atmospheric": base.atmospheric,
+        "static": base.static,
+    }[kind]
+    if bare in known:
+        msg = (
+            f"model.new_variables: {name!r} is no new variable: the weights have it already; leave it out. They have "
+            f"{', '.join(known)}"
+        )
+        raise SettingsError(msg)
+
+
+def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = False) -> frozenset[str]:
+    """Parameters that a model has because of added variables.
+
+    Args:
+        model: built with them.
+        added: as ``ModelSpec.added`` holds them.
+        stabilised: the normalisation of the level aggregation is new as well.
+    """
+    parts = {
+        place: {f"{part}{suffix}" for name in added for part in _parts(name, place) for suffix in ("", "_mod")}
+        for place in ("surf", "atmos")
+    }
+
+    def is_new(name: str) -> bool:
+        if stabilised and name.startswith("encoder.level_agg.") and (".ln_k." in name or ".ln_q." in name):
+            return True
+        place = "surf" if "surf_" in name else "atmos"
+        held = "_token_embeds." in name or "_heads." in name
+        return held and not parts[place].isdisjoint(name.split("."))
+
+    return frozenset(name for name, _ in model.named_parameters() if is_new(name))
+
+
+def _parts(name: str, place: str) -> tuple[str, ...]:
+    """How an added variable is called among the parameters: static ones are embedded as surface variables are."""
+    if name.startswith(STATIC_PREFIX):
+        return (name.removeprefix(STATIC_PREFIX),) if place == "surf" else (name,)
+    return (name,)
+
+
+@torch.no_grad()
+def start_new(model: Aurora, names: Collection[str], start: Literal["zero", "random"]) -> None:
+    """Give new embeddings their first values.
+
+    Args:
+        model: its new parameters hold upstream's random initial values.
+        names: of the new parameters.
+        start: ``zero`` for embeddings that add nothing, so that what the model predicts of its old variables stays
+            as it is; ``random`` leaves them. Heads keep their random values either way: no old variable sees them.
+    """
+    for name, parameter in model.named_parameters():
+        if start == "zero" and name in names and "_token_embeds." in name:
+            parameter.zero_()
