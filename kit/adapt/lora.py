@@ -33,6 +33,7 @@ def attach(model: torch.nn.Module, settings: AdaptSettings, steps: int = 1) -> A
     Args:
         model: changed in place; for ``qlora`` the targeted layers are put into NF4 first.
         settings: which layers, which rank.
+        steps: of the run.
 
     Raises:
         SettingsError: a target matches no layer, the rank is larger than a layer, or a package is missing.

@@ -24,7 +24,7 @@ __all__ = ["bench", "command_of", "machine_of"]
 _logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "bench"
-_MODULES = {"step": "step", "plan": "targets", "scale": "scale", "fit": "fitting"}
+_MODULES = {"step": "step", "plan": "targets", "scale": "scale", "fit": "fitting", "methods": "methods"}
 _GIB = 2**30
 
 
@@ -135,7 +135,8 @@ def machine_of(made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 def command_of(settings: BenchSettings, suite: str) -> str:
     """The command that a suite's numbers come from."""
-    given = settings.model_dump(mode="json", include={"repeats", "threads", "device", "variant", "grid", "precision"})
+    told_of = {"repeats", "steps", "threads", "device", "variant", "grid", "precision"}
+    given = settings.model_dump(mode="json", include=told_of)
     default = BenchSettings().model_dump(mode="json")
     told = [f"--{name} {value}" for name, value in given.items() if value != default[name]]
     assert suite in SUITES

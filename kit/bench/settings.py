@@ -15,7 +15,7 @@ from kit.tracking.settings import TrackSettings
 
 __all__ = ["SUITES", "BenchSettings"]
 
-SUITES = ("step", "plan", "scale", "fit")
+SUITES = ("step", "plan", "scale", "fit", "methods")
 """What can be measured, in the order of the page."""
 _VARIANTS = Literal["tiny", "small", "pretrained", "hres-finetuned", "12h"]
 _PAGE, _RESULTS = ".md", ".json"
@@ -29,9 +29,11 @@ class BenchSettings(BaseModel):
     suites: CliPositionalArg[tuple[str, ...]] = ()
     """Suites, one after the other: step (time, memory and exactness of one step, measured beside upstream's loop),
     plan (memory of the settings that the kit is judged by), scale (growth with grid and roll-out), fit (what
-    memory.fit chooses). Without any: step."""
+    memory.fit chooses), methods (every way of fine-tuning, on the embedded sample). Without any: step."""
     repeats: PositiveInt = 2
     """Times that each way of taking a step is measured, in turns with all others; the best counts."""
+    steps: PositiveInt = 200
+    """Optimiser steps of each run in suite methods."""
     threads: PositiveInt | None = None
     """Threads of the CPU; by default as many as PyTorch takes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

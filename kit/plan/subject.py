@@ -15,6 +15,8 @@ from kit.data.pairs import Selection
 from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics, VariableStatistics
 from kit.data.store import Store
+from kit.data.store_format import STATIC_PREFIX
+from kit.data.variables import ATMOSPHERIC, SURFACE
 from kit.errors import SettingsError
 from kit.models import weights as weights_room
 from kit.models.resolve import resolve_spec, select
@@ -78,9 +80,10 @@ def _imaginary(settings: PlanSettings, size: GridSize, weights: Weights | None) 
     _check_size(size, variant.default("patch_size"))
     spec = None if weights is None else weights.spec
     channels = (*variant.surface, *(spec.surface if spec else ()))
-    surface = tuple(dict.fromkeys(variant.physical(channels)))
-    atmospheric = tuple(dict.fromkeys((*variant.atmospheric, *(spec.atmospheric if spec else ()))))
-    static = tuple(dict.fromkeys((*variant.static, *(spec.static if spec else ()))))
+    new = _kinds(settings.model.new_variables)
+    surface = tuple(dict.fromkeys((*variant.physical(channels), *new["surface"])))
+    atmospheric = tuple(dict.fromkeys((*variant.atmospheric, *(spec.atmospheric if spec else ()), *new["atmospheric"])))
+    static = tuple(dict.fromkeys((*variant.static, *(spec.static if spec else ()), *new["static"])))
     levels = settings.data.levels or variant.default("level_condition") or ERA5_LEVELS
     levels = tuple(int(level) if level == int(level) else level for level in sorted(levels))
     keys = (*surface, *(f"static_{name}" for name in static))
@@ -100,6 +103,16 @@ def _imaginary(settings: PlanSettings, size: GridSize, weights: Weights | None) 
         statistics=_standard(keys),
         _group=cast("Any", None),
     )
+
+
+def _kinds(names: Iterable[str]) -> dict[str, list[str]]:
+    """New variables by kind, as the table of variables has them; what it does not know is at the surface."""
+    kinds: dict[str, list[str]] = {"surface": [], "atmospheric": [], "static": []}
+    for name in names:
+        bare = name.removeprefix(STATIC_PREFIX)
+        on_levels = bare not in SURFACE and bare in ATMOSPHERIC
+        kinds["static" if bare != name else "atmospheric" if on_levels else "surface"].append(bare)
+    return kinds
 
 
 def _check_size(size: GridSize, patch: int) -> None:

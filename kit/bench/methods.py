@@ -1,0 +1,149 @@
+"""Suite ``methods``: every way of fine-tuning on the embedded sample, with a new variable, by the main job itself."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from kit import config
+from kit.adapt import extras
+from kit.bench.planning import Planner, size_of
+from kit.bench.rows import Row, rounded
+from kit.bench.settings import BenchSettings
+from kit.data.build import open_store
+from kit.data.store import Store, write_store
+from kit.evaluate.scorecard import evaluate
+from kit.evaluate.settings import EvaluateSettings
+from kit.finetune import finetune
+from kit.options import parse
+from kit.plan.settings import GridSize
+from kit.settings import Settings
+
+__all__ = ["NEW", "WAYS", "Scored", "run", "with_wind_speed"]
+
+_logger = logging.getLogger(__name__)
+
+NEW = "10si"
+"""The new variable: wind speed at 10 metres, which no variant knows and which follows from what they know."""
+WAYS: Mapping[str, str] = {
+    "full": "--adapt.method full",
+    "freeze, all but the backbone": "--adapt.method freeze --adapt.freeze backbone",
+    "head": "--adapt.method head",
+    "head, and the last stage": "--adapt.method head --adapt.decoder_stages 1",
+    "lora": "--adapt.method lora",
+    "qlora": "--adapt.method qlora",
+}
+"""Settings of each method, by the name that its row has."""
+_FULL = "full"
+_WITHIN = 0.05
+"""Share of full fine-tuning's skill that LoRA may lack."""
+_PLANNED = "--model.variant pretrained --memory.recompute blocks --memory.latitude_bands 8"
+_GRID = GridSize(721, 1440)
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a run came to.
+
+    Attributes:
+        summary: what ``kit finetune --json`` prints.
+        skill: mean over all channels, against persistence.
+        old: the same over the channels that the base weights have.
+        new: the same over the new ones.
+        base: skill of the base weights over theirs.
+        folder_mib: size of the checkpoint, without what resuming needs.
+    """
+
+    summary: Mapping[str, Any]
+    skill: float
+    old: float
+    new: float
+    base: float
+    folder_mib: float
+
+
+def run(settings: BenchSettings) -> list[Row]:
+    """Train with each method for the same number of steps, and score each on the test states."""
+    planner = Planner(_GRID)
+    with TemporaryDirectory() as folder:
+        store = with_wind_speed(open_store("era5-sample"), Path(folder) / "store")
+        found = {name: _scored(words, store, Path(folder), settings) for name, words in WAYS.items()}
+    return [_row(name, scored, found[_FULL], planner) for name, scored in found.items()]
+
+
+def with_wind_speed(store: Store, out: Path) -> Store:
+    """Copy a store, adding the speed of its wind at 10 metres, in m/s."""
+    dataset = xr.open_zarr(store.path, consolidated=True).load()
+    speed = np.hypot(dataset["10u"], dataset["10v"]).assign_attrs(units="m s-1", long_name="10 metre wind speed")
+    attributes = {key: value for key, value in store.attributes.items() if key in ("source", "licence", "synthetic")}
+    history = [*store.attributes["history"], f"{NEW} made of 10u and 10v"]
+    more = {"source_files": store.attributes["source_files"], "history": history}
+    return write_store(dataset.assign({NEW: speed}), out, splits=store.splits, attributes={**attributes, **more})
+
+
+def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> Scored:
+    name = f"run-{sum(1 for _ in folder.iterdir())}"
+    whole = (
+        f"{words} --run.name {name} --run.dir {folder} --data.store {store.path} --model.new_variables {NEW} "
+        f"--train.steps {settings.steps} --train.device {settings.device} --track.uri sqlite:///{folder}/mlflow.db"
+    )
+    _logger.info("training: %s", words)
+    run_settings = config.resolve(
+        Settings, [config.command_line_layer(parse(Settings, shlex.split(whole), "kit finetune"), Settings)]
+    )
+    extras.load(run_settings.adapt.method)
+    summary = finetune(run_settings)
+    checkpoint = Path(summary["checkpoint"])
+    card = evaluate(EvaluateSettings(checkpoint=checkpoint, device=settings.device))
+    return _summed(summary, card["scores"], checkpoint)
+
+
+def _summed(summary: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]], checkpoint: Path) -> Scored:
+    skills = {name: row["skill"] for name, row in scores.items()}
+    old = {name: row for name, row in scores.items() if "base_rmse" in row}
+    return Scored(
+        summary,
+        skill=fmean(skills.values()),
+        old=fmean(skills[name] for name in old),
+        new=fmean(skill for name, skill in skills.items() if name not in old),
+        base=fmean(1 - row["base_rmse"] / row["persistence_rmse"] for row in old.values()),
+        folder_mib=sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file()) / _MIB,
+    )
+
+
+def _row(name: str, scored: Scored, full: Scored, planner: Planner) -> Row:
+    """One method; its value is the mean error in units of persistence's."""
+    share = scored.summary["trainable_parameters"] / scored.summary["total_parameters"]
+    seconds = scored.summary["step_seconds"]
+    words = f"{_PLANNED} {WAYS[name]}"
+    return Row(
+        name,
+        1 - scored.skill,
+        "of persistence's error",
+        1 - full.skill,
+        must=1 - (1 - _WITHIN) * full.skill if name == "lora" else None,
+        more={
+            "settings": WAYS[name],
+            "trainable_share": rounded(share),
+            "peak_gib": rounded(size_of(planner.plan(words))),
+            "step_seconds": rounded(seconds),
+            "step_ratio": rounded(seconds / full.summary["step_seconds"]),
+            "skill": rounded(scored.skill),
+            "skill_of_full": rounded(scored.skill / full.skill),
+            "skill_old": rounded(scored.old),
+            "skill_old_base": rounded(scored.base),
+            "skill_new": rounded(scored.new),
+            "folder_mib": rounded(scored.folder_mib),
+            "command": planner.command(words),
+        },
+    )
