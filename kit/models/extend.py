@@ -7,7 +7,7 @@ in the decoder, and the rest of the model is shared. What a variant cannot be gi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +20,7 @@ from kit.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
-__all__ = ["Capability", "added_names", "capability", "extended", "start_new"]
+__all__ = ["Capability", "added_names", "capability", "extended", "refuse_beyond", "start_new"]
 
 Kind = Literal["surface", "atmospheric", "static"]
 
@@ -29,35 +29,54 @@ Kind = Literal["surface", "atmospheric", "static"]
 class Capability:
     """What a variant can be extended with.
 
+    New variables, surface, atmospheric and static ones, and surface variables that are only predicted, can be given to
+    all of them.
+
     Attributes:
-        kinds: of new variables.
-        output_only: whether a new surface variable may be predicted without being read.
-        levels: pressure levels in hPa that it knows; None where any level can be encoded.
-        timestep: hours of its steps; None where each step may have its own.
-        why: for what it cannot take, the reason.
+        levels: pressure levels in hPa that it is bound to; None where any level can be encoded.
+        hours: of the step that its weights were trained for; None where each step may have its own.
+        history: most states that it can read; None where there is no limit.
     """
 
-    kinds: frozenset[Kind]
-    output_only: bool
     levels: tuple[int | float, ...] | None
-    timestep: float | None
-    why: Mapping[str, str]
+    hours: float | None
+    history: int | None
 
 
 def capability(variant: Variant) -> Capability:
     """What can be added to a variant.
 
-    All encode pressure by its value, so that any level will do, but the air-pollution model, which has embeddings
-    and heads of its own for each level.
+    All encode pressure by its value, so that any level will do, but the air-pollution model, which has embeddings and
+    heads of its own for each level. That model also predicts differences from states at fixed places of a history of
+    two, ``_predict_difference_history_dim_lookup`` in ``aurora/model/aurora.py``, which in a longer one are others.
     """
     hours = variant.timestep.total_seconds() / 3600
     return Capability(
-        kinds=frozenset({"surface", "atmospheric", "static"}),
-        output_only=True,
         levels=variant.default("level_condition"),
-        timestep=None if variant.default("variable_lead_time") else hours,
-        why={},
+        hours=None if variant.default("variable_lead_time") else hours,
+        history=variant.default("max_history_size") if variant.is_air_pollution else None,
     )
+
+
+def refuse_beyond(variant: Variant, levels: Collection[float], history: int) -> None:
+    """Refuse what a variant cannot be given.
+
+    Raises:
+        SettingsError: says what, and why.
+    """
+    can = capability(variant)
+    if can.levels is not None and not set(levels) <= set(can.levels):
+        msg = (
+            f"variant {variant.name!r} has embeddings and heads for {', '.join(map(str, can.levels))} hPa alone; "
+            f"selected are {', '.join(map(str, levels))}. Choose among its own with data.levels"
+        )
+        raise SettingsError(msg)
+    if can.history is not None and history > can.history:
+        msg = (
+            f"data.history: variant {variant.name!r} predicts differences from states at fixed places of a history of "
+            f"{can.history}, got {history}; set data.history {can.history}"
+        )
+        raise SettingsError(msg)
 
 
 def extended(base: ModelSpec, names: Collection[str], output_only: Collection[str], store: Store) -> ModelSpec:

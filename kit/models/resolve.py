@@ -10,7 +10,7 @@ from kit.data.pairs import Grid, Selection
 from kit.data.settings import DataSettings
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
-from kit.models.extend import extended
+from kit.models.extend import extended, refuse_beyond
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec, RolloutLora
 from kit.models.statistics import Statistics, level_key
@@ -85,13 +85,7 @@ def _levels(data: DataSettings, store: Store, variant: Variant) -> tuple[int | f
     if data.levels is not None:
         _known("data.levels", data.levels, store.levels, f"{store.path} holds")
     levels = store.levels if data.levels is None else tuple(lev for lev in store.levels if lev in data.levels)
-    fixed = variant.default("level_condition")
-    if fixed is not None and not set(levels) <= set(fixed):
-        msg = (
-            f"variant {variant.name!r} has embeddings and heads for {', '.join(map(str, fixed))} hPa alone; selected "
-            f"are {', '.join(map(str, levels))}. Choose among its own with data.levels"
-        )
-        raise SettingsError(msg)
+    refuse_beyond(variant, levels, data.history)
     return levels
 
 
