@@ -363,7 +363,8 @@ def _forecaster(checkpoint: Checkpoint, weights: Weights | None, conditions: Con
     store = open_store(name)
     space = build_predictor(spec, weights, conditions.memory, device, autocast=autocast)
     chosen = {key: data[key] for key in ("region", "variables", "levels", "statics")}
-    settings = DataSettings(store=name, history=spec.history, **chosen)
+    # Checkpoints from before there were halos do not speak of one.
+    settings = DataSettings(store=name, history=spec.history, halo=data.get("halo", 0.0), **chosen)
     selection = select(spec, settings, store, spec.patch_size)
     pairs = Pairs(store, selection, conditions.period or Period.parse(data["test"]))
     return Forecaster(space, pairs, store)

@@ -180,5 +180,4 @@ def _land_sea_mask(pairs: Pairs) -> np.ndarray[Any, Any] | None:
     """From the store, whether the model reads it or not."""
     if "lsm" not in pairs.store.static:
         return None
-    grid = pairs.selection.grid
-    return pairs.store.read_static("lsm", slice(*grid.rows), slice(*grid.columns))
+    return pairs.selection.grid.read_static(pairs.store, "lsm")

@@ -1,0 +1,91 @@
+"""Longitudes of a box that crosses Greenwich: 350, 355, 0, 5 go east, though one is smaller than the one before.
+
+Aurora's encoder describes each patch by the mean and the extremes of its own longitudes and latitudes
+(``aurora/model/posencoding.py``), so that where 0 degrees begins a patch, every patch of such a box is described as it
+is on the global grid. Only ``aurora.Metadata`` is in the way, and it asks one thing: that the differences of
+neighbouring longitudes be positive. On a circle they are: the step from 355 to 0 is 5 degrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["EastwardLongitudes", "continuous", "longitudes", "western_edge"]
+
+
+class EastwardLongitudes(torch.Tensor):
+    """Longitudes in [0, 360) whose differences are taken eastwards, in [0, 360).
+
+    Copies, slices and conversions, which upstream makes of the coordinates of a batch on its way through the model,
+    stay what they are; anything else computed from them is a plain tensor.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run any function of PyTorch on the plain tensor."""
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        return result.as_subclass(cls) if func in _STAYS else result
+
+    def __sub__(self, other: Any) -> torch.Tensor:
+        """How far east of another longitude each one is, degrees."""
+        return torch.remainder(torch.sub(self, other), 360)
+
+
+_STAYS = frozenset(
+    (
+        torch.Tensor.__getitem__,
+        torch.Tensor.to,
+        torch.Tensor.type,
+        torch.Tensor.pin_memory,
+        torch.Tensor.clone,
+        torch.Tensor.detach,
+    )
+)
+
+
+def longitudes(values_W: npt.NDArray[np.float64]) -> torch.Tensor:
+    """Longitudes as ``aurora.Metadata`` takes them.
+
+    Args:
+        values_W: degrees east in [0, 360), each one east of the one before, [W]; they may pass 0 once.
+
+    Returns:
+        float32, [W]; a plain tensor where they increase.
+    """
+    tensor = torch.from_numpy(values_W.astype(np.float32))
+    return tensor if bool((np.diff(values_W) > 0).all()) else tensor.as_subclass(EastwardLongitudes)
+
+
+def continuous(values_W: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Longitudes without a jump, as figures and files want them: those west of Greenwich are negative.
+
+    Args:
+        values_W: degrees east in [0, 360), each one east of the one before, [W]; they may pass 0 once.
+    """
+    values = np.asarray(values_W, dtype=np.float64)
+    passed = np.flatnonzero(np.diff(values) < 0)
+    return np.where(np.arange(len(values)) <= passed[0], values - 360, values) if passed.size else values
+
+
+def western_edge(increasing_W: npt.NDArray[Any]) -> int:
+    """Where a store's box begins: the first column after its only hole, if the box goes on at 0 degrees, else 0.
+
+    Args:
+        increasing_W: all longitudes of a store, strictly increasing in [0, 360), [W].
+    """
+    steps = np.diff(increasing_W, append=increasing_W[0] + 360)
+    usual = 1.5 * float(np.median(steps)) + 1e-9
+    wide = np.flatnonzero(steps > usual)
+    return int(wide[0]) + 1 if len(wide) == 1 and wide[0] + 1 < len(steps) else 0
