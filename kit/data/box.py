@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kit.data.longitudes import western_edge
+from kit.data.circle import is_closed, western_edge
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
 
@@ -91,12 +91,17 @@ def columns_of(store: Store, region: Region | None, halo: float, patch: int) -> 
     circle = _Circle(store)
     inner = circle.everything if region is None else circle.within(region)
     outer = circle.widened(inner, region, halo) if region is not None and halo else inner
-    if not circle.is_closed or _length(outer) < circle.count:
-        read = circle.aligned(outer, patch) if outer[0] < 0 else outer
-        if not circle.is_closed or _length(read) < circle.count:
-            side = Side.of(inner, read, outer) if outer[0] < 0 else Side.fitted(inner, outer, patch)
-            return circle.numbered(side)
-    return circle.whole(inner, region, patch)
+    if circle.is_closed and _length(outer) >= circle.count:
+        return circle.whole(inner, region, patch)
+    turns = -1 if outer[1] > circle.count else 1 if outer[1] <= 0 else 0
+    inner, outer = (_shifted(part, turns * circle.count) for part in (inner, outer))
+    if outer[0] >= 0:
+        return Side.fitted(inner, outer, patch)
+    read = circle.aligned(outer, patch)
+    if circle.is_closed and _length(read) >= circle.count:
+        return circle.whole(inner, region, patch)
+    side = Side.of(inner, read, outer)
+    return side if read[1] > 0 else replace(side, read=_shifted(read, circle.count))
 
 
 class _Circle:
@@ -106,7 +111,7 @@ class _Circle:
         self._store = store
         self._degrees = store.longitude
         self.count = len(store.longitude)
-        self.is_closed = _is_closed(store.longitude)
+        self.is_closed = is_closed(store.longitude)
         west = 0 if self.is_closed else western_edge(store.longitude)
         self.everything: Range = (west - self.count if west else 0, west or self.count)
         """For a store that is a box across Greenwich, from its western edge on."""
@@ -153,7 +158,7 @@ class _Circle:
         start, stop = asked
         outwards = start // patch * patch, -(-stop // patch) * patch
         inwards = -(-start // patch) * patch, stop // patch * patch
-        held = [self.is_closed or self.everything[0] <= outwards[0], self.is_closed or outwards[1] <= self.everything[1]]
+        held = self.is_closed or self.everything[0] <= outwards[0], self.is_closed or outwards[1] <= self.everything[1]
         read = outwards[0] if held[0] else inwards[0], outwards[1] if held[1] else inwards[1]
         if read != asked:
             _logger.info(
@@ -184,12 +189,6 @@ class _Circle:
             raise SettingsError(msg)
         return Side.of(inner, (start, start + self.count), (start, start + self.count))
 
-    def numbered(self, side: Side) -> Side:
-        """The same, counted from 0 where it lies west of Greenwich as a whole."""
-        start, stop = side.read
-        west = start < 0 and stop <= 0
-        return replace(side, read=(start + self.count, stop + self.count)) if west else side
-
     def _at(self, column: int) -> float:
         turns, place = divmod(column, self.count)
         return float(self._degrees[place]) + 360 * turns
@@ -203,16 +202,11 @@ class _Circle:
 
 def extent(store: Store) -> str:
     """What a store covers, for messages."""
-    west = 0 if _is_closed(store.longitude) else western_edge(store.longitude)
+    west = 0 if is_closed(store.longitude) else western_edge(store.longitude)
     return (
         f"{store.latitude[0]:g} to {store.latitude[-1]:g} degrees north, "
         f"{store.longitude[west]:g} to {store.longitude[west - 1]:g} degrees east"
     )
-
-
-def _is_closed(longitude: npt.NDArray[np.float64]) -> bool:
-    spacing = np.diff(longitude).mean()
-    return bool(np.isclose(longitude[-1] + spacing - longitude[0], 360))
 
 
 def _note_cut(store: Store, side: str, missing: float, degrees: npt.NDArray[np.float64]) -> None:
@@ -241,6 +235,10 @@ def _two_pieces(store: Store, region: Region) -> str:
 
 def _rounded(degrees: Any) -> Any:
     return np.round(degrees, _DIGITS)
+
+
+def _shifted(columns: Range, by: int) -> Range:
+    return columns[0] + by, columns[1] + by
 
 
 def _length(columns: Range) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.box import Range, Region, columns_of, extent, rows_of
+from kit.data.circle import is_closed
 from kit.data.store import Store
 from kit.errors import StoreError
 
@@ -61,7 +62,8 @@ class Grid:
         rows, columns = rows_of(store, region, halo, patch), columns_of(store, region, halo, patch)
         grid = cls(rows.read, columns.read, (rows.cropped, columns.cropped), (rows.scored, columns.scored))
         height, width = grid.shape
-        if height < patch or width < patch:
+        empty = any(start >= stop for start, stop in (rows.scored, columns.scored))
+        if height < patch or width < patch or empty:
             around = f" with data.halo {halo:g}" if halo else ""
             msg = (
                 f"{store.path}: {rows.asked} x {columns.asked} grid points are selected, less than a patch of {patch} "
@@ -78,11 +80,9 @@ class Grid:
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
 
     @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns that are scored, of those that are read."""
-        height, width = self.shape
-        rows, columns = self.scored or ((0, height), (0, width))
-        return slice(*rows), slice(*columns)
+    def window(self) -> tuple[slice, slice] | None:
+        """Rows and columns that are scored, of those that are read; None for all."""
+        return None if self.scored is None else (slice(*self.scored[0]), slice(*self.scored[1]))
 
     def latitude(self, store: Store) -> npt.NDArray[np.float64]:
         """Latitudes of the rows, degrees north, [H]."""
@@ -101,6 +101,24 @@ class Grid:
     def read_static(self, store: Store, name: str) -> npt.NDArray[np.float32]:
         """Read a static variable by its name without prefix, [H, W]."""
         return self._placed(store.read_static(name, slice(*self.rows), self._columns))
+
+    def distance(self, store: Store) -> npt.NDArray[np.int64] | None:
+        """Grid points between each point and the nearest edge of what is read, [H, W]; 0 at the edge.
+
+        A pole is no edge, and the whole circle has none in the west and the east. None where there is no edge at all.
+        """
+        height, width = self.shape
+        rows, columns = np.arange(height), np.arange(width)
+        latitude = self.latitude(store)
+        spacing = abs(latitude[1] - latitude[0])
+        sides = []
+        if 90 - latitude[0] >= spacing:
+            sides.append(rows[:, None])
+        if latitude[-1] + 90 >= spacing:
+            sides.append(rows[::-1, None])
+        if not is_closed(self.longitude(store)):
+            sides += [columns[None], columns[None, ::-1]]
+        return np.minimum.reduce([np.broadcast_to(side, self.shape) for side in sides]) if sides else None
 
     @property
     def crosses_greenwich(self) -> bool:

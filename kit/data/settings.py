@@ -91,17 +91,17 @@ class DataSettings(BaseModel):
     def _check_region(self) -> DataSettings:
         if self.region is None:
             if self.halo:
-                msg = f"halo is {self.halo:g} without data.region; all that there is is scored: leave it out"
+                msg = f"data.halo {self.halo:g} has no effect without data.region: everything is scored; leave it out"
                 raise ValueError(msg)
             return self
         north, west, south, east = self.region
         if not -90 <= south <= north <= 90:
-            msg = f"region: north {north:g} and south {south:g} must be degrees north in [-90, 90], the larger one first"
+            msg = f"data.region: north {north:g} and south {south:g} must be in [-90, 90], the larger one first"
             raise ValueError(msg)
         if west == east or not (abs(west) <= 360 and abs(east) <= 360):
             msg = (
-                f"region: west {west:g} and east {east:g} must be two different longitudes in [-360, 360]; the whole "
-                "circle is 0 to 360"
+                f"data.region: west {west:g} and east {east:g} must be two different longitudes in [-360, 360]; the "
+                "whole circle is 0 to 360"
             )
             raise ValueError(msg)
         return self

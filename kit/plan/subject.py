@@ -49,6 +49,11 @@ class Subject:
     latitude: Axis
     longitude: Axis
 
+    @property
+    def eastwards(self) -> Axis:
+        """Longitudes of columns that lie as these do, increasing from 0: no plan depends on where a box lies."""
+        return (self.longitude - self.longitude[0]) % 360
+
 
 def subject_of(settings: PlanSettings) -> Subject:
     """Find out what training with these settings would read, in the way that training does.

@@ -122,6 +122,7 @@ def _maps(forecaster: Forecaster, settings: PlotSettings, out: Path) -> Iterator
                 land_sea_mask_HW=_land_sea_mask(pairs),
                 unit=forecaster.store.variable_attributes(name).get("units"),
                 synthetic=_synthetic(forecaster),
+                scored=pairs.selection.grid.window,
             )
             channel = name if level is None else f"{name}_{level:g}"
             yield save(figure, out / f"{channel}_{moment:%Y%m%dT%H%M}.png")
