@@ -44,25 +44,21 @@ class EastwardLongitudes(torch.Tensor):
 
 
 _STAYS = frozenset(
-    (
-        torch.Tensor.__getitem__,
-        torch.Tensor.to,
-        torch.Tensor.type,
-        torch.Tensor.pin_memory,
-        torch.Tensor.clone,
-        torch.Tensor.detach,
+    getattr(torch.Tensor, name)
+    for name in (
+        "__getitem__", "clone", "contiguous", "cpu", "cuda", "detach", "double", "float", "pin_memory", "to", "type",
     )
-)
+)  # fmt: skip
 
 
-def longitudes(values_W: npt.NDArray[np.float64]) -> torch.Tensor:
+def longitudes(values: npt.NDArray[np.float64]) -> torch.Tensor:
     """Longitudes as ``aurora.Metadata`` takes them.
 
     Args:
-        values_W: degrees east in [0, 360), each one east of the one before, [W]; they may pass 0 once.
+        values: degrees east in [0, 360), each one east of the one before, [W] or [H, W]; a row may pass 0 once.
 
     Returns:
-        float32, [W]; a plain tensor where they increase.
+        The same in float32; a plain tensor where they increase.
     """
-    tensor = torch.from_numpy(values_W.astype(np.float32))
-    return tensor if bool((np.diff(values_W) > 0).all()) else tensor.as_subclass(EastwardLongitudes)
+    tensor = torch.from_numpy(values.astype(np.float32))
+    return tensor if bool((np.diff(values) > 0).all()) else tensor.as_subclass(EastwardLongitudes)
