@@ -19,6 +19,7 @@ __all__ = ["synthetic_dataset", "synthetic_store", "write_synthetic"]
 # Mean and standard deviation; anything not named here is standard normal.
 _SCALES = {
     "2t": (280.0, 15.0),
+    "2d": (275.0, 12.0),
     "10u": (0.0, 5.0),
     "10v": (0.0, 5.0),
     "msl": (101000.0, 1000.0),

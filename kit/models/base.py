@@ -32,17 +32,15 @@ def base_spec(spec: ModelSpec, weights: Weights) -> ModelSpec:
 
 def without_additions(spec: ModelSpec) -> ModelSpec:
     """The model as upstream's weights have it: without the variables and the layers that were added."""
-    added = getattr(spec, "added", ())
-    if not added and "stabilise_level_agg" not in spec.arguments:
-        return spec
-    bare = {name.removeprefix(STATIC_PREFIX) for name in added if name.startswith(STATIC_PREFIX)}
-    arguments = {key: value for key, value in spec.arguments.items() if key != "stabilise_level_agg"}
+    bare = {name.removeprefix(STATIC_PREFIX) for name in spec.added if name.startswith(STATIC_PREFIX)}
     return replace(
         spec,
-        surface=tuple(name for name in spec.surface if name not in added),
-        atmospheric=tuple(name for name in spec.atmospheric if name not in added),
+        surface=tuple(name for name in spec.surface if name not in spec.added),
+        atmospheric=tuple(name for name in spec.atmospheric if name not in spec.added),
         static=tuple(name for name in spec.static if name not in bare),
-        arguments=arguments,
+        never_read=tuple(name for name in spec.never_read if name not in spec.added),
+        arguments={key: value for key, value in spec.arguments.items() if key != "stabilise_level_agg"},
+        added=(),
     )
 
 
