@@ -179,6 +179,13 @@ def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.
         (["plot", "--run", "a", "--checkpoint", "b"], "both were given"),
         (["data", "build"], "source: is needed"),
         (["data", "qa"], "required: STORE"),
+        (["finetune", "--data.halo", "5"], "data.halo 5 has no effect without data.region"),
+        (
+            ["finetune", "--data.region", "60,0,20,40", "--data.halo", "-5"],
+            "data.halo: input should be greater than or",
+        ),
+        (["finetune", "--data.region", "60,20,20,20"], "data.region: west 20 and east 20 must be two different"),
+        (["finetune", "--data.region", "20,0,60,40"], "data.region: north 20 and south 60 must be in [-90, 90]"),
     ],
 )
 def test_mistakes_end_with_2_and_one_message(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from kit.data.build import build
+from kit.data.build_settings import BuildSettings
 from kit.data.grid import Grid
 from kit.data.settings import DataSettings
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
 from tests.factories import synthetic_dataset, synthetic_store, write_synthetic
+from tests.real_data import real_data
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +221,45 @@ def test_distances_are_counted_from_the_edges_that_there_are(globe: Store, box: 
     assert north is not None
     assert north[:, 0].tolist() == north[:, 40].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
     assert Grid.of(globe, None, 4).distance(globe) is None
+
+
+# Real data.
+
+
+def test_real_globe_across_greenwich(tmp_path: Path) -> None:
+    """64 longitudes from 0 E, every 5.625 degrees: 30 W to 40 E is 5 + 8 columns, of which 8 + 8 are read."""
+    source = real_data("era5-global-tl31-1959")
+    settings = {"source": "netcdf", "path": source, "out": tmp_path / "store", "variables": ("t",)}
+    period = "1959-01-02/1959-01-02"
+    store = build(BuildSettings.model_validate({**settings, "statics": ("coslon",), "train": period}))
+    grid = Grid.of(store, (70, -30, 20, 40), 4)
+    assert grid.columns == (-8, 8)
+    assert longitudes(grid, store)[7:9] == [354.375, 0]
+    assert scored(grid, store)[1] == [331.875, 39.375]
+    whole = np.roll(store.read("t", [0])[..., slice(*grid.rows), :], 8, axis=-1)
+    assert np.array_equal(grid.read(store, "t", [0]), whole[..., :16])
+    radians = np.deg2rad(longitudes(grid, store))
+    np.testing.assert_allclose(grid.read_static(store, "coslon")[0], np.cos(radians), atol=1e-6)
+
+
+def test_real_europe_with_a_halo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """0 to 10 E and 55 to 45 N at 0.25 degrees: there is nothing west of Greenwich."""
+    source, out = real_data("era5-europe-2020-01-01"), tmp_path / "store"
+    periods = {"train": "2020-01-01T00/2020-01-01T17", "valid": "2020-01-01T18/2020-01-01T23"}
+    settings = {
+        "source": "netcdf",
+        "path": source,
+        "out": out,
+        "variables": ("10u",),
+        "statics": ("coslat",),
+        **periods,
+    }
+    store = build(BuildSettings.model_validate(settings))
+    with caplog.at_level(logging.WARNING, "kit"):
+        grid = Grid.of(store, (54, 1, 46, 9), 4, halo=1)
+        assert not caplog.records
+        Grid.of(store, (54, 1, 46, 9), 4, halo=2)
+    assert len(caplog.records) == 4
+    assert grid.shape == (40, 40)
+    assert grid.window == (slice(4, 37), slice(4, 37))
+    assert scored(grid, store) == ([54, 46], [1, 9])

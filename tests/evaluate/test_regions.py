@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kit.checkpoint.folder import open_checkpoint
 from kit.data.pairs import Pairs
 from kit.data.store import Store
 from kit.evaluate import scorecard
@@ -80,7 +81,7 @@ def test_scores_are_of_the_region_alone(checkpoint: Path, result: dict[str, Any]
 
 def test_predictions_are_those_of_the_larger_box(checkpoint: Path) -> None:
     """Scores of the region from predictions of all that the model sees, cut by hand."""
-    forecaster = build_forecaster(checkpoint, Conditions(device="cpu"))
+    forecaster = build_forecaster(open_checkpoint(checkpoint), Conditions(device="cpu"))
     pairs = forecaster.pairs
     scores, _ = scores_of(forecaster.space, pairs)
     rows, columns = pairs.selection.grid.window or ()
@@ -115,8 +116,8 @@ def test_what_was_known_before_is_compared_with_before(result: dict[str, Any]) -
 def test_the_base_predicts_what_it_did_by_itself(checkpoint: Path, result: dict[str, Any]) -> None:
     """Its own checkpoint, on the same box of the other store."""
     base = json.loads((checkpoint / "kit.json").read_text())["base"]["name"]
-    forecaster = build_forecaster(checkpoint, Conditions(device="cpu"))
-    own = build_forecaster(scorecard.open_checkpoint(Path(base)), Conditions(device="cpu", store=result["store"]))
+    forecaster = build_forecaster(open_checkpoint(checkpoint), Conditions(device="cpu"))
+    own = build_forecaster(open_checkpoint(Path(base)), Conditions(device="cpu", store=result["store"]))
     grid = forecaster.pairs.selection.grid
     selection = own.pairs.selection
     pairs = Pairs(own.store, type(selection)(**{**vars(selection), "grid": grid}), forecaster.pairs.period)
@@ -145,7 +146,7 @@ def test_one_model_is_there_at_a_time(checkpoint: Path, monkeypatch: pytest.Monk
 
 
 def test_a_store_across_greenwich_trains_and_scores(tmp_path: Path, empty_database: Path) -> None:
-    """0 to 41.25 and 318.75 to 348.75 degrees east: 4 columns in the east and 4 in the west."""
+    """0 to 33.75 and 315 to 348.75 degrees east: 4 columns in the east and 4 in the west."""
     dataset = synthetic_dataset(times=16, height=8, width=8, box=(40, 0, -40, 70))
     longitude = [0, 11.25, 22.5, 33.75, 315, 326.25, 337.5, 348.75]
     store = write_synthetic(dataset.assign_coords(longitude=longitude), tmp_path / "store")
