@@ -246,15 +246,8 @@ def test_real_europe_with_a_halo(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     """0 to 10 E and 55 to 45 N at 0.25 degrees: there is nothing west of Greenwich."""
     source, out = real_data("era5-europe-2020-01-01"), tmp_path / "store"
     periods = {"train": "2020-01-01T00/2020-01-01T17", "valid": "2020-01-01T18/2020-01-01T23"}
-    settings = {
-        "source": "netcdf",
-        "path": source,
-        "out": out,
-        "variables": ("10u",),
-        "statics": ("coslat",),
-        **periods,
-    }
-    store = build(BuildSettings.model_validate(settings))
+    settings = {"source": "netcdf", "path": source, "out": out, "variables": ("10u",), "statics": ("coslat",)}
+    store = build(BuildSettings.model_validate(settings | periods))
     with caplog.at_level(logging.WARNING, "kit"):
         grid = Grid.of(store, (54, 1, 46, 9), 4, halo=1)
         assert not caplog.records
