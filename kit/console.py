@@ -161,16 +161,16 @@ def show_scores(result: Mapping[str, Any]) -> None:
     for _, title in (*_SCORES, ("skill", "skill")):
         table.add_column(title, justify="right")
     scores: Mapping[str, Mapping[str, Any]] = result.get("scores", {})
-    base = any("base_rmse" in row for row in scores.values())
-    if base:
+    before: Mapping[str, Mapping[str, Any]] = result.get("forgetting", {})
+    if before:
         table.add_column("base RMSE", justify="right")
+        table.add_column("change", justify="right")
     for variable, row in scores.items():
         skill = row.get("skill")
         colour = "green" if isinstance(skill, float) and skill > 0 else "red"
         cells = [_number(row.get(key)) for key, _ in _SCORES]
-        table.add_row(
-            variable, *cells, f"[{colour}]{_number(skill, 3)}[/]", *([_number(row.get("base_rmse"))] if base else [])
-        )
+        change = _forgetting(before.get(variable, {})) if before else []
+        table.add_row(variable, *cells, f"[{colour}]{_number(skill, 3)}[/]", *change)
     out = error_console()
     out.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
     out.print(table)
@@ -179,6 +179,33 @@ def show_scores(result: Mapping[str, Any]) -> None:
     if skills:
         better = sum(skill > 0 for skill in skills)
         out.print(f"better than persistence in {better} of {len(skills)}; mean skill {sum(skills) / len(skills):.3f}")
+    changes = [row["change"] for row in before.values() if row.get("change") is not None]
+    if changes:
+        worse = sum(change > 0 for change in changes)
+        out.print(f"worse than the base weights in {worse} of {len(changes)}; greatest change {max(changes):+.1%}")
+    show_edge(result)
+
+
+def _forgetting(row: Mapping[str, Any]) -> list[str]:
+    """The error of the base weights, and how it changed; nothing for what they cannot predict."""
+    change = row.get("change")
+    told = "-" if change is None else f"[{'red' if change > 0 else 'green'}]{change:+.1%}[/]"
+    return [_number(row.get("before")), told]
+
+
+def show_edge(result: Mapping[str, Any]) -> None:
+    """Show errors by distance from the edge, relative to persistence there: a mean over variables and levels."""
+    if not result.get("edge"):
+        return
+    table = Table("grid points from the edge", title="Errors by distance from the edge", title_justify="left")
+    for title in ("points", "scored", "RMSE / persistence RMSE, mean"):
+        table.add_column(title, justify="right")
+    for ring in result["edge"]:
+        pairs = [(ring["rmse"][key], rmse) for key, rmse in ring["persistence_rmse"].items()]
+        ratios = [error / rmse for error, rmse in pairs if error is not None and rmse]
+        mean = _number(sum(ratios) / len(ratios), 3) if ratios else "-"
+        table.add_row(f"{ring['distance']} and more", f"{ring['points']:,}", f"{ring['scored']:.0%}", mean)
+    error_console().print(table)
 
 
 def show_plan(result: Mapping[str, Any]) -> None:

@@ -309,6 +309,7 @@ class _Run:
             "data": {
                 "store": str(Path(data.store).absolute()) if Path(data.store).exists() else data.store,
                 "region": data.region,
+                "halo": data.halo,
                 "variables": data.variables,
                 "levels": data.levels,
                 "statics": data.statics,

@@ -28,8 +28,9 @@ from kit.memory.checks import refuse_in_forecast, refuse_without_effect
 from kit.memory.settings import MemorySettings
 from kit.memory.shortage import Shortage, explain_forecast
 from kit.models import weights as weights_room
+from kit.models.base import base_spec, known_to
 from kit.models.resolve import resolve_spec, select
-from kit.models.space import TrainingSpace
+from kit.models.space import TrainingSpace, Window
 from kit.models.spec import ModelSpec
 from kit.models.variants import variant_named
 from kit.models.weights import Weights
@@ -169,17 +170,25 @@ def build_job(settings: Settings) -> Job:
     periods = _periods(settings.data, store)
     train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
     schedule = _schedule(settings, len(train))
-    trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast)
+    window = selection.grid.window
+    trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast, window=window)
     resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
     return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
 
 
 def build_trainer(
-    settings: Settings, spec: ModelSpec, weights: Weights | None, steps: int, device: torch.device, *, autocast: bool
+    settings: Settings,
+    spec: ModelSpec,
+    weights: Weights | None,
+    steps: int,
+    device: torch.device,
+    *,
+    autocast: bool,
+    window: Window | None = None,
 ) -> Trainer:
     """Compose the step: model, what trains, how it fits into memory, loss and optimiser.
 
-    The planner traces the very trainer that this builds.
+    The loss is over a window of what the model sees. The planner traces the very trainer that this builds.
     """
     start = settings.model.new_init or "zero"
     model, trained = build.for_training(spec, weights, settings.adapt, autocast=autocast, steps=steps, start=start)
@@ -194,7 +203,7 @@ def build_trainer(
         graded=len(settings.rollout.graded_steps),
     )
     return Trainer(
-        TrainingSpace(model, spec),
+        TrainingSpace(model, spec, window),
         PaperMAE(settings.loss.weights),
         trained,
         updater,
@@ -351,19 +360,23 @@ def build_base_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> For
     weights = weights_room.load(base["name"], checkpoint.spec.upstream)
     if weights is None or weights.base["sha256"] != base["sha256"]:
         return None
-    return _forecaster(checkpoint, weights, conditions)
+    return _forecaster(checkpoint, weights, conditions, base_spec(checkpoint.spec, weights))
 
 
-def _forecaster(checkpoint: Checkpoint, weights: Weights | None, conditions: Conditions) -> Forecaster:
-    spec, data = checkpoint.spec, checkpoint.description["data"]
+def _forecaster(
+    checkpoint: Checkpoint, weights: Weights | None, conditions: Conditions, spec: ModelSpec | None = None
+) -> Forecaster:
+    """Load a model, by default the checkpoint's own, and what it can predict of what the checkpoint predicts."""
+    spec, data = spec or checkpoint.spec, checkpoint.description["data"]
     device = choose_device(conditions.device)
     autocast = uses_autocast(conditions.precision, device)
     refuse_in_forecast(conditions.memory, autocast=autocast)
     name = conditions.store or data["store"]
     store = open_store(name)
     space = build_predictor(spec, weights, conditions.memory, device, autocast=autocast)
-    chosen = {key: data[key] for key in ("region", "variables", "levels", "statics")}
-    settings = DataSettings(store=name, history=spec.history, **chosen)
+    chosen = {"region": data["region"], "levels": spec.levels, **known_to(spec, data)}
+    # Checkpoints from before there were halos do not speak of one.
+    settings = DataSettings(store=name, history=spec.history, halo=data.get("halo", 0.0), **chosen)
     selection = select(spec, settings, store, spec.patch_size)
     pairs = Pairs(store, selection, conditions.period or Period.parse(data["test"]))
     return Forecaster(space, pairs, store)

@@ -14,11 +14,12 @@ import xarray as xr
 from kit.data.settings import Period
 from kit.data.store import Store, write_store
 
-__all__ = ["synthetic_dataset", "synthetic_store"]
+__all__ = ["synthetic_dataset", "synthetic_store", "write_synthetic"]
 
 # Mean and standard deviation; anything not named here is standard normal.
 _SCALES = {
     "2t": (280.0, 15.0),
+    "2d": (275.0, 12.0),
     "10u": (0.0, 5.0),
     "10v": (0.0, 5.0),
     "msl": (101000.0, 1000.0),
@@ -111,7 +112,11 @@ def synthetic_store(path: Path, *, splits: dict[str, str] | None = None, **optio
         splits: ``START/END`` by name; by default about 60, 20 and 20 % of the states.
         options: of ``synthetic_dataset``.
     """
-    dataset = synthetic_dataset(**options)
+    return write_synthetic(synthetic_dataset(**options), path, splits=splits)
+
+
+def write_synthetic(dataset: xr.Dataset, path: Path, *, splits: dict[str, str] | None = None) -> Store:
+    """A store at ``path`` made of a dataset, as ``synthetic_store`` makes it."""
     if splits is None:
         times = dataset["time"].values.astype("datetime64[m]").astype(str)
         first, second = max(1, len(times) * 3 // 5), max(2, len(times) * 4 // 5)

@@ -179,6 +179,13 @@ def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.
         (["plot", "--run", "a", "--checkpoint", "b"], "both were given"),
         (["data", "build"], "source: is needed"),
         (["data", "qa"], "required: STORE"),
+        (["finetune", "--data.halo", "5"], "data.halo 5 has no effect without data.region"),
+        (
+            ["finetune", "--data.region", "60,0,20,40", "--data.halo", "-5"],
+            "data.halo: input should be greater",
+        ),
+        (["finetune", "--data.region", "60,20,20,20"], "data.region: west 20 and east 20 must be two different"),
+        (["finetune", "--data.region", "20,0,60,40"], "data.region: north 20 and south 60 must be in [-90, 90]"),
     ],
 )
 def test_mistakes_end_with_2_and_one_message(
@@ -370,6 +377,26 @@ def test_scores_are_shown_with_their_mean_skill(capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().err
     assert "8 predictions, 6 h ahead; synthetic data" in text
     assert "better than persistence in 1 of 2; mean skill 0.100" in text
+
+
+def test_what_was_forgotten_and_errors_near_the_edge_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"rmse": 1.5, "mae": 1.0, "bias": -0.25, "persistence_rmse": 2.0, "skill": 0.25}
+    forgetting = {
+        "2t": {"before": 1.2, "after": 1.5, "change": 0.25},
+        "msl": {"before": 2.0, "after": 1.5, "change": -0.25},
+    }
+    edge = [
+        {"distance": 0, "points": 48, "scored": 0.25, "rmse": {"2t": 3.0, "tp": 1.0}, "persistence_rmse": {"2t": 2.0}},
+        {"distance": 4, "points": 16, "scored": 1.0, "rmse": {"2t": None}, "persistence_rmse": {"2t": 2.0}},
+    ]
+    result = {"checkpoint": "c", "samples": 8, "lead_hours": 6.0, "scores": {"2t": row, "tp": row, "msl": row}}
+    console.show_scores({**result, "forgetting": {"2t": worse, "msl": better}, "edge": edge})
+    lines = capsys.readouterr().err.splitlines()
+    assert any("2t" in line and "+25.0%" in line for line in lines)
+    assert any("tp" in line and line.split()[-2:-1] == ["-"] for line in lines)
+    assert "worse than the base weights in 1 of 2; greatest change +25.0%" in lines
+    assert any("0 and more" in line and "48" in line and "25%" in line and "1.5" in line for line in lines)
+    assert any("4 and more" in line and "100%" in line for line in lines)
 
 
 def test_progress_without_a_terminal_is_a_few_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

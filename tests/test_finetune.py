@@ -348,6 +348,8 @@ def test_a_variable_that_the_store_lacks_is_named(run_dir: Path, tmp_path: Path)
         ({"variables": ["2t", "u", "snow"]}, "data.variables: 'snow' is unknown"),
         ({"levels": [123.0]}, "data.levels: 123.0 is unknown"),
         ({"region": [10.0, 200.0, 5.0, 201.0]}, "grid points are selected|selects no grid point"),
+        ({"region": [10.0, -5.0, 5.0, 5.0], "halo": 1.0}, "less than a patch of 4 x 4; .* with data.halo 1, the store"),
+        ({"region": [60.0, 20.0, -60.0, 10.0]}, "leaves less than a patch out of the circle"),
         ({"train": "1990-01-01/1990-02-01"}, "no pair in 1990-01-01T00:00/1990-02-01T00:00"),
         ({"valid": "2020-01-01/2020-01-04"}, "overlap: scores would be of states that were seen in training"),
     ),

@@ -103,7 +103,7 @@ def _pair(subject: Subject, seed: int) -> Pair:
     selection = subject.selection
     grid = len(subject.latitude), len(subject.longitude)
     generator = torch.Generator().manual_seed(seed)
-    axes = [torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.longitude)]
+    axes = [torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.eastwards)]
     values = subject.spec.statistics.values
 
     def draw(key: str, *shape: int) -> torch.Tensor:

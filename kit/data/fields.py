@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.data.circle import western_edge
 from kit.data.store_format import STATIC_PREFIX
 from kit.data.units import canonical_units, conversion
 from kit.data.variables import Variable, find
@@ -42,7 +43,7 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
 
     Raises:
         StoreError: there is no such form: ensemble members, several forecast steps, a curvilinear grid,
-            model levels, a box across the Greenwich meridian.
+            model levels, two boxes.
     """
     dataset = _drop_members(_one_valid_time(dataset, where), where)
     dataset = dataset.rename(_renames(dataset))
@@ -131,19 +132,21 @@ def _longitudes(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
     unique, first = np.unique(shifted, return_index=True)
     if len(unique) < len(shifted):
         note("the meridian that the source gave twice was kept once")
-    _contiguous(unique, values, where)
+    _contiguous(unique, values, where, note)
     return dataset.assign_coords(longitude=("longitude", shifted)).isel(longitude=first)
 
 
-def _contiguous(shifted: npt.NDArray[np.float64], values: npt.NDArray[np.float64], where: str) -> None:
+def _contiguous(shifted: npt.NDArray[np.float64], values: npt.NDArray[np.float64], where: str, note: Note) -> None:
     steps = np.diff(shifted)
     if steps.size == 0 or steps.max() <= 1.5 * np.median(steps) + 1e-9:
+        return
+    if edge := western_edge(shifted):
+        note(f"the box crosses Greenwich: columns from {shifted[edge]:g} degrees east stand last")
         return
     wide = int(steps.argmax())
     msg = (
         f"{where}: longitudes {values[0]:g} to {values[-1]:g} have a hole between {shifted[wide]:g} and "
-        f"{shifted[wide + 1]:g} once they lie in [0, 360), where Aurora wants them: a box must not cross the "
-        "Greenwich meridian. Cut it there, or take the whole circle"
+        f"{shifted[wide + 1]:g} degrees east; take one box, or the whole circle"
     )
     raise StoreError(msg)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,87 +17,13 @@ import torch
 from aurora import Batch, Metadata
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from kit.data.grid import Grid
+from kit.data.longitudes import longitudes
 from kit.data.settings import Period
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
 
 __all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "collate", "load_pairs", "read_ahead"]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The part of a store's grid that is read.
-
-    Attributes:
-        rows: first index, and one past the last, along latitude.
-        columns: the same along longitude.
-        cropped: rows and columns left out at the south and the east, so that the patch size divides the sides.
-    """
-
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-    cropped: tuple[int, int]
-
-    @classmethod
-    def of(cls, store: Store, region: tuple[float, float, float, float] | None, patch: int) -> Grid:
-        """Select a region and crop it to whole patches.
-
-        Args:
-            store: whose grid it is.
-            region: north, west, south, east in degrees, borders included; None for the whole grid.
-            patch: patch size of the model in grid points.
-
-        Raises:
-            StoreError: the region selects nothing, or a global grid's longitudes would lose their periodicity.
-        """
-        rows, columns = _box(store, region)
-        height, width = rows[1] - rows[0], columns[1] - columns[0]
-        cropped = (height % patch, width % patch)
-        if height < patch or width < patch:
-            msg = (
-                f"{store.path}: {height} x {width} grid points are selected, less than a patch of {patch} x {patch}; "
-                f"data.region is {region}, the store covers {_extent(store)}"
-            )
-            raise StoreError(msg)
-        if cropped[1] and _is_global(store.longitude[columns[0] : columns[1]]):
-            msg = (
-                f"{store.path}: {width} longitudes around the globe are no multiple of the patch size {patch}, and "
-                "cropping them would open a gap; regrid the data"
-            )
-            raise StoreError(msg)
-        return cls((rows[0], rows[1] - cropped[0]), (columns[0], columns[1] - cropped[1]), cropped)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
-
-
-def _box(store: Store, region: tuple[float, float, float, float] | None) -> tuple[tuple[int, int], tuple[int, int]]:
-    if region is None:
-        return (0, len(store.latitude)), (0, len(store.longitude))
-    north, west, south, east = region
-    rows = np.flatnonzero((store.latitude <= north) & (store.latitude >= south))
-    west, east = west % 360, east % 360 or (360.0 if east else 0.0)
-    columns = np.flatnonzero((store.longitude >= west) & (store.longitude <= east))
-    if not (rows.size and columns.size):
-        msg = (
-            f"{store.path}: data.region {region} (north, west, south, east) selects no grid point; the store covers "
-            f"{_extent(store)}. A box across the Greenwich meridian is not supported"
-        )
-        raise StoreError(msg)
-    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
-
-
-def _extent(store: Store) -> str:
-    return (
-        f"{store.latitude[0]:g} to {store.latitude[-1]:g} degrees north, "
-        f"{store.longitude[0]:g} to {store.longitude[-1]:g} degrees east"
-    )
-
-
-def _is_global(longitude: np.ndarray) -> bool:
-    spacing = np.diff(longitude).mean()
-    return bool(np.isclose(longitude[-1] + spacing - longitude[0], 360))
 
 
 @dataclass(frozen=True)
@@ -180,10 +106,10 @@ class Pairs(Dataset[Pair]):
         self.steps = steps
         self._targets = slice(selection.history if every_step else -1, None)
         self._levels = [store.levels.index(level) for level in selection.levels]
-        self._window = rows, columns = slice(*selection.grid.rows), slice(*selection.grid.columns)
-        self.latitude = torch.from_numpy(store.latitude[rows].astype(np.float32))
-        self.longitude = torch.from_numpy(store.longitude[columns].astype(np.float32))
-        self._static = {name: torch.from_numpy(store.read_static(name, *self._window)) for name in selection.static}
+        grid = selection.grid
+        self.latitude = torch.from_numpy(grid.latitude(store).astype(np.float32))
+        self.longitude = longitudes(grid.longitude(store))
+        self._static = {name: torch.from_numpy(grid.read_static(store, name)) for name in selection.static}
         self._indices = self._find()
         if not self._indices:
             raise StoreError(self._nothing_found())
@@ -240,7 +166,7 @@ class Pairs(Dataset[Pair]):
         )
 
     def _read(self, name: str, times: Sequence[int], levels: Sequence[int] | None = None) -> torch.Tensor:
-        return torch.from_numpy(self.store.read(name, times, *self._window, levels))[None]
+        return torch.from_numpy(self.selection.grid.read(self.store, name, times, levels))[None]
 
 
 def _aware(time: np.datetime64) -> datetime:

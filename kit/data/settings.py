@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
 
 __all__ = ["DataSettings", "Period", "TimeRange"]
 
@@ -64,7 +64,10 @@ class DataSettings(BaseModel):
     store: str = "era5-sample"
     """A store's folder, or the name of a registry entry that the kit builds into one."""
     region: tuple[float, float, float, float] | None = None
-    """North, west, south, east in degrees; the whole store by default."""
+    """North, west, south, east in degrees; the whole store by default. Where west is greater than east, the box
+    crosses Greenwich."""
+    halo: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Degrees of context around ``data.region``: the model sees them; losses and scores are over the region alone."""
     variables: tuple[str, ...] | None = None
     """Surface and atmospheric variables by Aurora's short names; by default all that the store holds."""
     levels: tuple[float, ...] | None = None
@@ -83,3 +86,22 @@ class DataSettings(BaseModel):
     """Pairs per forward pass."""
     workers: int = Field(default=0, ge=0)
     """Processes that read ahead; 0 reads in a thread of the training process."""
+
+    @model_validator(mode="after")
+    def _check_region(self) -> DataSettings:
+        if self.region is None:
+            if self.halo:
+                msg = f"data.halo {self.halo:g} has no effect without data.region: everything is scored; leave it out"
+                raise ValueError(msg)
+            return self
+        north, west, south, east = self.region
+        if not -90 <= south <= north <= 90:
+            msg = f"data.region: north {north:g} and south {south:g} must be in [-90, 90], the larger one first"
+            raise ValueError(msg)
+        if west == east or not (abs(west) <= 360 and abs(east) <= 360):
+            msg = (
+                f"data.region: west {west:g} and east {east:g} must be two different longitudes in [-360, 360]; the "
+                "whole circle is 0 to 360"
+            )
+            raise ValueError(msg)
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -15,12 +16,14 @@ from aurora import Batch
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.pairs import Pairs, load_pairs
 from kit.errors import CheckpointError
+from kit.evaluate.forgetting import forgetting
 from kit.evaluate.settings import EvaluateSettings
 from kit.job import Conditions, Forecaster, build_base_forecaster, build_forecaster
 from kit.memory.shortage import readable
 from kit.metrics.baselines import persistence
+from kit.metrics.edges import EdgeBoard
 from kit.metrics.scores import ScoreBoard, Scores, skill
-from kit.models.space import TrainingSpace
+from kit.models.space import TrainingSpace, Window
 from kit.train.run_folder import RunFolder, write_atomically
 
 __all__ = ["evaluate", "physical", "scores_of"]
@@ -33,7 +36,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
     Returns:
         What ``kit evaluate --json`` prints: RMSE, MAE and bias of each variable and level in its unit, weighted by
-        area; the RMSE of persistence and, where they are at hand, of the base weights; skill against persistence.
+        area; the RMSE of persistence and, where they are at hand, of the base weights; skill against persistence;
+        the change of what the base weights predicted; and for a region, errors by distance from the edge.
 
     Raises:
         KitError: the checkpoint, its store or the period cannot be used.
@@ -45,26 +49,34 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     with readable(partial(conditions.out_of_memory, batch_size=settings.batch_size)) as watched:
         forecaster = build_forecaster(checkpoint, conditions)
         watched.model = forecaster.space.model
-        result = _result(settings, checkpoint, forecaster, conditions)
+        result, scores, reference = _result(settings, checkpoint, forecaster)
+        # The base weights need the room that this model has.
+        del forecaster
+        watched.model = None
+        gc.collect()
+        base = _base_scores(checkpoint, conditions, settings.batch_size) if settings.base else {}
+    result["scores"] = {key: _row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()}
+    result["forgetting"] = forgetting(scores, base)
     _keep(checkpoint, result)
     return result
 
 
 def _result(
-    settings: EvaluateSettings, checkpoint: Checkpoint, forecaster: Forecaster, conditions: Conditions
-) -> dict[str, Any]:
+    settings: EvaluateSettings, checkpoint: Checkpoint, forecaster: Forecaster
+) -> tuple[dict[str, Any], dict[str, Scores], dict[str, Scores]]:
     pairs = forecaster.pairs
-    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size)
-    base = _base_scores(checkpoint, conditions, settings.batch_size) if settings.base else {}
-    return {
+    edges = EdgeBoard.of(pairs, checkpoint.spec.patch_size, may_be_missing=forecaster.space.may_be_missing)
+    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size, edges)
+    result = {
         "checkpoint": str(settings.checkpoint),
         "store": str(forecaster.store.path),
         "synthetic": bool(forecaster.store.attributes.get("synthetic")),
         "period": str(pairs.period),
         "samples": len(pairs),
         "lead_hours": checkpoint.spec.lead_hours,
-        "scores": {key: _row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()},
+        **({} if edges is None else {"edge": edges.results()}),
     }
+    return result, scores, reference
 
 
 def _keep(checkpoint: Checkpoint, result: dict[str, Any]) -> None:
@@ -101,20 +113,23 @@ def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int
 
 
 @torch.no_grad()
-def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[dict[str, Scores], dict[str, Scores]]:
+def scores_of(
+    space: TrainingSpace, pairs: Pairs, batch_size: int = 1, edges: EdgeBoard | None = None
+) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Score predictions, and persistence on the same samples.
 
     Args:
         space: predicts.
         pairs: what is predicted.
         batch_size: predictions in a forward pass.
+        edges: is given all that the model sees.
 
     Returns:
         Scores of the model and of persistence, by variable and level.
     """
     device = next(space.model.parameters()).device
-    waves = space.may_be_missing
-    board, reference = (ScoreBoard(pairs.latitude, may_be_missing=waves) for _ in range(2))
+    waves, window = space.may_be_missing, pairs.selection.grid.window or (slice(None), slice(None))
+    board, reference = (ScoreBoard(pairs.latitude[window[0]], may_be_missing=waves) for _ in range(2))
     for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
         loaded = pair.to(device)
         target = physical(loaded.target)
@@ -124,12 +139,21 @@ def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[
             # Waves come and go; sizes are compared where the model, persistence and the target all have some.
             target[name] = target[name].where(predicted[name].isfinite() & last[name].isfinite(), torch.nan)
         levels = pairs.selection.levels
+        if edges is not None:
+            edges.update(predicted, target, last, levels)
+        predicted, target, last = (_within(window, states) for states in (predicted, target, last))
         board.update({name: predicted[name] for name in target}, target, levels)
         # What is never read has no last state: nothing persists.
         reference.update({name: last[name] for name in target if name in last}, _kept(target, last), levels)
     results = reference.results()
     nothing = Scores(float("nan"), float("nan"), float("nan"), 0)
     return board.results(), {key: results.get(key, nothing) for key in board.results()}
+
+
+def _within(window: Window, states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What is scored of what the model sees."""
+    rows, columns = window
+    return {name: value[..., rows, columns] for name, value in states.items()}
 
 
 def _kept(target: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:

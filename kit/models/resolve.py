@@ -183,7 +183,7 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
             f"{list(inputs)}, {list(atmospheric)}, {list(static)} and {list(spec.levels)}"
         )
         raise SettingsError(msg)
-    grid = Grid.of(store, data.region, patch)
+    grid = Grid.of(store, data.region, patch, data.halo)
     return Selection(inputs, targets, atmospheric, static, spec.levels, spec.history, spec.timestep, grid)
 
 

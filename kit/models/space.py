@@ -25,7 +25,10 @@ from aurora import Aurora, AuroraAirPollution, Batch, insolation
 from kit.models.spec import ModelSpec
 from kit.models.variants import INSOLATION
 
-__all__ = ["Fields", "TrainingSpace"]
+__all__ = ["Fields", "TrainingSpace", "Window"]
+
+Window = tuple[slice, slice]
+"""Rows and columns, of those that the model sees."""
 
 # Which past state each differenced variable refers to; upstream's table has no public name.
 _DIFFERENCED: Mapping[str, int] = AuroraAirPollution._predict_difference_history_dim_lookup
@@ -46,13 +49,31 @@ class Fields:
     atmospheric: dict[str, torch.Tensor]
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def within(self, window: Window | None) -> Fields:
+        """The same values in a window; views. All of them where it is None."""
+        if window is None:
+            return self
+        rows, columns = window
+        surface, atmospheric, masks = (
+            {name: value[..., rows, columns] for name, value in values.items()}
+            for values in (self.surface, self.atmospheric, self.masks)
+        )
+        return Fields(surface, atmospheric, masks)
+
 
 class TrainingSpace:
-    """Encodes states for one model, runs it, and decodes its predictions."""
+    """Encodes states for one model, runs it, and decodes its predictions.
 
-    def __init__(self, model: Aurora, spec: ModelSpec) -> None:
+    Args:
+        model: the model.
+        spec: what it is.
+        window: where the fields of losses are taken; what is around it is context. Predictions are of everything.
+    """
+
+    def __init__(self, model: Aurora, spec: ModelSpec, window: Window | None = None) -> None:
         self.model = model
         self.spec = spec
+        self._window = window
         self._variant = spec.upstream
 
     def inputs(self, state: Batch) -> Batch:
@@ -112,8 +133,10 @@ class TrainingSpace:
         prediction, heads = self._forward(inputs)
         fields = Fields(heads.surf_vars, heads.atmos_vars)
         if self._variant.is_wave:
-            return self._with_densities(fields), prediction
-        return (self._with_differences(fields, inputs) if self._variant.is_air_pollution else fields), prediction
+            fields = self._with_densities(fields)
+        elif self._variant.is_air_pollution:
+            fields = self._with_differences(fields, inputs)
+        return fields.within(self._window), prediction
 
     def advance(self, state: Batch, prediction: Batch) -> Batch:
         """Make the next input states of a roll-out, as ``aurora.rollout`` makes them.
@@ -213,7 +236,8 @@ class TrainingSpace:
         if self._variant.is_wave:
             encoded, masks = self._wave_targets(encoded)
         surface = {name: value[:, 0] for name, value in encoded.surf_vars.items()}
-        return Fields(surface, {name: value[:, 0] for name, value in encoded.atmos_vars.items()}, masks)
+        atmospheric = {name: value[:, 0] for name, value in encoded.atmos_vars.items()}
+        return Fields(surface, atmospheric, masks).within(self._window)
 
     def _normalised(self, batch: Batch) -> Batch:
         """Upstream's own steps from a batch to normalised values, cropped, on the model's device."""

@@ -93,8 +93,8 @@ def _held(model: torch.nn.Module, device: torch.device) -> Iterator[int]:
 
 
 def _subject(job: Job) -> Subject:
-    rows, columns = slice(*job.selection.grid.rows), slice(*job.selection.grid.columns)
-    return Subject(job.spec, job.selection, job.store.latitude[rows], job.store.longitude[columns])
+    grid = job.selection.grid
+    return Subject(job.spec, job.selection, grid.latitude(job.store), grid.longitude(job.store))
 
 
 def _missing(traced: Trace, *, on_gpu: bool, room: int, reserve: int) -> Iterator[str]:

@@ -43,13 +43,18 @@ class Subject:
         spec: the model.
         selection: what it reads and predicts.
         latitude: of the rows that are read, degrees, decreasing, [H].
-        longitude: of the columns, degrees, increasing, [W].
+        longitude: of the columns, degrees, each one east of the one before, [W].
     """
 
     spec: ModelSpec
     selection: Selection
     latitude: Axis
     longitude: Axis
+
+    @property
+    def eastwards(self) -> Axis:
+        """Longitudes of columns that lie as these do, increasing from 0: no plan depends on where a box lies."""
+        return (self.longitude - self.longitude[0]) % 360
 
 
 def subject_of(settings: PlanSettings) -> Subject:
@@ -63,8 +68,7 @@ def subject_of(settings: PlanSettings) -> Subject:
     store = open_store(settings.data.store) if settings.grid is None else _imaginary(settings, settings.grid, weights)
     spec = resolve_spec(settings.model, settings.data, store, weights)
     selection = select(spec, settings.data, store, spec.patch_size)
-    rows, columns = slice(*selection.grid.rows), slice(*selection.grid.columns)
-    return Subject(spec, selection, store.latitude[rows], store.longitude[columns])
+    return Subject(spec, selection, selection.grid.latitude(store), selection.grid.longitude(store))
 
 
 def _weights(model: ModelSettings, variant: Variant) -> Weights | None:

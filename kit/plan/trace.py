@@ -103,7 +103,7 @@ def trace(
     settings = settings.model_copy(update={"memory": settings.memory.model_copy(update={"compile": False})})
     accumulated = 1 if forecast else settings.train.accumulate
     # Real ones, made here: upstream and the insolation of version 1.5 take values from them.
-    axes = tuple(torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.longitude))
+    axes = tuple(torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.eastwards))
     # Outside: a package that is first imported in there would take the simulation for the world, and keep it.
     extras.load(settings.adapt.method)
     with simulated_gpu():
@@ -140,7 +140,8 @@ def _compose(
     """What a run would compose: with a trainer where it trains."""
     if forecast:
         return build_predictor(subject.spec, None, settings.memory, _SIMULATED, autocast=autocast), None
-    trainer = build_trainer(settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast)
+    window = subject.selection.grid.window
+    trainer = build_trainer(settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast, window=window)
     return trainer.space, trainer
 
 

@@ -14,12 +14,12 @@ from kit.plots.figure import framed, plain
 from kit.plots.styles import BLUE, INK, ORANGE, style_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["loss_curves", "scorecard"]
+__all__ = ["edge_errors", "loss_curves", "scorecard"]
 
 Array = np.ndarray[Any, Any]
 
@@ -216,3 +216,49 @@ def _beside(value: float) -> str:
     """Say in words what a bar cannot show."""
     number = f"{value:.2g}".replace("-", "\N{MINUS SIGN}")
     return "undefined" if math.isnan(value) else f"\N{BLACK LEFT-POINTING TRIANGLE} {number}"
+
+
+def edge_errors(rings: Sequence[Mapping[str, Any]], *, title: str = "Edge", synthetic: bool = False) -> Figure:
+    """Draw errors against the distance from the edge of what a model sees, one line for each variable.
+
+    Args:
+        rings: The ``edge`` of a scorecard.
+        title: What is scored.
+        synthetic: Whether the values are a simulation's; then the figure says so.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    lines = _edge_lines(rings)
+    if not lines:
+        msg = "no errors by distance to draw: the evaluation found no ring with an error beside persistence's"
+        raise ValueError(msg)
+    scored = [ring["distance"] for ring in rings if ring["scored"] > 0]
+    subtitle = f"mean over levels; scored from {scored[0]} grid points on" if scored else "mean over levels"
+    figure = framed(7.0, 3.9, title, subtitle, synthetic=synthetic)
+    axes = figure.subplots()
+    for name, ratios in lines.items():
+        axes.plot(range(len(rings)), ratios, marker="o", markersize=3.5, linewidth=1.4, label=style_of(name).label)
+    axes.axhline(1, color=INK, linewidth=0.8)
+    axes.set_xticks(range(len(rings)), [f"{ring['distance']}+" for ring in rings])
+    axes.set_xlabel("grid points from the edge", fontsize=9.5, color=INK)
+    axes.set_ylabel("RMSE / RMSE of persistence", fontsize=9.5, color=INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
+    plain(axes)
+    return figure
+
+
+def _edge_lines(rings: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """For each variable the ratio of errors in each ring, a mean over levels; NaN where there is none."""
+    ratios: dict[str, list[list[float]]] = defaultdict(lambda: [[] for _ in rings])
+    for place, ring in enumerate(rings):
+        for key, reference in ring["persistence_rmse"].items():
+            if reference and ring["rmse"].get(key) is not None:
+                match = _LEVEL_KEY.fullmatch(key)
+                ratios[match[1] if match else key][place].append(ring["rmse"][key] / reference)
+    return {
+        name: [sum(values) / len(values) if values else math.nan for values in parts] for name, parts in ratios.items()
+    }

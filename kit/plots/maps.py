@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Colormap, Normalize
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from kit.data.circle import continuous
 from kit.metrics.scores import area_weights
 from kit.plots.figure import framed
 from kit.plots.styles import ERROR_COLOURS, GREY, INK, Style, channel_label, style_of
@@ -41,7 +43,7 @@ class _Grid:
     @classmethod
     def of(cls, latitude_H: Array, longitude_W: Array) -> _Grid:
         """Begin after the widest gap between longitudes: a box across Greenwich stays in one piece."""
-        longitude_W = np.asarray(longitude_W, dtype=np.float64)
+        longitude_W = continuous(longitude_W)
         gaps = np.diff(longitude_W, append=longitude_W[0] + 360)
         widest = int(np.argmax(gaps))
         regional = gaps[widest] > 1.5 * np.median(gaps)
@@ -75,6 +77,7 @@ def comparison_map(
     land_sea_mask_HW: Array | None = None,
     unit: str | None = None,
     synthetic: bool = False,
+    scored: tuple[slice, slice] | None = None,
 ) -> Figure:
     """Draw prediction, target and error of one channel.
 
@@ -85,7 +88,7 @@ def comparison_map(
         prediction_HW: Prediction in the store's unit.
         target_HW: Target in the store's unit.
         latitude_H: Degrees north, strictly decreasing.
-        longitude_W: Degrees east in [0, 360), strictly increasing.
+        longitude_W: Degrees east in [0, 360), each one east of the one before.
         variable: Aurora's short name; decides label, unit, colours and kind of scale.
         level: Pressure in hPa, for an atmospheric variable.
         valid_time: Time that the prediction is for, UTC.
@@ -93,6 +96,7 @@ def comparison_map(
         land_sea_mask_HW: Fraction of land; its contour at one half is the coast.
         unit: The store's unit, needed only for a variable that ``kit.plots.styles`` lacks.
         synthetic: Whether the values are a simulation's; then the figure says so.
+        scored: Rows and columns that scores are taken over, where that is not all; outlined.
 
     Returns:
         The figure.
@@ -122,7 +126,12 @@ def comparison_map(
     norm, extend = _error_scale(error_HW)
     mesh = _draw(right, grid, error_HW, norm, ERROR_COLOURS, land_sea_mask_HW)
     right.set_title("Error", fontsize=10.5, loc="left", color=INK)
-    right.set_title(_rmse_text(error_HW, grid.latitude_H, style), fontsize=9, loc="right", color=INK)
+    rows, columns = scored or (slice(None), slice(None))
+    text = _rmse_text(error_HW[rows, columns], grid.latitude_H[rows], style)
+    right.set_title(text, fontsize=9, loc="right", color=INK)
+    if scored is not None:
+        for axes in (left, middle, right):
+            _outline(axes, grid, rows, columns)
     label = f"prediction \N{MINUS SIGN} target ({style.error_unit})"
     _colour_bar(figure, mesh, [right], label, extend, shrink=0.9)
     for axes in (middle, right):
@@ -209,6 +218,17 @@ def _coast(axes: Axes, grid: _Grid, mask_HW: Array | None) -> None:
         return
     mask = np.ma.masked_invalid(mask_HW[:, grid.columns_W])
     axes.contour(grid.longitude_W, grid.latitude_H, mask, levels=[0.5], colors=[INK], linewidths=0.7)
+
+
+def _outline(axes: Axes, grid: _Grid, rows: slice, columns: slice) -> None:
+    """Draw a line around what is scored."""
+    south, north = _edges(grid.latitude_H)[[rows.stop, rows.start]]
+    inside = (grid.columns_W >= columns.start) & (grid.columns_W < columns.stop)
+    # On a map of the whole circle a box may be in two pieces, at either end.
+    changes = np.flatnonzero(np.diff(inside, prepend=False, append=False)).reshape(-1, 2)
+    for west, east in _edges(grid.longitude_W)[changes]:
+        size = east - west, north - south
+        axes.add_patch(Rectangle((west, south), *size, fill=False, edgecolor=INK, linewidth=1, linestyle="--"))
 
 
 def _colour_bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, extend: str, shrink: float) -> None:

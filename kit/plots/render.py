@@ -18,7 +18,7 @@ from kit.evaluate.scorecard import physical
 from kit.job import Conditions, Forecaster, build_forecaster
 from kit.memory.shortage import readable
 from kit.metrics.scores import skill
-from kit.plots.curves import loss_curves, scorecard
+from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.figure import save
 from kit.plots.maps import comparison_map
 from kit.plots.settings import PlotSettings
@@ -60,7 +60,7 @@ def _files(
     if folder is not None:
         yield save_loss_curves(folder, out, synthetic=_synthetic(forecaster))
     if folder is not None and folder.scores.exists():
-        yield _save_scorecard(folder, out)
+        yield from _save_scores(folder, out)
     yield from _maps(forecaster, settings, out)
 
 
@@ -84,8 +84,16 @@ def save_loss_curves(folder: RunFolder, out: Path, *, synthetic: bool) -> Path:
     return save(figure, out / "loss.png")
 
 
-def _save_scorecard(folder: RunFolder, out: Path) -> Path:
+def _save_scores(folder: RunFolder, out: Path) -> Iterator[Path]:
+    """Draw what the last evaluation of a run found."""
     result = json.loads(folder.scores.read_text(encoding="utf-8"))
+    yield _save_scorecard(folder, result, out)
+    if result.get("edge"):
+        title = f"Errors of {folder.path.name} by distance from the edge"
+        yield save(edge_errors(result["edge"], title=title, synthetic=result["synthetic"]), out / "edge.png")
+
+
+def _save_scorecard(folder: RunFolder, result: dict[str, Any], out: Path) -> Path:
     rows = result["scores"]
     scored = {key: row for key, row in rows.items() if row["skill"] is not None}
     before = {k: skill(row["base_rmse"], row["persistence_rmse"]) for k, row in scored.items() if row.get("base_rmse")}
@@ -122,6 +130,7 @@ def _maps(forecaster: Forecaster, settings: PlotSettings, out: Path) -> Iterator
                 land_sea_mask_HW=_land_sea_mask(pairs),
                 unit=forecaster.store.variable_attributes(name).get("units"),
                 synthetic=_synthetic(forecaster),
+                scored=pairs.selection.grid.window,
             )
             channel = name if level is None else f"{name}_{level:g}"
             yield save(figure, out / f"{channel}_{moment:%Y%m%dT%H%M}.png")
@@ -180,5 +189,4 @@ def _land_sea_mask(pairs: Pairs) -> np.ndarray[Any, Any] | None:
     """From the store, whether the model reads it or not."""
     if "lsm" not in pairs.store.static:
         return None
-    grid = pairs.selection.grid
-    return pairs.store.read_static("lsm", slice(*grid.rows), slice(*grid.columns))
+    return pairs.selection.grid.read_static(pairs.store, "lsm")

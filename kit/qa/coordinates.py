@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kit.data.circle import western_edge
 from kit.qa.table import REBUILD, Examined, Finding, Findings, check
 
 __all__ = ["CHECKS"]
@@ -38,16 +39,16 @@ def _grid_spacing(store: Examined) -> Findings:
     for name in ("latitude", "longitude"):
         steps = np.abs(np.diff(store.subject.coordinates[name]))
         usual = float(np.median(steps)) if steps.size else 0.0
+        if name == "longitude" and steps.size and (edge := western_edge(store.subject.coordinates[name])):
+            # A box across Greenwich: what is around it is no step.
+            steps[edge - 1] = usual
         uneven = np.flatnonzero(~(np.abs(steps - usual) <= _SPACING * usual))
         if uneven.size:
             first = store.subject.coordinates[name][uneven[0] : uneven[0] + 2]
             detail = (
                 f"{uneven.size} of {steps.size} steps differ from {usual:g} degrees, first {first[0]:g} to {first[1]:g}"
             )
-            remedy = (
-                "regrid the data; if the box crosses Greenwich, choose one that does not: neighbours would be far apart"
-            )
-            yield Finding(name, detail, remedy)
+            yield Finding(name, detail, "regrid the data: neighbours would be far apart")
 
 
 def _order(name: str, values: np.ndarray, *, falling: bool) -> Findings:

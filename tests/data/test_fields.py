@@ -61,9 +61,16 @@ def test_the_meridian_given_twice_is_kept_once() -> None:
     assert any("kept once" in note for note in notes)
 
 
-def test_a_box_across_greenwich_is_refused() -> None:
-    with pytest.raises(StoreError, match=r"a.nc: longitudes -10 to 10 have a hole between 10 and 350.*Greenwich"):
-        canonical(field(longitude=(-10.0, -5.0, 0.0, 5.0, 10.0)))
+def test_a_box_across_greenwich_has_its_west_last() -> None:
+    dataset, notes = canonical(field(longitude=(-10.0, -5.0, 0.0, 5.0, 10.0)))
+    assert dataset["longitude"].values.tolist() == [0, 5, 10, 350, 355]
+    assert dataset["t2m"].values[0].tolist() == [2, 3, 4, 0, 1]
+    assert notes[1:] == ["the box crosses Greenwich: columns from 350 degrees east stand last"]
+
+
+def test_two_boxes_are_refused() -> None:
+    with pytest.raises(StoreError, match=r"a.nc: longitudes 0 to 60 have a hole between 10 and 50 degrees east"):
+        canonical(field(longitude=(0.0, 5.0, 10.0, 50.0, 55.0, 60.0)))
 
 
 def test_single_precision_coordinates_mean_their_decimals() -> None:

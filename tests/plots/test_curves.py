@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from kit.plots.curves import loss_curves, scorecard
+from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.styles import BLUE, ORANGE
 
 
@@ -105,3 +105,19 @@ def test_weights_before_training_are_marked_where_they_are_known() -> None:
 def test_nothing_scored_is_an_error() -> None:
     with pytest.raises(ValueError, match="no skill to draw"):
         scorecard({})
+
+
+def test_errors_by_distance_are_ratios_and_means_over_levels() -> None:
+    """Levels at 0.5 and 1 of persistence's error, then at 0.25 and 0.75; rain without any is left out."""
+    rings = [
+        {"distance": 0, "scored": 0.0, "rmse": {"t_500": 1.0, "t_850": 2.0, "tp": 1.0},
+         "persistence_rmse": {"t_500": 2.0, "t_850": 2.0, "tp": 0.0}},
+        {"distance": 4, "scored": 0.5, "rmse": {"t_500": 0.5, "t_850": 1.5, "tp": 1.0},
+         "persistence_rmse": {"t_500": 2.0, "t_850": 2.0, "tp": None}},
+    ]  # fmt: skip
+    figure = edge_errors(rings)
+    assert _lines(figure.axes[0])["Temperature"] == [0.75, 0.5]
+    assert "scored from 4 grid points on" in figure.texts[1].get_text()
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0+", "4+"]
+    with pytest.raises(ValueError, match="no errors by distance"):
+        edge_errors([])

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from kit.plots.curves import loss_curves, scorecard
+from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.figure import SYNTHETIC_LABEL, save
 from kit.plots.maps import comparison_map
 from kit.plots.styles import style_of
@@ -58,12 +58,24 @@ def _score(**options: Any) -> Figure:
     return scorecard(skills, before={key: value - 0.1 for key, value in skills.items()}, **options)
 
 
+RINGS = [
+    {
+        "distance": distance,
+        "points": 100,
+        "scored": float(distance > 4),
+        "rmse": {"2t": 2.0 - distance / 20, "t_500": 1.0, "t_850": 2.0, "tp_6h": None},
+        "persistence_rmse": {"2t": 2.0, "t_500": 2.0, "t_850": 2.0, "tp_6h": 0.0},
+    }
+    for distance in (0, 4, 8, 16)
+]
 FIGURES: dict[str, Callable[..., Figure]] = {
     "globe": _map,
     "box": lambda **options: _map(box=(55, 2, 45, 10), width=20, **options),
     "tall box": lambda **options: _map(box=(70, 2, 20, 10), height=40, width=8, variable="tc_no", **options),
     "wide box": lambda **options: _map(box=(10, 2, 5, 80), height=6, width=90, variable="10u_wave", **options),
+    "region": lambda **options: _map(box=(55, 2, 45, 10), width=20, scored=(slice(2, 14), slice(4, 16)), **options),
     "loss": _loss,
+    "edge": lambda **options: edge_errors(RINGS, title="Errors of a run by distance from the edge", **options),
     "scorecard": _score,
     "two bars": lambda **options: scorecard({"2t": 0.3, "msl": 0.2}, title="Skill of a run", **options),
 }

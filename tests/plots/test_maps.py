@@ -11,6 +11,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from kit.plots.maps import comparison_map
 
@@ -162,3 +163,26 @@ def test_fields_must_fit_the_grid(argument: str) -> None:
             fields["prediction"], fields["target"], LATITUDE, LONGITUDE, variable="2t", lead_hours=6,
             valid_time=np.datetime64("2020-01-01"), land_sea_mask_HW=fields["land_sea_mask"],
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("longitude", ([350.0, 355.0, 0.0, 5.0], [0.0, 5.0, 350.0, 355.0]))
+def test_a_box_across_greenwich_is_one_map(longitude: list[float]) -> None:
+    """As the model sees it, and as a store has it; edges at 12.5 W and 7.5 E either way."""
+    west_first = np.array([0.0, 1, 2, 3])
+    values = west_first if longitude[0] == 350 else np.roll(west_first, 2)
+    figure = _figure(values, 0, longitude_W=np.array(longitude))
+    mesh = _mesh(figure.axes[0])
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [-12.5, -7.5, -2.5, 2.5, 7.5]
+    assert mesh.get_array()[0].tolist() == [0, 1, 2, 3]
+
+
+def test_what_is_scored_is_outlined_and_alone_in_the_rmse() -> None:
+    """An error of 9 around a middle of 2 x 2 whose error is 1."""
+    error = np.full((4, 4), 9.0)
+    error[1:3, 1:3] = 1
+    latitude, longitude = np.array([30.0, 20.0, 10.0, 0.0]), np.array([340.0, 350.0, 0.0, 10.0])
+    figure = _figure(error, 0, latitude_H=latitude, longitude_W=longitude, scored=(slice(1, 3), slice(1, 3)))
+    assert figure.axes[2].get_title(loc="right").startswith("RMSE 1 ")
+    for axes in figure.axes[:3]:
+        (outline,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((-15, 5), 20, 20)

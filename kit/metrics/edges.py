@@ -1,0 +1,145 @@
+"""Errors by distance from the edge of what a model sees.
+
+What lies beyond a box's edge flows in unseen, and the attention windows of Aurora's backbone join the box's west to
+its east. So errors grow towards the edge; how far in tells how wide a halo has to be.
+
+Dimensions: B batch, C level, H latitude, W longitude, R ring.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kit.data.statistics import channel_key
+from kit.metrics.scores import area_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kit.data.pairs import Pairs
+
+__all__ = ["EdgeBoard"]
+
+
+class EdgeBoard:
+    """Streaming RMSE of every variable and level in rings around the middle of a box.
+
+    The first ring is one patch wide, as is the second; each further one is twice as wide as the one before it.
+    """
+
+    def __init__(
+        self,
+        lat_H: Tensor,
+        distance_HW: Tensor,
+        patch: int,
+        *,
+        scored_HW: Tensor | None = None,
+        may_be_missing: Collection[str] = (),
+    ) -> None:
+        """Start with no samples.
+
+        Args:
+            lat_H: latitudes of the rows, degrees north, decreasing.
+            distance_HW: whole grid points between each point and the nearest edge; 0 at the edge.
+            patch: side of a patch in grid points.
+            scored_HW: whether losses and scores are taken there; everywhere by default.
+            may_be_missing: variables whose targets are expected to hold missing values.
+        """
+        self._starts = _starts(int(distance_HW.max()), patch)
+        self._ring_P = torch.bucketize(distance_HW.flatten(), torch.tensor(self._starts[1:]), right=True)
+        self._weight_P = area_weights(lat_H)[:, None].expand(distance_HW.shape).flatten()
+        scored_P = torch.ones_like(self._weight_P) if scored_HW is None else scored_HW.flatten().double()
+        self._points_R = self._summed(torch.ones_like(scored_P)[None])[0]
+        self._scored_R = self._summed(scored_P[None])[0] / self._points_R
+        self._may_be_missing = frozenset(may_be_missing)
+        self._sums: dict[str, dict[str, Tensor]] = {"rmse": {}, "persistence_rmse": {}}
+        """For each kind of error and channel: weight and weighted squared error, [2, R], float64."""
+
+    @classmethod
+    def of(cls, pairs: Pairs, patch: int, *, may_be_missing: Collection[str] = ()) -> EdgeBoard | None:
+        """Rings of what is read for a model; None where it has no edge, as on the globe.
+
+        Args:
+            pairs: what is predicted.
+            patch: side of a patch in grid points.
+            may_be_missing: variables whose targets are expected to hold missing values.
+        """
+        grid = pairs.selection.grid
+        distance = grid.distance(pairs.store)
+        if distance is None:
+            return None
+        scored = torch.zeros(grid.shape)
+        scored[grid.window or ...] = 1
+        return cls(pairs.latitude, torch.from_numpy(distance), patch, scored_HW=scored, may_be_missing=may_be_missing)
+
+    def update(
+        self,
+        predictions: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        last: Mapping[str, Tensor],
+        levels: Sequence[float] = (),
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            predictions: physical values by variable: [B, H, W] at the surface, [B, C, H, W] in the atmosphere.
+            targets: the same variables, the same shapes.
+            last: what persistence predicts; variables that are never read may be absent.
+            levels: pressures of the C levels, hPa.
+        """
+        for name, target in targets.items():
+            keys = (name,) if target.ndim == 3 else tuple(channel_key(name, level) for level in levels)
+            for kind, states in (("rmse", predictions), ("persistence_rmse", last)):
+                if name in states:
+                    self._add(kind, keys, states[name], target, masked=name in self._may_be_missing)
+
+    def _add(self, kind: str, keys: Sequence[str], predicted: Tensor, target: Tensor, *, masked: bool) -> None:
+        error_BCP = (predicted.double() - target.double()).reshape(len(target), len(keys), -1)
+        present_BCP = torch.isfinite(target).reshape(error_BCP.shape) if masked else torch.ones_like(error_BCP).bool()
+        weight_P = self._weight_P.to(error_BCP.device)
+        squared_CP = (error_BCP.where(present_BCP, 0).square() * weight_P).sum(0)
+        sums_2CR = torch.stack([self._summed((present_BCP * weight_P).sum(0)), self._summed(squared_CP)])
+        held = self._sums[kind]
+        for index, key in enumerate(keys):
+            held[key] = held[key] + sums_2CR[:, index] if key in held else sums_2CR[:, index]
+
+    def _summed(self, values_CP: Tensor) -> Tensor:
+        """Sums over the points of each ring, [C, R]."""
+        sums = values_CP.new_zeros(len(values_CP), len(self._starts))
+        return sums.index_add_(1, self._ring_P.to(sums.device), values_CP)
+
+    def results(self) -> list[dict[str, Any]]:
+        """Errors from the edge inwards.
+
+        Returns:
+            For each ring ``distance``, grid points from the edge to its nearest point; ``points`` in it; ``scored``,
+            the share of them that losses and scores are taken over; ``rmse`` and ``persistence_rmse`` by variable
+            and level, in its unit, None where nothing is there.
+        """
+        table = {kind: {key: _roots(sums) for key, sums in held.items()} for kind, held in self._sums.items()}
+        return [
+            {
+                "distance": start,
+                "points": int(self._points_R[ring]),
+                "scored": float(self._scored_R[ring]),
+                **{kind: {key: roots[ring] for key, roots in rows.items()} for kind, rows in table.items()},
+            }
+            for ring, start in enumerate(self._starts)
+        ]
+
+
+def _starts(farthest: int, patch: int) -> list[int]:
+    starts = [0, patch]
+    while 2 * starts[-1] <= farthest:
+        starts.append(2 * starts[-1])
+    return [start for start in starts if start <= farthest]
+
+
+def _roots(sums_2R: Tensor) -> list[float | None]:
+    pairs = zip(*sums_2R.tolist(), strict=True)
+    roots = [math.sqrt(squared / weight) if weight else math.nan for weight, squared in pairs]
+    return [root if math.isfinite(root) else None for root in roots]
