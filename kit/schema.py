@@ -68,7 +68,11 @@ def nest(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         branch = tree
         for section in sections:
             branch = branch.setdefault(section, {})
-        branch[name] = value
+        if value == {}:
+            # An empty table may come after what is to be in it.
+            branch.setdefault(name, {})
+        else:
+            branch[name] = value
     return tree
 
 

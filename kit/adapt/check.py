@@ -39,7 +39,7 @@ class Verdict:
     Attributes:
         step: after which it was made.
         moved: parameters that had a gradient and have changed.
-        zeros: names of the parameters without a gradient, by the reason for that.
+        zeros: names of the parameters without a gradient that could move them, by the reason for that.
         waiting: names of parameters of which it was too early to say: in the first steps, or in the warm-up.
         still: parameters and buffers that were to stay, and are what they were to the last bit.
     """
@@ -140,7 +140,7 @@ class TrainingCheck:
         for name in self._names:
             if reached[name] and name in changed:
                 continue
-            if name in self._reasons and not reached[name]:
+            if name in self._reasons:
                 zeros.setdefault(self._reasons[name], []).append(name)
             elif step - self._begun < _SETTLED or (reached[name] and step < warmup and not final):
                 waiting.append(name)
@@ -188,9 +188,7 @@ class TrainingCheck:
         for handle in self._handles:
             handle.remove()
         self._watched.close()
-        reached = self._reached.tolist()
-        silent = [name for name, seen in zip(self._names, reached, strict=True) if not seen]
-        self._reasons = {name: reason for name in silent if (reason := self._watched.reason(name)) is not None}
+        self._reasons = {name: reason for name in self._names if (reason := self._watched.reason(name)) is not None}
         self._watched = None
 
     def _refuse_changed(self, names: list[str]) -> None:

@@ -16,7 +16,7 @@ from kit.adapt.settings import AdaptSettings, Method
 from kit.errors import CheckpointError
 from kit.models.weights import ADAPTER_PREFIX
 
-__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "tensors"]
+__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
 
 _METHODS: Mapping[Method, Attach] = {
     "full": attach_full,

@@ -6,8 +6,10 @@ a reason holds only where that bears it out.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ _EMBEDDING = re.compile(
     r"encoder\.(?P<kind>surf|atmos)_token_embeds\.(?:layers\.(?P<level>[^.]+)\.)?(?:weights\.(?P<name>.+)|bias)$"
 )
 _HEAD = re.compile(r"decoder\.(?:surf|atmos)_heads\.(?P<name>[^.]+)\.(?:layers\.(?P<level>[^.]+)\.)?")
-_CLOCK = re.compile(r"(?:static_)?(?:tod|dow|doy)_(?:sin|cos)$")
+_CLOCK = re.compile(r"(?:static_)?(?P<cycle>tod|dow|doy)_(?P<wave>sin|cos)$")
+_FAINT = 1e-6
+"""Of a time's sine or cosine: as good as 0. With a gradient so small, AdamW does not move."""
 _ROLLOUT_LORA = re.compile(r".*\.loras\.(?P<number>\d+)\.")
 _DERIVED = re.compile(r"_(?:sin|cos|density|mod)$")
 
@@ -40,6 +44,7 @@ class Watched:
         modes = {module.mode for module in model.modules() if isinstance(module, LoRARollout)}
         self._rollout_mode = next(iter(modes), "single")
         self._rollout_steps: set[int] = set()
+        self._times: set[datetime] = set()
         self._levels: set[str] = set()
         self._predicted: set[str] = set()
         self._atmospheric: set[str] = set()
@@ -61,6 +66,7 @@ class Watched:
             return
         batch: Batch = args[0]
         self._rollout_steps.add(batch.metadata.rollout_step)
+        self._times |= set(batch.metadata.time)
         self._note("surf", {**batch.static_vars, **batch.surf_vars})
         self._note(
             "atmos", {**{f"static_{name}": value for name, value in batch.static_vars.items()}, **batch.atmos_vars}
@@ -79,7 +85,7 @@ class Watched:
             self._atmospheric |= set(output.atmos_vars)
 
     def reason(self, name: str) -> str | None:
-        """Why a parameter has no gradient; None where there is no reason for that.
+        """Why a parameter has no gradient, or one too small to move it; None where there is no reason for that.
 
         Args:
             name: of the parameter, by upstream's names.
@@ -108,8 +114,9 @@ class Watched:
     def _of_embedding(self, kind: str, variable: str | None) -> str | None:
         if variable is None:
             return None
-        if _CLOCK.match(variable):
-            return "of the time of day, week or year, which was 0 at all times that were read"
+        if clock := _CLOCK.match(variable):
+            faint = all(abs(_phase(time, clock["cycle"], clock["wave"])) < _FAINT for time in self._times)
+            return "its sine or cosine was as good as 0 at every time that was read" if faint else None
         if variable not in self._awake[kind]:
             return "its variable is not read"
         return None if bool(self._awake[kind][variable]) else "its variable was 0 everywhere in what was read"
@@ -122,3 +129,9 @@ class Watched:
             return "its variable weighs nothing in the loss"
         density = self._awake["surf"].get(f"{field}_density")
         return None if density is None or bool(density) else "its variable was absent everywhere in what was read"
+
+
+def _phase(time: datetime, cycle: str, wave: str) -> float:
+    """What upstream's encoder reads of a time (``aurora/model/encoder.py``)."""
+    turns = {"tod": time.hour / 24, "dow": time.weekday() / 7, "doy": time.day / 365.25}[cycle]
+    return math.sin(2 * math.pi * turns) if wave == "sin" else math.cos(2 * math.pi * turns)

@@ -76,7 +76,7 @@ def _refuse_empty(key: str, names: Sequence[str], new: Collection[str]) -> None:
         msg = "optim.groups.new has no effect: the weights have every parameter of the model; leave it out"
         raise SettingsError(msg)
     if key != NEW:
-        matching(names, key, setting="optim.groups, among what trains")
+        matching(names, key, "optim.groups, among what trains")
     msg = f"optim.groups: {key!r} has no effect: groups before it take all that it matches; put it first, or leave it"
     raise SettingsError(msg)
 

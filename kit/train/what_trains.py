@@ -32,7 +32,7 @@ class WhatTrains:
             for group in groups
             for name in group.parameters
         }
-        self.report = report(trainer.space.model, paces, trainer.new)
+        self.report = report(trainer.space.model, paces, trainer.trained.new)
         self._check: TrainingCheck | None = trainer.check
         self._warmup = max(group.settings.warmup for group in groups)
         self._steps = steps
