@@ -272,7 +272,7 @@ class _Run:
     def last(self, state: LoopState) -> None:
         """Write the checkpoint from which training goes on."""
         schedule = self.job.trainer.schedule
-        resume = {
+        resume: dict[str, Any] = {
             "loop": state.as_dict(),
             "optimizer": self.job.trainer.updater.state_dict(),
             **({} if schedule is None else {"schedule": schedule.state_dict()}),

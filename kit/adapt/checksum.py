@@ -63,7 +63,7 @@ def _sums(tensor: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
     plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
     bits = plain.reshape(-1).view(_BITS[plain.element_size()])
     total = torch.zeros(2, dtype=torch.int64, device=bits.device)
-    for chunk in bits.split(_CHUNK):
+    for chunk in torch.split(bits, _CHUNK):
         # What was before is multiplied by an odd number too, so that chunks cannot change places.
         total = total * _STEP + (multipliers[:, : len(chunk)] * chunk.to(torch.int64)).sum(1)
     return total

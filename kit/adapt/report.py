@@ -131,7 +131,7 @@ def report(model: torch.nn.Module, paces: Mapping[str, Pace], new: Collection[st
 def _rows(group: str, kinds: Mapping[tuple[Pace, bool], int], frozen: int) -> list[Row]:
     if not kinds:
         return [Row(group, 0, frozen, 0.0, None, None, new=False)]
-    rows = []
+    rows: list[Row] = []
     for (pace, new), trains in kinds.items():
         of = trains + (0 if rows else frozen)
         rows.append(Row(group, trains, of, trains / of if of else 0.0, *pace, new=new))
