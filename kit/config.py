@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kit.errors import SettingsError
-from kit.schema import flatten, is_table, leaves, section_of, value_type
+from kit.schema import entry_settings, flatten, is_table, leaves, nest, section_of, value_type
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
@@ -94,7 +94,7 @@ def environment_layer(
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OPERATIONAL:
             continue
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-        found = flatten(_nest({key: text}), model)
+        found = flatten(nest({key: text}, model), model)
         values |= {name: found[name] for name in found if _has(model, name) or not _in_any(others, name)}
     return Layer("the environment", values, _as_variable)
 
@@ -153,10 +153,12 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
     sources: dict[str, Layer] = {}
     for layer in reversed(layers):
         replaced = {*_displaced(layer, model), *_emptied(layer, values)}
-        values = {key: value for key, value in values.items() if key not in replaced} | dict(layer.values)
+        below = {key: value for key, value in values.items() if key not in replaced}
+        # In front of what is below: of the patterns in a table, the first that matches counts.
+        values = dict(layer.values) | {key: value for key, value in below.items() if key not in layer.values}
         sources |= dict.fromkeys(layer.values, layer)
     try:
-        return model.model_validate(_nest(values))
+        return model.model_validate(nest(values, model))
     except ValidationError as error:
         told = [_explain(fault["loc"], fault["type"], fault["msg"], values, sources) for fault in error.errors()]
         raise SettingsError(together(told)) from None
@@ -232,7 +234,11 @@ def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
     if expected is None:
         return explain_unknown(key, layer, leaves(model))
     if is_table(expected) and value != {}:
-        return f"{key}: expected a table, such as NAME=VALUE,NAME=VALUE, got {value!r} (from {layer.where(key)})"
+        form = "PATTERN.SETTING" if entry_settings(expected) else "NAME"
+        return f"{key}: expected a table, such as {form}=VALUE,{form}=VALUE, got {value!r} (from {layer.where(key)})"
+    if isinstance(expected, type) and issubclass(expected, BaseModel) and value != {}:
+        names = ", ".join(expected.model_fields)
+        return f"{key}: expected a pattern and one of its settings ({names}), got {value!r} (from {layer.where(key)})"
     return None
 
 
@@ -250,17 +256,6 @@ def _emptied(layer: Layer, values: Iterable[str]) -> list[str]:
     """Name the keys of lower layers that lie in a table which this layer empties."""
     tables = tuple(f"{key}." for key, value in layer.values.items() if value == {})
     return [key for key in values if key.startswith(tables)]
-
-
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[name] = value
-    return tree
 
 
 def _explain(

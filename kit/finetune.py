@@ -35,6 +35,7 @@ from kit.tracking.tracker import Record, RunStatus, Tracker
 from kit.train.loop import LoopState, fit, watch_signals
 from kit.train.run_folder import MetricsLog
 from kit.train.trainer import StepReport
+from kit.train.what_trains import WhatTrains
 
 __all__ = ["Progress", "Watch", "finetune"]
 
@@ -134,6 +135,7 @@ class _Run:
         self.metrics = MetricsLog(self.folder.metrics)
         self.state = LoopState(**origin.state.get("loop", {}))
         self.tracker: Tracker | None = None
+        self.trains = WhatTrains(job.trainer, job.schedule.steps, job.settings.train.check_after)
 
     @contextmanager
     def logging(self) -> Iterator[None]:
@@ -167,6 +169,7 @@ class _Run:
             # Before the run is closed: closing it takes memory too.
             with watch_signals() as interruption, readable(self.out_of_memory, self.job.model):
                 self._say(self._opening())
+                self._say(self.trains.report.text())
                 if self.fitted is not None:
                     self._say(f"memory.fit chose {self.fitted}")
                 elif warning := preflight(self.job):
@@ -198,6 +201,7 @@ class _Run:
             torch.set_rng_state(state["rng"])
             if "cuda_rng" in state:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.trains.begin(self.folder, self.state.step, self.origin.state.get("check"))
         self._kept = self.metrics.cut(self.state.step if self.origin.checkpoint else -1)
 
     def _open_records(self) -> None:
@@ -219,7 +223,7 @@ class _Run:
             run_dir=self.folder.path.parent,
             experiment=settings.track.experiment or self.recipe or "kit",
             run_name=self.folder.path.name,
-            params=dump,
+            params=dump | {"trains": self.trains.params()},
             tags=provenance.tags(made_of),
             run_id=record.get("mlflow_run_id"),
             run_key=record["run_key"],
@@ -233,6 +237,7 @@ class _Run:
         values = {
             "loss": report.loss,
             "lr": report.learning_rate,
+            **{f"lr/{group}": rate for group, rate in report.group_rates.items()},
             "epoch": epoch,
             "grad_norm": float(report.gradients.total),
             "step_seconds": seconds,
@@ -245,6 +250,8 @@ class _Run:
         self._record(report.step, "train", values)
         memory = values["peak_memory_gib"]
         self.progress.update(step=report.step, loss=report.loss, step_seconds=seconds, memory_gib=memory)
+        if (verdict := self.trains.after_step(self.folder, report.step)) is not None:
+            self._say(verdict.text())
 
     def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
         """Record one validation."""
@@ -265,11 +272,12 @@ class _Run:
     def last(self, state: LoopState) -> None:
         """Write the checkpoint from which training goes on."""
         schedule = self.job.trainer.schedule
-        resume = {
+        resume: dict[str, Any] = {
             "loop": state.as_dict(),
             "optimizer": self.job.trainer.updater.state_dict(),
             **({} if schedule is None else {"schedule": schedule.state_dict()}),
             "rng": torch.get_rng_state(),
+            "check": self.trains.state_dict(),
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
             "store_sha256": self.job.store.fingerprint(),
@@ -376,7 +384,7 @@ class _Run:
     def _attach(self, status: RunStatus) -> None:
         """Give MLflow what the run leaves behind."""
         assert self.tracker is not None
-        for path in (self.folder.config, self.folder.provenance, self.folder.quality):
+        for path in (self.folder.config, self.folder.provenance, self.folder.quality, self.folder.trains):
             self.tracker.artifact(path)
         if any(self.metrics.records()):
             synthetic = bool(self.job.store.attributes.get("synthetic"))

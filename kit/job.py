@@ -16,6 +16,7 @@ import torch
 from aurora import Aurora
 
 from kit.adapt import build
+from kit.adapt.check import TrainingCheck
 from kit.checkpoint.folder import Checkpoint
 from kit.data.build import open_store
 from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, read_ahead
@@ -35,6 +36,7 @@ from kit.models.spec import ModelSpec
 from kit.models.variants import variant_named
 from kit.models.weights import Weights
 from kit.settings import Settings
+from kit.train.groups import settled
 from kit.train.loop import Schedule
 from kit.train.loss import PaperMAE
 from kit.train.trainer import Trainer
@@ -171,8 +173,10 @@ def build_job(settings: Settings) -> Job:
     train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
     schedule = _schedule(settings, len(train))
     window = selection.grid.window
-    trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast, window=window)
-    resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
+    trainer = build_trainer(
+        settings, spec, weights, schedule.steps, device, autocast=autocast, window=window, check=True
+    )
+    resolved = _resolved(settings, spec, selection, periods, schedule, trainer, autocast)
     return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
 
 
@@ -185,22 +189,39 @@ def build_trainer(
     *,
     autocast: bool,
     window: Window | None = None,
+    check: bool = False,
 ) -> Trainer:
     """Compose the step: model, what trains, how it fits into memory, loss and optimiser.
 
-    The loss is over a window of what the model sees. The planner traces the very trainer that this builds.
+    The planner traces the very trainer that this builds.
+
+    Args:
+        settings: of the run.
+        spec: the model.
+        weights: what it starts from; None for random weights.
+        steps: of the whole run.
+        device: where it runs.
+        autocast: run the forward pass in bfloat16.
+        window: the part of what the model sees that the loss is over; all of it without one.
+        check: watch whether all that is to train does, as ``train.check_after`` says.
     """
     start = settings.model.new_init or "zero"
     model, trained = build.for_training(spec, weights, settings.adapt, autocast=autocast, steps=steps, start=start)
     engine.install(model, settings.memory)
     model.to(device)
+    watch = None
+    if check and settings.train.check_after is not None:
+        # Before the updater, which may take gradients away as soon as they are complete.
+        unscored = [name for name, weight in settings.loss.weights.items() if weight == 0]
+        watch = TrainingCheck(model, trained.parameters, unscored=unscored)
     updater = build_updater(
         trained.parameters,
-        settings.optim,
+        settings.optim.resolved(settings.adapt.method),
         settings.memory,
         steps=steps,
         accumulate=settings.train.accumulate,
         graded=len(settings.rollout.graded_steps),
+        new=trained.new,
     )
     return Trainer(
         TrainingSpace(model, spec, window),
@@ -208,6 +229,7 @@ def build_trainer(
         trained,
         updater,
         rollout=settings.rollout,
+        check=watch,
     )
 
 
@@ -267,7 +289,7 @@ def _resolved(
     selection: Selection,
     periods: dict[str, Period],
     schedule: Schedule,
-    device: torch.device,
+    trainer: Trainer,
     autocast: bool,
 ) -> Settings:
     """The settings with every default replaced by what it meant in this run."""
@@ -279,11 +301,12 @@ def _resolved(
         **{name: str(period) for name, period in periods.items()},
     }
     raw["adapt"] = settings.adapt.resolved().model_dump()
+    raw["optim"] = settled(trainer.updater.groups, settings.optim.resolved(settings.adapt.method)).model_dump()
     raw["model"] |= {"weights": settings.model.weights or spec.upstream.weights, "timestep": spec.timestep}
     raw["train"] |= {
         "steps": schedule.steps,
         "epochs": None,
-        "device": device.type,
+        "device": trainer.device.type,
         "precision": "bf16" if autocast else "fp32",
         "checkpoint_every": schedule.checkpoint_every,
     }

@@ -32,6 +32,7 @@ _METAVARS = {
     "tuple[float,float,float,float]": "N,W,S,E",
     "dict[str,float]": "NAME=NUMBER,...",
     "dict[str,str]": "NAME=TEXT,...",
+    "dict[str,JSON]": "PATTERN.SETTING=VALUE,...",
 }
 
 

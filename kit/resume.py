@@ -19,8 +19,8 @@ from kit.train.run_folder import RunFolder
 
 __all__ = ["Origin", "check_same", "find_origin"]
 
-# Settings that a resumed run may change: where it is, how it is followed, and how fast data are read.
-_FREE = ("run", "track", "train.resume", "data.workers")
+# Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read.
+_FREE = ("run", "track", "train.resume", "train.check_after", "data.workers")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-__all__ = ["flatten", "is_table", "leaves", "section_of", "value_type"]
+__all__ = ["entry_settings", "flatten", "is_table", "leaves", "nest", "section_of", "value_type"]
 
 _SEQUENCES = (tuple, list)
 
@@ -34,13 +34,56 @@ def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
 def value_type(model: type[BaseModel], key: str) -> Any:
     """Return the annotation of a setting, or of one value in a table such as ``loss.weights.2t``.
 
-    None if the key is neither.
+    In a table of sections, such as ``optim.groups``, whose names may have dots, that of a setting of an entry, such
+    as ``optim.groups.encoder.*.lr``; else the entry's class. None if the key is none of these.
     """
     known = leaves(model)
     if key in known:
         return known[key]
+    table = _table_above(model, key)
+    if table is not None:
+        section = entry_settings(known[table])
+        return _annotations(section).get(key.rpartition(".")[2], section) if section else None
     parent = known.get(key.rpartition(".")[0])
     return get_args(_table(parent))[1] if is_table(parent) else None
+
+
+def entry_settings(annotation: Any) -> type[BaseModel] | None:
+    """Return the class of a table's entries, if they are sections themselves."""
+    return _as_section(get_args(_table(annotation))[1]) if is_table(annotation) else None
+
+
+def _table_above(model: type[BaseModel], key: str) -> str | None:
+    """Return the table of sections that a key lies in."""
+    return next(
+        (name for name, kind in leaves(model).items() if key.startswith(f"{name}.") and entry_settings(kind)), None
+    )
+
+
+def nest(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Turn dotted keys into nested values: the inverse of ``flatten``."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = _path(key, model)
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        if value == {}:
+            # An empty table may come after what is to be in it.
+            branch.setdefault(name, {})
+        else:
+            branch[name] = value
+    return tree
+
+
+def _path(key: str, model: type[BaseModel]) -> list[str]:
+    table = _table_above(model, key)
+    if table is None:
+        return key.split(".")
+    entry, _, name = key[len(table) + 1 :].rpartition(".")
+    section = entry_settings(leaves(model)[table])
+    known = bool(entry) and section is not None and name in _annotations(section)
+    return [*table.split("."), *([entry, name] if known else [key[len(table) + 1 :]])]
 
 
 def is_table(annotation: Any) -> bool:

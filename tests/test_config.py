@@ -219,3 +219,38 @@ def test_an_unknown_recipe_names_the_known_ones(monkeypatch: pytest.MonkeyPatch)
     match = "there is no recipe 'era5-europ'; did you mean era5-europe-2020.*there are: era5-europe-2020, tiny-pretrain"
     with pytest.raises(SettingsError, match=match):
         read_recipe("era5-europ", Settings)
+
+
+def test_a_table_of_sections_takes_patterns_with_dots(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[optim.groups."encoder.*"]\nlr = 1e-4\nwarmup = 3\n[optim.groups.new]\nweight_decay = 0.5\n')
+    text = "decoder.surf_heads.lr=2e-3,encoder.*.lr=5e-4"
+    layers = [
+        command_line_layer({"optim": {"groups": dict(part.split("=") for part in text.split(","))}}, Settings),
+        environment_layer(Settings, environment={"KIT_OPTIM__GROUPS__NEW__LR": "1e-2"}),
+        read_toml(file, Settings),
+    ]
+    groups = resolve(Settings, layers).optim.groups
+    # What is more important comes first, because the first pattern that matches counts.
+    assert list(groups) == ["decoder.surf_heads", "encoder.*", "new"]
+    assert (groups["encoder.*"].lr, groups["encoder.*"].warmup) == (5e-4, 3)
+    assert (groups["new"].lr, groups["new"].weight_decay) == (1e-2, 0.5)
+    again = resolve(Settings, [Layer("f.toml", flatten({"optim": {"groups": '{"a.*": {"lr": 1}}'}}, Settings))])
+    assert again.optim.groups["a.*"].lr == 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "match"),
+    [
+        (
+            {"encoder.*.rate": "1"},
+            r"^optim\.groups\.encoder\.\*\.rate: expected a pattern and one of its settings \(lr,",
+        ),
+        ({"encoder.*": {}}, r"^optim\.groups\.encoder\.\*: a group that sets none of lr, weight_decay and warmup"),
+        ({"new.lr": "-1"}, r"^optim\.groups\.new\.lr: input should be greater than 0, got '-1' \(from --optim\.gr"),
+        ("encoder", r"^optim\.groups: expected a table, such as PATTERN\.SETTING=VALUE,.* got 'encoder'"),
+    ],
+)
+def test_a_fault_in_a_table_of_sections_is_told(groups: object, match: str) -> None:
+    with pytest.raises(SettingsError, match=match):
+        resolve(Settings, [command_line_layer({"optim": {"groups": groups}}, Settings)])

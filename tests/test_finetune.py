@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kit.adapt.check import UntrainedError
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
 from kit.data.pairs import load_pairs
 from kit.data.settings import Period
@@ -26,6 +27,7 @@ from kit.job import Conditions, Forecaster, build_forecaster
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
 from kit.train.trainer import StepReport, Trainer
+from kit.train.updaters import DeviceUpdater, Update
 from tests.factories import synthetic_store
 
 STEPS = 12
@@ -209,6 +211,56 @@ def test_a_run_with_a_smaller_optimiser_goes_on_to_the_same_end(
     cut_after_a_step(monkeypatch, chosen("cut"))
     assert finetune(chosen("cut"))["steps"] == 4
     assert_same_weights(run_dir / "whole", run_dir / "cut")
+
+
+def test_a_run_says_what_trains_and_checks_that_it_did(
+    store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted or not, checked or not, the weights are the same; groups of parameters move as they are told."""
+    groups = {"encoder.*": {"lr": 2e-4, "warmup": 0}, "bias": {"weight_decay": 0.0}}
+
+    def chosen(name: str, check_after: int | None = 3) -> Settings:
+        train = {"steps": 5, "checkpoint_every": 5, "resume": "auto", "check_after": check_after}
+        return settings(store, run_dir, name, optim={"lr": 1e-3, "warmup": 2, "groups": groups}, train=train)
+
+    result = finetune(chosen("whole"))
+    finetune(chosen("unchecked", None))
+    cut_after_a_step(monkeypatch, chosen("cut"))
+    finetune(chosen("cut"))
+    for name in ("unchecked", "cut"):
+        assert_same_weights(run_dir / "whole", run_dir / name)
+    trains = json.loads((run_dir / "whole" / "trains.json").read_text())
+    assert trains == json.loads((run_dir / "cut" / "trains.json").read_text())
+    assert trains["trainable_parameters"] == trains["total_parameters"] == result["total_parameters"]
+    rows = {(row["group"], row["learning_rate"], row["weight_decay"]) for row in trains["groups"]}
+    assert {("encoder.level_agg", 2e-4, 5e-6), ("decoder.surf_heads", 1e-3, 0.0)} <= rows
+    check = trains["check"]
+    assert (check["step"], check["structural_zeros"], check["too_early"]) == (5, {}, [])
+    assert "check" not in json.loads((run_dir / "unchecked" / "trains.json").read_text())
+    first, *_ = [record for record in metrics(run_dir / "whole") if record["kind"] == "train"]
+    # The main warm-up takes two steps, the encoder's none: its cosine has begun.
+    assert (first["lr"], first["lr/bias"]) == (5e-4, 5e-4)
+    assert 1e-4 < first["lr/encoder.*"] < 2e-4
+    log = (run_dir / "whole" / "log.txt").read_text()
+    assert "check after step 3: " in log
+    assert "encoder.level_agg" in log
+
+
+def test_a_run_in_which_something_is_silently_frozen_stops(
+    store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = DeviceUpdater.update
+
+    def forgetful(updater: DeviceUpdater, step: int, after: Any = None) -> Update:
+        parameter = updater.groups[0].parameters["decoder.surf_heads.2t.bias"]
+        kept = parameter.detach().clone()
+        done = update(updater, step, after)
+        parameter.data.copy_(kept)
+        return done
+
+    monkeypatch.setattr(DeviceUpdater, "update", forgetful)
+    with pytest.raises(UntrainedError, match=r"after step 3, .* have not moved: decoder\.surf_heads\.2t\.bias\."):
+        finetune(settings(store, run_dir, train={"steps": 9, "check_after": 2}))
 
 
 @pytest.mark.parametrize("method", ("lora", "qlora"))

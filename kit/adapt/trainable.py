@@ -16,7 +16,7 @@ from kit.adapt.settings import AdaptSettings, Method
 from kit.errors import CheckpointError
 from kit.models.weights import ADAPTER_PREFIX
 
-__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "tensors"]
+__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
 
 _METHODS: Mapping[Method, Attach] = {
     "full": attach_full,
@@ -158,11 +158,11 @@ def _parted(saved: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
 
 def count(model: Aurora) -> tuple[int, int]:
     """Number of parameters that train, and of all."""
-    sizes = [(_size(parameter), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(size(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
-def _size(parameter: torch.nn.Parameter) -> int:
+def size(parameter: torch.nn.Parameter) -> int:
     """Number of weights: a byte holds two of 4 bits."""
     return parameter.numel() * (2 if parameter.dtype is torch.uint8 else 1)
 

@@ -128,7 +128,8 @@ def upstreams_curve(settings: Settings, case: Case) -> list[float]:
     """Losses of upstream's model with its checkpointing, under the same optimiser and schedule as the kit's."""
     model = upstreams_model(case).to(case.device)
     parameters = {plain_name(name): parameter for name, parameter in model.named_parameters()}
-    updater = build_updater(parameters, settings.optim, MemorySettings(), steps=CURVE_STEPS)
+    optim = settings.optim.resolved(settings.adapt.method)
+    updater = build_updater(parameters, optim, MemorySettings(), steps=CURVE_STEPS)
     return _losses(Trainer(TrainingSpace(model, case.spec), PaperMAE(), Trained(parameters), updater), case)
 
 

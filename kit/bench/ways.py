@@ -138,6 +138,7 @@ class _Timed:
 
     def __init__(self, updater: Updater, clock: Callable[[], float]) -> None:
         self.moves_in_backward = updater.moves_in_backward
+        self.groups = updater.groups
         self.begin = updater.begin
         self.backward = updater.backward
         self.state_dict = updater.state_dict

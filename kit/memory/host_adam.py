@@ -6,7 +6,7 @@ gradients and both moments, 16 bytes for each of them, and does the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,7 +25,8 @@ class HostAdam:
 
     Args:
         parameters: what trains, on their device, in fp32. Each gets a hook that takes its gradient away.
-        weight_decay: decoupled.
+        groups: names of the parameters in each group, and its weight decay; by default one group of them all.
+        weight_decay: decoupled; of the one group, and what the groups' own is compared with.
         betas: of the two moments.
 
     Attributes:
@@ -36,6 +37,7 @@ class HostAdam:
     def __init__(
         self,
         parameters: Mapping[str, torch.nn.Parameter],
+        groups: Sequence[tuple[Sequence[str], float]] | None = None,
         *,
         weight_decay: float,
         betas: tuple[float, float],
@@ -52,7 +54,12 @@ class HostAdam:
         # Versions of the parameters that the masters are copies of: weights that somebody else changed, be it by
         # loading a checkpoint, are taken over before the next step.
         self._versions: dict[str, int] = {}
-        self._optimizer = torch.optim.AdamW(self.masters.values(), weight_decay=weight_decay, betas=betas, fused=True)
+        parts = [(list(parameters), weight_decay)] if groups is None else groups
+        split = [
+            {"params": [self.masters[name] for name in names]} | ({} if own == weight_decay else {"weight_decay": own})
+            for names, own in parts
+        ]
+        self._optimizer = torch.optim.AdamW(split, weight_decay=weight_decay, betas=betas, fused=True)
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(partial(self._receive, name))  # type: ignore[no-untyped-call]
 
@@ -70,16 +77,16 @@ class HostAdam:
             if self._versions.get(name) != parameter._version:
                 master.detach().copy_(parameter.detach())
 
-    def step(self, rate: float) -> None:
+    def step(self, *rates: float) -> None:
         """Apply the gradients, and send the new weights to the device.
 
         Args:
-            rate: learning rate.
+            rates: learning rate of each group.
         """
         reached = self._reached()
         for master in reached.values():
             self._prepare(master)
-        for group in self._optimizer.param_groups:
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._optimizer.step()
         for name, master in reached.items():

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -34,26 +35,30 @@ class DivergenceError(KitError):
 
 
 def build_optimizer(
-    parameters: Iterable[torch.nn.Parameter], settings: OptimSettings, *, in_backward: bool = False
+    parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
+    settings: OptimSettings,
+    *,
+    in_backward: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimiser that the settings name.
 
     Args:
-        parameters: what trains, on its device.
+        parameters: what trains, on its device; or groups of it, as PyTorch's optimisers take them.
         settings: its name and weight decay; the learning rate is set at each step.
         in_backward: it will step inside of the backward pass, on autograd's own threads.
     """
-    trained = list(parameters)
+    trained: list[Any] = list(parameters)
     if settings.name == "adafactor":
         # One tensor after the other: together they would need copies of all gradients at once.
-        return torch.optim.Adafactor(trained, lr=settings.lr, weight_decay=settings.weight_decay, foreach=False)
+        return torch.optim.Adafactor(trained, lr=settings.peak, weight_decay=settings.weight_decay, foreach=False)
     if settings.name == "adamw-8bit":
         from kit.memory.eight_bit import AdamW8bit
 
         # Where there is a GPU there is Triton, but the backward pass is no place to start a compiler.
-        compiled = trained[0].device.type == "cuda" and not in_backward
+        first = trained[0]["params"][0] if isinstance(trained[0], dict) else trained[0]
+        compiled = first.device.type == "cuda" and not in_backward
         return AdamW8bit(trained, weight_decay=settings.weight_decay, betas=BETAS, compiled=compiled)
-    return torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=BETAS, fused=True)
+    return torch.optim.AdamW(trained, lr=settings.peak, weight_decay=settings.weight_decay, betas=BETAS, fused=True)
 
 
 def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:
@@ -65,15 +70,15 @@ def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:
         settings: peak, warm-up and end.
     """
     if step <= settings.warmup:
-        return settings.lr * step / settings.warmup
+        return settings.peak * step / settings.warmup
     progress = (step - settings.warmup) / max(1, steps - settings.warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return settings.lr * (settings.final_lr + (1 - settings.final_lr) * cosine)
+    return settings.peak * (settings.final_lr + (1 - settings.final_lr) * cosine)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Have an optimiser use a learning rate from now on."""
-    for group in optimizer.param_groups:
+def set_rate(optimizer: torch.optim.Optimizer, *rates: float) -> None:
+    """Have an optimiser use a learning rate from now on: one for each group of its parameters."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
         if isinstance(group["lr"], torch.Tensor):
             # Compiled arithmetic reads it from there.
             group["lr"].fill_(rate)

@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def trains(self) -> Path:
+        """What trains, and what the check on it found."""
+        return self.path / "trains.json"
+
+    @property
     def figures(self) -> Path:
         """Folder of PNG files."""
         return self.path / "figures"
@@ -97,6 +102,10 @@ class RunFolder:
         """Write the report of the checks on the data."""
         write_atomically(self.quality, json.dumps(report, indent=2) + "\n")
 
+    def write_trains(self, report: Mapping[str, Any]) -> None:
+        """Write what trains, and what is known of whether it did."""
+        write_atomically(self.trains, json.dumps(report, indent=2) + "\n")
+
     def add_provenance(self, made_of: Mapping[str, Any]) -> dict[str, Any]:
         """Record what the run is made of; of a run that goes on, beside what it was made of at first.
 
@@ -115,6 +124,9 @@ class RunFolder:
         write_atomically(self.provenance, json.dumps(record, indent=2) + "\n")
 
 
+_MEANINGFUL_NONE = ("clip", "check_after")
+
+
 def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in settings.items():
@@ -122,7 +134,7 @@ def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
             kept[key] = _without_none(value)
         elif value is not None:
             kept[key] = value
-        elif key == "clip":
+        elif key in _MEANINGFUL_NONE:
             kept[key] = "none"
     return kept
 

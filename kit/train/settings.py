@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import (
@@ -15,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["LossSettings", "OptimSettings", "RolloutSettings", "TrainSettings"]
+__all__ = ["MAIN", "NEW", "GroupSettings", "LossSettings", "OptimSettings", "RolloutSettings", "TrainSettings"]
 
 
 class LossSettings(BaseModel):
@@ -29,6 +30,50 @@ class LossSettings(BaseModel):
     """Weight per variable, replacing the paper's; a surface variable by its name, such as ``2t``."""
 
 
+NEW = "new"
+"""In ``optim.groups``: the parameters that the base weights lack."""
+MAIN = "main"
+"""The parameters that no entry of ``optim.groups`` names."""
+
+# Tried on the embedded sample with the tiny weights (docs/methods.md): `full` wants a tenth of what LoRA wants. The
+# methods beside them have the rate of the one that they resemble; prefixes and prompts begin far from any weight.
+_PEAKS: Mapping[str, float] = {
+    "full": 3e-4,
+    "freeze": 3e-4,
+    "head": 3e-4,
+    "lora": 3e-3,
+    "dora": 3e-3,
+    "adalora": 3e-3,
+    "qlora": 3e-3,
+    "rollout-lora": 3e-3,
+    "prefix": 1e-2,
+    "prompt": 1e-2,
+}
+_PEAK_OF_NEW = 1e-3
+"""Upstream's advice for new embeddings and heads, beside 3e-4 for the rest (``docs/finetuning.md`` of
+``microsoft/aurora``)."""
+
+
+class GroupSettings(BaseModel):
+    """How a part of the parameters moves; what is left out is as for the others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    lr: PositiveFloat | None = None
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat | None = None
+    """Decoupled weight decay."""
+    warmup: NonNegativeInt | None = None
+    """Steps of linear warm-up."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.lr is None and self.weight_decay is None and self.warmup is None:
+            msg = "a group that sets none of lr, weight_decay and warmup has no effect; set one, or leave it out"
+            raise ValueError(msg)
+        return self
+
+
 class OptimSettings(BaseModel):
     """How parameters move."""
 
@@ -38,8 +83,9 @@ class OptimSettings(BaseModel):
     """``adamw``, in one fused kernel, with 8 bytes of state for each value that trains; ``adamw-8bit``, with 2 bytes
     of state: an approximation, whose moments are rounded block by block, made for GPUs and slow on a CPU;
     ``adafactor``, with next to no state: no first moment, and a factored second one."""
-    lr: PositiveFloat = 3e-4
-    """Peak learning rate, reached after the warm-up; with ``adafactor`` a fraction of each tensor's own magnitude."""
+    lr: PositiveFloat | None = None
+    """Peak learning rate, reached after the warm-up; with ``adafactor`` a fraction of each tensor's own magnitude. By
+    default 3e-4 where the method trains the weights themselves, 3e-3 with adapters, 1e-2 for prefix and prompt."""
     final_lr: NonNegativeFloat = 0.1
     """Learning rate of the last step, as a fraction of ``lr``; a cosine leads there."""
     weight_decay: NonNegativeFloat = 5e-6
@@ -48,6 +94,32 @@ class OptimSettings(BaseModel):
     """Steps of linear warm-up."""
     clip: PositiveFloat | None = 1.0
     """Largest global gradient norm; ``none`` turns clipping off, as ``memory.step_in_backward`` needs it."""
+    groups: dict[str, GroupSettings] = Field(default_factory=dict)
+    """Parts of the parameters with an ``lr``, a ``weight_decay`` or a ``warmup`` of their own, such as
+    ``encoder.*.lr=1e-4``: by a module's path at any depth, with ``*`` for any part, or ``new`` for what the base
+    weights lack, whose ``lr`` is 1e-3 by default. The first that matches counts."""
+
+    @property
+    def peak(self) -> float:
+        """The learning rate, which has been resolved."""
+        assert self.lr is not None, "optim.lr depends on the method: call resolved() first"
+        return self.lr
+
+    def resolved(self, method: str) -> OptimSettings:
+        """The same with the learning rate that a method has by default."""
+        return self if self.lr is not None else self.model_copy(update={"lr": _PEAKS[method]})
+
+    def of_group(self, name: str) -> OptimSettings:
+        """The settings for the parameters of a group.
+
+        Args:
+            name: one of ``groups``, or ``NEW`` whether it is one or not.
+        """
+        given = self.groups.get(name)
+        own = {} if given is None else given.model_dump(exclude_none=True)
+        if name == NEW:
+            own.setdefault("lr", _PEAK_OF_NEW)
+        return self.model_copy(update=own)
 
 
 class RolloutSettings(BaseModel):
@@ -99,6 +171,9 @@ class TrainSettings(BaseModel):
     """Batches whose gradients are averaged into one optimiser step."""
     checkpoint_every: PositiveInt | None = None
     """Steps between checkpoints; by default one epoch."""
+    check_after: PositiveInt | None = 10
+    """Steps after which, and at the end again, it is checked that all that trains has moved and nothing else has;
+    ``none`` turns the check off."""
     resume: str = "never"
     """``never``: an existing run folder is an error; ``auto``: go on from its last checkpoint, or start;
     or the checkpoint folder to go on from."""

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import torch
 
+from kit.adapt.check import TrainingCheck
 from kit.adapt.method import StepHook
 from kit.adapt.trainable import Trained
 from kit.data.pairs import Pair
@@ -37,6 +38,7 @@ class StepReport:
         learning_rate: of this step.
         samples: pairs seen.
         compute_seconds: in forward, backward and optimiser.
+        group_rates: learning rate of each group of parameters that has its own.
     """
 
     step: int
@@ -46,6 +48,7 @@ class StepReport:
     learning_rate: float
     samples: int
     compute_seconds: float
+    group_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,7 +72,16 @@ class _Mean:
 
 
 class Trainer:
-    """Holds what a step needs, and takes steps."""
+    """Holds what a step needs, and takes steps.
+
+    Args:
+        space: the model.
+        loss: what is minimised.
+        trained: what trains.
+        updater: moves it.
+        rollout: how many steps ahead.
+        check: watches the gradients, for whoever wants to know whether all of it trains.
+    """
 
     def __init__(
         self,
@@ -78,12 +90,15 @@ class Trainer:
         trained: Trained,
         updater: Updater,
         rollout: RolloutSettings = _ONE_STEP,
+        *,
+        check: TrainingCheck | None = None,
     ) -> None:
         self.space = space
         self.loss = loss
         self.trained = trained
         self.updater = updater
         self.rollout = rollout
+        self.check = check
         self.device = next(space.model.parameters()).device
 
     def step(self, step: int, batches: Sequence[Pair]) -> StepReport:
@@ -116,7 +131,7 @@ class Trainer:
         total, parts = mean.result()
         seconds = time.perf_counter() - started
         samples = sum(len(pair.inputs.metadata.time) for pair in batches)
-        return StepReport(step, total, parts, update.norms, update.rate, samples, seconds)
+        return StepReport(step, total, parts, update.norms, update.rate, samples, seconds, update.rates)
 
     @property
     def schedule(self) -> StepHook | None:

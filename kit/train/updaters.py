@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from kit.errors import SettingsError
 from kit.memory.host_adam import HostAdam
 from kit.memory.settings import MemorySettings
+from kit.train.groups import Group, assign
 from kit.train.optimise import (
     BETAS,
     GradientNorms,
@@ -22,7 +23,7 @@ from kit.train.optimise import (
     refuse_infinite,
     set_rate,
 )
-from kit.train.settings import OptimSettings
+from kit.train.settings import MAIN, OptimSettings
 
 __all__ = ["DeviceUpdater", "HostUpdater", "InBackwardUpdater", "Update", "Updater", "build_updater"]
 
@@ -36,12 +37,14 @@ class Update:
     """What an update did.
 
     Attributes:
-        rate: learning rate.
+        rate: learning rate of what no entry of ``optim.groups`` names.
         norms: of the gradient, before clipping.
+        rates: learning rate of each group that one names.
     """
 
     rate: float
     norms: GradientNorms
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 class Updater(Protocol):
@@ -49,6 +52,8 @@ class Updater(Protocol):
 
     moves_in_backward: bool
     """Whether ``backward`` already moves them, so that the loss has to be looked at before."""
+    groups: Sequence[Group]
+    """Parameters, each in the group that says how it moves."""
 
     def begin(self, step: int) -> None:
         """Make ready for a step, counted from 1."""
@@ -78,26 +83,29 @@ def build_updater(
     steps: int,
     accumulate: int = 1,
     graded: int = 1,
+    new: Collection[str] = (),
 ) -> Updater:
     """Choose how parameters move.
 
     Args:
         parameters: what trains, on its device.
-        optim: the optimiser's settings.
+        optim: the optimiser's settings, with a learning rate.
         memory: where its states are, and when it acts.
         steps: of the whole run.
         accumulate: batches in a step.
         graded: steps of a roll-out that have a loss, each with a backward pass of its own.
+        new: names of the parameters that the base weights lack.
 
     Raises:
-        SettingsError: the settings exclude each other.
+        SettingsError: the settings exclude each other, or a group of parameters is empty.
     """
     _refuse_conflicts(optim, memory, accumulate, graded)
+    rates = _Rates(assign(parameters, new, optim), optim, steps)
     if memory.step_in_backward:
-        return InBackwardUpdater(parameters, optim, steps)
+        return InBackwardUpdater(parameters, rates)
     if "optimizer" in memory.offload:
-        return HostUpdater(parameters, optim, steps)
-    return DeviceUpdater(parameters, optim, steps)
+        return HostUpdater(parameters, optim, rates)
+    return DeviceUpdater(parameters, optim, rates)
 
 
 def _refuse_conflicts(optim: OptimSettings, memory: MemorySettings, accumulate: int, graded: int) -> None:
@@ -136,6 +144,25 @@ def _refuse_conflicts(optim: OptimSettings, memory: MemorySettings, accumulate: 
         raise SettingsError(msg)
 
 
+class _Rates:
+    """Learning rates of the groups, step by step."""
+
+    def __init__(self, groups: Sequence[Group], main: OptimSettings, steps: int) -> None:
+        self.groups = groups
+        self._main = main
+        self._steps = steps
+
+    def at(self, step: int) -> list[float]:
+        """One for each group."""
+        return [learning_rate(step, self._steps, group.settings) for group in self.groups]
+
+    def update(self, step: int, norms: GradientNorms) -> Update:
+        """What is to be told of a step."""
+        named = zip(self.groups, self.at(step), strict=True)
+        rates = {group.name: rate for group, rate in named if group.name != MAIN}
+        return Update(learning_rate(step, self._steps, self._main), norms, rates)
+
+
 class DeviceUpdater:
     """Everything on the device, after the backward pass.
 
@@ -145,11 +172,12 @@ class DeviceUpdater:
 
     moves_in_backward = False
 
-    def __init__(self, parameters: Parameters, settings: OptimSettings, steps: int) -> None:
-        self.optimizer = build_optimizer(parameters.values(), settings)
+    def __init__(self, parameters: Parameters, settings: OptimSettings, rates: _Rates) -> None:
+        self.groups = rates.groups
+        self.optimizer = build_optimizer([group.options(settings) for group in self.groups], settings)
         self._parameters = parameters
         self._settings = settings
-        self._steps = steps
+        self._rates = rates
 
     def begin(self, step: int) -> None:
         """Nothing to do."""
@@ -162,13 +190,12 @@ class DeviceUpdater:
         """Clip, apply and free the gradients."""
         norms = clip_gradients(self._parameters, self._settings.clip)
         refuse_infinite(step, norms)
-        rate = learning_rate(step, self._steps, self._settings)
-        set_rate(self.optimizer, rate)
+        set_rate(self.optimizer, *self._rates.at(step))
         self.optimizer.step()
         if after is not None:
             after(step)
         self.optimizer.zero_grad(set_to_none=True)
-        return Update(rate, norms)
+        return self._rates.update(step, norms)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's."""
@@ -189,10 +216,12 @@ class HostUpdater:
 
     moves_in_backward = False
 
-    def __init__(self, parameters: Parameters, settings: OptimSettings, steps: int) -> None:
-        self._host = HostAdam(parameters, weight_decay=settings.weight_decay, betas=BETAS)
+    def __init__(self, parameters: Parameters, settings: OptimSettings, rates: _Rates) -> None:
+        self.groups = rates.groups
+        decays = [(list(group.parameters), group.settings.weight_decay) for group in self.groups]
+        self._host = HostAdam(parameters, decays, weight_decay=settings.weight_decay, betas=BETAS)
         self._settings = settings
-        self._steps = steps
+        self._rates = rates
 
     def begin(self, step: int) -> None:  # noqa: ARG002
         """Forget gradients of a step that was given up."""
@@ -208,9 +237,8 @@ class HostUpdater:
         self._host.gather()
         norms = clip_gradients(self._host.masters, self._settings.clip)
         refuse_infinite(step, norms)
-        rate = learning_rate(step, self._steps, self._settings)
-        self._host.step(rate)
-        return Update(rate, norms)
+        self._host.step(*self._rates.at(step))
+        return self._rates.update(step, norms)
 
     def state_dict(self) -> dict[str, Any]:
         """As the device updater's: a state can move between them."""
@@ -234,22 +262,25 @@ class InBackwardUpdater:
 
     moves_in_backward = True
 
-    def __init__(self, parameters: Parameters, settings: OptimSettings, steps: int) -> None:
+    def __init__(self, parameters: Parameters, rates: _Rates) -> None:
+        self.groups = rates.groups
         self._parameters = parameters
-        self._settings = settings
-        self._steps = steps
+        self._rates = rates
         self._optimizers = {
-            name: build_optimizer([parameter], settings, in_backward=True) for name, parameter in parameters.items()
+            name: build_optimizer([parameter], group.settings, in_backward=True)
+            for group in self.groups
+            for name, parameter in group.parameters.items()
         }
         self._norms: dict[str, torch.Tensor] = {}
-        self._rate = 0.0
+        self._now: dict[str, float] = {}
         self._pass: int | None = None
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(partial(self._receive, name))  # type: ignore[no-untyped-call]
 
     def begin(self, step: int) -> None:
-        """Set the learning rate with which gradients will be applied."""
-        self._rate = learning_rate(step, self._steps, self._settings)
+        """Set the learning rates with which gradients will be applied."""
+        now = zip(self.groups, self._rates.at(step), strict=True)
+        self._now = {name: rate for group, rate in now for name in group.parameters}
         self._norms.clear()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -271,7 +302,7 @@ class InBackwardUpdater:
                 self._apply(name, parameter)
         norms = group_norms({name: self._norms[name] for name in self._parameters if name in self._norms})
         refuse_infinite(step, norms)
-        return Update(self._rate, norms)
+        return self._rates.update(step, norms)
 
     def _receive(self, name: str, parameter: torch.nn.Parameter) -> None:
         if _current_pass() == self._pass:
@@ -284,7 +315,7 @@ class InBackwardUpdater:
         norm = torch.linalg.vector_norm(parameter.grad)
         self._norms[name] = norm
         optimizer = self._optimizers[name]
-        set_rate(optimizer, self._rate)
+        set_rate(optimizer, self._now[name])
         if isinstance(optimizer, torch.optim.AdamW):
             # The kernel itself leaves the update out, so that the host need not wait for the norm.
             optimizer.found_inf = (~torch.isfinite(norm)).to(norm.dtype)  # type: ignore[attr-defined]
@@ -296,17 +327,19 @@ class InBackwardUpdater:
     def state_dict(self) -> dict[str, Any]:
         """In the form of one optimiser over all parameters, as the device updater's."""
         states = [optimizer.state_dict() for optimizer in self._optimizers.values()]
+        numbered = iter(range(len(states)))
+        members = [[next(numbered) for _ in group.parameters] for group in self.groups]
         return {
             "state": {index: own["state"][0] for index, own in enumerate(states) if own["state"]},
-            "param_groups": [{**states[0]["param_groups"][0], "params": list(range(len(states)))}],
+            "param_groups": [{**states[own[0]]["param_groups"][0], "params": own} for own in members],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the device updater's."""
-        (group,) = state["param_groups"]
+        of = {index: group for group in state["param_groups"] for index in group["params"]}
         for index, optimizer in enumerate(self._optimizers.values()):
             own = {0: state["state"][index]} if index in state["state"] else {}
-            optimizer.load_state_dict({"state": own, "param_groups": [{**group, "params": [0]}]})
+            optimizer.load_state_dict({"state": own, "param_groups": [{**of[index], "params": [0]}]})
 
 
 def _current_pass() -> int:

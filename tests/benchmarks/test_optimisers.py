@@ -31,7 +31,10 @@ class Step:
     """A whole step whose loss costs next to nothing: backward pass, norms, update."""
 
     def __init__(self, way: str, device: str) -> None:
-        optim, memory = OptimSettings.model_validate(WAYS[way][0]), MemorySettings.model_validate(WAYS[way][1])
+        optim, memory = (
+            OptimSettings.model_validate(WAYS[way][0]).resolved("full"),
+            MemorySettings.model_validate(WAYS[way][1]),
+        )
         generator = torch.Generator().manual_seed(0)
         self._parameters = {
             f"layer.{index}.weight": torch.nn.Parameter(torch.randn(shape, generator=generator).to(device))

@@ -120,7 +120,7 @@ def test_the_backward_pass_of_a_plain_model_is_no_modules() -> None:
 
 def test_the_update_is_told_from_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {"weight": torch.nn.Parameter(torch.ones(2))}
-    updater = build_updater(parameters, OptimSettings(), MemorySettings(), steps=2)
+    updater = build_updater(parameters, OptimSettings().resolved("full"), MemorySettings(), steps=2)
     updater.begin(1)
     updater.backward(parameters["weight"].sum())
 

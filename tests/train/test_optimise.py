@@ -39,7 +39,9 @@ def values(shape: tuple[int, ...]) -> torch.Tensor:
 def trained(name: str, shape: tuple[int, ...]) -> tuple[Array, torch.optim.Optimizer]:
     """The values of a parameter after five steps."""
     parameter = torch.nn.Parameter(values(shape))
-    optimizer = build_optimizer([parameter], OptimSettings.model_validate({"name": name, "weight_decay": DECAY}))
+    optimizer = build_optimizer(
+        [parameter], OptimSettings.model_validate({"name": name, "lr": 1.0, "weight_decay": DECAY})
+    )
     for rate, gradient in zip(RATES, gradients(shape), strict=True):
         parameter.grad = gradient.clone()
         set_rate(optimizer, rate)

@@ -264,7 +264,7 @@ def test_the_host_forgets_a_step_that_was_given_up() -> None:
     ),
 )
 def test_settings_that_exclude_each_other_are_refused(
-    optim: dict[str, Any], memory: dict[str, Any], passes: dict[str, int], message: str
+    optim: dict[str, Any], memory: dict[str, Any], passes: dict[str, Any], message: str
 ) -> None:
     parameters = dict(Net().named_parameters())
     settings, where = OptimSettings.model_validate(optim), MemorySettings.model_validate(memory)

@@ -1,0 +1,137 @@
+"""Structural zeros: parameters that get no gradient for a reason that can be named.
+
+The reasons are not taken on trust. What the encoder reads and the decoder predicts is watched while gradients are, and
+a reason holds only where that bears it out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import torch
+from aurora import Aurora, Batch
+from aurora.model.lora import LoRARollout
+from aurora.normalisation import level_to_str
+
+__all__ = ["Watched"]
+
+_EMBEDDING = re.compile(
+    r"encoder\.(?P<kind>surf|atmos)_token_embeds\.(?:layers\.(?P<level>[^.]+)\.)?(?:weights\.(?P<name>.+)|bias)$"
+)
+_HEAD = re.compile(r"decoder\.(?:surf|atmos)_heads\.(?P<name>[^.]+)\.(?:layers\.(?P<level>[^.]+)\.)?")
+_CLOCK = re.compile(r"(?:static_)?(?P<cycle>tod|dow|doy)_(?P<wave>sin|cos)$")
+_FAINT = 1e-6
+"""Of a time's sine or cosine: as good as 0. With a gradient so small, AdamW does not move."""
+_ROLLOUT_LORA = re.compile(r".*\.loras\.(?P<number>\d+)\.")
+_DERIVED = re.compile(r"_(?:sin|cos|density|mod)$")
+
+
+class Watched:
+    """What a model read and predicted in the forward passes that were for training.
+
+    Args:
+        model: gets a hook before its encoder and one after its decoder, until ``close``.
+        unscored: variables that weigh nothing in the loss.
+    """
+
+    def __init__(self, model: Aurora, unscored: Collection[str] = ()) -> None:
+        self._unscored = frozenset(unscored)
+        self._separate = frozenset(model.decoder.separate_perceiver)
+        modes = {module.mode for module in model.modules() if isinstance(module, LoRARollout)}
+        self._rollout_mode = next(iter(modes), "single")
+        self._rollout_steps: set[int] = set()
+        self._times: set[datetime] = set()
+        self._levels: set[str] = set()
+        self._predicted: set[str] = set()
+        self._atmospheric: set[str] = set()
+        # Whether a variable had a value other than 0; on the device, so that nobody waits for the answer. By kind,
+        # because "z" at the surface is another variable than "z" aloft.
+        self._awake: dict[str, dict[str, torch.Tensor]] = {"surf": {}, "atmos": {}}
+        self._handles = [
+            model.encoder.register_forward_pre_hook(self._read),
+            model.decoder.register_forward_hook(self._predict),
+        ]
+
+    def close(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _read(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if not (module.training and torch.is_grad_enabled()):
+            return
+        batch: Batch = args[0]
+        self._rollout_steps.add(batch.metadata.rollout_step)
+        self._times |= set(batch.metadata.time)
+        self._note("surf", {**batch.static_vars, **batch.surf_vars})
+        self._note(
+            "atmos", {**{f"static_{name}": value for name, value in batch.static_vars.items()}, **batch.atmos_vars}
+        )
+
+    def _note(self, kind: str, values: Mapping[str, torch.Tensor]) -> None:
+        seen = self._awake[kind]
+        for name, value in values.items():
+            awake = value.detach().any()
+            seen[name] = seen[name] | awake if name in seen else awake
+
+    def _predict(self, module: torch.nn.Module, _args: Any, output: Batch) -> None:
+        if module.training and torch.is_grad_enabled():
+            self._levels |= {level_to_str(level) for level in output.metadata.atmos_levels}
+            self._predicted |= {*output.surf_vars, *output.atmos_vars}
+            self._atmospheric |= set(output.atmos_vars)
+
+    def reason(self, name: str) -> str | None:
+        """Why a parameter has no gradient, or one too small to move it; None where there is no reason for that.
+
+        Args:
+            name: of the parameter, by upstream's names.
+        """
+        if found := _EMBEDDING.match(name):
+            return self._of_level(found["level"]) or self._of_embedding(found["kind"], found["name"])
+        if found := _HEAD.match(name):
+            return self._of_level(found["level"]) or self._of_head(found["name"])
+        if found := _ROLLOUT_LORA.match(name):
+            return None if self._uses(int(found["number"])) else "its roll-out step is not trained"
+        if name.startswith("decoder.level_decoder_alternate.") and not self._atmospheric & self._separate:
+            return "no variable that it decodes is predicted"
+        if name.startswith("decoder.level_decoder.") and self._atmospheric <= self._separate:
+            return "no variable that it decodes is predicted"
+        return None
+
+    def _of_level(self, level: str | None) -> str | None:
+        return None if level is None or level in self._levels else "the data lack its level"
+
+    def _uses(self, number: int) -> bool:
+        """Whether upstream's roll-out LoRA of a number took part (``aurora/model/lora.py``)."""
+        if self._rollout_mode == "all":
+            return number in self._rollout_steps
+        return self._rollout_mode == "single" or any(step > 0 for step in self._rollout_steps)
+
+    def _of_embedding(self, kind: str, variable: str | None) -> str | None:
+        if variable is None:
+            return None
+        if clock := _CLOCK.match(variable):
+            faint = all(abs(_phase(time, clock["cycle"], clock["wave"])) < _FAINT for time in self._times)
+            return "its sine or cosine was as good as 0 at every time that was read" if faint else None
+        if variable not in self._awake[kind]:
+            return "its variable is not read"
+        return None if bool(self._awake[kind][variable]) else "its variable was 0 everywhere in what was read"
+
+    def _of_head(self, variable: str) -> str | None:
+        if variable not in self._predicted:
+            return "its variable is not predicted"
+        field = _DERIVED.sub("", variable)
+        if {variable, field} & self._unscored:
+            return "its variable weighs nothing in the loss"
+        density = self._awake["surf"].get(f"{field}_density")
+        return None if density is None or bool(density) else "its variable was absent everywhere in what was read"
+
+
+def _phase(time: datetime, cycle: str, wave: str) -> float:
+    """What upstream's encoder reads of a time (``aurora/model/encoder.py``)."""
+    turns = {"tod": time.hour / 24, "dow": time.weekday() / 7, "doy": time.day / 365.25}[cycle]
+    return math.sin(2 * math.pi * turns) if wave == "sin" else math.cos(2 * math.pi * turns)
