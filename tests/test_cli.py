@@ -381,10 +381,7 @@ def test_scores_are_shown_with_their_mean_skill(capsys: pytest.CaptureFixture[st
 
 def test_what_was_forgotten_and_errors_near_the_edge_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"rmse": 1.5, "mae": 1.0, "bias": -0.25, "persistence_rmse": 2.0, "skill": 0.25}
-    forgetting = {
-        "2t": {"before": 1.2, "after": 1.5, "change": 0.25},
-        "msl": {"before": 2.0, "after": 1.5, "change": -0.25},
-    }
+    worse, better = {"before": 1.2, "after": 1.5, "change": 0.25}, {"before": 2.0, "after": 1.5, "change": -0.25}
     edge = [
         {"distance": 0, "points": 48, "scored": 0.25, "rmse": {"2t": 3.0, "tp": 1.0}, "persistence_rmse": {"2t": 2.0}},
         {"distance": 4, "points": 16, "scored": 1.0, "rmse": {"2t": None}, "persistence_rmse": {"2t": 2.0}},
