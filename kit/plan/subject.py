@@ -54,7 +54,8 @@ class Subject:
     @property
     def eastwards(self) -> Axis:
         """Longitudes of columns that lie as these do, increasing from 0: no plan depends on where a box lies."""
-        return (self.longitude - self.longitude[0]) % 360
+        eastwards: Axis = (self.longitude - self.longitude[0]) % 360
+        return eastwards
 
 
 def subject_of(settings: PlanSettings) -> Subject:

@@ -18,7 +18,7 @@ from kit.evaluate import scorecard
 from kit.evaluate.scorecard import evaluate, scores_of
 from kit.evaluate.settings import EvaluateSettings
 from kit.finetune import finetune
-from kit.job import Conditions, build_forecaster
+from kit.job import Conditions, build_base_forecaster, build_forecaster
 from kit.metrics.scores import area_weights
 from kit.settings import Settings
 from tests.factories import synthetic_dataset, synthetic_store, write_synthetic
@@ -84,7 +84,8 @@ def test_predictions_are_those_of_the_larger_box(checkpoint: Path) -> None:
     forecaster = build_forecaster(open_checkpoint(checkpoint), Conditions(device="cpu"))
     pairs = forecaster.pairs
     scores, _ = scores_of(forecaster.space, pairs)
-    rows, columns = pairs.selection.grid.window or ()
+    assert pairs.selection.grid.window is not None
+    rows, columns = pairs.selection.grid.window
     squares = []
     with torch.no_grad():
         for index in range(len(pairs)):
@@ -127,16 +128,15 @@ def test_the_base_predicts_what_it_did_by_itself(checkpoint: Path, result: dict[
 
 def test_one_model_is_there_at_a_time(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first: list[weakref.ref[torch.nn.Module]] = []
-    build, build_base = scorecard.build_forecaster, scorecard.build_base_forecaster
 
     def noting(*arguments: Any) -> Any:
-        forecaster = build(*arguments)
+        forecaster = build_forecaster(*arguments)
         first.append(weakref.ref(forecaster.space.model))
         return forecaster
 
     def asking(*arguments: Any) -> Any:
         assert first[0]() is None
-        return build_base(*arguments)
+        return build_base_forecaster(*arguments)
 
     monkeypatch.setattr(scorecard, "build_forecaster", noting)
     monkeypatch.setattr(scorecard, "build_base_forecaster", asking)

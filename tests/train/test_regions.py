@@ -83,9 +83,9 @@ def test_what_is_missing_in_the_halo_does_not_count(store: Store) -> None:
     for spoilt in (False, True):
         pair = pairs(store, grid, steps=2)[0]
         if spoilt:
-            rows, columns = grid.window or ()
+            assert grid.window is not None
             kept = torch.zeros(grid.shape, dtype=torch.bool)
-            kept[rows, columns] = True
+            kept[grid.window] = True
             pair.target.surf_vars["2t"][...] = pair.target.surf_vars["2t"].where(kept, torch.nan)
         (graded,) = roll_out(space, PaperMAE(), pair, RolloutSettings(steps=2), torch.device("cpu"))
         losses.append(graded.loss.total)
