@@ -248,7 +248,8 @@ class _Run:
 
     def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
         """Record one validation."""
-        self._record(step, "valid", {"loss": loss, **{f"loss/{name}": value for name, value in parts.items()}})
+        named = {f"loss/{name}": value for name, value in parts.items()}
+        self._record(step, "valid", {"loss": loss, **named, **self.job.trainer.scores()})
         self._say(f"validation after step {step}: loss {loss:.4f}")
 
     def _record(self, step: int, kind: str, values: Mapping[str, float]) -> None:

@@ -28,6 +28,7 @@ from kit.memory.checks import refuse_in_forecast, refuse_without_effect
 from kit.memory.settings import MemorySettings
 from kit.memory.shortage import Shortage, explain_forecast
 from kit.models import weights as weights_room
+from kit.models.heads import parse_heads
 from kit.models.resolve import resolve_spec, select
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
@@ -35,7 +36,7 @@ from kit.models.variants import variant_named
 from kit.models.weights import Weights
 from kit.settings import Settings
 from kit.train.loop import Schedule
-from kit.train.loss import PaperMAE
+from kit.train.loss import FieldLoss, point_weights
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 
@@ -169,17 +170,34 @@ def build_job(settings: Settings) -> Job:
     periods = _periods(settings.data, store)
     train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
     schedule = _schedule(settings, len(train))
-    trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast)
+    points = point_weights(settings.loss, train.latitude)
+    trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast, points=points)
     resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
     return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
 
 
 def build_trainer(
-    settings: Settings, spec: ModelSpec, weights: Weights | None, steps: int, device: torch.device, *, autocast: bool
+    settings: Settings,
+    spec: ModelSpec,
+    weights: Weights | None,
+    steps: int,
+    device: torch.device,
+    *,
+    autocast: bool,
+    points: torch.Tensor | None = None,
 ) -> Trainer:
     """Compose the step: model, what trains, how it fits into memory, loss and optimiser.
 
     The planner traces the very trainer that this builds.
+
+    Args:
+        settings: of the run.
+        spec: the model.
+        weights: what it starts from; None for random weights.
+        steps: of the whole run.
+        device: where it trains.
+        autocast: run the forward pass in bfloat16.
+        points: how much each point counts in the loss, as ``point_weights`` makes it.
     """
     start = settings.model.new_init or "zero"
     model, trained = build.for_training(spec, weights, settings.adapt, autocast=autocast, steps=steps, start=start)
@@ -195,7 +213,12 @@ def build_trainer(
     )
     return Trainer(
         TrainingSpace(model, spec),
-        PaperMAE(settings.loss.weights),
+        FieldLoss(
+            settings.loss,
+            levels=spec.levels,
+            heads=parse_heads(spec.heads),
+            points=points,
+        ),
         trained,
         updater,
         rollout=settings.rollout,
@@ -269,6 +292,8 @@ def _resolved(
         "statics": selection.static,
         **{name: str(period) for name, period in periods.items()},
     }
+    raw["model"] |= {"transforms": {**settings.model.transforms, **spec.transforms}, "heads": dict(spec.heads)}
+    raw["loss"]["delta"] = settings.loss.huber_delta if settings.loss.name == "huber" else None
     raw["adapt"] = settings.adapt.resolved().model_dump()
     raw["model"] |= {"weights": settings.model.weights or spec.upstream.weights, "timestep": spec.timestep}
     raw["train"] |= {

@@ -95,13 +95,15 @@ def _coerce(value: Any, annotation: Any) -> Any:
 
 def _pairs(parts: Sequence[str]) -> dict[str, str]:
     """A table from ``a=1`` and ``b=2``; what has no name belongs to the value before it: ``tp=quantile:0.1,0.5``."""
-    pairs: list[list[str]] = []
+    pairs: list[tuple[str, str]] = []
     for part in parts:
         if "=" in part:
-            pairs.append(part.split("=", 1))
+            name, _, value = part.partition("=")
+            pairs.append((name, value))
         else:
-            pairs[-1][1] += f",{part}"
-    return {name: value for name, value in pairs}
+            name, value = pairs.pop()
+            pairs.append((name, f"{value},{part}"))
+    return dict(pairs)
 
 
 def _annotations(model: type[BaseModel]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from aurora import Batch, Metadata
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from kit.data.negative import refuse_negative
 from kit.data.settings import Period
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
@@ -113,6 +114,7 @@ class Selection:
         history: input states.
         timestep: between two states, from the first input state to the last target.
         grid: which part of the grid.
+        non_negative: variables that are transformed as what cannot be below zero; such values are refused.
     """
 
     inputs: tuple[str, ...]
@@ -123,6 +125,7 @@ class Selection:
     history: int
     timestep: timedelta
     grid: Grid
+    non_negative: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,10 @@ class Pairs(Dataset[Pair]):
         )
 
     def _read(self, name: str, times: Sequence[int], levels: Sequence[int] | None = None) -> torch.Tensor:
-        return torch.from_numpy(self.store.read(name, times, *self._window, levels))[None]
+        values = self.store.read(name, times, *self._window, levels)
+        if name in self.selection.non_negative:
+            refuse_negative(self.store, name, times, values)
+        return torch.from_numpy(values)[None]
 
 
 def _aware(time: np.datetime64) -> datetime:

@@ -198,7 +198,9 @@ class FieldLoss:
         levels = {level_key(name, level) for name in prediction.atmospheric for level in self._levels}
         if unused := sorted(self._given.keys() - predicted - levels - {REST}):
             at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa" if levels else ""
-            msg = f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(predicted))}{at}"
+            msg = (
+                f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(predicted))}{at}"
+            )
             raise SettingsError(msg)
         weights = [self._weight(name) for name in prediction.surface]
         if not any(sum((self._level_weights(name) for name in prediction.atmospheric), start=weights)):

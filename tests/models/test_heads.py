@@ -37,7 +37,9 @@ def test_two_part_predicts_rain_where_it_is_likely() -> None:
     }
     physical = TwoPart().physical("tp", decoded)
     torch.testing.assert_close(physical["tp"], torch.tensor([0, 0.002, 0.003, torch.nan]), equal_nan=True)
-    torch.testing.assert_close(physical["tp_occurrence"], torch.tensor([0.4750, 0.5, 0.8808, 0.7311]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        physical["tp_occurrence"], torch.tensor([0.4750, 0.5, 0.8808, 0.7311]), atol=1e-4, rtol=0
+    )
 
 
 def test_quantiles_are_named_by_their_order() -> None:

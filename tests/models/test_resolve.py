@@ -178,8 +178,8 @@ def test_version_1p5_reads_physical_variables(tmp_path: Path) -> None:
     row = VARIANTS["v1p5"]
     store = synthetic_store(tmp_path / "v", surface=row.physical(row.surface), static=row.static)
     chosen = select(resolved(store, UPSTREAM, variant="v1p5"), DataSettings(), store, 4)
-    assert "tp_1h" in chosen.targets
-    assert "tp_1h" not in chosen.inputs
+    assert "tp" in chosen.targets
+    assert "tp" not in chosen.inputs
     assert "sd" in chosen.inputs
     assert not any(name.startswith("scaled_") or name == "insolation" for name in chosen.targets)
 
