@@ -2,9 +2,9 @@
 
 A loss compares the decoder's output, seen before upstream's post-decoder hooks, with targets put through the
 same encoding: normalisation, version 1.5's logarithm, the wave model's densities, sines and cosines, the
-air-pollution model's differences, the kit's own transforms and heads of new variables. On the physical values that ``forward`` returns, the wave model's density heads
-would get no gradient, absent waves would be NaN, angles would wrap, and version 1.5's insolation head would be
-overwritten.
+air-pollution model's differences, the kit's own transforms and heads of new variables. On the physical values that
+``forward`` returns, the wave model's density heads would get no gradient, absent waves would be NaN, angles would
+wrap, and version 1.5's insolation head would be overwritten.
 
 Dimensions: B batch, T history, C level, H latitude, W longitude.
 """
