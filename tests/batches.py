@@ -86,7 +86,7 @@ def synthetic_batch(
     surf_vars = {name: draw_surface(name) for name in spec.upstream.physical(tuple(surface))}
     if spec.upstream.is_wave:
         statics["wmb"] = (torch.arange(width) >= width // 4).float().expand(height, width).clone()
-        for name in surf_vars.keys() - set(_WEATHER):
+        for name in surf_vars.keys() - {*_WEATHER, *spec.transforms}:
             surf_vars[name][..., : width // 4] = torch.nan
         surf_vars["swh2"][..., :2, -3:] = 0.0
     atmos_vars = {
