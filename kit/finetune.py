@@ -167,6 +167,8 @@ class _Run:
             # Before the run is closed: closing it takes memory too.
             with watch_signals() as interruption, readable(self.out_of_memory, self.job.model):
                 self._say(self._opening())
+                for leak in self.job.leaks:
+                    self._say(f"warning: {leak}")
                 if self.fitted is not None:
                     self._say(f"memory.fit chose {self.fitted}")
                 elif warning := preflight(self.job):
@@ -320,6 +322,7 @@ class _Run:
             **({} if job.adapter is None else {"adapter": job.adapter}),
             "lineage": [*earlier, stage],
             "validation": {"before": state.before, "best": state.best},
+            "leaks": list(job.leaks),
         }
 
     def _summary(self, stopped: signal.Signals | None) -> dict[str, Any]:
@@ -344,6 +347,7 @@ class _Run:
             "data_wait_fraction": state.wait_seconds / seconds,
             "peak_memory_gib": peak_memory_gib(job.trainer.device),
             "checkpoint": str(self.folder.best),
+            "leaks": list(self.job.leaks),
             **({} if stopped is None else {"interrupted": stopped.name}),
         }
 

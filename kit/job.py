@@ -21,6 +21,7 @@ from kit.data.build import open_store
 from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, read_ahead
 from kit.data.settings import DataSettings, Period
 from kit.data.store import Store
+from kit.data.window import refuse_other_windows
 from kit.errors import SettingsError
 from kit.memory import engine
 from kit.memory.advice import Situation
@@ -30,6 +31,7 @@ from kit.memory.shortage import Shortage, explain_forecast
 from kit.models import weights as weights_room
 from kit.models.heads import parse_heads
 from kit.models.resolve import resolve_spec, select
+from kit.models.seen import leaks
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.variants import variant_named
@@ -73,6 +75,7 @@ class Job:
         schedule: when things happen.
         train: training pairs.
         valid: validation pairs.
+        leaks: what of validation and test the base weights saw in training, a sentence each.
     """
 
     settings: Settings
@@ -84,6 +87,7 @@ class Job:
     schedule: Schedule
     train: Pairs
     valid: Pairs
+    leaks: tuple[str, ...] = ()
 
     @property
     def model(self) -> Aurora:
@@ -167,13 +171,16 @@ def build_job(settings: Settings) -> Job:
     spec = resolve_spec(settings.model, settings.data, store, weights)
     spec = build.rebased(spec, weights, settings.adapt)
     selection = select(spec, settings.data, store, spec.patch_size)
+    stored = {*selection.inputs, *selection.targets}
+    refuse_other_windows(store, sorted(stored), spec.lead_hours, hourly=spec.upstream.is_v1p5)
     periods = _periods(settings.data, store)
+    leaked = leaks(spec.variant, weights, periods, synthetic=bool(store.attributes.get("synthetic")))
     train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
     schedule = _schedule(settings, len(train))
     points = point_weights(settings.loss, train.latitude)
     trainer = build_trainer(settings, spec, weights, schedule.steps, device, autocast=autocast, points=points)
     resolved = _resolved(settings, spec, selection, periods, schedule, device, autocast)
-    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
+    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid, tuple(leaked))
 
 
 def build_trainer(

@@ -174,18 +174,21 @@ class TrainingSpace:
         return dataclasses.replace(prediction, surf_vars=renamed)
 
     @torch.no_grad()
-    def rain(self, fields: Fields) -> dict[str, torch.Tensor]:
-        """Physical precipitation from the decoder's output, in metres, under a store's names.
+    def rain(self, fields: Fields, *, observed: bool = False) -> dict[str, torch.Tensor]:
+        """Physical precipitation from training space, in metres, under a store's names.
 
         Args:
-            fields: a prediction in training space.
+            fields: a prediction, or a target.
+            observed: it is a target, of which heads have nothing to say.
 
         Returns:
             [B, H, W] each, in float32, none below zero; empty where the model predicts none.
         """
         found: dict[str, torch.Tensor] = {}
         for channel, name in self.precipitation.items():
-            head = self._heads.get(name)
+            if channel not in fields.surface:
+                continue
+            head = None if observed else self._heads.get(name)
             keys = (channel,) if head is None else (channel, *head.channels(name))
             decoded = {}
             for key in keys:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from aurora import Batch
-
 from kit.metrics.contingency import RainBoard, flattened
 from kit.models.space import Fields, TrainingSpace
 
@@ -21,17 +19,9 @@ class RainWatch:
         """Forget what was seen."""
         self._board = RainBoard()
 
-    def see(self, fields: Fields, target: Batch) -> None:
-        """Take in a graded step.
-
-        Args:
-            fields: predicted, in training space.
-            target: physical variables of the same time.
-        """
-        predicted = self._space.rain(fields)
-        if predicted:
-            shape = next(iter(predicted.values())).shape
-            self._board.update(predicted, {name: target.surf_vars[name][:, 0, : shape[-2]] for name in predicted})
+    def see(self, fields: Fields, target: Fields) -> None:
+        """Take in a graded step: prediction and target in training space."""
+        self._board.update(self._space.rain(fields), self._space.rain(target, observed=True))
 
     def scores(self) -> dict[str, float]:
         """Metrics by name, such as ``tp_csi_1mm``; empty where the model predicts no precipitation."""

@@ -20,8 +20,8 @@ from kit.train.settings import RolloutSettings
 
 __all__ = ["Graded", "Observer", "Passed", "roll_out"]
 
-Observer = Callable[[Fields, Batch], None]
-"""Looks at a graded step: what was predicted, in training space, and the physical target."""
+Observer = Callable[[Fields, Fields], None]
+"""Looks at a graded step: the prediction and the target, in training space."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ def _graded(
     before: tuple[Passed, ...],
     observe: Observer | None,
 ) -> Graded:
-    if observe is not None:
-        observe(fields, state)
     target, time = space.targets(state), state.metadata.time
     del state
+    if observe is not None:
+        observe(fields, target)
     predicted = _finite(fields.surface | fields.atmospheric)
     return Graded(step, time, predicted, _finite(_scored(target)), grade(fields, target), before)
 
