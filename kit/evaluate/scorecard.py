@@ -15,6 +15,7 @@ from aurora import Batch
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.pairs import Pairs, load_pairs
 from kit.errors import CheckpointError
+from kit.evaluate.rain import RainCard
 from kit.evaluate.settings import EvaluateSettings
 from kit.job import Conditions, Forecaster, build_base_forecaster, build_forecaster
 from kit.memory.shortage import readable
@@ -34,6 +35,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     Returns:
         What ``kit evaluate --json`` prints: RMSE, MAE and bias of each variable and level in its unit, weighted by
         area; the RMSE of persistence and, where they are at hand, of the base weights; skill against persistence.
+        Beside them ``rain``: RMSE in mm, critical success index and frequency bias of precipitation by thresholds,
+        and the same of persistence where the model reads it.
 
     Raises:
         KitError: the checkpoint, its store or the period cannot be used.
@@ -54,7 +57,8 @@ def _result(
     settings: EvaluateSettings, checkpoint: Checkpoint, forecaster: Forecaster, conditions: Conditions
 ) -> dict[str, Any]:
     pairs = forecaster.pairs
-    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size)
+    rain = RainCard()
+    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size, rain)
     base = _base_scores(checkpoint, conditions, settings.batch_size) if settings.base else {}
     return {
         "checkpoint": str(settings.checkpoint),
@@ -64,6 +68,7 @@ def _result(
         "samples": len(pairs),
         "lead_hours": checkpoint.spec.lead_hours,
         "scores": {key: _row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()},
+        **rain.results(),
     }
 
 
@@ -101,13 +106,16 @@ def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int
 
 
 @torch.no_grad()
-def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[dict[str, Scores], dict[str, Scores]]:
+def scores_of(
+    space: TrainingSpace, pairs: Pairs, batch_size: int = 1, rain: RainCard | None = None
+) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Score predictions, and persistence on the same samples.
 
     Args:
         space: predicts.
         pairs: what is predicted.
         batch_size: predictions in a forward pass.
+        rain: is shown what is scored, and keeps the scores of precipitation.
 
     Returns:
         Scores of the model and of persistence, by variable and level.
@@ -124,6 +132,8 @@ def scores_of(space: TrainingSpace, pairs: Pairs, batch_size: int = 1) -> tuple[
             # Waves come and go; sizes are compared where the model, persistence and the target all have some.
             target[name] = target[name].where(predicted[name].isfinite() & last[name].isfinite(), torch.nan)
         levels = pairs.selection.levels
+        if rain is not None:
+            rain.update(predicted, target, last)
         board.update({name: predicted[name] for name in target}, target, levels)
         # What is never read has no last state: nothing persists.
         reference.update({name: last[name] for name in target if name in last}, _kept(target, last), levels)

@@ -58,12 +58,15 @@ def leaks(variant: str, weights: Weights | None, periods: Mapping[str, Period], 
     """
     if weights is None:
         return []
-    earlier = [] if weights.description is None else weights.description.get("lineage", [])
+    stages: list[dict[str, Any]] = (weights.description or {}).get("lineage", [])
     seen = [
-        (f"an earlier stage ({stage['method']})", Period.parse(stage["train"])) for stage in _like(earlier, synthetic)
+        (f"an earlier stage ({stage['method']})", Period.parse(stage["train"]))
+        for stage in stages
+        if bool(stage.get("synthetic")) == synthetic
     ]
-    if not synthetic:
-        seen += [(what, Period.parse(when)) for what, when in SEEN.get(variant) or ()]
+    from_scratch = bool(stages) and stages[0]["base"] is None
+    if not (synthetic or from_scratch):
+        seen += [(what, Period.parse(when)) for what, when in SEEN[variant] or ()]
     return [
         f"data.{name} ({periods[name]}) overlaps what the base weights saw in training: {what}, {when}. Scores on it "
         "are of states that were trained on; choose a later period"
@@ -72,6 +75,3 @@ def leaks(variant: str, weights: Weights | None, periods: Mapping[str, Period], 
         if when.start <= periods[name].end and periods[name].start <= when.end
     ]
 
-
-def _like(stages: list[dict[str, Any]], synthetic: bool) -> list[dict[str, Any]]:
-    return [stage for stage in stages if bool(stage.get("synthetic")) == synthetic and "train" in stage]
