@@ -174,11 +174,24 @@ def show_scores(result: Mapping[str, Any]) -> None:
     out = error_console()
     out.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
     out.print(table)
+    _show_rain(out, result.get("rain", {}))
     skills = [row["skill"] for row in scores.values() if isinstance(row.get("skill"), float)]
     skills = [skill for skill in skills if not math.isnan(skill)]
     if skills:
         better = sum(skill > 0 for skill in skills)
         out.print(f"better than persistence in {better} of {len(skills)}; mean skill {sum(skills) / len(skills):.3f}")
+
+
+def _show_rain(out: Console, rain: Mapping[str, Mapping[str, float]]) -> None:
+    """Show scores of precipitation, such as ``tp_csi_1mm``, if there are any."""
+    if not rain:
+        return
+    table = Table("precipitation")
+    for title in rain:
+        table.add_column(title, justify="right")
+    for name in dict.fromkeys(key for scores in rain.values() for key in scores):
+        table.add_row(name, *(_number(scores.get(name), 3) for scores in rain.values()))
+    out.print(table)
 
 
 def show_plan(result: Mapping[str, Any]) -> None:

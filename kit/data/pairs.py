@@ -229,6 +229,10 @@ class Pairs(Dataset[Pair]):
         """Time of the last input state of a pair, UTC."""
         return _aware(self.store.times[self._indices[index][self.selection.history - 1]])
 
+    def newest(self, name: str, indices: Sequence[int]) -> torch.Tensor:
+        """States of a surface variable at the last input time of pairs, [B, H, W]; it need not be an input itself."""
+        return self._read(name, [self._indices[index][self.selection.history - 1] for index in indices])[0]
+
     def _batch(self, times: Sequence[int], surface: Sequence[str]) -> Batch:
         return Batch(
             surf_vars={name: self._read(name, times) for name in surface},

@@ -133,7 +133,7 @@ def scores_of(
             target[name] = target[name].where(predicted[name].isfinite() & last[name].isfinite(), torch.nan)
         levels = pairs.selection.levels
         if rain is not None:
-            rain.update(predicted, target, last)
+            rain.update(predicted, target, last, pairs)
         board.update({name: predicted[name] for name in target}, target, levels)
         # What is never read has no last state: nothing persists.
         reference.update({name: last[name] for name in target if name in last}, _kept(target, last), levels)

@@ -74,4 +74,3 @@ def leaks(variant: str, weights: Weights | None, periods: Mapping[str, Period], 
         for name in ("valid", "test")
         if when.start <= periods[name].end and periods[name].start <= when.end
     ]
-
