@@ -25,7 +25,7 @@ def staged(*stages: dict[str, Any]) -> Weights:
 def test_every_variant_is_spoken_of() -> None:
     assert SEEN.keys() == VARIANTS.keys()
     for known in SEEN.values():
-        assert all(Period.parse(when) and what for what, when in known or ())
+        assert all(Period.parse(when).end.year < 2024 and what for what, when in known or ())
 
 
 @pytest.mark.parametrize(
