@@ -135,6 +135,7 @@ def evaluate(arguments: Sequence[str]) -> Outcome:
     result = scorecard.evaluate(settings)
     if run := run_folder_of(settings.checkpoint):
         scores = {f"test/{kind}/{name}": v for name, row in result["scores"].items() for kind, v in row.items()}
+        scores |= {f"test/{name}": value for name, value in result.get("rain", {}).get("model", {}).items()}
         changes = {f"test/forgetting/{name}": row["change"] for name, row in result["forgetting"].items()}
         attach(run, metrics=scores | changes)
     return Outcome(result, options.as_json, lambda: console.show_scores(result))

@@ -174,6 +174,7 @@ def show_scores(result: Mapping[str, Any]) -> None:
     out = error_console()
     out.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
     out.print(table)
+    _show_rain(out, result.get("rain", {}))
     skills = [row["skill"] for row in scores.values() if isinstance(row.get("skill"), float)]
     skills = [skill for skill in skills if not math.isnan(skill)]
     if skills:
@@ -206,6 +207,18 @@ def show_edge(result: Mapping[str, Any]) -> None:
         mean = _number(sum(ratios) / len(ratios), 3) if ratios else "-"
         table.add_row(f"{ring['distance']} and more", f"{ring['points']:,}", f"{ring['scored']:.0%}", mean)
     error_console().print(table)
+
+
+def _show_rain(out: Console, rain: Mapping[str, Mapping[str, float]]) -> None:
+    """Show scores of precipitation, such as ``tp_csi_1mm``, if there are any."""
+    if not rain:
+        return
+    table = Table("precipitation")
+    for title in rain:
+        table.add_column(title, justify="right")
+    for name in dict.fromkeys(key for scores in rain.values() for key in scores):
+        table.add_row(name, *(_number(scores.get(name), 3) for scores in rain.values()))
+    out.print(table)
 
 
 def show_plan(result: Mapping[str, Any]) -> None:

@@ -170,6 +170,8 @@ class _Run:
             with watch_signals() as interruption, readable(self.out_of_memory, self.job.model):
                 self._say(self._opening())
                 self._say(self.trains.report.text())
+                for leak in self.job.leaks:
+                    self._say(f"warning: {leak}")
                 if self.fitted is not None:
                     self._say(f"memory.fit chose {self.fitted}")
                 elif warning := preflight(self.job):
@@ -255,7 +257,8 @@ class _Run:
 
     def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
         """Record one validation."""
-        self._record(step, "valid", {"loss": loss, **{f"loss/{name}": value for name, value in parts.items()}})
+        named = {f"loss/{name}": value for name, value in parts.items()}
+        self._record(step, "valid", {"loss": loss, **named, **self.job.trainer.scores()})
         self._say(f"validation after step {step}: loss {loss:.4f}")
 
     def _record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -328,6 +331,7 @@ class _Run:
             **({} if job.adapter is None else {"adapter": job.adapter}),
             "lineage": [*earlier, stage],
             "validation": {"before": state.before, "best": state.best},
+            "leaks": list(job.leaks),
         }
 
     def _summary(self, stopped: signal.Signals | None) -> dict[str, Any]:
@@ -352,6 +356,7 @@ class _Run:
             "data_wait_fraction": state.wait_seconds / seconds,
             "peak_memory_gib": peak_memory_gib(job.trainer.device),
             "checkpoint": str(self.folder.best),
+            "leaks": list(self.job.leaks),
             **({} if stopped is None else {"interrupted": stopped.name}),
         }
 

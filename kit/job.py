@@ -22,6 +22,7 @@ from kit.data.build import open_store
 from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, read_ahead
 from kit.data.settings import DataSettings, Period
 from kit.data.store import Store
+from kit.data.window import refuse_other_windows
 from kit.errors import SettingsError
 from kit.memory import engine
 from kit.memory.advice import Situation
@@ -30,7 +31,9 @@ from kit.memory.settings import MemorySettings
 from kit.memory.shortage import Shortage, explain_forecast
 from kit.models import weights as weights_room
 from kit.models.base import base_spec, known_to
+from kit.models.heads import parse_heads
 from kit.models.resolve import resolve_spec, select
+from kit.models.seen import leaks
 from kit.models.space import TrainingSpace, Window
 from kit.models.spec import ModelSpec
 from kit.models.variants import variant_named
@@ -38,7 +41,7 @@ from kit.models.weights import Weights
 from kit.settings import Settings
 from kit.train.groups import settled
 from kit.train.loop import Schedule
-from kit.train.loss import PaperMAE
+from kit.train.loss import FieldLoss, point_weights
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 
@@ -75,6 +78,7 @@ class Job:
         schedule: when things happen.
         train: training pairs.
         valid: validation pairs.
+        leaks: what of validation and test the base weights saw in training, a sentence each.
     """
 
     settings: Settings
@@ -86,6 +90,7 @@ class Job:
     schedule: Schedule
     train: Pairs
     valid: Pairs
+    leaks: tuple[str, ...] = ()
 
     @property
     def model(self) -> Aurora:
@@ -169,15 +174,27 @@ def build_job(settings: Settings) -> Job:
     spec = resolve_spec(settings.model, settings.data, store, weights)
     spec = build.rebased(spec, weights, settings.adapt)
     selection = select(spec, settings.data, store, spec.patch_size)
+    stored = {*selection.inputs, *selection.targets}
+    refuse_other_windows(store, sorted(stored), spec.lead_hours, hourly=spec.upstream.is_v1p5)
     periods = _periods(settings.data, store)
+    leaked = leaks(spec.variant, weights, periods, synthetic=bool(store.attributes.get("synthetic")))
     train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
     schedule = _schedule(settings, len(train))
     window = selection.grid.window
+    points = point_weights(settings.loss, train.latitude if window is None else train.latitude[window[0]])
     trainer = build_trainer(
-        settings, spec, weights, schedule.steps, device, autocast=autocast, window=window, check=True
+        settings,
+        spec,
+        weights,
+        schedule.steps,
+        device,
+        autocast=autocast,
+        window=window,
+        points=points,
+        check=True,
     )
     resolved = _resolved(settings, spec, selection, periods, schedule, trainer, autocast)
-    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid)
+    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid, tuple(leaked))
 
 
 def build_trainer(
@@ -189,6 +206,7 @@ def build_trainer(
     *,
     autocast: bool,
     window: Window | None = None,
+    points: torch.Tensor | None = None,
     check: bool = False,
 ) -> Trainer:
     """Compose the step: model, what trains, how it fits into memory, loss and optimiser.
@@ -203,6 +221,7 @@ def build_trainer(
         device: where it runs.
         autocast: run the forward pass in bfloat16.
         window: the part of what the model sees that the loss is over; all of it without one.
+        points: how much each point of the window counts in the loss, as ``point_weights`` makes it.
         check: watch whether all that is to train does, as ``train.check_after`` says.
     """
     start = settings.model.new_init or "zero"
@@ -225,7 +244,7 @@ def build_trainer(
     )
     return Trainer(
         TrainingSpace(model, spec, window),
-        PaperMAE(settings.loss.weights),
+        FieldLoss(settings.loss, levels=spec.levels, heads=parse_heads(spec.heads), points=points),
         trained,
         updater,
         rollout=settings.rollout,
@@ -300,6 +319,8 @@ def _resolved(
         "statics": selection.static,
         **{name: str(period) for name, period in periods.items()},
     }
+    raw["model"] |= {"transforms": {**settings.model.transforms, **spec.transforms}, "heads": dict(spec.heads)}
+    raw["loss"]["delta"] = settings.loss.huber_delta if settings.loss.name == "huber" else None
     raw["adapt"] = settings.adapt.resolved().model_dump()
     raw["optim"] = settled(trainer.updater.groups, settings.optim.resolved(settings.adapt.method)).model_dump()
     raw["model"] |= {"weights": settings.model.weights or spec.upstream.weights, "timestep": spec.timestep}

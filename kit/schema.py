@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -131,9 +131,22 @@ def _coerce(value: Any, annotation: Any) -> Any:
         except json.JSONDecodeError:
             return value
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if table and parts and all("=" in part for part in parts):
-        return dict(part.split("=", 1) for part in parts)
+    if table and parts and "=" in parts[0]:
+        return _pairs(parts)
     return parts if sequence else value
+
+
+def _pairs(parts: Sequence[str]) -> dict[str, str]:
+    """A table from ``a=1`` and ``b=2``; what has no name belongs to the value before it: ``tp=quantile:0.1,0.5``."""
+    pairs: list[tuple[str, str]] = []
+    for part in parts:
+        if "=" in part:
+            name, _, value = part.partition("=")
+            pairs.append((name, value))
+        else:
+            name, value = pairs.pop()
+            pairs.append((name, f"{value},{part}"))
+    return dict(pairs)
 
 
 def _annotations(model: type[BaseModel]) -> dict[str, Any]:

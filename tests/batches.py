@@ -66,7 +66,7 @@ def synthetic_batch(
     patch = spec.upstream.default("patch_size")
     height, width = rows or 8 * patch, 16 * patch
     generator = torch.Generator().manual_seed(seed)
-    surface = [n for n in spec.surface if not (inputs and n in spec.output_only)]
+    surface = [n for n in spec.surface if not ((inputs and n in spec.output_only) or n in spec.derived)]
 
     def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         location, scale = spec.statistics.values.get(name, (0.0, 1.0))
@@ -76,8 +76,9 @@ def synthetic_batch(
         shape = (samples, states, height, width)
         if name in _ANGLES:
             return 360 * torch.rand(shape, generator=generator)
-        value = draw(name, shape)
-        if spec.upstream.is_v1p5 and spec.upstream.channel_name(name) != name:
+        channel = spec.upstream.channel_name(name)
+        value = draw(channel, shape)
+        if channel.startswith("scaled_") or name in spec.transforms:
             return 1e-3 * value.abs()
         return value.abs() + 0.01 if spec.upstream.is_wave and name not in _WEATHER else value
 
@@ -85,7 +86,7 @@ def synthetic_batch(
     surf_vars = {name: draw_surface(name) for name in spec.upstream.physical(tuple(surface))}
     if spec.upstream.is_wave:
         statics["wmb"] = (torch.arange(width) >= width // 4).float().expand(height, width).clone()
-        for name in surf_vars.keys() - set(_WEATHER):
+        for name in surf_vars.keys() - {*_WEATHER, *spec.transforms}:
             surf_vars[name][..., : width // 4] = torch.nan
         surf_vars["swh2"][..., :2, -3:] = 0.0
     atmos_vars = {

@@ -13,6 +13,7 @@ import xarray as xr
 
 from kit.data.settings import Period
 from kit.data.store import Store, write_store
+from kit.models.transforms import PRECIPITATION
 
 __all__ = ["synthetic_dataset", "synthetic_store", "write_synthetic"]
 
@@ -46,7 +47,7 @@ def synthetic_dataset(
     box: tuple[float, float, float, float] | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """A dataset in the store's form: waves that travel east, with a little noise.
+    """A dataset in the store's form: waves that travel east, with a little noise; of rain, what is above zero.
 
     Args:
         surface: surface variables.
@@ -70,7 +71,11 @@ def synthetic_dataset(
     }
     data: dict[str, Any] = {}
     for name in surface:
-        data[name] = (("time", "latitude", "longitude"), _waves(random, name, times, (), height, width))
+        values = _waves(random, name, times, (), height, width)
+        attributes = {}
+        if name in PRECIPITATION:
+            values, attributes = np.maximum(1e-3 * values, 0), {"accumulation_hours": step_hours}
+        data[name] = (("time", "latitude", "longitude"), values, attributes)
     for name in atmospheric:
         coords["level"] = np.asarray(levels, dtype=np.float64)
         values = _waves(random, name, times, (len(levels),), height, width)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kit.data.grid import Grid
 from kit.data.longitudes import longitudes
+from kit.data.negative import refuse_negative
 from kit.data.settings import Period
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
@@ -39,6 +40,7 @@ class Selection:
         history: input states.
         timestep: between two states, from the first input state to the last target.
         grid: which part of the grid.
+        non_negative: variables that are transformed as what cannot be below zero; such values are refused.
     """
 
     inputs: tuple[str, ...]
@@ -49,6 +51,7 @@ class Selection:
     history: int
     timestep: timedelta
     grid: Grid
+    non_negative: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,10 @@ class Pairs(Dataset[Pair]):
         """Time of the last input state of a pair, UTC."""
         return _aware(self.store.times[self._indices[index][self.selection.history - 1]])
 
+    def newest(self, name: str, indices: Sequence[int]) -> torch.Tensor:
+        """States of a surface variable at the last input time of pairs, [B, H, W]; it need not be an input itself."""
+        return self._read(name, [self._indices[index][self.selection.history - 1] for index in indices])[0]
+
     def _batch(self, times: Sequence[int], surface: Sequence[str]) -> Batch:
         return Batch(
             surf_vars={name: self._read(name, times) for name in surface},
@@ -166,7 +173,10 @@ class Pairs(Dataset[Pair]):
         )
 
     def _read(self, name: str, times: Sequence[int], levels: Sequence[int] | None = None) -> torch.Tensor:
-        return torch.from_numpy(self.selection.grid.read(self.store, name, times, levels))[None]
+        values = self.selection.grid.read(self.store, name, times, levels)
+        if name in self.selection.non_negative:
+            refuse_negative(self.store, name, times, values)
+        return torch.from_numpy(values)[None]
 
 
 def _aware(time: np.datetime64) -> datetime:

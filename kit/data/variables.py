@@ -12,6 +12,9 @@ from typing import Literal
 
 __all__ = ["ATMOSPHERIC", "STATIC", "SURFACE", "Kind", "Variable", "find", "lookup"]
 
+_TOLERANCE = 1e-5
+"""Share of the plausible range that a value may lie beyond it: packing and differences of sums leave that much."""
+
 Kind = Literal["surface", "atmospheric", "static"]
 
 
@@ -36,6 +39,11 @@ class Variable:
     def non_negative(self) -> bool:
         """The quantity cannot be below zero."""
         return self.low == 0
+
+    @property
+    def margin(self) -> float:
+        """How far beyond its plausible range a value may lie and still be taken for one at its edge."""
+        return _TOLERANCE * (self.high - self.low)
 
     def attributes(self) -> dict[str, str]:
         """CF attributes of the variable in a store."""

@@ -17,6 +17,7 @@ from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.pairs import Pairs, load_pairs
 from kit.errors import CheckpointError
 from kit.evaluate.forgetting import forgetting
+from kit.evaluate.rain import RainCard
 from kit.evaluate.settings import EvaluateSettings
 from kit.job import Conditions, Forecaster, build_base_forecaster, build_forecaster
 from kit.memory.shortage import readable
@@ -37,7 +38,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     Returns:
         What ``kit evaluate --json`` prints: RMSE, MAE and bias of each variable and level in its unit, weighted by
         area; the RMSE of persistence and, where they are at hand, of the base weights; skill against persistence;
-        the change of what the base weights predicted; and for a region, errors by distance from the edge.
+        the change of what the base weights predicted; and for a region, errors by distance from the edge. Beside them
+        ``rain``: RMSE in mm, critical success index and frequency bias of precipitation by thresholds, and the same of
+        persistence.
 
     Raises:
         KitError: the checkpoint, its store or the period cannot be used.
@@ -66,7 +69,8 @@ def _result(
 ) -> tuple[dict[str, Any], dict[str, Scores], dict[str, Scores]]:
     pairs = forecaster.pairs
     edges = EdgeBoard.of(pairs, checkpoint.spec.patch_size, may_be_missing=forecaster.space.may_be_missing)
-    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size, edges)
+    rain = RainCard()
+    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size, edges, rain)
     result = {
         "checkpoint": str(settings.checkpoint),
         "store": str(forecaster.store.path),
@@ -75,6 +79,7 @@ def _result(
         "samples": len(pairs),
         "lead_hours": checkpoint.spec.lead_hours,
         **({} if edges is None else {"edge": edges.results()}),
+        **rain.results(),
     }
     return result, scores, reference
 
@@ -114,7 +119,11 @@ def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int
 
 @torch.no_grad()
 def scores_of(
-    space: TrainingSpace, pairs: Pairs, batch_size: int = 1, edges: EdgeBoard | None = None
+    space: TrainingSpace,
+    pairs: Pairs,
+    batch_size: int = 1,
+    edges: EdgeBoard | None = None,
+    rain: RainCard | None = None,
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Score predictions, and persistence on the same samples.
 
@@ -123,6 +132,7 @@ def scores_of(
         pairs: what is predicted.
         batch_size: predictions in a forward pass.
         edges: is given all that the model sees.
+        rain: is shown what is scored, and keeps the scores of precipitation.
 
     Returns:
         Scores of the model and of persistence, by variable and level.
@@ -142,6 +152,8 @@ def scores_of(
         if edges is not None:
             edges.update(predicted, target, last, levels)
         predicted, target, last = (_within(window, states) for states in (predicted, target, last))
+        if rain is not None:
+            rain.update(predicted, target, last, pairs)
         board.update({name: predicted[name] for name in target}, target, levels)
         # What is never read has no last state: nothing persists.
         reference.update({name: last[name] for name in target if name in last}, _kept(target, last), levels)

@@ -10,10 +10,13 @@ from kit.data.pairs import Grid, Selection
 from kit.data.settings import DataSettings
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
+from kit.models.encode import encoded, with_head_statistics
 from kit.models.extend import extended, refuse_beyond
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec, RolloutLora
 from kit.models.statistics import Statistics, level_key
+from kit.models.transformed import transformed_statistics
+from kit.models.transforms import parse_transforms
 from kit.models.variants import INSOLATION, Variant, variant_named
 from kit.models.weights import Weights
 
@@ -45,6 +48,8 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
         timestep=model.timestep or base.timestep,
         rollout_lora=_rollout_lora(model, variant, weights),
     )
+    trained = None if weights is None else weights.spec
+    spec = encoded(spec, model.transforms, model.heads, trained, fresh=weights is None)
     source = model.statistics or ("store" if weights is None else "upstream")
     return replace(spec, statistics=_Resolver(spec, store, source, keep=model.statistics is None).statistics())
 
@@ -119,14 +124,32 @@ class _Resolver:
         self._source = source
         # What the weights were trained with stays, unless the settings say otherwise.
         self._kept = dict(spec.statistics.values) if keep else {}
+        self._transforms = parse_transforms(spec.transforms)
 
     def statistics(self) -> Statistics:
         """Statistics of every channel that upstream normalises."""
-        values = {name: self._channel(name, self._spec.upstream.physical_name(name)) for name in self._spec.surface}
+        surface = [name for name in self._spec.surface if name not in self._spec.derived]
+        values = {
+            name: self._transformed(name, None)
+            if name in self._transforms
+            else self._channel(name, self._spec.upstream.physical_name(name))
+            for name in surface
+        }
         values |= {name: self._channel(name, f"static_{name}") for name in self._spec.static}
         for name in self._spec.atmospheric:
-            values |= {key: self._channel(key, key) for key in (level_key(name, lev) for lev in self._spec.levels)}
-        return Statistics({**self._kept, **values})
+            for level in self._spec.levels:
+                key = level_key(name, level)
+                values[key] = self._transformed(name, level) if name in self._transforms else self._channel(key, key)
+        return with_head_statistics(self._spec, {**self._kept, **values})
+
+    def _transformed(self, name: str, level: float | None) -> tuple[float, float]:
+        """Location and scale of a variable that we transform: never upstream's, which are of other values."""
+        key = name if level is None else level_key(name, level)
+        if key in self._kept:
+            return self._kept[key]
+        if name not in (*self._store.surface, *self._store.atmospheric):
+            raise StoreError(self._lacking(name, "it is transformed"))
+        return transformed_statistics(self._store, name, level, self._transforms[name])
 
     def _channel(self, key: str, stored: str) -> tuple[float, float]:
         """Location and scale of one channel; derived ones have upstream's alone."""
@@ -139,12 +162,14 @@ class _Resolver:
         found = self._store.statistics.variables.get(stored)
         if found is None:
             why = "upstream publishes none" if published is None else "those of the store are asked for"
-            msg = (
-                f"{self._store.path}: no statistics of {stored!r}: {why}, and the store lacks it; it has "
-                f"{', '.join((*self._store.surface, *self._store.atmospheric))}. Build the store with it"
-            )
-            raise StoreError(msg)
+            raise StoreError(self._lacking(stored, why))
         return found.mean, found.std
+
+    def _lacking(self, stored: str, why: str) -> str:
+        return (
+            f"{self._store.path}: no statistics of {stored!r}: {why}, and the store lacks it; it has "
+            f"{', '.join((*self._store.surface, *self._store.atmospheric))}. Build the store with it"
+        )
 
 
 def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Selection:
@@ -158,8 +183,9 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
         StoreError: the store lacks a variable; the region selects too little.
     """
     variant = spec.upstream
-    readable = tuple(name for name in spec.surface if name not in spec.output_only)
-    inputs, targets = variant.physical(readable), variant.physical(spec.surface)
+    stored = tuple(name for name in spec.surface if name not in spec.derived)
+    readable = tuple(name for name in stored if name not in spec.output_only)
+    inputs, targets = variant.physical(readable), variant.physical(stored)
     atmospheric, static = spec.atmospheric, spec.static
     if data.variables is not None:
         _known(
@@ -183,8 +209,17 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
             f"{list(inputs)}, {list(atmospheric)}, {list(static)} and {list(spec.levels)}"
         )
         raise SettingsError(msg)
-    grid = Grid.of(store, data.region, patch, data.halo)
-    return Selection(inputs, targets, atmospheric, static, spec.levels, spec.history, spec.timestep, grid)
+    return Selection(
+        inputs,
+        targets,
+        atmospheric,
+        static,
+        spec.levels,
+        spec.history,
+        spec.timestep,
+        Grid.of(store, data.region, patch, data.halo),
+        non_negative=frozenset(spec.transforms),
+    )
 
 
 def _known(setting: str, asked: Iterable[str | float], known: Iterable[str | float], whose: str) -> None:

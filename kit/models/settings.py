@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 __all__ = ["ModelSettings", "Timestep", "VariantName"]
 
@@ -70,6 +70,13 @@ class ModelSettings(BaseModel):
     statistics: Literal["upstream", "store"] | None = None
     """Where normalisation comes from: ``upstream``'s published values (and the store's for variables that
     have none), or the ``store``'s training split alone; by default what the weights were trained with."""
+    transforms: dict[str, str] = Field(default_factory=dict)
+    """Transform of a new variable's physical values before normalisation, for what may be zero and never less:
+    ``tp=log1p:1e-5`` is log(1 + x / 1e-5 m), the default for precipitation; ``sqrt``; ``log:1e-3``, as version 1.5
+    has it; ``identity``. What is predicted comes back through its inverse, and is never below zero."""
+    heads: dict[str, str] = Field(default_factory=dict)
+    """More than one number for a new surface variable: ``tp=two-part`` predicts whether it rains, and how much where
+    it does; ``tp=quantile:0.1,0.5,0.9`` predicts quantiles, of which the median is the prediction."""
     rollout_lora: Literal["merge", "keep"] | None = None
     """What becomes of upstream's roll-out LoRA in variants that have it: ``merge`` it into the base weights,
     or ``keep`` it frozen; by default it is merged."""

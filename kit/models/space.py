@@ -2,9 +2,9 @@
 
 A loss compares the decoder's output, seen before upstream's post-decoder hooks, with targets put through the
 same encoding: normalisation, version 1.5's logarithm, the wave model's densities, sines and cosines, the
-air-pollution model's differences. On the physical values that ``forward`` returns, the wave model's density heads
-would get no gradient, absent waves would be NaN, angles would wrap, and version 1.5's insolation head would be
-overwritten.
+air-pollution model's differences, the kit's own transforms and heads of new variables. On the physical values that
+``forward`` returns, the wave model's density heads would get no gradient, absent waves would be NaN, angles would
+wrap, and version 1.5's insolation head would be overwritten.
 
 Dimensions: B batch, T history, C level, H latitude, W longitude.
 """
@@ -21,8 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from aurora import Aurora, AuroraAirPollution, Batch, insolation
+from aurora.normalisation import log_untransform
 
+from kit.models.heads import Quantiles, parse_heads
 from kit.models.spec import ModelSpec
+from kit.models.transforms import PRECIPITATION, Transform, parse_transforms
 from kit.models.variants import INSOLATION
 
 __all__ = ["Fields", "TrainingSpace", "Window"]
@@ -75,6 +78,12 @@ class TrainingSpace:
         self.spec = spec
         self._window = window
         self._variant = spec.upstream
+        self._heads = parse_heads(spec.heads)
+        self._transforms = parse_transforms(spec.transforms)
+        self._inverses: dict[str, Transform] = dict(self._transforms)
+        for name, head in self._heads.items():
+            if isinstance(head, Quantiles) and name in self._transforms:
+                self._inverses |= dict.fromkeys(head.channels(name), self._transforms[name])
 
     def inputs(self, state: Batch) -> Batch:
         """Derive upstream's channels from physical variables.
@@ -131,7 +140,7 @@ class TrainingSpace:
             [B, 1, H, W] and [B, 1, C, H, W], under upstream's names.
         """
         prediction, heads = self._forward(inputs)
-        fields = Fields(heads.surf_vars, heads.atmos_vars)
+        fields = self._arranged(Fields(heads.surf_vars, heads.atmos_vars))
         if self._variant.is_wave:
             fields = self._with_densities(fields)
         elif self._variant.is_air_pollution:
@@ -187,6 +196,40 @@ class TrainingSpace:
         renamed = {self._variant.physical_name(name): value for name, value in surface.items()}
         return dataclasses.replace(prediction, surf_vars=renamed)
 
+    @torch.no_grad()
+    def rain(self, fields: Fields, *, observed: bool = False) -> dict[str, torch.Tensor]:
+        """Physical precipitation from training space, in metres, under a store's names.
+
+        Args:
+            fields: a prediction, or a target.
+            observed: it is a target, of which heads have nothing to say.
+
+        Returns:
+            [B, H, W] each, in float32, none below zero; empty where the model predicts none.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for channel, name in self.precipitation.items():
+            if channel not in fields.surface:
+                continue
+            head = None if observed else self._heads.get(name)
+            keys = (channel,) if head is None else (channel, *head.channels(name))
+            decoded = {}
+            for key in keys:
+                location, scale = self.spec.statistics.values[key]
+                decoded[key] = fields.surface[key].float() * scale + location
+            if channel.startswith("scaled_"):
+                decoded[channel] = log_untransform(decoded[channel])
+            decoded = self._inverted(decoded)
+            physical = decoded if head is None else head.physical(name, decoded)
+            found[name] = physical[channel].clamp(min=0)
+        return found
+
+    @property
+    def precipitation(self) -> dict[str, str]:
+        """Channels of precipitation that the model predicts, and their names in a store."""
+        named = {channel: self._variant.physical_name(channel) for channel in self.spec.surface}
+        return {channel: name for channel, name in named.items() if name in PRECIPITATION}
+
     def _forward(self, inputs: Batch) -> tuple[Batch, Batch]:
         """Prediction, and the decoder's output before upstream's hooks change it."""
         seen: list[Batch] = []
@@ -203,10 +246,10 @@ class TrainingSpace:
                 # Version 1.5 hands aware datetimes to NumPy, which converts them to UTC and says so.
                 warnings.filterwarnings("ignore", message="no explicit representation of timezones")
                 # By position: Python would hold on to states that it has to unpack, for as long as the model runs.
-                prediction = self.model.forward(_copied(inputs), self._lead_times(inputs))
+                prediction = self.model.forward(self._transformed(inputs), self._lead_times(inputs))
         finally:
             handle.remove()
-        return self._with_dropped(prediction, seen[0]), seen[0]
+        return self._decoded(self._with_dropped(prediction, seen[0])), seen[0]
 
     def _with_dropped(self, prediction: Batch, heads: Batch) -> Batch:
         """Put back what upstream's hooks drop: the air-pollution model returns only what it has read."""
@@ -218,6 +261,42 @@ class TrainingSpace:
             location, scale = self.spec.statistics.values[name]
             surface[name] = heads.surf_vars[name][:, None].float() * scale + location
         return dataclasses.replace(prediction, surf_vars=surface)
+
+    def _transformed(self, batch: Batch) -> Batch:
+        """Our own transforms of physical values, in dictionaries of their own.
+
+        They come before all of upstream's steps and not with the states: a roll-out goes on with physical values.
+        """
+        surface, atmospheric = (
+            {
+                name: self._transforms[name].forward(value) if name in self._transforms else value
+                for name, value in values.items()
+            }
+            for values in (batch.surf_vars, batch.atmos_vars)
+        )
+        return dataclasses.replace(batch, surf_vars=surface, atmos_vars=atmospheric)
+
+    def _decoded(self, prediction: Batch) -> Batch:
+        """Undo our own transforms and let heads speak: physical values from those that upstream un-normalised."""
+        if not (self._inverses or self._heads):
+            return prediction
+        surface, atmospheric = (self._inverted(values) for values in (prediction.surf_vars, prediction.atmos_vars))
+        for name, head in self._heads.items():
+            surface |= head.physical(name, surface)
+        return dataclasses.replace(prediction, surf_vars=surface, atmos_vars=atmospheric)
+
+    def _inverted(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {
+            name: self._inverses[name].inverse(value) if name in self._inverses else value
+            for name, value in values.items()
+        }
+
+    def _arranged(self, fields: Fields) -> Fields:
+        """The channels of heads as they are scored."""
+        surface = dict(fields.surface)
+        for name, head in self._heads.items():
+            surface |= head.arranged(name, surface)
+        return dataclasses.replace(fields, surface=surface)
 
     def _lead_times(self, inputs: Batch) -> torch.Tensor | None:
         if not self.model.variable_lead_time:
@@ -236,13 +315,19 @@ class TrainingSpace:
         if self._variant.is_wave:
             encoded, masks = self._wave_targets(encoded)
         surface = {name: value[:, 0] for name, value in encoded.surf_vars.items()}
+        for name, head in self._heads.items():
+            if name in surface:
+                rows = surface[name].shape[-2]
+                physical = state.surf_vars[name][:, 0, :rows].to(surface[name].device)
+                channels, scored = head.targets(name, surface[name], physical)
+                surface, masks = surface | channels, masks | scored
         atmospheric = {name: value[:, 0] for name, value in encoded.atmos_vars.items()}
         return Fields(surface, atmospheric, masks).within(self._window)
 
     def _normalised(self, batch: Batch) -> Batch:
         """Upstream's own steps from a batch to normalised values, cropped, on the model's device."""
         parameter = next(self.model.parameters())
-        batch = self.model.batch_transform_hook(_copied(batch)).type(parameter.dtype)
+        batch = self.model.batch_transform_hook(self._transformed(batch)).type(parameter.dtype)
         with self.spec.statistics.installed():
             batch = self.model._pre_norm_hook(batch).normalise(surf_stats={})
         return batch.crop(self.model.patch_size).to(parameter.device)

@@ -11,6 +11,7 @@ import torch
 from aurora import Aurora
 
 from kit.models.additions import embed_apart, let_decoder_predict
+from kit.models.heads import parse_heads
 from kit.models.statistics import Statistics
 from kit.models.variants import Variant, variant_named
 
@@ -36,6 +37,8 @@ class ModelSpec:
         arguments: further constructor arguments, over the variant's own.
         added: variables that the weights below lack, by a store's names; static ones with their prefix.
         never_read: surface variables beyond the variant's own that are predicted and never read.
+        transforms: of physical values before normalisation, by variable, as ``kit.models.transforms`` writes them.
+        heads: of variables that have more than one number to say, as ``kit.models.heads`` writes them.
     """
 
     variant: str
@@ -50,6 +53,13 @@ class ModelSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     added: tuple[str, ...] = ()
     never_read: tuple[str, ...] = ()
+    transforms: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """Surface channels that heads add; no store holds them."""
+        return frozenset(key for name, head in parse_heads(self.heads).items() for key in head.channels(name))
 
     @property
     def upstream(self) -> Variant:
@@ -118,6 +128,8 @@ class ModelSpec:
             "rollout_lora": self.rollout_lora,
             "added": list(self.added),
             "never_read": list(self.never_read),
+            "transforms": dict(self.transforms),
+            "heads": dict(self.heads),
             "arguments": {key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments.items()},
             "statistics": {key: list(value) for key, value in self.statistics.values.items()},
         }
@@ -142,5 +154,7 @@ class ModelSpec:
             arguments=arguments,
             added=tuple(raw.get("added", ())),
             never_read=tuple(raw.get("never_read", ())),
+            transforms=dict(raw.get("transforms", {})),
+            heads=dict(raw.get("heads", {})),
             statistics=Statistics({key: (float(a), float(b)) for key, (a, b) in raw["statistics"].items()}),
         )

@@ -2,8 +2,8 @@
 
 A store holds physical variables only. Some channels of upstream's models are derived from them:
 
-- version 1.5 takes ``scaled_X``, the logarithm of the physical ``X``, and ``insolation``, which follows from
-  time and place (``aurora/model/aurora.py``, ``AuroraV1p5``);
+- version 1.5 takes ``scaled_X``, the logarithm of the physical ``X``, ``X_1h``, the ``X`` of the last hour, and
+  ``insolation``, which follows from time and place (``aurora/model/aurora.py``, ``AuroraV1p5``);
 - the wave model splits ``wind`` and ``dwi`` into ``10u_wave`` and ``10v_wave``, and adds a density channel
   and sines and cosines of angles (``AuroraWave``).
 """
@@ -25,6 +25,7 @@ __all__ = ["INSOLATION", "VARIANTS", "Variant", "variant_named"]
 
 INSOLATION = "insolation"
 _SCALED = "scaled_"
+_HOURLY = "_1h"
 _WAVE_WIND = ("10u_wave", "10v_wave")
 
 
@@ -113,12 +114,15 @@ class Variant:
         return tuple(self.physical_name(name) for name in channels if name != INSOLATION)
 
     def physical_name(self, channel: str) -> str:
-        """Name in a store of a channel of version 1.5: ``scaled_sd`` is ``sd``."""
-        return channel.removeprefix(_SCALED) if self.is_v1p5 else channel
+        """Name in a store of a channel of version 1.5: ``scaled_tp_1h`` is ``tp``, accumulated over an hour."""
+        return channel.removeprefix(_SCALED).removesuffix(_HOURLY) if self.is_v1p5 else channel
 
     def channel_name(self, physical: str) -> str:
         """Inverse of ``physical_name``."""
-        return _SCALED + physical if self.is_v1p5 and _SCALED + physical in self.surface else physical
+        if not self.is_v1p5:
+            return physical
+        forms = (f"{before}{physical}{after}" for before in ("", _SCALED) for after in ("", _HOURLY))
+        return next((form for form in forms if form in self.surface), physical)
 
 
 _TINY: dict[str, Any] = {

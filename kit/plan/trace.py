@@ -26,6 +26,7 @@ from kit.plan.simulation import simulated_gpu
 from kit.plan.subject import Subject
 from kit.plan.workspace import CUDA_WORKSPACES, Workspace
 from kit.settings import Settings
+from kit.train.loss import point_weights
 from kit.train.trainer import Trainer
 
 __all__ = ["Trace", "trace"]
@@ -104,10 +105,12 @@ def trace(
     accumulated = 1 if forecast else settings.train.accumulate
     # Real ones, made here: upstream and the insolation of version 1.5 take values from them.
     axes = tuple(torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.eastwards))
+    window = subject.selection.grid.window
+    points = point_weights(settings.loss, axes[0] if window is None else axes[0][window[0]])
     # Outside: a package that is first imported in there would take the simulation for the world, and keep it.
     extras.load(settings.adapt.method)
     with simulated_gpu():
-        predictor, trainer = _compose(settings, subject, forecast=forecast, autocast=autocast)
+        predictor, trainer = _compose(settings, subject, points, forecast=forecast, autocast=autocast)
         model = predictor.model
         with Counter(model) as counter:
             counter.own((*model.parameters(), *model.buffers()), "parameters")
@@ -135,13 +138,15 @@ def trace(
 
 
 def _compose(
-    settings: Settings, subject: Subject, *, forecast: bool, autocast: bool
+    settings: Settings, subject: Subject, points: torch.Tensor | None, *, forecast: bool, autocast: bool
 ) -> tuple[TrainingSpace, Trainer | None]:
     """What a run would compose: with a trainer where it trains."""
     if forecast:
         return build_predictor(subject.spec, None, settings.memory, _SIMULATED, autocast=autocast), None
     window = subject.selection.grid.window
-    trainer = build_trainer(settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast, window=window)
+    trainer = build_trainer(
+        settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast, window=window, points=points
+    )
     return trainer.space, trainer
 
 

@@ -19,9 +19,6 @@ __all__ = ["Survey", "Tally", "survey"]
 
 Array = npt.NDArray[Any]
 
-_TOLERANCE = 1e-5
-"""Share of the plausible range that a value may lie beyond it: packing and differences of sums leave that much."""
-
 
 @dataclass
 class Tally:
@@ -104,8 +101,7 @@ class Survey:
         known = self.channel.known
         if known is None:
             return np.zeros(field_CHW.shape, dtype=bool)
-        margin = _TOLERANCE * (known.high - known.low)
-        return (field_CHW < known.low - margin) | (field_CHW > known.high + margin)
+        return (field_CHW < known.low - known.margin) | (field_CHW > known.high + known.margin)
 
 
 def survey(channel: Channel) -> Survey:

@@ -1,16 +1,26 @@
-"""Losses in training space."""
+"""Losses in training space.
+
+Dimensions: B batch, C level, H latitude, W longitude.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 
 from kit.errors import SettingsError
+from kit.metrics.scores import area_weights
+from kit.models.heads import Head, Quantiles, TwoPart
 from kit.models.space import Fields
+from kit.models.statistics import level_key
+from kit.train.pointwise import PointError, cross_entropy, mean_error, pinball, point_error
+from kit.train.settings import LossSettings
 
-__all__ = ["PAPER_WEIGHTS", "Loss", "PaperMAE"]
+__all__ = ["PAPER_WEIGHTS", "Criterion", "FieldLoss", "Loss", "PaperMAE", "point_weights"]
 
 PAPER_WEIGHTS: Mapping[str, float] = {
     "msl": 1.5,
@@ -25,6 +35,9 @@ PAPER_WEIGHTS: Mapping[str, float] = {
 }
 """Variable weights of the Aurora paper (Bodnar et al. 2025, supplement D.1); variables it lacks weigh 1."""
 
+REST = "*"
+"""In ``loss.weights``: every variable that is not named there."""
+
 _GAMMA = 2.0
 _ALPHA = 0.25
 _BETA = 1.0
@@ -36,25 +49,77 @@ class Loss:
 
     Attributes:
         total: what is minimised, dimensionless.
-        parts: mean absolute error of each variable in training space, unweighted.
+        parts: mean error of each decoder output in training space, unweighted by variable: the absolute error,
+            unless the loss or a head measures another.
     """
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
 
 
-class PaperMAE:
-    """Mean absolute error with the Aurora paper's weights.
+class Criterion(Protocol):
+    """Compares a prediction with its target, both in training space."""
 
-    gamma / (V_S + V_A) x [alpha x sum over surface variables of w x mean|error| + beta x sum over atmospheric
-    variables of w x mean|error|], means over batch, levels and grid; alpha = 1/4, beta = 1, gamma = 2.0, the
-    paper's value for ERA5 (Bodnar et al. 2025, supplement D.1). V_S and V_A count the decoder's outputs, so that
-    the sines, cosines and densities of the wave model count one each.
+    def __call__(self, prediction: Fields, target: Fields) -> Loss:
+        """Compare them.
+
+        Raises:
+            SettingsError: they do not hold the same variables, or a weight names none of them.
+        """
+
+
+class FieldLoss:
+    """A weighted mean of errors over variables, levels and points.
+
+    ``paper-mae``: gamma / (V_S + V_A) x [alpha x sum over surface variables of w x mean|error| + beta x sum over
+    atmospheric variables of w x mean|error|], means over batch, levels and grid; alpha = 1/4, beta = 1, gamma =
+    2.0, the paper's value for ERA5 (Bodnar et al. 2025, supplement D.1). V_S and V_A count the decoder's outputs,
+    so that the sines, cosines and densities of the wave model count one each.
+
+    ``mae``, ``mse``, ``huber``: the sum over surface variables, and over levels of atmospheric ones, of w x mean
+    error, divided by the sum of w: with weights of 1, the plain mean over all channels.
+
+    Channels of a head have the weight of its variable, unless they are named. The quantiles of one variable share
+    it, so that they count as one variable.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self._given = dict(weights or {})
-        self._weights = {**PAPER_WEIGHTS, **self._given}
+    def __init__(
+        self,
+        settings: LossSettings,
+        *,
+        levels: Sequence[float] = (),
+        heads: Mapping[str, Head] | None = None,
+        points: torch.Tensor | None = None,
+    ) -> None:
+        """Prepare a loss.
+
+        Args:
+            settings: which one.
+            levels: pressures of the C levels, hPa; weights per level are told by them.
+            heads: of variables that have one.
+            points: weights of the points, [H, 1] or [H, W], as ``point_weights`` makes them; None for equal ones.
+        """
+        self._given = settings.weights
+        self._paper = settings.name == "paper-mae"
+        self._levels = tuple(levels)
+        self._points = points
+        self._error = point_error(settings)
+        self._errors: dict[str, PointError] = {}
+        self._shares: dict[str, float] = {}
+        self._variables: dict[str, str] = {}
+        for name, head in (heads or {}).items():
+            self._measure(name, head)
+
+    def _measure(self, name: str, head: Head) -> None:
+        """Note how the channels of a head are scored."""
+        self._variables |= dict.fromkeys(head.channels(name), name)
+        if isinstance(head, TwoPart):
+            self._errors |= dict.fromkeys(head.channels(name), cross_entropy)
+        elif isinstance(head, Quantiles):
+            keys = head.keys(name)
+            orders = dict(zip(keys, head.orders, strict=True))
+            self._errors |= {key: partial(pinball, order=order) for key, order in orders.items()}
+            self._shares |= dict.fromkeys(keys, 1 / len(keys))
 
     def __call__(self, prediction: Fields, target: Fields) -> Loss:
         """Compare a prediction with its target.
@@ -63,19 +128,63 @@ class PaperMAE:
             SettingsError: they do not hold the same variables, or a weight names none of them.
         """
         self._check(prediction, target)
-        surface = {
-            name: _mean_error(value, target.surface[name], target.masks.get(name))
+        surface = [
+            self._term(name, value, target.surface[name], target.masks.get(name))
             for name, value in prediction.surface.items()
-        }
-        atmospheric = {
-            name: _mean_error(value, target.atmospheric[name], None) for name, value in prediction.atmospheric.items()
-        }
-        scale = _GAMMA / (len(surface) + len(atmospheric))
-        total = scale * (_ALPHA * self._weighted(surface) + _BETA * self._weighted(atmospheric))
-        return Loss(total, {name: value.detach() for name, value in (surface | atmospheric).items()})
+        ]
+        atmospheric = [
+            self._level_term(name, value, target.atmospheric[name]) for name, value in prediction.atmospheric.items()
+        ]
+        parts = {term.name: term.error.detach() for term in (*surface, *atmospheric)}
+        total = self._paper_total(surface, atmospheric) if self._paper else _plain_total([*surface, *atmospheric])
+        return Loss(total, parts)
 
-    def _weighted(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return torch.stack([self._weights.get(name, 1.0) * value for name, value in parts.items()]).sum()
+    def _paper_total(self, surface: Sequence[_Term], atmospheric: Sequence[_Term]) -> torch.Tensor:
+        scale = _GAMMA / sum(self._shares.get(term.name, 1) for term in (*surface, *atmospheric))
+        counted = [
+            factor * torch.stack(weighted).sum()
+            for factor, terms in ((_ALPHA, surface), (_BETA, atmospheric))
+            if (weighted := [term.weighted for term in terms if term.weight])
+        ]
+        return scale * torch.stack(counted).sum()
+
+    def _term(self, name: str, value: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> _Term:
+        weight = self._weight(name)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
+            error = mean_error(self._errors.get(name, self._error), value, target, mask, self._placed(value))
+            return _Term(name, error, weight * error, weight, 1)
+
+    def _level_term(self, name: str, value: torch.Tensor, target: torch.Tensor) -> _Term:
+        weights = self._level_weights(name)
+        weight, points = sum(weights) / len(weights), self._placed(value)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
+            if len(set(weights)) == 1:
+                error = mean_error(self._error, value, target, None, points)
+                return _Term(name, error, weights[0] * error, weights[0], value.shape[1])
+            levels = [
+                mean_error(self._error, value[:, level], target[:, level], None, points)
+                for level in range(len(weights))
+            ]
+            errors_C = torch.stack(levels)
+            weighted = (errors_C * errors_C.new_tensor(weights)).mean()
+            return _Term(name, errors_C.mean(), weighted, weight, len(weights))
+
+    def _weight(self, name: str, key: str | None = None) -> float:
+        """The weight of a decoder output, at a level: as given for it, its variable, all others, or as published."""
+        variable = self._variables.get(name, name)
+        for given in (key, name, variable, REST):
+            if given in self._given:
+                return self._given[given] * self._shares.get(name, 1.0)
+        published = PAPER_WEIGHTS.get(variable, 1.0) if self._paper else 1.0
+        return published * self._shares.get(name, 1.0)
+
+    def _level_weights(self, name: str) -> list[float]:
+        return [self._weight(name, level_key(name, level)) for level in self._levels] or [self._weight(name)]
+
+    def _placed(self, value: torch.Tensor) -> torch.Tensor | None:
+        if self._points is not None:
+            self._points = self._points.to(value.device)
+        return self._points
 
     def _check(self, prediction: Fields, target: Fields) -> None:
         predicted = prediction.surface.keys() | prediction.atmospheric.keys()
@@ -86,15 +195,59 @@ class PaperMAE:
                 f"{sorted(wanted - predicted)}"
             )
             raise SettingsError(msg)
-        if unused := sorted(self._given.keys() - predicted):
-            msg = f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(predicted))}"
+        levels = {level_key(name, level) for name in prediction.atmospheric for level in self._levels}
+        if unused := sorted(self._given.keys() - predicted - levels - {REST}):
+            at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa" if levels else ""
+            msg = (
+                f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(predicted))}{at}"
+            )
+            raise SettingsError(msg)
+        weights = [self._weight(name) for name in prediction.surface]
+        if not any(sum((self._level_weights(name) for name in prediction.atmospheric), start=weights)):
+            msg = "loss.weights: everything weighs 0, so that there is nothing to minimise; give a variable a weight"
             raise SettingsError(msg)
 
 
-def _mean_error(value: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean absolute error over the scored points; 0 where none is scored, as in a field without waves."""
-    if mask is None:
-        return (value - target).abs().mean()
-    # A masked NaN must not reach the subtraction: its gradient would be NaN even where it is multiplied by 0.
-    error = (value - torch.where(mask, target, value.detach())).abs()
-    return error.sum() / mask.sum().clamp(min=1)
+class PaperMAE(FieldLoss):
+    """The default: mean absolute error with the Aurora paper's weights, every point weighing the same."""
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__(LossSettings(weights=dict(weights or {})))
+
+
+@dataclass(frozen=True)
+class _Term:
+    """What one decoder output adds.
+
+    Attributes:
+        name: of the output.
+        error: mean error.
+        weighted: the same, weighted; a mean over levels.
+        weight: mean over levels; 0 where nothing is added, and no gradient taken.
+        channels: levels, or 1 at the surface.
+    """
+
+    name: str
+    error: torch.Tensor
+    weighted: torch.Tensor
+    weight: float
+    channels: int
+
+
+def _plain_total(terms: Sequence[_Term]) -> torch.Tensor:
+    weighing = [term for term in terms if term.weight]
+    total = torch.stack([term.channels * term.weighted for term in weighing]).sum()
+    return total / sum(term.channels * term.weight for term in weighing)
+
+
+def point_weights(settings: LossSettings, latitude_H: torch.Tensor) -> torch.Tensor | None:
+    """How much each point counts, of mean 1.
+
+    Args:
+        settings: whether points count by the area of their cells.
+        latitude_H: of the rows that are scored, degrees north, decreasing.
+
+    Returns:
+        [H, 1] in float32, or None where all count the same.
+    """
+    return area_weights(latitude_H)[:, None].float() if settings.area_weights else None

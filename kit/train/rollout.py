@@ -6,7 +6,7 @@ one before it, so that memory is that of one step, and the model learns to go on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,10 +15,13 @@ from aurora import Batch
 
 from kit.data.pairs import Pair
 from kit.models.space import Fields, TrainingSpace
-from kit.train.loss import Loss, PaperMAE
+from kit.train.loss import Criterion, Loss
 from kit.train.settings import RolloutSettings
 
-__all__ = ["Graded", "Passed", "roll_out"]
+__all__ = ["Graded", "Observer", "Passed", "roll_out"]
+
+Observer = Callable[[Fields, Fields], None]
+"""Looks at a graded step: the prediction and the target, in training space."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,12 @@ class Graded:
 
 
 def roll_out(
-    space: TrainingSpace, grade: PaperMAE, pair: Pair, settings: RolloutSettings, device: torch.device
+    space: TrainingSpace,
+    grade: Criterion,
+    pair: Pair,
+    settings: RolloutSettings,
+    device: torch.device,
+    observe: Observer | None = None,
 ) -> Iterator[Graded]:
     """Predict step by step, each prediction becoming the newest input state, and grade.
 
@@ -70,6 +78,7 @@ def roll_out(
         pair: input states, and the target of every graded step.
         settings: how many steps, and which are graded.
         device: where it happens; states are moved there as they are needed.
+        observe: looks at every graded step before it is handed over.
     """
     targets: dict[int, Batch] = dict(zip(settings.graded_steps, pair.targets, strict=True))
     state = pair.inputs.to(device)
@@ -81,23 +90,31 @@ def roll_out(
             state = space.advance(state, prediction)
         del prediction
         if step in targets:
-            yield _graded(space, grade, step, fields, targets[step].to(device), before)
+            yield _graded(space, grade, step, fields, targets[step].to(device), before, observe)
         del fields
         before = (*before, _passed(state))
     inputs = space.inputs(state)
     # States are as large as what is computed from them, and a generator keeps its names while it waits.
     del state
     fields = space.predict_fields(inputs, release=True)
-    graded = _graded(space, grade, settings.steps, fields, targets[settings.steps].to(device), before)
+    graded = _graded(space, grade, settings.steps, fields, targets[settings.steps].to(device), before, observe)
     del fields
     yield graded
 
 
 def _graded(
-    space: TrainingSpace, grade: PaperMAE, step: int, fields: Fields, state: Batch, before: tuple[Passed, ...]
+    space: TrainingSpace,
+    grade: Criterion,
+    step: int,
+    fields: Fields,
+    state: Batch,
+    before: tuple[Passed, ...],
+    observe: Observer | None,
 ) -> Graded:
     target, time = space.targets(state), state.metadata.time
     del state
+    if observe is not None:
+        observe(fields, target)
     predicted = _finite(fields.surface | fields.atmospheric)
     return Graded(step, time, predicted, _finite(_scored(target)), grade(fields, target), before)
 

@@ -24,10 +24,29 @@ class LossSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    name: Literal["paper-mae"] = "paper-mae"
-    """``paper-mae`` is the mean absolute error with the Aurora paper's variable weights."""
+    name: Literal["paper-mae", "mae", "mse", "huber"] = "paper-mae"
+    """``paper-mae`` is the mean absolute error with the Aurora paper's variable weights; ``mae``, ``mse`` and
+    ``huber`` weigh every variable and level alike."""
+    delta: PositiveFloat | None = None
+    """With ``huber``: the error, in standard deviations, from which on it counts in proportion and no longer
+    squared; 1 by default."""
+    area_weights: bool = False
+    """Let every point count by the area of its cell, so that the many small cells near a pole do not dominate."""
     weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    """Weight per variable, replacing the paper's; a surface variable by its name, such as ``2t``."""
+    """Weight per variable, replacing the paper's, such as ``2t=3``; per variable and level, such as ``t_500=2``;
+    and of all variables that are not named, ``*=0``. What weighs 0 is predicted and not trained on."""
+
+    @model_validator(mode="after")
+    def _delta_of_huber(self) -> Self:
+        if self.delta is not None and self.name != "huber":
+            msg = f"loss.delta {self.delta:g} has no effect with loss.name {self.name}; use huber, or leave it out"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def huber_delta(self) -> float:
+        """Where the Huber loss stops being a square."""
+        return 1.0 if self.delta is None else self.delta
 
 
 NEW = "new"

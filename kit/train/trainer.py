@@ -15,9 +15,10 @@ from kit.adapt.method import StepHook
 from kit.adapt.trainable import Trained
 from kit.data.pairs import Pair
 from kit.models.space import TrainingSpace
-from kit.train.loss import Loss, PaperMAE
+from kit.train.loss import Criterion, Loss
 from kit.train.optimise import DivergenceError, GradientNorms
-from kit.train.rollout import Graded, roll_out
+from kit.train.rain import RainWatch
+from kit.train.rollout import Graded, Observer, roll_out
 from kit.train.settings import RolloutSettings
 from kit.train.updaters import Updater
 
@@ -86,7 +87,7 @@ class Trainer:
     def __init__(
         self,
         space: TrainingSpace,
-        loss: PaperMAE,
+        loss: Criterion,
         trained: Trained,
         updater: Updater,
         rollout: RolloutSettings = _ONE_STEP,
@@ -100,6 +101,7 @@ class Trainer:
         self.rollout = rollout
         self.check = check
         self.device = next(space.model.parameters()).device
+        self._rain = RainWatch(space)
 
     def step(self, step: int, batches: Sequence[Pair]) -> StepReport:
         """Take one optimiser step over one or more batches.
@@ -141,8 +143,8 @@ class Trainer:
     def _penalised(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.trained.penalty is None else loss + self.trained.penalty()
 
-    def _compare(self, pair: Pair) -> Iterator[Graded]:
-        return roll_out(self.space, self.loss, pair, self.rollout, self.device)
+    def _compare(self, pair: Pair, observe: Observer | None = None) -> Iterator[Graded]:
+        return roll_out(self.space, self.loss, pair, self.rollout, self.device, observe)
 
     def _note(self, mean: _Mean, where: str, pair: Pair, graded: Graded) -> None:
         """Add a loss to a mean.
@@ -158,11 +160,16 @@ class Trainer:
     def validate(self, pairs: Iterable[Pair]) -> tuple[float, dict[str, float]]:
         """Mean loss over pairs, and its parts, after the roll-out that is trained."""
         self.space.model.eval()
+        self._rain.begin()
         mean = _Mean()
         for pair in pairs:
-            for graded in self._compare(pair):
+            for graded in self._compare(pair, self._rain.see):
                 self._note(mean, "validation", pair, graded)
         return mean.result()
+
+    def scores(self) -> dict[str, float]:
+        """What the last validation says of physical predictions: those of precipitation, if there is any."""
+        return self._rain.scores()
 
 
 def _diagnosis(where: str, pair: Pair, graded: Graded, steps: int, may_be_missing: frozenset[str]) -> str:

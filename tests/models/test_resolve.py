@@ -27,7 +27,7 @@ UPSTREAM = Weights({}, {"name": "official", "sha256": "0"})
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return synthetic_store(tmp_path_factory.mktemp("resolve") / "store", surface=("2t", "10u", "10v", "msl", "tp"))
+    return synthetic_store(tmp_path_factory.mktemp("resolve") / "store", surface=("2t", "10u", "10v", "msl", "cape"))
 
 
 def resolved(store: Store, weights: Weights | None, *, data: dict[str, Any] | None = None, **model: Any) -> Any:
@@ -37,11 +37,11 @@ def resolved(store: Store, weights: Weights | None, *, data: dict[str, Any] | No
 
 def test_random_weights_take_the_variables_and_statistics_of_the_data(store: Store) -> None:
     spec = resolved(store, None)
-    assert set(spec.surface) == {"2t", "10u", "10v", "msl", "tp"}
+    assert set(spec.surface) == {"2t", "10u", "10v", "msl", "cape"}
     assert set(spec.static) == {"lsm", "slt", "z"}
     assert spec.levels == (100, 500, 850)
     found = store.statistics.variables
-    assert spec.statistics.values["tp"] == (found["tp"].mean, found["tp"].std)
+    assert spec.statistics.values["cape"] == (found["cape"].mean, found["cape"].std)
     assert spec.statistics.values["u_500"] == (found["u_500"].mean, found["u_500"].std)
     # Upstream's key of a static variable has no prefix.
     assert spec.statistics.values["z"] == (found["static_z"].mean, found["static_z"].std)
@@ -79,11 +79,11 @@ def test_our_own_weights_keep_what_they_were_trained_with(store: Store) -> None:
 def test_a_missing_statistic_is_an_error(tmp_path: Path) -> None:
     import json
 
-    path = synthetic_store(tmp_path / "s", surface=("2t", "10u", "10v", "msl", "tp")).path
+    path = synthetic_store(tmp_path / "s", surface=("2t", "10u", "10v", "msl", "cape")).path
     raw = json.loads((path / "stats.json").read_text())
-    del raw["variables"]["tp"]
+    del raw["variables"]["cape"]
     (path / "stats.json").write_text(json.dumps(raw))
-    with pytest.raises(StoreError, match="no statistics of 'tp': upstream publishes none"):
+    with pytest.raises(StoreError, match="no statistics of 'cape': upstream publishes none"):
         resolved(Store.open(path), None)
 
 
@@ -178,8 +178,8 @@ def test_version_1p5_reads_physical_variables(tmp_path: Path) -> None:
     row = VARIANTS["v1p5"]
     store = synthetic_store(tmp_path / "v", surface=row.physical(row.surface), static=row.static)
     chosen = select(resolved(store, UPSTREAM, variant="v1p5"), DataSettings(), store, 4)
-    assert "tp_1h" in chosen.targets
-    assert "tp_1h" not in chosen.inputs
+    assert "tp" in chosen.targets
+    assert "tp" not in chosen.inputs
     assert "sd" in chosen.inputs
     assert not any(name.startswith("scaled_") or name == "insolation" for name in chosen.targets)
 

@@ -130,7 +130,7 @@ def test_version_1p5_targets_are_logarithms_and_insolation_is_made_here() -> Non
     assert "insolation" not in target.surf_vars
     fields = space.targets(target)
     location, scale = space.spec.statistics.values["scaled_tp_1h"]
-    rain = target.surf_vars["tp_1h"][:, 0]
+    rain = target.surf_vars["tp"][:, 0]
     expected = ((rain + 1e-3).log() - math.log(1e-3) - location) / scale
     torch.testing.assert_close(fields.surface["scaled_tp_1h"], expected)
     lat, lon = (getattr(target.metadata, name).numpy() for name in ("lat", "lon"))

@@ -125,7 +125,7 @@ def test_each_group_moves_as_adamw_with_its_own_numbers_would_move_it() -> None:
     """Against optimisers of PyTorch's, one for each group, whose rates are worked out here."""
     net, other = Net(), Net()
     updater = updater_of(net, "device", clip=None)
-    own: dict[str, tuple[list[torch.nn.Parameter], float, int, float]] = {
+    own: dict[str, tuple[list[torch.Tensor], float, int, float]] = {
         "last": ([other.last.weight, other.last.bias], 0.05, 2, 0.5),
         "new": ([other.mid.bias], 1e-3, 0, 5e-6),
         "main": ([other.first.weight, other.first.bias, other.mid.weight], 1e-2, 2, 5e-6),

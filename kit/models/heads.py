@@ -1,0 +1,175 @@
+"""Heads for quantities that one number describes badly: two-part and quantile.
+
+A head adds output-only channels beside the channel of its variable. They are derived here, as version 1.5's and
+the wave model's are: no store holds them.
+
+- ``two-part``: whether it rains, as a logit, and how much where it does. Over dry land the amount has no say, so
+  that it need not shrink towards zero.
+- ``quantile``: one channel for each order; the variable's own is the median. Predictions are sorted, so that the
+  quantiles never cross (rearrangement; Chernozhukov, Fernandez-Val and Galichon 2010, Econometrica 78).
+
+Dimensions: B batch, H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from kit.errors import SettingsError
+from kit.models.transforms import PRECIPITATION
+
+__all__ = ["RAIN_M", "Head", "Quantiles", "TwoPart", "parse_head", "parse_heads"]
+
+RAIN_M = 1e-4
+"""From this amount in a step on, in metres, it rains: 0.1 mm, what a gauge can measure."""
+
+_ORDERS = (0.05, 0.25, 0.5, 0.75, 0.95)
+_MEDIAN = 0.5
+
+
+@dataclass(frozen=True)
+class TwoPart:
+    """Occurrence and amount."""
+
+    def __str__(self) -> str:
+        return "two-part"
+
+    def channels(self, name: str) -> tuple[str, ...]:
+        """Output-only channels beside the variable's own."""
+        return (f"{name}_occurrence",)
+
+    def statistics(self, own: tuple[float, float]) -> tuple[float, float]:  # noqa: ARG002
+        """Location and scale of these channels: a logit is as it is."""
+        return 0.0, 1.0
+
+    def targets(
+        self, name: str, encoded_BHW: torch.Tensor, physical_BHW: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Targets of the channels, and masks.
+
+        Args:
+            name: the variable.
+            encoded_BHW: its target in training space.
+            physical_BHW: the same in metres.
+
+        Returns:
+            Occurrence, 0 or 1, and NaN where the target is missing, so that it stays loud; where the amount counts.
+        """
+        rains = physical_BHW >= RAIN_M
+        occurrence = rains.to(encoded_BHW.dtype).where(physical_BHW.isfinite(), torch.nan)
+        return {name: encoded_BHW, f"{name}_occurrence": occurrence}, {name: rains}
+
+    def arranged(self, name: str, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The channels as they are scored."""
+        return {key: heads[key] for key in (name, *self.channels(name))}
+
+    def physical(self, name: str, decoded: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The amount where it is more likely than not to rain, else 0, and the probability that it does.
+
+        Args:
+            name: the variable.
+            decoded: its amount in metres and the logit, of one shape.
+        """
+        logit = decoded[f"{name}_occurrence"]
+        amount = decoded[name]
+        # A NaN is not below zero either: it stays.
+        return {name: amount.where(~(logit < 0), 0.0), f"{name}_occurrence": torch.sigmoid(logit)}
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Quantiles in increasing order, the median among them.
+
+    Attributes:
+        orders: in (0, 1).
+    """
+
+    orders: tuple[float, ...] = _ORDERS
+
+    def __str__(self) -> str:
+        return "quantile:" + ",".join(f"{order:g}" for order in self.orders)
+
+    def channels(self, name: str) -> tuple[str, ...]:
+        """Output-only channels beside the variable's own, such as ``tp_q95`` and ``tp_q2_5``."""
+        return tuple(channel for channel in self.keys(name) if channel != name)
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        """The channel of each order."""
+        return tuple(
+            name if order == _MEDIAN else f"{name}_q{100 * order:g}".replace(".", "_") for order in self.orders
+        )
+
+    def statistics(self, own: tuple[float, float]) -> tuple[float, float]:
+        """Location and scale of these channels: the variable's own."""
+        return own
+
+    def targets(
+        self,
+        name: str,
+        encoded_BHW: torch.Tensor,
+        physical_BHW: torch.Tensor,  # noqa: ARG002
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The same target for every order."""
+        return dict.fromkeys(self.keys(name), encoded_BHW), {}
+
+    def arranged(self, name: str, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The channels as they are scored: sorted from the lowest order to the highest."""
+        keys = self.keys(name)
+        ordered = torch.stack([heads[key] for key in keys]).sort(dim=0).values
+        return dict(zip(keys, ordered.unbind(), strict=True))
+
+    def physical(self, name: str, decoded: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The median under the variable's name, and the other quantiles, in the variable's unit."""
+        return self.arranged(name, decoded)
+
+
+Head = TwoPart | Quantiles
+
+
+def parse_head(text: str, *, where: str) -> Head:
+    """Read ``two-part``, ``quantile`` or ``quantile:0.1,0.5,0.9``.
+
+    Raises:
+        SettingsError: it is none of them, or the orders are no increasing numbers in (0, 1) with 0.5 among them.
+    """
+    name, colon, given = text.strip().partition(":")
+    if text.strip() == "two-part":
+        return TwoPart()
+    if name != "quantile":
+        msg = f"{where}: expected two-part, quantile or quantile:0.1,0.5,0.9, got {text!r}"
+        raise SettingsError(msg)
+    if not colon:
+        return Quantiles()
+    try:
+        orders = tuple(float(part) for part in given.split(","))
+    except ValueError:
+        orders = ()
+    increasing = all(low < high for low, high in pairwise(orders))
+    if not (orders and increasing and all(0 < order < 1 for order in orders) and _MEDIAN in orders):
+        msg = (
+            f"{where}: expected increasing orders between 0 and 1 with 0.5 among them, the prediction, such as "
+            f"quantile:0.1,0.5,0.9; got {text!r}"
+        )
+        raise SettingsError(msg)
+    return Quantiles(orders)
+
+
+def parse_heads(written: Mapping[str, str]) -> dict[str, Head]:
+    """Read the heads of a checkpoint or of ``model.heads``.
+
+    Raises:
+        SettingsError: one of them cannot be read, or does not suit its variable; names it.
+    """
+    heads = {name: parse_head(text, where=f"model.heads.{name}") for name, text in written.items()}
+    for name, head in heads.items():
+        if isinstance(head, TwoPart) and name not in PRECIPITATION:
+            msg = (
+                f"model.heads.{name}: two-part asks whether {RAIN_M * 1000:g} mm of rain fall, which is for "
+                f"{', '.join(PRECIPITATION)}; use quantile, or no head"
+            )
+            raise SettingsError(msg)
+    return heads
