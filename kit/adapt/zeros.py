@@ -23,6 +23,7 @@ _EMBEDDING = re.compile(
     r"encoder\.(?P<kind>surf|atmos)_token_embeds\.(?:layers\.(?P<level>[^.]+)\.)?(?:weights\.(?P<name>.+)|bias)$"
 )
 _HEAD = re.compile(r"decoder\.(?:surf|atmos)_heads\.(?P<name>[^.]+)\.(?:layers\.(?P<level>[^.]+)\.)?")
+_COMBINER = re.compile(r"(?P<kind>surf|atmos)_feature_combiner\.(?P<name>[^.]+)\.")
 _CLOCK = re.compile(r"(?:static_)?(?P<cycle>tod|dow|doy)_(?P<wave>sin|cos)$")
 _FAINT = 1e-6
 """Of a time's sine or cosine: as good as 0. With a gradient so small, AdamW does not move."""
@@ -92,6 +93,8 @@ class Watched:
         """
         if found := _EMBEDDING.match(name):
             return self._of_level(found["level"]) or self._of_embedding(found["kind"], found["name"])
+        if found := _COMBINER.match(name):
+            return None if found["name"] in self._awake[found["kind"]] else "its variable is not read"
         if found := _HEAD.match(name):
             return self._of_level(found["level"]) or self._of_head(found["name"])
         if found := _ROLLOUT_LORA.match(name):
@@ -127,7 +130,8 @@ class Watched:
         field = _DERIVED.sub("", variable)
         if {variable, field} & self._unscored:
             return "its variable weighs nothing in the loss"
-        density = self._awake["surf"].get(f"{field}_density")
+        # The density itself is scored wherever there is sea.
+        density = None if variable.endswith("_density") else self._awake["surf"].get(f"{field}_density")
         return None if density is None or bool(density) else "its variable was absent everywhere in what was read"
 
 
