@@ -42,6 +42,12 @@ class EastwardLongitudes(torch.Tensor):
         """How far east of another longitude each one is, degrees."""
         return torch.remainder(torch.sub(self, other), 360)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> EastwardLongitudes:
+        """Copy the values; PyTorch's own way wants empty tensors of this kind, which mean nothing."""
+        copied: EastwardLongitudes = self.clone()
+        memo[id(self)] = copied
+        return copied
+
 
 _STAYS = frozenset(
     getattr(torch.Tensor, name)
@@ -51,7 +57,7 @@ _STAYS = frozenset(
 )  # fmt: skip
 
 
-def longitudes(values: npt.NDArray[np.float64]) -> torch.Tensor:
+def longitudes(values: npt.ArrayLike) -> torch.Tensor:
     """Longitudes as ``aurora.Metadata`` takes them.
 
     Args:
@@ -60,5 +66,6 @@ def longitudes(values: npt.NDArray[np.float64]) -> torch.Tensor:
     Returns:
         The same in float32; a plain tensor where they increase.
     """
-    tensor = torch.from_numpy(values.astype(np.float32))
-    return tensor if bool((np.diff(values) > 0).all()) else tensor.as_subclass(EastwardLongitudes)
+    degrees = np.asarray(values, dtype=np.float64)
+    tensor = torch.from_numpy(degrees.astype(np.float32))
+    return tensor if bool((np.diff(degrees) > 0).all()) else tensor.as_subclass(EastwardLongitudes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from datetime import UTC, datetime
 
@@ -39,8 +40,8 @@ def test_what_upstream_asks_of_longitudes_holds_on_a_circle() -> None:
     lat = torch.tensor([3.0, 2.0, 1.0])
     assert (lon[1:] - lon[:-1]).tolist() == [5, 5, 5]
     batch = Batch({"2t": torch.zeros(1, 2, 3, 4)}, {}, {}, Metadata(lat, lon, TIME, (500,)))
-    pickled = pickle.loads(pickle.dumps(batch))
-    for made in (batch.to("cpu"), batch.type(torch.float64), batch._fmap(torch.Tensor.clone), pickled):
+    pickled, copied = pickle.loads(pickle.dumps(batch)), copy.deepcopy(batch)
+    for made in (batch.to("cpu"), batch.type(torch.float64), batch._fmap(torch.Tensor.clone), pickled, copied):
         assert isinstance(made.metadata.lon, EastwardLongitudes)
         assert made.metadata.lon.tolist() == [350, 355, 0, 5]
     # What is computed from them is a plain tensor, and increasing longitudes are one from the beginning.
