@@ -15,7 +15,7 @@ Each starts from what the model predicts. Checkpoints hold the tensors under the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,13 +36,16 @@ NAME = "default"
 _OWN = re.compile(rf"\.(?:lora_[ABE]\.{NAME}(?:\.weight)?|lora_magnitude_vector\.{NAME}\.weight)$")
 
 
-def attach(model: torch.nn.Module, settings: AdaptSettings, steps: int | None = None) -> Attached:
+def attach(
+    model: torch.nn.Module, settings: AdaptSettings, steps: int | None = None, new: Collection[str] = ()
+) -> Attached:
     """Add adapters to the targeted layers and let nothing else train; the model predicts what it did.
 
     Args:
         model: changed in place; for ``qlora`` the targeted layers are put into NF4 first.
         settings: which layers, which rank.
         steps: of the run, over which ``adalora`` prunes; None where nothing will train.
+        new: parameters that train themselves: their layers get no adapter.
 
     Returns:
         What ``adalora`` asks of training.
@@ -51,7 +54,7 @@ def attach(model: torch.nn.Module, settings: AdaptSettings, steps: int | None = 
         SettingsError: a target matches no layer, the rank is larger than a layer, what ``adalora`` is to do does not
             fit the steps, or a package is missing.
     """
-    names = matching(model, settings.adapter.targets)
+    names = matching(model, settings.adapter.targets, new)
     refuse_rank(model, names, settings.adapter.rank)
     extras.load(settings.method)
     config = _config(settings, names, steps)
@@ -147,7 +150,7 @@ def config(model: torch.nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = model.peft_config[NAME].to_dict()  # type: ignore[index,union-attr]
     # Sets have no order, and two runs shall write the same file.
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
-    pattern: dict[str, list[bool]] | None = plain.get("rank_pattern")  # PEFT's LoRA has an empty one
+    pattern: Any = plain.get("rank_pattern")  # PEFT's LoRA has an empty one
     if pattern:
         plain["rank_pattern"] = {name.removesuffix(f".{NAME}"): kept for name, kept in pattern.items()}
     return {**plain, "inference_mode": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -13,13 +13,19 @@ from kit.errors import SettingsError
 __all__ = ["matching", "refuse_rank"]
 
 
-def matching(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
+def matching(model: torch.nn.Module, targets: Sequence[str], new: Collection[str] = ()) -> list[str]:
     """Names of the linear layers that targets select, in the model's order.
+
+    Args:
+        model: has the layers.
+        targets: ends of names, or patterns.
+        new: parameters whose layers are left out.
 
     Raises:
         SettingsError: a target selects none; names those that are nearest.
     """
-    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = [name for name in linear if f"{name}.weight" not in new]
     for target in targets:
         if not any(_matches(name, target) for name in layers):
             raise SettingsError(_no_layer(target, layers))

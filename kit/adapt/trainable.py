@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +23,9 @@ _METHODS: Mapping[Method, Attach] = {
     "full": attach_full,
     "freeze": attach_freeze,
     "head": attach_head,
-    "lora": lora.attach,
-    "dora": lora.attach,
-    "adalora": lora.attach,
-    "qlora": lora.attach,
     "rollout-lora": rollout_lora.attach,
 }
+"""Methods without PEFT's adapters."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,8 @@ def select(model: Aurora, settings: AdaptSettings, *, steps: int | None = None, 
     """
     # By identity: PEFT's layers take the place of others, whose parameters then have longer names.
     fresh = {id(parameter) for name, parameter in model.named_parameters() if name in set(new)}
-    attached = _METHODS[settings.method](model, settings, steps)
+    attach = partial(lora.attach, new=new) if settings.adds_adapter else _METHODS[settings.method]
+    attached = attach(model, settings, steps)
     for parameter in model.parameters():
         if id(parameter) in fresh:
             parameter.requires_grad_(True)

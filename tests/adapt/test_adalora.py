@@ -57,9 +57,9 @@ class Run:
         self.model = four_layers()
         self.settings = AdaptSettings.model_validate({**settings.model_dump(), "targets": ("*",)})
         attached = lora.attach(self.model, self.settings, steps)
+        assert isinstance(attached.schedule, Allocation)
+        assert attached.penalty is not None
         self.allocation, self.penalty = attached.schedule, attached.penalty
-        assert isinstance(self.allocation, Allocation)
-        assert self.penalty is not None
         own = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(own, lr=1e-2)
         self.x = torch.randn(32, 12)

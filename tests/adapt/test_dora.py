@@ -78,7 +78,7 @@ def test_it_is_pefts_formula_and_so_are_its_gradients(bias: bool) -> None:
     model = layer(bias=bias)
     own, x = model[0], torch.randn(3, 6, requires_grad=True)
     pefts = copy.deepcopy(model)
-    magnitude = DoraLinearLayer(fan_in_fan_out=False)
+    magnitude = DoraLinearLayer(fan_in_fan_out=False)  # type: ignore[no-untyped-call]
     magnitude.weight = torch.nn.Parameter(own.lora_magnitude_vector["default"].weight.detach().clone())
     pefts[0].lora_magnitude_vector["default"] = magnitude
     other = x.detach().clone().requires_grad_()
