@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from aurora import Aurora
 
-from kit.adapt import build
+from kit.adapt import build, rollout_lora
 from kit.adapt.check import TrainingCheck
 from kit.checkpoint.folder import Checkpoint
 from kit.data.build import open_store
@@ -172,6 +172,9 @@ def build_job(settings: Settings) -> Job:
     if weights is None:
         _refuse_delta_without_base(settings)
     spec = resolve_spec(settings.model, settings.data, store, weights)
+    spec = rollout_lora.spec_for(
+        spec, weights, settings.adapt, settings.rollout.graded_steps, merge=settings.model.rollout_lora == "merge"
+    )
     spec = build.rebased(spec, weights, settings.adapt)
     selection = select(spec, settings.data, store, spec.patch_size)
     stored = {*selection.inputs, *selection.targets}
@@ -322,6 +325,8 @@ def _resolved(
     raw["model"] |= {"transforms": {**settings.model.transforms, **spec.transforms}, "heads": dict(spec.heads)}
     raw["loss"]["delta"] = settings.loss.huber_delta if settings.loss.name == "huber" else None
     raw["adapt"] = settings.adapt.resolved().model_dump()
+    if settings.adapt.method == "rollout-lora":
+        raw["adapt"]["mode"] = rollout_lora.mode_of(spec)
     raw["optim"] = settled(trainer.updater.groups, settings.optim.resolved(settings.adapt.method)).model_dump()
     raw["model"] |= {"weights": settings.model.weights or spec.upstream.weights, "timestep": spec.timestep}
     raw["train"] |= {

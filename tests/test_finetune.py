@@ -298,6 +298,29 @@ def test_an_adapter_is_trained_kept_resumed_and_scored(
     assert scores["2t"]["rmse"] != scores["2t"]["base_rmse"]
 
 
+def test_ranks_that_were_shared_out_are_kept_and_resumed(
+    store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapt = {"method": "adalora", "rank": 4, "target_rank": 2}
+
+    def chosen(name: str) -> Settings:
+        train = {"steps": 4, "checkpoint_every": 4, "resume": "auto"}
+        return settings(store, run_dir, name, model={"weights": None}, adapt=adapt, train=train)
+
+    result = finetune(chosen("whole"))
+    cut_after_a_step(monkeypatch, chosen("cut"))
+    assert finetune(chosen("cut"))["steps"] == 4
+    last = [run_dir / name / "checkpoints" / "last" for name in ("whole", "cut")]
+    one, other = (open_checkpoint(path).tensors() for path in last)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    patterns = [json.loads((path / "adapter_config.json").read_text())["rank_pattern"] for path in last]
+    assert patterns[0] == patterns[1]
+    assert sum(sum(kept) for kept in patterns[0].values()) == 2 * 4 * 8
+    valid = Period.parse(open_checkpoint(last[0]).description["data"]["valid"])
+    forecaster = build_forecaster(open_checkpoint(last[0]), Conditions(period=valid))
+    assert mean_loss(forecaster) == pytest.approx(result["valid"]["after"], rel=1e-12)
+
+
 @torch.no_grad()
 def mean_loss(forecaster: Forecaster) -> float:
     space = forecaster.space

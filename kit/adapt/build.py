@@ -15,7 +15,7 @@ from kit.errors import CheckpointError
 from kit.models import weights as weights_room
 from kit.models.extend import added_names, start_new
 from kit.models.spec import ModelSpec
-from kit.models.weights import Weights
+from kit.models.weights import LoraFate, Weights
 
 __all__ = ["base_of", "for_prediction", "for_training", "rebased"]
 
@@ -26,7 +26,7 @@ def for_training(
     settings: AdaptSettings,
     *,
     autocast: bool,
-    steps: int = 1,
+    steps: int | None = None,
     start: Literal["zero", "random"] = "zero",
 ) -> tuple[Aurora, Trained]:
     """Build a model on the CPU and mark what trains.
@@ -39,7 +39,7 @@ def for_training(
         weights: what it starts from; None for random weights.
         settings: what trains.
         autocast: run the forward pass in bfloat16.
-        steps: of the whole run.
+        steps: of the whole run; None where nothing will train.
         start: of the embeddings of variables that the weights lack.
 
     Returns:
@@ -54,7 +54,9 @@ def for_training(
     new = added_names(model, spec.added, stabilised=spec.arguments.get("stabilise_level_agg", False))
     start_new(model, new, start)
     if weights is not None:
-        new &= _install(model, spec, weights, merged=not going_on)
+        fate: LoraFate = "keep" if spec.rollout_lora == "kept" else "merge"
+        fresh = settings.method == "rollout-lora"
+        new &= _install(model, spec, weights, fate, merged=not going_on, fresh=fresh)
     trained = trainable.select(model, settings, steps=steps, new=new)
     if weights is not None and going_on:
         trainable.load(model, settings, weights.state)
@@ -109,7 +111,11 @@ def base_of(weights: Weights, settings: AdaptSettings) -> dict[str, Any]:
 
 def _goes_on(weights: Weights, settings: AdaptSettings) -> bool:
     """Whether training goes on with the weights' own adapters."""
-    return weights.under is not None and _own(weights) == settings.resolved()
+    if weights.under is None:
+        return False
+    own = _own(weights)
+    # Where none is asked for, the mode of a roll-out LoRA is the weights'.
+    return settings.resolved() == (own if settings.mode else own.model_copy(update={"mode": None}))
 
 
 def _own(weights: Weights) -> AdaptSettings:
@@ -117,17 +123,36 @@ def _own(weights: Weights) -> AdaptSettings:
     return AdaptSettings() if weights.adapter is None else AdaptSettings.model_validate(weights.adapter["settings"])
 
 
-def _install(model: Aurora, spec: ModelSpec, weights: Weights, *, merged: bool) -> frozenset[str]:
+def _install(
+    model: Aurora, spec: ModelSpec, weights: Weights, fate: LoraFate, *, merged: bool, fresh: bool
+) -> frozenset[str]:
     """Load weights; of a delta those below it, with the delta merged into them or left out.
+
+    Args:
+        model: built from ``spec``.
+        spec: the model's.
+        weights: what is loaded.
+        fate: what becomes of a roll-out LoRA among these weights.
+        merged: whether a delta is, or will be loaded later.
+        fresh: whether a roll-out LoRA may begin where no weights have one.
 
     Returns:
         Parameters of added variables that the weights lack, and that are as they were.
     """
     if weights.under is None:
-        return weights_room.install(model, spec, weights)
-    own = () if weights.spec is None else weights.spec.added
-    missing = _install(model, replace(spec, added=(*spec.added, *own)), weights.under, merged=True)
-    if merged:
-        trainable.merge(model, _own(weights), weights.state)
-        missing -= weights.state.keys()
-    return missing
+        return weights_room.install(model, spec, weights, fate, fresh=fresh)
+    assert weights.spec is not None
+    below = replace(spec, added=(*spec.added, *weights.spec.added))
+    missing = _install(model, below, weights.under, _fate_below(weights, fate), merged=True, fresh=fresh)
+    if not merged:
+        return missing
+    trainable.merge(model, _own(weights), weights.state, fate)
+    return missing - weights.state.keys()
+
+
+def _fate_below(weights: Weights, fate: LoraFate) -> LoraFate:
+    """What becomes of a roll-out LoRA below a delta, of which it shares the fate or whose own takes its place."""
+    assert weights.spec is not None
+    if weights.spec.rollout_lora != "kept":
+        return "merge"
+    return "drop" if any(".loras." in name for name in weights.state) else fate

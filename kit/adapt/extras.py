@@ -14,7 +14,10 @@ from kit.errors import SettingsError
 
 __all__ = ["load"]
 
-_NEEDED: Mapping[str, tuple[str, ...]] = {"lora": ("peft",), "qlora": ("bitsandbytes", "peft")}
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lora", "dora", "adalora"), ("peft",)),
+    "qlora": ("bitsandbytes", "peft"),
+}
 # What they and their dependencies say while they load is about kernels and formats that the kit does not use.
 _CHATTY = ("bitsandbytes", "torch.utils._pytree", "torchao")
 

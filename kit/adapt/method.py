@@ -47,13 +47,13 @@ class Attach(Protocol):
     that every parameter has its name in ``model.named_parameters()``.
     """
 
-    def __call__(self, model: Aurora, settings: AdaptSettings, steps: int) -> Attached:
+    def __call__(self, model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:
         """Act on a model that already holds the weights that training starts from.
 
         Args:
             model: changed in place.
             settings: with or without defaults filled in.
-            steps: of the whole run.
+            steps: of the whole run; None where nothing will train.
 
         Raises:
             SettingsError: the method cannot be had for this model.

@@ -14,7 +14,7 @@ from kit.errors import SettingsError
 __all__ = ["attach_freeze", "attach_full", "attach_head"]
 
 
-def attach_full(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:  # noqa: ARG001
+def attach_full(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Train every parameter but upstream's roll-out LoRA.
 
     That is part of the weights that training starts from: where it was kept, it stays as it is.
@@ -23,7 +23,7 @@ def attach_full(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:
     return Attached()
 
 
-def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:  # noqa: ARG001
+def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Train all but what ``adapt.freeze`` selects, or only what ``adapt.train_only`` selects.
 
     Raises:
@@ -42,7 +42,7 @@ def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int) -> Attache
     return Attached()
 
 
-def attach_head(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:  # noqa: ARG001
+def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Train the decoder's heads and, if asked, the last stages of the backbone's decoder.
 
     Raises:

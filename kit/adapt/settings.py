@@ -5,17 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-__all__ = ["AdaptSettings", "Adapter", "Method"]
+__all__ = ["AdaptSettings", "Adapter", "Budget", "Method", "RolloutMode"]
 
-Method = Literal["full", "freeze", "head", "lora", "qlora"]
+Method = Literal["full", "freeze", "head", "lora", "dora", "adalora", "qlora", "rollout-lora"]
+RolloutMode = Literal["single", "from_second", "all"]
 
-_PEFT: tuple[Method, ...] = ("lora", "qlora")
+_PEFT: tuple[Method, ...] = ("lora", "dora", "adalora", "qlora")
+_ADALORA: tuple[Method, ...] = ("adalora",)
 _BELONGS: Mapping[str, tuple[Method, ...]] = {
     "rank": _PEFT,
     "alpha": _PEFT,
     "targets": _PEFT,
+    "target_rank": _ADALORA,
+    "tinit": _ADALORA,
+    "tfinal": _ADALORA,
+    "interval": _ADALORA,
+    "orthogonality": _ADALORA,
+    "mode": ("rollout-lora",),
     "freeze": ("freeze",),
     "train_only": ("freeze",),
     "decoder_stages": ("head",),
@@ -23,6 +40,8 @@ _BELONGS: Mapping[str, tuple[Method, ...]] = {
 """Methods that each setting belongs to; with any other it would have no effect."""
 
 _RANK = 8
+_INITIAL_RANK = 12
+_ORTHOGONALITY = 0.5
 _TARGETS = ("qkv", "proj", "fc1", "fc2")
 
 
@@ -39,6 +58,16 @@ class Adapter(NamedTuple):
         return self.alpha / self.rank
 
 
+class Budget(NamedTuple):
+    """How adapters are pruned: settings of ``adalora`` alone; times in steps, None where they follow from the run's."""
+
+    target_rank: int
+    tinit: int | None
+    tfinal: int | None
+    interval: int | None
+    orthogonality: float
+
+
 class AdaptSettings(BaseModel):
     """The way of fine-tuning."""
 
@@ -46,8 +75,10 @@ class AdaptSettings(BaseModel):
 
     method: Method = "full"
     """``full`` trains every parameter; ``freeze`` a part of them, by the patterns of ``freeze`` or ``train_only``;
-    ``head`` the decoder's heads; ``lora`` two small matrices beside each targeted layer and nothing else; ``qlora``
-    the same with the targeted layers' frozen weights in 4 bits (NF4). What is new trains under every method."""
+    ``head`` the decoder's heads; ``lora`` two small matrices beside each targeted layer and nothing else; ``dora`` the
+    same and the lengths of the layer's rows; ``adalora`` the same as ``lora``, with ranks that are shared out among the
+    layers by importance; ``qlora`` as ``lora`` with the targeted layers' frozen weights in 4 bits (NF4);
+    ``rollout-lora`` upstream's own roll-out LoRA. What is new trains under every method."""
     freeze: tuple[str, ...] | None = Field(default=None, min_length=1)
     """With ``freeze``: parameters that do not train, by their names or any run of the parts of these, with ``*`` for
     anything, such as ``backbone``, ``encoder.level_agg`` or ``*.attn.qkv``; all others train."""
@@ -56,12 +87,27 @@ class AdaptSettings(BaseModel):
     decoder_stages: PositiveInt | None = None
     """With ``head``: so many of the last stages of the backbone's decoder train as well."""
     rank: PositiveInt | None = None
-    """Rank of the adapters of ``lora`` and ``qlora``; 8 by default."""
+    """Rank of the adapters, 8 by default; with ``adalora`` the one that they start with, 12 by default. That of
+    ``rollout-lora`` is upstream's, 8."""
     alpha: PositiveFloat | None = None
     """What an adapter adds is scaled by ``alpha / rank``; by default ``alpha`` is twice the rank."""
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Linear layers that get an adapter, by the end of their names, with ``*`` for any part, such as ``attn.qkv`` or
     ``backbone.decoder_layers.*``; by default qkv, proj, fc1 and fc2: attention and MLP of the backbone."""
+
+    target_rank: PositiveInt | None = None
+    """With ``adalora``: the rank that is left, on average over the layers; 8 by default."""
+    tinit: NonNegativeInt | None = None
+    """With ``adalora``: steps before pruning begins; by default a tenth of the run's."""
+    tfinal: NonNegativeInt | None = None
+    """With ``adalora``: steps after pruning has ended; by default three tenths of the run's."""
+    interval: PositiveInt | None = None
+    """With ``adalora``: steps from one allocation of ranks to the next; by default a hundredth of the run's."""
+    orthogonality: NonNegativeFloat | None = None
+    """With ``adalora``: weight, in the loss, of the term that keeps the parts of an adapter apart; 0.5 by default."""
+    mode: RolloutMode | None = None
+    """With ``rollout-lora``: one LoRA for all steps of a roll-out (``single``), one from the second step on
+    (``from_second``), or one for each (``all``); by default what the weights have, else ``single``."""
 
     @model_validator(mode="after")
     def _have_an_effect(self) -> Self:
@@ -75,6 +121,12 @@ class AdaptSettings(BaseModel):
         if self.method == "freeze" and (self.freeze is None) == (self.train_only is None):
             given = "both were" if self.freeze else "neither was"
             msg = f"adapt.method freeze needs adapt.freeze or adapt.train_only, and {given} given; give one"
+            raise ValueError(msg)
+        if self.method == "adalora" and self.budget.target_rank >= self.adapter.rank:
+            msg = (
+                f"adapt.target_rank ({self.budget.target_rank}) has to be below adapt.rank ({self.adapter.rank}), from "
+                "which adalora prunes; change one, or use lora, whose rank stays"
+            )
             raise ValueError(msg)
         return self
 
@@ -92,12 +144,21 @@ class AdaptSettings(BaseModel):
     def adapter(self) -> Adapter:
         """The adapter that the method adds."""
         assert self.adds_adapter
-        rank = self.rank or _RANK
+        rank = self.rank or (_INITIAL_RANK if self.method == "adalora" else _RANK)
         return Adapter(rank, self.alpha or 2.0 * rank, self.targets or _TARGETS)
+
+    @property
+    def budget(self) -> Budget:
+        """How ``adalora`` prunes."""
+        weight = _ORTHOGONALITY if self.orthogonality is None else self.orthogonality
+        return Budget(self.target_rank or _RANK, self.tinit, self.tfinal, self.interval, weight)
 
     def resolved(self) -> AdaptSettings:
         """The same with every default filled in."""
-        return AdaptSettings(method=self.method, **self.adapter._asdict()) if self.adds_adapter else self
+        if not self.adds_adapter:
+            return self
+        pruned = self.budget._asdict() if self.method == "adalora" else {}
+        return AdaptSettings(method=self.method, **self.adapter._asdict(), **pruned)
 
     def described(self) -> dict[str, Any]:
         """What the lineage of a checkpoint says of it."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from aurora import Aurora
 
-from kit.adapt import lora
+from kit.adapt import lora, merging, rollout_lora
 from kit.adapt.method import Attach, StepHook
 from kit.adapt.partial import attach_freeze, attach_full, attach_head
 from kit.adapt.settings import AdaptSettings, Method
 from kit.errors import CheckpointError
-from kit.models.weights import ADAPTER_PREFIX
+from kit.models.weights import ADAPTER_PREFIX, LoraFate
 
 __all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
 
@@ -22,9 +23,9 @@ _METHODS: Mapping[Method, Attach] = {
     "full": attach_full,
     "freeze": attach_freeze,
     "head": attach_head,
-    "lora": lora.attach,
-    "qlora": lora.attach,
+    "rollout-lora": rollout_lora.attach,
 }
+"""Methods without PEFT's adapters."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Trained:
     schedule: StepHook | None = None
 
 
-def select(model: Aurora, settings: AdaptSettings, *, steps: int = 1, new: Collection[str] = ()) -> Trained:
+def select(model: Aurora, settings: AdaptSettings, *, steps: int | None = None, new: Collection[str] = ()) -> Trained:
     """Mark what trains and freeze the rest, adding what the method adds.
 
     Args:
         model: holds the weights that training starts from.
         settings: the method's.
-        steps: of the whole run.
+        steps: of the whole run; None where nothing will train.
         new: parameters that these weights lack; they train under every method.
 
     Raises:
@@ -58,7 +59,8 @@ def select(model: Aurora, settings: AdaptSettings, *, steps: int = 1, new: Colle
     """
     # By identity: PEFT's layers take the place of others, whose parameters then have longer names.
     fresh = {id(parameter) for name, parameter in model.named_parameters() if name in set(new)}
-    attached = _METHODS[settings.method](model, settings, steps)
+    attach = partial(lora.attach, new=new) if settings.adds_adapter else _METHODS[settings.method]
+    attached = attach(model, settings, steps)
     for parameter in model.parameters():
         if id(parameter) in fresh:
             parameter.requires_grad_(True)
@@ -114,21 +116,29 @@ def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tenso
     _overlay(model, others)
 
 
-def merge(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor]) -> None:
+def merge(
+    model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor], rollout: LoraFate = "merge"
+) -> None:
     """Put what ``tensors`` gave of a method other than ``full`` into the weights that it was trained on.
 
     Args:
         model: holds those weights, and nothing that a method added.
         settings: of the training that the tensors come from.
         saved: the tensors.
+        rollout: what becomes of a roll-out LoRA among them.
 
     Raises:
         CheckpointError: they do not fit.
     """
     adapters, others = _parted(saved)
+    if settings.method == "rollout-lora" and rollout != "keep":
+        loras = {name: value for name, value in others.items() if ".loras." in name}
+        others = {name: value for name, value in others.items() if name not in loras}
+        if rollout == "merge":
+            rollout_lora.merge(model, loras)
     _overlay(model, others)
     if settings.adds_adapter:
-        lora.merge(model, settings, adapters)
+        merging.merge(model, settings, adapters)
 
 
 def _overlay(model: Aurora, others: Mapping[str, torch.Tensor]) -> None:

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import save_file
 
 from kit.errors import CheckpointError
+from kit.models.ranks import shrunk
 from kit.models.spec import ModelSpec
 from kit.models.weights import (
     ADAPTER,
@@ -135,6 +136,7 @@ def _save_delta(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any] |
     adapter = {name: value for name, value in tensors.items() if name.startswith(ADAPTER_PREFIX)}
     trained = {name: value for name, value in tensors.items() if name not in adapter}
     if config is not None:
+        adapter = shrunk(adapter, config.get("rank_pattern") or {}, ADAPTER_PREFIX)
         # The header that PEFT writes, and expects.
         _save_tensors(adapter, folder / ADAPTER, {"format": "pt"})
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -158,8 +158,8 @@ def _about_weights(now: Situation) -> Iterator[Advice]:
     method, frozen = now.method, now.memory.frozen_weights
     if method == "full":
         yield Advice("--adapt.method lora", "trains adapters: no gradients and no optimiser for all other weights")
-    if method == "lora" and now.autocast and frozen == "fp32":
+    if method in ("lora", "dora", "adalora") and now.autocast and frozen == "fp32":
         yield Advice("--memory.frozen_weights bf16", "halves the weights that are frozen")
-    if method in ("full", "lora"):
+    if method in ("full", "lora", "dora", "adalora"):
         back = " --memory.frozen_weights fp32" if frozen == "bf16" else ""
         yield Advice(f"--adapt.method qlora{back}", "frozen weights in 4 bits; not exact: they are rounded")

@@ -75,6 +75,12 @@ def _of_device(memory: MemorySettings, device: torch.device, *, autocast: bool) 
 def _of_method(memory: MemorySettings, method: str) -> Iterator[str]:
     if memory.frozen_weights == "bf16" and method == "full":
         yield "memory.frozen_weights bf16 has no effect with adapt.method full, which freezes nothing; leave it out"
+    if method == "adalora" and (memory.step_in_backward or "optimizer" in memory.offload):
+        given = "step_in_backward" if memory.step_in_backward else "offload optimizer"
+        yield (
+            f"memory.{given} frees or moves gradients before adapt.method adalora has read them, which scores its "
+            "parts by them; leave it out, or use --adapt.method lora"
+        )
     if memory.frozen_weights == "bf16" and method == "qlora":
         yield "memory.frozen_weights bf16 has no effect with adapt.method qlora, which has them in 4 bits; leave it out"
 

@@ -14,7 +14,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pooch
 import torch
@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from kit import registry
 from kit.errors import CheckpointError
 from kit.models.extend import added_names
+from kit.models.ranks import Pattern, expanded
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
@@ -34,6 +35,7 @@ __all__ = [
     "ADAPTER_PREFIX",
     "DESCRIPTION",
     "RANDOM",
+    "LoraFate",
     "TENSORS",
     "TRAINED",
     "Weights",
@@ -52,6 +54,10 @@ TRAINED = "trained.safetensors"
 """What trained beside frozen weights and is no adapter of PEFT's, under upstream's names."""
 ADAPTER_PREFIX = "base_model.model."
 """What PEFT puts before upstream's names in the file of an adapter."""
+
+LoraFate = Literal["keep", "merge", "drop"]
+"""What becomes of the roll-out LoRA that weights have: it stays beside its layers, it is added to them, or it makes
+room for what a later stage trained it to."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,14 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             tensors |= load_file(str(folder / name))
         except SafetensorError as error:
             raise CheckpointError(_unreadable(folder / name, error)) from error
-    return tensors
+    return expanded(tensors, _rank_pattern(folder), ADAPTER_PREFIX)
+
+
+def _rank_pattern(folder: Path) -> Pattern:
+    """What is left of pruned adapters; empty where nothing was pruned."""
+    file = folder / ADAPTER_CONFIG
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return config.get("rank_pattern") or {}
 
 
 def _unreadable(file: Path, error: SafetensorError) -> str:
@@ -251,7 +264,7 @@ def merge_rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     Raises:
         CheckpointError: there is one LoRA for each roll-out step, which no single weight can hold.
     """
-    merged = {name: value for name, value in state.items() if ".loras." not in name}
+    merged = _without_rollout_lora(state)
     for name, down in state.items():
         if not name.endswith("lora_A"):
             continue
@@ -264,8 +277,25 @@ def merge_rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     return merged
 
 
-def install(model: Aurora, spec: ModelSpec, weights: Weights) -> frozenset[str]:
+def _rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if ".loras." in name}
+
+
+def _without_rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if ".loras." not in name}
+
+
+def install(
+    model: Aurora, spec: ModelSpec, weights: Weights, fate: LoraFate | None = None, *, fresh: bool = False
+) -> frozenset[str]:
     """Load weights into a model built from ``spec``.
+
+    Args:
+        model: built from ``spec``.
+        spec: the model's.
+        weights: of a whole model.
+        fate: what becomes of their roll-out LoRA; by default as the spec says.
+        fresh: the model may have one, beginning with its own first values, where the weights have none.
 
     Returns:
         Parameters of added variables that the weights lack; they stay as they are.
@@ -276,8 +306,11 @@ def install(model: Aurora, spec: ModelSpec, weights: Weights) -> frozenset[str]:
     state = dict(weights.state)
     if weights.description is None:
         state = model._adapt_checkpoint(state)
-        if spec.rollout_lora != "kept":
-            state = merge_rollout_lora(state)
+    fate = fate or ("keep" if spec.rollout_lora == "kept" else "merge")
+    if fate != "keep":
+        state = merge_rollout_lora(state) if fate == "merge" else _without_rollout_lora(state)
+    if fate != "keep" or fresh:
+        state = {**_rollout_lora(model.state_dict()), **state}
     model.adapt_checkpoint_max_history_size(state)
     stabilised = spec.arguments.get("stabilise_level_agg", False)
     lacking = added_names(model, spec.added, stabilised=stabilised) - state.keys()

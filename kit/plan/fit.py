@@ -199,7 +199,7 @@ def _halves(settings: PlanSettings) -> bool:
     """Whether keeping frozen weights in bf16 is exact, and does something."""
     if settings.train.precision == "fp32":
         return False
-    return settings.forecast or settings.adapt.method == "lora"
+    return settings.forecast or settings.adapt.method in ("lora", "dora", "adalora")
 
 
 def _first(

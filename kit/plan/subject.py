@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from kit.adapt import rollout_lora
 from kit.data.build import open_store
 from kit.data.pairs import Selection
 from kit.data.settings import Period
@@ -68,6 +69,9 @@ def subject_of(settings: PlanSettings) -> Subject:
     weights = _weights(settings.model, variant)
     store = open_store(settings.data.store) if settings.grid is None else _imaginary(settings, settings.grid, weights)
     spec = resolve_spec(settings.model, settings.data, store, weights)
+    spec = rollout_lora.spec_for(
+        spec, weights, settings.adapt, settings.rollout.graded_steps, merge=settings.model.rollout_lora == "merge"
+    )
     selection = select(spec, settings.data, store, spec.patch_size)
     return Subject(spec, selection, selection.grid.latitude(store), selection.grid.longitude(store))
 

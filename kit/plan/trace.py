@@ -144,8 +144,10 @@ def _compose(
     if forecast:
         return build_predictor(subject.spec, None, settings.memory, _SIMULATED, autocast=autocast), None
     window = subject.selection.grid.window
+    # Of a schedule that is tied to the steps only what the run itself would refuse may be refused.
+    steps = max(settings.train.steps or 0, _STEPS)
     trainer = build_trainer(
-        settings, subject.spec, None, _STEPS, _SIMULATED, autocast=autocast, window=window, points=points
+        settings, subject.spec, None, steps, _SIMULATED, autocast=autocast, window=window, points=points
     )
     return trainer.space, trainer
 

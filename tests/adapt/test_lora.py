@@ -12,9 +12,12 @@ import torch
 from aurora import Aurora
 from safetensors.torch import save_file
 
-from kit.adapt import lora, trainable
+from kit.adapt import lora, merging, targets, trainable
 from kit.adapt.settings import AdaptSettings
+from kit.bench.exactness import distance
 from kit.errors import CheckpointError, SettingsError
+from kit.memory import engine
+from kit.memory.settings import MemorySettings
 from kit.models.variants import VARIANTS
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.batches import small_spec
@@ -140,12 +143,12 @@ def test_merging_by_hand() -> None:
         "base_model.model.0.lora_A.weight": torch.tensor([[3.0, 4.0]]),
         "base_model.model.0.lora_B.weight": torch.tensor([[1.0], [2.0]]),
     }
-    lora.merge(model, AdaptSettings(method="lora", rank=1), saved)
+    merging.merge(model, AdaptSettings(method="lora", rank=1), saved)
     assert model.get_parameter("0.weight").tolist() == [[7, 9], [13, 17]]
 
 
 @pytest.mark.parametrize(
-    ("targets", "expected"),
+    ("chosen", "expected"),
     (
         (("attn.qkv",), {"qkv"}),
         (("fc*",), {"fc1", "fc2"}),
@@ -153,8 +156,8 @@ def test_merging_by_hand() -> None:
         (("encoder.level_agg.*.to_q",), {"to_q"}),
     ),
 )
-def test_targets_are_the_ends_of_names(targets: tuple[str, ...], expected: set[str]) -> None:
-    found = lora.matching(awake_model(small_spec("small")), targets)
+def test_targets_are_the_ends_of_names(chosen: tuple[str, ...], expected: set[str]) -> None:
+    found = targets.matching(awake_model(small_spec("small")), chosen)
     assert {name.split(".")[-1] for name in found} == expected
 
 
@@ -177,3 +180,37 @@ def test_a_target_that_selects_nothing_names_what_is_near(target: str, message: 
 def test_a_rank_above_a_layers_width_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"expected at most 32, the width of backbone.*qkv \(32 to 96\), got 33"):
         lora.attach(awake_model(small_spec("small")), AdaptSettings(method="lora", rank=33))
+
+
+@pytest.mark.parametrize("method", ("lora", "dora", "adalora"))
+def test_bands_and_recomputation_change_no_gradient(method: str) -> None:
+    spec = small_spec("small")
+    settings = AdaptSettings.model_validate({"method": method, "targets": ("*",)})
+    found = []
+    for memory in ({}, {"recompute": "blocks", "latitude_bands": 2, "window_bands": 2}):
+        model = awake_model(spec)
+        parameters = trainable.select(model, settings, steps=10).parameters
+        torch.manual_seed(0)
+        for parameter in parameters.values():
+            torch.nn.init.normal_(parameter, std=0.1)
+        engine.install(model, MemorySettings.model_validate(memory))
+        size(predicted(model, spec)).backward()  # type: ignore[no-untyped-call]
+        found.append({name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None})
+        assert found[-1].keys() == parameters.keys()
+    assert distance(found[0], found[1]) < 2e-6
+
+
+@pytest.mark.parametrize("method", ("lora", "dora", "adalora"))
+def test_layers_of_new_variables_train_themselves(method: str) -> None:
+    head = "decoder.surf_heads.2t"
+    spec, settings = small_spec("small"), AdaptSettings.model_validate({"method": method, "targets": ("*",)})
+    model, whole = awake_model(spec), awake_model(spec)
+    trained = trainable.select(model, settings, new={f"{head}.weight", f"{head}.bias"})
+    assert {name for name in trained.parameters if head in name} == trained.new == {f"{head}.weight", f"{head}.bias"}
+    assert any("surf_heads.msl" in name for name in trained.parameters)
+    for parameter in trained.parameters.values():
+        torch.nn.init.normal_(parameter, std=0.05)
+    trainable.merge(whole, settings, trainable.tensors(model, settings))
+    with torch.no_grad():
+        one, other = (predicted(each, spec).surface["2t"] for each in (model, whole))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

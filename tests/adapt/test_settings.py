@@ -19,6 +19,27 @@ def test_defaults_are_filled_in() -> None:
     assert AdaptSettings().resolved() == AdaptSettings()
 
 
+def test_defaults_of_adalora() -> None:
+    resolved = AdaptSettings(method="adalora").resolved()
+    assert (resolved.rank, resolved.target_rank, resolved.alpha, resolved.orthogonality) == (12, 8, 24, 0.5)
+    # Tied to the run's steps, which settings do not know.
+    assert (resolved.tinit, resolved.tfinal, resolved.interval) == (None, None, None)
+    assert AdaptSettings(method="adalora", orthogonality=0).resolved().orthogonality == 0
+    assert AdaptSettings(method="dora").adapter == AdaptSettings(method="lora").adapter
+
+
+@pytest.mark.parametrize("given", ({"rank": 8}, {"target_rank": 12}, {"rank": 4, "target_rank": 5}))
+def test_a_rank_that_leaves_nothing_to_prune_is_refused(given: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match=r"adapt.target_rank \(\d+\) has to be below adapt.rank"):
+        AdaptSettings.model_validate({"method": "adalora", **given})
+
+
+@pytest.mark.parametrize("name", ("target_rank", "tinit", "tfinal", "interval", "orthogonality"))
+def test_a_setting_of_adalora_with_lora_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"adapt.{name} would have no effect: adapt.method is lora; .* adalora"):
+        AdaptSettings.model_validate({"method": "lora", name: 1})
+
+
 @pytest.mark.parametrize("given", ({"rank": 4}, {"alpha": 1.0}, {"targets": ("qkv",)}))
 def test_a_setting_of_adapters_without_an_adapter_is_refused(given: dict[str, Any]) -> None:
     [name] = given

@@ -50,6 +50,8 @@ def test_settings_with_an_effect_pass(settings: dict[str, Any]) -> None:
         ),
         ({"frozen_weights": "bf16"}, {"method": "full"}, r"no effect with adapt.method full, which freezes nothing"),
         ({"frozen_weights": "bf16"}, {"method": "qlora"}, r"no effect with adapt.method qlora, which has them in 4"),
+        ({"step_in_backward": True}, {"method": "adalora"}, r"memory.step_in_backward frees .* has read them"),
+        ({"offload": ("optimizer",)}, {"method": "adalora"}, r"memory.offload optimizer frees .* adapt.method adalora"),
         ({"stages": 1}, {}, r"memory.stages 1 has no effect with memory.recompute none; .*blocks"),
         ({"window_bands": 2}, {}, r"memory.window_bands 2 has no effect with memory.recompute none; .*blocks"),
         ({"window_bands": 2, "recompute": "upstream"}, {}, r"window_bands 2 has no effect with memory.recompute upst"),

@@ -1,0 +1,175 @@
+"""AdaLoRA (Zhang et al. 2023): what prunes the adapters during training, and what keeps their parts apart.
+
+Each adapter starts as ``rank`` parts, one row of A, one entry of E and one column of B each. For ``tinit`` steps all
+train. Then, every ``interval`` steps, the least important parts of all adapters together are pruned, by setting their
+entries of E to zero, until after ``steps - tfinal`` of them ``target_rank`` parts are left on average; a pruned part
+can come back until then. The scores of importance and the budget, which falls as a cubic, are PEFT's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from kit.adapt.settings import AdaptSettings
+from kit.errors import SettingsError
+
+__all__ = ["Allocation", "Pruning", "orthogonality", "pruning"]
+
+
+class Pruning(NamedTuple):
+    """When and how much is pruned, every default filled in; times in steps."""
+
+    target_rank: int
+    tinit: int
+    tfinal: int
+    interval: int
+    orthogonality: float
+    steps: int
+
+
+def pruning(settings: AdaptSettings, steps: int | None) -> Pruning:
+    """Tie pruning to a run: by default its first tenth is left alone, and its last three tenths.
+
+    Args:
+        settings: of ``adalora``.
+        steps: of the run; None where nothing will train, and any schedule will do.
+
+    Raises:
+        SettingsError: nothing is left of the run to prune in.
+    """
+    budget = settings.budget
+    if steps is None:
+        return Pruning(budget.target_rank, 0, 0, 1, budget.orthogonality, 1)
+    tinit = steps // 10 if budget.tinit is None else budget.tinit
+    tfinal = 3 * steps // 10 if budget.tfinal is None else budget.tfinal
+    if tinit + tfinal >= steps:
+        msg = (
+            f"adapt.tinit ({tinit}) and adapt.tfinal ({tfinal}) leave no step to prune in: expected less than the "
+            f"run's {steps} steps together; lower them, leave them out, or raise train.steps"
+        )
+        raise SettingsError(msg)
+    between = steps - tinit - tfinal
+    interval = max(1, steps // 100) if budget.interval is None else budget.interval
+    if interval > between:
+        msg = (
+            f"adapt.interval: expected at most {between}, the steps between adapt.tinit ({tinit}) and adapt.tfinal "
+            f"({tfinal}) of {steps}, got {interval}; lower it, or leave it out"
+        )
+        raise SettingsError(msg)
+    return Pruning(budget.target_rank, tinit, tfinal, interval, budget.orthogonality, steps)
+
+
+class Allocation:
+    """Prunes after each step of the optimiser, while its gradients are there.
+
+    It departs from PEFT's own loop in one thing: what is pruned is held at zero between two allocations too, not only
+    after the last, so that a checkpoint from in between predicts what the model in training does.
+
+    Args:
+        model: with adapters of AdaLoRA.
+        name: of the adapter in PEFT.
+    """
+
+    def __init__(self, model: torch.nn.Module, name: str) -> None:
+        from peft.tuners.adalora.layer import RankAllocator
+
+        self._model = model
+        self._config: Any = model.peft_config[name]  # type: ignore[index]
+        self._allocator: Any = RankAllocator(model, self._config, name)  # type: ignore[no-untyped-call]
+        self._parameters = {
+            own: parameter
+            for own, parameter in model.named_parameters()
+            if parameter.requires_grad and own.endswith(tuple(f".lora_{part}.{name}" for part in "ABE"))
+        }
+
+    @property
+    def pattern(self) -> dict[str, list[bool]] | None:
+        """Which parts of each adapter are left, by the name of its E; None before the first allocation."""
+        found: dict[str, list[bool]] | None = self._config.rank_pattern
+        return found
+
+    @torch.no_grad()
+    def after_update(self, step: int) -> None:
+        """Score, allocate and prune.
+
+        Args:
+            step: counted from 1.
+        """
+        last = self._config.total_step - self._config.tfinal
+        if step <= last:
+            for parameter in self._parameters.values():
+                # A layer that the loss does not see, such as the head of a variable that is left out, has none.
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            with _values_alone():
+                _, pattern = self._allocator.update_and_allocate(self._model, step, force_mask=step == last)
+            self._config.rank_pattern = pattern or self._config.rank_pattern
+        if step == last:
+            self._allocator.reset_ipt()
+        if self._config.rank_pattern:
+            self._allocator.mask_using_rank_pattern(self._model, self._config.rank_pattern)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running scores, what is left, and all parts of the adapters: files leave the pruned ones out."""
+        return {
+            "importance": dict(self._allocator.exp_avg_ipt),
+            "uncertainty": dict(self._allocator.exp_avg_unc),
+            "pattern": self.pattern,
+            "parameters": {name: parameter.detach() for name, parameter in self._parameters.items()},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, after the parameters have been loaded."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(state["parameters"][name])
+        for kind, into in (("importance", "exp_avg_ipt"), ("uncertainty", "exp_avg_unc")):
+            held = {name: value.to(self._parameters[name].device) for name, value in state[kind].items()}
+            setattr(self._allocator, into, held)
+        # Overwritten at each step before it is read; its keys say which parameters have running scores.
+        self._allocator.ipt = dict.fromkeys(state["importance"])
+        self._config.rank_pattern = state["pattern"]
+
+
+@contextmanager
+def _values_alone() -> Iterator[None]:
+    """Allow ``kthvalue`` on a GPU, of which only the position is not deterministic; PEFT reads the value alone."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+def orthogonality(model: torch.nn.Module, name: str, weight: float) -> Callable[[], torch.Tensor]:
+    """What is added to the loss so that the parts of an adapter stay apart, as singular vectors are.
+
+    Args:
+        model: with adapters of AdaLoRA.
+        name: of the adapter in PEFT.
+        weight: of the term.
+
+    Returns:
+        Computes ``weight`` x mean over all A and B of |A A^T - I| and |B^T B - I|, Frobenius norms. That is PEFT's
+        term, and that of the authors' code; the paper has squares.
+    """
+    own = list(model.named_parameters())
+    matrices = [(value, False) for key, value in own if key.endswith(f".lora_A.{name}")]
+    matrices += [(value, True) for key, value in own if key.endswith(f".lora_B.{name}")]
+
+    def penalty() -> torch.Tensor:
+        departures = [_departure(matrix.T if tall else matrix) for matrix, tall in matrices]
+        return weight * torch.stack(departures).mean()
+
+    return penalty
+
+
+def _departure(rows: torch.Tensor) -> torch.Tensor:
+    """How far rows are from orthonormal."""
+    distance: torch.Tensor = torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows), device=rows.device))
+    return distance

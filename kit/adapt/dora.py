@@ -1,0 +1,97 @@
+"""DoRA (Liu et al. 2024): a weight's direction is adapted by LoRA, the length of each of its rows by a vector.
+
+Import this module only after ``kit.adapt.extras.load``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.dora import DoraLinearLayer
+from torch._subclasses.fake_tensor import FakeTensor
+
+from kit.errors import SettingsError
+
+__all__ = ["Magnitude"]
+
+
+class Magnitude(DoraLinearLayer):
+    """Lengths of the rows of ``W + scale B A``, which train, with what they change in a layer's output.
+
+    The formula, the names and the file are PEFT's: m / |W + scale B A| x (W + scale B A), the norm without gradient
+    (section 4.3 of the paper). Three things differ from the parent:
+
+    - Norms are taken in fp32. The parent takes them in the precision of the input, so that under autocast a model
+      would start up to 0.4 % off each row's length.
+    - They are put together from the frozen rows' own, which are computed once, so that nothing of the weight's size
+      is made for each pass, and the start is neutral to the last bit on any device.
+    - One tensor of the output's size is kept for the backward pass instead of two.
+    """
+
+    squared: torch.Tensor
+    """Squared lengths of the frozen rows, [out_features]."""
+
+    def __init__(self, name: str, linear: torch.nn.Linear) -> None:
+        super().__init__(fan_in_fan_out=False)  # type: ignore[no-untyped-call]
+        squared = linear.weight.detach().float().square().sum(1)
+        _refuse_zeros(name, squared)
+        self.weight = torch.nn.Parameter(squared.sqrt())
+        self.register_buffer("squared", squared, persistent=False)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        lora_A: torch.nn.Linear,
+        lora_B: torch.nn.Linear,
+        scaling: float,
+        base_layer: torch.nn.Linear,
+        base_result: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """What is added to the frozen layer's output, [..., out_features]; called by PEFT's layer.
+
+        Args:
+            x: the layer's input, [..., in_features].
+            lora_A: to the rank.
+            lora_B: from the rank.
+            scaling: alpha / rank.
+            base_layer: frozen.
+            base_result: its output.
+        """
+        assert base_result is not None, "PEFT passes none beside dropout, which the kit does not use"
+        change = scaling * lora_B(lora_A(x))
+        bias: torch.Tensor | None = base_layer._parameters["bias"]
+        whole = change + (base_result if bias is None else base_result - bias.to(base_result.dtype))
+        excess = self.weight / self._norm(base_layer.weight, lora_A.weight, lora_B.weight, scaling) - 1
+        added: torch.Tensor = excess.to(whole.dtype) * whole + change
+        return added
+
+    @torch.no_grad()
+    def _norm(self, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Lengths of the rows of W + s B A, from |w + s b A|^2 = |w|^2 + 2 s w A^T b^T + s^2 b A A^T b^T."""
+        kind = weight.device.type
+        if torch.is_autocast_enabled(kind):
+            # As the layer's product sees it, so that frozen weights may as well be held in that precision.
+            weight = weight.to(torch.get_autocast_dtype(kind))
+        with torch.autocast(kind, enabled=False):
+            cross = ((weight.to(down.dtype) @ down.T) * up).sum(1)
+            own = ((up @ (down @ down.T)) * up).sum(1)
+            squared: torch.Tensor = self.squared + 2 * scaling * cross + scaling**2 * own
+            return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
+
+
+def _refuse_zeros(name: str, squared: torch.Tensor) -> None:
+    """Refuse rows without a direction.
+
+    Raises:
+        SettingsError: there are some.
+    """
+    if isinstance(squared, FakeTensor) or squared.all():
+        return
+    msg = (
+        f"adapt.targets: {int((squared == 0).sum())} of {len(squared)} rows of {name} are zero, and DoRA adapts the "
+        "direction of rows, which these have not; leave that layer out of adapt.targets, or use --adapt.method lora"
+    )
+    raise SettingsError(msg)
