@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from kit.train.draws import Draw, draws
 NEVER = 10**9
 
 
-def course(count: int, reach: tuple[int, ...] = (4,) * 5, **options: int) -> list[Draw]:
+def course(count: int, *, reach: tuple[int, ...] = (4,) * 5, **options: Any) -> list[Draw]:
     """The first batches; without refreshing unless told."""
     return list(islice(draws(reach, **{"size": 4, "refresh": NEVER, "batch_size": 1, **options}), count))
 
@@ -51,7 +52,7 @@ def test_a_fresh_item_comes_after_so_many_optimiser_steps_exactly(refresh: int) 
 
 
 def test_the_course_follows_from_the_seed_and_can_be_entered_anywhere() -> None:
-    options = {"refresh": 3, "batch_size": 2, "size": 5, "accumulate": 2}
+    options: dict[str, Any] = {"refresh": 3, "batch_size": 2, "size": 5, "accumulate": 2}
     whole = course(40, **options)
     assert course(40, **options) == whole
     assert list(islice(draws((4,) * 5, seed=0, **options), 17, 40)) == whole[17:]

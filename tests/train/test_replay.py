@@ -120,7 +120,7 @@ def test_an_item_that_meets_a_gap_is_replaced(tmp_path: Path) -> None:
     """Of 0 to 11 state 6 is missing: items begin at 1, 2, 3, 4 and 8, 9, 10, and none may need 6."""
     pairs = pairs_of(counting_store(tmp_path, missing=(6,)))
     assert sorted(number(pairs.time(index)) for index in range(len(pairs))) == [1, 2, 3, 4, 8, 9, 10]
-    last = {}
+    last: dict[float, int] = {}
     for drawn in play(buffer_of(pairs), 120):
         (time,), depth = drawn.inputs.metadata.time, drawn.inputs.metadata.rollout_step
         begun = number(time) - depth
@@ -146,7 +146,7 @@ def test_targets_stay_inside_the_period(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", ("host", "disk"))
 def test_a_buffer_goes_on_from_a_checkpoint(tmp_path: Path, keep: str) -> None:
     pairs = pairs_of(counting_store(tmp_path))
-    options = {"keep": keep, "refresh": 3, "batch_size": 2, "buffer": 5}
+    options: dict[str, Any] = {"keep": keep, "refresh": 3, "batch_size": 2, "buffer": 5}
 
     def told(drawn: Drawn) -> tuple[Any, ...]:
         return drawn.inputs.metadata.time, drawn.inputs.surf_vars["2t"][:, :, 0, 0].tolist()

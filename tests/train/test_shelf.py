@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from aurora import Batch
 
 from kit.errors import CheckpointError
-from kit.train import shelf as shelves
 from kit.train.shelf import DiskShelf, Held, HostShelf, Shelf
 from tests.batches import small_spec, synthetic_batch
 
@@ -77,7 +77,7 @@ def test_files_are_copied_where_there_are_no_links(tmp_path: Path, monkeypatch: 
 
     shelf = DiskShelf(tmp_path / "replay")
     shelf.put(0, item(1))
-    monkeypatch.setattr(shelves.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     shelf.save(tmp_path / "saved")
     shelf.put(0, item(2))
     shelf.load(tmp_path / "saved")
