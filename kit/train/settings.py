@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -143,6 +146,17 @@ class OptimSettings(BaseModel):
         return self.model_copy(update=own)
 
 
+def _which_steps(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError:
+        msg = f"expected last, all, or a number of steps, got {value!r}"
+        raise ValueError(msg) from None
+
+
+Graded = Annotated[Literal["last", "all"] | PositiveInt, WrapValidator(_which_steps)]
+
+
 class RolloutSettings(BaseModel):
     """How many steps ahead the model is trained on its own predictions.
 
@@ -156,7 +170,7 @@ class RolloutSettings(BaseModel):
     steps: PositiveInt = 1
     """Steps that the model predicts, each prediction becoming the newest input state of the next one; with a buffer,
     the most that an item may reach."""
-    graded: Literal["last", "all"] | PositiveInt = "last"
+    graded: Graded = "last"
     """Which steps of a push-forward have a loss: the ``last`` (the steps before it run without gradient), ``all``, or
     so many at the end, averaged. No gradient flows from a step into the one before it."""
     buffer: PositiveInt | None = None

@@ -191,9 +191,9 @@ def trainer_of(variant: str, rollout: RolloutSettings, rollout_lora: Any = None)
     model = spec.build()
     for parameter in model.parameters():  # so that none begins at zero, LoRA's B among them
         torch.nn.init.normal_(parameter, std=0.02)
-    parameters = trainable.select(model, AdaptSettings())
-    updater = build_updater(parameters, OptimSettings(warmup=0, lr=1e-3, clip=None), MemorySettings(), steps=10)
-    return Trainer(TrainingSpace(model, spec), PaperMAE(), parameters, updater, rollout)
+    trained = trainable.select(model, AdaptSettings())
+    updater = build_updater(trained.parameters, OptimSettings(warmup=0, lr=1e-3, clip=None), MemorySettings(), steps=10)
+    return Trainer(TrainingSpace(model, spec), PaperMAE(), trained, updater, rollout)
 
 
 def states_of(trainer: Trainer, steps: int, samples: int = 1) -> tuple[Batch, list[Batch]]:
@@ -210,7 +210,7 @@ def states_of(trainer: Trainer, steps: int, samples: int = 1) -> tuple[Batch, li
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Take the gradients away."""
-    found = {name: value.grad for name, value in trainer.parameters.items() if value.grad is not None}
+    found = {name: value.grad for name, value in trainer.trained.parameters.items() if value.grad is not None}
     trainer.space.model.zero_grad(set_to_none=True)
     return found
 
@@ -325,6 +325,8 @@ def test_a_nan_is_traced_to_its_step(depth: int, where: str, message: str) -> No
         ({"buffer": 4, "steps": 2, "graded": "all"}, "rollout.graded all has no effect with rollout.buffer"),
         ({"buffer": 4, "steps": 3, "graded": "2"}, "rollout.graded 2 has no effect with rollout.buffer"),
         ({"steps": 3, "graded": "4"}, r"rollout.graded is 4, but the roll-out has 3 steps"),
+        ({"steps": 3, "graded": "some"}, "rollout.graded: .*expected last, all, or a number of steps, got 'some'"),
+        ({"steps": 3, "graded": "0"}, "rollout.graded: .*expected last, all, or a number of steps, got '0'"),
         ({"graded": "1"}, "rollout.graded 1 has no effect with rollout.steps 1"),
     ),
 )
