@@ -77,9 +77,10 @@ class ReplayBuffer:
             SettingsError: a step would draw more items than there are.
             StoreError: the data end, or have a gap, before any item reaches ``rollout.steps``.
         """
+        settings = settings.resolved()
         assert settings.buffer is not None
-        self._settings = settings = settings.resolved()
-        self._size = settings.buffer or 0
+        assert settings.refresh is not None
+        self._size, self._refresh, self._keep = settings.buffer, settings.refresh, settings.keep
         self._pairs, self._pin = pairs, pin
         self._batch_size, self._accumulate, self._seed = batch_size, accumulate, seed
         if batch_size * accumulate > self._size:
@@ -103,7 +104,7 @@ class ReplayBuffer:
         Args:
             folder: for files of items, if they are kept on disk; what is there is removed.
         """
-        self._shelf = DiskShelf(folder) if self._settings.keep == "disk" else HostShelf()
+        self._shelf = DiskShelf(folder) if self._keep == "disk" else HostShelf()
 
     def close(self) -> None:
         """Let go of all items."""
@@ -141,7 +142,7 @@ class ReplayBuffer:
         course = draws(
             [len(places) for places in self._following],
             size=self._size,
-            refresh=self._settings.refresh or 0,
+            refresh=self._refresh,
             batch_size=self._batch_size,
             accumulate=self._accumulate,
             seed=self._seed,
