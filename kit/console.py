@@ -237,7 +237,7 @@ def show_plan(result: Mapping[str, Any]) -> None:
         note = f"{own:.2f} GiB of it is the workspace of one kernel" if own >= 0.01 else ""
         table.add_row(f"  {name}", f"{size:.2f} GiB", note)
     table.add_row("and in reserve", f"{result['reserve_gib']:.2f} GiB", "CUDA itself, and what its allocator loses")
-    table.add_row("host", f"{result['host_gib']:.2f} GiB", "what is offloaded, and batches")
+    table.add_row("host", f"{result['host_gib']:.2f} GiB", "what is offloaded, batches, a replay buffer")
     table.add_row("parameters", f"{result['total_parameters']:,}", f"{result['trainable_parameters']:,} train")
     table.add_row("arithmetic", f"{result['flops_per_step'] / 1e12:.4g} TFLOP", "a step, recomputation included")
     if result["card"]:

@@ -162,6 +162,8 @@ class _Run:
 
     def execute(self) -> dict[str, Any]:
         """Train to the end, or until interrupted."""
+        if self.job.replay is not None:
+            self.job.replay.open(self.folder.replay)
         self._restore()
         self._open_records()
         status: RunStatus = "FAILED"
@@ -200,6 +202,8 @@ class _Run:
             self.job.trainer.updater.load_state_dict(state["optimizer"])
             if self.job.trainer.schedule is not None:
                 self.job.trainer.schedule.load_state_dict(state["schedule"])
+            if self.job.replay is not None:
+                self.job.replay.load(self.origin.checkpoint.path)
             torch.set_rng_state(state["rng"])
             if "cuda_rng" in state:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -246,6 +250,7 @@ class _Run:
             "wait_seconds": wait_seconds,
             "samples_per_second": report.samples / seconds,
             "peak_memory_gib": peak_memory_gib(self.job.trainer.device),
+            **({} if report.depth is None else {"depth": report.depth}),
             **{f"loss/{name}": value for name, value in report.parts.items()},
             **{f"grad_norm/{group}": norm for group, norm in report.gradients.groups.items()},
         }
@@ -295,7 +300,8 @@ class _Run:
     def _write(self, folder: Path, state: LoopState, resume: Mapping[str, Any] | None = None) -> None:
         model, adapt = self.job.model, self.job.settings.adapt
         tensors, config = trainable.tensors(model, adapt), trainable.adapter_config(model, adapt)
-        write_checkpoint(folder, tensors, self._description(state), resume, config)
+        keep = None if resume is None or self.job.replay is None else self.job.replay.save
+        write_checkpoint(folder, tensors, self._description(state), resume, config, keep)
 
     def _description(self, state: LoopState) -> dict[str, Any]:
         """What ``kit.json`` says of the model, its data and its past."""
@@ -307,7 +313,7 @@ class _Run:
             **job.settings.adapt.described(),
             "new_variables": list(job.settings.model.new_variables),
             "steps": state.step,
-            "rollout": job.settings.rollout.model_dump(),
+            "rollout": job.settings.rollout.model_dump(exclude_none=True),
             "base": base,
             "store": data.store,
             "store_sha256": job.store.fingerprint(),
@@ -380,6 +386,8 @@ class _Run:
 
     def _close(self, status: RunStatus) -> None:
         assert self.tracker is not None
+        if self.job.replay is not None:
+            self.job.replay.close()
         try:
             self._attach(status)
         finally:

@@ -42,6 +42,8 @@ from kit.settings import Settings
 from kit.train.groups import settled
 from kit.train.loop import Schedule
 from kit.train.loss import FieldLoss, point_weights
+from kit.train.replay import ReplayBuffer
+from kit.train.settings import RolloutSettings
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 
@@ -79,6 +81,7 @@ class Job:
         train: training pairs.
         valid: validation pairs.
         leaks: what of validation and test the base weights saw in training, a sentence each.
+        replay: the replay buffer that training draws from, if it does.
     """
 
     settings: Settings
@@ -91,6 +94,7 @@ class Job:
     train: Pairs
     valid: Pairs
     leaks: tuple[str, ...] = ()
+    replay: ReplayBuffer | None = None
 
     @property
     def model(self) -> Aurora:
@@ -107,6 +111,8 @@ class Job:
 
     def training_batches(self, start: int) -> Iterable[Pair]:
         """Batches from a position on, counted from the beginning of training."""
+        if self.replay is not None:
+            return self.replay.batches(start, self.schedule.steps * self.schedule.accumulate)
         sampler = ShuffledPairs(
             len(self.train),
             batch_size=self.settings.data.batch_size,
@@ -115,18 +121,20 @@ class Job:
             start=start,
         )
         workers = self.settings.data.workers
-        batches = load_pairs(self.train, workers=workers, batch_sampler=sampler, pin=self._pin)
+        batches = load_pairs(self.train, workers=workers, batch_sampler=sampler, pin=_pins(self.trainer.device))
         # Workers read ahead by themselves.
         return batches if workers else read_ahead(batches)
 
     def validation_batches(self) -> Iterable[Pair]:
         """All validation pairs in order of time."""
         data = self.settings.data
-        return load_pairs(self.valid, workers=data.workers, batch_size=data.batch_size, pin=self._pin)
+        pin = _pins(self.trainer.device)
+        return load_pairs(self.valid, workers=data.workers, batch_size=data.batch_size, pin=pin)
 
-    @property
-    def _pin(self) -> bool:
-        return bool(self.trainer.device.type == "cuda")
+
+def _pins(device: torch.device) -> bool:
+    """Whether states are read into pinned memory."""
+    return bool(device.type == "cuda")
 
 
 def choose_device(name: str) -> torch.device:
@@ -181,7 +189,8 @@ def build_job(settings: Settings) -> Job:
     refuse_other_windows(store, sorted(stored), spec.lead_hours, hourly=spec.upstream.is_v1p5)
     periods = _periods(settings.data, store)
     leaked = leaks(spec.variant, weights, periods, synthetic=bool(store.attributes.get("synthetic")))
-    train, valid = (_pairs(settings, store, selection, periods[name]) for name in ("train", "valid"))
+    train, valid = _pairs(settings.rollout, store, selection, periods)
+    replay = _replay(settings, train, device)
     schedule = _schedule(settings, len(train))
     window = selection.grid.window
     points = point_weights(settings.loss, train.latitude if window is None else train.latitude[window[0]])
@@ -197,7 +206,7 @@ def build_job(settings: Settings) -> Job:
         check=True,
     )
     resolved = _resolved(settings, spec, selection, periods, schedule, trainer, autocast)
-    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid, tuple(leaked))
+    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid, tuple(leaked), replay)
 
 
 def build_trainer(
@@ -269,10 +278,29 @@ def _refuse_delta_without_base(settings: Settings) -> None:
         raise SettingsError(msg)
 
 
-def _pairs(settings: Settings, store: Store, selection: Selection, period: Period) -> Pairs:
-    """Pairs for the roll-out that is trained, and validated in the same way."""
-    rollout = settings.rollout
-    return Pairs(store, selection, period, steps=rollout.steps, every_step=rollout.graded == "all")
+def _pairs(
+    rollout: RolloutSettings, store: Store, selection: Selection, periods: dict[str, Period]
+) -> tuple[Pairs, Pairs]:
+    """Pairs for the roll-out that is trained, and those that it is validated by; a buffer looks for further targets."""
+    trained = RolloutSettings() if rollout.buffer is not None else rollout
+    train, valid = (
+        Pairs(store, selection, periods[name], steps=part.steps, targets=len(part.graded_steps))
+        for name, part in (("train", trained), ("valid", rollout.validated))
+    )
+    return train, valid
+
+
+def _replay(settings: Settings, pairs: Pairs, device: torch.device) -> ReplayBuffer | None:
+    if settings.rollout.buffer is None:
+        return None
+    return ReplayBuffer(
+        pairs,
+        settings.rollout,
+        batch_size=settings.data.batch_size,
+        accumulate=settings.train.accumulate,
+        seed=settings.train.seed,
+        pin=_pins(device),
+    )
 
 
 def _periods(data: DataSettings, store: Store) -> dict[str, Period]:
@@ -328,6 +356,7 @@ def _resolved(
     if settings.adapt.method == "rollout-lora":
         raw["adapt"]["mode"] = rollout_lora.mode_of(spec)
     raw["optim"] = settled(trainer.updater.groups, settings.optim.resolved(settings.adapt.method)).model_dump()
+    raw["rollout"] = settings.rollout.resolved().model_dump()
     raw["model"] |= {"weights": settings.model.weights or spec.upstream.weights, "timestep": spec.timestep}
     raw["train"] |= {
         "steps": schedule.steps,
@@ -349,6 +378,7 @@ class Conditions:
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
         memory: how a forecast fits the device.
+        steps: from the input states to the state that is predicted.
     """
 
     store: str | None = None
@@ -356,6 +386,7 @@ class Conditions:
     device: str = "auto"
     precision: str = "auto"
     memory: MemorySettings = field(default_factory=MemorySettings)
+    steps: int = 1
 
     def out_of_memory(self, shortage: Shortage, batch_size: int = 1) -> str:
         """Say what a lack of memory means here."""
@@ -427,5 +458,6 @@ def _forecaster(
     # Checkpoints from before there were halos do not speak of one.
     settings = DataSettings(store=name, history=spec.history, halo=data.get("halo", 0.0), **chosen)
     selection = select(spec, settings, store, spec.patch_size)
-    pairs = Pairs(store, selection, conditions.period or Period.parse(data["test"]))
+    period = conditions.period or Period.parse(data["test"])
+    pairs = Pairs(store, selection, period, steps=conditions.steps)
     return Forecaster(space, pairs, store)

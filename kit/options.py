@@ -33,6 +33,7 @@ _METAVARS = {
     "dict[str,float]": "NAME=NUMBER,...",
     "dict[str,str]": "NAME=TEXT,...",
     "dict[str,JSON]": "PATTERN.SETTING=VALUE,...",
+    "{{last,all},int}": "{last,all,WHOLE}",
 }
 
 

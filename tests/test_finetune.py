@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,6 +262,56 @@ def test_a_run_in_which_something_is_silently_frozen_stops(
     monkeypatch.setattr(DeviceUpdater, "update", forgetful)
     with pytest.raises(UntrainedError, match=r"after step 3, .* have not moved: decoder\.surf_heads\.2t\.bias\."):
         finetune(settings(store, run_dir, train={"steps": 9, "check_after": 2}))
+
+
+def from_a_buffer(store: Path, run_dir: Path, name: str, **changes: Any) -> Settings:
+    return settings(
+        store,
+        run_dir,
+        name,
+        data={"store": str(store), "valid": "2020-01-03T06/2020-01-04T18"},
+        rollout={"steps": 3, "buffer": 4, "refresh": 3, **changes},
+        train={"steps": 8, "checkpoint_every": 5, "resume": "auto"},
+    )
+
+
+@pytest.mark.parametrize("keep", ("host", "disk"))
+def test_a_run_from_a_replay_buffer_goes_on_to_the_same_end(
+    store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """It comes down two steps after a checkpoint, when the buffer has moved on."""
+    result = finetune(from_a_buffer(store, run_dir, "whole", keep=keep))
+    depths = [record["depth"] for record in metrics(run_dir / "whole") if record["kind"] == "train"]
+    assert set(depths) == {0, 1, 2}
+    assert result["epochs"] == 8 / 7  # of nine training states, two inputs and a target begin at seven
+    step = Trainer.step
+
+    def failing(trainer: Trainer, number: int, batches: Any) -> StepReport:
+        if number == 8:
+            raise RuntimeError
+        return step(trainer, number, batches)
+
+    chosen = from_a_buffer(store, run_dir, "cut", keep=keep)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", failing)
+        with pytest.raises(RuntimeError):
+            finetune(chosen)
+    assert list((run_dir / "cut" / "checkpoints" / "last" / "resume" / "replay").glob("*.safetensors"))
+    finetune(chosen)
+    assert_same_weights(run_dir / "whole", run_dir / "cut")
+    losses, cut = ([(r["step"], r["loss"]) for r in metrics(run_dir / name)] for name in ("whole", "cut"))
+    assert cut == losses
+    assert not (run_dir / "cut" / "replay").exists()
+    [stage] = open_checkpoint(Path(result["checkpoint"])).description["lineage"]
+    assert stage["rollout"] == {"steps": 3, "graded": "last", "buffer": 4, "refresh": 3, "keep": keep}
+
+
+def test_a_run_does_not_go_on_without_its_replay_buffer(store: Path, run_dir: Path) -> None:
+    chosen = from_a_buffer(store, run_dir, "first")
+    last = Path(finetune(chosen)["run"]) / "checkpoints" / "last"
+    shutil.rmtree(last / "resume" / "replay")
+    with pytest.raises(CheckpointError, match="cannot be resumed without resume/replay, the items of the replay buffe"):
+        finetune(chosen)
 
 
 @pytest.mark.parametrize("method", ("lora", "qlora"))

@@ -16,7 +16,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def write_checkpoint(
     description: Mapping[str, Any],
     resume: Mapping[str, Any] | None = None,
     adapter_config: Mapping[str, Any] | None = None,
+    more: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a checkpoint beside the old one, then put it in the old one's place.
 
@@ -103,6 +104,7 @@ def write_checkpoint(
         description: becomes ``kit.json``; that of a delta says under ``adapter`` what it belongs to.
         resume: tensors and plain values from which training goes on.
         adapter_config: of an adapter, becomes ``adapter_config.json``.
+        more: writes what else is to be resumed from into the folder's ``resume``, given the folder.
     """
     fresh = _beside(folder, "new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -116,6 +118,8 @@ def write_checkpoint(
         if resume is not None:
             (fresh / _RESUME).parent.mkdir()
             _save_state(resume, fresh / _RESUME)
+        if more is not None:
+            more(fresh)
         part = fresh / f".{DESCRIPTION}"
         part.write_text(text + "\n")
         for file in (path for path in fresh.rglob("*") if path.is_file()):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import takewhile
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from kit.data.settings import Period
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
 
-__all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "collate", "load_pairs", "read_ahead"]
+__all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "collate", "concatenate", "load_pairs", "read_ahead"]
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Pair:
     Attributes:
         inputs: [B, T, H, W] and [B, T, C, H, W]; its time is that of the last input state.
         target: [B, 1, H, W] and [B, 1, C, H, W]; its time is that of the target, one or more steps ahead.
-        between: where every step on the way to the target is graded, the states there, in order of time.
+        between: where steps on the way to the target are graded, the states there, in order of time.
     """
 
     inputs: Batch
@@ -88,9 +91,7 @@ class Pair:
 class Pairs(Dataset[Pair]):
     """The pairs of a period, in order of time; every state of a pair, and on its way, lies within the period."""
 
-    def __init__(
-        self, store: Store, selection: Selection, period: Period, *, steps: int = 1, every_step: bool = False
-    ) -> None:
+    def __init__(self, store: Store, selection: Selection, period: Period, *, steps: int = 1, targets: int = 1) -> None:
         """Find the pairs.
 
         Args:
@@ -98,7 +99,7 @@ class Pairs(Dataset[Pair]):
             selection: what is read.
             period: where they lie.
             steps: from the last input state to the target. The states between must be there, too.
-            every_step: read the states between as well.
+            targets: how many of the last states on the way are read, the target among them.
 
         Raises:
             StoreError: the period holds no pair; says what it holds.
@@ -107,20 +108,21 @@ class Pairs(Dataset[Pair]):
         self.selection = selection
         self.period = period
         self.steps = steps
-        self._targets = slice(selection.history if every_step else -1, None)
+        self._targets = slice(-targets, None)
         self._levels = [store.levels.index(level) for level in selection.levels]
         grid = selection.grid
         self.latitude = torch.from_numpy(grid.latitude(store).astype(np.float32))
         self.longitude = longitudes(grid.longitude(store))
         self._static = {name: torch.from_numpy(grid.read_static(store, name)) for name in selection.static}
+        seconds = store.times.astype("datetime64[s]").astype(np.int64)
+        self._where = {int(second): index for index, second in enumerate(seconds)}
         self._indices = self._find()
         if not self._indices:
             raise StoreError(self._nothing_found())
 
     def _find(self) -> list[tuple[int, ...]]:
         """Indices into the store's times: the input states, then the state at every step."""
-        seconds = self.store.times.astype("datetime64[s]").astype(np.int64)
-        where = {int(second): index for index, second in enumerate(seconds)}
+        where = self._where
         step = int(self.selection.timestep.total_seconds())
         start, end = (int(moment.timestamp()) for moment in (self.period.start, self.period.end))
         offsets = [step * k for k in range(1 - self.selection.history - self.steps, 1)]
@@ -150,6 +152,26 @@ class Pairs(Dataset[Pair]):
         inputs = self._batch(states[: self.selection.history], self.selection.inputs)
         *between, target = (self._batch([state], self.selection.targets) for state in states[self._targets])
         return Pair(inputs, target, tuple(between))
+
+    def inputs(self, index: int) -> Batch:
+        """The input states of a pair alone."""
+        return self._batch(self._indices[index][: self.selection.history], self.selection.inputs)
+
+    def following(self, index: int, steps: int) -> tuple[int, ...]:
+        """Places in the store of the states after a pair's input states, one for each step, for ``target``.
+
+        Args:
+            index: of the pair.
+            steps: at most so many; fewer where a state is missing or lies beyond the period.
+        """
+        first = int(self.time(index).timestamp())
+        end, step = int(self.period.end.timestamp()), int(self.selection.timestep.total_seconds())
+        moments = takewhile(self._where.__contains__, range(first + step, min(first + steps * step, end) + 1, step))
+        return tuple(self._where[moment] for moment in moments)
+
+    def target(self, place: int) -> Batch:
+        """The state at a place in the store, as a target."""
+        return self._batch([place], self.selection.targets)
 
     def time(self, index: int) -> datetime:
         """Time of the last input state of a pair, UTC."""
@@ -189,13 +211,14 @@ def collate(pairs: Sequence[Pair]) -> Pair:
     """Concatenate pairs along the batch dimension; statics are shared."""
     between = zip(*(pair.between for pair in pairs), strict=True)
     return Pair(
-        _concatenated([pair.inputs for pair in pairs]),
-        _concatenated([pair.target for pair in pairs]),
-        tuple(_concatenated(batches) for batches in between),
+        concatenate([pair.inputs for pair in pairs]),
+        concatenate([pair.target for pair in pairs]),
+        tuple(concatenate(batches) for batches in between),
     )
 
 
-def _concatenated(batches: Sequence[Batch]) -> Batch:
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Put batches of the same variables, grid and roll-out step together along the batch dimension."""
     first = batches[0]
     if len(batches) == 1:
         return first
@@ -208,6 +231,7 @@ def _concatenated(batches: Sequence[Batch]) -> Batch:
         lon=first.metadata.lon,
         time=tuple(time for batch in batches for time in batch.metadata.time),
         atmos_levels=first.metadata.atmos_levels,
+        rollout_step=first.metadata.rollout_step,
     )
     surface, atmospheric = cat([b.surf_vars for b in batches]), cat([b.atmos_vars for b in batches])
     return Batch(surface, first.static_vars, atmospheric, metadata)
@@ -261,7 +285,7 @@ class ShuffledPairs(Sampler[list[int]]):
         return indices
 
 
-def read_ahead(batches: Iterable[Pair], depth: int = 2) -> Iterator[Pair]:
+def read_ahead(batches: Iterable[Read], depth: int = 2) -> Iterator[Read]:
     """Read the next batches in a thread while the present one is used; same batches, same order.
 
     Args:

@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Score a checkpoint one step ahead.
+    """Score a checkpoint, one step ahead or further.
 
     Returns:
         What ``kit evaluate --json`` prints: RMSE, MAE and bias of each variable and level in its unit, weighted by
@@ -47,7 +47,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     conditions = Conditions(
-        settings.data.store, settings.data.test, settings.device, settings.precision, settings.memory
+        settings.data.store, settings.data.test, settings.device, settings.precision, settings.memory, settings.steps
     )
     with readable(partial(conditions.out_of_memory, batch_size=settings.batch_size)) as watched:
         forecaster = build_forecaster(checkpoint, conditions)
@@ -77,7 +77,8 @@ def _result(
         "synthetic": bool(forecaster.store.attributes.get("synthetic")),
         "period": str(pairs.period),
         "samples": len(pairs),
-        "lead_hours": checkpoint.spec.lead_hours,
+        "steps": settings.steps,
+        "lead_hours": settings.steps * checkpoint.spec.lead_hours,
         **({} if edges is None else {"edge": edges.results()}),
         **rain.results(),
     }
@@ -125,7 +126,7 @@ def scores_of(
     edges: EdgeBoard | None = None,
     rain: RainCard | None = None,
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    """Score predictions, and persistence on the same samples.
+    """Score predictions of the last step to each pair's target, and persistence on the same samples.
 
     Args:
         space: predicts.
@@ -143,7 +144,7 @@ def scores_of(
     for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
         loaded = pair.to(device)
         target = physical(loaded.target)
-        predicted = physical(space.predict(loaded.inputs))
+        predicted = physical(_ahead(space, loaded.inputs, pairs.steps))
         last = persistence(loaded.inputs.surf_vars | loaded.inputs.atmos_vars)
         for name in waves & target.keys():
             # Waves come and go; sizes are compared where the model, persistence and the target all have some.
@@ -166,6 +167,13 @@ def _within(window: Window, states: Mapping[str, torch.Tensor]) -> dict[str, tor
     """What is scored of what the model sees."""
     rows, columns = window
     return {name: value[..., rows, columns] for name, value in states.items()}
+
+
+def _ahead(space: TrainingSpace, state: Batch, steps: int) -> Batch:
+    """Predict so many steps ahead."""
+    for _ in range(steps - 1):
+        state = space.advance(state, space.step(space.inputs(state))[1])
+    return space.predict(state)
 
 
 def _kept(target: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:

@@ -34,6 +34,9 @@ class EvaluateSettings(BaseModel):
     data: EvaluateData = EvaluateData()
     base: bool = True
     """Score the weights that training started from too; ``--no-base`` leaves them out."""
+    steps: PositiveInt = 1
+    """Steps that the model predicts, each prediction becoming the newest input state of the next one; the last is
+    scored, at ``steps`` times the model's time step, beside persistence over the same time."""
     batch_size: PositiveInt = 1
     """Predictions per forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -120,32 +121,40 @@ class TrainingSpace:
             release: the caller needs them no more; they are emptied as soon as the model has normalised them, which
                 at 0.25 degrees frees half a gigabyte for the backbone.
         """
-        # Differences are taken from the states themselves.
-        if release and not self._variant.is_air_pollution:
-            handle = self.model.encoder.register_forward_pre_hook(lambda *_: _empty(inputs))
-            try:
-                return self.step(inputs)[0]
-            finally:
-                handle.remove()
-        return self.step(inputs)[0]
+        return self.step(inputs, release=release)[0]
 
-    def step(self, inputs: Batch) -> tuple[Fields, Batch]:
+    def step(self, inputs: Batch, *, release: bool = False) -> tuple[Fields, Batch]:
         """Run the model once, for a loss and for the next step.
 
         Args:
             inputs: as ``inputs`` returns them.
+            release: as for ``predict_fields``.
 
         Returns:
             The decoder's output in training space, and the prediction in physical units as ``advance`` takes it:
             [B, 1, H, W] and [B, 1, C, H, W], under upstream's names.
         """
-        prediction, heads = self._forward(inputs)
+        with self._releasing(inputs) if release else nullcontext():
+            prediction, heads = self._forward(inputs)
         fields = self._arranged(Fields(heads.surf_vars, heads.atmos_vars))
         if self._variant.is_wave:
             fields = self._with_densities(fields)
         elif self._variant.is_air_pollution:
             fields = self._with_differences(fields, inputs)
         return fields.within(self._window), prediction
+
+    @contextmanager
+    def _releasing(self, inputs: Batch) -> Iterator[None]:
+        """Empty input states as soon as the model has normalised them."""
+        if self._variant.is_air_pollution:
+            # Differences are taken from the states themselves.
+            yield
+            return
+        handle = self.model.encoder.register_forward_pre_hook(lambda *_: _empty(inputs))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def advance(self, state: Batch, prediction: Batch) -> Batch:
         """Make the next input states of a roll-out, as ``aurora.rollout`` makes them.

@@ -14,7 +14,7 @@ from kit.plan.advice import advise
 from kit.plan.fit import RESERVE_GIB
 from kit.plan.settings import PlanSettings
 from kit.plan.subject import Subject
-from kit.plan.trace import Trace, trace
+from kit.plan.trace import Trace, buffered, trace
 from kit.plan.workspace import CUDA_WORKSPACES
 from kit.settings import Settings
 
@@ -49,10 +49,15 @@ def preflight(job: Job) -> str | None:
     device, subject = job.trainer.device, _subject(job)
     room = available(device) + sum(_held(job.model, device))
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
-    if at_most(job.settings, subject, parameters) <= _LARGER * room:
+    buffer, on_gpu = buffered(job.settings, subject), device.type == "cuda"
+    bound = at_most(job.settings, subject, parameters)
+    if on_gpu:
+        settled = bound <= _LARGER * room and buffer <= _LARGER * host_available()
+    else:
+        settled = bound + buffer <= _LARGER * room
+    if settled:
         return None
     settings = PlanSettings.model_validate(job.settings.model_dump())
-    on_gpu = device.type == "cuda"
     traced = trace(settings, subject, workspaces=CUDA_WORKSPACES if on_gpu else {})
     reserve = (RESERVE_GIB - _STARTED_GIB) * _GIB if on_gpu else 0
     missing = list(_missing(traced, on_gpu=on_gpu, room=room, reserve=round(reserve)))

@@ -27,9 +27,10 @@ from kit.plan.subject import Subject
 from kit.plan.workspace import CUDA_WORKSPACES, Workspace
 from kit.settings import Settings
 from kit.train.loss import point_weights
+from kit.train.replay import Drawn
 from kit.train.trainer import Trainer
 
-__all__ = ["Trace", "trace"]
+__all__ = ["Trace", "buffered", "trace"]
 
 _GPU = torch.device("cuda")
 _SIMULATED = torch.device("cpu")
@@ -61,7 +62,8 @@ class Trace:
     Attributes:
         peak: most that the device holds, of what, and where.
         phases: most that it holds in each phase, bytes.
-        host_bytes: most that the host holds for the step: what is offloaded, and batches, those read ahead too.
+        host_bytes: most that the host holds for the step: what is offloaded, batches, those read ahead too, and a
+            replay buffer.
         blocks: those of the backbone, by name.
         cost: arithmetic and traffic.
         parameters: how many train, and how many there are.
@@ -129,12 +131,22 @@ def trace(
     return Trace(
         counter.peak,
         dict(counter.phases),
-        counter.host_peak + (0 if forecast else waiting),
+        counter.host_peak + (0 if forecast else waiting + buffered(settings, subject)),
         blocks,
         meter.cost().times(accumulated / len(pairs)),
         count(model),
         time.perf_counter() - started,
     )
+
+
+def buffered(settings: Settings, subject: Subject) -> int:
+    """Bytes of a replay buffer in the host's memory, when all of its items hold predictions."""
+    rollout, selection = settings.rollout.resolved(), subject.selection
+    if rollout.buffer is None or rollout.keep != "host":
+        return 0
+    levels = len(selection.levels) * len(selection.atmospheric)
+    states = selection.history * (len(selection.inputs) + levels) + len(selection.static)
+    return 4 * rollout.buffer * states * len(subject.latitude) * len(subject.longitude)
 
 
 def _compose(
@@ -211,7 +223,9 @@ def _pair(settings: Settings, subject: Subject, axes: tuple[torch.Tensor, ...], 
 
     graded = [_START + step * selection.timestep for step in settings.rollout.graded_steps]
     *between, target = (states(selection.targets, 1, moment) for moment in graded)
-    return Pair(states(selection.inputs, selection.history, _START), target, tuple(between))
+    # What goes back into a replay buffer is made on the host, and counted by itself.
+    kind = Pair if settings.rollout.buffer is None else Drawn
+    return kind(states(selection.inputs, selection.history, _START), target, tuple(between))
 
 
 def _empty(names: Sequence[str], shape: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from kit.models.space import Fields, TrainingSpace
 from kit.train.loss import Criterion, Loss
 from kit.train.settings import RolloutSettings
 
-__all__ = ["Graded", "Observer", "Passed", "roll_out"]
+__all__ = ["Graded", "Observer", "Passed", "one_step", "roll_out"]
 
 Observer = Callable[[Fields, Fields], None]
 """Looks at a graded step: the prediction and the target, in training space."""
@@ -98,6 +98,35 @@ def roll_out(
     del state
     fields = space.predict_fields(inputs, release=True)
     graded = _graded(space, grade, settings.steps, fields, targets[settings.steps].to(device), before, observe)
+    del fields
+    yield graded
+
+
+def one_step(
+    space: TrainingSpace,
+    grade: Criterion,
+    pair: Pair,
+    device: torch.device,
+    take_back: Callable[[Batch], None] | None = None,
+) -> Iterator[Graded]:
+    """Grade one step of a roll-out that goes on at another time.
+
+    Args:
+        space: predicts.
+        grade: compares a prediction with its target.
+        pair: input states, which the model may have made itself, and the target of the next step.
+        device: where it happens.
+        take_back: given the next input states, on the host; None where nobody wants them.
+    """
+    inputs = space.inputs(pair.inputs.to(device))
+    fields, prediction = space.step(inputs, release=True)
+    if take_back is not None:
+        with torch.no_grad():
+            # On the host, which has the older states: the device need neither keep nor return them.
+            take_back(space.advance(pair.inputs.to("cpu"), prediction.to("cpu")))
+    del inputs, prediction
+    made = pair.inputs.metadata.rollout_step
+    graded = _graded(space, grade, made + 1, fields, pair.target.to(device), (), None)
     del fields
     yield graded
 

@@ -72,6 +72,11 @@ class RunFolder:
         """Newest checkpoint, from which the run can go on."""
         return self.path / "checkpoints" / "last"
 
+    @property
+    def replay(self) -> Path:
+        """Items of a replay buffer that is kept on disk, while the run goes on; checkpoints have what they need."""
+        return self.path / "replay"
+
     def refuse_existing(self) -> None:
         """Check that the folder is free, before any work is done for it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -13,10 +13,15 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
 __all__ = ["MAIN", "NEW", "GroupSettings", "LossSettings", "OptimSettings", "RolloutSettings", "TrainSettings"]
+
+_REFRESH = 10
 
 
 class LossSettings(BaseModel):
@@ -141,32 +146,97 @@ class OptimSettings(BaseModel):
         return self.model_copy(update=own)
 
 
+def _which_steps(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError:
+        msg = f"expected last, all, or a number of steps, got {value!r}"
+        raise ValueError(msg) from None
+
+
+Graded = Annotated[Literal["last", "all"] | PositiveInt, WrapValidator(_which_steps)]
+
+
 class RolloutSettings(BaseModel):
     """How many steps ahead the model is trained on its own predictions.
 
-    Memory is that of one step, however many there are. Time is a forward pass for
-    each, and a backward pass for each that is graded.
+    Without a buffer the model predicts all steps at once (push-forward): memory is
+    that of one step, time a forward pass for each, and a backward pass for each that
+    is graded. With a buffer each training step is one step of the roll-out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     steps: PositiveInt = 1
-    """Steps that the model predicts, each prediction becoming the newest input state of the next one."""
-    graded: Literal["last", "all"] = "last"
-    """Which steps have a loss: the ``last`` (push-forward: the steps before it run without gradient), or ``all``,
-    averaged. No gradient flows from a step into the one before it."""
+    """Steps that the model predicts, each prediction becoming the newest input state of the next one; with a buffer,
+    the most that an item may reach."""
+    graded: Graded = "last"
+    """Which steps of a push-forward have a loss: the ``last`` (the steps before it run without gradient), ``all``, or
+    so many at the end, averaged. No gradient flows from a step into the one before it."""
+    buffer: PositiveInt | None = None
+    """Items of a replay buffer, each an initial state from the data and how far the model has come from there. A
+    training step draws ``data.batch_size`` of one age, grades one step of each, and puts the predictions back."""
+    refresh: PositiveInt | None = None
+    """Optimiser steps between two fresh items from the data, each in the place of one drawn at random; 10 by default.
+    Whatever has reached ``steps``, or the end of its data, is replaced anyway."""
+    keep: Literal["host", "disk"] | None = None
+    """Where items that hold predictions are: in the ``host``'s memory, which is the default, or as files on the
+    ``disk`` of the run folder."""
 
     @model_validator(mode="after")
-    def _something_to_choose(self) -> Self:
-        if self.graded == "all" and self.steps == 1:
-            msg = "rollout.graded all has no effect with rollout.steps 1; set rollout.steps to 2 or more, or leave it"
-            raise ValueError(msg)
+    def _have_an_effect(self) -> Self:
+        if fault := _without_buffer(self) if self.buffer is None else _with_buffer(self):
+            raise ValueError(fault)
         return self
 
     @property
     def graded_steps(self) -> range:
-        """The steps that have a loss, counted from 1."""
-        return range(1 if self.graded == "all" else self.steps, self.steps + 1)
+        """The steps of a push-forward that have a loss, counted from 1."""
+        count = self.graded if isinstance(self.graded, int) else {"last": 1, "all": self.steps}[self.graded]
+        return range(self.steps - count + 1, self.steps + 1)
+
+    @property
+    def validated(self) -> RolloutSettings:
+        """The push-forward by which training is validated; of a buffer, whose items are of all ages, all steps."""
+        return self if self.buffer is None else RolloutSettings(steps=self.steps, graded="all")
+
+    def resolved(self) -> RolloutSettings:
+        """The same with every default filled in."""
+        if self.buffer is None:
+            return self
+        return RolloutSettings(
+            steps=self.steps, buffer=self.buffer, refresh=self.refresh or _REFRESH, keep=self.keep or "host"
+        )
+
+
+def _without_buffer(rollout: RolloutSettings) -> str | None:
+    """What would have no effect in a push-forward."""
+    given = [f"rollout.{name}" for name in ("refresh", "keep") if getattr(rollout, name) is not None]
+    if given:
+        return f"{' and '.join(given)} would have no effect: there is no buffer; leave it out, or set rollout.buffer"
+    if rollout.graded != "last" and rollout.steps == 1:
+        return (
+            f"rollout.graded {rollout.graded} has no effect with rollout.steps 1; set rollout.steps to 2 or more, or "
+            "leave it"
+        )
+    if isinstance(rollout.graded, int) and rollout.graded > rollout.steps:
+        return f"rollout.graded is {rollout.graded}, but the roll-out has {rollout.steps} steps (rollout.steps)"
+    return None
+
+
+def _with_buffer(rollout: RolloutSettings) -> str | None:
+    """What would have no effect with a buffer."""
+    if rollout.steps == 1:
+        return (
+            "rollout.buffer has no effect with rollout.steps 1, where no prediction is read again; set rollout.steps "
+            "to 2 or more, or leave it"
+        )
+    if rollout.graded != "last":
+        return (
+            f"rollout.graded {rollout.graded} has no effect with rollout.buffer, where every step is graded when it is "
+            "drawn; leave one of them out"
+        )
+    return None
 
 
 class TrainSettings(BaseModel):

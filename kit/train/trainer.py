@@ -18,7 +18,8 @@ from kit.models.space import TrainingSpace
 from kit.train.loss import Criterion, Loss
 from kit.train.optimise import DivergenceError, GradientNorms
 from kit.train.rain import RainWatch
-from kit.train.rollout import Graded, Observer, roll_out
+from kit.train.replay import Drawn
+from kit.train.rollout import Graded, Observer, one_step, roll_out
 from kit.train.settings import RolloutSettings
 from kit.train.updaters import Updater
 
@@ -40,6 +41,8 @@ class StepReport:
         samples: pairs seen.
         compute_seconds: in forward, backward and optimiser.
         group_rates: learning rate of each group of parameters that has its own.
+        depth: mean over samples of the steps that the model had made of them before, where they are drawn from a
+            replay buffer.
     """
 
     step: int
@@ -50,6 +53,7 @@ class StepReport:
     samples: int
     compute_seconds: float
     group_rates: Mapping[str, float] = field(default_factory=dict)
+    depth: float | None = None
 
 
 @dataclass
@@ -108,7 +112,8 @@ class Trainer:
 
         Args:
             step: counted from 1.
-            batches: their gradients are averaged.
+            batches: their gradients are averaged. Those that were drawn from a replay buffer are one step of their
+                roll-outs each, and are given back.
 
         Raises:
             DivergenceError: the loss or the gradient is not finite; the parameters are as before, unless it is a
@@ -120,7 +125,7 @@ class Trainer:
         mean = _Mean()
         share = len(batches) * len(self.rollout.graded_steps)
         for pair in batches:
-            for graded in self._compare(pair):
+            for graded in self._compare(pair, self.rollout):
                 # Reading the loss waits for the device, so that it comes first only where it must.
                 if self.updater.moves_in_backward:
                     self._note(mean, f"step {step}", pair, graded)
@@ -133,7 +138,8 @@ class Trainer:
         total, parts = mean.result()
         seconds = time.perf_counter() - started
         samples = sum(len(pair.inputs.metadata.time) for pair in batches)
-        return StepReport(step, total, parts, update.norms, update.rate, samples, seconds, update.rates)
+        depth = _depth(batches)
+        return StepReport(step, total, parts, update.norms, update.rate, samples, seconds, update.rates, depth)
 
     @property
     def schedule(self) -> StepHook | None:
@@ -143,8 +149,10 @@ class Trainer:
     def _penalised(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.trained.penalty is None else loss + self.trained.penalty()
 
-    def _compare(self, pair: Pair, observe: Observer | None = None) -> Iterator[Graded]:
-        return roll_out(self.space, self.loss, pair, self.rollout, self.device, observe)
+    def _compare(self, pair: Pair, rollout: RolloutSettings, observe: Observer | None = None) -> Iterator[Graded]:
+        if isinstance(pair, Drawn):
+            return one_step(self.space, self.loss, pair, self.device, pair.take_back)
+        return roll_out(self.space, self.loss, pair, rollout, self.device, observe)
 
     def _note(self, mean: _Mean, where: str, pair: Pair, graded: Graded) -> None:
         """Add a loss to a mean.
@@ -163,13 +171,20 @@ class Trainer:
         self._rain.begin()
         mean = _Mean()
         for pair in pairs:
-            for graded in self._compare(pair, self._rain.see):
+            for graded in self._compare(pair, self.rollout.validated, self._rain.see):
                 self._note(mean, "validation", pair, graded)
         return mean.result()
 
     def scores(self) -> dict[str, float]:
         """What the last validation says of physical predictions: those of precipitation, if there is any."""
         return self._rain.scores()
+
+
+def _depth(batches: Sequence[Pair]) -> float | None:
+    """Mean age of drawn items."""
+    drawn = [pair.inputs.metadata for pair in batches if isinstance(pair, Drawn)]
+    ages = [(metadata.rollout_step, len(metadata.time)) for metadata in drawn]
+    return sum(age * samples for age, samples in ages) / sum(samples for _, samples in ages) if ages else None
 
 
 def _diagnosis(where: str, pair: Pair, graded: Graded, steps: int, may_be_missing: frozenset[str]) -> str:
@@ -189,8 +204,11 @@ _Suspect = tuple[str, int, tuple[datetime, ...], Mapping[str, torch.Tensor]]
 def _suspects(pair: Pair, graded: Graded, may_be_missing: frozenset[str]) -> Iterator[_Suspect]:
     """Kind, roll-out step, times, and what is finite, of everything that made a loss, in order."""
     variables = pair.inputs.surf_vars | pair.inputs.atmos_vars
-    inputs = {name: value.isfinite().all() for name, value in variables.items()}
-    yield "input states", 1, graded.time, _without(inputs, may_be_missing)
+    inputs = _without({name: value.isfinite().all() for name, value in variables.items()}, may_be_missing)
+    if made := pair.inputs.metadata.rollout_step:
+        yield "prediction", made, pair.inputs.metadata.time, inputs
+    else:
+        yield "input states", 1, graded.time, inputs
     for step, passed in enumerate(graded.before, start=1):
         yield "prediction", step, passed.time, _without(passed.finite, may_be_missing)
     yield "target", graded.step, graded.time, graded.target

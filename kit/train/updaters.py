@@ -139,7 +139,7 @@ def _refuse_conflicts(optim: OptimSettings, memory: MemorySettings, accumulate: 
     if graded > 1:
         msg = (
             f"memory.step_in_backward applies each gradient before the next step of the roll-out, so that "
-            f"rollout.graded all ({graded} steps) has nothing to average; pass --rollout.graded last, or leave it out"
+            f"rollout.graded ({graded} steps) has nothing to average; pass --rollout.graded last, or leave it out"
         )
         raise SettingsError(msg)
 

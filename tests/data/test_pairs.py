@@ -139,7 +139,7 @@ def test_only_what_is_graded_is_read(store: Store, monkeypatch: pytest.MonkeyPat
 
 
 def test_every_step_on_the_way_can_be_read(store: Store) -> None:
-    pairs = Pairs(store, selection(store, hours=12), ALL, steps=3, every_step=True)
+    pairs = Pairs(store, selection(store, hours=12), ALL, steps=3, targets=3)
     assert len(pairs) == 4  # five states in a row, 12 h apart, span nine of the twelve
     pair = pairs[0]
     for target, index in zip(pair.targets, (4, 6, 8), strict=True):
@@ -154,12 +154,12 @@ def test_every_step_on_the_way_can_be_read(store: Store) -> None:
     assert torch.equal(moved.targets[0].surf_vars["2t"], both.targets[0].surf_vars["2t"])
 
 
-@pytest.mark.parametrize("every_step", (False, True))
-def test_a_gap_on_the_way_makes_no_pair(tmp_path: Path, every_step: bool) -> None:
+@pytest.mark.parametrize("targets", (1, 2, 4))
+def test_a_gap_on_the_way_makes_no_pair(tmp_path: Path, targets: int) -> None:
     """Of the states 0 to 11 the sixth (5) is missing: six in a row begin at 6 alone; they need 6 to 11."""
     dataset = synthetic_dataset(times=12).isel(time=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11])
     gappy = write_store(dataset, tmp_path / "gappy", splits={"train": ALL}, attributes={})
-    pairs = Pairs(gappy, selection(gappy), ALL, steps=4, every_step=every_step)
+    pairs = Pairs(gappy, selection(gappy), ALL, steps=4, targets=targets)
     assert [pairs.time(index) for index in range(len(pairs))] == [datetime(2020, 1, 2, 18, tzinfo=UTC)]
 
 

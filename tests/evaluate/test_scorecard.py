@@ -73,6 +73,36 @@ def test_persistence_is_the_error_of_the_last_input_state(checkpoints: list[Path
     assert result["scores"]["2t"]["persistence_rmse"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_forecast_further_ahead_is_upstreams_roll_out(checkpoints: list[Path]) -> None:
+    """Two steps: persistence over twelve hours, and the model on its own prediction."""
+    import aurora
+    import torch
+
+    from kit.checkpoint.folder import open_checkpoint
+    from kit.data.store import Store
+    from kit.job import Conditions, build_forecaster
+    from kit.metrics.scores import area_weights
+
+    result = scored(checkpoints[1], steps=2)
+    assert (result["samples"], result["steps"], result["lead_hours"]) == (1, 2, 12)
+    store = Store.open(Path(result["store"]))
+    last = len(store.times) - 1
+    first, target = store.read("2t", [last - 2, last]).astype(np.float64)
+    weights = area_weights(store.latitude).numpy()[:, None]
+    row = result["scores"]["2t"]
+    assert row["persistence_rmse"] == pytest.approx(np.sqrt(((target - first) ** 2 * weights).mean()), rel=1e-6)
+    forecaster = build_forecaster(open_checkpoint(checkpoints[1]), Conditions(device="cpu"))
+    space = forecaster.space
+    with torch.no_grad(), space.spec.statistics.installed():
+        *_, prediction = aurora.rollout(space.model, forecaster.pairs[0].inputs, steps=2)
+    assert int(prediction.metadata.time[0].timestamp()) == store.times[last].astype("datetime64[s]").astype(np.int64)
+    error = prediction.surf_vars["2t"][0, 0].double().numpy() - target
+    assert row["rmse"] == pytest.approx(np.sqrt((error**2 * weights).mean()), rel=1e-6)
+    assert row["base_rmse"] != scored(checkpoints[1])["scores"]["2t"]["base_rmse"]
+    with pytest.raises(StoreError, match="no pair in .* the 3 that follow"):
+        scored(checkpoints[1], steps=3)
+
+
 def test_the_base_is_what_training_started_from(checkpoints: list[Path]) -> None:
     """The base of the second checkpoint is the first one, under the statistics of the second."""
     result = scored(checkpoints[1])

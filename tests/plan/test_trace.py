@@ -194,3 +194,22 @@ def test_the_large_model_is_planned_in_a_minute() -> None:
     assert found.peak.breakdown["optimizer"] == pytest.approx(8 * 7602176, rel=0.01)
     assert 6 * 2**30 < found.peak.bytes < 16 * 2**30
     assert found.seconds < 60
+
+
+def test_a_replay_buffer_costs_the_device_a_step_and_the_host_its_items() -> None:
+    pair = pair_of(SPEC)
+    subject = subject_like(SPEC, pair)
+    plain, host, disk = (
+        trace(settings_of(rollout=rollout), subject)
+        for rollout in ({}, {"steps": 4, "buffer": 8}, {"steps": 4, "buffer": 8, "keep": "disk"})
+    )
+    item = sum(
+        value.nbytes
+        for part in ("surf_vars", "static_vars", "atmos_vars")
+        for value in getattr(pair.inputs, part).values()
+    )
+    assert host.host_bytes - plain.host_bytes == 8 * item
+    assert disk.host_bytes == plain.host_bytes
+    # There is one graph, whatever rollout.steps is.
+    assert host.peak.bytes == pytest.approx(plain.peak.bytes, rel=0.01)
+    assert host.cost.flops == plain.cost.flops

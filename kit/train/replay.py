@@ -1,0 +1,196 @@
+"""A replay buffer: long roll-outs, one graded step at a time.
+
+As in the roll-out fine-tuning of Aurora (Bodnar et al. 2025, supplement D.4): the buffer begins with states from the
+data; a training step draws some, predicts one step, is graded on it, and puts the prediction back in the place of what
+it was made from; from time to time a fresh state from the data replaces one. So the model is trained on its own
+predictions, many steps old, at the price of a step without a roll-out.
+
+A state from the data is read when it is drawn for the first time: only what holds predictions takes memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from aurora import Batch
+
+from kit.data.pairs import Pair, Pairs, concatenate, read_ahead
+from kit.errors import CheckpointError, SettingsError, StoreError
+from kit.train.draws import Draw, draws
+from kit.train.settings import RolloutSettings
+from kit.train.shelf import DiskShelf, Held, HostShelf, Shelf
+
+__all__ = ["Drawn", "ReplayBuffer"]
+
+_FOLDER = Path("resume") / "replay"
+
+
+@dataclass(frozen=True)
+class Drawn(Pair):
+    """Items of the buffer, all of one age, and their targets.
+
+    Attributes:
+        take_back: takes the next input states, on the CPU; None where no item goes on.
+    """
+
+    take_back: Callable[[Batch], None] | None = None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a draw needs of the data.
+
+    Attributes:
+        draw: the draw.
+        fresh: input states, of items that the model has made no step of.
+        target: of the next step.
+    """
+
+    draw: Draw
+    fresh: Batch | None
+    target: Batch
+
+
+class ReplayBuffer:
+    """Items between data and predictions; the source of training batches."""
+
+    def __init__(
+        self, pairs: Pairs, settings: RolloutSettings, *, batch_size: int, accumulate: int, seed: int, pin: bool = False
+    ) -> None:
+        """Find out how far each item can go.
+
+        Args:
+            pairs: training pairs, one step apart.
+            settings: of the roll-out, with a buffer.
+            batch_size: items in a batch.
+            accumulate: batches in an optimiser step.
+            seed: of the draws.
+            pin: read states into pinned memory.
+
+        Raises:
+            SettingsError: a step would draw more items than there are.
+            StoreError: the data end, or have a gap, before any item reaches ``rollout.steps``.
+        """
+        settings = settings.resolved()
+        assert settings.buffer is not None
+        assert settings.refresh is not None
+        self._size, self._refresh, self._keep = settings.buffer, settings.refresh, settings.keep
+        self._pairs, self._pin = pairs, pin
+        self._batch_size, self._accumulate, self._seed = batch_size, accumulate, seed
+        if batch_size * accumulate > self._size:
+            msg = (
+                f"rollout.buffer is {self._size}, but a step draws {batch_size * accumulate} items (data.batch_size x "
+                "train.accumulate); make it larger, several times as large for items of all ages"
+            )
+            raise SettingsError(msg)
+        self._following = [pairs.following(index, settings.steps) for index in range(len(pairs))]
+        if (longest := max(map(len, self._following))) < settings.steps:
+            msg = (
+                f"{pairs.store.path}: rollout.steps is {settings.steps}, but no input states in {pairs.period} have "
+                f"more than {longest} states after them without a gap; use fewer steps, or a longer period"
+            )
+            raise StoreError(msg)
+        self._shelf: Shelf = HostShelf()
+
+    def open(self, folder: Path) -> None:
+        """Make ready to hold items.
+
+        Args:
+            folder: for files of items, if they are kept on disk; what is there is removed.
+        """
+        self._shelf = DiskShelf(folder) if self._keep == "disk" else HostShelf()
+
+    def close(self) -> None:
+        """Let go of all items."""
+        if isinstance(self._shelf, DiskShelf):
+            self._shelf.remove()
+        self._shelf = HostShelf()
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the items that hold predictions into a checkpoint that is being written."""
+        self._shelf.save(checkpoint / _FOLDER)
+
+    def load(self, checkpoint: Path) -> None:
+        """Hold the items that a checkpoint has.
+
+        Raises:
+            CheckpointError: a file is missing or cannot be read.
+        """
+        if not (checkpoint / _FOLDER).is_dir():
+            msg = (
+                f"{checkpoint}: cannot be resumed without {_FOLDER}, the items of the replay buffer; start a new run "
+                f"with --model.weights {checkpoint}"
+            )
+            raise CheckpointError(msg)
+        self._shelf.load(checkpoint / _FOLDER)
+
+    def batches(self, start: int, stop: int) -> Iterator[Drawn]:
+        """Draw batches, reading ahead what they need of the data.
+
+        Predictions for a batch must be back before the batch after those of the same optimiser step is asked for.
+
+        Args:
+            start: batches drawn before, counted from the beginning of training.
+            stop: batches of the whole training.
+        """
+        course = draws(
+            [len(places) for places in self._following],
+            size=self._size,
+            refresh=self._refresh,
+            batch_size=self._batch_size,
+            accumulate=self._accumulate,
+            seed=self._seed,
+        )
+        for read in read_ahead(map(self._read, islice(course, start, stop))):
+            yield self._drawn(read)
+
+    def _read(self, draw: Draw) -> _Read:
+        """Read from the store, in a thread of its own."""
+        places = [self._following[pair][draw.depth] for pair in draw.pairs]
+        target = concatenate([self._pairs.target(place) for place in places])
+        fresh = None if draw.depth else concatenate([self._pairs.inputs(pair) for pair in draw.pairs])
+        if self._pin:
+            target = target._fmap(torch.Tensor.pin_memory)
+            fresh = fresh and fresh._fmap(torch.Tensor.pin_memory)
+        return _Read(draw, fresh, target)
+
+    def _drawn(self, read: _Read) -> Drawn:
+        draw = read.draw
+        if read.fresh is None:
+            slots = zip(draw.slots, draw.pairs, strict=True)
+            inputs = concatenate([self._held(slot, pair, draw.depth) for slot, pair in slots])
+        else:
+            inputs = read.fresh
+        # What goes on is put back; what was there before is at its end, or has been replaced by a fresh item.
+        for slot in draw.slots:
+            self._shelf.drop(slot)
+        return Drawn(inputs, read.target, take_back=partial(self._put, draw) if any(draw.goes_on) else None)
+
+    def _held(self, slot: int, pair: int, depth: int) -> Batch:
+        item = self._shelf.get(slot)
+        assert item is not None, f"slot {slot} of the replay buffer is empty"
+        assert (item.pair, item.state.metadata.rollout_step) == (pair, depth), f"slot {slot} holds another item"
+        return item.state
+
+    def _put(self, draw: Draw, state: Batch) -> None:
+        """Take predictions back, each into the slot that it was made from."""
+        for place, (slot, pair, goes_on) in enumerate(zip(draw.slots, draw.pairs, draw.goes_on, strict=True)):
+            if goes_on:
+                self._shelf.put(slot, Held(pair, _sample(state, place)))
+
+
+def _sample(batch: Batch, place: int) -> Batch:
+    """One sample of a batch, in memory of its own where it is one of several."""
+    several = len(batch.metadata.time) > 1
+
+    def of(variables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value[place : place + 1].clone() if several else value for name, value in variables.items()}
+
+    metadata = dataclasses.replace(batch.metadata, time=batch.metadata.time[place : place + 1])
+    return dataclasses.replace(batch, surf_vars=of(batch.surf_vars), atmos_vars=of(batch.atmos_vars), metadata=metadata)
