@@ -167,7 +167,8 @@ def _overview() -> str:
         "  --version    the versions of the kit and of Python\n\n"
         "Settings come from the command line, then KIT_* variables (KIT_TRAIN__STEPS is train.steps), then\n"
         "--config FILE.toml, then --recipe NAME, then defaults. With --json the result goes to standard output;\n"
-        "all else goes to standard error. KIT_CACHE is the folder for fetched files and built stores.\n"
+        "all else goes to standard error. KIT_CACHE is the folder for fetched files and built stores; KIT_WEIGHTS\n"
+        "names folders in which the weights that a checkpoint belongs to are looked for by their hash.\n"
         "Exit codes: 0 done, 2 something you can mend, 1 a defect of the kit, 130 or 143 stopped."
     )
 

@@ -393,17 +393,15 @@ def build_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecast
 
 
 def build_base_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster | None:
-    """Load the weights that a checkpoint's training started from; None where they were random, or have changed.
+    """Load the weights that a checkpoint's training started from; None where they were random.
 
     Raises:
-        CheckpointError: they are no longer where they were.
+        CheckpointError: they are nowhere to be found, or have changed.
     """
     base: dict[str, Any] | None = checkpoint.description["base"]
     if base is None:
         return None
-    weights = weights_room.load(base["name"], checkpoint.spec.upstream)
-    if weights is None or weights.base["sha256"] != base["sha256"]:
-        return None
+    weights = weights_room.load_base(base, checkpoint.path, checkpoint.spec.upstream)
     return _forecaster(checkpoint, weights, conditions, base_spec(checkpoint.spec, weights))
 
 
