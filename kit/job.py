@@ -249,6 +249,7 @@ def build_trainer(
         updater,
         rollout=settings.rollout,
         check=watch,
+        activations=settings.track.activations,
     )
 
 
