@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "say what a run would need of a GPU, without one",
     "finetune": "fine-tune Aurora; with no arguments, the tiny one on the sample that the kit carries",
     "evaluate": "score a checkpoint against persistence and the weights it started from",
+    "forecast": "roll a checkpoint out from initial states, to NetCDF or Zarr",
     "plot": "draw prediction, target and error maps, and loss curves",
     "data list": "list the files that the kit may use",
     "data build": "build a store from files",
