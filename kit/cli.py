@@ -29,6 +29,7 @@ COMMANDS = {
     "data list": "list the files that the kit may use",
     "data build": "build a store from files",
     "data qa": "check a store",
+    "export": "write a checkpoint for others: merged, described, packed",
     "bench": "measure memory, speed and exactness, beside upstream's way",
     "ui": "open MLflow's page, to compare runs",
 }

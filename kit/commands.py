@@ -15,6 +15,7 @@ from pydantic_settings import CliPositionalArg
 from kit import config, console
 from kit.bench.settings import BenchSettings
 from kit.evaluate.settings import EvaluateSettings
+from kit.export.settings import ExportSettings
 from kit.forecast.settings import ForecastSettings
 from kit.options import parse
 from kit.plan.settings import PlanSettings
@@ -102,6 +103,7 @@ _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
     PlanSettings,
     EvaluateSettings,
     ForecastSettings,
+    ExportSettings,
     PlotSettings,
     BenchSettings,
     UiSettings,
@@ -166,6 +168,18 @@ def forecast(arguments: Sequence[str]) -> Outcome:
         from kit.forecast.forecast import forecast as run
     result = run(settings)
     return Outcome(result, options.as_json, lambda: console.show_facts("Forecast", result))
+
+
+def export(arguments: Sequence[str]) -> Outcome:
+    """Write a checkpoint for others: deltas merged in fp32, a model card with licences, a folder or one archive.
+
+    Several checkpoints from the same weights are averaged: --checkpoint A --checkpoint B --average.
+    """
+    settings, options = _settle(export, ExportSettings, arguments)
+    with console.loading("PyTorch and Aurora"):
+        from kit.export.export import export as run
+    result = run(settings)
+    return Outcome(result, options.as_json, lambda: console.show_facts("Export", result))
 
 
 def plot(arguments: Sequence[str]) -> Outcome:

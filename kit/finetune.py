@@ -326,6 +326,7 @@ class _Run:
             "store_sha256": job.store.fingerprint(),
             "train": str(data.train),
             "synthetic": bool(job.store.attributes.get("synthetic")),
+            "licence": job.store.attributes.get("licence"),
         }
         return {
             "kit_version": __version__,

@@ -41,6 +41,7 @@ __all__ = [
     "load_base",
     "merge_rollout_lora",
     "read_tensors",
+    "tensor_files",
 ]
 
 RANDOM = "random"
@@ -160,18 +161,18 @@ def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
     """
     if not (folder / DESCRIPTION).is_file():
         msg = (
-            f"{folder}: holds {_held(folder)[0]} without the {DESCRIPTION} that names the weights it belongs to; "
-            "expected a checkpoint folder as kit finetune writes it"
+            f"{folder}: holds {tensor_files(folder)[0]} without the {DESCRIPTION} that names the weights it belongs "
+            "to; expected a checkpoint folder as kit finetune writes it"
         )
         raise CheckpointError(msg)
     description = json.loads((folder / DESCRIPTION).read_text())
     under = load_base(description["adapter"]["base"], folder, variant)
-    base = whereabouts.identified(name, [folder / file for file in _held(folder)])
+    base = whereabouts.identified(name, [folder / file for file in tensor_files(folder)])
     return Weights(read_tensors(folder), base, description, under, folder)
 
 
-def _held(folder: Path) -> list[str]:
-    """Files of tensors in a checkpoint folder."""
+def tensor_files(folder: Path) -> list[str]:
+    """Names of the files of tensors in a checkpoint folder."""
     return [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()] or [TENSORS]
 
 
@@ -230,7 +231,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         CheckpointError: a file cannot be read.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for name in _held(folder):
+    for name in tensor_files(folder):
         try:
             tensors |= load_file(str(folder / name))
         except SafetensorError as error:
