@@ -276,10 +276,11 @@ class _Run:
     def _record_activations(self, report: StepReport) -> None:
         if report.activations:
             seen = {name: activation.as_dict() for name, activation in report.activations.items()}
-            record = {"step": report.step, "time_ms": time.time_ns() // 10**6, "modules": seen}
+            moment = time.time_ns() // 10**6
+            record = {"step": report.step, "time_ms": moment, "modules": seen}
             self.activations.append(record)
             assert self.tracker is not None
-            self.tracker.log(report.step, _peaks(record), record["time_ms"])
+            self.tracker.log(report.step, _peaks(record), moment)
 
     def best(self, state: LoopState) -> None:
         """Write the checkpoint with the lowest validation loss."""

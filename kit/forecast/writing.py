@@ -7,6 +7,7 @@ Dimensions are ``member`` (of an ensemble), ``time`` (the initial time), ``lead_
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,9 +82,12 @@ class Layout:
     @property
     def bytes(self) -> int:
         """Size of all values, in float32."""
-        return 4 * sum(
-            int(np.prod([self.sizes[key] for key in self.dimensions(name)])) for name in self.surface | self.atmospheric
-        )
+        return 4 * sum(math.prod(self.sizes[key] for key in self.dimensions(name)) for name in self.variables)
+
+    @property
+    def variables(self) -> dict[str, Mapping[str, Any]]:
+        """Attributes of all variables."""
+        return {**self.surface, **self.atmospheric}
 
     def coordinates(self) -> dict[str, tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]]:
         """Dimensions, values and attributes of every coordinate."""
@@ -115,8 +119,7 @@ class Layout:
 
     def described(self, name: str) -> dict[str, Any]:
         """Attributes of a variable, as they are written."""
-        given = self.surface | self.atmospheric
-        return {**plain_attributes(given[name]), "coordinates": "valid_time"}
+        return {**plain_attributes(self.variables[name]), "coordinates": "valid_time"}
 
 
 class Writer(Protocol):
@@ -189,7 +192,7 @@ class _Zarr:
                 # A chunk of nothing but NaN is written too, so that a lost chunk cannot pass for one.
                 config={"write_empty_chunks": True},
             )
-            for name in layout.surface | layout.atmospheric
+            for name in layout.variables
         }
 
     def write(self, name: str, index: tuple[int, ...], values: Float32) -> None:
@@ -225,7 +228,7 @@ class _NetCDF:
             variable = self._dataset.createVariable(name, values.dtype, dimensions)
             variable.setncatts(attributes)
             variable[:] = values
-        for name in layout.surface | layout.atmospheric:
+        for name in layout.variables:
             variable = self._dataset.createVariable(
                 name, "f4", layout.dimensions(name), chunksizes=layout.chunks(name), fill_value=np.float32("nan")
             )

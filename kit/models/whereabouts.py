@@ -89,7 +89,7 @@ def _sized(files: Sequence[Path], recorded: Mapping[str, Any]) -> bool:
         size = sum(file.stat().st_size for file in files)
     except OSError:
         return False
-    return size == recorded.get("size", size)
+    return bool(size == recorded.get("size", size))
 
 
 def weights_folders() -> list[Path]:

@@ -32,7 +32,9 @@ def fields(model: Any) -> Fields:
 
 
 def alone(folder: Path) -> Any:
-    return build.for_prediction(SPEC, weights_room.load(str(folder), SPEC.upstream), autocast=False)
+    """As a forecast has it: nothing trains."""
+    weights = weights_room.load(str(folder), SPEC.upstream)
+    return build.for_prediction(SPEC, weights, autocast=False).requires_grad_(False)
 
 
 def specialist(folder: Path) -> Specialist:
@@ -47,8 +49,7 @@ def test_a_switch_makes_the_model_the_other_one(method: str, tmp_path: Path) -> 
     folders = [write_delta(tmp_path / f"{n}", base, store, seed=n, settings=METHODS[method]) for n in (1, 2)]
     expected = [fields(alone(folder)) for folder in folders]
     assert not equal(*expected)
-    # As a forecast has it: nothing trains.
-    model = alone(folders[0]).requires_grad_(False)
+    model = alone(folders[0])
     both = Specialists(model, [specialist(folder) for folder in folders])
     assert both.names == ("1", "2")
     for name in ("1", "2", "2", "1"):
