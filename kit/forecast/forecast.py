@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from aurora import Batch
 
@@ -147,7 +149,7 @@ class _Job:
     def _write(self, writer: Writer, where: _Where, prediction: Batch) -> None:
         members = len(self._checkpoints)
         for name, value in (prediction.surf_vars | prediction.atmos_vars).items():
-            values = value[0, 0].float().cpu().numpy()
+            values = value[(0, 0, ..., *self._window)].float().cpu().numpy()
             if members == 1:
                 writer.write(name, (where.start, where.step), values)
             elif self._settings.members == "each":
@@ -159,19 +161,24 @@ class _Job:
                 writer.write(name, index, total / members if where.member == members - 1 else total)
 
     def _layout(self, prediction: Batch) -> Layout:
-        rows, columns = self._pairs.selection.grid.rows, self._pairs.selection.grid.columns
+        rows, columns = self._window
         return Layout(
             surface={name: self._described(name, "surface") for name in prediction.surf_vars},
             atmospheric={name: self._described(name, "atmospheric") for name in prediction.atmos_vars},
             levels=[float(level) for level in prediction.metadata.atmos_levels],
-            latitude=self._store.latitude[slice(*rows)],
-            longitude=self._store.longitude[slice(*columns)],
+            latitude=self._pairs.selection.grid.latitude(self._store)[rows],
+            longitude=_increasing(self._pairs.selection.grid.longitude(self._store)[columns]),
             starts=[self._pairs.time(index) for index in self._starts],
             timestep=self._space.spec.timestep,
             steps=self._settings.steps,
             members=len(self._checkpoints) if self._members_apart else 0,
             attributes=self._attributes(),
         )
+
+    @property
+    def _window(self) -> tuple[slice, slice]:
+        """Rows and columns that are written: without the halo, which is context alone."""
+        return self._pairs.selection.grid.window or (slice(None), slice(None))
 
     @property
     def _members_apart(self) -> bool:
@@ -254,6 +261,12 @@ def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
         if step < steps:
             state = space.advance(state, prediction)
         yield space.physical(prediction)
+
+
+def _increasing(longitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Longitudes as readers of files want them: those of a box across Greenwich are negative in its west."""
+    drop = np.flatnonzero(np.diff(longitude) < 0)
+    return longitude if not drop.size else np.where(np.arange(len(longitude)) <= drop[0], longitude - 360, longitude)
 
 
 def _specialists(space: TrainingSpace, checkpoints: Sequence[Checkpoint]) -> Specialists | None:

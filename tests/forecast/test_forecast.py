@@ -100,6 +100,26 @@ def test_the_file_says_what_it_holds(made: SimpleNamespace, tmp_path: Path, suff
     assert tuple(encoding.get("chunksizes") or encoding["chunks"]) == (1, 1, 3, 16, 32)
 
 
+def test_a_box_across_greenwich_is_written_without_its_halo(made: SimpleNamespace, tmp_path: Path) -> None:
+    """At 11.25 degrees a column; patches of four columns, the halo of one patch on each side."""
+    copied = tmp_path / "copied"
+    shutil.copytree(made.base, copied)
+    description = json.loads((copied / "kit.json").read_text())
+    description["data"] |= {"region": [60, -45, -60, 40], "halo": 45.0}
+    (copied / "kit.json").write_text(json.dumps(description))
+    result = run(tmp_path / "f.nc", copied, steps=1, start=("2020-01-01T12",))
+    dataset = opened(tmp_path / "f.nc")
+    assert dataset.longitude.values.tolist() == [-45, -33.75, -22.5, -11.25, 0, 11.25, 22.5, 33.75]
+    assert result["grid"] == [len(dataset.latitude), 8]
+    forecaster = build_starter(open_checkpoint(copied), Conditions(device="cpu"))
+    rows, columns = forecaster.pairs.selection.grid.window or (slice(None), slice(None))
+    with torch.no_grad():
+        (expected,) = room.roll_out(forecaster.space, forecaster.pairs.inputs(1), 1)
+    assert expected.surf_vars["2t"].shape[-1] > 8
+    np.testing.assert_array_equal(dataset["2t"][0, 0], expected.surf_vars["2t"][0, 0, rows, columns])
+    np.testing.assert_array_equal(dataset["t"][0, 0], expected.atmos_vars["t"][0, 0, :, rows, columns])
+
+
 def test_the_default_start_is_the_first_of_the_test_split(made: SimpleNamespace, tmp_path: Path) -> None:
     """Of twelve states the last three are for tests, from 2020-01-03T06; two are read."""
     assert run(tmp_path / "f.nc", made.base, steps=1)["start"] == ["2020-01-03T12:00"]
