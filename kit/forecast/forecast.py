@@ -186,6 +186,9 @@ class _Job:
 
     def _described(self, name: str, kind: Kind) -> dict[str, Any]:
         """Attributes of a variable: the table's, and the store's where the model was given it from there."""
+        for parent in self._space.spec.heads:
+            if name.startswith(f"{parent}_"):
+                return _described_head(name.removeprefix(f"{parent}_"), self._described(parent, kind))
         known = lookup(name, kind)
         held = name in (self._store.surface if kind == "surface" else self._store.atmospheric)
         own = self._store.variable_attributes(name) if held else {}
@@ -261,6 +264,15 @@ def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
         if step < steps:
             state = space.advance(state, prediction)
         yield space.physical(prediction)
+
+
+def _described_head(channel: str, variable: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of what a head says beside its variable: a probability, or another quantile."""
+    long_name = str(variable.get("long_name", ""))
+    if channel == "occurrence":
+        return {"long_name": f"Probability of {long_name.lower()} of 0.1 mm or more", "units": "1"}
+    order = channel.removeprefix("q").replace("_", ".")
+    return {**variable, "long_name": f"{long_name}, quantile of {order} %"}
 
 
 def _increasing(longitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

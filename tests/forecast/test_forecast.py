@@ -336,3 +336,11 @@ def test_every_step_has_a_stores_names(variant: str) -> None:
         assert set(prediction.surf_vars) == names
         assert set(prediction.atmos_vars) == set(spec.atmospheric)
         assert prediction.metadata.time[0] == state.metadata.time[0] + step * spec.timestep
+
+
+def test_what_heads_say_is_described() -> None:
+    variable = {"long_name": "Total precipitation", "units": "m", "standard_name": "x"}
+    occurrence = room._described_head("occurrence", variable)
+    assert occurrence == {"long_name": "Probability of total precipitation of 0.1 mm or more", "units": "1"}
+    assert room._described_head("q2_5", variable)["long_name"] == "Total precipitation, quantile of 2.5 %"
+    assert room._described_head("q95", variable)["units"] == "m"
