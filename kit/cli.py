@@ -24,10 +24,12 @@ COMMANDS = {
     "plan": "say what a run would need of a GPU, without one",
     "finetune": "fine-tune Aurora; with no arguments, the tiny one on the sample that the kit carries",
     "evaluate": "score a checkpoint against persistence and the weights it started from",
+    "forecast": "roll a checkpoint out from initial states, to NetCDF or Zarr",
     "plot": "draw prediction, target and error maps, and loss curves",
     "data list": "list the files that the kit may use",
     "data build": "build a store from files",
     "data qa": "check a store",
+    "export": "write a checkpoint for others: merged, described, packed",
     "bench": "measure memory, speed and exactness, beside upstream's way",
     "ui": "open MLflow's page, to compare runs",
 }
@@ -167,7 +169,8 @@ def _overview() -> str:
         "  --version    the versions of the kit and of Python\n\n"
         "Settings come from the command line, then KIT_* variables (KIT_TRAIN__STEPS is train.steps), then\n"
         "--config FILE.toml, then --recipe NAME, then defaults. With --json the result goes to standard output;\n"
-        "all else goes to standard error. KIT_CACHE is the folder for fetched files and built stores.\n"
+        "all else goes to standard error. KIT_CACHE is the folder for fetched files and built stores; KIT_WEIGHTS\n"
+        "names folders in which the weights that a checkpoint belongs to are looked for by their hash.\n"
         "Exit codes: 0 done, 2 something you can mend, 1 a defect of the kit, 130 or 143 stopped."
     )
 

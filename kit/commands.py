@@ -15,6 +15,8 @@ from pydantic_settings import CliPositionalArg
 from kit import config, console
 from kit.bench.settings import BenchSettings
 from kit.evaluate.settings import EvaluateSettings
+from kit.export.settings import ExportSettings
+from kit.forecast.settings import ForecastSettings
 from kit.options import parse
 from kit.plan.settings import PlanSettings
 from kit.plots.settings import PlotSettings
@@ -22,7 +24,19 @@ from kit.settings import RunSettings, Settings
 from kit.tracking.attach import attach, run_folder_of
 from kit.tracking.settings import TrackSettings
 
-__all__ = ["Outcome", "bench", "data_build", "data_list", "data_qa", "evaluate", "finetune", "plan", "plot", "ui"]
+__all__ = [
+    "Outcome",
+    "bench",
+    "data_build",
+    "data_list",
+    "data_qa",
+    "evaluate",
+    "finetune",
+    "forecast",
+    "plan",
+    "plot",
+    "ui",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -88,6 +102,8 @@ _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
     Settings,
     PlanSettings,
     EvaluateSettings,
+    ForecastSettings,
+    ExportSettings,
     PlotSettings,
     BenchSettings,
     UiSettings,
@@ -139,6 +155,31 @@ def evaluate(arguments: Sequence[str]) -> Outcome:
         changes = {f"test/forgetting/{name}": row["change"] for name, row in result["forgetting"].items()}
         attach(run, metrics=scores | changes)
     return Outcome(result, options.as_json, lambda: console.show_scores(result))
+
+
+def forecast(arguments: Sequence[str]) -> Outcome:
+    """Roll a checkpoint out from the states of a store, or of a NetCDF file, and write NetCDF or Zarr as it goes.
+
+    Several checkpoints, deltas on one base, are an ensemble: --checkpoint A --checkpoint B.
+    """
+    settings, options = _settle(forecast, ForecastSettings, arguments)
+    console.log_to_screen(logging.INFO)
+    with console.loading("PyTorch and Aurora"):
+        from kit.forecast.forecast import forecast as run
+    result = run(settings)
+    return Outcome(result, options.as_json, lambda: console.show_facts("Forecast", result))
+
+
+def export(arguments: Sequence[str]) -> Outcome:
+    """Write a checkpoint for others: deltas merged in fp32, a model card with licences, a folder or one archive.
+
+    Several checkpoints from the same weights are averaged: --checkpoint A --checkpoint B --average.
+    """
+    settings, options = _settle(export, ExportSettings, arguments)
+    with console.loading("PyTorch and Aurora"):
+        from kit.export.export import export as run
+    result = run(settings)
+    return Outcome(result, options.as_json, lambda: console.show_facts("Export", result))
 
 
 def plot(arguments: Sequence[str]) -> Outcome:

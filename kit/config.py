@@ -39,6 +39,7 @@ __all__ = [
 ENVIRONMENT_PREFIX = "KIT_"
 OPERATIONAL = {
     "KIT_CACHE": "folder for fetched files and built stores",
+    "KIT_WEIGHTS": "folders of weights, in which the base of a checkpoint is looked for by its hash",
     "KIT_TEST_DATA": "folder of real ERA5 files, for the tests that use them",
 }
 """Environment variables with the kit's prefix that are not settings."""

@@ -133,6 +133,7 @@ class _Run:
         self.report = report
         self.progress: Progress = _Silence()
         self.metrics = MetricsLog(self.folder.metrics)
+        self.activations = MetricsLog(self.folder.activations)
         self.state = LoopState(**origin.state.get("loop", {}))
         self.tracker: Tracker | None = None
         self.trains = WhatTrains(job.trainer, job.schedule.steps, job.settings.train.check_after)
@@ -208,7 +209,10 @@ class _Run:
             if "cuda_rng" in state:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.trains.begin(self.folder, self.state.step, self.origin.state.get("check"))
-        self._kept = self.metrics.cut(self.state.step if self.origin.checkpoint else -1)
+        step = self.state.step if self.origin.checkpoint else -1
+        kept = [Record(kept["step"], _numbers(kept), kept["time_ms"]) for kept in self.metrics.cut(step)]
+        seen = [Record(kept["step"], _peaks(kept), kept["time_ms"]) for kept in self.activations.cut(step)]
+        self._kept = [*kept, *seen]
 
     def _open_records(self) -> None:
         """Open provenance and MLflow run, or go on with them."""
@@ -235,7 +239,7 @@ class _Run:
             run_key=record["run_key"],
         )
         self.folder.write_provenance({**record, "mlflow_run_id": self.tracker.run_id})
-        self.tracker.reconcile(Record(kept["step"], _numbers(kept), kept["time_ms"]) for kept in self._kept)
+        self.tracker.reconcile(self._kept)
 
     def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
         """Record one step."""
@@ -255,6 +259,7 @@ class _Run:
             **{f"grad_norm/{group}": norm for group, norm in report.gradients.groups.items()},
         }
         self._record(report.step, "train", values)
+        self._record_activations(report)
         memory = values["peak_memory_gib"]
         self.progress.update(step=report.step, loss=report.loss, step_seconds=seconds, memory_gib=memory)
         if (verdict := self.trains.after_step(self.folder, report.step)) is not None:
@@ -272,6 +277,15 @@ class _Run:
         self.metrics.append(record)
         assert self.tracker is not None
         self.tracker.log(step, _numbers(record), moment)
+
+    def _record_activations(self, report: StepReport) -> None:
+        if report.activations:
+            seen = {name: activation.as_dict() for name, activation in report.activations.items()}
+            moment = time.time_ns() // 10**6
+            record = {"step": report.step, "time_ms": moment, "modules": seen}
+            self.activations.append(record)
+            assert self.tracker is not None
+            self.tracker.log(report.step, _peaks(record), moment)
 
     def best(self, state: LoopState) -> None:
         """Write the checkpoint with the lowest validation loss."""
@@ -319,6 +333,7 @@ class _Run:
             "store_sha256": job.store.fingerprint(),
             "train": str(data.train),
             "synthetic": bool(job.store.attributes.get("synthetic")),
+            "licence": job.store.attributes.get("licence"),
         }
         return {
             "kit_version": __version__,
@@ -399,6 +414,8 @@ class _Run:
         assert self.tracker is not None
         for path in (self.folder.config, self.folder.provenance, self.folder.quality, self.folder.trains):
             self.tracker.artifact(path)
+        if self.folder.activations.exists():
+            self.tracker.artifact(self.folder.activations)
         if any(self.metrics.records()):
             synthetic = bool(self.job.store.attributes.get("synthetic"))
             self.tracker.artifact(save_loss_curves(self.folder, self.folder.figures, synthetic=synthetic), "figures")
@@ -414,6 +431,12 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
     """Metrics of a record as MLflow names them: ``train/loss``."""
     kind = record["kind"]
     return {f"{kind}/{key}": value for key, value in record.items() if key not in ("step", "time_ms", "kind")}
+
+
+def _peaks(record: Mapping[str, Any]) -> dict[str, float]:
+    """Largest magnitudes of a record of activations, as MLflow names them; what is no number is left out."""
+    found = {f"activation/{name}/max": seen["max"] for name, seen in record["modules"].items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -23,7 +23,7 @@ from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, re
 from kit.data.settings import DataSettings, Period
 from kit.data.store import Store
 from kit.data.window import refuse_other_windows
-from kit.errors import SettingsError
+from kit.errors import SettingsError, StoreError
 from kit.memory import engine
 from kit.memory.advice import Situation
 from kit.memory.checks import refuse_in_forecast, refuse_without_effect
@@ -55,6 +55,7 @@ __all__ = [
     "build_forecaster",
     "build_job",
     "build_predictor",
+    "build_starter",
     "build_trainer",
     "choose_device",
     "make_deterministic",
@@ -261,6 +262,7 @@ def build_trainer(
         updater,
         rollout=settings.rollout,
         check=watch,
+        activations=settings.track.activations,
     )
 
 
@@ -429,22 +431,37 @@ def build_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecast
 
 
 def build_base_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster | None:
-    """Load the weights that a checkpoint's training started from; None where they were random, or have changed.
+    """Load the weights that a checkpoint's training started from; None where they were random.
 
     Raises:
-        CheckpointError: they are no longer where they were.
+        CheckpointError: they are nowhere to be found, or have changed.
     """
     base: dict[str, Any] | None = checkpoint.description["base"]
     if base is None:
         return None
-    weights = weights_room.load(base["name"], checkpoint.spec.upstream)
-    if weights is None or weights.base["sha256"] != base["sha256"]:
-        return None
+    weights = weights_room.load_base(base, checkpoint.path, checkpoint.spec.upstream)
     return _forecaster(checkpoint, weights, conditions, base_spec(checkpoint.spec, weights))
 
 
+def build_starter(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster:
+    """Load a checkpoint for forecasts from the states of a store; its pairs are input states, without targets.
+
+    What the model never reads need not be there.
+
+    Raises:
+        KitError: the checkpoint and the data do not fit together.
+    """
+    weights = weights_room.load(str(checkpoint.path), checkpoint.spec.upstream)
+    return _forecaster(checkpoint, weights, conditions, targets=False)
+
+
 def _forecaster(
-    checkpoint: Checkpoint, weights: Weights | None, conditions: Conditions, spec: ModelSpec | None = None
+    checkpoint: Checkpoint,
+    weights: Weights | None,
+    conditions: Conditions,
+    spec: ModelSpec | None = None,
+    *,
+    targets: bool = True,
 ) -> Forecaster:
     """Load a model, by default the checkpoint's own, and what it can predict of what the checkpoint predicts."""
     spec, data = spec or checkpoint.spec, checkpoint.description["data"]
@@ -452,12 +469,26 @@ def _forecaster(
     autocast = uses_autocast(conditions.precision, device)
     refuse_in_forecast(conditions.memory, autocast=autocast)
     name = conditions.store or data["store"]
-    store = open_store(name)
-    space = build_predictor(spec, weights, conditions.memory, device, autocast=autocast)
+    store = _store(name, own=conditions.store is None)
     chosen = {"region": data["region"], "levels": spec.levels, **known_to(spec, data)}
+    if not targets:
+        never_read = spec.upstream.physical(spec.output_only)
+        chosen["variables"] = tuple(variable for variable in chosen["variables"] if variable not in never_read)
     # Checkpoints from before there were halos do not speak of one.
     settings = DataSettings(store=name, history=spec.history, halo=data.get("halo", 0.0), **chosen)
     selection = select(spec, settings, store, spec.patch_size)
-    period = conditions.period or Period.parse(data["test"])
-    pairs = Pairs(store, selection, period, steps=conditions.steps)
+    period = conditions.period or (Period.parse(data["test"]) if targets else store.period)
+    pairs = Pairs(store, selection, period, steps=conditions.steps if targets else 0)
+    space = build_predictor(spec, weights, conditions.memory, device, autocast=autocast)
     return Forecaster(space, pairs, store)
+
+
+def _store(name: str, *, own: bool) -> Store:
+    """Open a store; of the one that a checkpoint was trained on say what it was."""
+    try:
+        return open_store(name)
+    except StoreError as error:
+        if not own:
+            raise
+        msg = f"the store that the checkpoint was trained on cannot be had; name another with --data.store: {error}"
+        raise StoreError(msg) from error

@@ -21,6 +21,8 @@ from kit.commands import Outcome
 from kit.data.build_settings import BuildSettings
 from kit.errors import StoreError
 from kit.evaluate.settings import EvaluateSettings
+from kit.export.settings import ExportSettings
+from kit.forecast.settings import ForecastSettings
 from kit.options import parse
 from kit.plots.settings import PlotSettings
 from kit.schema import leaves
@@ -30,6 +32,8 @@ ALL_SETTINGS = (
     Settings,
     BenchSettings,
     EvaluateSettings,
+    ExportSettings,
+    ForecastSettings,
     PlotSettings,
     BuildSettings,
     commands.UiSettings,
@@ -104,6 +108,7 @@ def test_the_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) ->
     out, err = capsys.readouterr()
     assert all(f"  {name} " in out for name in cli.COMMANDS)
     assert "KIT_CACHE" in out
+    assert "KIT_WEIGHTS" in out
     assert not err
 
 

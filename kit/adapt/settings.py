@@ -39,6 +39,8 @@ _BELONGS: Mapping[str, tuple[Method, ...]] = {
 }
 """Methods that each setting belongs to; with any other it would have no effect."""
 
+_APART: frozenset[str] = frozenset({"prefix", "prompt"})
+"""Methods that add what no weights of upstream's can give."""
 _RANK = 8
 _INITIAL_RANK = 12
 _ORTHOGONALITY = 0.5
@@ -134,6 +136,11 @@ class AdaptSettings(BaseModel):
     def is_delta(self) -> bool:
         """Whether a checkpoint holds what trained alone, and names the weights that it belongs to."""
         return self.method != "full"
+
+    @property
+    def can_merge(self) -> bool:
+        """Whether what trained can be put into the weights below it: what is no part of upstream's model cannot."""
+        return self.method not in _APART and self.model_dump().get("decoder") != "mlp"
 
     @property
     def adds_adapter(self) -> bool:

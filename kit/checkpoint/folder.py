@@ -36,6 +36,7 @@ from kit.models.weights import (
     TRAINED,
     read_tensors,
 )
+from kit.models.whereabouts import with_relative
 
 __all__ = ["FORMAT", "Checkpoint", "open_checkpoint", "settle", "write_checkpoint"]
 
@@ -109,7 +110,7 @@ def write_checkpoint(
     fresh = _beside(folder, "new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    text = json.dumps({"format": FORMAT, **description}, indent=2)
+    text = json.dumps({"format": FORMAT, **_located(description, folder)}, indent=2)
     try:
         if "adapter" in description:
             _save_delta(tensors, adapter_config, fresh)
@@ -130,6 +131,16 @@ def write_checkpoint(
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     settle(folder)
+
+
+def _located(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Add where the weights lie that a description names, as seen from its folder: both may move together."""
+    located = dict(description)
+    if located.get("base"):
+        located["base"] = with_relative(located["base"], folder)
+    if located.get("adapter"):
+        located["adapter"] = {**located["adapter"], "base": with_relative(located["adapter"]["base"], folder)}
+    return located
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:

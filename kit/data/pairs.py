@@ -98,7 +98,8 @@ class Pairs(Dataset[Pair]):
             store: where they are read from.
             selection: what is read.
             period: where they lie.
-            steps: from the last input state to the target. The states between must be there, too.
+            steps: from the last input state to the target. The states between must be there, too. 0 asks for no
+                target: there are input states alone, to be had from ``inputs``.
             targets: how many of the last states on the way are read, the target among them.
 
         Raises:
@@ -137,9 +138,9 @@ class Pairs(Dataset[Pair]):
         inside = [_aware(time) for time in self.store.times]
         count = sum(self.period.start <= time <= self.period.end for time in inside)
         hours = self.selection.timestep.total_seconds() / 3600
-        after = "a target" if self.steps == 1 else f"the {self.steps} that follow (rollout.steps)"
+        after = {0: "", 1: " and a target"}.get(self.steps, f" and the {self.steps} that follow (rollout.steps)")
         return (
-            f"{self.store.path}: no pair in {self.period}: {self.selection.history} input states and {after}, "
+            f"{self.store.path}: no pair in {self.period}: {self.selection.history} input states{after}, "
             f"{hours:g} h apart, are needed; {count} of the store's {len(inside)} times are in that period, "
             f"which run from {inside[0]:%Y-%m-%dT%H:%M} to {inside[-1]:%Y-%m-%dT%H:%M}"
         )
@@ -149,7 +150,7 @@ class Pairs(Dataset[Pair]):
 
     def __getitem__(self, index: int) -> Pair:
         states = self._indices[index]
-        inputs = self._batch(states[: self.selection.history], self.selection.inputs)
+        inputs = self.inputs(index)
         *between, target = (self._batch([state], self.selection.targets) for state in states[self._targets])
         return Pair(inputs, target, tuple(between))
 

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,12 @@ class Store:
             msg = f"{self.path}: the store lacks the levels {listed(missing)} hPa; it has {listed(self.levels)}"
             raise StoreError(msg)
         return [self.levels.index(level) for level in levels]
+
+    @property
+    def period(self) -> Period:
+        """From the first state to the last."""
+        first, last = (moment.replace(tzinfo=UTC) for moment in self.times[[0, -1]].tolist())
+        return Period(first, last)
 
     def indices(self, period: Period) -> npt.NDArray[np.int64]:
         """Positions of the states inside a period, ends included."""

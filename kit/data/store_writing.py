@@ -32,7 +32,7 @@ from kit.data.store_format import (
 )
 from kit.errors import StoreError
 
-__all__ = ["StoreExistsError", "write"]
+__all__ = ["COORDINATES", "StoreExistsError", "consolidate", "write"]
 
 SURFACE = ("time", "latitude", "longitude")
 ATMOSPHERIC = ("time", "level", "latitude", "longitude")
@@ -71,7 +71,7 @@ def write(dataset: xr.Dataset, out: Path, *, splits: Mapping[str, Period], attri
                 "data_sha256": hashes,
             }
         )
-        _consolidate(folder)
+        consolidate(folder)
         report = StoreStatistics(train=splits["train"], states=len(train), variables=statistics)
         report.save(folder / STATISTICS_FILE)
 
@@ -212,7 +212,8 @@ class _Writer:
                 accumulator.add(layer)
 
 
-def _consolidate(folder: Path) -> None:
+def consolidate(folder: Path) -> None:
+    """Put all metadata of a group into one file."""
     with warnings.catch_warnings():
         # All metadata in one file: readers need not list the folder, where stats.json is a stranger.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")

@@ -113,7 +113,7 @@ def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int
         _logger.warning("the base weights are not scored: %s", error)
         return {}
     if base is None:
-        _logger.warning("the base weights are not scored: training started from random weights, or they have changed")
+        _logger.warning("the base weights are not scored: training started from random weights")
         return {}
     return scores_of(base.space, base.pairs, batch_size)[0]
 

@@ -197,6 +197,14 @@ class TrainingSpace:
             Physical variables under a store's names, [B, 1, H, W] and [B, 1, C, H, W], in float32.
         """
         prediction, _ = self._forward(self.inputs(state))
+        return self.physical(prediction)
+
+    def physical(self, prediction: Batch) -> Batch:
+        """Give a prediction, as ``step`` returns it, a store's names; derived channels go, or become what they encode.
+
+        Args:
+            prediction: [B, 1, H, W] and [B, 1, C, H, W], under upstream's names.
+        """
         surface = dict(prediction.surf_vars)
         surface.pop(INSOLATION, None)
         if {"10u_wave", "10v_wave"} <= surface.keys():

@@ -8,22 +8,21 @@ to.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pooch
 import torch
 from aurora import Aurora
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from kit import registry
-from kit.errors import CheckpointError
+from kit.errors import CheckpointError, RegistryError
+from kit.models import whereabouts
 from kit.models.extend import added_names
 from kit.models.ranks import Pattern, expanded
 from kit.models.spec import ModelSpec
@@ -41,8 +40,10 @@ __all__ = [
     "Weights",
     "install",
     "load",
+    "load_base",
     "merge_rollout_lora",
     "read_tensors",
+    "tensor_files",
 ]
 
 RANDOM = "random"
@@ -66,16 +67,18 @@ class Weights:
 
     Attributes:
         state: tensors under the names of the file.
-        base: what identifies them: name, file, SHA-256.
+        base: what identifies them: name, file, its size, SHA-256.
         description: contents of ``kit.json``, for weights that the kit wrote.
         under: for a delta, the weights that it was trained on; ``state`` then holds an adapter's tensors under PEFT's
             names and whatever else trained under upstream's.
+        path: of the file that the SHA-256 is of; of a delta, the folder.
     """
 
     state: dict[str, torch.Tensor]
     base: dict[str, Any]
     description: dict[str, Any] | None = field(default=None, repr=False)
     under: Weights | None = field(default=None, repr=False)
+    path: Path | None = field(default=None, repr=False)
 
     @property
     def spec(self) -> ModelSpec | None:
@@ -150,10 +153,10 @@ def _read(path: Path, name: str, variant: Variant) -> Weights:
     if not file.is_file():
         msg = f"{path}: expected a checkpoint folder with {TENSORS}, {ADAPTER} or {TRAINED}, but there is none of them"
         raise CheckpointError(msg)
-    base = {"name": name, "file": file.name, "sha256": pooch.file_hash(str(file))}
+    base = whereabouts.identified(name, [file])
     if file.suffix == ".safetensors":
-        return Weights(*_read_safetensors(file, base))
-    return Weights(_read_pickled(file), base)
+        return replace(Weights(*_read_safetensors(file, base)), path=file)
+    return Weights(_read_pickled(file), base, path=file)
 
 
 def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
@@ -164,40 +167,67 @@ def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
     """
     if not (folder / DESCRIPTION).is_file():
         msg = (
-            f"{folder}: holds {_held(folder)[0]} without the {DESCRIPTION} that names the weights it belongs to; "
-            "expected a checkpoint folder as kit finetune writes it"
+            f"{folder}: holds {tensor_files(folder)[0]} without the {DESCRIPTION} that names the weights it belongs "
+            "to; expected a checkpoint folder as kit finetune writes it"
         )
         raise CheckpointError(msg)
     description = json.loads((folder / DESCRIPTION).read_text())
-    recorded = description["adapter"]["base"]
-    remedy = f"Put them back there, or say where they are now as adapter.base.name in {folder / DESCRIPTION}"
-    try:
-        under = _read(_locate(recorded["name"], variant), recorded["name"], variant)
-    except CheckpointError as error:
-        msg = (
-            f"{folder}: the adapter belongs to weights {recorded['name']} ({recorded['file']}, SHA-256 "
-            f"{recorded['sha256']}), which cannot be read: {error}. {remedy}"
-        )
-        raise CheckpointError(msg) from error
-    if under.base["sha256"] != recorded["sha256"]:
-        msg = (
-            f"{folder}: the adapter belongs to weights {recorded['name']} with SHA-256 {recorded['sha256']}; what is "
-            f"there now has {under.base['sha256']}. {remedy}"
-        )
-        raise CheckpointError(msg)
-    return Weights(read_tensors(folder), {"name": name, **_identity(folder)}, description, under)
+    under = load_base(description["adapter"]["base"], folder, variant)
+    base = whereabouts.identified(name, [folder / file for file in tensor_files(folder)])
+    return Weights(read_tensors(folder), base, description, under, folder)
 
 
-def _held(folder: Path) -> list[str]:
-    """Files of tensors in a checkpoint folder."""
+def tensor_files(folder: Path) -> list[str]:
+    """Names of the files of tensors in a checkpoint folder."""
     return [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()] or [TENSORS]
 
 
-def _identity(folder: Path) -> dict[str, str]:
-    """Files of a delta, and their SHA-256; of two files, that of both digests one after the other."""
-    digests = [pooch.file_hash(str(folder / name)) for name in _held(folder)]
-    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return {"file": "+".join(_held(folder)), "sha256": whole}
+def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> Weights:
+    """Read the weights that a checkpoint belongs to, or was trained from.
+
+    They are looked for under their name (a registry entry or a path), at the same place beside the checkpoint, and
+    by their SHA-256 in the folders of ``KIT_WEIGHTS`` and in the cache.
+
+    Args:
+        recorded: what ``kit.json`` says of them: ``name``, ``file``, ``sha256`` and perhaps ``relative``, ``size``.
+        folder: of the checkpoint.
+        variant: whose weights they are.
+
+    Raises:
+        CheckpointError: they are nowhere, or others are where they should be.
+    """
+    name, wanted = str(recorded["name"]), recorded["sha256"]
+    problems: list[str] = []
+    for path in _places(recorded, folder, problems):
+        try:
+            found = _read(path, name, variant)
+        except CheckpointError as error:
+            problems.append(f"{path} cannot be read: {error}")
+            continue
+        if found.base["sha256"] == wanted:
+            return found
+        problems.append(f"{path} holds others, with SHA-256 {found.base['sha256']}")
+    msg = (
+        f"{folder}: belongs to weights {name} ({recorded['file']}, SHA-256 {wanted}), which are not there: "
+        f"{'; '.join(problems) or f'nothing is at {name!r}'}. No file of that SHA-256 is in {whereabouts.looked_in()}. "
+        f"Put them back, or into a folder that {whereabouts.WEIGHTS_VARIABLE} names"
+    )
+    raise CheckpointError(msg)
+
+
+def _places(recorded: Mapping[str, Any], folder: Path, problems: list[str]) -> Iterator[Path]:
+    """Where weights may be; notes what kept a registry entry from being had."""
+    name = str(recorded["name"])
+    if name in registry.entries():
+        try:
+            yield registry.fetch(name)
+        except RegistryError as error:
+            problems.append(str(error))
+    seen: set[Path] = set()
+    for path in whereabouts.candidates(recorded, folder, fixed=(ADAPTER, TRAINED)):
+        if path.resolve() not in seen:
+            seen.add(path.resolve())
+            yield path
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -207,7 +237,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         CheckpointError: a file cannot be read.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for name in _held(folder):
+    for name in tensor_files(folder):
         try:
             tensors |= load_file(str(folder / name))
         except SafetensorError as error:

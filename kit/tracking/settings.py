@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 __all__ = ["TrackSettings"]
 
@@ -16,3 +16,6 @@ class TrackSettings(BaseModel):
     """Tracking store or server; by default ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in ``run.dir``."""
     experiment: str | None = None
     """MLflow experiment; by default the recipe's name, or ``kit``."""
+    activations: PositiveInt | None = None
+    """Steps between looks at what each module puts out (largest magnitude, RMS, share of NaN and Inf), which go to
+    ``activations.jsonl`` and to MLflow; by default none is taken."""

@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def activations(self) -> Path:
+        """What modules put out, one JSON object for each step that was looked at."""
+        return self.path / "activations.jsonl"
+
+    @property
     def log(self) -> Path:
         """The log in words."""
         return self.path / "log.txt"
@@ -177,6 +182,8 @@ class MetricsLog:
 
     def cut(self, step: int) -> list[dict[str, Any]]:
         """Keep what was recorded up to a step, and return it."""
+        if not self._path.exists():
+            return []
         kept = [record for record in self.records() if record["step"] <= step]
         write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         return kept

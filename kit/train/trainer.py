@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import torch
@@ -15,6 +15,7 @@ from kit.adapt.method import StepHook
 from kit.adapt.trainable import Trained
 from kit.data.pairs import Pair
 from kit.models.space import TrainingSpace
+from kit.train.activations import Activation, watching
 from kit.train.loss import Criterion, Loss
 from kit.train.optimise import DivergenceError, GradientNorms
 from kit.train.rain import RainWatch
@@ -43,6 +44,7 @@ class StepReport:
         group_rates: learning rate of each group of parameters that has its own.
         depth: mean over samples of the steps that the model had made of them before, where they are drawn from a
             replay buffer.
+        activations: what modules put out, in steps that were looked at.
     """
 
     step: int
@@ -54,6 +56,7 @@ class StepReport:
     compute_seconds: float
     group_rates: Mapping[str, float] = field(default_factory=dict)
     depth: float | None = None
+    activations: Mapping[str, Activation] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,6 +89,7 @@ class Trainer:
         updater: moves it.
         rollout: how many steps ahead.
         check: watches the gradients, for whoever wants to know whether all of it trains.
+        activations: steps from one look at what modules put out to the next; None for none.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Trainer:
         rollout: RolloutSettings = _ONE_STEP,
         *,
         check: TrainingCheck | None = None,
+        activations: int | None = None,
     ) -> None:
         self.space = space
         self.loss = loss
@@ -104,6 +109,7 @@ class Trainer:
         self.updater = updater
         self.rollout = rollout
         self.check = check
+        self.activations = activations
         self.device = next(space.model.parameters()).device
         self._rain = RainWatch(space)
 
@@ -119,6 +125,11 @@ class Trainer:
             DivergenceError: the loss or the gradient is not finite; the parameters are as before, unless it is a
                 gradient and the updater moves them in the backward pass.
         """
+        with watching(self.space.model, self.activations, step) as activations:
+            report = self._take(step, batches)
+        return replace(report, activations=activations)
+
+    def _take(self, step: int, batches: Sequence[Pair]) -> StepReport:
         started = time.perf_counter()
         self.space.model.train()
         self.updater.begin(step)

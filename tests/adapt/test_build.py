@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -119,21 +118,8 @@ def test_other_base_weights_are_refused(base: Path) -> None:
     expected = load(base).base["sha256"]
     write_checkpoint(base, awake_model(SPEC, seed=1).state_dict(), described())
     got = load(base).base["sha256"]
-    with pytest.raises(CheckpointError, match=rf"with SHA-256 {expected}; what is there now has {got}. Put them back"):
+    with pytest.raises(CheckpointError, match=rf"SHA-256 {expected}\), which are not there: .* with SHA-256 {got}"):
         load(folder)
-
-
-def test_base_weights_that_have_moved_are_found_where_the_description_says(base: Path) -> None:
-    _, folder = trained(base, LORA)
-    moved = base.rename(base.with_name("moved"))
-    message = r"belongs to weights .*base .*nothing is at .* adapter.base.name in .*kit.json"
-    with pytest.raises(CheckpointError, match=message):
-        load(folder)
-    file = folder / "kit.json"
-    description = json.loads(file.read_text())
-    description["adapter"]["base"]["name"] = str(moved)
-    file.write_text(json.dumps(description))
-    assert load(folder).under is not None
 
 
 def test_an_adapter_without_a_description_is_refused(base: Path) -> None:

@@ -227,7 +227,7 @@ def test_nothing_remains_of_an_interrupted_write(tmp_path: Path, monkeypatch: py
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kit.data.store_writing._consolidate", interrupted)
+    monkeypatch.setattr("kit.data.store_writing.consolidate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write(synthetic_dataset(times=3), tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
@@ -236,14 +236,14 @@ def test_nothing_remains_of_an_interrupted_write(tmp_path: Path, monkeypatch: py
 def test_the_second_of_two_writers_leaves_the_first_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kit.data import store_writing
 
-    finish = store_writing._consolidate
+    finish = store_writing.consolidate
 
     def overtaken(folder: Path) -> None:
         finish(folder)
-        monkeypatch.setattr(store_writing, "_consolidate", finish)
+        monkeypatch.setattr(store_writing, "consolidate", finish)
         synthetic_store(tmp_path / "store", times=4, seed=1)
 
-    monkeypatch.setattr(store_writing, "_consolidate", overtaken)
+    monkeypatch.setattr(store_writing, "consolidate", overtaken)
     with pytest.raises(StoreExistsError, match="another process wrote this store"):
         synthetic_store(tmp_path / "store", times=4, seed=2)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

@@ -1,0 +1,122 @@
+"""Several deltas on one base: the base is held once, and what trained is exchanged.
+
+Each delta was trained by the same method with the same settings, so that its tensors belong to the same modules: to
+switch is to load some megabytes into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from aurora import Aurora
+
+from kit.adapt import lora
+from kit.errors import CheckpointError
+from kit.models.weights import ADAPTER_PREFIX
+
+__all__ = ["Specialist", "Specialists", "refuse_different"]
+
+
+@dataclass(frozen=True)
+class Specialist:
+    """One delta.
+
+    Attributes:
+        name: for people.
+        description: contents of its ``kit.json``.
+        state: its tensors, as its checkpoint holds them.
+    """
+
+    name: str
+    description: Mapping[str, Any]
+    state: Mapping[str, torch.Tensor]
+
+
+class Specialists:
+    """A model that becomes one specialist after the other.
+
+    Args:
+        model: built for the first specialist, on any device, adapters beside their layers.
+        members: of one base and one method; the model is the first.
+
+    Raises:
+        CheckpointError: they differ in more than their tensors.
+    """
+
+    def __init__(self, model: Aurora, members: Sequence[Specialist]) -> None:
+        refuse_different([(member.name, member.description) for member in members])
+        first = members[0]
+        for member in members[1:]:
+            if member.state.keys() != first.state.keys():
+                differing = sorted(member.state.keys() ^ first.state.keys())
+                msg = (
+                    f"{member.name} and {first.name} trained other tensors: {len(differing)} are in one alone, such as "
+                    f"{differing[0]}; they cannot take each other's place"
+                )
+                raise CheckpointError(msg)
+        self._model = model
+        self._members = {member.name: member for member in members}
+        self.current = first.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All specialists, in order."""
+        return tuple(self._members)
+
+    def switch(self, name: str) -> None:
+        """Make the model another specialist."""
+        if name == self.current:
+            return
+        state = self._members[name].state
+        adapters = {key: value for key, value in state.items() if key.startswith(ADAPTER_PREFIX)}
+        if adapters:
+            lora.load(self._model, adapters)
+        # In a forecast nothing trains, so that what trained is known by its names alone.
+        others = {key: value for key, value in state.items() if key not in adapters}
+        unknown = self._model.load_state_dict(others, strict=False).unexpected_keys
+        assert not unknown, unknown
+        self.current = name
+
+
+def refuse_different(described: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse checkpoints that cannot take each other's place on one base.
+
+    Args:
+        described: name and ``kit.json`` of each.
+
+    Raises:
+        CheckpointError: one is no delta, or their bases, settings or models differ; names two, and what differs.
+    """
+    for name, description in described:
+        if "adapter" not in description:
+            msg = (
+                f"{name} holds a whole model, and several checkpoints share one base only as deltas on it; forecast "
+                "with it alone, or average whole models with kit export --average"
+            )
+            raise CheckpointError(msg)
+    first, expected = described[0]
+    for name, description in described[1:]:
+        bases = [part["adapter"]["base"]["sha256"] for part in (expected, description)]
+        if bases[0] != bases[1]:
+            msg = (
+                f"{first} belongs to weights with SHA-256 {bases[0]}, {name} to others with {bases[1]}; specialists "
+                "need one base"
+            )
+            raise CheckpointError(msg)
+        _refuse_other("adapt", first, name, *(part["adapter"]["settings"] for part in (expected, description)))
+        _refuse_other("model", first, name, *(part["model"] for part in (expected, description)))
+
+
+def _refuse_other(what: str, first: str, name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    differing = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
+    if differing:
+        key = min(differing)
+        told = "" if key == "statistics" else f" ({one.get(key)} and {other.get(key)})"
+        msg = (
+            f"{first} and {name} differ in {what}.{key}{told}; specialists take each other's place only where "
+            "settings and model agree: forecast with each alone"
+        )
+        raise CheckpointError(msg)
