@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from aurora import Aurora
@@ -95,22 +96,30 @@ def _hooks(attn: WindowAttention) -> Iterator[None]:
     prefix = prefix_of(attn)
     assert prefix is not None
     given: list[torch.Tensor] = []
+    added: list[torch.Tensor] = []
 
     def take(_module: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
         given.append(output)
 
-    def add(_module: torch.nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
-        # Queries are those that the window's attention had, upstream's roll-out LoRA included.
-        return prefix(args[0], given[0] if len(given) == 1 else given[0] + given[1])
+    def add(_module: torch.nn.Module, args: tuple[torch.Tensor, *tuple[Any, ...]]) -> tuple[Any, ...]:
+        if not added:
+            added.append(prefix(args[0], given[0] if len(given) == 1 else given[0] + given[1]))
+        return (added[0], *args[1:])
 
-    sources = [module for module in (attn.qkv, attn.lora_qkv) if isinstance(module, torch.nn.Module)]
+    # Upstream's roll-out LoRA, where it is kept, is part of both products.
+    sources, sinks = _modules(attn.qkv, attn.lora_qkv), _modules(attn.proj, attn.lora_proj)
     handles = [module.register_forward_hook(take) for module in sources]
-    handles.append(attn.proj.register_forward_pre_hook(add))
+    handles += [module.register_forward_pre_hook(add) for module in sinks]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _modules(*candidates: object) -> list[torch.nn.Module]:
+    """Those that are modules: without roll-out LoRA, upstream has functions that give zero."""
+    return [module for module in candidates if isinstance(module, torch.nn.Module)]
 
 
 def prefix_of(attn: WindowAttention) -> Prefix | None:

@@ -92,7 +92,7 @@ class Prompt(torch.nn.Module):
 
 
 def _centres(coordinate: torch.Tensor, patch: int) -> torch.Tensor:
-    """Mean of a coordinate over each patch, as upstream's position encoding has it (``aurora/model/posencoding.py``)."""
+    """Mean of a coordinate over each patch, as in upstream's position encoding (``aurora/model/posencoding.py``)."""
     if coordinate.ndim == 1:
         return coordinate.unflatten(0, (-1, patch)).mean(1)
     return F.avg_pool2d(coordinate[None], patch)[0]
