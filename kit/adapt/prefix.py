@@ -1,12 +1,15 @@
-"""Prefix tuning (Li and Liang 2021): learned keys and values that the windows of every attention layer also look at.
+"""Prefix tuning (Li and Liang 2021): learned keys and values that every token of an attention layer looks at.
 
 What they bring is added beside the window's own attention, behind a gate that starts at zero (as in LLaMA-Adapter,
 Zhang et al. 2023), before the layer's projection: with q the queries of a head and K, V its prefix,
 
-    out = softmax(q k^T / sqrt(d)) v  +  softmax(q K^T / sqrt(d)) tanh(gate) V
+    out = softmax(q k^T / sqrt(d)) v  +  softmax(q K^T / sqrt(d)) V x tanh(gate)
+
+with a gate for each channel of each head: one for a whole head learns no better, and its gradient is a sum over all
+channels in which most cancels, so that its last digits depend on the order of summation.
 
 The softmax over the prefix is its own. Keys that are joined to a window's take weight from its tokens even while they
-and their values are zero; these take nothing, so that a model with a closed gate predicts bit for bit what it did.
+and their values are zero; these take nothing, so that a model with closed gates predicts bit for bit what it did.
 
 Dimensions: b windows x batch, N tokens in a window, D width, H heads, d = D / H, T prefix tokens.
 """
@@ -38,14 +41,14 @@ class Prefix(torch.nn.Module):
     Attributes:
         key: [H, T, d], random, of the size of normalised queries.
         value: [H, T, d], random.
-        gate: [H], zero: values times tanh(gate) are what is added.
+        gate: [H, d], zero; values times tanh(gate) are what is added.
     """
 
     def __init__(self, heads: int, size: int, tokens: int, device: torch.device | None = None) -> None:
         super().__init__()
         self.key = torch.nn.Parameter(torch.empty(heads, tokens, size, device=device).normal_())
         self.value = torch.nn.Parameter(torch.empty(heads, tokens, size, device=device).normal_())
-        self.gate = torch.nn.Parameter(torch.zeros(heads, device=device))
+        self.gate = torch.nn.Parameter(torch.zeros(heads, size, device=device))
 
     def forward(self, attended: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
         """Add what the prefix brings.
@@ -64,7 +67,7 @@ class Prefix(torch.nn.Module):
         queries = qkv.flatten(0, 1)[:, : heads * size].unflatten(1, (heads, size)).transpose(0, 1)
         keys = (self.key * size**-0.5).to(qkv.dtype)
         # The gate is folded into the values, so that nothing as large as the queries waits for its gradient.
-        values = (self.value * torch.tanh(self.gate)[:, None, None]).to(qkv.dtype)
+        values = (self.value * torch.tanh(self.gate)[:, None]).to(qkv.dtype)
         weights = torch.softmax(queries @ keys.transpose(1, 2), dim=-1)
         brought = weights.to(qkv.dtype) @ values
         return attended + brought.transpose(0, 1).reshape(attended.shape)

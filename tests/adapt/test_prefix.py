@@ -80,10 +80,10 @@ def test_heads_keep_to_themselves_and_gates_are_theirs() -> None:
     layer = Prefix(heads=2, size=2, tokens=1)
     with torch.no_grad():
         layer.value.copy_(torch.tensor([[[1.0, 2]], [[3, 4]]]))
-        layer.gate[1] = math.atanh(0.5)
+        layer.gate[1, 0] = math.atanh(0.5)
     # With one token its weight is one, whatever is asked.
     added = layer(torch.zeros(5, 3, 4), torch.randn(5, 3, 12))
-    torch.testing.assert_close(added, torch.tensor([0, 0, 1.5, 2]).expand(5, 3, 4))
+    torch.testing.assert_close(added, torch.tensor([0, 0, 1.5, 0]).expand(5, 3, 4))
 
 
 def test_names_are_upstreams_and_nothing_is_renamed() -> None:
@@ -96,7 +96,7 @@ def test_names_are_upstreams_and_nothing_is_renamed() -> None:
     assert {name for name, p in model.named_parameters() if p.requires_grad} == own
     assert [name for name in model.state_dict() if name not in own] == before
     shapes = [tuple(p.shape) for n, p in model.named_parameters() if n.startswith(f"{attention[0]}.prefix")]
-    assert shapes == [(2, 3, 16), (2, 3, 16), (2,)]
+    assert shapes == [(2, 3, 16), (2, 3, 16), (2, 16)]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -229,7 +229,7 @@ def test_a_copy_has_prefixes_of_its_own() -> None:
     assert not equal(predicted(copied, spec), before)
 
 
-@pytest.mark.parametrize("recompute", ("none", "blocks", "upstream"))
+@pytest.mark.parametrize("recompute", ("none", "blocks"))
 def test_a_step_can_be_planned_on_fake_tensors(recompute: str) -> None:
     spec = small_spec("small")
     with simulated_gpu():
