@@ -24,6 +24,9 @@ import torch
 from aurora import Aurora
 from aurora.model.swin3d import WindowAttention
 
+from kit.adapt.method import Attached
+from kit.adapt.settings import AdaptSettings
+
 __all__ = ["Prefix", "attach", "prefix_of"]
 
 _NAME = "prefix"
@@ -132,16 +135,15 @@ def prefix_of(attn: WindowAttention) -> Prefix | None:
     return found
 
 
-def attach(model: Aurora, tokens: int) -> None:
+def attach(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:  # noqa: ARG001
     """Give every attention layer of the backbone a prefix, as its submodule ``prefix``, and let nothing else train.
 
-    Args:
-        model: changed in place; it predicts what it did.
-        tokens: of each prefix.
+    Keys and values get a gradient of exactly zero while their gates are zero, that is at the first step.
     """
     model.requires_grad_(requires_grad=False)
     for module in list(model.backbone.modules()):
         if isinstance(module, WindowAttention):
             device = module.qkv.weight.device
-            module.prefix = Prefix(module.num_heads, module.head_dim, tokens, device)
+            module.prefix = Prefix(module.num_heads, module.head_dim, settings.prefix_tokens, device)
             module.forward = PrefixedForward(module)
+    return Attached()

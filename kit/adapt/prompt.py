@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from aurora import Aurora, Batch
 
+from kit.adapt.method import Attached
+from kit.adapt.settings import AdaptSettings
 from kit.errors import SettingsError
 
 __all__ = ["Prompt", "attach", "refuse_finer_than_patches"]
@@ -117,26 +119,22 @@ def _between(share: torch.Tensor, cells: int, *, wraps: bool) -> torch.Tensor:
     return (1 - torch.minimum(away, cells - away)).clamp(min=0)
 
 
-def attach(model: Aurora, coarse: Cells | None) -> None:
-    """Give the encoder a prompt, as its submodule ``prompt``, and let nothing else train.
-
-    Args:
-        model: changed in place; it predicts what it did.
-        coarse: rows and columns of cells of the globe that have a vector each; None for one vector.
-    """
+def attach(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:  # noqa: ARG001
+    """Give the encoder a prompt, as its submodule ``prompt``, and let nothing else train."""
     model.requires_grad_(requires_grad=False)
     encoder = model.encoder
     device = encoder.surf_level_encoding.device
-    prompt = Prompt(encoder.latent_levels, encoder.embed_dim, encoder.patch_size, coarse, device)
+    prompt = Prompt(encoder.latent_levels, encoder.embed_dim, encoder.patch_size, settings.coarse_cells, device)
     encoder.prompt = prompt
     encoder.register_forward_hook(prompt.add, with_kwargs=True)
+    return Attached()
 
 
-def refuse_finer_than_patches(coarse: Cells, latitude: Axis, longitude: Axis, patch: int) -> None:
+def refuse_finer_than_patches(settings: AdaptSettings, latitude: Axis, longitude: Axis, patch: int) -> None:
     """Refuse cells of the globe that are smaller than the patches of a grid: some would lie in none.
 
     Args:
-        coarse: rows and columns of cells.
+        settings: of what trains; all but those of a prompt with cells pass.
         latitude: of the grid, degrees.
         longitude: of the grid, degrees.
         patch: side of a patch in grid points.
@@ -144,16 +142,19 @@ def refuse_finer_than_patches(coarse: Cells, latitude: Axis, longitude: Axis, pa
     Raises:
         SettingsError: says how many cells there may be.
     """
+    coarse = settings.coarse_cells
+    if coarse is None:
+        return
     most = (_most(180, latitude, patch), _most(360, longitude, patch))
     if coarse[0] > most[0] or coarse[1] > most[1]:
         msg = (
             f"adapt.coarse: expected at most {most[0]}x{most[1]} cells of the globe, as many as patches of this grid "
-            f"would cover it, got {coarse[0]}x{coarse[1]}; cells of which no patch has a part would never train"
+            f"would cover it, got {settings.coarse}; cells smaller than a patch would train in part only"
         )
         raise SettingsError(msg)
 
 
 def _most(degrees: float, axis: Axis, patch: int) -> int:
-    spacing = float(np.ptp(axis)) / (len(axis) - 1)
-    # Half a point of leeway: Gaussian latitudes are not quite even, and 0.1 degrees is no binary number.
+    # The middle one: Gaussian latitudes are not quite even, and half a point of leeway is for what is no binary number.
+    spacing = float(np.median(np.abs(np.diff(axis))))
     return max(int((degrees / spacing + 0.5) // patch), 1)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 __all__ = ["AdaptSettings", "Adapter", "Method"]
 
-Method = Literal["full", "freeze", "head", "lora", "qlora"]
+Method = Literal["full", "freeze", "head", "lora", "qlora", "prefix", "prompt"]
 
 _PEFT: tuple[Method, ...] = ("lora", "qlora")
 _BELONGS: Mapping[str, tuple[Method, ...]] = {
@@ -19,11 +19,14 @@ _BELONGS: Mapping[str, tuple[Method, ...]] = {
     "freeze": ("freeze",),
     "train_only": ("freeze",),
     "decoder_stages": ("head",),
+    "tokens": ("prefix",),
+    "coarse": ("prompt",),
 }
 """Methods that each setting belongs to; with any other it would have no effect."""
 
 _RANK = 8
 _TARGETS = ("qkv", "proj", "fc1", "fc2")
+_TOKENS = 16
 
 
 class Adapter(NamedTuple):
@@ -47,7 +50,8 @@ class AdaptSettings(BaseModel):
     method: Method = "full"
     """``full`` trains every parameter; ``freeze`` a part of them, by the patterns of ``freeze`` or ``train_only``;
     ``head`` the decoder's heads; ``lora`` two small matrices beside each targeted layer and nothing else; ``qlora``
-    the same with the targeted layers' frozen weights in 4 bits (NF4). What is new trains under every method."""
+    the same with the targeted layers' frozen weights in 4 bits (NF4); ``prefix`` keys and values that attention also
+    looks at; ``prompt`` a term that is added to what the encoder gives. What is new trains under every method."""
     freeze: tuple[str, ...] | None = Field(default=None, min_length=1)
     """With ``freeze``: parameters that do not train, by their names or any run of the parts of these, with ``*`` for
     anything, such as ``backbone``, ``encoder.level_agg`` or ``*.attn.qkv``; all others train."""
@@ -62,6 +66,11 @@ class AdaptSettings(BaseModel):
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Linear layers that get an adapter, by the end of their names, with ``*`` for any part, such as ``attn.qkv`` or
     ``backbone.decoder_layers.*``; by default qkv, proj, fc1 and fc2: attention and MLP of the backbone."""
+    tokens: PositiveInt | None = None
+    """Prefix tokens of each attention layer with ``prefix``; 16 by default."""
+    coarse: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*$")
+    """With ``prompt``: rows x columns of cells that divide the globe, such as 6x12, each with a term of its own; what
+    lies between their centres is interpolated. By default one term for all places."""
 
     @model_validator(mode="after")
     def _have_an_effect(self) -> Self:
@@ -95,8 +104,23 @@ class AdaptSettings(BaseModel):
         rank = self.rank or _RANK
         return Adapter(rank, self.alpha or 2.0 * rank, self.targets or _TARGETS)
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens of each prefix."""
+        return self.tokens or _TOKENS
+
+    @property
+    def coarse_cells(self) -> tuple[int, int] | None:
+        """Rows and columns of a prompt's cells; None for one term for all places."""
+        if self.coarse is None:
+            return None
+        rows, columns = self.coarse.split("x")
+        return int(rows), int(columns)
+
     def resolved(self) -> AdaptSettings:
         """The same with every default filled in."""
+        if self.method == "prefix":
+            return AdaptSettings(method=self.method, tokens=self.prefix_tokens)
         return AdaptSettings(method=self.method, **self.adapter._asdict()) if self.adds_adapter else self
 
     def described(self) -> dict[str, Any]:

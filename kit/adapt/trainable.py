@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from aurora import Aurora
 
-from kit.adapt import lora
+from kit.adapt import lora, prefix, prompt
 from kit.adapt.method import Attach, StepHook
 from kit.adapt.partial import attach_freeze, attach_full, attach_head
 from kit.adapt.settings import AdaptSettings, Method
@@ -24,6 +24,13 @@ _METHODS: Mapping[Method, Attach] = {
     "head": attach_head,
     "lora": lora.attach,
     "qlora": lora.attach,
+    "prefix": prefix.attach,
+    "prompt": prompt.attach,
+}
+
+_CANNOT_MERGE: Mapping[Method, str] = {
+    "prefix": "a prefix adds attention to what upstream's weights attend to, and no weights give that",
+    "prompt": "a prompt is added where upstream has no parameter",
 }
 
 
@@ -123,8 +130,15 @@ def merge(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tens
         saved: the tensors.
 
     Raises:
-        CheckpointError: they do not fit.
+        CheckpointError: they do not fit, or the method's cannot be put into weights.
     """
+    if settings.method in _CANNOT_MERGE:
+        same = " ".join(f"--adapt.{name} {value}" for name, value in settings.described().items())
+        msg = (
+            f"what adapt.method {settings.method} trained cannot be merged into the weights below it: "
+            f"{_CANNOT_MERGE[settings.method]}. Go on with {same}, or start from the weights below it"
+        )
+        raise CheckpointError(msg)
     adapters, others = _parted(saved)
     _overlay(model, others)
     if settings.adds_adapter:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from aurora.model.swin3d import WindowAttention
 
-from kit.adapt import prefix
+from kit.adapt import trainable
 from kit.adapt.prefix import Prefix
+from kit.adapt.settings import AdaptSettings
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.space import Fields
@@ -33,12 +34,13 @@ MEMORY: dict[str, dict[str, Any]] = {
     "upstream": {"recompute": "upstream"},
 }
 GRADIENT_TOLERANCE = 2e-6
+PREFIX = AdaptSettings(method="prefix", tokens=3)
 
 
 def opened(spec: ModelSpec, *, autocast: bool = False) -> Any:
     """A model whose prefixes are at work."""
     model = awake_model(spec, autocast=autocast)
-    prefix.attach(model, tokens=3)
+    trainable.select(model, PREFIX)
     for name, parameter in model.named_parameters():
         if name.endswith("prefix.gate"):
             torch.nn.init.normal_(parameter)
@@ -89,7 +91,7 @@ def test_heads_keep_to_themselves_and_gates_are_theirs() -> None:
 def test_names_are_upstreams_and_nothing_is_renamed() -> None:
     model = awake_model(small_spec("small"))
     before = list(model.state_dict())
-    prefix.attach(model, tokens=3)
+    trainable.select(model, PREFIX)
     attention = [name for name, module in model.named_modules() if isinstance(module, WindowAttention)]
     own = {f"{name}.prefix.{part}" for name in attention for part in ("key", "value", "gate")}
     assert "backbone.encoder_layers.0.blocks.0.attn.prefix.key" in own
@@ -105,7 +107,7 @@ def test_a_closed_gate_changes_nothing(variant: str) -> None:
     spec = small_spec(variant)
     model = awake_model(spec)
     before = predicted(model, spec)
-    prefix.attach(model, tokens=3)
+    trainable.select(model, PREFIX)
     assert equal(predicted(model, spec), before)
     engine.install(model, MemorySettings(latitude_bands=2, window_bands=2))
     assert equal(predicted(model, spec), before)
@@ -116,7 +118,7 @@ def test_a_closed_gate_changes_nothing_in_bf16() -> None:
     spec = small_spec("small")
     model = awake_model(spec, autocast=True)
     before = predicted(model, spec)
-    prefix.attach(model, tokens=3)
+    trainable.select(model, PREFIX)
     assert equal(predicted(model, spec), before)
 
 
@@ -179,7 +181,7 @@ def test_keys_and_values_wait_for_the_gate() -> None:
     """A closed gate lets no gradient through to them: exactly zero at the first step, and at no later one."""
     spec = small_spec("small")
     model = awake_model(spec)
-    prefix.attach(model, tokens=3)
+    trainable.select(model, PREFIX)
     trains = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(list(trains.values()), lr=1e-2, weight_decay=0)
     _, first = run(model.train(), spec)

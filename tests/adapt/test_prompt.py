@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from kit.adapt import prompt
-from kit.adapt.prompt import Prompt
+from kit.adapt import trainable
+from kit.adapt.prompt import Prompt, refuse_finer_than_patches
+from kit.adapt.settings import AdaptSettings
+from kit.data.longitudes import EastwardLongitudes, longitudes
 from kit.errors import SettingsError
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
@@ -22,6 +24,10 @@ from tests.batches import small_spec
 
 GLOBE = (torch.linspace(78.75, -78.75, 8), torch.arange(16) * 22.5 + 11.25)
 """Latitudes and longitudes of 8 x 16 points, in the middle of as many cells of the globe."""
+
+
+def settings(coarse: str | None) -> AdaptSettings:
+    return AdaptSettings(method="prompt", coarse=coarse)
 
 
 def sampled(term: torch.Tensor, latitude: torch.Tensor, longitude: torch.Tensor, patch: int = 1) -> torch.Tensor:
@@ -84,6 +90,11 @@ def test_longitudes_beyond_greenwich_are_the_same_places() -> None:
     inside, beyond = (sampled(term, GLOBE[0], GLOBE[1][:4] + turn) for turn in (0, 360))
     torch.testing.assert_close(inside, beyond)
     torch.testing.assert_close(sampled(term, GLOBE[0], GLOBE[1][:4] - 360), inside)
+    # A box that crosses Greenwich has the longitudes of the globe, those west of it first.
+    across = longitudes(np.roll(GLOBE[1].numpy(), 8))
+    assert isinstance(across, EastwardLongitudes)
+    whole = sampled(term, *GLOBE, patch=2)
+    torch.testing.assert_close(sampled(term, GLOBE[0], across, patch=2), whole.roll(4, 1))
 
 
 def test_coordinates_of_two_dimensions_give_the_same() -> None:
@@ -98,15 +109,15 @@ def test_one_column_is_the_same_all_round() -> None:
     assert torch.equal(got[-1], torch.full((16,), 4.0))
 
 
-@pytest.mark.parametrize("coarse", (None, (3, 5)))
+@pytest.mark.parametrize("coarse", (None, "3x5"))
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_it_starts_from_nothing(variant: str, coarse: tuple[int, int] | None) -> None:
+def test_it_starts_from_nothing(variant: str, coarse: str | None) -> None:
     spec = small_spec(variant)
     model = awake_model(spec)
     before = predicted(model, spec)
     names = list(model.state_dict())
-    prompt.attach(model, coarse)
+    trainable.select(model, settings(coarse))
     assert equal(predicted(model, spec), before)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"encoder.prompt.term"}
     assert [name for name in model.state_dict() if name != "encoder.prompt.term"] == names
@@ -114,31 +125,31 @@ def test_it_starts_from_nothing(variant: str, coarse: tuple[int, int] | None) ->
     assert equal(predicted(model, spec), before)
 
 
-def prompted(spec: Any, coarse: tuple[int, int] | None) -> Any:
+def prompted(spec: Any, coarse: str | None) -> Any:
     model = awake_model(spec)
-    prompt.attach(model, coarse)
+    trainable.select(model, settings(coarse))
     torch.nn.init.normal_(model.get_parameter("encoder.prompt.term"), std=0.1)
     return model.train()
 
 
-@pytest.mark.parametrize("coarse", (None, (3, 5)))
-@pytest.mark.parametrize("settings", MEMORY.values(), ids=MEMORY)
-def test_memory_settings_give_the_same(settings: dict[str, Any], coarse: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("coarse", (None, "3x5"))
+@pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
+def test_memory_settings_give_the_same(memory: dict[str, Any], coarse: str | None) -> None:
     spec = small_spec("small")
     fields, expected = run(prompted(spec, coarse), spec)
     model = prompted(spec, coarse)
-    engine.install(model, MemorySettings.model_validate(settings))
+    engine.install(model, MemorySettings.model_validate(memory))
     own, found = run(model, spec)
     assert equal(own, fields)
     assert found.keys() == {"encoder.prompt.term"}
     assert distance(found, expected) < GRADIENT_TOLERANCE
 
 
-@pytest.mark.parametrize("coarse", (None, (3, 5)))
-def test_every_value_trains_from_the_first_step(coarse: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("coarse", (None, "3x5"))
+def test_every_value_trains_from_the_first_step(coarse: str | None) -> None:
     spec = small_spec("small")
     model = awake_model(spec)
-    prompt.attach(model, coarse)
+    trainable.select(model, settings(coarse))
     size(predicted(model, spec)).backward()  # type: ignore[no-untyped-call]
     gradient = model.get_parameter("encoder.prompt.term").grad
     assert gradient is not None
@@ -148,7 +159,7 @@ def test_every_value_trains_from_the_first_step(coarse: tuple[int, int] | None) 
 @torch.no_grad()
 def test_a_copy_has_a_prompt_of_its_own() -> None:
     spec = small_spec("small")
-    model = prompted(spec, (3, 5)).eval()
+    model = prompted(spec, "3x5").eval()
     copied = copy.deepcopy(model)
     before = predicted(model, spec)
     assert equal(predicted(copied, spec), before)
@@ -157,8 +168,8 @@ def test_a_copy_has_a_prompt_of_its_own() -> None:
     assert not equal(predicted(copied, spec), before)
 
 
-@pytest.mark.parametrize("coarse", (None, (3, 5)))
-def test_a_step_can_be_planned_on_fake_tensors(coarse: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("coarse", (None, "3x5"))
+def test_a_step_can_be_planned_on_fake_tensors(coarse: str | None) -> None:
     spec = small_spec("small")
     with simulated_gpu():
         _, planned = run(prompted(spec, coarse), spec)
@@ -168,9 +179,11 @@ def test_a_step_can_be_planned_on_fake_tensors(coarse: tuple[int, int] | None) -
 
 def test_cells_smaller_than_patches_are_refused() -> None:
     latitude, longitude = np.linspace(90, -90, 721), np.arange(1440) / 4
-    prompt.refuse_finer_than_patches((180, 360), latitude, longitude, 4)
-    for cells in ((181, 360), (180, 361)):
-        with pytest.raises(SettingsError, match=r"at most 180x360 cells of the globe.* got 18.x36."):
-            prompt.refuse_finer_than_patches(cells, latitude, longitude, 4)
+    refuse_finer_than_patches(settings("180x360"), latitude, longitude, 4)
+    for cells in ("181x360", "180x361"):
+        with pytest.raises(SettingsError, match=rf"at most 180x360 cells of the globe.* got {cells}"):
+            refuse_finer_than_patches(settings(cells), latitude, longitude, 4)
     # A region's patches are as large as the globe's.
-    prompt.refuse_finer_than_patches((180, 360), latitude[100:180], longitude[:80], 4)
+    refuse_finer_than_patches(settings("180x360"), latitude[100:180], longitude[:80], 4)
+    refuse_finer_than_patches(settings(None), latitude, longitude, 4)
+    refuse_finer_than_patches(AdaptSettings(), latitude, longitude, 4)
