@@ -67,7 +67,7 @@ class Prefix(torch.nn.Module):
             As ``attended``.
         """
         heads, _, size = self.key.shape
-        queries = qkv.flatten(0, 1)[:, : heads * size].unflatten(1, (heads, size)).transpose(0, 1)
+        queries = qkv.reshape(-1, 3, heads, size)[:, 0].transpose(0, 1)
         keys = (self.key * size**-0.5).to(qkv.dtype)
         # The gate is folded into the values, so that nothing as large as the queries waits for its gradient.
         values = (self.value * torch.tanh(self.gate)[:, None]).to(qkv.dtype)
@@ -94,7 +94,8 @@ class PrefixedForward:
     def __call__(self, x: torch.Tensor, mask: torch.Tensor | None = None, rollout_step: int = 0) -> torch.Tensor:
         """Run the layer, as upstream's ``WindowAttention.forward``."""
         with _hooks(self._attn):
-            return self._forward(x, mask=mask, rollout_step=rollout_step)
+            result: torch.Tensor = self._forward(x, mask=mask, rollout_step=rollout_step)
+        return result
 
 
 @contextmanager

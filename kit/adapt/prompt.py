@@ -69,7 +69,7 @@ class Prompt(torch.nn.Module):
         term = self.term.to(tokens.dtype)
         levels = term.shape[0]
         if term.ndim == 2:
-            return (tokens.unflatten(1, (levels, -1)) + term[:, None]).flatten(1, 2)
+            return (tokens.reshape(tokens.shape[0], levels, -1, tokens.shape[2]) + term[:, None]).flatten(1, 2)
         placed = self._at(term, latitude.to(term.device), longitude.to(term.device))
         return tokens + placed.flatten(0, 1)
 
@@ -96,7 +96,7 @@ class Prompt(torch.nn.Module):
 def _centres(coordinate: torch.Tensor, patch: int) -> torch.Tensor:
     """Mean of a coordinate over each patch, as in upstream's position encoding (``aurora/model/posencoding.py``)."""
     if coordinate.ndim == 1:
-        return coordinate.unflatten(0, (-1, patch)).mean(1)
+        return coordinate.reshape(-1, patch).mean(1)
     return F.avg_pool2d(coordinate[None], patch)[0]
 
 

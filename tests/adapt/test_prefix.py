@@ -59,7 +59,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 def run(model: torch.nn.Module, spec: ModelSpec) -> tuple[Fields, dict[str, torch.Tensor]]:
-    fields = predicted(model, spec)  # type: ignore[arg-type]
+    fields = predicted(model, spec)
     size(fields).backward()  # type: ignore[no-untyped-call]
     return fields, gradients(model)
 

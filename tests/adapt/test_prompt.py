@@ -35,7 +35,8 @@ def sampled(term: torch.Tensor, latitude: torch.Tensor, longitude: torch.Tensor,
     layer = Prompt(1, 1, patch, tuple(term.shape))  # type: ignore[arg-type]
     layer.term.data.copy_(term[None, :, :, None])
     height, width = latitude.shape[0] // patch, longitude.shape[-1] // patch
-    return layer(torch.zeros(1, height * width, 1), latitude, longitude).view(height, width).detach()
+    found: torch.Tensor = layer(torch.zeros(1, height * width, 1), latitude, longitude)
+    return found.view(height, width).detach()
 
 
 def test_one_vector_for_each_level() -> None:
