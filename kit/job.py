@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from aurora import Aurora
 
-from kit.adapt import build, rollout_lora
+from kit.adapt import build, prompt, rollout_lora
 from kit.adapt.check import TrainingCheck
 from kit.checkpoint.folder import Checkpoint
 from kit.data.build import open_store
@@ -188,6 +188,8 @@ def build_job(settings: Settings) -> Job:
     selection = select(spec, settings.data, store, spec.patch_size)
     stored = {*selection.inputs, *selection.targets}
     refuse_other_windows(store, sorted(stored), spec.lead_hours, hourly=spec.upstream.is_v1p5)
+    axes = selection.grid.latitude(store), selection.grid.longitude(store)
+    prompt.refuse_finer_than_patches(settings.adapt, *axes, spec.patch_size)
     periods = _periods(settings.data, store)
     leaked = leaks(spec.variant, weights, periods, synthetic=bool(store.attributes.get("synthetic")))
     train, valid = _pairs(settings.rollout, store, selection, periods)

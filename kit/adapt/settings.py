@@ -18,7 +18,7 @@ from pydantic import (
 
 __all__ = ["AdaptSettings", "Adapter", "Budget", "Method", "RolloutMode"]
 
-Method = Literal["full", "freeze", "head", "lora", "dora", "adalora", "qlora", "rollout-lora"]
+Method = Literal["full", "freeze", "head", "lora", "dora", "adalora", "qlora", "rollout-lora", "prefix", "prompt"]
 RolloutMode = Literal["single", "from_second", "all"]
 
 _PEFT: tuple[Method, ...] = ("lora", "dora", "adalora", "qlora")
@@ -36,6 +36,8 @@ _BELONGS: Mapping[str, tuple[Method, ...]] = {
     "freeze": ("freeze",),
     "train_only": ("freeze",),
     "decoder_stages": ("head",),
+    "tokens": ("prefix",),
+    "coarse": ("prompt",),
 }
 """Methods that each setting belongs to; with any other it would have no effect."""
 
@@ -45,6 +47,7 @@ _RANK = 8
 _INITIAL_RANK = 12
 _ORTHOGONALITY = 0.5
 _TARGETS = ("qkv", "proj", "fc1", "fc2")
+_TOKENS = 16
 
 
 class Adapter(NamedTuple):
@@ -80,7 +83,8 @@ class AdaptSettings(BaseModel):
     ``head`` the decoder's heads; ``lora`` two small matrices beside each targeted layer and nothing else; ``dora`` the
     same and the lengths of the layer's rows; ``adalora`` the same as ``lora``, with ranks that are shared out among the
     layers by importance; ``qlora`` as ``lora`` with the targeted layers' frozen weights in 4 bits (NF4);
-    ``rollout-lora`` upstream's own roll-out LoRA. What is new trains under every method."""
+    ``rollout-lora`` upstream's own roll-out LoRA; ``prefix`` keys and values that attention also looks at; ``prompt``
+    a term that is added to what the encoder gives. What is new trains under every method."""
     freeze: tuple[str, ...] | None = Field(default=None, min_length=1)
     """With ``freeze``: parameters that do not train, by their names or any run of the parts of these, with ``*`` for
     anything, such as ``backbone``, ``encoder.level_agg`` or ``*.attn.qkv``; all others train."""
@@ -96,6 +100,11 @@ class AdaptSettings(BaseModel):
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Linear layers that get an adapter, by the end of their names, with ``*`` for any part, such as ``attn.qkv`` or
     ``backbone.decoder_layers.*``; by default qkv, proj, fc1 and fc2: attention and MLP of the backbone."""
+    tokens: PositiveInt | None = None
+    """Prefix tokens of each attention layer with ``prefix``; 16 by default."""
+    coarse: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*$")
+    """With ``prompt``: rows x columns of cells that divide the globe, such as 6x12, each with a term of its own; what
+    lies between their centres is interpolated. By default one term for all places."""
 
     target_rank: PositiveInt | None = None
     """With ``adalora``: the rank that is left, on average over the layers; 8 by default."""
@@ -160,8 +169,23 @@ class AdaptSettings(BaseModel):
         weight = _ORTHOGONALITY if self.orthogonality is None else self.orthogonality
         return Budget(self.target_rank or _RANK, self.tinit, self.tfinal, self.interval, weight)
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens of each prefix."""
+        return self.tokens or _TOKENS
+
+    @property
+    def coarse_cells(self) -> tuple[int, int] | None:
+        """Rows and columns of a prompt's cells; None for one term for all places."""
+        if self.coarse is None:
+            return None
+        rows, columns = self.coarse.split("x")
+        return int(rows), int(columns)
+
     def resolved(self) -> AdaptSettings:
         """The same with every default filled in."""
+        if self.method == "prefix":
+            return AdaptSettings(method=self.method, tokens=self.prefix_tokens)
         if not self.adds_adapter:
             return self
         pruned = self.budget._asdict() if self.method == "adalora" else {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from aurora import Aurora
 
-from kit.adapt import lora, merging, rollout_lora
+from kit.adapt import lora, merging, prefix, prompt, rollout_lora
 from kit.adapt.method import Attach, StepHook
 from kit.adapt.partial import attach_freeze, attach_full, attach_head
 from kit.adapt.settings import AdaptSettings, Method
@@ -24,8 +24,15 @@ _METHODS: Mapping[Method, Attach] = {
     "freeze": attach_freeze,
     "head": attach_head,
     "rollout-lora": rollout_lora.attach,
+    "prefix": prefix.attach,
+    "prompt": prompt.attach,
 }
 """Methods without PEFT's adapters."""
+
+_CANNOT_MERGE: Mapping[Method, str] = {
+    "prefix": "a prefix adds attention to what upstream's weights attend to, and no weights give that",
+    "prompt": "a prompt is added where upstream has no parameter",
+}
 
 
 @dataclass(frozen=True)
@@ -128,8 +135,15 @@ def merge(
         rollout: what becomes of a roll-out LoRA among them.
 
     Raises:
-        CheckpointError: they do not fit.
+        CheckpointError: they do not fit, or the method's cannot be put into weights.
     """
+    if settings.method in _CANNOT_MERGE:
+        same = " ".join(f"--adapt.{name} {value}" for name, value in settings.described().items())
+        msg = (
+            f"what adapt.method {settings.method} trained cannot be merged into the weights below it: "
+            f"{_CANNOT_MERGE[settings.method]}. Go on with {same}, or start from the weights below it"
+        )
+        raise CheckpointError(msg)
     adapters, others = _parted(saved)
     if settings.method == "rollout-lora" and rollout != "keep":
         loras = {name: value for name, value in others.items() if ".loras." in name}

@@ -41,6 +41,9 @@ WAYS: Mapping[str, str] = {
     "head, and the last stage": "--adapt.method head --adapt.decoder_stages 1",
     "lora": "--adapt.method lora",
     "qlora": "--adapt.method qlora",
+    "prefix": "--adapt.method prefix",
+    "prompt": "--adapt.method prompt",
+    "prompt, 8x16 cells": "--adapt.method prompt --adapt.coarse 8x16",
 }
 """Settings of each method, by the name that its row has."""
 _FULL = "full"

@@ -18,6 +18,7 @@ from aurora.model.film import AdaptiveLayerNorm
 from aurora.model.swin3d import Swin3DTransformerBlock, WindowAttention
 from aurora.model.util import maybe_adjust_windows
 
+from kit.adapt.prefix import prefix_of
 from kit.memory.banded import Tensors, Work
 from kit.memory.windows import Layout, Run, Triple, layout
 
@@ -225,6 +226,8 @@ def attend(attn: WindowAttention, x: torch.Tensor, runs: list[Attending], rollou
     parts = qkv.split([run.windows * samples for run in runs])
     out = [_attend_run(part, run, attn.num_heads, dropout) for part, run in zip(parts, runs, strict=True)]
     x = torch.cat(out) if len(out) > 1 else out[0]
+    if (prefix := prefix_of(attn)) is not None:
+        x = prefix(x, qkv)
     result = attn.proj(x)
     if attn_has_lora:
         result = result + attn.lora_proj(x, rollout_step)

@@ -13,7 +13,7 @@ import torch
 from aurora import Aurora, Batch, Metadata
 from aurora.model.swin3d import Swin3DTransformerBlock
 
-from kit.adapt import extras
+from kit.adapt import extras, prompt
 from kit.adapt.trainable import count
 from kit.data.pairs import Pair
 from kit.job import build_predictor, build_trainer, uses_autocast
@@ -103,6 +103,8 @@ def trace(
         refuse_in_forecast(settings.memory, autocast=autocast)
     else:
         refuse_without_effect(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
+        patch = subject.spec.patch_size
+        prompt.refuse_finer_than_patches(settings.adapt, subject.latitude, subject.longitude, patch)
     settings = settings.model_copy(update={"memory": settings.memory.model_copy(update={"compile": False})})
     accumulated = 1 if forecast else settings.train.accumulate
     # Real ones, made here: upstream and the insolation of version 1.5 take values from them.

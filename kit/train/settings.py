@@ -70,8 +70,8 @@ _PEAKS: Mapping[str, float] = {
     "adalora": 3e-3,
     "qlora": 3e-3,
     "rollout-lora": 3e-3,
-    "prefix": 1e-2,
-    "prompt": 1e-2,
+    "prefix": 0.1,
+    "prompt": 0.1,
 }
 _PEAK_OF_NEW = 1e-3
 """Upstream's advice for new embeddings and heads, beside 3e-4 for the rest (``docs/finetuning.md`` of
@@ -109,7 +109,7 @@ class OptimSettings(BaseModel):
     ``adafactor``, with next to no state: no first moment, and a factored second one."""
     lr: PositiveFloat | None = None
     """Peak learning rate, reached after the warm-up; with ``adafactor`` a fraction of each tensor's own magnitude. By
-    default 3e-4 where the method trains the weights themselves, 3e-3 with adapters, 1e-2 for prefix and prompt."""
+    default 3e-4 where the method trains the weights themselves, 3e-3 with adapters, 0.1 for prefix and prompt."""
     final_lr: NonNegativeFloat = 0.1
     """Learning rate of the last step, as a fraction of ``lr``; a cosine leads there."""
     weight_decay: NonNegativeFloat = 5e-6

@@ -25,6 +25,12 @@ SPEC = small_spec("small")
 FULL = AdaptSettings()
 LORA = AdaptSettings(method="lora", rank=4)
 QLORA = AdaptSettings(method="qlora", rank=4)
+BESIDE = (
+    AdaptSettings(method="prefix", tokens=3),
+    AdaptSettings(method="prompt"),
+    AdaptSettings(method="prompt", coarse="3x5"),
+)
+"""What is added where upstream has nothing."""
 
 
 def load(folder: Path) -> Weights:
@@ -81,6 +87,42 @@ def test_the_same_settings_go_on_with_the_adapter(base: Path, settings: AdaptSet
     assert set(what.parameters) == {name for name, p in model.named_parameters() if p.requires_grad}
     # It still belongs to the weights at the bottom.
     assert build.base_of(weights, settings)["name"] == str(base)
+
+
+@pytest.mark.parametrize("settings", BESIDE)
+def test_what_is_added_beside_upstreams_weights_is_saved_alone_and_gone_on_with(
+    base: Path, settings: AdaptSettings
+) -> None:
+    model, folder = trained(base, settings)
+    assert {path.name for path in folder.iterdir()} == {"trained.safetensors", "kit.json"}
+    weights = load(folder)
+    assert all(".prefix." in name or ".prompt." in name for name in weights.state)
+    assert equal(fields(model), fields(build.for_prediction(SPEC, weights, autocast=False)))
+    assert not equal(fields(model), fields(build.for_prediction(SPEC, load(base), autocast=False)))
+    on, what = build.for_training(SPEC, weights, settings, autocast=False)
+    assert equal(fields(model), fields(on))
+    assert what.parameters.keys() == weights.state.keys()
+    assert build.base_of(weights, settings)["name"] == str(base)
+
+
+@pytest.mark.parametrize("settings", BESIDE)
+def test_what_is_added_beside_upstreams_weights_cannot_be_merged(base: Path, settings: AdaptSettings) -> None:
+    _, folder = trained(base, settings)
+    same = {"prefix": "prefix --adapt.tokens 3", "prompt": "prompt( --adapt.coarse 3x5)?"}[settings.method]
+    message = f"what adapt.method {settings.method} trained cannot be merged .* Go on with --adapt.method {same}, or"
+    others: tuple[dict[str, Any], ...] = ({}, {"method": "lora"}, {"method": "prefix", "tokens": 4})
+    for other in others:
+        with pytest.raises(CheckpointError, match=message):
+            build.for_training(SPEC, load(folder), AdaptSettings(**other), autocast=False)
+
+
+def test_it_may_start_from_an_adapter(base: Path) -> None:
+    """Which is merged, as for any other stage."""
+    model, folder = trained(base, LORA)
+    expected = fields(model)
+    on, _ = build.for_training(SPEC, load(folder), BESIDE[0], autocast=False)
+    for name, value in fields(on).atmospheric.items():
+        torch.testing.assert_close(value, expected.atmospheric[name], rtol=1e-5, atol=1e-5)
 
 
 def test_other_settings_start_from_the_merged_weights(base: Path) -> None:

@@ -16,6 +16,9 @@ def test_defaults_are_filled_in() -> None:
     )
     assert AdaptSettings(method="qlora", rank=3).adapter.scale == 2
     assert AdaptSettings(method="qlora", rank=3, alpha=6).resolved().alpha == 6
+    assert AdaptSettings(method="prefix").resolved() == AdaptSettings(method="prefix", tokens=16)
+    assert AdaptSettings(method="prompt", coarse="6x12").coarse_cells == (6, 12)
+    assert AdaptSettings(method="prompt").resolved() == AdaptSettings(method="prompt")
     assert AdaptSettings().resolved() == AdaptSettings()
 
 
@@ -40,7 +43,9 @@ def test_a_setting_of_adalora_with_lora_is_refused(name: str) -> None:
         AdaptSettings.model_validate({"method": "lora", name: 1})
 
 
-@pytest.mark.parametrize("given", ({"rank": 4}, {"alpha": 1.0}, {"targets": ("qkv",)}))
+@pytest.mark.parametrize(
+    "given", ({"rank": 4}, {"alpha": 1.0}, {"targets": ("qkv",)}, {"tokens": 4}, {"coarse": "6x12"})
+)
 def test_a_setting_of_adapters_without_an_adapter_is_refused(given: dict[str, Any]) -> None:
     [name] = given
     with pytest.raises(ValidationError, match=f"adapt.{name} would have no effect: adapt.method is full"):
@@ -50,3 +55,16 @@ def test_a_setting_of_adapters_without_an_adapter_is_refused(given: dict[str, An
 def test_no_target_at_all_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least 1"):
         AdaptSettings(method="lora", targets=())
+
+
+@pytest.mark.parametrize("coarse", ("6", "0x12", "6x0", "6x12x3", "6.5x12", "-6x12", ""))
+def test_cells_are_rows_and_columns(coarse: str) -> None:
+    with pytest.raises(ValidationError, match="should match pattern"):
+        AdaptSettings(method="prompt", coarse=coarse)
+
+
+def test_a_prefix_has_tokens() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        AdaptSettings(method="prefix", tokens=0)
+    with pytest.raises(ValidationError, match="tokens would have no effect: adapt.method is prompt; .* choose prefix"):
+        AdaptSettings(method="prompt", tokens=4)

@@ -34,6 +34,9 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"method": "head", "decoder_stages": 1},
     {"method": "lora"},
     {"method": "qlora"},
+    {"method": "prefix", "tokens": 2},
+    {"method": "prompt"},
+    {"method": "prompt", "coarse": "3x5"},
 )
 LEVEL = "the data lack its level"
 CLOCK = "its sine or cosine was as good as 0 at every time that was read"

@@ -101,7 +101,7 @@ def test_a_group_that_says_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "lr"), [("full", 3e-4), ("head", 3e-4), ("lora", 3e-3), ("qlora", 3e-3), ("prefix", 1e-2)]
+    ("method", "lr"), [("full", 3e-4), ("head", 3e-4), ("lora", 3e-3), ("qlora", 3e-3), ("prefix", 0.1)]
 )
 def test_a_method_has_a_learning_rate_of_its_own(method: str, lr: float) -> None:
     assert OptimSettings().resolved(method).peak == lr
