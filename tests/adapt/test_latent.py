@@ -1,0 +1,109 @@
+"""Training space of light decoders: the trunk runs once for each sample, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from aurora import Aurora, Batch
+
+from kit.adapt.features import FeatureCache, Shape
+from kit.adapt.latent import LatentSpace
+from kit.adapt.light import attach, heads_of
+from kit.models.space import Fields, TrainingSpace
+from kit.models.spec import ModelSpec
+from tests.adapt.models import awake_model
+from tests.batches import small_spec, synthetic_batch
+
+
+def light_model(spec: ModelSpec, *, autocast: bool = False) -> Aurora:
+    model = awake_model(spec, autocast=autocast)
+    attach(model, ["2t"], hidden=(8,), latents="all")
+    return model
+
+
+def cache(root: Path, *, autocast: bool = False) -> FeatureCache:
+    dtype = torch.bfloat16 if autocast else torch.float32
+    return FeatureCache(root, {"test": autocast}, Shape(4, (8, 16), 64, dtype))
+
+
+def two_samples(spec: ModelSpec) -> Batch:
+    batch = synthetic_batch(spec, samples=2)
+    first = batch.metadata.time[0]
+    times = (first, first + timedelta(hours=6))
+    return dataclasses.replace(batch, metadata=dataclasses.replace(batch.metadata, time=times))
+
+
+def graded(space: LatentSpace, state: Batch) -> tuple[Fields, list[torch.Tensor]]:
+    """Prediction, and gradients of the heads."""
+    fields = space.predict_fields(space.inputs(state))
+    fields.surface["2t"].square().mean().backward()
+    gradients = []
+    for parameter in heads_of(space.model).parameters():
+        assert parameter.grad is not None
+        gradients.append(parameter.grad.clone())
+        parameter.grad = None
+    return fields, gradients
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_cache_changes_no_bit(tmp_path: Path, autocast: bool) -> None:
+    spec = small_spec("pretrained")
+    model = light_model(spec, autocast=autocast)
+    without = graded(LatentSpace(model, spec), two_samples(spec))
+    held = cache(tmp_path, autocast=autocast)
+    for _ in range(2):
+        fields, gradients = graded(LatentSpace(model, spec, held), two_samples(spec))
+        assert torch.equal(fields.surface["2t"], without[0].surface["2t"])
+        assert all(map(torch.equal, gradients, without[1]))
+    assert held.missing(two_samples(spec).metadata.time) == []
+
+
+def test_second_epoch_does_not_call_the_backbone(tmp_path: Path) -> None:
+    spec = small_spec("pretrained")
+    model = light_model(spec)
+    calls: list[str] = []
+    for name in ("encoder", "backbone", "decoder"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    space = LatentSpace(model, spec, cache(tmp_path))
+    space.predict_fields(space.inputs(two_samples(spec)))
+    assert calls == ["encoder", "backbone"] * 2
+    space.predict_fields(space.inputs(two_samples(spec)))
+    assert calls == ["encoder", "backbone"] * 2
+
+
+def test_predicts_what_the_decoder_predicts() -> None:
+    spec = small_spec("pretrained")
+    model = light_model(spec)
+    state = synthetic_batch(spec)
+    fields = LatentSpace(model, spec).predict_fields(LatentSpace(model, spec).inputs(state))
+    plain = TrainingSpace(model, spec)
+    assert fields.atmospheric == {}
+    assert list(fields.surface) == ["2t"]
+    assert torch.equal(fields.surface["2t"], plain.predict_fields(plain.inputs(state)).surface["2t"])
+
+
+def test_targets_are_of_the_light_variables_alone() -> None:
+    spec = small_spec("pretrained")
+    model = light_model(spec)
+    target = synthetic_batch(spec, states=1, inputs=False)
+    fields = LatentSpace(model, spec).targets(target)
+    assert list(fields.surface) == ["2t"]
+    assert fields.atmospheric == {}
+    assert torch.equal(fields.surface["2t"], TrainingSpace(model, spec).targets(target).surface["2t"])
+
+
+def test_trunk_runs_as_in_evaluation_and_the_model_goes_on_as_it_was() -> None:
+    spec = small_spec("pretrained")
+    model = light_model(spec)
+    space = LatentSpace(model, spec)
+    seen: list[bool] = []
+    model.backbone.register_forward_hook(lambda module, *_: seen.append(module.training))
+    model.train()
+    space.predict_fields(space.inputs(synthetic_batch(spec)))
+    assert seen == [False]
+    assert model.training
+    assert model.backbone.training
