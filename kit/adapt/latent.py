@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 from aurora import Aurora, Batch
 
-from kit.adapt.features import FeatureCache
+from kit.adapt.features import FeatureCache, Shape, digest_of
 from kit.adapt.light import heads_of
+from kit.data.pairs import Pairs
+from kit.errors import SettingsError
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 
-__all__ = ["LatentSpace"]
+__all__ = ["LatentSpace", "open_cache"]
 
 
 class _Reached(Exception):
@@ -106,3 +109,65 @@ def _sample(batch: Batch, index: int) -> Batch:
     return dataclasses.replace(
         batch, surf_vars=cut(batch.surf_vars), atmos_vars=cut(batch.atmos_vars), metadata=metadata
     )
+
+
+def open_cache(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
+    """Open the cache for a model's latents of a store's states.
+
+    Its key holds all that they depend on: the trunk's own tensors (whatever files they were read from), the spec as
+    far as the trunk reads it, the store's fingerprint, what is read from it and on which grid, the precision, the kind
+    of device and PyTorch's version. Light decoders for other variables find the same latents.
+
+    Args:
+        space: on its device.
+        pairs: any of the run's; all read the same in the same way.
+        root: folder of all caches.
+
+    Raises:
+        SettingsError: the trunk draws random numbers.
+    """
+    model, spec, heads = space.model, space.spec, heads_of(space.model)
+    if getattr(model.backbone, "stochastic", False):
+        msg = (
+            f"adapt.cache: variant {spec.variant!r} draws noise at every step, and latents that are stored would keep "
+            "that of the first time; set --adapt.cache off"
+        )
+        raise SettingsError(msg)
+    selection = pairs.selection
+    facts = {
+        "trunk": digest_of(_trunk(model, spec)),
+        "model": _as_read(spec),
+        "store": pairs.store.fingerprint(),
+        "variables": [selection.inputs, selection.atmospheric, selection.static],
+        "levels": selection.levels,
+        "grid": digest_of({"latitude": pairs.latitude, "longitude": pairs.longitude}),
+        "latent_levels": heads.levels,
+        "precision": "bf16" if heads.rounded else "fp32",
+        "device": next(model.parameters()).device.type,
+        "torch": str(torch.__version__),
+    }
+    patches = (len(pairs.latitude) // heads.patch_size, len(pairs.longitude) // heads.patch_size)
+    dtype = torch.bfloat16 if heads.rounded else torch.float32
+    return FeatureCache(root, facts, Shape(heads.levels, patches, model.decoder.embed_dim, dtype))
+
+
+def _trunk(model: Aurora, spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """Tensors of encoder and backbone, without the embeddings of what is never read."""
+    unread = {f"encoder.surf_token_embeds.weights.{name}" for name in spec.output_only}
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.startswith(("encoder.", "backbone.")) and name not in unread
+    }
+
+
+def _as_read(spec: ModelSpec) -> dict[str, Any]:
+    """The spec, without what is predicted and never read."""
+    raw = spec.as_dict()
+    for key in ("added", "never_read", "output_only"):
+        raw.pop(key, None)
+    unread = set(spec.output_only)
+    raw["surface"] = [name for name in raw["surface"] if name not in unread]
+    for key in ("statistics", "transforms"):
+        raw[key] = {name: value for name, value in raw.get(key, {}).items() if name not in unread}
+    return raw
