@@ -90,7 +90,12 @@ def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    values: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(values)
+
+
+class _DamagedError(Exception):
+    """A file that is not what was written."""
 
 
 class FeatureCache:
@@ -132,27 +137,30 @@ class FeatureCache:
         """
         path = self.path(time)
         try:
-            seen = path.stat()
-            with safe_open(str(path), framework="pt") as opened:
-                latents: torch.Tensor = opened.get_tensor(_NAME)
-                expected = (opened.metadata() or {}).get("sha256")
+            return self._read(path)
         except FileNotFoundError:
             return None
-        except SafetensorError as error:
-            return self._discard(path, str(error))
+        except (SafetensorError, _DamagedError) as error:
+            _logger.warning("%s: not used (%s); the latents are computed again", path, error)
+        self._verified.pop(path, None)
+        path.unlink(missing_ok=True)
+        return None
+
+    def _read(self, path: Path) -> torch.Tensor:
+        seen = path.stat()
+        with safe_open(str(path), framework="pt") as opened:
+            latents: torch.Tensor = opened.get_tensor(_NAME)
+            expected = (opened.metadata() or {}).get("sha256")
         if (tuple(latents.shape), latents.dtype) != (self.shape.size, self.shape.dtype):
-            return self._discard(path, f"it holds {tuple(latents.shape)} in {latents.dtype}, expected {self.shape}")
+            msg = f"it holds {tuple(latents.shape)} in {latents.dtype}, expected {self.shape}"
+            raise _DamagedError(msg)
         state = (seen.st_size, seen.st_mtime_ns)
         if self._verified.get(path) != state:
             if hashlib.sha256(_raw(latents)).hexdigest() != expected:
-                return self._discard(path, "its SHA-256 is not the one that was recorded when it was written")
+                msg = "its SHA-256 is not the one that was recorded when it was written"
+                raise _DamagedError(msg)
             self._verified[path] = state
         return latents
-
-    def _discard(self, path: Path, why: str) -> None:
-        _logger.warning("%s: not used (%s); the latents are computed again", path, why)
-        self._verified.pop(path, None)
-        path.unlink(missing_ok=True)
 
     def put(self, time: datetime, latents: torch.Tensor) -> None:
         """Store latents, [levels, L, D].

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from aurora import Aurora, Batch
 
-from kit.adapt.features import FeatureCache, Shape, digest_of
+from kit import registry
+from kit.adapt.features import FeatureCache, Shape, digest_of, refuse_beyond
 from kit.adapt.light import heads_of
+from kit.adapt.settings import AdaptSettings
 from kit.data.pairs import Pairs
 from kit.errors import SettingsError
-from kit.models.space import Fields, TrainingSpace
+from kit.models.space import Fields, TrainingSpace, Window
 from kit.models.spec import ModelSpec
 
-__all__ = ["LatentSpace", "open_cache"]
+__all__ = ["LatentSpace", "refuse_rollout"]
 
 
 class _Reached(Exception):
@@ -34,17 +37,39 @@ class LatentSpace(TrainingSpace):
     gives for a sample depends neither on the samples beside it, nor on whether it has been stored.
     """
 
-    def __init__(self, model: Aurora, spec: ModelSpec, cache: FeatureCache | None = None) -> None:
+    def __init__(
+        self, model: Aurora, spec: ModelSpec, window: Window | None = None, *, cache: FeatureCache | None = None
+    ) -> None:
         """Begin.
 
         Args:
             model: with light heads.
             spec: of the model.
+            window: where the fields of losses are taken.
             cache: where latents are kept; None to compute them each time.
         """
-        super().__init__(model, spec)
+        super().__init__(model, spec, window)
         self.cache = cache
-        self._heads = heads_of(model)
+        self.told: str | None = None
+        self._light = heads_of(model)
+
+    def open_cache(self, settings: AdaptSettings, periods: Sequence[Pairs]) -> None:
+        """Open the feature cache of a run, unless it shall have none; ``told`` then says how large it is.
+
+        Args:
+            settings: where it is, and how large it may be.
+            periods: all pairs of the run.
+
+        Raises:
+            SettingsError: it would be too large, or the trunk draws random numbers.
+        """
+        if settings.cache == "off":
+            return
+        root = registry.cache_dir() / "features" if settings.cache is None else Path(settings.cache).expanduser()
+        cache = _opened(self, periods[0], root)
+        times = [time for pairs in periods for time in pairs.times]
+        refuse_beyond(cache, times, settings.cache_bytes)
+        self.cache, self.told = cache, cache.described(times)
 
     def predict_fields(self, inputs: Batch, *, release: bool = False) -> Fields:  # noqa: ARG002
         """Run the heads on each sample's latents, from the cache where they are there.
@@ -54,24 +79,24 @@ class LatentSpace(TrainingSpace):
             release: without effect: the trunk keeps nothing for a backward pass.
         """
         latents = torch.stack([self._latents(inputs, index) for index in range(len(inputs.metadata.time))])
-        return Fields(self._heads(latents, self._patches(inputs)), {})
+        return Fields(self._light(latents, self._patches(inputs)), {}).within(self._window)
 
     def targets(self, target: Batch) -> Fields:
         """Encode a target state, of which the light decoders' variables are kept."""
         whole = super().targets(target)
-        masks = {name: mask for name, mask in whole.masks.items() if name in self._heads}
-        return Fields({name: whole.surface[name] for name in self._heads}, {}, masks)
+        masks = {name: mask for name, mask in whole.masks.items() if name in self._light}
+        return Fields({name: whole.surface[name] for name in self._light}, {}, masks)
 
     def _patches(self, inputs: Batch) -> tuple[int, int]:
         height, width = inputs.spatial_shape
-        return height // self._heads.patch_size, width // self._heads.patch_size
+        return height // self._light.patch_size, width // self._light.patch_size
 
     def _latents(self, inputs: Batch, index: int) -> torch.Tensor:
         """Of one sample, [levels, L, D], on the model's device."""
         time = inputs.metadata.time[index]
         stored = None if self.cache is None else self.cache.get(time)
         if stored is not None:
-            return stored.to(next(self._heads.parameters()).device)
+            return stored.to(next(self._light.parameters()).device)
         latents = self._computed(_sample(inputs, index))
         if self.cache is not None:
             self.cache.put(time, latents)
@@ -83,7 +108,7 @@ class LatentSpace(TrainingSpace):
 
         def stop(_decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # A copy: what is read may be a part of all levels, which would stay in memory with it.
-            raise _Reached(self._heads.read(args[0], kwargs["patch_res"])[0].contiguous())
+            raise _Reached(self._light.read(args[0], kwargs["patch_res"])[0].contiguous())
 
         handle = self.model.decoder.register_forward_pre_hook(stop, with_kwargs=True)
         training = self.model.training
@@ -111,7 +136,21 @@ def _sample(batch: Batch, index: int) -> Batch:
     )
 
 
-def open_cache(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
+def refuse_rollout(settings: AdaptSettings, steps: int) -> None:
+    """Refuse to roll out what a frozen model predicts by itself: no gradient could come of it.
+
+    Raises:
+        SettingsError: light decoders, and several steps.
+    """
+    if settings.decoder == "mlp" and steps > 1:
+        msg = (
+            f"rollout.steps is {steps}, but adapt.decoder mlp trains on the latents of one step: what is fed back "
+            "comes from the frozen model. Leave rollout.steps at 1, or choose another adapt.method"
+        )
+        raise SettingsError(msg)
+
+
+def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
     """Open the cache for a model's latents of a store's states.
 
     Its key holds all that they depend on: the trunk's own tensors (whatever files they were read from), the spec as

@@ -13,7 +13,7 @@ backbone's output is joined to its first skip connection), P patch size.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -22,12 +22,15 @@ from aurora import Aurora, Batch
 from aurora.model.decoder import Perceiver3DDecoder
 from aurora.model.util import init_weights, unpatchify
 
-__all__ = ["NAME", "Latents", "LightHeads", "attach", "heads_of"]
+from kit.adapt.settings import AdaptSettings
+from kit.errors import SettingsError
+from kit.models.extend import added_names
+from kit.models.spec import ModelSpec
+
+__all__ = ["NAME", "LightHeads", "attach", "heads_of", "install"]
 
 NAME = "light_heads"
 """The heads are this submodule of upstream's decoder."""
-
-Latents = Literal["all", "surface"]
 
 _Triple = tuple[int, int, int]
 
@@ -76,7 +79,7 @@ class LightHeads(torch.nn.ModuleDict):
         Returns:
             Latents, [B, levels, L, D].
         """
-        latents = tokens.unflatten(1, (patch_res[0], -1))[:, : self.levels]
+        latents = tokens.view(tokens.shape[0], patch_res[0], -1, tokens.shape[2])[:, : self.levels]
         return latents.to(torch.bfloat16) if self.rounded else latents
 
     def forward(self, latents: torch.Tensor, patches: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -104,7 +107,52 @@ def _perceptron(sizes: Sequence[int]) -> torch.nn.Sequential:
     return torch.nn.Sequential(*layers[:-1])
 
 
-def attach(model: Aurora, variables: Sequence[str], *, hidden: Sequence[int], latents: Latents) -> LightHeads:
+def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collection[str]) -> frozenset[str]:
+    """Give a model light decoders for its new variables, as settings ask for them.
+
+    Args:
+        model: changed in place; holds the weights that training starts from.
+        spec: its spec, whose added variables get them.
+        settings: with ``decoder mlp``.
+        new: parameters that these weights lack. Those of the variables themselves are of no more use: upstream's
+            embeddings, as nothing reads the variables, and its heads, whose place the light ones take.
+
+    Returns:
+        Names of the light heads' parameters.
+
+    Raises:
+        SettingsError: there are no new variables, one is not an output-only surface variable, or the weights lack
+            something else that would have to train as well.
+    """
+    variables = tuple(dict.fromkeys(spec.added))
+    if not variables:
+        msg = (
+            "adapt.decoder mlp trains decoders of new variables, and there is none; name them with "
+            "model.new_variables and model.output_only"
+        )
+        raise SettingsError(msg)
+    if read := [name for name in variables if name not in spec.never_read]:
+        msg = (
+            f"adapt.decoder mlp: {', '.join(read)} would be read by the model, which stays frozen; expected new "
+            "surface variables that are predicted and never read: name them in model.output_only as well, or leave them "
+            "out"
+        )
+        raise SettingsError(msg)
+    if others := sorted(set(new) - added_names(model, variables)):
+        msg = (
+            f"adapt.decoder mlp trains light decoders alone, but the weights lack {len(others)} more parameters, such "
+            f"as {others[0]}, which would stay untrained; leave out what adds them, or choose another adapt.method"
+        )
+        raise SettingsError(msg)
+    resolved = settings.resolved()
+    assert resolved.hidden is not None
+    heads = attach(model, variables, hidden=resolved.hidden, latents=resolved.latents or "all")
+    return frozenset(f"decoder.{NAME}.{name}" for name, _ in heads.named_parameters())
+
+
+def attach(
+    model: Aurora, variables: Sequence[str], *, hidden: Sequence[int], latents: Literal["all", "surface"]
+) -> LightHeads:
     """Give a model's decoder light heads, whose values take the place of its own for these variables.
 
     A hook does it, around whatever runs the decoder: bands of latitude and recomputation go on as they are, and

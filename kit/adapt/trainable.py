@@ -14,7 +14,7 @@ from kit.adapt import lora, merging, rollout_lora
 from kit.adapt.method import Attach, StepHook
 from kit.adapt.partial import attach_freeze, attach_full, attach_head
 from kit.adapt.settings import AdaptSettings, Method
-from kit.errors import CheckpointError
+from kit.errors import CheckpointError, SettingsError
 from kit.models.weights import ADAPTER_PREFIX, LoraFate
 
 __all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
@@ -129,7 +129,15 @@ def merge(
 
     Raises:
         CheckpointError: they do not fit.
+        SettingsError: nothing below them can hold what they say.
     """
+    if settings.decoder == "mlp":
+        msg = (
+            "model.weights holds light decoders (adapt.decoder mlp), which no weights of upstream's model can take up: "
+            "a further stage can only go on with the same adapt settings and variables. Start from the weights below "
+            "them, and train all new variables in one run"
+        )
+        raise SettingsError(msg)
     adapters, others = _parted(saved)
     if settings.method == "rollout-lora" and rollout != "keep":
         loras = {name: value for name, value in others.items() if ".loras." in name}

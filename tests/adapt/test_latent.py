@@ -40,7 +40,7 @@ def two_samples(spec: ModelSpec) -> Batch:
 def graded(space: LatentSpace, state: Batch) -> tuple[Fields, list[torch.Tensor]]:
     """Prediction, and gradients of the heads."""
     fields = space.predict_fields(space.inputs(state))
-    fields.surface["2t"].square().mean().backward()
+    fields.surface["2t"].square().mean().backward()  # type: ignore[no-untyped-call]
     gradients = []
     for parameter in heads_of(space.model).parameters():
         assert parameter.grad is not None
@@ -56,7 +56,7 @@ def test_cache_changes_no_bit(tmp_path: Path, autocast: bool) -> None:
     without = graded(LatentSpace(model, spec), two_samples(spec))
     held = cache(tmp_path, autocast=autocast)
     for _ in range(2):
-        fields, gradients = graded(LatentSpace(model, spec, held), two_samples(spec))
+        fields, gradients = graded(LatentSpace(model, spec, cache=held), two_samples(spec))
         assert torch.equal(fields.surface["2t"], without[0].surface["2t"])
         assert all(map(torch.equal, gradients, without[1]))
     assert held.missing(two_samples(spec).metadata.time) == []
@@ -68,7 +68,7 @@ def test_second_epoch_does_not_call_the_backbone(tmp_path: Path) -> None:
     calls: list[str] = []
     for name in ("encoder", "backbone", "decoder"):
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
-    space = LatentSpace(model, spec, cache(tmp_path))
+    space = LatentSpace(model, spec, cache=cache(tmp_path))
     space.predict_fields(space.inputs(two_samples(spec)))
     assert calls == ["encoder", "backbone"] * 2
     space.predict_fields(space.inputs(two_samples(spec)))

@@ -88,7 +88,7 @@ def test_bands_of_latitude_change_no_bit() -> None:
         engine.install(model, MemorySettings(latitude_bands=bands))
         space = TrainingSpace(model, spec)
         fields = space.predict_fields(space.inputs(synthetic_batch(spec)))
-        fields.surface["2t"].square().mean().backward()
+        fields.surface["2t"].square().mean().backward()  # type: ignore[no-untyped-call]
         gradient = heads_of(model).get_parameter("2t.0.weight").grad
         assert gradient is not None
         results.append((fields, gradient))
