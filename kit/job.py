@@ -177,6 +177,7 @@ def build_job(settings: Settings) -> Job:
     Raises:
         KitError: settings, store and weights do not fit together.
     """
+    refuse_rollout(settings.adapt, settings.rollout.steps)
     make_deterministic(settings.train.seed)
     device = choose_device(settings.train.device)
     autocast = uses_autocast(settings.train.precision, device)

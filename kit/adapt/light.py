@@ -134,7 +134,7 @@ def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collec
     if read := [name for name in variables if name not in spec.never_read]:
         msg = (
             f"adapt.decoder mlp: {', '.join(read)} would be read by the model, which stays frozen; expected new "
-            "surface variables that are predicted and never read: name them in model.output_only as well, or leave them "
+            "surface variables that are predicted and never read: name them in model.output_only too, or leave them "
             "out"
         )
         raise SettingsError(msg)

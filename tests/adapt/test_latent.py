@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,17 @@ from aurora import Aurora, Batch
 from kit.adapt.features import FeatureCache, Shape
 from kit.adapt.latent import LatentSpace
 from kit.adapt.light import attach, heads_of
+from kit.adapt.settings import AdaptSettings
+from kit.data.pairs import Pairs
+from kit.data.settings import DataSettings
+from kit.errors import SettingsError
+from kit.models.resolve import select
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
+from kit.models.statistics import Statistics
 from tests.adapt.models import awake_model
 from tests.batches import small_spec, synthetic_batch
+from tests.factories import synthetic_store
 
 
 def light_model(spec: ModelSpec, *, autocast: bool = False) -> Aurora:
@@ -107,3 +115,62 @@ def test_trunk_runs_as_in_evaluation_and_the_model_goes_on_as_it_was() -> None:
     assert seen == [False]
     assert model.training
     assert model.backbone.training
+
+
+def folder(spec: ModelSpec, pairs: Pairs, root: Path, *, seed: int = 0, autocast: bool = False) -> Path:
+    """Where the latents of a small model are kept."""
+    model = awake_model(spec, autocast=autocast, seed=seed)
+    attach(model, ["2t"], hidden=(8,), latents="all")
+    space = LatentSpace(model, spec)
+    space.open_cache(AdaptSettings(method="head", decoder="mlp", cache=str(root)), [pairs])
+    assert space.cache is not None
+    return space.cache.folder
+
+
+def test_whatever_latents_depend_on_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    spec = small_spec("pretrained", levels=(100, 500, 850))
+    stores = [synthetic_store(tmp_path / str(seed), height=32, width=64, seed=seed) for seed in (0, 1)]
+
+    def pairs(store: int = 0, **data: Any) -> Pairs:
+        chosen = select(spec, DataSettings(store=str(store), **data), stores[store], spec.patch_size)
+        return Pairs(stores[store], chosen, stores[store].splits["train"])
+
+    first = folder(spec, pairs(), tmp_path)
+    assert first == folder(spec, pairs(), tmp_path)
+    others = [
+        folder(spec, pairs(), tmp_path, seed=1),
+        folder(spec, pairs(), tmp_path, autocast=True),
+        folder(spec, pairs(store=1), tmp_path),
+        folder(spec, pairs(region=(90.0, 0.0, -90.0, 180.0)), tmp_path),
+        folder(dataclasses.replace(spec, timestep=timedelta(hours=12)), pairs(), tmp_path),
+    ]
+    assert len({first, *others}) == 6
+
+
+def test_what_is_never_read_shares_the_cache(tmp_path: Path) -> None:
+    spec = small_spec("pretrained", levels=(100, 500, 850))
+    store = synthetic_store(tmp_path / "store", height=32, width=64)
+    pairs = Pairs(store, select(spec, DataSettings(), store, spec.patch_size), store.splits["train"])
+    statistics = Statistics({**spec.statistics.values, "tcwv": (20.0, 10.0)})
+    new = dataclasses.replace(
+        spec, surface=(*spec.surface, "tcwv"), added=("tcwv",), never_read=("tcwv",), statistics=statistics
+    )
+    plain, extended = light_model(spec), light_model(new)
+    extended.load_state_dict(plain.state_dict(), strict=False)
+    folders = []
+    for model, its in ((plain, spec), (extended, new)):
+        space = LatentSpace(model, its)
+        space.open_cache(AdaptSettings(method="head", decoder="mlp", cache=str(tmp_path)), [pairs])
+        assert space.cache is not None
+        folders.append(space.cache.folder)
+    assert folders[0] == folders[1]
+
+
+def test_noise_is_not_kept(tmp_path: Path) -> None:
+    spec = small_spec("v1p5-ensemble")
+    space = LatentSpace(light_model(spec), spec)
+    pairs = Pairs.__new__(Pairs)  # refused before any is looked at
+    with pytest.raises(SettingsError, match="draws noise at every step.*--adapt.cache off"):
+        space.open_cache(AdaptSettings(method="head", decoder="mlp", cache=str(tmp_path)), [pairs])
+    space.open_cache(AdaptSettings(method="head", decoder="mlp", cache="off"), [pairs])
+    assert space.cache is None
