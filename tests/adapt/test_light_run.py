@@ -57,7 +57,8 @@ def test_epochs_after_the_first_do_without_the_trunk_and_change_no_bit(
 
     def count(*args: Any, **kwargs: Any) -> torch.Tensor:
         counted.append(1)
-        return forward(*args, **kwargs)
+        result: torch.Tensor = forward(*args, **kwargs)
+        return result
 
     monkeypatch.setattr(Swin3DTransformerBackbone, "forward", count)
     said: list[str] = []
