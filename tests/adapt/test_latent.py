@@ -174,3 +174,12 @@ def test_noise_is_not_kept(tmp_path: Path) -> None:
         space.open_cache(AdaptSettings(method="head", decoder="mlp", cache=str(tmp_path)), [pairs])
     space.open_cache(AdaptSettings(method="head", decoder="mlp", cache="off"), [pairs])
     assert space.cache is None
+
+
+def test_only_the_scored_window_is_in_the_loss() -> None:
+    spec = small_spec("pretrained")
+    model, state = light_model(spec), synthetic_batch(spec)
+    whole, part = (LatentSpace(model, spec, window) for window in (None, (slice(4, 12), slice(8, 24))))
+    fields = part.predict_fields(part.inputs(state)).surface["2t"]
+    assert torch.equal(fields, whole.predict_fields(whole.inputs(state)).surface["2t"][:, 4:12, 8:24])
+    assert part.targets(synthetic_batch(spec, states=1)).surface["2t"].shape == (1, 8, 16)
