@@ -79,7 +79,15 @@ class LatentSpace(TrainingSpace):
             release: without effect: the trunk keeps nothing for a backward pass.
         """
         latents = torch.stack([self._latents(inputs, index) for index in range(len(inputs.metadata.time))])
-        return Fields(self._light(latents, self._patches(inputs)), {}).within(self._window)
+        return self._arranged(Fields(self._light(latents, self._patches(inputs)), {})).within(self._window)
+
+    def _arranged(self, fields: Fields) -> Fields:
+        """The channels of heads as they are scored; those of other variables are not there."""
+        surface = dict(fields.surface)
+        for name, head in self._heads.items():
+            if name in surface:
+                surface |= head.arranged(name, surface)
+        return dataclasses.replace(fields, surface=surface)
 
     def targets(self, target: Batch) -> Fields:
         """Encode a target state, of which the light decoders' variables are kept."""
@@ -207,6 +215,6 @@ def _as_read(spec: ModelSpec) -> dict[str, Any]:
         raw.pop(key, None)
     unread = set(spec.output_only)
     raw["surface"] = [name for name in raw["surface"] if name not in unread]
-    for key in ("statistics", "transforms"):
+    for key in ("statistics", "transforms", "heads"):
         raw[key] = {name: value for name, value in raw.get(key, {}).items() if name not in unread}
     return raw

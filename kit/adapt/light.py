@@ -25,6 +25,7 @@ from aurora.model.util import init_weights, unpatchify
 from kit.adapt.settings import AdaptSettings
 from kit.errors import SettingsError
 from kit.models.extend import added_names
+from kit.models.heads import parse_heads
 from kit.models.spec import ModelSpec
 
 __all__ = ["NAME", "LightHeads", "attach", "heads_of", "install"]
@@ -138,6 +139,14 @@ def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collec
             "out"
         )
         raise SettingsError(msg)
+    for name, head in parse_heads(spec.heads).items():
+        channels = {name, *head.channels(name)}
+        if not (channels.isdisjoint(variables) or channels <= set(variables)):
+            msg = (
+                f"adapt.decoder mlp: model.heads.{name} adds channels to a variable that the weights have, whose own "
+                "head stays frozen; leave it out, or choose another adapt.method"
+            )
+            raise SettingsError(msg)
     if others := sorted(set(new) - added_names(model, variables)):
         msg = (
             f"adapt.decoder mlp trains light decoders alone, but the weights lack {len(others)} more parameters, such "

@@ -123,6 +123,7 @@ def test_a_light_decoder_is_kept_resumed_gone_on_with_and_scored(
         ({"model": {}}, "adapt.decoder mlp trains decoders of new variables, and there is none"),
         ({"model": {"new_variables": ("100u",)}}, "100u would be read by the model, which stays frozen"),
         ({"model": {**NEW, "stabilise_level_agg": True}}, "weights lack .* more parameters, such as encoder.level_agg"),
+        ({"model": {**NEW, "heads": {"2t": "quantile"}}}, "model.heads.2t adds channels to a variable that the"),
         ({"rollout": {"steps": 2}}, "rollout.steps is 2, but adapt.decoder mlp trains on the latents of one step"),
     ),
 )  # fmt: skip
@@ -141,3 +142,13 @@ def test_a_cache_beyond_its_budget_is_refused_before_anything_is_made(
     with pytest.raises(SettingsError, match=rf"{PAIRS} samples.* more than 0.0001 GiB, adapt.cache_budget"):
         finetune(settings(windy_store, run_dir, "large", adapt=adapt))
     assert not (run_dir / "large").exists()
+
+
+def test_heads_of_several_channels_have_a_decoder_for_each(windy_store: Path, run_dir: Path) -> None:
+    model = {**NEW, "heads": {"100u": "quantile:0.1,0.5,0.9"}}
+    result = finetune(settings(windy_store, run_dir, "spread", adapt={"cache": "off"}, model=model, train={"steps": 2}))
+    assert result["trainable_parameters"] == 3 * ((768 + 1) * 16 + (16 + 1) * 16)
+    record = metrics(run_dir / "spread")[-1]
+    assert {key for key in record if key.startswith("loss/")} == {"loss/100u", "loss/100u_q10", "loss/100u_q90"}
+    scores = evaluate(EvaluateSettings(checkpoint=run_dir / "spread" / "checkpoints" / "last"))["scores"]
+    assert scores["100u"]["rmse"] > 0
