@@ -55,7 +55,7 @@ def test_no_target_at_all_is_refused() -> None:
 def test_light_decoders_have_the_paper_s_layers_by_default() -> None:
     resolved = AdaptSettings(method="head", decoder="mlp").resolved()
     assert (resolved.hidden, resolved.latents) == ((512, 512, 256), "all")
-    assert AdaptSettings(method="head", decoder="mlp", cache_budget="1.5 GiB").budget == 3 * 2**29
+    assert AdaptSettings(method="head", decoder="mlp", cache_budget="1.5 GiB").cache_bytes == 3 * 2**29
     assert AdaptSettings(method="head").resolved().decoder == "linear"
 
 
