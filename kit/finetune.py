@@ -175,6 +175,8 @@ class _Run:
                 self._say(self.trains.report.text())
                 for leak in self.job.leaks:
                     self._say(f"warning: {leak}")
+                if told := self.job.feature_cache:
+                    self._say(told)
                 if self.fitted is not None:
                     self._say(f"memory.fit chose {self.fitted}")
                 elif warning := preflight(self.job):

@@ -17,6 +17,7 @@ from aurora import Aurora
 
 from kit.adapt import build, prompt, rollout_lora
 from kit.adapt.check import TrainingCheck
+from kit.adapt.latent import LatentSpace, refuse_rollout
 from kit.checkpoint.folder import Checkpoint
 from kit.data.build import open_store
 from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, read_ahead
@@ -108,7 +109,12 @@ class Job:
         adapt = self.settings.adapt
         if self.weights is None or not adapt.is_delta:
             return None
-        return {"settings": adapt.model_dump(mode="json"), "base": build.base_of(self.weights, adapt)}
+        return {"settings": adapt.defining().model_dump(mode="json"), "base": build.base_of(self.weights, adapt)}
+
+    @property
+    def feature_cache(self) -> str | None:
+        """What there was to say of the feature cache when it was opened, where there is one."""
+        return self.trainer.space.told if isinstance(self.trainer.space, LatentSpace) else None
 
     def training_batches(self, start: int) -> Iterable[Pair]:
         """Batches from a position on, counted from the beginning of training."""
@@ -172,6 +178,7 @@ def build_job(settings: Settings) -> Job:
     Raises:
         KitError: settings, store and weights do not fit together.
     """
+    refuse_rollout(settings.adapt, settings.rollout.steps)
     make_deterministic(settings.train.seed)
     device = choose_device(settings.train.device)
     autocast = uses_autocast(settings.train.precision, device)
@@ -208,6 +215,8 @@ def build_job(settings: Settings) -> Job:
         points=points,
         check=True,
     )
+    if isinstance(trainer.space, LatentSpace):
+        trainer.space.open_cache(settings.adapt, (train, valid))
     resolved = _resolved(settings, spec, selection, periods, schedule, trainer, autocast)
     return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid, tuple(leaked), replay)
 
@@ -239,6 +248,7 @@ def build_trainer(
         points: how much each point of the window counts in the loss, as ``point_weights`` makes it.
         check: watch whether all that is to train does, as ``train.check_after`` says.
     """
+    refuse_rollout(settings.adapt, settings.rollout.steps)
     start = settings.model.new_init or "zero"
     model, trained = build.for_training(spec, weights, settings.adapt, autocast=autocast, steps=steps, start=start)
     engine.install(model, settings.memory)
@@ -258,7 +268,7 @@ def build_trainer(
         new=trained.new,
     )
     return Trainer(
-        TrainingSpace(model, spec, window),
+        (LatentSpace if settings.adapt.decoder == "mlp" else TrainingSpace)(model, spec, window),
         FieldLoss(settings.loss, levels=spec.levels, heads=parse_heads(spec.heads), points=points),
         trained,
         updater,

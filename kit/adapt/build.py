@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from aurora import Aurora
 
-from kit.adapt import trainable
+from kit.adapt import light, trainable
 from kit.adapt.settings import AdaptSettings
 from kit.adapt.trainable import Trained
 from kit.errors import CheckpointError
@@ -57,6 +57,8 @@ def for_training(
         fate: LoraFate = "keep" if spec.rollout_lora == "kept" else "merge"
         fresh = settings.method == "rollout-lora"
         new &= _install(model, spec, weights, fate, merged=not going_on, fresh=fresh)
+    if settings.decoder == "mlp":
+        new = light.install(model, spec, settings, new)
     trained = trainable.select(model, settings, steps=steps, new=new)
     if weights is not None and going_on:
         trainable.load(model, settings, weights.state)
@@ -113,9 +115,9 @@ def _goes_on(weights: Weights, settings: AdaptSettings) -> bool:
     """Whether training goes on with the weights' own adapters."""
     if weights.under is None:
         return False
-    own = _own(weights)
+    own = _own(weights).defining()
     # Where none is asked for, the mode of a roll-out LoRA is the weights'.
-    return settings.resolved() == (own if settings.mode else own.model_copy(update={"mode": None}))
+    return settings.defining() == (own if settings.mode else own.model_copy(update={"mode": None}))
 
 
 def _own(weights: Weights) -> AdaptSettings:

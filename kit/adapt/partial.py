@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from aurora import Aurora
 
+from kit.adapt import light
 from kit.adapt.method import Attached
 from kit.adapt.patterns import matching
 from kit.adapt.settings import AdaptSettings
@@ -43,11 +44,14 @@ def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> 
 
 
 def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
-    """Train the decoder's heads and, if asked, the last stages of the backbone's decoder.
+    """Train the decoder's heads and, if asked, the last stages of the backbone's decoder; or light decoders alone.
 
     Raises:
         SettingsError: more stages are asked for than there are.
     """
+    if settings.decoder == "mlp":
+        _train(model, [name for name in _own(model) if name.startswith(f"decoder.{light.NAME}.")])
+        return Attached()
     stages = len(model.backbone.decoder_layers)
     asked = settings.decoder_stages or 0
     if asked > stages:

@@ -36,13 +36,25 @@ _BELONGS: Mapping[str, tuple[Method, ...]] = {
     "freeze": ("freeze",),
     "train_only": ("freeze",),
     "decoder_stages": ("head",),
+    "decoder": ("head",),
+    "hidden": ("head",),
+    "latents": ("head",),
+    "cache": ("head",),
+    "cache_budget": ("head",),
     "tokens": ("prefix",),
     "coarse": ("prompt",),
 }
 """Methods that each setting belongs to; with any other it would have no effect."""
 
+_LIGHT = ("hidden", "latents", "cache", "cache_budget")
+"""Settings of light decoders alone."""
+_ASIDE = ("cache", "cache_budget")
+"""Settings that decide nothing about what is learned."""
 _APART: frozenset[str] = frozenset({"prefix", "prompt"})
 """Methods that add what no weights of upstream's can give."""
+_HIDDEN = (512, 512, 256)
+"""Of the decoders that the authors of arXiv 2506.19088 published."""
+
 _RANK = 8
 _INITIAL_RANK = 12
 _ORTHOGONALITY = 0.5
@@ -92,6 +104,19 @@ class AdaptSettings(BaseModel):
     """With ``freeze``, in the place of the setting ``freeze``: the parameters that train; no other does."""
     decoder_stages: PositiveInt | None = None
     """With ``head``: so many of the last stages of the backbone's decoder train as well."""
+    decoder: Literal["linear", "mlp"] | None = None
+    """With ``head``: ``linear`` trains upstream's own heads; ``mlp`` gives each new output-only surface variable a
+    light decoder on the frozen model's latents and trains these alone; linear by default."""
+    hidden: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
+    """With ``decoder mlp``: width of each hidden layer; 512,512,256 by default."""
+    latents: Literal["all", "surface"] | None = None
+    """With ``decoder mlp``: latent levels that a light decoder reads, ``all`` or the ``surface``'s alone, a quarter of
+    the cache; all by default."""
+    cache: str | None = Field(default=None, min_length=1)
+    """With ``decoder mlp``: folder in which the frozen model's latents are kept, or ``off`` to compute them at every
+    step; by default ``features`` in the kit's cache."""
+    cache_budget: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?\s*GiB$")
+    """With ``decoder mlp``: disk space that the latents of a run may take, such as ``50GiB``; 20GiB by default."""
     rank: PositiveInt | None = None
     """Rank of the adapters, 8 by default; with ``adalora`` the one that they start with, 12 by default. That of
     ``rollout-lora`` is upstream's, 8."""
@@ -129,6 +154,7 @@ class AdaptSettings(BaseModel):
                     f"{' or '.join(methods)}"
                 )
                 raise ValueError(msg)
+        self._light_settings_have_an_effect()
         if self.method == "freeze" and (self.freeze is None) == (self.train_only is None):
             given = "both were" if self.freeze else "neither was"
             msg = f"adapt.method freeze needs adapt.freeze or adapt.train_only, and {given} given; give one"
@@ -141,6 +167,25 @@ class AdaptSettings(BaseModel):
             raise ValueError(msg)
         return self
 
+    def _light_settings_have_an_effect(self) -> None:
+        faults = [f"adapt.{name} needs adapt.decoder mlp" for name in _LIGHT if getattr(self, name) is not None]
+        if self.decoder == "mlp":
+            faults = [] if self.decoder_stages is None else ["adapt.decoder_stages needs adapt.decoder linear"]
+            if self.cache == "off" and self.cache_budget is not None:
+                faults.append("adapt.cache_budget needs a cache, and adapt.cache is off")
+        if faults:
+            msg = f"{'; '.join(faults)}; without it would have no effect"
+            raise ValueError(msg)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Bytes that a feature cache may take; None where it was left to the kit."""
+        return None if self.cache_budget is None else int(float(self.cache_budget.removesuffix("GiB")) * 2**30)
+
+    def defining(self) -> AdaptSettings:
+        """The same with defaults filled in, and without what decides nothing about what is learned."""
+        return self.resolved().model_copy(update=dict.fromkeys(_ASIDE))
+
     @property
     def is_delta(self) -> bool:
         """Whether a checkpoint holds what trained alone, and names the weights that it belongs to."""
@@ -149,7 +194,7 @@ class AdaptSettings(BaseModel):
     @property
     def can_merge(self) -> bool:
         """Whether what trained can be put into the weights below it: what is no part of upstream's model cannot."""
-        return self.method not in _APART and self.model_dump().get("decoder") != "mlp"
+        return self.method not in _APART and self.decoder != "mlp"
 
     @property
     def adds_adapter(self) -> bool:
@@ -186,6 +231,10 @@ class AdaptSettings(BaseModel):
         """The same with every default filled in."""
         if self.method == "prefix":
             return AdaptSettings(method=self.method, tokens=self.prefix_tokens)
+        if self.method == "head" and self.decoder == "mlp":
+            return self.model_copy(update={"hidden": self.hidden or _HIDDEN, "latents": self.latents or "all"})
+        if self.method == "head":
+            return self.model_copy(update={"decoder": "linear"})
         if not self.adds_adapter:
             return self
         pruned = self.budget._asdict() if self.method == "adalora" else {}
@@ -193,4 +242,4 @@ class AdaptSettings(BaseModel):
 
     def described(self) -> dict[str, Any]:
         """What the lineage of a checkpoint says of it."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={"targets"})
+        return self.model_dump(mode="json", exclude_none=True, exclude={"targets", *_ASIDE})

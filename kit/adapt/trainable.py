@@ -29,11 +29,6 @@ _METHODS: Mapping[Method, Attach] = {
 }
 """Methods without PEFT's adapters."""
 
-_CANNOT_MERGE: Mapping[Method, str] = {
-    "prefix": "a prefix adds attention to what upstream's weights attend to, and no weights give that",
-    "prompt": "a prompt is added where upstream has no parameter",
-}
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -135,13 +130,14 @@ def merge(
         rollout: what becomes of a roll-out LoRA among them.
 
     Raises:
-        CheckpointError: they do not fit, or the method's cannot be put into weights.
+        CheckpointError: they do not fit, or no weights of upstream's can hold them.
     """
-    if settings.method in _CANNOT_MERGE:
+    if not settings.can_merge:
         same = " ".join(f"--adapt.{name} {value}" for name, value in settings.described().items())
         msg = (
-            f"what adapt.method {settings.method} trained cannot be merged into the weights below it: "
-            f"{_CANNOT_MERGE[settings.method]}. Go on with {same}, or start from the weights below it"
+            f"what adapt.method {settings.method} trained cannot be merged into the weights below it: no weights of "
+            f"upstream's model can take up what it added. Go on with {same}, or start from the weights below it, and "
+            "train what is new in one run"
         )
         raise CheckpointError(msg)
     adapters, others = _parted(saved)

@@ -44,8 +44,7 @@ class EastwardLongitudes(torch.Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EastwardLongitudes:
         """Copy the values; PyTorch's own way wants empty tensors of this kind, which mean nothing."""
-        copied: EastwardLongitudes = self.clone()
-        memo[id(self)] = copied
+        copied = memo[id(self)] = self.clone().as_subclass(EastwardLongitudes)
         return copied
 
 

@@ -182,6 +182,11 @@ class Pairs(Dataset[Pair]):
         """States of a surface variable at the last input time of pairs, [B, H, W]; it need not be an input itself."""
         return self._read(name, [self._indices[index][self.selection.history - 1] for index in indices])[0]
 
+    @property
+    def times(self) -> list[datetime]:
+        """Time of the last input state of every pair, UTC."""
+        return [self.time(index) for index in range(len(self))]
+
     def _batch(self, times: Sequence[int], surface: Sequence[str]) -> Batch:
         return Batch(
             surf_vars={name: self._read(name, times) for name in surface},

@@ -68,3 +68,34 @@ def test_a_prefix_has_tokens() -> None:
         AdaptSettings(method="prefix", tokens=0)
     with pytest.raises(ValidationError, match="tokens would have no effect: adapt.method is prompt; .* choose prefix"):
         AdaptSettings(method="prompt", tokens=4)
+
+
+def test_light_decoders_have_the_paper_s_layers_by_default() -> None:
+    resolved = AdaptSettings(method="head", decoder="mlp").resolved()
+    assert (resolved.hidden, resolved.latents) == ((512, 512, 256), "all")
+    assert AdaptSettings(method="head", decoder="mlp", cache_budget="1.5 GiB").cache_bytes == 3 * 2**29
+    assert AdaptSettings(method="head").resolved().decoder == "linear"
+
+
+def test_where_latents_are_kept_does_not_define_what_is_learned() -> None:
+    one = AdaptSettings(method="head", decoder="mlp", cache="here", cache_budget="1GiB")
+    assert one.defining() == AdaptSettings(method="head", decoder="mlp", cache="off").defining()
+    assert one.defining() != AdaptSettings(method="head", decoder="mlp", hidden=(8,)).defining()
+    assert "cache" not in one.described()
+
+
+@pytest.mark.parametrize(
+    "given",
+    (
+        {"method": "head", "hidden": (8,)},
+        {"method": "head", "decoder": "linear", "latents": "all"},
+        {"method": "head", "cache": "off"},
+        {"method": "head", "cache_budget": "1GiB"},
+        {"method": "head", "decoder": "mlp", "decoder_stages": 1},
+        {"method": "head", "decoder": "mlp", "cache": "off", "cache_budget": "1GiB"},
+        {"method": "full", "decoder": "mlp"},
+    ),
+)
+def test_a_setting_of_light_decoders_without_them_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="would have no effect"):
+        AdaptSettings(**given)

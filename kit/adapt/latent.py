@@ -1,0 +1,220 @@
+"""Training space of light decoders: the frozen trunk gives latents, once, and the heads alone are run after that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from aurora import Aurora, Batch
+
+from kit import registry
+from kit.adapt.features import FeatureCache, Shape, digest_of, refuse_beyond
+from kit.adapt.light import heads_of
+from kit.adapt.settings import AdaptSettings
+from kit.data.pairs import Pairs
+from kit.errors import SettingsError
+from kit.models.space import Fields, TrainingSpace, Window
+from kit.models.spec import ModelSpec
+
+__all__ = ["LatentSpace", "refuse_rollout"]
+
+
+class _Reached(Exception):
+    """The model has come to its decoder, which is not to be run."""
+
+    def __init__(self, latents: torch.Tensor) -> None:
+        super().__init__()
+        self.latents = latents
+
+
+class LatentSpace(TrainingSpace):
+    """Predicts, and encodes targets of, the light decoders' variables alone.
+
+    The trunk, which is frozen, runs in evaluation mode and for one sample at a time, with or without a cache: what it
+    gives for a sample depends neither on the samples beside it, nor on whether it has been stored.
+    """
+
+    def __init__(
+        self, model: Aurora, spec: ModelSpec, window: Window | None = None, *, cache: FeatureCache | None = None
+    ) -> None:
+        """Begin.
+
+        Args:
+            model: with light heads.
+            spec: of the model.
+            window: where the fields of losses are taken.
+            cache: where latents are kept; None to compute them each time.
+        """
+        super().__init__(model, spec, window)
+        self.cache = cache
+        self.told: str | None = None
+        self._light = heads_of(model)
+
+    def open_cache(self, settings: AdaptSettings, periods: Sequence[Pairs]) -> None:
+        """Open the feature cache of a run, unless it shall have none; ``told`` then says how large it is.
+
+        Args:
+            settings: where it is, and how large it may be.
+            periods: all pairs of the run.
+
+        Raises:
+            SettingsError: it would be too large, or the trunk draws random numbers.
+        """
+        if settings.cache == "off":
+            return
+        root = registry.cache_dir() / "features" if settings.cache is None else Path(settings.cache).expanduser()
+        cache = _opened(self, periods[0], root)
+        times = [time for pairs in periods for time in pairs.times]
+        refuse_beyond(cache, times, settings.cache_bytes)
+        self.cache, self.told = cache, cache.described(times)
+
+    def predict_fields(self, inputs: Batch, *, release: bool = False) -> Fields:  # noqa: ARG002
+        """Run the heads on each sample's latents, from the cache where they are there.
+
+        Args:
+            inputs: as ``inputs`` returns them.
+            release: without effect: the trunk keeps nothing for a backward pass.
+        """
+        latents = torch.stack([self._latents(inputs, index) for index in range(len(inputs.metadata.time))])
+        return self._arranged(Fields(self._light(latents, self._patches(inputs)), {})).within(self._window)
+
+    def _arranged(self, fields: Fields) -> Fields:
+        """The channels of heads as they are scored; those of other variables are not there."""
+        surface = dict(fields.surface)
+        for name, head in self._heads.items():
+            if name in surface:
+                surface |= head.arranged(name, surface)
+        return dataclasses.replace(fields, surface=surface)
+
+    def targets(self, target: Batch) -> Fields:
+        """Encode a target state, of which the light decoders' variables are kept."""
+        whole = super().targets(target)
+        masks = {name: mask for name, mask in whole.masks.items() if name in self._light}
+        return Fields({name: whole.surface[name] for name in self._light}, {}, masks)
+
+    def _patches(self, inputs: Batch) -> tuple[int, int]:
+        height, width = inputs.spatial_shape
+        return height // self._light.patch_size, width // self._light.patch_size
+
+    def _latents(self, inputs: Batch, index: int) -> torch.Tensor:
+        """Of one sample, [levels, L, D], on the model's device."""
+        time = inputs.metadata.time[index]
+        stored = None if self.cache is None else self.cache.get(time)
+        if stored is not None:
+            return stored.to(next(self._light.parameters()).device)
+        latents = self._computed(_sample(inputs, index))
+        if self.cache is not None:
+            self.cache.put(time, latents)
+        return latents
+
+    @torch.no_grad()
+    def _computed(self, inputs: Batch) -> torch.Tensor:
+        """Run the model up to its decoder."""
+
+        def stop(_decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # A copy: what is read may be a part of all levels, which would stay in memory with it.
+            raise _Reached(self._light.read(args[0], kwargs["patch_res"])[0].contiguous())
+
+        handle = self.model.decoder.register_forward_pre_hook(stop, with_kwargs=True)
+        training = self.model.training
+        self.model.eval()
+        try:
+            self._forward(inputs)
+        except _Reached as reached:
+            return reached.latents
+        finally:
+            handle.remove()
+            self.model.train(training)
+        msg = "the model returned without running its decoder"
+        raise AssertionError(msg)
+
+
+def _sample(batch: Batch, index: int) -> Batch:
+    """One sample of a batch; views, no copies."""
+
+    def cut(variables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value[index : index + 1] for name, value in variables.items()}
+
+    metadata = dataclasses.replace(batch.metadata, time=(batch.metadata.time[index],))
+    return dataclasses.replace(
+        batch, surf_vars=cut(batch.surf_vars), atmos_vars=cut(batch.atmos_vars), metadata=metadata
+    )
+
+
+def refuse_rollout(settings: AdaptSettings, steps: int) -> None:
+    """Refuse to roll out what a frozen model predicts by itself: no gradient could come of it.
+
+    Raises:
+        SettingsError: light decoders, and several steps.
+    """
+    if settings.decoder == "mlp" and steps > 1:
+        msg = (
+            f"rollout.steps is {steps}, but adapt.decoder mlp trains on the latents of one step: what is fed back "
+            "comes from the frozen model. Leave rollout.steps at 1, or choose another adapt.method"
+        )
+        raise SettingsError(msg)
+
+
+def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
+    """Open the cache for a model's latents of a store's states.
+
+    Its key holds all that they depend on: the trunk's own tensors (whatever files they were read from), the spec as
+    far as the trunk reads it, the store's fingerprint, what is read from it and on which grid, the precision, the kind
+    of device and PyTorch's version. Light decoders for other variables find the same latents.
+
+    Args:
+        space: on its device.
+        pairs: any of the run's; all read the same in the same way.
+        root: folder of all caches.
+
+    Raises:
+        SettingsError: the trunk draws random numbers.
+    """
+    model, spec, heads = space.model, space.spec, heads_of(space.model)
+    if getattr(model.backbone, "stochastic", False):
+        msg = (
+            f"adapt.cache: variant {spec.variant!r} draws noise at every step, and latents that are stored would keep "
+            "that of the first time; set --adapt.cache off"
+        )
+        raise SettingsError(msg)
+    selection = pairs.selection
+    facts = {
+        "trunk": digest_of(_trunk(model, spec)),
+        "model": _as_read(spec),
+        "store": pairs.store.fingerprint(),
+        "variables": [selection.inputs, selection.atmospheric, selection.static],
+        "levels": selection.levels,
+        "grid": digest_of({"latitude": pairs.latitude, "longitude": pairs.longitude}),
+        "latent_levels": heads.levels,
+        "precision": "bf16" if heads.rounded else "fp32",
+        "device": next(model.parameters()).device.type,
+        "torch": str(torch.__version__),
+    }
+    patches = (len(pairs.latitude) // heads.patch_size, len(pairs.longitude) // heads.patch_size)
+    dtype = torch.bfloat16 if heads.rounded else torch.float32
+    return FeatureCache(root, facts, Shape(heads.levels, patches, model.decoder.embed_dim, dtype))
+
+
+def _trunk(model: Aurora, spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """Tensors of encoder and backbone, without the embeddings of what is never read."""
+    unread = {f"encoder.surf_token_embeds.weights.{name}" for name in spec.output_only}
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.startswith(("encoder.", "backbone.")) and name not in unread
+    }
+
+
+def _as_read(spec: ModelSpec) -> dict[str, Any]:
+    """The spec, without what is predicted and never read."""
+    raw = spec.as_dict()
+    for key in ("added", "never_read", "output_only"):
+        raw.pop(key, None)
+    unread = set(spec.output_only)
+    raw["surface"] = [name for name in raw["surface"] if name not in unread]
+    for key in ("statistics", "transforms", "heads"):
+        raw[key] = {name: value for name, value in raw.get(key, {}).items() if name not in unread}
+    return raw
