@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from aurora import Batch
 
+from kit.data.longitudes import longitudes
 from kit.errors import CheckpointError
 from kit.train.shelf import DiskShelf, Held, HostShelf, Shelf
 from tests.batches import small_spec, synthetic_batch
@@ -110,3 +113,13 @@ def test_a_batch_survives_without_static_variables(tmp_path: Path) -> None:
     shelf = DiskShelf(tmp_path / "replay")
     shelf.put(0, Held(1, bare))
     assert_same(shelf.get(0), Held(1, bare))
+
+
+def test_longitudes_across_greenwich_stay_what_they_are(tmp_path: Path) -> None:
+    whole = item(1)
+    width = len(whole.state.metadata.lon)
+    east = longitudes((350 + np.arange(width)) % 360)
+    state = dataclasses.replace(whole.state, metadata=dataclasses.replace(whole.state.metadata, lon=east))
+    shelf = DiskShelf(tmp_path / "replay")
+    shelf.put(0, Held(1, state))
+    assert_same(shelf.get(0), Held(1, state))
