@@ -26,7 +26,7 @@ from kit.data.build_settings import BuildSettings
 from kit.data.pairs import Pairs
 from kit.data.settings import Period
 from kit.data.variables import Kind, lookup
-from kit.errors import CheckpointError, SettingsError, StoreError
+from kit.errors import CheckpointError, KitError, SettingsError, StoreError
 from kit.forecast.settings import ForecastSettings
 from kit.forecast.writing import Layout, Writer, bytes_of, writing
 from kit.job import Conditions, Forecaster, build_starter
@@ -257,13 +257,31 @@ def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
 
     Yields:
         Physical variables under a store's names, [1, 1, H, W] and [1, 1, C, H, W], on the model's device.
+
+    Raises:
+        CheckpointError: the model does not predict all that it reads, so that there is no second step.
     """
     state = state.to(next(space.model.parameters()).device)
     for step in range(1, steps + 1):
         _, prediction = space.step(space.inputs(state))
         if step < steps:
-            state = space.advance(state, prediction)
+            state = _advanced(space, state, prediction, step)
         yield space.physical(prediction)
+
+
+def _advanced(space: TrainingSpace, state: Batch, prediction: Batch, step: int) -> Batch:
+    """The next input states.
+
+    Raises:
+        CheckpointError: the model does not predict all that it reads.
+    """
+    try:
+        return space.advance(state, prediction)
+    except KitError:
+        raise
+    except ValueError as error:
+        msg = f"the forecast cannot go on after step {step}: {error}. Ask for no more, with --steps {step}"
+        raise CheckpointError(msg) from error
 
 
 def _described_head(channel: str, variable: Mapping[str, Any]) -> dict[str, Any]:

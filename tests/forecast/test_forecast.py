@@ -344,3 +344,21 @@ def test_what_heads_say_is_described() -> None:
     assert occurrence == {"long_name": "Probability of total precipitation of 0.1 mm or more", "units": "1"}
     assert room._described_head("q2_5", variable)["long_name"] == "Total precipitation, quantile of 2.5 %"
     assert room._described_head("q95", variable)["units"] == "m"
+
+
+def test_what_does_not_predict_all_that_it_reads_goes_one_step(
+    made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kit.models.space import TrainingSpace
+
+    plain = TrainingSpace.step
+
+    def partial(self: TrainingSpace, inputs: Batch) -> Any:
+        fields, prediction = plain(self, inputs)
+        del prediction.surf_vars["msl"]
+        return fields, prediction
+
+    monkeypatch.setattr(TrainingSpace, "step", partial)
+    with pytest.raises(CheckpointError, match="cannot go on after step 1: a prediction without msl .* with --steps 1"):
+        run(tmp_path / "f.nc", made.base)
+    assert "msl" not in run(tmp_path / "f.nc", made.base, steps=1)["variables"]
