@@ -253,10 +253,11 @@ def build_trainer(
     model, trained = build.for_training(spec, weights, settings.adapt, autocast=autocast, steps=steps, start=start)
     engine.install(model, settings.memory)
     model.to(device)
+    loss = FieldLoss(settings.loss, levels=spec.levels, heads=parse_heads(spec.heads), points=points)
     watch = None
     if check and settings.train.check_after is not None:
         # Before the updater, which may take gradients away as soon as they are complete.
-        unscored = [name for name, weight in settings.loss.weights.items() if weight == 0]
+        unscored = loss.unscored((*model.surf_vars, *model.atmos_vars))
         watch = TrainingCheck(model, trained.parameters, unscored=unscored)
     updater = build_updater(
         trained.parameters,
@@ -269,7 +270,7 @@ def build_trainer(
     )
     return Trainer(
         (LatentSpace if settings.adapt.decoder == "mlp" else TrainingSpace)(model, spec, window),
-        FieldLoss(settings.loss, levels=spec.levels, heads=parse_heads(spec.heads), points=points),
+        loss,
         trained,
         updater,
         rollout=settings.rollout,

@@ -133,6 +133,8 @@ Head = TwoPart | Quantiles
 def parse_head(text: str, *, where: str) -> Head:
     """Read ``two-part``, ``quantile`` or ``quantile:0.1,0.5,0.9``.
 
+    A command line, where commas part one variable from the next, has ``quantile:0.1/0.5/0.9``.
+
     Raises:
         SettingsError: it is none of them, or the orders are no increasing numbers in (0, 1) with 0.5 among them.
     """
@@ -145,7 +147,7 @@ def parse_head(text: str, *, where: str) -> Head:
     if not colon:
         return Quantiles()
     try:
-        orders = tuple(float(part) for part in given.split(","))
+        orders = tuple(float(part) for part in given.replace("/", ",").split(","))
     except ValueError:
         orders = ()
     increasing = all(low < high for low, high in pairwise(orders))

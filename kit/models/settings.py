@@ -76,7 +76,7 @@ class ModelSettings(BaseModel):
     has it; ``identity``. What is predicted comes back through its inverse, and is never below zero."""
     heads: dict[str, str] = Field(default_factory=dict)
     """More than one number for a new surface variable: ``tp=two-part`` predicts whether it rains, and how much where
-    it does; ``tp=quantile:0.1,0.5,0.9`` predicts quantiles, of which the median is the prediction."""
+    it does; ``tp=quantile:0.1/0.5/0.9`` predicts quantiles, of which the median is the prediction."""
     rollout_lora: Literal["merge", "keep"] | None = None
     """What becomes of upstream's roll-out LoRA in variants that have it: ``merge`` it into the base weights,
     or ``keep`` it frozen; by default it is merged."""

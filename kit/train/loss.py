@@ -5,7 +5,7 @@ Dimensions: B batch, C level, H latitude, W longitude.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -177,6 +177,10 @@ class FieldLoss:
                 return self._given[given] * self._shares.get(name, 1.0)
         published = PAPER_WEIGHTS.get(variable, 1.0) if self._paper else 1.0
         return published * self._shares.get(name, 1.0)
+
+    def unscored(self, names: Iterable[str]) -> list[str]:
+        """Those decoder outputs that weigh nothing on any level: their heads get no gradient."""
+        return [name for name in names if not any((*self._level_weights(name), self._weight(name)))]
 
     def _level_weights(self, name: str) -> list[float]:
         return [self._weight(name, level_key(name, level)) for level in self._levels] or [self._weight(name)]

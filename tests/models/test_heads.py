@@ -72,6 +72,10 @@ def test_the_written_form_reads_back(text: str) -> None:
     assert str(parse_heads({"tp": text})["tp"]) == text
 
 
+def test_orders_on_a_command_line() -> None:
+    assert parse_heads({"tp": "quantile:0.1/0.5/0.9"})["tp"] == Quantiles((0.1, 0.5, 0.9))
+
+
 def test_the_default_orders() -> None:
     assert parse_heads({"tp": "quantile"}) == {"tp": Quantiles()}
 

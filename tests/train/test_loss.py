@@ -211,3 +211,8 @@ def test_the_quantile_loss_is_least_at_the_quantile() -> None:
 def test_a_delta_without_huber_is_an_error(name: str) -> None:
     with pytest.raises(ValidationError, match="loss.delta 2 has no effect"):
         LossSettings.model_validate({"name": name, "delta": 2})
+
+
+def test_what_is_not_scored_can_be_asked_for() -> None:
+    loss = FieldLoss(LossSettings(weights={"*": 0, "tp": 1, "q_850": 1}), levels=(500, 850), heads={"tp": TwoPart()})
+    assert loss.unscored(("2t", "tp", "tp_occurrence", "q", "u")) == ["2t", "u"]
