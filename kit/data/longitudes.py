@@ -44,7 +44,8 @@ class EastwardLongitudes(torch.Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EastwardLongitudes:
         """Copy the values; PyTorch's own way wants empty tensors of this kind, which mean nothing."""
-        copied = memo[id(self)] = self.clone().as_subclass(EastwardLongitudes)
+        copied = self.clone().as_subclass(type(self))
+        memo[id(self)] = copied
         return copied
 
 
