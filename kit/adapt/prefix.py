@@ -136,7 +136,7 @@ def prefix_of(attn: WindowAttention) -> Prefix | None:
     return found
 
 
-def attach(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:  # noqa: ARG001
+def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Give every attention layer of the backbone a prefix, as its submodule ``prefix``, and let nothing else train.
 
     Keys and values get a gradient of exactly zero while their gates are zero, that is at the first step.

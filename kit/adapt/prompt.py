@@ -119,7 +119,7 @@ def _between(share: torch.Tensor, cells: int, *, wraps: bool) -> torch.Tensor:
     return (1 - torch.minimum(away, cells - away)).clamp(min=0)
 
 
-def attach(model: Aurora, settings: AdaptSettings, steps: int) -> Attached:  # noqa: ARG001
+def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Give the encoder a prompt, as its submodule ``prompt``, and let nothing else train."""
     model.requires_grad_(requires_grad=False)
     encoder = model.encoder
