@@ -118,7 +118,7 @@ def test_a_batch_survives_without_static_variables(tmp_path: Path) -> None:
 def test_longitudes_across_greenwich_stay_what_they_are(tmp_path: Path) -> None:
     whole = item(1)
     width = len(whole.state.metadata.lon)
-    east = longitudes((350 + np.arange(width)) % 360)
+    east = longitudes((350.0 + np.arange(width)) % 360)
     state = dataclasses.replace(whole.state, metadata=dataclasses.replace(whole.state.metadata, lon=east))
     shelf = DiskShelf(tmp_path / "replay")
     shelf.put(0, Held(1, state))
