@@ -47,6 +47,7 @@ from kit.train.replay import ReplayBuffer
 from kit.train.settings import RolloutSettings
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
+from kit.train.what_trains import Seen
 
 __all__ = [
     "Conditions",
@@ -257,7 +258,8 @@ def build_trainer(
     watch = None
     if check and settings.train.check_after is not None:
         # Before the updater, which may take gradients away as soon as they are complete.
-        unscored = loss.unscored((*model.surf_vars, *model.atmos_vars))
+        heads = (*model.surf_vars, *model.decoder.surf_heads, *model.decoder.atmos_heads)
+        unscored = loss.unscored(dict.fromkeys(heads))
         watch = TrainingCheck(model, trained.parameters, unscored=unscored)
     updater = build_updater(
         trained.parameters,
@@ -270,7 +272,7 @@ def build_trainer(
     )
     return Trainer(
         (LatentSpace if settings.adapt.decoder == "mlp" else TrainingSpace)(model, spec, window),
-        loss,
+        loss if watch is None else Seen(loss, watch),
         trained,
         updater,
         rollout=settings.rollout,

@@ -17,6 +17,7 @@ from aurora import Aurora
 from kit.adapt.checksum import fingerprints
 from kit.adapt.zeros import Watched
 from kit.errors import KitError
+from kit.models.space import Fields
 
 __all__ = ["TrainingCheck", "UntrainedError", "Verdict"]
 
@@ -25,6 +26,8 @@ _SETTLED = 3
 two, such as LoRA in a new model's backbone, in the third."""
 _MOVES_BY_ITSELF = (re.compile(r"\.ranknum\."),)
 """What is no weight and yet a parameter that may change: AdaLoRA's count of the ranks that it keeps."""
+_PRUNED = re.compile(r"\.lora_E\.")
+"""What AdaLoRA prunes by setting it to zero, which is also where it starts."""
 _SHOWN = 5
 
 
@@ -100,6 +103,11 @@ class TrainingCheck:
         self._start: dict[str, tuple[int, int]] = {}
         self._begun = 0
 
+    def see(self, target: Fields) -> None:
+        """Look at what a loss is taken against, in training space; every loss of a step has to be seen."""
+        if self._watched is not None:
+            self._watched.see(target)
+
     def begin(self, step: int = 0) -> None:
         """Note what everything is.
 
@@ -140,8 +148,9 @@ class TrainingCheck:
         for name in self._names:
             if reached[name] and name in changed:
                 continue
-            if name in self._reasons:
-                zeros.setdefault(self._reasons[name], []).append(name)
+            reason = self._reasons.get(name) or self._pruned(name)
+            if reason is not None:
+                zeros.setdefault(reason, []).append(name)
             elif step - self._begun < _SETTLED or (reached[name] and step < warmup and not final):
                 waiting.append(name)
             else:
@@ -172,6 +181,10 @@ class TrainingCheck:
 
     def _everything(self) -> dict[str, torch.Tensor]:
         return dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+
+    def _pruned(self, name: str) -> str | None:
+        pruned = _PRUNED.search(name) is not None and not bool(self._model.get_parameter(name).any())
+        return "AdaLoRA has pruned all of its parts" if pruned else None
 
     def _may_change(self, name: str) -> bool:
         return name in self._declared or any(pattern.search(name) for pattern in _MOVES_BY_ITSELF)

@@ -17,17 +17,20 @@ from aurora import Aurora, Batch
 from aurora.model.lora import LoRARollout
 from aurora.normalisation import level_to_str
 
+from kit.models.space import Fields
+
 __all__ = ["Watched"]
 
 _EMBEDDING = re.compile(
     r"encoder\.(?P<kind>surf|atmos)_token_embeds\.(?:layers\.(?P<level>[^.]+)\.)?(?:weights\.(?P<name>.+)|bias)$"
 )
-_HEAD = re.compile(r"decoder\.(?:surf|atmos)_heads\.(?P<name>[^.]+)\.(?:layers\.(?P<level>[^.]+)\.)?")
+_HEAD = re.compile(r"decoder\.(?:surf|atmos|light)_heads\.(?P<name>[^.]+)\.(?:layers\.(?P<level>[^.]+)\.)?")
 _COMBINER = re.compile(r"(?P<kind>surf|atmos)_feature_combiner\.(?P<name>[^.]+)\.")
 _CLOCK = re.compile(r"(?:static_)?(?P<cycle>tod|dow|doy)_(?P<wave>sin|cos)$")
 _FAINT = 1e-6
 """Of a time's sine or cosine: as good as 0. With a gradient so small, AdamW does not move."""
 _ROLLOUT_LORA = re.compile(r".*\.loras\.(?P<number>\d+)\.")
+_LEVEL_DECODER = re.compile(r"decoder\.(?:level_decoder(?P<alternate>_alternate)?|atmos_levels_embed)\.")
 _DERIVED = re.compile(r"_(?:sin|cos|density|mod)$")
 
 
@@ -49,6 +52,8 @@ class Watched:
         self._levels: set[str] = set()
         self._predicted: set[str] = set()
         self._atmospheric: set[str] = set()
+        # Whether any point of a variable was to be scored, where that depends on the data.
+        self._scored: dict[str, torch.Tensor] = {}
         # Whether a variable had a value other than 0; on the device, so that nobody waits for the answer. By kind,
         # because "z" at the surface is another variable than "z" aloft.
         self._awake: dict[str, dict[str, torch.Tensor]] = {"surf": {}, "atmos": {}}
@@ -74,10 +79,16 @@ class Watched:
         )
 
     def _note(self, kind: str, values: Mapping[str, torch.Tensor]) -> None:
-        seen = self._awake[kind]
-        for name, value in values.items():
-            awake = value.detach().any()
-            seen[name] = seen[name] | awake if name in seen else awake
+        _add(self._awake[kind], values)
+
+    def see(self, target: Fields) -> None:
+        """Look at what a loss is taken against.
+
+        Args:
+            target: in training space.
+        """
+        if torch.is_grad_enabled():
+            _add(self._scored, target.masks)
 
     def _predict(self, module: torch.nn.Module, _args: Any, output: Batch) -> None:
         if module.training and torch.is_grad_enabled():
@@ -99,11 +110,24 @@ class Watched:
             return self._of_level(found["level"]) or self._of_head(found["name"])
         if found := _ROLLOUT_LORA.match(name):
             return None if self._uses(int(found["number"])) else "its roll-out step is not trained"
-        if name.startswith("decoder.level_decoder_alternate.") and not self._atmospheric & self._separate:
-            return "no variable that it decodes is predicted"
-        if name.startswith("decoder.level_decoder.") and self._atmospheric <= self._separate:
-            return "no variable that it decodes is predicted"
+        if found := _LEVEL_DECODER.match(name):
+            return self._of_level_decoder(name, alternate=found["alternate"] is not None)
         return None
+
+    def _of_level_decoder(self, name: str, *, alternate: bool) -> str | None:
+        """Upstream decodes some variables apart from the others; both share the encoding of levels."""
+        shared = "atmos_levels_embed" in name
+        decoded = {variable for variable in self._atmospheric if shared or (variable in self._separate) == alternate}
+        if not decoded:
+            return "no variable that it decodes is predicted"
+        return (
+            None
+            if any(self._weighs(variable) for variable in decoded)
+            else "what it decodes weighs nothing in the loss"
+        )
+
+    def _weighs(self, variable: str) -> bool:
+        return {variable, _DERIVED.sub("", variable)}.isdisjoint(self._unscored)
 
     def _of_level(self, level: str | None) -> str | None:
         return None if level is None or level in self._levels else "the data lack its level"
@@ -127,12 +151,17 @@ class Watched:
     def _of_head(self, variable: str) -> str | None:
         if variable not in self._predicted:
             return "its variable is not predicted"
-        field = _DERIVED.sub("", variable)
-        if {variable, field} & self._unscored:
+        if not self._weighs(variable):
             return "its variable weighs nothing in the loss"
-        # The density itself is scored wherever there is sea.
-        density = None if variable.endswith("_density") else self._awake["surf"].get(f"{field}_density")
-        return None if density is None or bool(density) else "its variable was absent everywhere in what was read"
+        scored = self._scored.get(variable)
+        return None if scored is None or bool(scored) else "no point of it was to be scored in what was read"
+
+
+def _add(seen: dict[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    """Note which of some variables have a value other than 0, besides those that had one before."""
+    for name, value in values.items():
+        awake = value.detach().any()
+        seen[name] = seen[name] | awake if name in seen else awake
 
 
 def _phase(time: datetime, cycle: str, wave: str) -> float:

@@ -7,10 +7,25 @@ from typing import Any
 
 from kit.adapt.check import TrainingCheck, Verdict
 from kit.adapt.report import Pace, report
+from kit.models.space import Fields
+from kit.train.loss import Criterion, Loss
 from kit.train.run_folder import RunFolder
 from kit.train.trainer import Trainer
 
-__all__ = ["WhatTrains"]
+__all__ = ["Seen", "WhatTrains"]
+
+
+class Seen:
+    """A loss, of which a check sees what it is taken against."""
+
+    def __init__(self, loss: Criterion, check: TrainingCheck) -> None:
+        self._loss = loss
+        self._check = check
+
+    def __call__(self, prediction: Fields, target: Fields) -> Loss:
+        """Compare them."""
+        self._check.see(target)
+        return self._loss(prediction, target)
 
 
 class WhatTrains:

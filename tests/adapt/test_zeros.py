@@ -17,17 +17,22 @@ from tests.adapt.models import awake_model
 from tests.batches import small_spec, synthetic_batch
 
 
-def watched(spec: ModelSpec, state: Batch, target: Batch) -> tuple[Watched, set[str]]:
+def watched(
+    spec: ModelSpec, state: Batch, target: Batch, weights: dict[str, float] | None = None
+) -> tuple[Watched, set[str]]:
     """What was watched in one training pass, and the parameters without a gradient."""
     model = awake_model(spec).requires_grad_(True).train()
-    watch, space = Watched(model), TrainingSpace(model, spec)
+    loss = PaperMAE(weights)
+    heads = (*model.decoder.surf_heads, *model.decoder.atmos_heads)
+    watch, space = Watched(model, loss.unscored(heads)), TrainingSpace(model, spec)
     predicted, wanted = space.predict_fields(space.inputs(state)), space.targets(target)
     known = Fields(
         {name: wanted.surface[name] for name in predicted.surface},
         {name: wanted.atmospheric[name] for name in predicted.atmospheric},
         wanted.masks,
     )
-    PaperMAE()(predicted, known).total.backward()  # type: ignore[no-untyped-call]
+    watch.see(known)
+    loss(predicted, known).total.backward()  # type: ignore[no-untyped-call]
     watch.close()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())}
     return watch, silent
@@ -82,7 +87,7 @@ def test_waves_that_are_absent_everywhere() -> None:
         f"decoder.surf_heads.{name}.{part}" for name in ("swh", "mwd_sin", "mwd_cos") for part in ("weight", "bias")
     }
     assert heads <= silent
-    assert watch.reason("decoder.surf_heads.swh.weight") == "its variable was absent everywhere in what was read"
+    assert watch.reason("decoder.surf_heads.swh.weight") == "no point of it was to be scored in what was read"
     agree(watch, spec, silent)
 
 
@@ -92,6 +97,16 @@ def test_levels_and_the_decoder_of_gases_that_are_not_there() -> None:
     watch, silent = watched(spec, state, target)
     assert any(name.startswith("decoder.level_decoder_alternate.") for name in silent)
     # At 6 UTC the cosine of the time of day is not quite zero: its gradient is, for AdamW.
+    faint = {name for name in dict(spec.build().named_parameters()) if name.endswith("tod_cos")}
+    agree(watch, spec, silent | faint)
+
+
+@pytest.mark.parametrize("variant", ("pretrained", "air-pollution"))
+@pytest.mark.parametrize("weights", ({"*": 0.0, "2t": 1.0}, {"*": 0.0, "t": 1.0}, {"msl": 0.0}), ids=str)
+def test_variables_that_weigh_nothing(variant: str, weights: dict[str, float]) -> None:
+    """With one variable at the surface, no decoder of levels gets a gradient either."""
+    spec = small_spec(variant)
+    watch, silent = watched(spec, *pair(spec), weights)
     faint = {name for name in dict(spec.build().named_parameters()) if name.endswith("tod_cos")}
     agree(watch, spec, silent | faint)
 
