@@ -17,7 +17,7 @@ import torch
 from kit.adapt.settings import AdaptSettings
 from kit.errors import SettingsError
 
-__all__ = ["Allocation", "Pruning", "orthogonality", "pruning"]
+__all__ = ["Allocation", "Pruning", "orthogonality", "pruned_away", "pruning"]
 
 
 class Pruning(NamedTuple):
@@ -144,6 +144,13 @@ def _values_alone() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+def pruned_away(model: torch.nn.Module, name: str) -> frozenset[str]:
+    """Names of the E of which nothing is left, and which may therefore be the zeros that they began as."""
+    config: Any = getattr(model, "peft_config", {}).get(name)
+    pattern: dict[str, list[bool]] = getattr(config, "rank_pattern", None) or {}
+    return frozenset(own for own, kept in pattern.items() if not any(kept))
 
 
 def orthogonality(model: torch.nn.Module, name: str, weight: float) -> Callable[[], torch.Tensor]:

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from aurora import Aurora
 
+from kit.adapt.adalora import pruned_away
 from kit.adapt.checksum import fingerprints
+from kit.adapt.settings import PEFTS_NAME
 from kit.adapt.zeros import Watched
 from kit.errors import KitError
 
@@ -25,6 +27,7 @@ _SETTLED = 3
 two, such as LoRA in a new model's backbone, in the third."""
 _MOVES_BY_ITSELF = (re.compile(r"\.ranknum\."),)
 """What is no weight and yet a parameter that may change: AdaLoRA's count of the ranks that it keeps."""
+_PRUNED = "AdaLoRA has pruned all of it"
 _SHOWN = 5
 
 
@@ -137,8 +140,12 @@ class TrainingCheck:
         zeros: dict[str, list[str]] = {}
         waiting: list[str] = []
         faults: list[str] = []
+        pruned = pruned_away(self._model, PEFTS_NAME)
         for name in self._names:
             if reached[name] and name in changed:
+                continue
+            if reached[name] and name in pruned:
+                zeros.setdefault(_PRUNED, []).append(name)
                 continue
             if name in self._reasons:
                 zeros.setdefault(self._reasons[name], []).append(name)

@@ -23,15 +23,14 @@ import torch
 from kit.adapt import extras
 from kit.adapt.adalora import Allocation, orthogonality, pruning
 from kit.adapt.method import Attached
-from kit.adapt.settings import AdaptSettings
+from kit.adapt.settings import PEFTS_NAME, AdaptSettings
 from kit.adapt.targets import matching, refuse_rank
 from kit.errors import CheckpointError
 from kit.models.weights import ADAPTER_PREFIX
 
 __all__ = ["NAME", "attach", "config", "load", "tensors"]
 
-NAME = "default"
-"""PEFT's name for the one adapter that there is."""
+NAME = PEFTS_NAME
 
 _OWN = re.compile(rf"\.(?:lora_[ABE]\.{NAME}(?:\.weight)?|lora_magnitude_vector\.{NAME}\.weight)$")
 

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["AdaptSettings", "Adapter", "Budget", "Method", "RolloutMode"]
+__all__ = ["AdaptSettings", "Adapter", "Budget", "Method", "PEFTS_NAME", "RolloutMode"]
 
 Method = Literal["full", "freeze", "head", "lora", "dora", "adalora", "qlora", "rollout-lora", "prefix", "prompt"]
 RolloutMode = Literal["single", "from_second", "all"]
@@ -54,6 +54,9 @@ _APART: frozenset[str] = frozenset({"prefix", "prompt"})
 """Methods that add what no weights of upstream's can give."""
 _HIDDEN = (512, 512, 256)
 """Of the decoders that the authors of arXiv 2506.19088 published."""
+
+PEFTS_NAME = "default"
+"""PEFT's name for the one adapter that there is."""
 
 _RANK = 8
 _INITIAL_RANK = 12

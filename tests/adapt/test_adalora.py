@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from kit.adapt import extras, lora, merging, trainable
-from kit.adapt.adalora import Allocation, orthogonality, pruning
+from kit.adapt.adalora import Allocation, orthogonality, pruned_away, pruning
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
 from kit.errors import SettingsError
@@ -220,6 +220,7 @@ def test_an_adapter_without_a_gradient_is_unimportant() -> None:
         run.allocation.after_update(step)
         run.optimizer.zero_grad()
     assert run.ranks[3] == 0
+    assert pruned_away(run.model, lora.NAME) == {"3.lora_E.default"}
     assert sum(run.ranks) == 8
 
 
