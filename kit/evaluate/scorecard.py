@@ -15,7 +15,7 @@ from aurora import Batch
 
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.pairs import Pairs, load_pairs
-from kit.errors import CheckpointError
+from kit.errors import CheckpointError, SettingsError
 from kit.evaluate.forgetting import forgetting
 from kit.evaluate.rain import RainCard
 from kit.evaluate.settings import EvaluateSettings
@@ -109,7 +109,8 @@ def _row(score: Scores, persistence_rmse: float, base: Scores | None) -> dict[st
 def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int) -> dict[str, Scores]:
     try:
         base = build_base_forecaster(checkpoint, conditions)
-    except CheckpointError as error:
+    except (CheckpointError, SettingsError) as error:
+        # Not there, or made for statics or levels that this checkpoint does without.
         _logger.warning("the base weights are not scored: %s", error)
         return {}
     if base is None:
