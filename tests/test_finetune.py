@@ -24,7 +24,7 @@ from kit.errors import CheckpointError, KitError, SettingsError, StoreError
 from kit.evaluate.scorecard import evaluate
 from kit.evaluate.settings import EvaluateSettings
 from kit.finetune import finetune
-from kit.job import Conditions, Forecaster, build_forecaster
+from kit.forecaster import Conditions, Forecaster, build_forecaster
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
 from kit.train.trainer import StepReport, Trainer

@@ -15,7 +15,8 @@ from aurora import Aurora
 
 from kit.adapt import extras
 from kit.bench.case import Case
-from kit.job import build_predictor, build_trainer
+from kit.forecaster import build_predictor
+from kit.job import build_trainer
 from kit.models.space import TrainingSpace
 from kit.plan.counter import Counter, Peak, tensors_in
 from kit.settings import Settings

@@ -19,7 +19,7 @@ from kit.errors import CheckpointError, SettingsError
 from kit.evaluate.forgetting import forgetting
 from kit.evaluate.rain import RainCard
 from kit.evaluate.settings import EvaluateSettings
-from kit.job import Conditions, Forecaster, build_base_forecaster, build_forecaster
+from kit.forecaster import Conditions, Forecaster, build_base_forecaster, build_forecaster
 from kit.memory.shortage import readable
 from kit.metrics.baselines import persistence
 from kit.metrics.edges import EdgeBoard

@@ -29,7 +29,7 @@ from kit.data.variables import Kind, lookup
 from kit.errors import CheckpointError, KitError, SettingsError, StoreError
 from kit.forecast.settings import ForecastSettings
 from kit.forecast.writing import Layout, Writer, bytes_of, writing
-from kit.job import Conditions, Forecaster, build_starter
+from kit.forecaster import Conditions, Forecaster, build_starter
 from kit.memory.shortage import readable
 from kit.models.space import TrainingSpace
 from kit.publish import refuse_existing

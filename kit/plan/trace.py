@@ -16,7 +16,8 @@ from aurora.model.swin3d import Swin3DTransformerBlock
 from kit.adapt import extras, prompt
 from kit.adapt.trainable import count
 from kit.data.pairs import Pair
-from kit.job import build_predictor, build_trainer, uses_autocast
+from kit.forecaster import build_predictor
+from kit.job import build_trainer, uses_autocast
 from kit.memory.checks import refuse_in_forecast, refuse_without_effect
 from kit.memory.host import empty_host
 from kit.models.space import TrainingSpace

@@ -15,7 +15,7 @@ from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.pairs import Pairs, collate
 from kit.errors import KitError, SettingsError
 from kit.evaluate.scorecard import physical
-from kit.job import Conditions, Forecaster, build_forecaster
+from kit.forecaster import Conditions, Forecaster, build_forecaster
 from kit.memory.shortage import readable
 from kit.metrics.scores import skill
 from kit.plots.curves import edge_errors, loss_curves, scorecard

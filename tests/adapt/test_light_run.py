@@ -17,7 +17,7 @@ from kit.errors import CheckpointError, SettingsError
 from kit.evaluate.scorecard import evaluate
 from kit.evaluate.settings import EvaluateSettings
 from kit.finetune import finetune
-from kit.job import Conditions, build_forecaster
+from kit.forecaster import Conditions, build_forecaster
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
 from tests.factories import synthetic_store

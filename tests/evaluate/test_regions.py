@@ -18,7 +18,7 @@ from kit.evaluate import scorecard
 from kit.evaluate.scorecard import evaluate, scores_of
 from kit.evaluate.settings import EvaluateSettings
 from kit.finetune import finetune
-from kit.job import Conditions, build_base_forecaster, build_forecaster
+from kit.forecaster import Conditions, build_base_forecaster, build_forecaster
 from kit.metrics.scores import area_weights
 from kit.settings import Settings
 from tests.factories import synthetic_dataset, synthetic_store, write_synthetic

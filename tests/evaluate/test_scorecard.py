@@ -80,7 +80,7 @@ def test_a_forecast_further_ahead_is_upstreams_roll_out(checkpoints: list[Path])
 
     from kit.checkpoint.folder import open_checkpoint
     from kit.data.store import Store
-    from kit.job import Conditions, build_forecaster
+    from kit.forecaster import Conditions, build_forecaster
     from kit.metrics.scores import area_weights
 
     result = scored(checkpoints[1], steps=2)

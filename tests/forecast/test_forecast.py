@@ -22,7 +22,7 @@ from kit.errors import CheckpointError, SettingsError, StoreError
 from kit.forecast import forecast as room
 from kit.forecast.forecast import forecast
 from kit.forecast.settings import ForecastSettings
-from kit.job import Conditions, build_starter
+from kit.forecaster import Conditions, build_starter
 from tests.adapt.models import awake_model
 from tests.batches import small_spec, synthetic_batch
 from tests.checkpoints import LEVELS, store_for, write_delta, write_whole
