@@ -1,4 +1,4 @@
-"""Static variables: those of the data, or derived from the coordinates where the data have none."""
+"""Static variables: those of the data, or derived from the coordinates or from classes in the data."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ DERIVED = {
     "sinlon": ("longitude", np.sin),
 }
 """Names of derived statics, the coordinate each is a function of, and the function."""
+_CLASSES = ("slt", "tvh", "tvl")
+"""Statics that hold the number of a class: soil and vegetation types of ERA5. ``slt_3`` is 1 where it is 3, else 0."""
 
 
 def choose_statics(
@@ -52,23 +54,47 @@ def choose_statics(
             f"name derived ones, such as `--statics coslat,sinlat` (there are {', '.join(DERIVED)})"
         )
         raise StoreError(msg)
-    missing = [name for name in names if name not in held and name not in DERIVED]
+    missing = [name for name in names if name not in (*held, *DERIVED) and _class_of(name, held) is None]
     if missing:
         others = sorted(
             {name.removeprefix(STATIC_PREFIX) for name in (*fields, *found) if name.startswith(STATIC_PREFIX)}
         )
         msg = (
             f"the data lack the static variables {', '.join(missing)}; they hold {', '.join(others) or 'none'}, "
-            f"and the kit derives {', '.join(DERIVED)}"
+            f"and the kit derives {', '.join(DERIVED)}, and classes such as slt_3 of {', '.join(_CLASSES)}"
         )
         raise StoreError(msg)
     chosen = {}
     for name in dict.fromkeys(names):
         key = STATIC_PREFIX + name
-        if key not in fields:
+        found_class = _class_of(name, held)
+        if key in fields:
+            chosen[key] = fields[key]
+        elif found_class is not None:
+            note(f"{name} derived from {found_class[0]}")
+            chosen[key] = _one_class(name, fields[STATIC_PREFIX + found_class[0]], found_class)
+        else:
             note(f"{name} derived from the coordinates")
-        chosen[key] = fields[key] if key in fields else _derived(name, grid)
+            chosen[key] = _derived(name, grid)
     return chosen
+
+
+def _class_of(name: str, held: Sequence[str]) -> tuple[str, int] | None:
+    """The static and the number of a class that ``slt_3`` means, where the data hold that static."""
+    static, _, number = name.rpartition("_")
+    return (static, int(number)) if static in _CLASSES and static in held and number.isdecimal() else None
+
+
+def _one_class(name: str, types: xr.DataArray, wanted: tuple[str, int]) -> xr.DataArray:
+    static, number = wanted
+    attributes = {
+        "long_name": f"{types.attrs.get('long_name', static)} is {number}",
+        "units": "1",
+        "comment": f"derived from {static}",
+    }
+    # Packed types are whole but for rounding.
+    field: xr.DataArray = (types.round() == number).astype(np.float32)
+    return field.rename(STATIC_PREFIX + name).assign_attrs(attributes)
 
 
 def _derived(name: str, grid: xr.DataArray) -> xr.DataArray:

@@ -39,3 +39,14 @@ def test_none_is_too_few() -> None:
 def test_unknown_ones_list_the_known() -> None:
     with pytest.raises(StoreError, match=r"lack the static variables wmb; they hold lsm, slt, z, and the kit derives"):
         choose_statics(FIELDS, GRID, ("lsm", "wmb"), lambda _: None)
+
+
+def test_one_class_of_a_type() -> None:
+    types = GRID.isel(time=0).copy(data=np.array([[0, 3.00001, 3, 1]] * 3, np.float32)).rename("static_slt")
+    notes: list[str] = []
+    chosen = choose_statics({**FIELDS, "static_slt": types}, GRID, ("slt_3", "slt_0"), notes.append)
+    np.testing.assert_array_equal(chosen["static_slt_3"][1], [0, 1, 1, 0])
+    np.testing.assert_array_equal(chosen["static_slt_0"][1], [1, 0, 0, 0])
+    assert "slt_3 derived from slt" in notes
+    with pytest.raises(StoreError, match=r"lack the static variables tvh_3; they hold lsm, slt, z"):
+        choose_statics(FIELDS, GRID, ("slt_3", "tvh_3"), lambda _: None)
