@@ -173,9 +173,9 @@ def together(faults: Sequence[str]) -> str:
 def explain_unknown(key: str, layer: Layer, known: Iterable[str]) -> str:
     """Say that a layer has no such key, and which key may have been meant."""
     names = list(known)
-    close = [layer.spell(name) for name in nearest(key, names)]
-    if not close and layer.spell is _as_variable:
-        close = nearest(layer.spell(key), OPERATIONAL)
+    # Whole variables before single words of settings: KIT_CACHEE is nearer to KIT_CACHE than to KIT_ADAPT__CACHE.
+    close = nearest(layer.spell(key), OPERATIONAL) if layer.spell is _as_variable else []
+    close = close or [layer.spell(name) for name in nearest(key, names)]
     return f"unknown setting {layer.spell(key)} (from {layer.origin}){_hint(close) or _beside(key, names)}"
 
 
