@@ -384,7 +384,7 @@ def mean_loss(forecaster: Forecaster) -> float:
 
 
 def test_an_adapter_to_random_weights_is_refused(store: Path, run_dir: Path) -> None:
-    with pytest.raises(SettingsError, match=r"adapt.method lora trains an adapter to given weights, .* is random"):
+    with pytest.raises(SettingsError, match=r"adapt.method lora trains a part beside given weights, .* is random"):
         finetune(settings(store, run_dir, adapt={"method": "lora"}))
     assert not (run_dir / "first").exists()
 

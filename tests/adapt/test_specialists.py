@@ -23,6 +23,10 @@ METHODS = {
     "qlora": AdaptSettings(method="qlora", rank=2, targets=("fc1",)),
     "freeze": AdaptSettings(method="freeze", train_only=("decoder",)),
     "head": AdaptSettings(method="head"),
+    "dora": AdaptSettings(method="dora", rank=2, targets=("attn.proj",)),
+    "adalora": AdaptSettings(method="adalora", targets=("attn.proj",)),
+    "prefix": AdaptSettings(method="prefix"),
+    "prompt": AdaptSettings(method="prompt"),
 }
 
 

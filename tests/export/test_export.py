@@ -78,6 +78,27 @@ def test_a_merged_export_predicts_the_same(made: SimpleNamespace, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "merged"),
+    (
+        (AdaptSettings(method="dora", rank=2, targets=("attn.proj",)), True),
+        (AdaptSettings(method="adalora", targets=("attn.proj",)), True),
+        (AdaptSettings(method="freeze", train_only=("decoder",)), True),
+        (AdaptSettings(method="head"), True),
+        (AdaptSettings(method="prefix"), False),
+        (AdaptSettings(method="prompt"), False),
+    ),
+    ids=lambda value: value.method if isinstance(value, AdaptSettings) else "",
+)
+def test_every_method_predicts_the_same(
+    made: SimpleNamespace, tmp_path: Path, settings: AdaptSettings, merged: bool
+) -> None:
+    delta = write_delta(tmp_path / "delta", made.base, made.store, settings=settings)
+    assert run(tmp_path / "given", delta)["merged"] is merged
+    assert_close(fields(delta), fields(tmp_path / "given"))
+    assert not equal(fields(made.base), fields(tmp_path / "given"))
+
+
 def test_every_stage_is_kept_and_no_folder_of_the_writer(made: SimpleNamespace, tmp_path: Path) -> None:
     run(tmp_path / "given", made.deltas[0])
     text = (tmp_path / "given" / "kit.json").read_text()
@@ -152,20 +173,15 @@ def test_an_average_is_the_mean_of_the_merged_weights(made: SimpleNamespace, tmp
     assert "the average of `run1/checkpoints/best`" in text
 
 
-@pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method whose deltas cannot be merged."""
-    monkeypatch.setattr(AdaptSettings, "can_merge", property(lambda self: self.method != "lora"))
+PREFIX = AdaptSettings(method="prefix")
 
 
-@pytest.mark.usefixtures("apart")
 def test_what_cannot_be_merged_comes_with_its_base(made: SimpleNamespace, tmp_path: Path) -> None:
-    result = run(tmp_path / "given.tar", made.deltas[0])
+    delta = write_delta(made.folder / "prefix", made.base, made.store, settings=PREFIX)
+    result = run(tmp_path / "given.tar", delta)
     assert not result["merged"]
     given = unpacked(tmp_path / "given.tar", tmp_path / "received")
-    assert result["files"] == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "base/model.safetensors", "kit.json",
-    ]  # fmt: skip
+    assert result["files"] == ["README.md", "base/model.safetensors", "kit.json", "trained.safetensors"]
     kept = made.folder.rename(made.folder.with_name("away"))
     try:
         loaded = weights_room.load(str(given), SPEC.upstream)
@@ -175,15 +191,12 @@ def test_what_cannot_be_merged_comes_with_its_base(made: SimpleNamespace, tmp_pa
     assert loaded is not None
     assert loaded.under is not None
     assert loaded.under.path == given / "base" / "model.safetensors"
-    assert equal(fields(made.deltas[0]), got)
+    assert equal(fields(delta), got)
     assert "The weights below it are in `base`" in (given / "README.md").read_text()
 
 
-@pytest.mark.usefixtures("apart")
 def test_bases_below_bases_come_along(made: SimpleNamespace, tmp_path: Path) -> None:
-    second = write_delta(
-        made.folder / "second", made.deltas[0], made.store, settings=AdaptSettings(method="lora", rank=1)
-    )
+    second = write_delta(made.folder / "second", made.deltas[0], made.store, settings=PREFIX)
     run(tmp_path / "given", second)
     expected = fields(second)
     shutil.move(made.folder, tmp_path / "away")
@@ -194,11 +207,11 @@ def test_bases_below_bases_come_along(made: SimpleNamespace, tmp_path: Path) -> 
     assert (tmp_path / "given" / "base" / "base" / "model.safetensors").is_file()
 
 
-@pytest.mark.usefixtures("apart")
 def test_what_cannot_be_merged_cannot_be_averaged(made: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="what adapt.method lora trained is no part of weights"):
-        run(tmp_path / "mean", *made.deltas, average=True)
-    assert list(tmp_path.iterdir()) == []
+    deltas = [write_delta(tmp_path / f"{n}", made.base, made.store, seed=n, settings=PREFIX) for n in (1, 2)]
+    with pytest.raises(CheckpointError, match="what adapt.method prefix trained is no part of weights"):
+        run(tmp_path / "mean", *deltas, average=True)
+    assert not (tmp_path / "mean").exists()
 
 
 def test_only_what_began_alike_is_averaged(made: SimpleNamespace, tmp_path: Path) -> None:
