@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -142,26 +142,31 @@ def scores_of(
     device = next(space.model.parameters()).device
     waves, window = space.may_be_missing, pairs.selection.grid.window or (slice(None), slice(None))
     board, reference = (ScoreBoard(pairs.latitude[window[0]], may_be_missing=waves) for _ in range(2))
+    levels, first = pairs.selection.levels, 0
     for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
         loaded = pair.to(device)
         target = physical(loaded.target)
         predicted = physical(_ahead(space, loaded.inputs, pairs.steps))
-        last = persistence(loaded.inputs.surf_vars | loaded.inputs.atmos_vars)
+        last = _last(loaded.inputs, target, pairs, first)
+        first += len(loaded.inputs.metadata.time)
         for name in waves & target.keys():
             # Waves come and go; sizes are compared where the model, persistence and the target all have some.
             target[name] = target[name].where(predicted[name].isfinite() & last[name].isfinite(), torch.nan)
-        levels = pairs.selection.levels
         if edges is not None:
             edges.update(predicted, target, last, levels)
         predicted, target, last = (_within(window, states) for states in (predicted, target, last))
         if rain is not None:
-            rain.update(predicted, target, last, pairs)
+            rain.update(predicted, target, last)
         board.update({name: predicted[name] for name in target}, target, levels)
-        # What is never read has no last state: nothing persists.
-        reference.update({name: last[name] for name in target if name in last}, _kept(target, last), levels)
-    results = reference.results()
-    nothing = Scores(float("nan"), float("nan"), float("nan"), 0)
-    return board.results(), {key: results.get(key, nothing) for key in board.results()}
+        reference.update({name: last[name] for name in target}, target, levels)
+    return board.results(), reference.results()
+
+
+def _last(inputs: Batch, target: Mapping[str, torch.Tensor], pairs: Pairs, first: int) -> dict[str, torch.Tensor]:
+    """What was last observed: the newest input states, and those of variables that the model never reads."""
+    last = persistence(inputs.surf_vars | inputs.atmos_vars)
+    indices = range(first, first + len(inputs.metadata.time))
+    return last | {name: pairs.newest(name, indices).to(target[name]) for name in target if name not in last}
 
 
 def _within(window: Window, states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -175,10 +180,6 @@ def _ahead(space: TrainingSpace, state: Batch, steps: int) -> Batch:
     for _ in range(steps - 1):
         state = space.advance(state, space.step(space.inputs(state))[1])
     return space.predict(state)
-
-
-def _kept(target: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in target.items() if name in set(names)}
 
 
 def physical(batch: Batch) -> dict[str, torch.Tensor]:
