@@ -57,7 +57,7 @@ _HIDDEN = (512, 512, 256)
 
 _RANK = 8
 _INITIAL_RANK = 12
-_ORTHOGONALITY = 0.5
+_ORTHOGONALITY = 0.01
 _TARGETS = ("qkv", "proj", "fc1", "fc2")
 _TOKENS = 16
 
@@ -140,7 +140,7 @@ class AdaptSettings(BaseModel):
     interval: PositiveInt | None = None
     """With ``adalora``: steps from one allocation of ranks to the next; by default a hundredth of the run's."""
     orthogonality: NonNegativeFloat | None = None
-    """With ``adalora``: weight, in the loss, of the term that keeps the parts of an adapter apart; 0.5 by default."""
+    """With ``adalora``: weight, in the loss, of the term that keeps the parts of an adapter apart; 0.01 by default."""
     mode: RolloutMode | None = None
     """With ``rollout-lora``: one LoRA for all steps of a roll-out (``single``), one from the second step on
     (``from_second``), or one for each (``all``); by default what the weights have, else ``single``."""

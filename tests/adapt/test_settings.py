@@ -24,7 +24,7 @@ def test_defaults_are_filled_in() -> None:
 
 def test_defaults_of_adalora() -> None:
     resolved = AdaptSettings(method="adalora").resolved()
-    assert (resolved.rank, resolved.target_rank, resolved.alpha, resolved.orthogonality) == (12, 8, 24, 0.5)
+    assert (resolved.rank, resolved.target_rank, resolved.alpha, resolved.orthogonality) == (12, 8, 24, 0.01)
     # Tied to the run's steps, which settings do not know.
     assert (resolved.tinit, resolved.tfinal, resolved.interval) == (None, None, None)
     assert AdaptSettings(method="adalora", orthogonality=0).resolved().orthogonality == 0
