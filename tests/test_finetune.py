@@ -403,7 +403,7 @@ def test_an_adapter_does_not_go_on_with_other_base_weights(store: Path, run_dir:
     with pytest.raises(SettingsError, match=r"cannot go on .*: the weights .*base.* had SHA-256 \w+, have \w+"):
         finetune(chosen())
     # Nor is it loaded onto them.
-    with pytest.raises(CheckpointError, match=r"the adapter belongs to weights .*base"):
+    with pytest.raises(CheckpointError, match=r"belongs to weights .*base"):
         evaluate(EvaluateSettings(checkpoint=run_dir / "first" / "checkpoints" / "last"))
 
 
