@@ -92,7 +92,7 @@ def test_all_advice_together_is_accepted(
         refuse_without_effect(after.memory, after.adapt.method, torch.device(device), autocast=device == "cuda")
         build_updater(
             parameters,
-            after.optim,
+            after.optim.resolved(after.adapt.method),
             after.memory,
             steps=1,
             accumulate=after.train.accumulate,
