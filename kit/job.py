@@ -244,6 +244,7 @@ def build_trainer(
     engine.install(model, settings.memory)
     model.to(device)
     loss = FieldLoss(settings.loss, levels=spec.levels, heads=parse_heads(spec.heads), points=points)
+    loss.refuse_unknown(model.decoder.surf_heads.keys(), model.decoder.atmos_heads.keys())
     watch = None
     if check and settings.train.check_after is not None:
         # Before the updater, which may take gradients away as soon as they are complete.

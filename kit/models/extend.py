@@ -135,7 +135,7 @@ def _refuse_known(base: ModelSpec, name: str, kind: Kind) -> None:
     if bare in known:
         msg = (
             f"model.new_variables: {name!r} is no new variable: the weights have it already; leave it out. They have "
-            f"{', '.join(known)}"
+            f"{', '.join(dict.fromkeys(known))}"
         )
         raise SettingsError(msg)
 

@@ -5,7 +5,7 @@ Dimensions: B batch, C level, H latitude, W longitude.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -178,6 +178,23 @@ class FieldLoss:
         published = PAPER_WEIGHTS.get(variable, 1.0) if self._paper else 1.0
         return published * self._shares.get(name, 1.0)
 
+    def refuse_unknown(self, surface: Collection[str], atmospheric: Collection[str]) -> None:
+        """Refuse weights of what is not predicted.
+
+        Args:
+            surface: decoder outputs at the surface.
+            atmospheric: those on levels.
+
+        Raises:
+            SettingsError: names the weights, and what they may be for.
+        """
+        names = {*surface, *atmospheric}
+        levels = {level_key(name, level) for name in atmospheric for level in self._levels}
+        if unused := sorted(self._given.keys() - names - levels - {REST}):
+            at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa" if levels else ""
+            msg = f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(names))}{at}"
+            raise SettingsError(msg)
+
     def unscored(self, names: Iterable[str]) -> list[str]:
         """Those decoder outputs that weigh nothing on any level: their heads get no gradient."""
         return [name for name in names if not any((*self._level_weights(name), self._weight(name)))]
@@ -199,13 +216,7 @@ class FieldLoss:
                 f"{sorted(wanted - predicted)}"
             )
             raise SettingsError(msg)
-        levels = {level_key(name, level) for name in prediction.atmospheric for level in self._levels}
-        if unused := sorted(self._given.keys() - predicted - levels - {REST}):
-            at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa" if levels else ""
-            msg = (
-                f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(predicted))}{at}"
-            )
-            raise SettingsError(msg)
+        self.refuse_unknown(prediction.surface, prediction.atmospheric)
         weights = [self._weight(name) for name in prediction.surface]
         if not any(sum((self._level_weights(name) for name in prediction.atmospheric), start=weights)):
             msg = "loss.weights: everything weighs 0, so that there is nothing to minimise; give a variable a weight"
