@@ -32,7 +32,7 @@ def smoke(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; -m gpu, slow, network or benchmark chooses those that are off by default."""
     install(session, "tests")
-    session.run("pytest", "--numprocesses=2", *session.posargs)
+    session.run("pytest", "--numprocesses=2", "--dist=worksteal", *session.posargs)
 
 
 @nox.session

@@ -42,8 +42,8 @@ def narrow(settings: PlanSettings) -> Subject:
     "memory",
     [
         {},
-        {"recompute": "selective", "latitude_bands": 4},
-        {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2},
+        pytest.param({"recompute": "selective", "latitude_bands": 4}, marks=pytest.mark.slow),
+        pytest.param({"recompute": "blocks", "latitude_bands": 4, "window_bands": 2}, marks=pytest.mark.slow),
         {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2, "offload": ("inputs",)},
     ],
 )
