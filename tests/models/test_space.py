@@ -289,7 +289,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("variant", ("small", "v1p5"))
+@pytest.mark.parametrize("variant", (pytest.param("small", marks=pytest.mark.slow), "v1p5"))
 def test_predictions_do_not_depend_on_the_local_time_zone(variant: str) -> None:
     results = {
         subprocess.run(

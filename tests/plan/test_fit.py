@@ -65,6 +65,7 @@ def test_takes_the_first_rung_that_fits() -> None:
     assert all(foreseen > limit for _, foreseen in fitted.tried)
 
 
+@pytest.mark.slow
 def test_plenty_of_memory_changes_nothing() -> None:
     fitted = fit(asked("80GiB"), narrow(asked()))
     assert fitted.memory == MemorySettings()
