@@ -45,10 +45,16 @@ def _summary(description: Mapping[str, Any]) -> str:
     variant = description["model"]["variant"]
     text = f"A fine-tuned Aurora (Bodnar et al. 2025), variant `{variant}`, exported by aurora-finetune-kit "
     text += f"{description['exported']['kit_version']}."
-    if any(stage.get("synthetic") for stage in _stages(description["lineage"])):
+    synthetic = [bool(stage.get("synthetic")) for stage in _stages(description["lineage"])]
+    if all(synthetic):
         text += (
             "\n\n**It was trained on synthetic data**, which a simplified dynamical core made: it knows nothing of "
             "real weather, and is for trying things out."
+        )
+    elif any(synthetic):
+        text += (
+            "\n\n**It began with synthetic data**, which a simplified dynamical core made: of real weather it knows "
+            "what the other stages below taught it."
         )
     return text
 

@@ -306,6 +306,9 @@ def test_the_embedded_weights_and_sample_are_credited_as_what_they_are() -> None
     assert "Data `era5-sample`: MIT." in text
     assert "Copernicus" not in text
     assert "None were taken of this model" in text
+    mixed = card({**description, "lineage": [stage, {**stage, "synthetic": False}]}, "given", None)
+    assert "**It began with synthetic data**" in mixed
+    assert "**It was trained on synthetic data**" not in mixed
     published = card({**description, "model": {**SPEC.as_dict(), "variant": "small"}}, "given", None)
     assert "MIT licence, Copyright (c) Microsoft Corporation" in published
     assert "base_model: microsoft/aurora" in published
