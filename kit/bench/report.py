@@ -68,10 +68,12 @@ _NOTES = {
     ),
     "methods": (
         "The tiny weights on the embedded sample, which is synthetic, with wind speed at 10 metres as a new variable; "
-        "the same number of steps for all, each with its own default learning rate. Skill is the mean over variables "
-        "and levels of 1 - RMSE / RMSE of persistence on the test states: of all, of those that the weights had "
-        "before, and of the new one. Memory is the planned peak of the 1.26 billion parameter model at 0.25 degrees, "
-        "13 levels, batch 1, blocks recomputed, in 8 bands, nothing offloaded. A method that trains for the new "
+        "the same number of steps for all, with the method's default learning rate unless the row's settings below "
+        "say otherwise. Skill is the mean over variables and levels of 1 - RMSE / RMSE of persistence on the test "
+        "states: of all, of those that the weights had before, and of the new one. Memory is the planned peak of the "
+        "1.26 billion parameter model at 0.25 degrees, 13 levels, batch 1, blocks recomputed, in 8 bands, nothing "
+        "offloaded. Time is that of the tiny model, of runs one after the other: what an adapter adds weighs more "
+        "there than in a large one, and what else the machine did shows in it. A method that trains for the new "
         "variable alone leaves the old ones as they were."
     ),
 }
