@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kit.errors import SettingsError
 
-__all__ = ["published", "refuse_existing"]
+__all__ = ["published", "refuse_existing", "sync"]
 
 _REMOVALS = 40
 
@@ -46,7 +46,7 @@ def published(out: Path) -> Iterator[Path]:
     try:
         yield part
         if part.is_file():
-            _sync(part)
+            sync(part)
         refuse_existing(out)
         part.rename(out)
     except BaseException:
@@ -54,7 +54,7 @@ def published(out: Path) -> Iterator[Path]:
         raise
 
 
-def _sync(file: Path) -> None:
+def sync(file: Path) -> None:
     """Have the disk hold a file before its name says that it is whole."""
     descriptor = os.open(file, os.O_RDONLY)
     try:

@@ -37,6 +37,7 @@ from kit.models.weights import (
     read_tensors,
 )
 from kit.models.whereabouts import with_relative
+from kit.publish import sync
 
 __all__ = ["FORMAT", "Checkpoint", "open_checkpoint", "settle", "write_checkpoint"]
 
@@ -124,7 +125,7 @@ def write_checkpoint(
         part = fresh / f".{DESCRIPTION}"
         part.write_text(text + "\n")
         for file in (path for path in fresh.rglob("*") if path.is_file()):
-            _sync(file)
+            sync(file)
         # Named last: a folder with a description is whole.
         part.rename(fresh / DESCRIPTION)
     except BaseException:
@@ -185,14 +186,6 @@ def settle(folder: Path) -> None:
 
 def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(f".{folder.name}.{suffix}")
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

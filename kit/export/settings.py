@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from kit.checkpoint.settings import Checkpoints
 
 __all__ = ["ExportSettings"]
 
@@ -15,7 +17,7 @@ class ExportSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    checkpoint: tuple[Path, ...] = Field(min_length=1)
+    checkpoint: Checkpoints
     """Checkpoint folder, such as ``runs/NAME/checkpoints/best``; several, given one by one or separated by commas, to
     be averaged."""
     out: Path
@@ -30,10 +32,6 @@ class ExportSettings(BaseModel):
             raise ValueError(msg)
         if len(self.checkpoint) == 1 and self.average:
             msg = "average has no effect with one checkpoint; leave it out, or give several"
-            raise ValueError(msg)
-        names = [str(path) for path in self.checkpoint]
-        if len(set(names)) < len(names):
-            msg = f"checkpoint: one is given twice among {', '.join(names)}; give each once"
             raise ValueError(msg)
         if self.out.suffix in {".gz", ".zip", ".tgz", ".xz", ".zst"}:
             msg = f"out: expected a folder or a name that ends in .tar, got {str(self.out)!r}; weights do not compress"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
 
+from kit.checkpoint.settings import Checkpoints
 from kit.data.settings import Period
 from kit.memory.settings import MemorySettings
 
@@ -52,7 +53,7 @@ class ForecastSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    checkpoint: tuple[Path, ...] = Field(min_length=1)
+    checkpoint: Checkpoints
     """Checkpoint folders, given one by one or separated by commas. Several are the members of an ensemble: deltas on
     one base, which is held once."""
     out: Path
@@ -79,9 +80,5 @@ class ForecastSettings(BaseModel):
             raise ValueError(msg)
         if self.members == "mean" and len(self.checkpoint) == 1:
             msg = "members: mean has no effect with one checkpoint; leave it out, or give several"
-            raise ValueError(msg)
-        names = [str(path) for path in self.checkpoint]
-        if len(set(names)) < len(names):
-            msg = f"checkpoint: one is given twice among {', '.join(names)}; give each once"
             raise ValueError(msg)
         return self
