@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from aurora import Aurora
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from tests.batches import synthetic_batch
 
-__all__ = ["awake_model", "equal", "predicted", "size"]
+__all__ = ["assert_planned", "awake_model", "equal", "predicted", "size"]
 
 
 def awake_model(spec: ModelSpec, *, autocast: bool = False, seed: int = 0) -> Aurora:
@@ -42,3 +45,22 @@ def equal(one: Fields, other: Fields) -> bool:
     """Whether two predictions are the same to the last bit."""
     pairs = ((one.surface, other.surface), (one.atmospheric, other.atmospheric))
     return all(a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in pairs)
+
+
+def assert_planned(step: Callable[[], tuple[torch.nn.Module, torch.Tensor]]) -> None:
+    """A step over fake tensors leaves what a real one leaves, which in the same process meets nothing fake.
+
+    Args:
+        step: builds a model, takes a step, and returns the model and its output.
+    """
+
+    def left() -> tuple[bool, list[object]]:
+        model, output = step()
+        return isinstance(output, FakeTensor), [
+            (name, p.shape, p.dtype, p.grad is None) for name, p in model.named_parameters()
+        ]
+
+    with FakeTensorMode():
+        faked, planned = left()
+    assert faked
+    assert left() == (False, planned)
