@@ -102,7 +102,7 @@ def lock(session: nox.Session) -> None:
 def install(session: nox.Session, *groups: str) -> None:
     """Install the kit with its extras and some groups, all at the versions and hashes of the lock, build tools too."""
     chosen = [part for group in groups for part in ("--group", group)]
-    session.install("--constraints", LOCK, "--build-constraints", LOCK, "--editable", ".[peft]", *chosen)
+    session.install("--constraints", LOCK, "--build-constraints", LOCK, "--editable", ".[grib,peft]", *chosen)
 
 
 def compile_lock(session: nox.Session, out: Path, arguments: list[str]) -> None:
