@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kit.registry import Entry
+from kit.registry.entry import host_of
 
 __all__ = [
     "TrainingProgress",
@@ -293,8 +294,8 @@ def show_registry(entries: Iterable[Entry]) -> None:
     table.add_column("name", style="bold", overflow="fold")
     table.add_column("what", overflow="fold", ratio=1)
     for entry in entries:
-        origin = entry.url.split("/")[2] if "//" in entry.url else "in the kit"
-        facts = f"{entry.kind}, {_bytes(entry.size)}, {origin}, {'[yellow]synthetic[/], ' if entry.synthetic else ''}"
+        size = "size unknown" if entry.size is None else _bytes(entry.size)
+        facts = f"{entry.kind}, {size}, {host_of(entry.urls[0])}, {'[yellow]synthetic[/], ' if entry.synthetic else ''}"
         table.add_row(entry.name, f"{escape(entry.description)}\n[dim]{facts}{escape(entry.licence)}[/]")
     error_console().print(table)
 

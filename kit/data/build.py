@@ -80,9 +80,9 @@ def open_store(name_or_path: str) -> Store:
     entry = entries[name_or_path]
     # The file is verified each time, also when the store that was built from it is there.
     file = registry.fetch(name_or_path)
-    out = registry.cache_dir() / "stores" / f"{name_or_path}-{entry.sha256[:12]}"
+    out = registry.cache_dir() / "stores" / f"{name_or_path}-{str(entry.hash)[:12]}"
     settings = BuildSettings(source="pickle", path=file, out=out, licence=entry.licence)
-    facts = {"registry": name_or_path, "registry_sha256": entry.sha256, "synthetic": entry.synthetic}
+    facts = {"registry": name_or_path, "registry_sha256": entry.hash, "synthetic": entry.synthetic}
     return _cached(settings, facts)
 
 

@@ -162,7 +162,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A registry of one entry, whose file lies in ``tmp_path``."""
     import hashlib
 
-    from kit import registry as module
+    from kit.registry import catalogue, places
 
     dataset = synthetic_dataset(times=10, height=8, width=8)
     content = {str(name): array.values for name, array in {**dataset.data_vars, **dataset.coords}.items()}
@@ -173,8 +173,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f'[my-sample]\nfile = "sample.pickle"\nurl = "embedded:sample.pickle"\nsha256 = "{digest}"\n'
         f'size = {file.stat().st_size}\nlicence = "MIT"\nkind = "states"\ndescription = "d"\nsynthetic = true\n'
     )
-    monkeypatch.setattr(module, "REGISTRY_PATH", tmp_path / "registry.toml")
-    monkeypatch.setattr(module, "RESOURCES", tmp_path)
+    monkeypatch.setattr(catalogue, "REGISTRY_PATH", tmp_path / "registry.toml")
+    monkeypatch.setattr(places, "RESOURCES", tmp_path)
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
     return file
 

@@ -1,0 +1,146 @@
+"""One file of the registry: its addresses, its hash, and what a person must know of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+__all__ = ["EMBEDDED", "HUB", "Entry", "HubFile", "host_of", "shown"]
+
+EMBEDDED = "embedded"
+"""Scheme of a package resource."""
+HUB = "hub"
+"""Scheme of a file of a model hub, at a commit."""
+_SCHEMES = (EMBEDDED, "http", "https", HUB)
+
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+_HUB = re.compile(
+    r"hub:(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)@(?P<revision>[0-9a-f]{40})/(?P<path>[\w.+-]+(?:/[\w.+-]+)*)"
+)
+
+
+def _address(url: str) -> str:
+    """Check one address.
+
+    Raises:
+        ValueError: its scheme is unknown, or it is not written as its scheme wants it.
+    """
+    scheme = url.partition(":")[0]
+    if scheme not in _SCHEMES or ":" not in url:
+        msg = f"the scheme of {url!r} is unknown; expected one of {', '.join(_SCHEMES)}"
+        raise ValueError(msg)
+    if scheme == HUB:
+        HubFile.of(url)
+    if scheme in ("http", "https"):
+        parts = urlsplit(url)
+        if parts.username is not None or parts.password is not None:
+            msg = "an address with a password in it would be shown; put the password into ~/.netrc instead"
+            raise ValueError(msg)
+        if not parts.hostname or re.search(r"\s", url):
+            msg = f"expected {scheme}://HOST/PATH, got {url!r}"
+            raise ValueError(msg)
+    return url
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class HubFile(BaseModel):
+    """What ``hub:OWNER/REPO@REVISION/PATH`` names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    repo: str
+    revision: str
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> HubFile:
+        """Read the address.
+
+        Raises:
+            ValueError: it is not of that form, or its revision is a branch or a tag, which can move.
+        """
+        match = _HUB.fullmatch(url)
+        if match is None or ".." in match["path"].split("/"):
+            msg = (
+                f"expected hub:OWNER/REPO@REVISION/PATH, where REVISION is a commit of 40 hexadecimal digits (a branch "
+                f"or a tag can move), got {url!r}"
+            )
+            raise ValueError(msg)
+        return cls(repo=f"{match['owner']}/{match['name']}", revision=match["revision"], path=match["path"])
+
+
+class Entry(BaseModel):
+    """One file of the registry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str = Field(pattern=_NAME)
+    """The table's name: what ``data.store``, ``model.weights`` and ``fetch`` call it."""
+    file: str = Field(pattern=_NAME)
+    """The file's own name, without a folder."""
+    url: Address | Annotated[tuple[Address, ...], Field(min_length=1)]
+    """Where it comes from, or a list: the origin, then its mirrors in the order in which they are tried.
+    ``embedded:FILE`` is a package resource; ``hub:OWNER/REPO@REVISION/PATH`` is a file of a model hub at a commit."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the file's bytes."""
+    git_blob: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """Git object id of the file, where nobody has published more: SHA-1 of ``blob SIZE``, a zero byte, the bytes."""
+    size: PositiveInt | None = None
+    """Length in bytes; may be missing where there is no SHA-256."""
+    licence: str = Field(min_length=1)
+    """Licence of the contents, and whom to credit."""
+    kind: Literal["states", "weights", "source", "statics", "statistics"]
+    """``states`` can be built into a store by itself, ``source`` is one file among several of a data set,
+    ``weights`` are a model's, ``statics`` its constant fields, ``statistics`` are numbers about a data set."""
+    dataset: str | None = Field(default=None, pattern=_NAME)
+    """The set that the file belongs to, where there are several."""
+    description: str = Field(min_length=1)
+    """What it holds."""
+    synthetic: bool = False
+    """True if a model made it rather than an observing system or a reanalysis."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The origin, then its mirrors."""
+        return (self.url,) if isinstance(self.url, str) else self.url
+
+    @property
+    def scheme(self) -> str:
+        """The part of the origin's address before the colon: how the file is had."""
+        return self.urls[0].partition(":")[0]
+
+    @property
+    def hash(self) -> str | None:
+        """The hash that names the file in the cache: SHA-256, else the git object id; None if it is not pinned."""
+        return self.sha256 or self.git_blob
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if any(url.startswith(f"{EMBEDDED}:") for url in self.urls) and self.url != f"{EMBEDDED}:{self.file}":
+            msg = f"url of an embedded file is {EMBEDDED}:{self.file}, got {self.url!r}"
+            raise ValueError(msg)
+        if self.scheme == EMBEDDED and self.hash is None:
+            msg = "an embedded file has a hash"
+            raise ValueError(msg)
+        if self.sha256 is not None and self.size is None:
+            msg = "an entry with a sha256 has a size"
+            raise ValueError(msg)
+        return self
+
+
+def shown(url: str) -> str:
+    """Return an address as it may be shown: without its query, which may hold a signature or a key."""
+    return url.split("?", 1)[0].split("#", 1)[0]
+
+
+def host_of(url: str) -> str:
+    """Say where an address leads, for people."""
+    scheme = url.partition(":")[0]
+    if scheme == EMBEDDED:
+        return "in the kit"
+    return f"hub {HubFile.of(url).repo}" if scheme == HUB else urlsplit(url).netloc

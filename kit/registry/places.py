@@ -1,0 +1,36 @@
+"""Where files of the registry lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kit.registry.entry import EMBEDDED, Entry
+
+__all__ = ["RESOURCES", "cache_dir", "place", "user_registry"]
+
+RESOURCES = Path(__file__).parents[1] / "resources"
+"""Where files of the embedded scheme lie."""
+
+
+def cache_dir() -> Path:
+    """Return the folder for fetched files and built stores: ``KIT_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("KIT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("aurora-finetune-kit"))
+
+
+def user_registry() -> Path:
+    """Return the file of the user's own entries and pins: ``KIT_REGISTRY``, else in the cache."""
+    chosen = os.environ.get("KIT_REGISTRY")
+    return Path(chosen).expanduser() if chosen else cache_dir() / "registry.toml"
+
+
+def place(entry: Entry) -> Path | None:
+    """Say where an entry's file lies, or would lie; None if it has no hash by which to know it."""
+    if entry.scheme == EMBEDDED:
+        return RESOURCES / entry.file
+    return None if entry.hash is None else cache_dir() / "files" / entry.hash[:12] / entry.file
