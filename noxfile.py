@@ -52,6 +52,14 @@ def qa(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the manual into site/; a warning is an error."""
+    install(session, "docs")
+    session.run("python", "ci/commands_page.py", "docs/commands.md")
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "docs", "site", *session.posargs)
+
+
+@nox.session(default=False)
 def finetune(session: nox.Session) -> None:
     """Fine-tune; with no arguments, the embedded default."""
     install(session)

@@ -4,7 +4,7 @@ from kit import __version__
 
 project = "The kit: fine-tune Aurora, reproducibly"
 author = "The aurora-finetune-kit developers"
-copyright = f"2026, {author}"  # noqa: A001 - Sphinx's name for it
+copyright = f"2026, {author}"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx_copybutton"]

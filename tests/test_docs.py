@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/first-run.md", "docs/your-data.md", "docs/methods.md", "docs/memory.md", "docs/plan.md",
     "docs/regions.md", "docs/rollout.md", "docs/forecast.md", "docs/sharing.md",
-    "docs/precipitation.md",
+    "docs/precipitation.md", "docs/troubleshooting.md",
 )  # fmt: skip
 KIT = Path(sys.executable).with_name("kit")
 # Fewer steps than a reader takes, where the page does not say how many.
@@ -30,6 +30,12 @@ def commands(page: str) -> list[str]:
     """The lines of a page's shell blocks that run the kit."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("kit ")]
+
+
+def failures(page: str) -> list[tuple[str, str]]:
+    """The commands of a page that fail, each with what it prints."""
+    shown = re.compile(r"^```console\n\$ (kit .*?)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+    return shown.findall((ROOT / page).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,34 @@ def test_every_command_of_a_page_works(
         else:
             # In this process, which has loaded PyTorch: a reader's shell does it anew for each command.
             assert main(shlex.split(command)[1:]) == 0, f"{command}\n{capsys.readouterr().err[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def first_run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run that the page's failures follow."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("KIT_CACHE", str(cache))
+        assert main(["finetune", "--run.name", "first", "--train.steps", "2"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("command", "printed"), failures("docs/troubleshooting.md"))
+def test_every_failure_of_the_troubleshooting_page_is_printed(
+    command: str,
+    printed: str,
+    first_run: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(first_run)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("KIT_CACHE", str(cache))
+    assert main(shlex.split(command)[1:]) == 2
+    parts = [re.escape(" ".join(part.split())) for part in printed.split("...")]
+    assert re.search(r"\s*.*?\s*".join(parts), " ".join(capsys.readouterr().err.split())), printed
 
 
 def assert_serves() -> None:
