@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 COMMANDS = {
+    "doctor": "look for what is wrong with this machine before a run does",
     "plan": "say what a run would need of a GPU, without one",
     "finetune": "fine-tune Aurora; with no arguments, the tiny one on the sample that the kit carries",
     "evaluate": "score a checkpoint against persistence and the weights it started from",

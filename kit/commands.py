@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from kit import config, console
 from kit.bench.settings import BenchSettings
+from kit.doctor.settings import DoctorSettings
 from kit.evaluate.settings import EvaluateSettings
 from kit.export.settings import ExportSettings
 from kit.forecast.settings import ForecastSettings
@@ -30,6 +31,7 @@ __all__ = [
     "data_build",
     "data_list",
     "data_qa",
+    "doctor",
     "evaluate",
     "finetune",
     "forecast",
@@ -107,8 +109,24 @@ _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
     PlotSettings,
     BenchSettings,
     UiSettings,
+    DoctorSettings,
     _Layers,
 )
+
+
+def doctor(arguments: Sequence[str]) -> Outcome:
+    """Look for what is wrong with this machine before a run does, and say what to do about it.
+
+    Looks at driver, GPUs, attention, packages, host, disks, cache and tracking store; at the network with --network.
+    Exits with 2 if something would stop a run.
+    """
+    settings, options = _settle(doctor, DoctorSettings, arguments)
+    with console.loading("PyTorch"):
+        from kit.doctor.examination import examine
+
+        examined = examine(settings)
+    result = examined.as_dict()
+    return Outcome(result, options.as_json, lambda: console.show_examination(result), 0 if examined.passed else 2)
 
 
 def finetune(arguments: Sequence[str]) -> Outcome:

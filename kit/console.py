@@ -23,6 +23,7 @@ __all__ = [
     "loading",
     "log_to_screen",
     "show_bench",
+    "show_examination",
     "show_facts",
     "show_files",
     "show_plan",
@@ -286,6 +287,22 @@ def show_report(result: Mapping[str, Any]) -> None:
     out = error_console()
     out.print(table)
     out.print("[green]fit for use[/]" if result["passed"] else "[red]not fit for use[/]")
+
+
+def show_examination(result: Mapping[str, Any]) -> None:
+    """Show what the doctor found; what wants doing stands last."""
+    colours = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
+    table = Table("what", "status", "finding", box=None)
+    rank = list(colours)
+    for check in sorted(result["checks"], key=lambda check: (0, 1, 2, 0)[rank.index(check["status"])]):
+        colour = colours[check["status"]]
+        remedy = f"\n[dim]remedy: {escape(check['remedy'])}[/]" if check["remedy"] else ""
+        table.add_row(check["name"], f"[{colour}]{check['status']}[/]", escape(check["detail"]) + remedy)
+    out = error_console()
+    out.print(table)
+    counts = result["counts"]
+    verdict = "[green]ready[/]" if result["passed"] else "[red]not ready[/]"
+    out.print(f"{verdict}: {counts['error']} errors, {counts['warning']} warnings, {counts['ok']} ok")
 
 
 def show_registry(entries: Iterable[Entry]) -> None:

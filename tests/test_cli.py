@@ -19,6 +19,7 @@ from kit import cli, commands, config, console
 from kit.bench.settings import BenchSettings
 from kit.commands import Outcome
 from kit.data.build_settings import BuildSettings
+from kit.doctor.settings import DoctorSettings
 from kit.errors import StoreError
 from kit.evaluate.settings import EvaluateSettings
 from kit.export.settings import ExportSettings
@@ -37,6 +38,7 @@ ALL_SETTINGS = (
     PlotSettings,
     BuildSettings,
     commands.UiSettings,
+    DoctorSettings,
     commands.QaSettings,
 )
 

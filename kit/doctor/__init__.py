@@ -1,0 +1,1 @@
+"""What is wrong with this machine, before a run finds out: facts, findings, remedies."""

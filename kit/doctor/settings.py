@@ -1,0 +1,33 @@
+"""What the doctor looks at, beside the machine."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kit.settings import RunSettings
+from kit.tracking.settings import TrackSettings
+
+__all__ = ["DoctorSettings", "ReadingSettings"]
+
+
+class ReadingSettings(BaseModel):
+    """How the run that is meant would read its data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    workers: int = Field(default=0, ge=0)
+    """Processes that read ahead: threads, shared memory and open files are judged with them."""
+
+
+class DoctorSettings(BaseModel):
+    """What is looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: RunSettings = RunSettings()
+    data: ReadingSettings = ReadingSettings()
+    track: TrackSettings = TrackSettings()
+    network: bool = False
+    """Try the hosts that files of the registry and weights come from."""
+    verify: bool = False
+    """Hash every file of the registry that is in the cache."""

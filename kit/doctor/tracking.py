@@ -1,0 +1,129 @@
+"""The MLflow store that a run would record to: of this MLflow's version and not locked, or a server that answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.doctor.finding import Finding, error, ok, skipped, warning
+from kit.doctor.network import Reply, reach
+from kit.tracking.scrub import scrub
+from kit.tracking.settings import TrackSettings
+from kit.tracking.store import resolve_uri, sqlite_path
+
+__all__ = ["Database", "check_database", "check_server", "examine_tracking", "newest_schema", "probe_database"]
+
+_NAME = "mlflow"
+_REVISION = re.compile(r"^(down_revision|revision)\s*(?::[^=]*)?=\s*[\"']([0-9a-z]+)[\"']", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Database:
+    """An SQLite store.
+
+    Attributes:
+        path: the file.
+        exists: whether it is there; the first run makes it.
+        trouble: why it cannot be read; empty if it can.
+        schema: revision of its tables; None if they are not MLflow's.
+        newest: revision that the installed MLflow has; None if that cannot be told.
+        locked: whether a process has kept others from writing for a second.
+    """
+
+    path: Path
+    exists: bool = True
+    trouble: str = ""
+    schema: str | None = None
+    newest: str | None = None
+    locked: bool = False
+
+
+def examine_tracking(settings: TrackSettings, run_dir: Path) -> list[Finding]:
+    """Look at the store that is configured."""
+    uri = resolve_uri(settings.uri, run_dir)
+    if database := sqlite_path(uri):
+        return [check_database(probe_database(database))]
+    if uri.startswith(("http://", "https://")):
+        return [check_server(uri, reach(f"{uri.rstrip('/')}/health", "GET"))]
+    return [skipped(_NAME, f"{scrub(uri)}: neither SQLite nor an HTTP server; not looked at")]
+
+
+def probe_database(path: Path) -> Database:
+    """Read a database's revision, and see whether it could be written to; changes nothing."""
+    if not path.exists():
+        return Database(path, exists=False)
+    newest = newest_schema()
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=1.0, isolation_level=None)
+    except sqlite3.Error as trouble:
+        return Database(path, trouble=str(trouble), newest=newest)
+    try:
+        rows = connection.execute("select version_num from alembic_version").fetchall()
+        schema = str(rows[0][0]) if rows else None
+        connection.execute("begin immediate")
+        connection.execute("rollback")
+    except sqlite3.OperationalError as trouble:
+        if "no such table" in str(trouble):
+            return Database(path, newest=newest)
+        locked = "locked" in str(trouble)
+        return Database(path, trouble="" if locked else str(trouble), schema=newest, newest=newest, locked=locked)
+    except sqlite3.DatabaseError as trouble:
+        return Database(path, trouble=str(trouble), newest=newest)
+    finally:
+        connection.close()
+    return Database(path, schema=schema, newest=newest)
+
+
+def newest_schema() -> str | None:
+    """Revision of the tables that the installed MLflow works with, read off its migrations: importing it takes 3 s."""
+    found = importlib.util.find_spec("mlflow")
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0]) / "store" / "db_migrations" / "versions"
+    texts = [file.read_text(encoding="utf-8") for file in folder.glob("*.py")]
+    pairs = [dict(_REVISION.findall(text)) for text in texts]
+    earlier = {pair.get("down_revision") for pair in pairs}
+    last = [pair["revision"] for pair in pairs if "revision" in pair and pair["revision"] not in earlier]
+    return last[0] if len(last) == 1 else None
+
+
+def check_database(database: Database) -> Finding:
+    """Decide whether a run can record there."""
+    where = f"{database.path}"
+    facts = {"schema": database.schema, "expected": database.newest}
+    elsewhere = "name another one with --track.uri"
+    if not database.exists:
+        return ok(_NAME, f"{where}: the first run makes it", **facts)
+    if database.trouble:
+        remedy = f"move the file away (the next run makes a new one), mend its permissions, or {elsewhere}"
+        return error(_NAME, f"{where} cannot be read and written: {database.trouble}", remedy, **facts)
+    if database.locked:
+        remedy = "wait for the process that writes to it, or end it; a run goes on and buffers meanwhile"
+        return warning(_NAME, f"{where} is locked by another process", remedy, **facts)
+    if database.schema is None:
+        return error(_NAME, f"{where} is a database, but not MLflow's", elsewhere, **facts)
+    if database.newest is not None and database.schema != database.newest:
+        detail = f"{where} was written by another version of MLflow (tables {database.schema}, not {database.newest})"
+        remedy = f"if that was an older one: back the file up, then mlflow db upgrade sqlite:///{where}; or {elsewhere}"
+        return error(_NAME, detail, remedy, **facts)
+    return ok(_NAME, f"{where} can be read and written", **facts)
+
+
+def check_server(uri: str, reply: Reply) -> Finding:
+    """Decide whether a tracking server is there; a run needs it at its start."""
+    shown, facts = scrub(uri), {"code": reply.code}
+    if reply.code is None:
+        remedy = "see the address (--track.uri or MLFLOW_TRACKING_URI), the network and proxies; a run cannot start"
+        return error(_NAME, f"{shown} does not answer: {reply.told}", f"{remedy} without it", **facts)
+    if reply.code in (401, 403):
+        remedy = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as it asks"
+        return warning(_NAME, f"{shown} answers, and wants to know who asks ({reply.code})", remedy, **facts)
+    if reply.code >= 500:
+        return error(_NAME, f"{shown} answers with {reply.code}", "have the server looked at", **facts)
+    if reply.code != 200:
+        detail = f"{shown} answers, but has no page /health ({reply.code}): not an MLflow server, or behind a prefix"
+        return warning(_NAME, detail, "see the address (--track.uri or MLFLOW_TRACKING_URI)", **facts)
+    return ok(_NAME, f"{shown} answers", **facts)

@@ -1,0 +1,105 @@
+"""What is said of folders, and of the kit's files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kit import registry
+from kit.doctor.disk import Place, check_cached, check_embedded, check_place, places, probe_place
+
+GIB = 2**30
+
+
+def place(path: Path) -> Place:
+    return replace(places(path)[0], path=path)
+
+
+def test_a_folder_that_is_still_to_be_made(tmp_path: Path) -> None:
+    found = probe_place(place(tmp_path / "a" / "runs"))
+    assert (found.is_file, found.refusal) == (False, "")
+    assert found.free > 0
+    assert found.system
+    assert list(tmp_path.iterdir()) == []
+    assert check_place(replace(found, free=99 * GIB, system="ext4")).status == "ok"
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("no folder")
+    for path in (tmp_path / "runs", tmp_path / "runs" / "deeper"):
+        found = check_place(probe_place(place(path)))
+        assert found.status == "error"
+        assert f"{tmp_path / 'runs'} is not a folder" in found.detail
+        assert "--run.dir" in found.remedy
+
+
+def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, data: bytes) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    found = check_place(probe_place(place(tmp_path)))
+    assert found.status == "error"
+    assert "no file can be made there (Read-only file system)" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("facts", "status", "word"),
+    (
+        ({"free": 20 * GIB}, "warning", "up to 40 GB"),
+        ({"free": GIB // 4}, "error", "less than the 0.5 GiB"),
+        ({"files": 12}, "warning", "12 more files"),
+        ({"system": "nfs4"}, "warning", "SQLite"),
+        ({"files": None, "system": ""}, "ok", "renamed"),
+    ),
+)
+def test_a_folder_with_too_little(facts: dict[str, object], status: str, word: str, tmp_path: Path) -> None:
+    full = replace(place(tmp_path), free=99 * GIB, files=10**6, system="ext4")
+    found = check_place(replace(full, **facts))  # type: ignore[arg-type]
+    assert found.status == status
+    assert word in found.detail
+
+
+def test_the_cache_and_the_temporary_folder_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
+    runs, cache, temporary = places(Path("here"))
+    assert (runs.path, cache.path) == (Path("here"), tmp_path / "cache")
+    assert temporary.setting == "TMPDIR"
+
+
+def test_the_files_that_the_kit_carries_are_whole() -> None:
+    assert {(one.name, one.status) for one in check_embedded()} == {
+        ("file era5-sample", "ok"),
+        ("file aurora-tiny", "ok"),
+    }
+
+
+def test_a_damaged_file_that_the_kit_carries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("era5-sample.pickle", "aurora-tiny.safetensors"):
+        shutil.copy(registry.RESOURCES / name, tmp_path)
+    damaged = bytearray((tmp_path / "aurora-tiny.safetensors").read_bytes())
+    damaged[1000] ^= 1
+    (tmp_path / "aurora-tiny.safetensors").write_bytes(damaged)
+    monkeypatch.setattr(registry, "RESOURCES", tmp_path)
+    sample, tiny = check_embedded()
+    assert (sample.status, tiny.status) == ("ok", "error")
+    assert "SHA-256 is" in tiny.detail
+    assert "install the kit again" in tiny.remedy
+
+
+def test_files_in_the_cache_are_hashed_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
+    assert check_cached(verify=False)[0].status == "skipped"
+    assert check_cached(verify=True)[0].status == "ok"
+    entry = registry.entries()["era5-western-usa-2025-01-surface-statistics"]
+    path = tmp_path / "files" / str(entry.sha256)[:12] / entry.file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * int(entry.size or 0))
+    [found] = check_cached(verify=True)
+    assert (found.name, found.status) == (f"file {entry.name}", "warning")
+    assert str(path) in found.remedy

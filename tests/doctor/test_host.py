@@ -1,0 +1,80 @@
+"""What is said of the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kit.doctor.finding import Finding
+from kit.doctor.host import Host, check_host, probe_host, read_quota
+
+GIB = 2**30
+
+
+def finding(name: str, host: Host, workers: int = 0) -> Finding:
+    return next(one for one in check_host(host, workers) if one.name == name)
+
+
+def test_a_host_that_will_do() -> None:
+    assert {one.status for one in check_host(Host(), 0)} == {"ok"}
+    assert not any(one.remedy for one in check_host(Host(), 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "workers", "status", "word"),
+    (
+        ("memory", Host(available=GIB), 0, "error", "--memory"),
+        ("memory", Host(available=8 * GIB), 0, "warning", "1.3 B model"),
+        ("threads", Host(cores=2, threads=8), 0, "warning", "OMP_NUM_THREADS=2"),
+        ("threads", Host(cores=64, quota=3.5, threads=64), 0, "warning", "OMP_NUM_THREADS=3"),
+        ("threads", Host(cores=8, threads=8), 4, "warning", "OMP_NUM_THREADS=4"),
+        ("open files", Host(files=256), 0, "warning", "ulimit -n"),
+        ("open files", Host(files=1024), 2, "warning", "4096"),
+        # Docker's default, with workers: two batches ahead for each of four.
+        ("shared memory", Host(cores=16, shared=64 * 2**20), 4, "warning", "7.2 GiB"),
+        ("time zone", Host(zone="Mars/Olympus", zone_known=False), 0, "warning", "TZ=UTC"),
+        ("encoding", Host(encoding=("ANSI_X3.4-1968", "utf-8")), 0, "warning", "LC_ALL=C.UTF-8"),
+    ),
+)
+def test_a_host_that_will_not(name: str, host: Host, workers: int, status: str, word: str) -> None:
+    found = finding(name, host, workers)
+    assert found.status == status
+    assert word in found.detail + found.remedy
+    assert found.remedy
+
+
+def test_what_does_no_harm() -> None:
+    assert finding("shared memory", Host(shared=64 * 2**20)).status == "ok"
+    assert finding("open files", Host(files=-1), 8).status == "ok"
+    assert finding("time zone", Host(zone="Asia/Tokyo")).status == "ok"
+    assert "OMP_NUM_THREADS=1" in finding("threads", Host(threads=1, threads_set="1")).detail
+    assert not [one for one in check_host(Host(shared=None), 0) if one.name == "shared memory"]
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    (
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ),
+)
+def test_a_containers_share_of_the_processors(files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert read_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    ("zone", "known"), (("Europe/Paris", True), ("UTC", True), ("CET-1CEST", True), ("Nowhere/Else", False))
+)
+def test_this_host_in_a_zone(zone: str, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    host = probe_host(3)
+    assert (host.zone_known, host.threads) == (known, 3)
+    assert 0 < host.available <= host.memory
+    assert host.cores >= 1
