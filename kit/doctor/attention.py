@@ -136,9 +136,11 @@ def _written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: t
 
 def _results(attention: Attention, given: list[torch.Tensor], mask: torch.Tensor | None) -> list[torch.Tensor]:
     """What comes out, and the gradients of queries, keys and values."""
+    import torch
+
     q, k, v = (part.detach().clone().requires_grad_() for part in given[:3])
     out = attention(q, k, v, attn_mask=mask if mask is None else mask.to(q.dtype))
-    out.backward(given[3])
+    torch.autograd.backward(out, given[3])
     return [part.detach() for part in (out, q.grad, k.grad, v.grad) if part is not None]
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,13 @@ import psutil
 
 from kit import registry
 from kit.doctor.finding import Finding, error, ok, skipped, warning
-from kit.errors import KitError
+from kit.errors import RegistryError
+from kit.registry import Entry
+from kit.registry.entry import EMBEDDED
+from kit.registry.hashes import mismatch
+from kit.registry.places import place
 
-__all__ = ["Place", "check_cached", "check_embedded", "check_place", "places", "probe_place"]
+__all__ = ["Place", "check_files", "check_place", "places", "probe_place"]
 
 _GIB = 2**30
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs")
@@ -69,15 +74,16 @@ def places(run_dir: Path) -> list[Place]:
     ]
 
 
-def probe_place(place: Place) -> Place:
+def probe_place(folder: Place) -> Place:
     """Look at a folder, or at the nearest parent that exists; makes no folder, and leaves nothing behind."""
-    path = place.path.absolute()
+    path = folder.path.absolute()
     while not os.path.lexists(path):
         path = path.parent
-    facts = {**vars(place)}
+    facts = {**vars(folder)}
     if not path.is_dir():
         return Place(**facts | {"is_file": True, "refusal": f"{path} is not a folder"})
-    facts["refusal"] = _try_to_write(path)
+    if refusal := _try_to_write(path):
+        return Place(**facts | {"refusal": refusal})
     facts["free"] = shutil.disk_usage(path).free
     counts = os.statvfs(path)
     facts["files"] = counts.f_favail if counts.f_files else None
@@ -95,8 +101,9 @@ def _try_to_write(folder: Path) -> str:
     except OSError as refusal:
         return f"{refusal.strerror or refusal}"
     finally:
-        part.unlink(missing_ok=True)
-        whole.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+            whole.unlink(missing_ok=True)
     return ""
 
 
@@ -105,57 +112,59 @@ def _system(path: Path) -> str:
     return next((mounted[parent] for parent in (path, *path.resolve().parents) if parent in mounted), "")
 
 
-def check_place(place: Place) -> Finding:
+def check_place(folder: Place) -> Finding:
     """Decide whether a folder will do."""
-    name = f"disk {place.name}"
-    facts = {"path": str(place.path), "free_gib": round(place.free / _GIB, 2), "files": place.files}
-    another = f"choose another folder with {place.setting}"
-    if place.is_file:
-        return error(name, f"{place.path}: {place.refusal}", f"move it away, or {another}", **facts)
-    if place.refusal:
+    name = f"disk {folder.name}"
+    facts = {"path": str(folder.path), "free_gib": round(folder.free / _GIB, 2), "files": folder.files}
+    another = f"choose another folder with {folder.setting}"
+    if folder.is_file:
+        return error(name, f"{folder.path}: {folder.refusal}", f"move it away, or {another}", **facts)
+    if folder.refusal:
         remedy = f"{another}, or have it made writable for user {os.getuid()}"
-        return error(name, f"{place.path}: no file can be made there ({place.refusal})", remedy, **facts)
-    told = f"{place.path}: {facts['free_gib']:g} GiB free"
-    if place.free < place.least:
-        detail = f"{told}, less than the {place.least / _GIB:g} GiB that anything takes"
+        return error(name, f"{folder.path}: no file can be made there ({folder.refusal})", remedy, **facts)
+    told = f"{folder.path}: {facts['free_gib']:g} GiB free"
+    if folder.free < folder.least:
+        detail = f"{told}, less than the {folder.least / _GIB:g} GiB that anything takes"
         return error(name, detail, f"free some, or {another}", **facts)
-    if place.free < place.enough:
-        return warning(name, f"{told}; {place.purpose}", f"free some, or {another}, if you mean to", **facts)
-    if place.files is not None and place.files < _FEW_FILES:
-        detail = f"{told}, but only {place.files} more files can be made: a store has one for each time and variable"
+    if folder.free < folder.enough:
+        return warning(name, f"{told}; {folder.purpose}", f"free some, or {another}, if you mean to", **facts)
+    if folder.files is not None and folder.files < _FEW_FILES:
+        detail = f"{told}, but only {folder.files} more files can be made: a store has one for each time and variable"
         return warning(name, detail, f"delete files that are not needed, or {another}", **facts)
-    if place.name == "runs" and place.system in _REMOTE:
-        detail = f"{told}, on {place.system}: SQLite, which keeps mlflow.db there, cannot rely on locks over a network"
+    if folder.name == "runs" and folder.system in _REMOTE:
+        detail = f"{told}, on {folder.system}: SQLite, which keeps mlflow.db there, cannot rely on locks over a network"
         remedy = "one run at a time is fine; for several at once put track.uri on a local disk or a server"
-        return warning(name, detail, remedy, system=place.system, **facts)
-    return ok(name, f"{told}, files can be made and renamed there", system=place.system, **facts)
+        return warning(name, detail, remedy, system=folder.system, **facts)
+    return ok(name, f"{told}, files can be made and renamed there", system=folder.system, **facts)
 
 
-def check_embedded() -> list[Finding]:
-    """Hash the files that the package carries."""
-    found = []
-    for entry in registry.entries().values():
-        if entry.scheme == "embedded":
-            try:
-                path = registry.fetch(entry.name)
-                found.append(ok(f"file {entry.name}", f"whole, {path.stat().st_size} bytes"))
-            except (KitError, OSError) as trouble:
-                found.append(error(f"file {entry.name}", str(trouble), "install the kit again"))
-    return found
-
-
-def check_cached(*, verify: bool) -> list[Finding]:
-    """Hash the files of the registry that the cache holds, if that is asked for."""
+def check_files(*, verify: bool) -> list[Finding]:
+    """Read the registry, and hash the files that the package carries; those in the cache if that is asked for."""
+    try:
+        entries = registry.entries().values()
+    except RegistryError as trouble:
+        return [error("registry", str(trouble), "mend the file that is named, or take KIT_REGISTRY away")]
+    carried = [entry for entry in entries if entry.scheme == EMBEDDED]
+    found = [_hashed(entry, place(entry)) for entry in carried]
     if not verify:
-        return [skipped("cache files", "not hashed; --verify does")]
-    found = []
-    for entry in registry.entries().values():
-        path = next(iter((registry.cache_dir() / "files").glob(f"*/{entry.file}")), None)
-        if entry.scheme == "embedded" or path is None:
-            continue
-        try:
-            registry.fetch(entry.name)
-            found.append(ok(f"file {entry.name}", f"whole, {path.stat().st_size} bytes"))
-        except (KitError, OSError) as trouble:
-            found.append(warning(f"file {entry.name}", str(trouble), f"delete {path}; it is fetched again when needed"))
-    return found or [ok("cache files", "none of the registry's files is in the cache")]
+        return [*found, skipped("cache files", "not hashed; --verify does")]
+    held = [(entry, path) for entry in entries if (path := place(entry)) and entry not in carried and path.is_file()]
+    if not held:
+        return [*found, ok("cache files", "none of the registry's files is in the cache")]
+    return [*found, *(_hashed(entry, path) for entry, path in held)]
+
+
+def _hashed(entry: Entry, path: Path | None) -> Finding:
+    name = f"file {entry.name}"
+    assert path is not None, "an embedded file has a hash"
+    try:
+        different = mismatch(entry, path)
+    except OSError as trouble:
+        return error(name, f"{path}: {trouble.strerror or trouble}", "install the kit again")
+    if different is None:
+        return ok(name, f"whole, {path.stat().st_size} bytes")
+    detail = f"{path}: {different[0]}, the registry says {different[1]}: damaged or changed"
+    if entry.scheme == EMBEDDED:
+        return error(name, detail, "install the kit again")
+    # It is refused where it is used, so that no run goes wrong with it.
+    return warning(name, detail, f"delete {path}; kit data fetch {entry.name} fetches it again")

@@ -40,8 +40,7 @@ def _findings(settings: DoctorSettings) -> Iterator[Finding]:
     yield from check_host(probe_host(torch.threads), settings.data.workers)
     for place in disk.places(settings.run.dir):
         yield disk.check_place(disk.probe_place(place))
-    yield from disk.check_embedded()
-    yield from disk.check_cached(verify=settings.verify)
+    yield from disk.check_files(verify=settings.verify)
     yield from examine_tracking(settings.track, settings.run.dir)
     yield from examine_network(asked=settings.network)
 

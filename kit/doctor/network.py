@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from kit import registry
 from kit.doctor.finding import Finding, error, ok, skipped, warning
+from kit.errors import RegistryError
 from kit.tracking.scrub import scrub
 
 __all__ = ["Reply", "addresses", "check_environment", "check_reply", "examine_network", "reach"]
@@ -51,7 +52,7 @@ _REMEDIES = {
 def addresses(entries: Iterable[registry.Entry], environment: Mapping[str, str]) -> list[str]:
     """Scheme and host of everything that the registry's files can come from, and of the model hub."""
     hub = environment.get("HF_ENDPOINT") or _HUB
-    urls = [url for entry in entries for url in ([entry.url] if isinstance(entry.url, str) else entry.url)]
+    urls = [url for entry in entries for url in entry.urls]
     found = [url for url in urls if url.startswith(("http://", "https://"))] + [hub]
     parts = [urlsplit(url) for url in found]
     return list(dict.fromkeys(f"{part.scheme}://{part.netloc.rpartition('@')[2]}" for part in parts))
@@ -62,7 +63,10 @@ def examine_network(*, asked: bool) -> list[Finding]:
     found = check_environment(os.environ)
     if not asked:
         return [*found, skipped("network", "not tried; --network does")]
-    wanted = addresses(registry.entries().values(), os.environ)
+    try:
+        wanted = addresses(registry.entries().values(), os.environ)
+    except RegistryError:
+        return [*found, skipped("network", "the registry, which names the hosts, cannot be read")]
     with ThreadPoolExecutor(len(wanted)) as pool:
         return [*found, *(check_reply(reply) for reply in pool.map(reach, wanted))]
 

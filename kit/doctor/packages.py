@@ -73,7 +73,7 @@ def probe_torch() -> Torch:
     usable, refusal = torch.cuda.is_available(), ""
     if not usable and torch.version.cuda:
         try:
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
         except (RuntimeError, AssertionError) as trouble:
             refusal = _first_line(trouble)
     vision, vision_trouble = _probe_vision()

@@ -31,7 +31,7 @@ def silent(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any) ->
 def poisoned(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any) -> torch.Tensor:
     """Right values, and NaN for gradients."""
     moved = q.clone()
-    moved.register_hook(lambda gradient: gradient * math.nan)
+    moved.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
     return attend(moved, k, v, attn_mask=attn_mask)
 
 

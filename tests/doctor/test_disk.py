@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kit import registry
-from kit.doctor.disk import Place, check_cached, check_embedded, check_place, places, probe_place
+from kit.doctor.disk import Place, check_files, check_place, places, probe_place
+from kit.doctor.network import examine_network
+from kit.registry.places import RESOURCES
 
 GIB = 2**30
 
@@ -72,34 +73,43 @@ def test_the_cache_and_the_temporary_folder_are_looked_at(monkeypatch: pytest.Mo
     assert temporary.setting == "TMPDIR"
 
 
-def test_the_files_that_the_kit_carries_are_whole() -> None:
-    assert {(one.name, one.status) for one in check_embedded()} == {
+def test_the_files_that_the_kit_carries_are_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
+    assert [(one.name, one.status) for one in check_files(verify=False)] == [
         ("file era5-sample", "ok"),
         ("file aurora-tiny", "ok"),
-    }
+        ("cache files", "skipped"),
+    ]
 
 
 def test_a_damaged_file_that_the_kit_carries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("era5-sample.pickle", "aurora-tiny.safetensors"):
-        shutil.copy(registry.RESOURCES / name, tmp_path)
-    damaged = bytearray((tmp_path / "aurora-tiny.safetensors").read_bytes())
+    damaged = bytearray((RESOURCES / "aurora-tiny.safetensors").read_bytes())
     damaged[1000] ^= 1
     (tmp_path / "aurora-tiny.safetensors").write_bytes(damaged)
-    monkeypatch.setattr(registry, "RESOURCES", tmp_path)
-    sample, tiny = check_embedded()
-    assert (sample.status, tiny.status) == ("ok", "error")
+    monkeypatch.setattr(registry.places, "RESOURCES", tmp_path)
+    sample, tiny, _ = check_files(verify=False)
+    assert "No such file" in sample.detail
     assert "SHA-256 is" in tiny.detail
-    assert "install the kit again" in tiny.remedy
+    assert [(one.status, one.remedy) for one in (sample, tiny)] == [("error", "install the kit again")] * 2
 
 
 def test_files_in_the_cache_are_hashed_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KIT_CACHE", str(tmp_path))
-    assert check_cached(verify=False)[0].status == "skipped"
-    assert check_cached(verify=True)[0].status == "ok"
+    assert check_files(verify=True)[-1].status == "ok"
     entry = registry.entries()["era5-western-usa-2025-01-surface-statistics"]
-    path = tmp_path / "files" / str(entry.sha256)[:12] / entry.file
+    path = registry.places.place(entry)
+    assert path is not None
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x" * int(entry.size or 0))
-    [found] = check_cached(verify=True)
+    found = check_files(verify=True)[-1]
     assert (found.name, found.status) == (f"file {entry.name}", "warning")
     assert str(path) in found.remedy
+
+
+def test_a_list_of_the_users_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[broken")
+    monkeypatch.setenv("KIT_REGISTRY", str(tmp_path / "own.toml"))
+    [found] = check_files(verify=True)
+    assert (found.name, found.status) == ("registry", "error")
+    assert "own.toml" in found.detail
+    assert examine_network(asked=True)[-1].status == "skipped"
