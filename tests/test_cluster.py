@@ -34,7 +34,8 @@ def test_a_job_that_is_told_to_stop_writes_a_checkpoint_and_goes_back_into_the_q
     metrics = run_dir / "runs" / "job" / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (metrics.exists() and '"train"' in metrics.read_text()):
-        assert job.poll() is None and time.monotonic() < deadline
+        assert job.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.2)
     job.send_signal(signal.SIGTERM)
     _, told = job.communicate(timeout=100)
