@@ -45,6 +45,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def fetch(session: nox.Session) -> None:
+    """Download and verify files of the registry, by name: nox -s fetch -- era5-europe-2020-01-01."""
+    install(session)
+    session.run("kit", "data", "fetch", *session.posargs)
+
+
+@nox.session(default=False)
 def qa(session: nox.Session) -> None:
     """Check a store; the embedded sample unless another is named."""
     install(session)

@@ -28,6 +28,8 @@ COMMANDS = {
     "forecast": "roll a checkpoint out from initial states, to NetCDF or Zarr",
     "plot": "draw prediction, target and error maps, and loss curves",
     "data list": "list the files that the kit may use",
+    "data fetch": "have files of the registry on this machine, verified",
+    "data pin": "record the hash of files that have none",
     "data build": "build a store from files",
     "data qa": "check a store",
     "export": "write a checkpoint for others: merged, described, packed",
@@ -76,9 +78,12 @@ def _call(command: str, arguments: Sequence[str]) -> Outcome:
     # Libraries print; standard output is kept for the result alone.
     with redirect_stdout(sys.stdout if help_asked else sys.stderr):
         from kit import commands, console
+        from kit.console_registry import DownloadProgress
+        from kit.registry.watch import watched
 
         console.log_to_screen()
-        outcome: Outcome = getattr(commands, command.replace(" ", "_"))(arguments)
+        with watched(DownloadProgress):
+            outcome: Outcome = getattr(commands, command.replace(" ", "_"))(arguments)
     return outcome
 
 
@@ -171,7 +176,8 @@ def _overview() -> str:
         "Settings come from the command line, then KIT_* variables (KIT_TRAIN__STEPS is train.steps), then\n"
         "--config FILE.toml, then --recipe NAME, then defaults. With --json the result goes to standard output;\n"
         "all else goes to standard error. KIT_CACHE is the folder for fetched files and built stores; KIT_WEIGHTS\n"
-        "names folders in which the weights that a checkpoint belongs to are looked for by their hash.\n"
+        "names folders in which the weights that a checkpoint belongs to are looked for by their hash; KIT_REGISTRY\n"
+        "is the file of your own registry entries and pins; with KIT_OFFLINE=1 nothing is fetched.\n"
         "Exit codes: 0 done, 2 something you can mend, 1 a defect of the kit, 130 or 143 stopped."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,9 @@ __all__ = [
     "Outcome",
     "bench",
     "data_build",
+    "data_fetch",
     "data_list",
+    "data_pin",
     "data_qa",
     "doctor",
     "evaluate",
@@ -98,6 +100,24 @@ class ListSettings(BaseModel):
     """Nothing to choose."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FetchSettings(BaseModel):
+    """What is fetched."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    names: CliPositionalArg[tuple[str, ...]] = Field(min_length=1)
+    """Names of registry entries or of data sets."""
+
+
+class PinSettings(BaseModel):
+    """What is pinned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    names: CliPositionalArg[tuple[str, ...]] = Field(min_length=1)
+    """Names of registry entries or of data sets."""
 
 
 _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
@@ -212,13 +232,32 @@ def plot(arguments: Sequence[str]) -> Outcome:
 
 
 def data_list(arguments: Sequence[str]) -> Outcome:
-    """List the files that the kit may use, with origin, size, hash and licence."""
-    from kit import registry
+    """List the files that the kit may use, with origin, size, hash and licence, and which are here already."""
+    from kit import console_registry, registry
 
     _, options = _settle(data_list, ListSettings, arguments)
-    entries = registry.entries()
-    result = {"entries": [entry.model_dump() for entry in entries.values()]}
-    return Outcome(result, options.as_json, lambda: console.show_registry(entries.values()))
+    result = {"entries": [registry.state(entry) for entry in registry.entries().values()]}
+    return Outcome(result, options.as_json, lambda: console_registry.show_entries(result["entries"]))
+
+
+def data_fetch(arguments: Sequence[str]) -> Outcome:
+    """Have files of the registry on this machine: downloads what is absent, verifies all, says whom to credit."""
+    from kit import console_registry, registry
+
+    settings, options = _settle(data_fetch, FetchSettings, arguments)
+    entries = registry.chosen(settings.names)
+    result = {"files": [{**registry.state(one), "path": str(path)} for one, path in registry.fetch_all(entries)]}
+    return Outcome(result, options.as_json, lambda: console_registry.show_fetched(result["files"]))
+
+
+def data_pin(arguments: Sequence[str]) -> Outcome:
+    """Record the hash of files that have none in your own registry: a hub's own record, else that of the bytes."""
+    from kit import console_registry, registry
+
+    settings, options = _settle(data_pin, PinSettings, arguments)
+    pins = [asdict(registry.pin(entry.name)) for entry in registry.chosen(settings.names)]
+    result = {"pins": pins, "registry": str(registry.user_registry())}
+    return Outcome(result, options.as_json, lambda: console_registry.show_pins(result))
 
 
 def data_build(arguments: Sequence[str]) -> Outcome:

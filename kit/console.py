@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kit.registry import Entry
-from kit.registry.entry import host_of
-
 __all__ = [
     "TrainingProgress",
     "error_console",
+    "bytes_text",
     "loading",
     "log_to_screen",
     "show_bench",
@@ -27,7 +25,6 @@ __all__ = [
     "show_facts",
     "show_files",
     "show_plan",
-    "show_registry",
     "show_report",
     "show_scores",
     "show_training",
@@ -305,18 +302,6 @@ def show_examination(result: Mapping[str, Any]) -> None:
     out.print(f"{verdict}: {counts['error']} errors, {counts['warning']} warnings, {counts['ok']} ok")
 
 
-def show_registry(entries: Iterable[Entry]) -> None:
-    """Show the registry's entries."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
-    table.add_column("name", style="bold", overflow="fold")
-    table.add_column("what", overflow="fold", ratio=1)
-    for entry in entries:
-        size = "size unknown" if entry.size is None else _bytes(entry.size)
-        facts = f"{entry.kind}, {size}, {host_of(entry.urls[0])}, {'[yellow]synthetic[/], ' if entry.synthetic else ''}"
-        table.add_row(entry.name, f"{escape(entry.description)}\n[dim]{facts}{escape(entry.licence)}[/]")
-    error_console().print(table)
-
-
 def show_files(result: Mapping[str, Any]) -> None:
     """Show the files that were written."""
     out = error_console()
@@ -356,7 +341,8 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def _bytes(size: float) -> str:
+def bytes_text(size: float) -> str:
+    """Write a number of bytes with a unit that a person can read."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

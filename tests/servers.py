@@ -136,7 +136,8 @@ class Server:
             content: its bytes.
             lfs: large files redirect to a storage host, and have their SHA-256 as ``X-Linked-Etag``; small ones are
                 sent at once, under their git object id.
-            storage: the server to which a large file redirects; this one by default.
+            storage: the server to which a large file redirects; by default this one, under another name: a client
+                must take it for another host, as the real one is.
         """
         path = f"/{repo}/resolve/{revision}/{file}"
         commit = {"X-Repo-Commit": revision}
@@ -145,6 +146,8 @@ class Server:
             return path
         digest = hashlib.sha256(content).hexdigest()
         location = (storage or self).put(f"/storage/{digest}?signature=abc", content)
+        if storage is None:
+            location = location.replace("127.0.0.1", "localhost")
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         self.files[path] = File(b"", f'"{digest}"', {**commit, **linked}, location)
         return path

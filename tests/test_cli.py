@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -375,6 +376,53 @@ def test_the_registry_is_listed_for_people_and_for_machines(capsys: pytest.Captu
     assert cli.main(["data", "list", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     assert {"name", "sha256", "size", "licence", "url"} <= entries[0].keys()
+
+
+def test_files_are_fetched_with_whom_to_credit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "fetch", "era5-sample", "aurora-tiny", "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert [(file["name"], file["licence"], file["cached"]) for file in files] == [
+        ("era5-sample", "MIT", True),
+        ("aurora-tiny", "MIT", True),
+    ]
+    assert Path(files[0]["path"]).is_file()
+    assert cli.main(["data", "fetch", "era5-sample"]) == 0
+    out, err = capsys.readouterr()
+    assert not out
+    assert "licence and credit: MIT" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["fetch"], "the following arguments are required: NAMES"),
+        (["fetch", "era5-sampel"], "the registry has no 'era5-sampel'; the nearest are era5-sample"),
+        (["fetch", "aurora-0.25-wave"], "no hash in the registry.*kit data pin aurora-0.25-wave"),
+        (["fetch", "aurora-weights"], "kit data pin aurora-0.25-finetuned aurora-0.25-pretrained"),
+        (["fetch", "era5-global-tl31-1959"], "is not on this machine, and KIT_OFFLINE is set. By hand: download https"),
+        (["pin", "aurora-0.25-wave"], "its hash has to be asked for, and KIT_OFFLINE is set"),
+        (["pin"], "the following arguments are required: NAMES"),
+        (["list", "--what", "3"], "unknown setting --what"),
+    ],
+)
+def test_what_cannot_be_fetched_or_pinned_is_one_message(
+    words: list[str], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("KIT_OFFLINE", "1")
+    monkeypatch.delenv("KIT_REGISTRY", raising=False)
+    assert cli.main(["data", *words]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "Traceback" not in err
+    assert re.search(match, " ".join(err.split()))
+
+
+def test_what_has_a_hash_is_not_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "pin", "era5-sample", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pins"][0]["new"] is False
+    assert cli.main(["data", "pin", "era5-sample"]) == 0
+    assert "has a hash already, left as it is: SHA-256 c10a82" in capsys.readouterr().err
 
 
 def test_scores_are_shown_with_their_mean_skill(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,22 @@ The list is ``data-registry.toml``, a package resource, so that an installed kit
 list is laid over it. A file is verified each time it is used, not only when it arrives.
 """
 
-from kit.registry.catalogue import dataset, entries
+from kit.registry.catalogue import chosen, dataset, entries
 from kit.registry.entry import Entry
-from kit.registry.obtain import fetch
-from kit.registry.places import cache_dir
+from kit.registry.obtain import fetch, fetch_all
+from kit.registry.pins import Pin, pin
+from kit.registry.places import cache_dir, state, user_registry
 
-__all__ = ["Entry", "cache_dir", "dataset", "entries", "fetch"]
+__all__ = [
+    "Entry",
+    "Pin",
+    "cache_dir",
+    "chosen",
+    "dataset",
+    "entries",
+    "fetch",
+    "fetch_all",
+    "pin",
+    "state",
+    "user_registry",
+]

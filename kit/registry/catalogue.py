@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kit.errors import RegistryError
 from kit.registry.entry import EMBEDDED, Entry
 from kit.registry.places import user_registry
 
-__all__ = ["PIN_FIELDS", "REGISTRY_PATH", "dataset", "entries", "find", "read_tables"]
+__all__ = ["PIN_FIELDS", "REGISTRY_PATH", "chosen", "dataset", "entries", "find", "read_tables"]
 
 REGISTRY_PATH = Path(__file__).parents[1] / "data-registry.toml"
 """The package's list."""
@@ -50,11 +50,23 @@ def find(name: str) -> Entry:
     known = entries()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-    msg = f"the registry has no {name!r}; the nearest are {', '.join(near)} (all: kit data list)"
+    names = {*known, *(entry.dataset for entry in known.values() if entry.dataset)}
+    near = difflib.get_close_matches(name, names, n=3)
+    nearest = f"the nearest are {', '.join(near)}; " if near else ""
+    msg = f"the registry has no {name!r}; {nearest}all: kit data list"
     if os.environ.get("KIT_REGISTRY") and not user_registry().exists():
         msg += f". KIT_REGISTRY names {user_registry()}, which is not there"
     raise RegistryError(msg)
+
+
+def chosen(names: Sequence[str]) -> list[Entry]:
+    """Return the entries that are named, by themselves or by their data set; each once.
+
+    Raises:
+        RegistryError: a name is neither an entry's nor a data set's; names the nearest.
+    """
+    found = [entry for name in names for entry in dataset(name) or [find(name)]]
+    return list(dict.fromkeys(found))
 
 
 def dataset(name: str) -> list[Entry]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from kit.registry.entry import EMBEDDED, Entry
 
-__all__ = ["RESOURCES", "cache_dir", "place", "user_registry"]
+__all__ = ["RESOURCES", "cache_dir", "place", "state", "user_registry"]
 
 RESOURCES = Path(__file__).parents[1] / "resources"
 """Where files of the embedded scheme lie."""
@@ -34,3 +35,15 @@ def place(entry: Entry) -> Path | None:
     if entry.scheme == EMBEDDED:
         return RESOURCES / entry.file
     return None if entry.hash is None else cache_dir() / "files" / entry.hash[:12] / entry.file
+
+
+def state(entry: Entry) -> dict[str, Any]:
+    """Describe an entry for people and machines.
+
+    Returns:
+        Its fields, its ``scheme``, whether it is ``pinned`` by a hash, and whether its file is here (``cached``; its
+        bytes are not looked at).
+    """
+    path = place(entry)
+    known = {"scheme": entry.scheme, "pinned": entry.hash is not None, "cached": path is not None and path.is_file()}
+    return {**entry.model_dump(), **known}

@@ -1,9 +1,10 @@
-"""The registry: its schema, its hashes, and what it refuses."""
+"""The list of files: its schema, what it refuses, and the user's own list over the package's."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ CONTENT = b"forty-two states\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-def entry(**changes: object) -> str:
+def entry(name: str = "states", **changes: object) -> str:
     values: dict[str, object] = {
         "file": "states.bin",
         "url": "embedded:states.bin",
@@ -26,8 +27,9 @@ def entry(**changes: object) -> str:
         "description": "forty-two states",
     }
     values |= changes
-    lines = (f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in values.items())
-    return "\n".join(["[states]", *lines, ""])
+    given = {key: value for key, value in values.items() if value is not None}
+    lines = (f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in given.items())
+    return "\n".join([f"[{name}]", *lines, ""])
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(catalogue, "REGISTRY_PATH", tmp_path / "registry.toml")
     monkeypatch.setattr(places, "RESOURCES", tmp_path)
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("KIT_REGISTRY", raising=False)
     (tmp_path / "registry.toml").write_text(entry())
     (tmp_path / "states.bin").write_bytes(CONTENT)
     return tmp_path
@@ -51,13 +54,13 @@ def test_a_tampered_file_is_refused_at_the_next_use(home: Path) -> None:
     tampered = CONTENT.replace(b"two", b"six")
     (home / "states.bin").write_bytes(tampered)
     digest = hashlib.sha256(tampered).hexdigest()
-    with pytest.raises(RegistryError, match=f"states: SHA-256 is {digest}, .*registry.toml says {SHA256}.*not used"):
+    with pytest.raises(RegistryError, match=f"states: SHA-256 is {digest}, the registry says {SHA256}.*not used"):
         registry.fetch("states")
 
 
 def test_a_truncated_file_is_refused_by_its_size(home: Path) -> None:
     (home / "states.bin").write_bytes(CONTENT[:-1])
-    with pytest.raises(RegistryError, match=f"size is {len(CONTENT) - 1} bytes, .* says {len(CONTENT)}"):
+    with pytest.raises(RegistryError, match=f"size is {len(CONTENT) - 1} bytes, the registry says {len(CONTENT)}"):
         registry.fetch("states")
 
 
@@ -73,26 +76,6 @@ def test_an_unknown_name_names_the_nearest() -> None:
         registry.fetch("stats")
 
 
-def test_a_file_of_the_network_can_be_put_in_place_by_hand(home: Path) -> None:
-    (home / "registry.toml").write_text(entry(url="https://example.org/states.bin"))
-    place = home / "cache" / "files" / SHA256[:12] / "states.bin"
-    with pytest.raises(RegistryError, match=f"(?s)not supported yet.*https://example.org/states.bin.*{place}"):
-        registry.fetch("states")
-    assert not place.parent.exists()
-    place.parent.mkdir(parents=True)
-    place.write_bytes(CONTENT)
-    assert registry.fetch("states") == place
-    place.write_bytes(CONTENT[::-1])
-    with pytest.raises(RegistryError, match="delete the file and download it again"):
-        registry.fetch("states")
-
-
-def test_an_unknown_scheme_is_refused(home: Path) -> None:
-    (home / "registry.toml").write_text(entry(url="gopher://example.org/states.bin"))
-    with pytest.raises(RegistryError, match="scheme of 'gopher://example.org/states.bin' is unknown"):
-        registry.fetch("states")
-
-
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -103,10 +86,23 @@ def test_an_unknown_scheme_is_refused(home: Path) -> None:
         ({"file": "/etc/passwd", "url": "embedded:/etc/passwd"}, "file: String should match pattern"),
         ({"url": "embedded:other.bin"}, "url of an embedded file is embedded:states.bin"),
         ({"licence": ""}, "licence: String should have at least 1"),
+        ({"url": "gopher://example.org/states.bin"}, "url: .*scheme of 'gopher://example.org/states.bin' is unknown"),
+        ({"url": "states.bin"}, "url: .*scheme of 'states.bin' is unknown; expected one of embedded, http, https, hub"),
+        ({"url": "https://"}, "url: .*expected https://HOST/PATH"),
+        ({"url": "https://me:secret@example.org/a"}, "address with a password"),
+        ({"url": "hub:someone/model@main/a.ckpt"}, "a branch or a tag can move"),
+        ({"url": f"hub:someone/model@{'0' * 40}/../a.ckpt"}, "expected hub:OWNER/REPO@REVISION/PATH"),
+        ({"url": f"hub:model@{'0' * 40}/a.ckpt"}, "expected hub:OWNER/REPO@REVISION/PATH"),
+        ({"url": []}, "url: "),
+        ({"url": ["https://example.org/a", "embedded:states.bin"]}, "url of an embedded file is"),
+        ({"sha256": None, "git_blob": "abc"}, "git_blob: String should match pattern"),
+        ({"sha256": None, "url": "embedded:states.bin"}, "an embedded file has a hash"),
+        ({"size": None}, "an entry with a sha256 has a size"),
+        ({"dataset": "../up"}, "dataset: String should match pattern"),
         ({"colour": "blue"}, "colour: Extra inputs are not permitted"),
     ],
 )
-def test_an_entry_that_does_not_fit_is_refused(home: Path, changes: dict[str, object], match: str) -> None:
+def test_an_entry_that_does_not_fit_is_refused(home: Path, changes: dict[str, Any], match: str) -> None:
     (home / "registry.toml").write_text(entry(**changes))
     with pytest.raises(RegistryError, match=match):
         registry.entries()
@@ -116,6 +112,83 @@ def test_a_registry_that_is_not_toml_is_refused(home: Path) -> None:
     (home / "registry.toml").write_text("[states\n")
     with pytest.raises(RegistryError, match="not valid TOML"):
         registry.entries()
+
+
+REMOTE = {"url": "https://example.org/states.bin"}
+OWN = entry("own", **REMOTE)
+
+
+@pytest.fixture
+def mine(home: Path) -> Path:
+    """The user's own list, not there yet."""
+    (home / "cache").mkdir()
+    return home / "cache" / "registry.toml"
+
+
+def test_a_list_of_ones_own_adds_entries(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(registry.entries()) == ["states"]
+    mine.write_text(OWN)
+    assert list(registry.entries()) == ["states", "own"]
+    monkeypatch.setenv("KIT_REGISTRY", str(mine.with_name("other.toml")))
+    with pytest.raises(RegistryError, match=r"no 'own'.*KIT_REGISTRY names .*other\.toml, which is not there"):
+        registry.fetch("own")
+    mine.rename(mine.with_name("other.toml"))
+    assert registry.entries()["own"].urls == ("https://example.org/states.bin",)
+
+
+def test_a_list_of_ones_own_adds_pins(home: Path, mine: Path) -> None:
+    (home / "registry.toml").write_text(entry(**REMOTE, sha256=None, size=None))
+    assert registry.entries()["states"].hash is None
+    mine.write_text(f'[states]\nsha256 = "{SHA256}"\nsize = {len(CONTENT)}\n')
+    assert registry.entries()["states"].hash == SHA256
+    mine.write_text(f'[states]\ngit_blob = "{"0" * 40}"\n')
+    assert registry.entries()["states"].hash == "0" * 40
+
+
+def test_a_pin_that_says_the_same_as_the_kit_is_no_contradiction(mine: Path) -> None:
+    mine.write_text(f'[states]\nsha256 = "{SHA256}"\nsize = {len(CONTENT)}\n')
+    assert registry.entries()["states"].sha256 == SHA256
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (f'[states]\nsha256 = "{"0" * 64}"\n', f"states. says sha256 0000.*own list says sha256 {SHA256}.*remove that"),
+        (f'[states]\ngit_blob = "{"0" * 40}"\n', "states. says git_blob 0000.*the kit's holds"),
+        ("[states]\nsize = 3\n", "states. says size 3"),
+        ('[states]\nlicence = "mine"\n', "is an entry of the kit; expected only sha256, git_blob, size .*got licence"),
+        (entry(), "is an entry of the kit; .*Give an entry of your own another name"),
+        ("states = 3\n", "is an entry of the kit"),
+        (f'[gone]\nsha256 = "{SHA256}"\nsize = 3\n', "pins .gone., but the registry has no such entry; remove"),
+        (entry("own"), "own.: embedded files are the package's own"),
+        (entry("own", **REMOTE, file="../../x"), "own. does not fit the schema: file"),
+        (entry('"../up"', **REMOTE), "does not fit the schema: name: String should match pattern"),
+        ("own = 3\n", "own. does not fit the schema"),
+        ("[own\n", "not valid TOML"),
+        ("own = '\udcff'", "not valid TOML"),
+    ],
+)
+def test_a_list_of_ones_own_that_does_not_fit_is_refused(mine: Path, text: str, match: str) -> None:
+    mine.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RegistryError, match=f"cache/registry.toml: .*{match}"):
+        registry.entries()
+
+
+def test_a_list_that_cannot_be_read_is_told(mine: Path) -> None:
+    mine.mkdir()
+    with pytest.raises(RegistryError, match="the registry cannot be read: Is a directory"):
+        registry.entries()
+
+
+def test_a_data_set_is_all_its_files_in_order() -> None:
+    names = [entry.name for entry in registry.dataset("era5-western-usa-2025-01")]
+    assert [name.removeprefix("era5-western-usa-2025-01-") for name in names] == [
+        "surface-01", "surface-08", "levels-01", "levels-08", "surface-statistics",
+    ]  # fmt: skip
+    assert registry.dataset("nothing") == []
+    assert [entry.name for entry in registry.chosen([names[2], "era5-western-usa-2025-01"])] == [
+        names[2], *names[:2], *names[3:],
+    ]  # fmt: skip
 
 
 def test_the_cache_is_where_the_variable_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

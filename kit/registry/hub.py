@@ -1,0 +1,142 @@
+"""Files of a model hub: their address, and what the hub itself says of them.
+
+``huggingface_hub`` knows the addresses, the token and the meaning of the headers; the bytes come through the kit's
+own download, which resumes them and checks them against the registry.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kit.errors import RegistryError
+from kit.registry.entry import HubFile
+from kit.registry.patience import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
+from kit.registry.watch import Watch
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+__all__ = ["HubFacts", "address", "endpoint", "facts", "offline", "token"]
+
+
+@dataclass(frozen=True)
+class HubFacts:
+    """What the hub says of a file.
+
+    Attributes:
+        sha256: of large files.
+        git_blob: git object id, of small ones.
+        size: bytes, if it says so.
+    """
+
+    sha256: str | None
+    git_blob: str | None
+    size: int | None
+
+
+def endpoint() -> str:
+    """Return the hub's address: ``HF_ENDPOINT`` as it is now, else the public one.
+
+    Raises:
+        RegistryError: the variable holds no address.
+    """
+    from huggingface_hub import constants
+
+    chosen = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    parts = urlsplit(chosen)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+        msg = f"HF_ENDPOINT is no address of a hub: expected https://HOST, got {chosen.rpartition('@')[2]!r}"
+        raise RegistryError(msg)
+    return chosen
+
+
+def address(file: HubFile) -> str:
+    """Return the address of a file at its commit."""
+    from huggingface_hub import hf_hub_url
+
+    return str(hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=endpoint()))
+
+
+def token() -> str | None:
+    """Return the user's token: ``HF_TOKEN``, else what ``hf auth login`` stored."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def facts(file: HubFile, limits: Limits, watch: Watch) -> HubFacts:
+    """Ask the hub what it knows of a file, without its bytes.
+
+    Raises:
+        SourceError: the hub has no such file, does not give it to this user, or keeps failing; says which.
+    """
+    return patiently(lambda: _ask(file, limits), limits, watch)
+
+
+def _ask(file: HubFile, limits: Limits) -> HubFacts:
+    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub.errors import HfHubHTTPError
+
+    asked = address(file)
+    # What its client raises where no answer came: the base is shared, and its library is not ours to name.
+    no_answer: type[BaseException] = HfHubHTTPError.__mro__[1]
+    try:
+        told = get_hf_file_metadata(
+            asked, token=token() or False, timeout=limits.connect, endpoint=endpoint(), retry_on_errors=False
+        )
+    except HfHubHTTPError as error:
+        raise _refusal(file, error) from None
+    except no_answer as error:
+        msg = f"{endpoint()}: {reason(error)}"
+        raise Interrupted(msg) from error
+    except (ImportError, ValueError) as error:
+        # Its client reads the proxies' variables by itself; its text may hold their passwords.
+        msg = f"{endpoint()}: a proxy variable (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not understood"
+        raise SourceError(msg) from error
+    if told.commit_hash is not None and told.commit_hash != file.revision:
+        msg = f"the hub answers for commit {told.commit_hash}, not for {file.revision}"
+        raise SourceError(msg)
+    etag = told.etag or ""
+    return HubFacts(
+        sha256=etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None,
+        git_blob=etag if re.fullmatch(r"[0-9a-f]{40}", etag) else None,
+        size=told.size,
+    )
+
+
+def _refusal(file: HubFile, error: HfHubHTTPError) -> Exception:
+    """Say what a hub's no means. Its own text is not repeated: it may hold addresses with signatures."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    status = error.response.status_code
+    where = f"{endpoint()}/{file.repo}"
+    if isinstance(error, GatedRepoError):
+        known = "your token does not give it" if token() else "you are not logged in"
+        return SourceError(
+            f"{where} is gated, and {known}: accept its conditions on that page, then set HF_TOKEN or run "
+            "`hf auth login`"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return SourceError(f"{where} has no commit {file.revision}")
+    if isinstance(error, RepositoryNotFoundError):
+        hint = "" if token() else "; if it is private, set HF_TOKEN or run `hf auth login`"
+        return SourceError(f"{where} is not there, or not for you{hint}")
+    if isinstance(error, EntryNotFoundError):
+        return SourceError(f"{where} has no {file.path} at commit {file.revision}")
+    if status in AGAIN:
+        return Interrupted(f"{endpoint()}: the hub answered {status}", retry_after(error.response.headers))
+    return SourceError(f"{endpoint()}: the hub answered {status}")
+
+
+def offline() -> bool:
+    """Say whether ``HF_HUB_OFFLINE`` asks to leave the hub alone."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
