@@ -18,6 +18,7 @@ from kit.data.accumulation import at_step, trimmed
 from kit.data.build_settings import BuildSettings
 from kit.data.settings import Period
 from kit.data.sources.base import OpenSource, Request, SourceData
+from kit.data.static_files import with_statics
 from kit.data.statics import choose_statics
 from kit.data.store import Store, StoreExistsError, write_store
 from kit.data.store_format import STATIC_PREFIX, Times, listed
@@ -41,7 +42,8 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
     if settings.out.exists():
         msg = f"{settings.out}: exists already; choose another folder with --out, or remove this one first"
         raise StoreExistsError(msg)
-    with _open_source(settings) as source:
+    with _open_source(settings) as opened:
+        source = with_statics(opened, settings.statics_from, settings.statics)
         notes = list(source.notes)
         dataset = _assemble(source, settings, notes)
         described = {

@@ -48,6 +48,9 @@ class BuildSettings(BaseModel):
     statics: tuple[str, ...] | None = None
     """Static variables without prefix, from the data or derived from the coordinates (``coslat``,
     ``sinlat``, ``coslon``, ``sinlon``); by default all that the data hold."""
+    statics_from: str | None = None
+    """A file of static fields on the data's own grid or the globe around it, which stand over those of the data: a
+    registry entry such as ``aurora-0.25-static``, a pickle like it, or NetCDF."""
     step: Hours | None = None
     """Hours between states, such as ``6h``; by default the data's own."""
     train: TimeRange | None = None
