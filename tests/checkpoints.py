@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.adapt.models import awake_model
 from tests.batches import small_spec
 from tests.factories import synthetic_store
 
-__all__ = ["LEVELS", "LORA", "SPEC", "described", "store_for", "write_delta", "write_whole"]
+__all__ = ["LEVELS", "LORA", "SPEC", "described", "old_style", "store_for", "write_delta", "write_whole"]
 
 LEVELS = (300, 500, 850)
 SPEC = small_spec("small", levels=LEVELS)
@@ -76,3 +77,23 @@ def write_delta(
     more = {"adapter": adapter, "base": dict(weights.base), "lineage": [*earlier, stage]}
     write_checkpoint(folder, tensors, described(store, spec, **more), adapter_config=config)
     return folder
+
+
+def old_style(state: Mapping[str, torch.Tensor], patch: int) -> dict[str, torch.Tensor]:
+    """Tensors under the names of upstream's first checkpoints: variables by number, everything under ``net.``.
+
+    The order of the variables is what ``aurora/model/compat.py`` reads them in.
+    """
+    surface, atmospheric = ("2t", "10u", "10v", "msl"), ("z", "u", "v", "t", "q")
+    old = dict(state)
+    embedded: dict[str, tuple[str, ...]] = {"surf": (*surface, "lsm", "z", "slt"), "atmos": atmospheric}
+    for place, names in embedded.items():
+        weights = [old.pop(f"encoder.{place}_token_embeds.weights.{name}") for name in names]
+        old[f"encoder.{place}_token_embeds.weight"] = torch.cat(weights, dim=1)
+    predicted: dict[str, tuple[str, ...]] = {"surf": surface, "atmos": atmospheric}
+    for place, names in predicted.items():
+        for part in ("weight", "bias"):
+            heads = [old.pop(f"decoder.{place}_heads.{name}.{part}") for name in names]
+            old[f"decoder.{place}_head.{part}"] = torch.stack(heads, dim=1).flatten(0, 1)
+    assert old["decoder.surf_head.bias"].shape == (len(surface) * patch**2,)
+    return {f"net.{name}": value for name, value in old.items()}

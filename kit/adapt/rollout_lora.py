@@ -9,19 +9,18 @@ Weights that have one go on with it; others get a fresh one, whose B is zero, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from aurora import Aurora
 
 from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings, RolloutMode
 from kit.errors import SettingsError
 from kit.models.spec import ModelSpec
-from kit.models.weights import Weights, merge_rollout_lora
+from kit.models.weights import Weights
 
-__all__ = ["attach", "merge", "mode_of", "spec_for"]
+__all__ = ["attach", "mode_of", "spec_for"]
 
 _METHOD = "rollout-lora"
 _MODE, _STEPS = "lora_mode", "lora_steps"
@@ -33,23 +32,6 @@ def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attache
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".loras." in name)
     return Attached()
-
-
-@torch.no_grad()
-def merge(model: Aurora, loras: Mapping[str, torch.Tensor]) -> None:
-    """Add a roll-out LoRA that is the same at every step to the weights of the layers beside it.
-
-    Args:
-        model: changed in place.
-        loras: its tensors, by upstream's names.
-
-    Raises:
-        CheckpointError: there is one for each step.
-    """
-    layers = {name: f"{name.replace('.lora_', '.').split('.loras.')[0]}.weight" for name in loras}
-    state = {layer: model.get_parameter(layer).detach() for layer in layers.values()}
-    for layer, weight in merge_rollout_lora({**state, **loras}).items():
-        model.get_parameter(layer).copy_(weight)
 
 
 def mode_of(spec: ModelSpec) -> RolloutMode:

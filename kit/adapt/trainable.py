@@ -15,6 +15,7 @@ from kit.adapt.method import Attach, StepHook
 from kit.adapt.partial import attach_freeze, attach_full, attach_head
 from kit.adapt.settings import AdaptSettings, Method
 from kit.errors import CheckpointError
+from kit.models import rollout_lora as merged_lora
 from kit.models.weights import ADAPTER_PREFIX, LoraFate
 
 __all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
@@ -145,7 +146,7 @@ def merge(
         loras = {name: value for name, value in others.items() if ".loras." in name}
         others = {name: value for name, value in others.items() if name not in loras}
         if rollout == "merge":
-            rollout_lora.merge(model, loras)
+            merged_lora.add(model, loras)
     _overlay(model, others)
     if settings.adds_adapter:
         merging.merge(model, settings, adapters)

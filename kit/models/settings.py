@@ -53,7 +53,9 @@ class ModelSettings(BaseModel):
     variant: VariantName = "tiny"
     """Which of upstream's classes; ``tiny`` is upstream's own class with the kit's small settings."""
     weights: str | None = None
-    """A file or folder of weights, a registry name, or ``random``; by default the variant's own."""
+    """``hub`` for the weights that upstream publishes of the variant (fetched once, by hash), a file (``.ckpt``,
+    ``.safetensors``, Lightning's) or a checkpoint folder, a registry name, or ``random``; by default the variant's own,
+    which are ``hub`` for all but ``tiny``."""
     new_variables: tuple[str, ...] = ()
     """Variables of the store that the weights lack and the model shall have, by Aurora's short names; static ones
     with the prefix ``static_``."""

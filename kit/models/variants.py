@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import aurora
@@ -37,7 +38,7 @@ class Variant:
         name: the kit's name for it.
         constructor: upstream's class.
         arguments: constructor arguments where the kit departs from upstream's defaults.
-        weights: registry name of the kit's own weights; upstream's variants have theirs on a model hub.
+        weights: registry name of its own weights: those that upstream publishes, or the kit's.
     """
 
     name: str
@@ -54,6 +55,11 @@ class Variant:
             if parameter is not None:
                 return parameter.default
         raise KeyError(argument)
+
+    @property
+    def is_official(self) -> bool:
+        """Whether upstream publishes the weights."""
+        return self.weights == Path(self.constructor.default_checkpoint_name).stem
 
     @property
     def surface(self) -> tuple[str, ...]:
@@ -139,15 +145,15 @@ _TINY: dict[str, Any] = {
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("hres-finetuned", aurora.Aurora),
-        Variant("pretrained", aurora.AuroraPretrained),
-        Variant("small", aurora.AuroraSmallPretrained),
-        Variant("12h", aurora.Aurora12hPretrained),
-        Variant("highres", aurora.AuroraHighRes),
-        Variant("air-pollution", aurora.AuroraAirPollution),
-        Variant("wave", aurora.AuroraWave),
-        Variant("v1p5", aurora.AuroraV1p5),
-        Variant("v1p5-ensemble", aurora.AuroraV1p5Ensemble),
+        Variant("hres-finetuned", aurora.Aurora, weights="aurora-0.25-finetuned"),
+        Variant("pretrained", aurora.AuroraPretrained, weights="aurora-0.25-pretrained"),
+        Variant("small", aurora.AuroraSmallPretrained, weights="aurora-0.25-small-pretrained"),
+        Variant("12h", aurora.Aurora12hPretrained, weights="aurora-0.25-12h-pretrained"),
+        Variant("highres", aurora.AuroraHighRes, weights="aurora-0.1-finetuned"),
+        Variant("air-pollution", aurora.AuroraAirPollution, weights="aurora-0.4-air-pollution"),
+        Variant("wave", aurora.AuroraWave, weights="aurora-0.25-wave"),
+        Variant("v1p5", aurora.AuroraV1p5, weights="aurora-0.25-v1.5"),
+        Variant("v1p5-ensemble", aurora.AuroraV1p5Ensemble, weights="aurora-0.25-v1.5-ensemble"),
         Variant("tiny", aurora.Aurora, arguments=_TINY, weights="aurora-tiny"),
     )
 }

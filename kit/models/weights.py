@@ -1,18 +1,21 @@
 """Weights: where they come from, and how they get into a model.
 
-Three forms are read, none of them by unrestricted pickle: upstream's checkpoints (``.ckpt``, old and new key
-names), safetensors under upstream's names, and the kit's own checkpoint folders and files, which carry their
-spec with them. A checkpoint folder may hold a delta: what trained alone, and the name of the weights that it belongs
-to.
+These forms are read, none of them by unrestricted pickle: upstream's checkpoints (``.ckpt``, old and new key
+names), Lightning's (``kit.models.pickled``), safetensors under upstream's names, and the kit's own checkpoint folders
+and files, which carry their spec with them. A checkpoint folder may hold a delta: what trained alone, and the name of
+the weights that it belongs to.
+
+Files are mapped into memory, privately, and copied into the model: nothing that happens to the model reaches them, and
+nothing that happens to them afterwards reaches the model.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -20,13 +23,13 @@ from aurora import Aurora
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from kit import registry
-from kit.errors import CheckpointError, RegistryError
-from kit.models import whereabouts
+from kit.errors import CheckpointError
+from kit.models import lightning, pickled, rollout_lora, whereabouts
 from kit.models.extend import added_names
 from kit.models.ranks import Pattern, expanded
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
+from kit.models.whereabouts import RANDOM
 
 __all__ = [
     "ADAPTER",
@@ -41,12 +44,10 @@ __all__ = [
     "install",
     "load",
     "load_base",
-    "merge_rollout_lora",
     "read_tensors",
     "tensor_files",
 ]
 
-RANDOM = "random"
 TENSORS = "model.safetensors"
 DESCRIPTION = "kit.json"
 ADAPTER = "adapter_model.safetensors"
@@ -72,6 +73,8 @@ class Weights:
         under: for a delta, the weights that it was trained on; ``state`` then holds an adapter's tensors under PEFT's
             names and whatever else trained under upstream's.
         path: of the file that the SHA-256 is of; of a delta, the folder.
+        told: the model that a foreign file tells of, where it is not the variant's own.
+        stamp: of the file, as it was when its SHA-256 was taken.
     """
 
     state: dict[str, torch.Tensor]
@@ -79,11 +82,13 @@ class Weights:
     description: dict[str, Any] | None = field(default=None, repr=False)
     under: Weights | None = field(default=None, repr=False)
     path: Path | None = field(default=None, repr=False)
+    told: ModelSpec | None = field(default=None, repr=False)
+    stamp: tuple[int, ...] | None = field(default=None, repr=False)
 
     @property
     def spec(self) -> ModelSpec | None:
         """The model that the weights belong to, if they say so."""
-        return None if self.description is None else ModelSpec.from_dict(self.description["model"])
+        return self.told if self.description is None else ModelSpec.from_dict(self.description["model"])
 
     @property
     def adapter(self) -> Mapping[str, Any] | None:
@@ -95,7 +100,7 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
     """Read weights on the CPU.
 
     Args:
-        reference: a checkpoint folder, a file, a registry name, or ``random``; None for the variant's own.
+        reference: a checkpoint folder, a file, a registry name, ``hub``, or ``random``; None for the variant's own.
         variant: whose weights they are.
 
     Returns:
@@ -103,11 +108,12 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
 
     Raises:
         CheckpointError: they are missing, cannot be read, or belong to another variant.
-        RegistryError: a registry name that does not verify.
+        RegistryError: a registry name that is not pinned, cannot be had, or does not verify.
     """
     if reference == RANDOM:
         return None
-    weights = _read(_locate(reference, variant), reference or str(variant.weights), variant)
+    name, path = whereabouts.locate(reference, variant)
+    weights = _read(path, name, variant)
     if weights.spec is not None and weights.spec.variant != variant.name:
         msg = (
             f"model.weights: {weights.base['name']} holds a model of variant {weights.spec.variant!r}, but "
@@ -115,34 +121,6 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
         )
         raise CheckpointError(msg)
     return weights
-
-
-def _locate(reference: str | None, variant: Variant) -> Path:
-    if reference is None:
-        if variant.weights is None:
-            cls = variant.constructor
-            msg = (
-                f"model.weights: the kit does not carry weights of {variant.name!r}. Download "
-                f"{cls.default_checkpoint_name} at revision {cls.default_checkpoint_revision} of the model repository "
-                f"{cls.default_checkpoint_repo}, and pass its path, or pass --model.weights random"
-            )
-            raise CheckpointError(msg)
-        return registry.fetch(variant.weights)
-    path = Path(reference)
-    if path.exists():
-        return path
-    if reference in registry.entries():
-        return registry.fetch(reference)
-    raise CheckpointError(_not_found(path))
-
-
-def _not_found(path: Path) -> str:
-    nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir() or p.suffix in {".ckpt", ".safetensors"})
-    seen = f"; beside it are {', '.join(nearby[:8])}" if nearby else ""
-    return (
-        f"model.weights: expected a checkpoint folder, a .ckpt or .safetensors file, a registry name or {RANDOM!r}; "
-        f"nothing is at {str(path)!r}{seen}"
-    )
 
 
 def _read(path: Path, name: str, variant: Variant) -> Weights:
@@ -153,10 +131,42 @@ def _read(path: Path, name: str, variant: Variant) -> Weights:
     if not file.is_file():
         msg = f"{path}: expected a checkpoint folder with {TENSORS}, {ADAPTER} or {TRAINED}, but there is none of them"
         raise CheckpointError(msg)
+    stamp = _stamp(file)
     base = whereabouts.identified(name, [file])
     if file.suffix == ".safetensors":
-        return replace(Weights(*_read_safetensors(file, base)), path=file)
-    return Weights(_read_pickled(file), base, path=file)
+        weights = _read_safetensors(file, base)
+    else:
+        content = pickled.read(file)
+        told = lightning.told(content.arguments, variant, file)
+        weights = Weights(pickled.plain_names(content.state, file), base, told=told)
+    if _stamp(file) != stamp:
+        raise CheckpointError(_changed(file))
+    return replace(weights, path=file, stamp=stamp)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file does, or another takes its place."""
+    facts = file.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _changed(file: Path) -> str:
+    return f"{file}: changed while it was being read; wait until what writes it has ended, then start again"
+
+
+def _refuse_changed(weights: Weights) -> None:
+    """Refuse tensors that were copied out of a file while somebody wrote to it.
+
+    A file that took its place, or its removal, leaves the mapped one as it was.
+
+    Raises:
+        CheckpointError: it was written to since its SHA-256 was taken.
+    """
+    if weights.stamp is None or weights.path is None or not weights.path.exists():
+        return
+    now = _stamp(weights.path)
+    if now[0] == weights.stamp[0] and now != weights.stamp:
+        raise CheckpointError(_changed(weights.path))
 
 
 def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
@@ -185,11 +195,12 @@ def tensor_files(folder: Path) -> list[str]:
 def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> Weights:
     """Read the weights that a checkpoint belongs to, or was trained from.
 
-    They are looked for under their name (a registry entry or a path), at the same place beside the checkpoint, and
-    by their SHA-256 in the folders of ``KIT_WEIGHTS`` and in the cache.
+    They are looked for under their name (a registry entry or a path), at the same place beside the checkpoint, by
+    their SHA-256 in the folders of ``KIT_WEIGHTS`` and in the cache, and last where the registry has them.
 
     Args:
-        recorded: what ``kit.json`` says of them: ``name``, ``file``, ``sha256`` and perhaps ``relative``, ``size``.
+        recorded: what ``kit.json`` says of them: ``name``, ``file``, ``sha256`` and perhaps ``relative``, ``size``,
+            ``repository`` and ``revision``.
         folder: of the checkpoint.
         variant: whose weights they are.
 
@@ -198,7 +209,7 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
     """
     name, wanted = str(recorded["name"]), recorded["sha256"]
     problems: list[str] = []
-    for path in _places(recorded, folder, problems):
+    for path in whereabouts.places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
         try:
             found = _read(path, name, variant)
         except CheckpointError as error:
@@ -213,21 +224,6 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
         f"Put them back, or into a folder that {whereabouts.WEIGHTS_VARIABLE} names"
     )
     raise CheckpointError(msg)
-
-
-def _places(recorded: Mapping[str, Any], folder: Path, problems: list[str]) -> Iterator[Path]:
-    """Where weights may be; notes what kept a registry entry from being had."""
-    name = str(recorded["name"])
-    if name in registry.entries():
-        try:
-            yield registry.fetch(name)
-        except RegistryError as error:
-            problems.append(str(error))
-    seen: set[Path] = set()
-    for path in whereabouts.candidates(recorded, folder, fixed=(ADAPTER, TRAINED)):
-        if path.resolve() not in seen:
-            seen.add(path.resolve())
-            yield path
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -256,63 +252,16 @@ def _unreadable(file: Path, error: SafetensorError) -> str:
     return f"{file}: not a readable safetensors file ({error}); fetch or write it again"
 
 
-def _read_safetensors(file: Path, base: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any], Any]:
+def _read_safetensors(file: Path, base: dict[str, Any]) -> Weights:
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata = opened.metadata() or {}
         state = load_file(str(file))
     except SafetensorError as error:
         raise CheckpointError(_unreadable(file, error)) from error
-    if "kit" not in metadata:
-        return state, base, None
-    description = json.loads(metadata["kit"])
-    return state, base, description
-
-
-def _read_pickled(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        msg = (
-            f"{file}: cannot be read as a checkpoint of tensors alone ({str(error).splitlines()[0]}); nothing in it "
-            "was executed. Only upstream's format is read: a dictionary from parameter names to tensors"
-        )
-        raise CheckpointError(msg) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        msg = f"{file}: expected a dictionary from parameter names to tensors, got {type(state).__name__}"
-        raise CheckpointError(msg)
-    return state
-
-
-def merge_rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add upstream's roll-out LoRA to the weights that it adapts.
-
-    Upstream's layers compute ``W x + (alpha / r) B A x`` with alpha = r = 8 (``aurora/model/swin3d.py``,
-    ``aurora/model/lora.py``), so the merged weight is ``W + B A``. From roll-out step ``lora_steps`` (40) on
-    upstream drops the term; merged weights keep it.
-
-    Raises:
-        CheckpointError: there is one LoRA for each roll-out step, which no single weight can hold.
-    """
-    merged = _without_rollout_lora(state)
-    for name, down in state.items():
-        if not name.endswith("lora_A"):
-            continue
-        module, layer = name.split(".lora_")[0], name.split(".lora_")[1].split(".")[0]
-        if ".loras.0." not in name:
-            msg = "model.rollout_lora: there is one LoRA for each roll-out step, which cannot be merged; keep it"
-            raise CheckpointError(msg)
-        target = f"{module}.{layer}.weight"
-        merged[target] = merged[target] + state[name.removesuffix("A") + "B"] @ down
-    return merged
-
-
-def _rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in state.items() if ".loras." in name}
-
-
-def _without_rollout_lora(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in state.items() if ".loras." not in name}
+    if "kit" in metadata:
+        return Weights(state, base, json.loads(metadata["kit"]))
+    return Weights(pickled.plain_names(state, file), base)
 
 
 def install(
@@ -333,15 +282,13 @@ def install(
     Raises:
         CheckpointError: names or shapes do not match; names the first of each.
     """
-    state = dict(weights.state)
-    if weights.description is None:
-        state = model._adapt_checkpoint(state)
+    state = _as_upstream(model, spec, weights)
     fate = fate or ("keep" if spec.rollout_lora == "kept" else "merge")
+    merged = rollout_lora.of(state) if fate == "merge" else {}
     if fate != "keep":
-        state = merge_rollout_lora(state) if fate == "merge" else _without_rollout_lora(state)
+        state = rollout_lora.without(state)
     if fate != "keep" or fresh:
-        state = {**_rollout_lora(model.state_dict()), **state}
-    model.adapt_checkpoint_max_history_size(state)
+        state = {**rollout_lora.of(model.state_dict()), **state}
     stabilised = spec.arguments.get("stabilise_level_agg", False)
     lacking = added_names(model, spec.added, stabilised=stabilised) - state.keys()
     _check_names(model, state, weights.base["name"], lacking)
@@ -351,7 +298,42 @@ def install(
         first = str(error).splitlines()[1].strip()
         msg = f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: {first}"
         raise CheckpointError(msg) from error
+    # In the model, a layer at a time: a second copy of all adapted layers is a third of the model.
+    rollout_lora.add(model, merged)
+    _refuse_changed(weights)
     return lacking
+
+
+def _as_upstream(model: Aurora, spec: ModelSpec, weights: Weights) -> dict[str, torch.Tensor]:
+    """The tensors under the names, and with the history, of upstream's present classes.
+
+    Raises:
+        CheckpointError: they are not those of the variant.
+    """
+    state = dict(weights.state)
+    try:
+        if weights.description is None:
+            # Upstream's adapters add to biases in place; those of the file are not theirs to change.
+            state = {name: value.clone() if name.endswith(".bias") else value for name, value in state.items()}
+            state = _adapted(model, spec, state)
+        model.adapt_checkpoint_max_history_size(state)
+    except (AssertionError, KeyError, IndexError, RuntimeError) as error:
+        msg = (
+            f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: upstream's adapter for old "
+            f"checkpoints fails ({type(error).__name__}: {error}). Check model.variant and data.history"
+        )
+        raise CheckpointError(msg) from error
+    return state
+
+
+def _adapted(model: Aurora, spec: ModelSpec, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Let upstream's class adapt old names, which stand for the variant's own variables, whatever the model adds."""
+    own = spec.upstream
+    as_published: Any = SimpleNamespace(
+        patch_size=model.patch_size, surf_vars=own.surface, static_vars=own.static, atmos_vars=own.atmospheric
+    )
+    adapted: dict[str, torch.Tensor] = own.constructor._adapt_checkpoint(as_published, state)
+    return adapted
 
 
 def _check_names(model: Aurora, state: Mapping[str, torch.Tensor], name: str, lacking: frozenset[str]) -> None:

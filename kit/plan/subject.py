@@ -26,6 +26,7 @@ from kit.models.spec import ModelSpec
 from kit.models.statistics import level_key
 from kit.models.variants import Variant, variant_named
 from kit.models.weights import Weights
+from kit.models.whereabouts import is_official
 from kit.plan.settings import GridSize, PlanSettings
 
 __all__ = ["ERA5_LEVELS", "Subject", "subject_of"]
@@ -78,7 +79,7 @@ def subject_of(settings: PlanSettings) -> Subject:
 
 def _weights(model: ModelSettings, variant: Variant) -> Weights | None:
     """What training would start from, or a stand-in for weights that would first have to be downloaded."""
-    if model.weights is None and variant.weights is None:
+    if is_official(model.weights, variant):
         return Weights(state={}, base={"name": f"{variant.name}'s own"})
     return weights_room.load(model.weights, variant)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from kit.errors import CheckpointError
-from kit.models import weights
+from kit.models import rollout_lora, weights
 from kit.models.variants import VARIANTS
-from tests.batches import small_spec, synthetic_batch
+from tests.batches import SMALL, small_spec, synthetic_batch
 from tests.hostile import Command
 
 HRES = VARIANTS["hres-finetuned"]
@@ -53,7 +54,7 @@ def test_merging_adds_the_product_of_the_factors() -> None:
         "block.attn.lora_qkv.loras.0.lora_A": torch.tensor([[3.0, 4.0]]),
         "block.attn.lora_qkv.loras.0.lora_B": torch.tensor([[1.0], [2.0]]),
     }
-    merged = weights.merge_rollout_lora(state)
+    merged = rollout_lora.merged(state)
     assert merged.keys() == {"block.attn.qkv.weight"}
     assert merged["block.attn.qkv.weight"].tolist() == [[3, 4], [6, 8]]
 
@@ -61,7 +62,7 @@ def test_merging_adds_the_product_of_the_factors() -> None:
 def test_one_lora_for_each_step_cannot_be_merged() -> None:
     state = {f"a.lora_qkv.loras.{k}.lora_{m}": torch.zeros(1, 1) for k in (0, 1) for m in "AB"}
     with pytest.raises(CheckpointError, match="one LoRA for each roll-out step"):
-        weights.merge_rollout_lora({"a.qkv.weight": torch.zeros(1, 1), **state})
+        rollout_lora.merged({"a.qkv.weight": torch.zeros(1, 1), **state})
 
 
 def test_safetensors_under_upstreams_names_are_read(tmp_path: Path) -> None:
@@ -77,8 +78,6 @@ def test_safetensors_under_upstreams_names_are_read(tmp_path: Path) -> None:
 
 
 def test_a_longer_history_keeps_the_old_part_and_adds_zeros(tmp_path: Path) -> None:
-    import dataclasses
-
     spec = small_spec("small")
     save_file(spec.build().state_dict(), tmp_path / "w.safetensors")
     loaded = weights.load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
@@ -119,14 +118,56 @@ def test_a_missing_file_names_what_is_beside_it(tmp_path: Path) -> None:
         weights.load(str(tmp_path / "absent.ckpt"), HRES)
 
 
-def test_official_weights_say_where_they_are() -> None:
-    with pytest.raises(CheckpointError, match="aurora-0.25-finetuned.ckpt at revision 0be7e57c"):
-        weights.load(None, HRES)
+@pytest.mark.parametrize("variant", ("air-pollution", "v1p5", "wave", "small"))
+def test_weights_of_another_variant_are_no_defect_of_ours(tmp_path: Path, variant: str) -> None:
+    """Upstream's adapters for old checkpoints assert, and look names up."""
+    spec = small_spec(variant)
+    state = {
+        "encoder.surf_token_embeds.weight": torch.zeros(4, 6, 2, 4, 4),
+        "encoder.surf_token_embeds.weights.2t": torch.zeros(4),
+        "backbone.x": torch.zeros(1),
+    }
+    torch.save(state, tmp_path / "w.ckpt")
+    loaded = weights.load(str(tmp_path / "w.ckpt"), VARIANTS[variant])
+    assert loaded is not None
+    with pytest.raises(CheckpointError, match=f"do not fit variant '{variant}': upstream's adapter .* fails"):
+        weights.install(spec.build(), spec, loaded)
+
+
+def test_adapting_old_names_twice_gives_the_same(tmp_path: Path) -> None:
+    """The air-pollution model's adapter adds one bias to another in place."""
+    spec = small_spec("air-pollution", levels=(500, 850))
+    model = spec.build()
+    state = {f"net.{name}": value.clone() for name, value in model.state_dict().items()}
+    for level in spec.upstream.default("level_condition"):
+        state[f"net.encoder.atmos_token_embeds_new.layers.{level}.bias"] = torch.ones(SMALL["embed_dim"])
+    torch.save(state, tmp_path / "w.ckpt")
+    loaded = weights.load(str(tmp_path / "w.ckpt"), VARIANTS["air-pollution"])
+    assert loaded is not None
+    name = "encoder.atmos_token_embeds.layers.500.bias"
+    for _ in range(2):
+        weights.install(model, spec, loaded)
+        assert torch.equal(model.state_dict()[name], loaded.state[name] + 1)
+
+
+def test_numbered_variables_are_the_variants_own_where_others_were_added(tmp_path: Path) -> None:
+    """Version 1.5's adapter counts the model's variables, of which there are more now than in the checkpoint."""
+    spec = small_spec("v1p5")
+    state = {name: value.clone() for name, value in spec.build().state_dict().items()}
+    names = (*spec.surface, *spec.static)
+    embeddings = [state.pop(f"encoder.surf_token_embeds.weights.{name}") for name in names]
+    state["encoder.surf_token_embeds.weight"] = torch.cat(embeddings, dim=1)
+    torch.save(state, tmp_path / "w.ckpt")
+    loaded = weights.load(str(tmp_path / "w.ckpt"), VARIANTS["v1p5"])
+    assert loaded is not None
+    more = dataclasses.replace(spec, surface=(*spec.surface, "mine"), added=("mine",))
+    model = more.build()
+    lacking = weights.install(model, more, loaded)
+    assert lacking == {name for name in model.state_dict() if ".mine" in name}
+    assert torch.equal(model.encoder.surf_token_embeds.weights[names[3]], embeddings[3])
 
 
 def test_weights_of_another_shape_name_what_does_not_fit(tmp_path: Path) -> None:
-    import dataclasses
-
     spec = small_spec("small")
     save_file(spec.build().state_dict(), tmp_path / "w.safetensors")
     loaded = weights.load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
