@@ -20,6 +20,7 @@ PAGES = (
     "README.md", "docs/first-run.md", "docs/your-data.md", "docs/methods.md", "docs/memory.md", "docs/plan.md",
     "docs/regions.md", "docs/rollout.md", "docs/forecast.md", "docs/sharing.md",
     "docs/precipitation.md", "docs/troubleshooting.md", "docs/doctor.md", "docs/registry.md",
+    "docs/weights.md",
 )  # fmt: skip
 KIT = Path(sys.executable).with_name("kit")
 # Fewer steps than a reader takes, where the page does not say how many.
