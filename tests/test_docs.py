@@ -16,12 +16,7 @@ from kit.cli import main
 from tests.real_data import real_data
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    "README.md", "docs/first-run.md", "docs/your-data.md", "docs/methods.md", "docs/memory.md", "docs/plan.md",
-    "docs/regions.md", "docs/rollout.md", "docs/forecast.md", "docs/sharing.md",
-    "docs/precipitation.md", "docs/troubleshooting.md", "docs/doctor.md", "docs/registry.md",
-    "docs/weights.md",
-)  # fmt: skip
+TEXTS = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 KIT = Path(sys.executable).with_name("kit")
 # Fewer steps than a reader takes, where the page does not say how many.
 QUICK = {"KIT_TRAIN__STEPS": "2"}
@@ -31,6 +26,9 @@ def commands(page: str) -> list[str]:
     """The lines of a page's shell blocks that run the kit."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("kit ")]
+
+
+PAGES = tuple(page for page in TEXTS if commands(page))
 
 
 def failures(page: str) -> list[tuple[str, str]]:
@@ -53,15 +51,13 @@ def test_every_command_of_a_page_works(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = commands(page)
-    assert found
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, value in {**QUICK, "KIT_CACHE": str(cache)}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mlflow.db").write_bytes(empty_database.read_bytes())
-    for shown in found:
+    for shown in commands(page):
         command = shown
         if "ERA5_FOLDER" in shown:
             command = shown.replace("ERA5_FOLDER", str(real_data("era5-europe-2020-01-01")))
@@ -111,13 +107,13 @@ def assert_serves() -> None:
 
 def test_the_readmes_tasks_are_tasks() -> None:
     sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"nox -s (\w+)", "".join((ROOT / page).read_text() for page in PAGES)))
+    named = set(re.findall(r"nox -s (\w+)", "".join((ROOT / page).read_text() for page in TEXTS)))
     assert named >= {"smoke", "tests"}
     assert named <= sessions
 
 
 def test_every_page_that_is_linked_exists() -> None:
-    for page in (*PAGES, "docs/decisions.md"):
+    for page in TEXTS:
         text = (ROOT / page).read_text()
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
