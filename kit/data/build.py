@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import shutil
@@ -16,6 +17,7 @@ import xarray as xr
 
 from kit.data.accumulation import at_step, trimmed
 from kit.data.build_settings import BuildSettings
+from kit.data.origin import locate
 from kit.data.settings import Period
 from kit.data.sources.base import OpenSource, Request, SourceData
 from kit.data.static_files import with_statics
@@ -37,13 +39,17 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
 
     Raises:
         StoreError: the data are absent, damaged, or cannot be reconciled; nothing is left behind.
+        RegistryError: the path is a name of the registry, and a file of it cannot be had as it is described.
+        SettingsError: a package that the source needs is not installed.
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     if settings.out.exists():
         msg = f"{settings.out}: exists already; choose another folder with --out, or remove this one first"
         raise StoreExistsError(msg)
-    with _open_source(settings) as opened:
-        source = with_statics(opened, settings.statics_from, settings.statics)
+    origin = locate(settings.path, settings.source)
+    with _open_source(settings, origin.paths) as opened:
+        known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
+        source = with_statics(known, settings.statics_from, settings.statics)
         notes = list(source.notes)
         dataset = _assemble(source, settings, notes)
         described = {
@@ -52,6 +58,7 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
             "licence": settings.licence or source.licence,
             "history": notes,
             "synthetic": source.synthetic,
+            **origin.attributes,
         }
         splits = _splits(dataset["time"].values.astype("datetime64[s]"), settings)
         return write_store(dataset, settings.out, splits=splits, attributes={**described, **(attributes or {})})
@@ -101,10 +108,7 @@ def _cached(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
         return Store.open(settings.out)
 
 
-def _open_source(settings: BuildSettings) -> AbstractContextManager[SourceData]:
-    if not settings.path.exists():
-        msg = f"{settings.path}: no such file or folder; --path names the {settings.source} data"
-        raise StoreError(msg)
+def _open_source(settings: BuildSettings, paths: Sequence[Path]) -> AbstractContextManager[SourceData]:
     variables, statics = settings.variables, settings.statics
     request = Request(
         None if variables is None else frozenset(variables),
@@ -112,7 +116,7 @@ def _open_source(settings: BuildSettings) -> AbstractContextManager[SourceData]:
     )
     module = importlib.import_module(f"kit.data.sources.{settings.source}")
     opener: OpenSource = module.open_source
-    return opener(settings.path, request)
+    return opener(paths, request)
 
 
 def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> xr.Dataset:
@@ -128,6 +132,9 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
     }
     fields = trimmed(fields, note)
     _check_same_coordinates(fields)
+    for where, on_levels in (("on pressure levels", True), ("at the surface", False)):
+        if not any(("level" in field.dims) == on_levels for field in fields.values()):
+            note(f"no variable {where}: Aurora needs at least one to train; give files of the same grid and times")
     statics = choose_statics(source.fields, next(iter(fields.values())), settings.statics, note, source.names)
     return xr.Dataset({**fields, **statics})
 

@@ -206,7 +206,9 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
     if not (inputs and atmospheric and static and spec.levels):
         msg = (
             f"Aurora needs at least one surface, one atmospheric and one static variable and one level; selected are "
-            f"{list(inputs)}, {list(atmospheric)}, {list(static)} and {list(spec.levels)}"
+            f"{list(inputs)}, {list(atmospheric)}, {list(static)} and {list(spec.levels)}. {store.path} holds "
+            f"{list(store.surface)}, {list(store.atmospheric)}, {list(store.static)} and {list(store.levels)}; what is "
+            "not there is added by building it again, from files that hold it too"
         )
         raise SettingsError(msg)
     return Selection(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from kit.data.fields import canonical_coordinates, canonical_name, canonical_val
 from kit.data.store_format import STATIC_PREFIX
 from kit.errors import StoreError
 
-__all__ = ["OpenSource", "Pieces", "Request", "SourceData", "file_facts"]
+__all__ = ["OpenSource", "Pieces", "Request", "SourceData", "data_files", "file_facts"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class SourceData:
 class OpenSource(Protocol):
     """The one function of every source module; fields may be read until the context ends."""
 
-    def __call__(self, path: Path, request: Request) -> AbstractContextManager[SourceData]:
-        """Open the data at ``path``."""
+    def __call__(self, paths: Sequence[Path], request: Request) -> AbstractContextManager[SourceData]:
+        """Open the data at ``paths``, files or folders."""
 
 
 @dataclass
@@ -74,6 +74,15 @@ class Pieces:
         if text not in self.notes:
             self.notes.append(text)
 
+    def takes(self, name: str, *, known: bool) -> bool:
+        """Whether a field that was found is wanted; keeps its name, and a note on one that the table lacks."""
+        self.names.add(name)
+        if self.request.takes(name, known=known):
+            return True
+        if not known:
+            self.note(f"{name} left out: not in the kit's table of variables; ask for it by name to have it")
+        return False
+
     def add(self, dataset: xr.Dataset, where: str) -> None:
         """Take all fields of one file.
 
@@ -85,10 +94,7 @@ class Pieces:
             if not {"latitude", "longitude"} <= set(array.dims):
                 continue
             name, variable = canonical_name(array)
-            self.names.add(name)
-            if not self.request.takes(name, known=variable is not None):
-                if variable is None:
-                    self.note(f"{name} left out: not in the kit's table of variables; ask for it by name to have it")
+            if not self.takes(name, known=variable is not None):
                 continue
             extra = [dim for dim in array.dims if dim not in ("time", "level", "latitude", "longitude")]
             if all(array.sizes[dim] == 1 for dim in extra):
@@ -98,6 +104,30 @@ class Pieces:
                 raise StoreError(msg)
             values = canonical_values(array, name, variable, where, self.note)
             self.found.setdefault(name, []).append((where, values))
+
+
+def data_files(paths: Sequence[Path], kind: str, wanted: str, is_wanted: Callable[[Path], bool]) -> list[Path]:
+    """Find the files of a source.
+
+    Args:
+        paths: files, which are taken as they are, and folders, which are searched to any depth.
+        kind: of the source, for the message.
+        wanted: what its files look like, for the message.
+        is_wanted: says of a file in a folder whether it is one of them.
+
+    Raises:
+        StoreError: a folder holds none; lists what its files end in.
+    """
+    files = []
+    for path in paths:
+        inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        taken = inside if path.is_file() else [p for p in inside if is_wanted(p)]
+        if not taken:
+            kinds = sorted({p.suffix for p in inside})
+            msg = f"{path}: no {kind} files ({wanted}); files there end in {kinds or 'nothing'}"
+            raise StoreError(msg)
+        files += taken
+    return files
 
 
 def file_facts(paths: Iterable[Path]) -> tuple[dict[str, Any], ...]:

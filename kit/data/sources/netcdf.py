@@ -11,7 +11,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from kit.data.fields import Note
-from kit.data.sources.base import Pieces, Request, SourceData, file_facts
+from kit.data.sources.base import Pieces, Request, SourceData, data_files, file_facts
 from kit.data.sources.classic import check_length
 from kit.data.sources.merging import merge
 from kit.errors import StoreError
@@ -31,17 +31,17 @@ SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 
 
 @contextmanager
-def open_source(path: Path, request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[Path], request: Request) -> Iterator[SourceData]:
     """Open NetCDF data.
 
     Args:
-        path: a folder of files and zips, or one of them.
+        paths: files, zips, and folders of them.
         request: what is taken.
 
     Raises:
         StoreError: no files, a damaged file, or files that cannot be brought into one form.
     """
-    files = _files(path)
+    files = data_files(paths, "NetCDF", f"{', '.join(SUFFIXES)} or .zip", _is_candidate)
     pieces = Pieces(request)
     licences = []
     with ExitStack() as stack:
@@ -57,22 +57,15 @@ def open_source(path: Path, request: Request) -> Iterator[SourceData]:
                 licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
                 pieces.add(_one_version(dataset, pieces.note), name)
         if not pieces.names:
-            msg = f"{path}: none of {len(files)} files holds a field on latitudes and longitudes"
+            msg = f"{paths[0]}: none of {len(files)} files holds a field on latitudes and longitudes"
             raise StoreError(msg)
         fields = merge(pieces.found, pieces.note)
         licence = "; ".join(dict.fromkeys(filter(None, licences)))
         yield SourceData(fields, tuple(sorted(pieces.names)), file_facts(files), tuple(pieces.notes), licence)
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in (*SUFFIXES, ".zip"))
-    if not files:
-        kinds = sorted({p.suffix for p in path.rglob("*") if p.is_file()})
-        msg = f"{path}: no NetCDF files ({', '.join(SUFFIXES)} or .zip); files there end in {kinds or 'nothing'}"
-        raise StoreError(msg)
-    return files
+def _is_candidate(path: Path) -> bool:
+    return path.suffix.lower() in (*SUFFIXES, ".zip")
 
 
 def _unpacked(archive: Path, folder: Path) -> list[tuple[str, Path]]:

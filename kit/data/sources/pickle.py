@@ -34,18 +34,19 @@ Values = npt.NDArray[Any]
 
 
 @contextmanager
-def open_source(path: Path, request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[Path], request: Request) -> Iterator[SourceData]:
     """Open a pickle.
 
     Args:
-        path: the file.
+        paths: the one file.
         request: what is taken.
 
     Raises:
         StoreError: it asks for anything but plain data, or is of neither form.
     """
-    if not path.is_file():
-        msg = f"{path}: a pickle is a file; give its path"
+    path = paths[0]
+    if len(paths) > 1 or not path.is_file():
+        msg = f"{', '.join(map(str, paths))}: a pickle is one file; give its path"
         raise StoreError(msg)
     content = load(path)
     attributes: Mapping[str, Any] = {}

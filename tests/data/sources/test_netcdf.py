@@ -17,7 +17,7 @@ from tests.real_data import real_data
 
 def read(path: Path, *wanted: str) -> SourceData:
     request = Request(variables=frozenset(wanted)) if wanted else Request()
-    with open_source(path, request) as source:
+    with open_source([path], request) as source:
         fields = {name: field.load() for name, field in source.fields.items()}
         return dataclasses.replace(source, fields=fields)
 

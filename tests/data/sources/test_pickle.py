@@ -24,7 +24,7 @@ STEP = timedelta(hours=6)
 
 
 def read(path: Path) -> SourceData:
-    with open_source(path, Request()) as source:
+    with open_source([path], Request()) as source:
         return source
 
 
@@ -342,5 +342,5 @@ def test_a_pickle_cut_short(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_pickle(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="a pickle is a file"):
+    with pytest.raises(StoreError, match="a pickle is one file"):
         read(tmp_path)
