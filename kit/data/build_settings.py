@@ -13,7 +13,7 @@ from kit.data.settings import TimeRange
 
 __all__ = ["SOURCES", "BuildSettings", "SourceKind"]
 
-SourceKind = Literal["netcdf", "pickle"]
+SourceKind = Literal["netcdf", "grib", "pickle"]
 SOURCES: tuple[str, ...] = get_args(SourceKind)
 
 
@@ -36,9 +36,11 @@ class BuildSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     source: SourceKind
-    """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it) or ``pickle``."""
+    """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file
+    of GRIB 1 or 2), or ``pickle``."""
     path: Path
-    """The data: a folder or a file."""
+    """The data: a folder or a file; or the name of a data set or of an entry of the registry (``kit data list``), whose
+    files are fetched and verified."""
     out: Path
     """Folder of the new store; must not exist."""
     variables: tuple[str, ...] | None = None

@@ -109,7 +109,7 @@ def conversion(name: str, units: str, target: str) -> tuple[float, float] | None
         StoreError: there is no such conversion; lists those there are.
     """
     source = canonical_units(units)
-    known_categories = source.lower().startswith("code table") and target == "1"
+    known_categories = source.lower().strip("(").startswith("code table") and target == "1"
     if source == target or known_categories:
         return None
     if (source, target) not in _CONVERSIONS:

@@ -2,7 +2,8 @@
 
 Keys are Aurora's short names, kept apart by kind because some mean different things: ``z`` on levels is
 geopotential, ``z`` without a level is the surface's. Sources call the same thing by many names (ERA5's GRIB
-short name, its NetCDF name, its long name, NCAR's ``VAR_2T``); all are aliases here, compared without case.
+short name, its NetCDF name, its long name, NCAR's ``VAR_2T``); all are aliases here, compared without case. GRIB
+goes by ECMWF's parameter numbers (``paramId``) alone: short names there mean different things to different centres.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ATMOSPHERIC", "STATIC", "SURFACE", "Kind", "Variable", "find", "lookup"]
+__all__ = ["ATMOSPHERIC", "STATIC", "SURFACE", "Kind", "Variable", "find", "find_param", "lookup"]
 
 _TOLERANCE = 1e-5
 """Share of the plausible range that a value may lie beyond it: packing and differences of sums leave that much."""
@@ -34,6 +35,8 @@ class Variable:
     standard_name: str | None = None
     accumulated: bool = False
     """The value belongs to the hours that end at its time stamp, not to the moment."""
+    param_ids: tuple[int, ...] = ()
+    """ECMWF's parameter numbers of it in GRIB: ERA5's first, then the same quantity from others."""
 
     @property
     def non_negative(self) -> bool:
@@ -51,8 +54,13 @@ class Variable:
         return {"long_name": self.long_name, "units": self.units} | named
 
 
+def _numbers(param_ids: int | tuple[int, ...]) -> tuple[int, ...]:
+    return param_ids if isinstance(param_ids, tuple) else (param_ids,)
+
+
 def _surface(
     name: str,
+    param_ids: int | tuple[int, ...],
     long_name: str,
     units: str,
     limits: tuple[float, float],
@@ -60,19 +68,31 @@ def _surface(
     cf: str | None = None,
     accumulated: bool = False,
 ) -> Variable:
-    return Variable(name, "surface", long_name, units, *limits, aliases, cf, accumulated)
+    return Variable(name, "surface", long_name, units, *limits, aliases, cf, accumulated, _numbers(param_ids))
 
 
 def _level(
-    name: str, long_name: str, units: str, limits: tuple[float, float], *aliases: str, cf: str | None = None
+    name: str,
+    param_ids: int | tuple[int, ...],
+    long_name: str,
+    units: str,
+    limits: tuple[float, float],
+    *aliases: str,
+    cf: str | None = None,
 ) -> Variable:
-    return Variable(name, "atmospheric", long_name, units, *limits, aliases, cf)
+    return Variable(name, "atmospheric", long_name, units, *limits, aliases, cf, param_ids=_numbers(param_ids))
 
 
 def _static(
-    name: str, long_name: str, units: str, limits: tuple[float, float], *aliases: str, cf: str | None = None
+    name: str,
+    param_ids: int | tuple[int, ...],
+    long_name: str,
+    units: str,
+    limits: tuple[float, float],
+    *aliases: str,
+    cf: str | None = None,
 ) -> Variable:
-    return Variable(name, "static", long_name, units, *limits, aliases, cf)
+    return Variable(name, "static", long_name, units, *limits, aliases, cf, param_ids=_numbers(param_ids))
 
 
 _WIND = (-120.0, 120.0)
@@ -84,160 +104,167 @@ _ENERGY = (-4e7, 4e7)
 _RAIN = "lwe_thickness_of_precipitation_amount"
 
 _BASIC = (
-    _surface("2t", "2 metre temperature", "K", (150, 350), "t2m", "2m_temperature", "var_2t", "t2",
+    _surface("2t", 167, "2 metre temperature", "K", (150, 350), "t2m", "2m_temperature", "var_2t", "t2",
              cf="air_temperature"),
-    _surface("2d", "2 metre dewpoint temperature", "K", (130, 330), "d2m", "2m_dewpoint_temperature", "var_2d",
+    _surface("2d", 168, "2 metre dewpoint temperature", "K", (130, 330), "d2m", "2m_dewpoint_temperature", "var_2d",
              cf="dew_point_temperature"),
-    _surface("10u", "10 metre U wind component", "m s-1", _WIND, "u10", "u10m", "10m_u_component_of_wind", "var_10u",
-             cf="eastward_wind"),
-    _surface("10v", "10 metre V wind component", "m s-1", _WIND, "v10", "v10m", "10m_v_component_of_wind", "var_10v",
-             cf="northward_wind"),
-    _surface("100u", "100 metre U wind component", "m s-1", _WIND, "u100", "u100m", "100m_u_component_of_wind",
+    _surface("10u", 165, "10 metre U wind component", "m s-1", _WIND, "u10", "u10m", "10m_u_component_of_wind",
+             "var_10u", cf="eastward_wind"),
+    _surface("10v", 166, "10 metre V wind component", "m s-1", _WIND, "v10", "v10m", "10m_v_component_of_wind",
+             "var_10v", cf="northward_wind"),
+    _surface("100u", 228246, "100 metre U wind component", "m s-1", _WIND, "u100", "u100m", "100m_u_component_of_wind",
              "var_100u", cf="eastward_wind"),
-    _surface("100v", "100 metre V wind component", "m s-1", _WIND, "v100", "v100m", "100m_v_component_of_wind",
+    _surface("100v", 228247, "100 metre V wind component", "m s-1", _WIND, "v100", "v100m", "100m_v_component_of_wind",
              "var_100v", cf="northward_wind"),
-    _surface("i10fg", "Instantaneous 10 metre wind gust", "m s-1", (0, 150), "instantaneous_10m_wind_gust",
+    _surface("i10fg", 228029, "Instantaneous 10 metre wind gust", "m s-1", (0, 150), "instantaneous_10m_wind_gust",
              cf="wind_speed_of_gust"),
-    _surface("msl", "Mean sea level pressure", "Pa", (85000, 110000), "mean_sea_level_pressure", "mslp", "prmsl",
-             cf="air_pressure_at_mean_sea_level"),
-    _surface("sp", "Surface pressure", "Pa", (45000, 111000), "surface_pressure", cf="surface_air_pressure"),
-    _surface("skt", "Skin temperature", "K", (150, 370), "skin_temperature", cf="surface_temperature"),
-    _surface("sst", "Sea surface temperature", "K", (260, 320), "sea_surface_temperature", "sstk",
+    _surface("msl", (151, 260074), "Mean sea level pressure", "Pa", (85000, 110000), "mean_sea_level_pressure",
+             "mslp", "prmsl", cf="air_pressure_at_mean_sea_level"),
+    _surface("sp", 134, "Surface pressure", "Pa", (45000, 111000), "surface_pressure", cf="surface_air_pressure"),
+    _surface("skt", 235, "Skin temperature", "K", (150, 370), "skin_temperature", cf="surface_temperature"),
+    _surface("sst", 34, "Sea surface temperature", "K", (260, 320), "sea_surface_temperature", "sstk",
              cf="sea_surface_temperature"),
-    _surface("ci", "Sea ice area fraction", "1", _SHARE, "siconc", "sea_ice_cover", cf="sea_ice_area_fraction"),
-    _surface("tcc", "Total cloud cover", "1", _SHARE, "total_cloud_cover", cf="cloud_area_fraction"),
-    _surface("lcc", "Low cloud cover", "1", _SHARE, "low_cloud_cover"),
-    _surface("mcc", "Medium cloud cover", "1", _SHARE, "medium_cloud_cover"),
-    _surface("hcc", "High cloud cover", "1", _SHARE, "high_cloud_cover"),
-    _surface("tcw", "Total column water", "kg m-2", (0, 150), "total_column_water"),
-    _surface("tcwv", "Total column water vapour", "kg m-2", (0, 120), "total_column_water_vapour",
+    _surface("ci", 31, "Sea ice area fraction", "1", _SHARE, "siconc", "sea_ice_cover", cf="sea_ice_area_fraction"),
+    _surface("tcc", (164, 228164), "Total cloud cover", "1", _SHARE, "total_cloud_cover", cf="cloud_area_fraction"),
+    _surface("lcc", (186, 3073), "Low cloud cover", "1", _SHARE, "low_cloud_cover"),
+    _surface("mcc", (187, 3074), "Medium cloud cover", "1", _SHARE, "medium_cloud_cover"),
+    _surface("hcc", (188, 3075), "High cloud cover", "1", _SHARE, "high_cloud_cover"),
+    _surface("tcw", 136, "Total column water", "kg m-2", (0, 150), "total_column_water"),
+    _surface("tcwv", 137, "Total column water vapour", "kg m-2", (0, 120), "total_column_water_vapour",
              cf="atmosphere_mass_content_of_water_vapor"),
-    _surface("stl1", "Soil temperature level 1", "K", (150, 350), "soil_temperature_level_1", cf="soil_temperature"),
-    _surface("swvl1", "Volumetric soil water layer 1", "m3 m-3", _SHARE, "volumetric_soil_water_layer_1"),
-    _surface("sd", "Snow depth", "m", (0, 30), "snow_depth", cf="lwe_thickness_of_surface_snow_amount"),
-    _surface("blh", "Boundary layer height", "m", (0, 10000), "boundary_layer_height",
+    _surface("stl1", 139, "Soil temperature level 1", "K", (150, 350), "soil_temperature_level_1",
+             cf="soil_temperature"),
+    _surface("swvl1", 39, "Volumetric soil water layer 1", "m3 m-3", _SHARE, "volumetric_soil_water_layer_1"),
+    _surface("sd", (141, 228141), "Snow depth", "m", (0, 30), "snow_depth", cf="lwe_thickness_of_surface_snow_amount"),
+    _surface("blh", 159, "Boundary layer height", "m", (0, 10000), "boundary_layer_height",
              cf="atmosphere_boundary_layer_thickness"),
-    _surface("cape", "Convective available potential energy", "J kg-1", (0, 15000),
+    _surface("cape", 59, "Convective available potential energy", "J kg-1", (0, 15000),
              "convective_available_potential_energy"),
 )  # fmt: skip
 
 _ACCUMULATED = (
-    _surface("tp", "Total precipitation", "m", (0, 1), "total_precipitation", "tp_1h", cf=_RAIN, accumulated=True),
-    _surface("cp", "Convective precipitation", "m", (0, 1), "convective_precipitation", accumulated=True),
-    _surface("lsp", "Large-scale precipitation", "m", (0, 1), "large_scale_precipitation", accumulated=True),
-    _surface("sf", "Snowfall", "m", (0, 1), "snowfall", "sf_1h", cf="lwe_thickness_of_snowfall_amount",
+    _surface("tp", (228, 228228), "Total precipitation", "m", (0, 1), "total_precipitation", "tp_1h", cf=_RAIN,
              accumulated=True),
-    _surface("e", "Evaporation", "m", (-0.1, 0.1), "evaporation",
+    _surface("cp", (143, 228143), "Convective precipitation", "m", (0, 1), "convective_precipitation",
+             accumulated=True),
+    _surface("lsp", (142, 3062), "Large-scale precipitation", "m", (0, 1), "large_scale_precipitation",
+             accumulated=True),
+    _surface("sf", (144, 228144), "Snowfall", "m", (0, 1), "snowfall", "sf_1h", cf="lwe_thickness_of_snowfall_amount",
+             accumulated=True),
+    _surface("e", 182, "Evaporation", "m", (-0.1, 0.1), "evaporation",
              cf="lwe_thickness_of_water_evaporation_amount", accumulated=True),
-    _surface("pev", "Potential evaporation", "m", (-0.1, 0.1), "potential_evaporation", accumulated=True),
-    _surface("ro", "Runoff", "m", (0, 1), "runoff", accumulated=True),
-    _surface("ssrd", "Surface short-wave radiation downwards", "J m-2", (0, 4e7), "ssrd_1h",
+    _surface("pev", 228251, "Potential evaporation", "m", (-0.1, 0.1), "potential_evaporation", accumulated=True),
+    _surface("ro", (205, 228205), "Runoff", "m", (0, 1), "runoff", accumulated=True),
+    _surface("ssrd", 169, "Surface short-wave radiation downwards", "J m-2", (0, 4e7), "ssrd_1h",
              "surface_solar_radiation_downwards", cf="surface_downwelling_shortwave_flux_in_air", accumulated=True),
-    _surface("ssr", "Surface net short-wave radiation", "J m-2", _ENERGY, "surface_net_solar_radiation",
+    _surface("ssr", 176, "Surface net short-wave radiation", "J m-2", _ENERGY, "surface_net_solar_radiation",
              accumulated=True),
-    _surface("strd", "Surface long-wave radiation downwards", "J m-2", (0, 4e7),
+    _surface("strd", 175, "Surface long-wave radiation downwards", "J m-2", (0, 4e7),
              "surface_thermal_radiation_downwards", accumulated=True),
-    _surface("str", "Surface net long-wave radiation", "J m-2", _ENERGY, "surface_net_thermal_radiation",
+    _surface("str", 177, "Surface net long-wave radiation", "J m-2", _ENERGY, "surface_net_thermal_radiation",
              accumulated=True),
-    _surface("ttr", "Top net long-wave radiation", "J m-2", _ENERGY, "ttr_1h", "top_net_thermal_radiation",
+    _surface("ttr", 179, "Top net long-wave radiation", "J m-2", _ENERGY, "ttr_1h", "top_net_thermal_radiation",
              accumulated=True),
-    _surface("uvb", "Downward UV radiation at the surface", "J m-2", (0, 4e7), "uvb_1h",
+    _surface("uvb", 57, "Downward UV radiation at the surface", "J m-2", (0, 4e7), "uvb_1h",
              "downward_uv_radiation_at_the_surface", accumulated=True),
-    _surface("sshf", "Surface sensible heat flux", "J m-2", _ENERGY, "surface_sensible_heat_flux", accumulated=True),
-    _surface("slhf", "Surface latent heat flux", "J m-2", _ENERGY, "surface_latent_heat_flux", accumulated=True),
+    _surface("sshf", 146, "Surface sensible heat flux", "J m-2", _ENERGY, "surface_sensible_heat_flux",
+             accumulated=True),
+    _surface("slhf", 147, "Surface latent heat flux", "J m-2", _ENERGY, "surface_latent_heat_flux", accumulated=True),
 )  # fmt: skip
 
 _WAVES = (
-    _surface("swh", "Significant height of combined wind waves and swell", "m", _SEA,
+    _surface("swh", (140229, 3100), "Significant height of combined wind waves and swell", "m", _SEA,
              "significant_height_of_combined_wind_waves_and_swell", cf="sea_surface_wave_significant_height"),
-    _surface("mwd", "Mean wave direction", "degree", _ANGLE, "mean_wave_direction"),
-    _surface("mwp", "Mean wave period", "s", _PERIOD, "mean_wave_period"),
-    _surface("pp1d", "Peak wave period", "s", _PERIOD, "peak_wave_period"),
-    _surface("shww", "Significant height of wind waves", "m", _SEA, "significant_height_of_wind_waves"),
-    _surface("mdww", "Mean direction of wind waves", "degree", _ANGLE, "mean_direction_of_wind_waves"),
-    _surface("mpww", "Mean period of wind waves", "s", _PERIOD, "mean_period_of_wind_waves"),
-    _surface("shts", "Significant height of total swell", "m", _SEA, "significant_height_of_total_swell"),
-    _surface("mdts", "Mean direction of total swell", "degree", _ANGLE, "mean_direction_of_total_swell"),
-    _surface("mpts", "Mean period of total swell", "s", _PERIOD, "mean_period_of_total_swell"),
-    _surface("swh1", "Significant wave height of first swell partition", "m", _SEA, "p140121",
+    _surface("mwd", 140230, "Mean wave direction", "degree", _ANGLE, "mean_wave_direction"),
+    _surface("mwp", 140232, "Mean wave period", "s", _PERIOD, "mean_wave_period"),
+    _surface("pp1d", 140231, "Peak wave period", "s", _PERIOD, "peak_wave_period"),
+    _surface("shww", (140234, 3102), "Significant height of wind waves", "m", _SEA, "significant_height_of_wind_waves"),
+    _surface("mdww", (140235, 3101), "Mean direction of wind waves", "degree", _ANGLE, "mean_direction_of_wind_waves"),
+    _surface("mpww", (140236, 3103), "Mean period of wind waves", "s", _PERIOD, "mean_period_of_wind_waves"),
+    _surface("shts", 140237, "Significant height of total swell", "m", _SEA, "significant_height_of_total_swell"),
+    _surface("mdts", 140238, "Mean direction of total swell", "degree", _ANGLE, "mean_direction_of_total_swell"),
+    _surface("mpts", 140239, "Mean period of total swell", "s", _PERIOD, "mean_period_of_total_swell"),
+    _surface("swh1", 140121, "Significant wave height of first swell partition", "m", _SEA, "p140121",
              "significant_wave_height_of_first_swell_partition"),
-    _surface("mwd1", "Mean wave direction of first swell partition", "degree", _ANGLE, "p140122",
+    _surface("mwd1", 140122, "Mean wave direction of first swell partition", "degree", _ANGLE, "p140122",
              "mean_wave_direction_of_first_swell_partition"),
-    _surface("mwp1", "Mean wave period of first swell partition", "s", _PERIOD, "p140123",
+    _surface("mwp1", 140123, "Mean wave period of first swell partition", "s", _PERIOD, "p140123",
              "mean_wave_period_of_first_swell_partition"),
-    _surface("swh2", "Significant wave height of second swell partition", "m", _SEA, "p140124",
+    _surface("swh2", 140124, "Significant wave height of second swell partition", "m", _SEA, "p140124",
              "significant_wave_height_of_second_swell_partition"),
-    _surface("mwd2", "Mean wave direction of second swell partition", "degree", _ANGLE, "p140125",
+    _surface("mwd2", 140125, "Mean wave direction of second swell partition", "degree", _ANGLE, "p140125",
              "mean_wave_direction_of_second_swell_partition"),
-    _surface("mwp2", "Mean wave period of second swell partition", "s", _PERIOD, "p140126",
+    _surface("mwp2", 140126, "Mean wave period of second swell partition", "s", _PERIOD, "p140126",
              "mean_wave_period_of_second_swell_partition"),
-    _surface("wind", "10 metre neutral wind speed over waves", "m s-1", (0, 120),
+    _surface("wind", 140245, "10 metre neutral wind speed over waves", "m s-1", (0, 120),
              "ocean_surface_stress_equivalent_10m_neutral_wind_speed"),
-    _surface("dwi", "10 metre neutral wind direction over waves", "degree", _ANGLE,
+    _surface("dwi", 140249, "10 metre neutral wind direction over waves", "degree", _ANGLE,
              "ocean_surface_stress_equivalent_10m_neutral_wind_direction"),
 )  # fmt: skip
 
 _AIR = (
-    _surface("pm1", "Particulate matter below 1 um", "kg m-3", (0, 1e-4), "particulate_matter_1um"),
-    _surface("pm2p5", "Particulate matter below 2.5 um", "kg m-3", (0, 1e-4), "particulate_matter_2.5um"),
-    _surface("pm10", "Particulate matter below 10 um", "kg m-3", (0, 1e-3), "particulate_matter_10um"),
-    _surface("tcco", "Total column carbon monoxide", "kg m-2", (0, 0.1), "total_column_carbon_monoxide"),
-    _surface("tc_no", "Total column nitrogen monoxide", "kg m-2", (0, 0.01), "tcno",
+    _surface("pm1", 210072, "Particulate matter below 1 um", "kg m-3", (0, 1e-4), "particulate_matter_1um"),
+    _surface("pm2p5", 210073, "Particulate matter below 2.5 um", "kg m-3", (0, 1e-4), "particulate_matter_2.5um"),
+    _surface("pm10", 210074, "Particulate matter below 10 um", "kg m-3", (0, 1e-3), "particulate_matter_10um"),
+    _surface("tcco", 210127, "Total column carbon monoxide", "kg m-2", (0, 0.1), "total_column_carbon_monoxide"),
+    _surface("tc_no", 218027, "Total column nitrogen monoxide", "kg m-2", (0, 0.01), "tcno",
              "total_column_nitrogen_monoxide"),
-    _surface("tcno2", "Total column nitrogen dioxide", "kg m-2", (0, 0.01), "total_column_nitrogen_dioxide"),
-    _surface("gtco3", "Total column ozone", "kg m-2", (0, 0.05), "total_column_ozone", "tco3"),
-    _surface("tcso2", "Total column sulphur dioxide", "kg m-2", (0, 0.1), "total_column_sulphur_dioxide"),
-    _level("co", "Carbon monoxide mass mixing ratio", "kg kg-1", (0, 1e-4), "carbon_monoxide"),
-    _level("no", "Nitrogen monoxide mass mixing ratio", "kg kg-1", (0, 1e-5), "nitrogen_monoxide"),
-    _level("no2", "Nitrogen dioxide mass mixing ratio", "kg kg-1", (0, 1e-5), "nitrogen_dioxide"),
-    _level("go3", "Ozone mass mixing ratio", "kg kg-1", (0, 1e-4), "ozone"),
-    _level("so2", "Sulphur dioxide mass mixing ratio", "kg kg-1", (0, 1e-4), "sulphur_dioxide"),
+    _surface("tcno2", 210125, "Total column nitrogen dioxide", "kg m-2", (0, 0.01), "total_column_nitrogen_dioxide"),
+    _surface("gtco3", (210206, 206), "Total column ozone", "kg m-2", (0, 0.05), "total_column_ozone", "tco3"),
+    _surface("tcso2", 210126, "Total column sulphur dioxide", "kg m-2", (0, 0.1), "total_column_sulphur_dioxide"),
+    _level("co", 210123, "Carbon monoxide mass mixing ratio", "kg kg-1", (0, 1e-4), "carbon_monoxide"),
+    _level("no", 217027, "Nitrogen monoxide mass mixing ratio", "kg kg-1", (0, 1e-5), "nitrogen_monoxide"),
+    _level("no2", 210121, "Nitrogen dioxide mass mixing ratio", "kg kg-1", (0, 1e-5), "nitrogen_dioxide"),
+    _level("go3", 210203, "Ozone mass mixing ratio", "kg kg-1", (0, 1e-4), "ozone"),
+    _level("so2", 210122, "Sulphur dioxide mass mixing ratio", "kg kg-1", (0, 1e-4), "sulphur_dioxide"),
 )  # fmt: skip
 
 _LEVELS = (
-    _level("z", "Geopotential", "m2 s-2", (-8000, 600000), "geopotential", "gh", "geopotential_height", "zg",
+    _level("z", (129, 156), "Geopotential", "m2 s-2", (-8000, 600000), "geopotential", "gh", "geopotential_height",
+           "zg",
            cf="geopotential"),
-    _level("t", "Temperature", "K", (130, 350), "temperature", "ta", cf="air_temperature"),
-    _level("u", "U component of wind", "m s-1", (-200, 200), "u_component_of_wind", "ua", cf="eastward_wind"),
-    _level("v", "V component of wind", "m s-1", (-200, 200), "v_component_of_wind", "va", cf="northward_wind"),
-    _level("q", "Specific humidity", "kg kg-1", (-1e-3, 0.05), "specific_humidity", "hus", cf="specific_humidity"),
-    _level("w", "Vertical velocity", "Pa s-1", (-50, 50), "vertical_velocity", "wap",
+    _level("t", 130, "Temperature", "K", (130, 350), "temperature", "ta", cf="air_temperature"),
+    _level("u", 131, "U component of wind", "m s-1", (-200, 200), "u_component_of_wind", "ua", cf="eastward_wind"),
+    _level("v", 132, "V component of wind", "m s-1", (-200, 200), "v_component_of_wind", "va", cf="northward_wind"),
+    _level("q", 133, "Specific humidity", "kg kg-1", (-1e-3, 0.05), "specific_humidity", "hus", cf="specific_humidity"),
+    _level("w", 135, "Vertical velocity", "Pa s-1", (-50, 50), "vertical_velocity", "wap",
            cf="lagrangian_tendency_of_air_pressure"),
-    _level("r", "Relative humidity", "1", (-0.3, 2), "relative_humidity", "hur", cf="relative_humidity"),
-    _level("o3", "Ozone mass mixing ratio", "kg kg-1", (0, 1e-4), "ozone_mass_mixing_ratio"),
-    _level("cc", "Fraction of cloud cover", "1", _SHARE, "fraction_of_cloud_cover"),
-    _level("ciwc", "Specific cloud ice water content", "kg kg-1", (0, 0.05), "specific_cloud_ice_water_content"),
-    _level("clwc", "Specific cloud liquid water content", "kg kg-1", (0, 0.05),
+    _level("r", 157, "Relative humidity", "1", (-0.3, 2), "relative_humidity", "hur", cf="relative_humidity"),
+    _level("o3", 203, "Ozone mass mixing ratio", "kg kg-1", (0, 1e-4), "ozone_mass_mixing_ratio"),
+    _level("cc", 248, "Fraction of cloud cover", "1", _SHARE, "fraction_of_cloud_cover"),
+    _level("ciwc", 247, "Specific cloud ice water content", "kg kg-1", (0, 0.05), "specific_cloud_ice_water_content"),
+    _level("clwc", 246, "Specific cloud liquid water content", "kg kg-1", (0, 0.05),
            "specific_cloud_liquid_water_content"),
-    _level("crwc", "Specific rain water content", "kg kg-1", (0, 0.05), "specific_rain_water_content"),
-    _level("cswc", "Specific snow water content", "kg kg-1", (0, 0.05), "specific_snow_water_content"),
-    _level("vo", "Relative vorticity", "s-1", (-0.01, 0.01), "vorticity", cf="atmosphere_relative_vorticity"),
-    _level("d", "Divergence", "s-1", (-0.01, 0.01), "divergence", cf="divergence_of_wind"),
-    _level("pv", "Potential vorticity", "K m2 kg-1 s-1", (-0.1, 0.1), "potential_vorticity"),
+    _level("crwc", 75, "Specific rain water content", "kg kg-1", (0, 0.05), "specific_rain_water_content"),
+    _level("cswc", 76, "Specific snow water content", "kg kg-1", (0, 0.05), "specific_snow_water_content"),
+    _level("vo", 138, "Relative vorticity", "s-1", (-0.01, 0.01), "vorticity", cf="atmosphere_relative_vorticity"),
+    _level("d", 155, "Divergence", "s-1", (-0.01, 0.01), "divergence", cf="divergence_of_wind"),
+    _level("pv", 60, "Potential vorticity", "K m2 kg-1 s-1", (-0.1, 0.1), "potential_vorticity"),
 )  # fmt: skip
 
 _FIXED = (
-    _static("z", "Geopotential at the surface", "m2 s-2", (-8000, 90000), "geopotential", "geopotential_at_surface",
+    _static("z", (129, 228002), "Geopotential at the surface", "m2 s-2", (-8000, 90000), "geopotential",
+            "geopotential_at_surface",
             "orography", "orog", "zs", "phis", cf="surface_geopotential"),
-    _static("lsm", "Land-sea mask", "1", _SHARE, "land_sea_mask", "land_binary_mask", "sftlf",
+    _static("lsm", 172, "Land-sea mask", "1", _SHARE, "land_sea_mask", "land_binary_mask", "sftlf",
             cf="land_binary_mask"),
-    _static("slt", "Soil type", "1", (0, 7), "soil_type"),
-    _static("anor", "Angle of sub-gridscale orography", "radian", (-3.2, 3.2), "angle_of_sub_gridscale_orography"),
-    _static("isor", "Anisotropy of sub-gridscale orography", "1", _SHARE, "anisotropy_of_sub_gridscale_orography"),
-    _static("slor", "Slope of sub-gridscale orography", "1", _SHARE, "slope_of_sub_gridscale_orography"),
-    _static("sdor", "Standard deviation of orography", "m", (0, 3000), "standard_deviation_of_orography"),
-    _static("sdfor", "Standard deviation of filtered sub-gridscale orography", "m", (0, 1000),
+    _static("slt", 43, "Soil type", "1", (0, 7), "soil_type"),
+    _static("anor", 162, "Angle of sub-gridscale orography", "radian", (-3.2, 3.2), "angle_of_sub_gridscale_orography"),
+    _static("isor", 161, "Anisotropy of sub-gridscale orography", "1", _SHARE, "anisotropy_of_sub_gridscale_orography"),
+    _static("slor", 163, "Slope of sub-gridscale orography", "1", _SHARE, "slope_of_sub_gridscale_orography"),
+    _static("sdor", 160, "Standard deviation of orography", "m", (0, 3000), "standard_deviation_of_orography"),
+    _static("sdfor", 74, "Standard deviation of filtered sub-gridscale orography", "m", (0, 1000),
             "standard_deviation_of_filtered_subgrid_orography"),
-    _static("cvh", "High vegetation cover", "1", _SHARE, "high_vegetation_cover"),
-    _static("cvl", "Low vegetation cover", "1", _SHARE, "low_vegetation_cover"),
-    _static("tvh", "Type of high vegetation", "1", (0, 20), "type_of_high_vegetation"),
-    _static("tvl", "Type of low vegetation", "1", (0, 20), "type_of_low_vegetation"),
-    _static("cl", "Lake cover", "1", _SHARE, "lake_cover"),
-    _static("dl", "Lake total depth", "m", (0, 3000), "lake_depth", "lake_total_depth"),
-    _static("wmb", "Model bathymetry", "m", (0, 12000), "model_bathymetry"),
-    _static("lat_mask", "Latitudes of the wave model", "1", _SHARE),
+    _static("cvh", 28, "High vegetation cover", "1", _SHARE, "high_vegetation_cover"),
+    _static("cvl", 27, "Low vegetation cover", "1", _SHARE, "low_vegetation_cover"),
+    _static("tvh", 30, "Type of high vegetation", "1", (0, 20), "type_of_high_vegetation"),
+    _static("tvl", 29, "Type of low vegetation", "1", (0, 20), "type_of_low_vegetation"),
+    _static("cl", 26, "Lake cover", "1", _SHARE, "lake_cover"),
+    _static("dl", 228007, "Lake total depth", "m", (0, 3000), "lake_depth", "lake_total_depth"),
+    _static("wmb", 140219, "Model bathymetry", "m", (0, 12000), "model_bathymetry"),
+    _static("lat_mask", (), "Latitudes of the wave model", "1", _SHARE),
     *(
-        _static(f"static_{name}{log}", f"Mean emission of {long_name}{log and ', logarithm'}", "1", (-1e3, 1e3))
+        _static(f"static_{name}{log}", (), f"Mean emission of {long_name}{log and ', logarithm'}", "1", (-1e3, 1e3))
         for name, long_name in (
             ("ammonia", "ammonia"),
             ("co", "carbon monoxide"),
@@ -246,10 +273,10 @@ _FIXED = (
         )
         for log in ("", "_log")
     ),
-    _static("coslat", "Cosine of latitude", "1", _SHARE),
-    _static("sinlat", "Sine of latitude", "1", (-1, 1)),
-    _static("coslon", "Cosine of longitude", "1", (-1, 1)),
-    _static("sinlon", "Sine of longitude", "1", (-1, 1)),
+    _static("coslat", (), "Cosine of latitude", "1", _SHARE),
+    _static("sinlat", (), "Sine of latitude", "1", (-1, 1)),
+    _static("coslon", (), "Cosine of longitude", "1", (-1, 1)),
+    _static("sinlon", (), "Sine of longitude", "1", (-1, 1)),
 )  # fmt: skip
 
 SURFACE: dict[str, Variable] = {v.name: v for v in (*_BASIC, *_ACCUMULATED, *_WAVES, *_AIR) if v.kind == "surface"}
@@ -259,6 +286,9 @@ STATIC: dict[str, Variable] = {v.name: v for v in _FIXED}
 _TABLES: dict[Kind, dict[str, Variable]] = {"surface": SURFACE, "atmospheric": ATMOSPHERIC, "static": STATIC}
 _ALIASES: dict[Kind, dict[str, Variable]] = {
     kind: {alias: v for v in table.values() for alias in (v.name, *v.aliases)} for kind, table in _TABLES.items()
+}
+_PARAM_IDS: dict[Kind, dict[int, Variable]] = {
+    kind: {number: v for v in table.values() for number in v.param_ids} for kind, table in _TABLES.items()
 }
 
 
@@ -274,6 +304,15 @@ def find(source_name: str, *, on_levels: bool) -> Variable | None:
         source_name: as the file calls it; case does not count.
         on_levels: it has pressure levels. Without them ``z`` is the surface geopotential, a static.
     """
-    kinds: tuple[Kind, ...] = ("atmospheric",) if on_levels else ("surface", "static")
-    found = (_ALIASES[kind].get(source_name.lower()) for kind in kinds)
+    found = (_ALIASES[kind].get(source_name.lower()) for kind in _kinds(on_levels))
     return next((variable for variable in found if variable is not None), None)
+
+
+def find_param(number: int, *, on_levels: bool) -> Variable | None:
+    """Recognise a variable by ECMWF's parameter number, as ``find`` does by a name."""
+    found = (_PARAM_IDS[kind].get(number) for kind in _kinds(on_levels))
+    return next((variable for variable in found if variable is not None), None)
+
+
+def _kinds(on_levels: bool) -> tuple[Kind, ...]:
+    return ("atmospheric",) if on_levels else ("surface", "static")

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from kit.data.sources.grib_scan import load_eccodes
 from kit.data.units import canonical_units, conversion
-from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, find, lookup
+from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, find, find_param, lookup
 from kit.errors import StoreError
 
 
@@ -42,6 +43,36 @@ def test_no_name_means_two_variables_without_levels() -> None:
     levels = [alias for v in ATMOSPHERIC.values() for alias in (v.name, *v.aliases)]
     assert len(levels) == len(set(levels))
     assert all(name == name.lower() for name in (*names, *levels))
+
+
+def test_parameter_numbers_are_eccodes_own() -> None:
+    eccodes = load_eccodes()
+    for variable in (*SURFACE.values(), *ATMOSPHERIC.values(), *STATIC.values()):
+        for number in variable.param_ids:
+            kind = "pl" if variable.kind == "atmospheric" else "sfc"
+            handle = eccodes.codes_grib_new_from_samples(f"regular_ll_{kind}_grib2")
+            try:
+                eccodes.codes_set(handle, "paramId", number)
+            except eccodes.CodesInternalError:
+                # Some have no place in GRIB 2 yet.
+                eccodes.codes_release(handle)
+                handle = eccodes.codes_grib_new_from_samples(f"regular_ll_{kind}_grib1")
+                eccodes.codes_set(handle, "paramId", number)
+            short_name = eccodes.codes_get(handle, "shortName").lower()
+            assert short_name in (variable.name, *variable.aliases), (variable.name, number, short_name)
+            # Raises where the kit cannot convert.
+            conversion(variable.name, eccodes.codes_get(handle, "units"), variable.units)
+            eccodes.codes_release(handle)
+
+
+def test_no_parameter_number_means_two_variables() -> None:
+    without = [number for v in (*SURFACE.values(), *STATIC.values()) for number in v.param_ids]
+    on_levels = [number for v in ATMOSPHERIC.values() for number in v.param_ids]
+    assert len(without) == len(set(without))
+    assert len(on_levels) == len(set(on_levels))
+    found = [find_param(129, on_levels=on_levels) for on_levels in (True, False)]
+    assert [variable.kind for variable in found if variable is not None] == ["atmospheric", "static"]
+    assert find_param(1, on_levels=True) is None
 
 
 def test_every_physical_variable_of_the_nine_variants_is_known() -> None:
