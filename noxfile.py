@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -80,6 +81,28 @@ def bench(session: nox.Session) -> None:
     if not session.posargs:
         session.run("pytest", "-m", "benchmark")
     session.run("kit", "bench", *session.posargs)
+
+
+@nox.session(default=False)
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it by the lock in an environment of its own, and fine-tune far from any checkout."""
+    with tempfile.TemporaryDirectory() as folder:
+        parts = ("--build-constraints", LOCK, "--require-hashes", "--out-dir", folder)
+        session.run("uv", "build", "--wheel", *parts)
+        pinned = ("--require-hashes", "--constraints", LOCK)
+        session.install(*pinned, "--requirement", "pyproject.toml", "--extra", "grib", "--extra", "peft")
+        session.install("--no-deps", "--reinstall", *(str(path) for path in Path(folder).glob("*.whl")))
+        empty = Path(folder) / "empty"
+        empty.mkdir()
+        with session.chdir(empty):
+            session.run("kit", "--version")
+            session.run("kit", "finetune", *(session.posargs or ["--train.steps", "20"]))
+
+
+@nox.session(default=False, venv_backend="none")
+def image(session: nox.Session) -> None:
+    """Build the image and run the kit inside; -- --base, --tag, --engine, --index, --certificates."""
+    session.run("python", "ci/image.py", *session.posargs)
 
 
 @nox.session(default=False)

@@ -28,6 +28,7 @@ _PACKAGES = (
     "pydantic", "safetensors", "scipy", "timm", "torch", "torchvision", "triton", "xarray", "zarr",
 )  # fmt: skip
 _CHECKOUT = Path(kit.__file__).parents[1]
+_IMAGE = Path(sys.prefix) / "image.json"
 _COMMAND_SECONDS = 10
 
 
@@ -39,6 +40,7 @@ def collect(
     argv: Sequence[str] | None = None,
     started: datetime | None = None,
     checkout: Path = _CHECKOUT,
+    image: Path = _IMAGE,
 ) -> dict[str, Any]:
     """Describe the process that runs now; takes a fraction of a second beside importing torch.
 
@@ -51,16 +53,18 @@ def collect(
         argv: command line; by default this process's.
         started: start of the run, with its time zone; by default now.
         checkout: where the git repository and ``requirements.lock`` are looked for.
+        image: the record that ``Dockerfile.cuda`` leaves of the commit and the lock that an image was built from.
 
     Returns:
         A mapping that JSON can hold.
     """
+    built = json.loads(image.read_text(encoding="utf-8")) if image.is_file() else {}
     return {
         "format": _FORMAT,
         "started": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
         "kit": _version(_DISTRIBUTION),
-        "git": _git(checkout),
-        "lock_sha256": _lock_hash(checkout),
+        "git": _git(checkout) or _git_of_image(built),
+        "lock_sha256": _lock_hash(checkout) or built.get("lock_sha256"),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "platform": platform.platform(),
@@ -110,6 +114,14 @@ def _git(checkout: Path) -> dict[str, Any] | None:
     if commit is None or status is None:
         return None
     return {"commit": commit, "dirty": bool(status)}
+
+
+def _git_of_image(built: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return commit and dirty flag of what an image was built from; the builder was told of them, or was not."""
+    revision = built.get("revision", "unknown")
+    if revision == "unknown":
+        return None
+    return {"commit": revision.removesuffix("-dirty"), "dirty": revision.endswith("-dirty")}
 
 
 def _lock_hash(checkout: Path) -> str | None:

@@ -63,6 +63,22 @@ def test_an_installed_kit_has_no_commit_even_inside_a_repository(checkout: Path)
     assert found["lock_sha256"] is None
 
 
+@pytest.mark.parametrize(
+    ("revision", "git"),
+    [
+        ("a1" * 20, {"commit": "a1" * 20, "dirty": False}),
+        ("a1" * 20 + "-dirty", {"commit": "a1" * 20, "dirty": True}),
+        ("unknown", None),
+    ],
+)
+def test_an_image_knows_what_it_was_built_from(tmp_path: Path, revision: str, git: object) -> None:
+    record = tmp_path / "image.json"
+    record.write_text(json.dumps({"revision": revision, "lock_sha256": "b2" * 32}))
+    found = collected(checkout=tmp_path, image=record)
+    assert found["git"] == git
+    assert found["lock_sha256"] == "b2" * 32
+
+
 def test_a_machine_without_git_is_no_failure(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert collected(checkout=checkout)["git"] is None
