@@ -72,9 +72,7 @@ def build_command(engine: str, build: Build) -> list[str]:
     arguments = {"REVISION": build.revision, "VERSION": build.version}
     if build.base is not None:
         arguments["BASE"] = build.base
-    # Stages of buildah are kept only where a cache of layers is wanted, and each is a copy of several gigabytes.
-    verb = ["build", "--layers=false"] if engine == "buildah" else ["build"]
-    command = [engine, *verb, "--file", DOCKERFILE, "--tag", build.tag]
+    command = [engine, "build", "--file", DOCKERFILE, "--tag", build.tag]
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
     for name, path in build.secrets:
@@ -97,7 +95,7 @@ def run_command(engine: str, image: str, folder: Path, uid: int, arguments: Sequ
         # It mounts no volumes of its own and knows neither entry points nor read-only containers.
         return [engine, "run", *where, "--workingdir", "/work", image, "--", "kit", *arguments]
     own = ["--userns", "keep-id"] if engine == "podman" and os.getuid() else []
-    return [engine, "run", "--rm", "--read-only", "--tmpfs", "/tmp", *own, *where, image, *arguments]  # noqa: S108
+    return [engine, "run", "--rm", "--read-only", "--tmpfs", "/tmp", *own, *where, image, *arguments]
 
 
 def size_command(engine: str, tag: str) -> list[str]:
