@@ -180,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
     """Return what the command line takes."""
     found = argparse.ArgumentParser(prog="nox -s image --", description=__doc__)
     found.add_argument("--base", help="stands in for the base that the Dockerfile pins")
-    found.add_argument("--tag", default="localhost/kit:latest", help="name of the image (default: %(default)s)")
+    found.add_argument("--tag", default="kit", help="name of the image (default: %(default)s)")
     found.add_argument("--engine", choices=ENGINES, help="by default the first that answers")
     found.add_argument("--index", type=Path, help="file of NAME=VALUE lines for pip and uv, during the build alone")
     found.add_argument("--certificates", type=Path, help="certificate bundle, at /run/secrets/certificates likewise")
