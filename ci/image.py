@@ -95,7 +95,9 @@ def run_command(engine: str, image: str, folder: Path, uid: int, arguments: Sequ
         # It mounts no volumes of its own and knows neither entry points nor read-only containers.
         return [engine, "run", *where, "--workingdir", "/work", image, "--", "kit", *arguments]
     own = ["--userns", "keep-id"] if engine == "podman" and os.getuid() else []
-    return [engine, "run", "--rm", "--read-only", "--tmpfs", "/tmp", *own, *where, image, *arguments]
+    # PyTorch's compiler loads what it has built from there; Docker's default forbids that.
+    temporary = ["--tmpfs", "/tmp:exec"]
+    return [engine, "run", "--rm", "--read-only", *temporary, *own, *where, image, *arguments]
 
 
 def size_command(engine: str, tag: str) -> list[str]:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 KIT = "aurora-finetune-kit"
 LOCK = Path(__file__).parents[1] / "requirements.lock"
@@ -22,14 +22,11 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in found}
 
 
-def required(name: str, extras: frozenset[str]) -> set[tuple[str, frozenset[str]]]:
+def required(name: str, extras: frozenset[str]) -> set[tuple[NormalizedName, frozenset[str]]]:
     """What one installed package requires in this environment."""
     found = [Requirement(text) for text in metadata.requires(name) or []]
-    chosen = [extras] if not extras else [frozenset({extra}) for extra in extras]
     needed = [
-        one
-        for one in found
-        if not one.marker or any(one.marker.evaluate({"extra": next(iter(extra), "")}) for extra in chosen)
+        one for one in found if not one.marker or any(one.marker.evaluate({"extra": extra}) for extra in extras or {""})
     ]
     return {(canonicalize_name(one.name), frozenset(one.extras)) for one in needed}
 
@@ -37,7 +34,7 @@ def required(name: str, extras: frozenset[str]) -> set[tuple[str, frozenset[str]
 def test_every_package_is_pinned() -> None:
     extras = frozenset(metadata.metadata(KIT).get_all("Provides-Extra") or [])
     waiting = {(canonicalize_name(KIT), extras)}
-    seen: set[tuple[str, frozenset[str]]] = set()
+    seen: set[tuple[NormalizedName, frozenset[str]]] = set()
     while waiting:
         one = waiting.pop()
         seen.add(one)
