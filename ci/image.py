@@ -64,7 +64,10 @@ def engine_answers(engine: str) -> bool:
     """Whether a builder is installed and, where it has an engine, whether that runs."""
     if shutil.which(engine) is None:
         return False
-    return subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
+    try:
+        return subprocess.run([engine, "info"], capture_output=True, timeout=60, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def build_command(engine: str, build: Build) -> list[str]:
