@@ -26,7 +26,7 @@ def available(device: torch.device) -> int:
 def host_available() -> int:
     """Bytes of the host that this process can still have: what is free, what its container may use, its own limit."""
     free: int = psutil.virtual_memory().available
-    return max(min(free, *_left_in_container(), *_left_of_addresses()), 0)
+    return max(min([free, *_left_in_container(), *_left_of_addresses()]), 0)
 
 
 def _left_in_container() -> Iterator[int]:
