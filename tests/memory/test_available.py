@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from kit.memory import available
@@ -16,14 +17,14 @@ FREE = 10 * 2**30
 @pytest.fixture(autouse=True)
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host with 10 GiB free; the folder returned stands in for its control groups."""
-    monkeypatch.setattr(available.psutil, "virtual_memory", lambda: SimpleNamespace(available=FREE))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=FREE))
     monkeypatch.setattr(available, "_GROUP", tmp_path)
     limit(monkeypatch, resource.RLIM_INFINITY)
     return tmp_path
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, addresses: int) -> None:
-    monkeypatch.setattr(available.resource, "getrlimit", lambda _: (addresses, addresses))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (addresses, addresses))
 
 
 def test_a_host_without_limits_has_what_is_free() -> None:
