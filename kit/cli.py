@@ -1,7 +1,7 @@
 """The command line: parse, dispatch, print; nothing else.
 
 Exit codes: 0 done; 2 something the user can mend, told in one message; 1 a defect of the kit, with a traceback;
-130 and 143 stopped by Ctrl-C and SIGTERM.
+130, 143 and 129 stopped by Ctrl-C, SIGTERM and a terminal that closed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kit.errors import KitError
+from kit.errors import KitError, refusal_of
+from kit.terminal import StandardError
 
 if TYPE_CHECKING:
     from kit.commands import Outcome
@@ -111,20 +112,23 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: through every ``finally``."""
+    """Let SIGTERM, and a terminal that closes, end a command as Ctrl-C does: through every ``finally``."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # What is ignored, as under nohup, stays so.
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fail_for(command: str, error: Exception) -> int:
-    cause = _environmental(error)
+    cause = refusal_of(error)
     if cause is None:
         import traceback
 
@@ -132,20 +136,6 @@ def _fail_for(command: str, error: Exception) -> int:
         _write(sys.stderr, _report(command))
         return _DEFECT
     return _fail(f"kit {command}: {cause}")
-
-
-def _environmental(error: BaseException) -> str | None:
-    """Say what the machine refused: any OSError, or a full disk however a library tells it. None for defects."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen)
-        if "No space left on device" in text or "disk is full" in text or "Disk quota exceeded" in text:
-            return f"no space left while writing: {text}. Free some, or choose another folder"
-        if isinstance(seen, OSError) and seen is error:
-            where = f": {seen.filename}" if seen.filename else ""
-            return f"{seen.strerror or text}{where}"
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _fail(message: str) -> int:
@@ -178,7 +168,7 @@ def _overview() -> str:
         "all else goes to standard error. KIT_CACHE is the folder for fetched files and built stores; KIT_WEIGHTS\n"
         "names folders in which the weights that a checkpoint belongs to are looked for by their hash; KIT_REGISTRY\n"
         "is the file of your own registry entries and pins; with KIT_OFFLINE=1 nothing is fetched.\n"
-        "Exit codes: 0 done, 2 something you can mend, 1 a defect of the kit, 130 or 143 stopped."
+        "Exit codes: 0 done, 2 something you can mend, 1 a defect of the kit, 128 + N stopped by signal N."
     )
 
 
@@ -206,8 +196,9 @@ def _report(command: str) -> str:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    stream.write(f"{text}\n")
-    stream.flush()
+    out = StandardError() if stream is sys.stderr else stream
+    out.write(f"{text}\n")
+    out.flush()
 
 
 if __name__ == "__main__":

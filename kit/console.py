@@ -7,12 +7,14 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from kit.terminal import StandardError
 
 __all__ = [
     "TrainingProgress",
@@ -39,8 +41,9 @@ _SCORES = (("rmse", "RMSE"), ("mae", "MAE"), ("bias", "bias"), ("persistence_rms
 
 def error_console() -> Console:
     """Return a console on the present standard error."""
-    out = Console(stderr=True, highlight=False)
-    return out if out.is_terminal else Console(stderr=True, highlight=False, width=120)
+    stream = cast("IO[str]", StandardError())
+    out = Console(file=stream, highlight=False)
+    return out if out.is_terminal else Console(file=stream, highlight=False, width=120)
 
 
 @contextmanager

@@ -4,7 +4,17 @@ The command line prints a ``KitError`` as one message without a traceback and ex
 else that escapes is a defect of ours and exits with 1.
 """
 
-__all__ = ["CheckpointError", "KitError", "OutOfMemoryError", "RegistryError", "SettingsError", "StoreError"]
+__all__ = [
+    "CheckpointError",
+    "KitError",
+    "OutOfMemoryError",
+    "RegistryError",
+    "SettingsError",
+    "StoreError",
+    "refusal_of",
+]
+
+_FULL = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large")
 
 
 class KitError(ValueError):
@@ -29,3 +39,17 @@ class CheckpointError(KitError):
 
 class OutOfMemoryError(KitError):
     """Memory that was not to be had, on a GPU or on the host."""
+
+
+def refusal_of(error: BaseException) -> str | None:
+    """Say what the machine refused: any OSError, or a full disk however a library tells it. None for defects."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if any(words in text for words in _FULL):
+            return f"no space left while writing: {text}. Free some, or choose another folder"
+        if isinstance(seen, OSError) and seen is error:
+            where = f": {seen.filename}" if seen.filename else ""
+            return f"{seen.strerror or text}{where}"
+        seen = seen.__cause__ or seen.__context__
+    return None

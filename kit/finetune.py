@@ -26,14 +26,15 @@ from kit.plan.preflight import preflight
 from kit.plots.render import save_loss_curves
 from kit.qa.checks import run_checks
 from kit.qa.report import Report
-from kit.remedy import no_room, no_room_to_start
-from kit.resume import Origin, check_same, find_origin
+from kit.remedy import ended_badly, ended_readably, no_room, no_room_to_start
+from kit.resume import Origin, check_same, find_folder, find_origin
 from kit.settings import Settings
 from kit.tracking import provenance
 from kit.tracking.scrub import scrub
 from kit.tracking.tracker import Record, RunStatus, Tracker
+from kit.train.claim import claimed
 from kit.train.loop import LoopState, fit, watch_signals
-from kit.train.run_folder import MetricsLog
+from kit.train.run_folder import MetricsLog, RunFolder
 from kit.train.trainer import StepReport
 from kit.train.what_trains import WhatTrains
 
@@ -86,17 +87,20 @@ def finetune(settings: Settings, *, recipe: str | None = None, watch: Watch = _u
     Raises:
         KitError: something that the user can mend.
     """
-    with readable(partial(no_room_to_start, settings)):
-        run = _prepare(settings, recipe)
-    with run.logging(), watch(run.job.schedule.steps, run.state.step) as progress:
-        run.progress = progress
-        with readable(run.out_of_memory, run.job.model):
-            return run.execute()
+    folder = find_folder(settings, recipe)
+    fresh = not folder.path.exists()
+    with nullcontext() if fresh else claimed(folder.path):
+        with readable(partial(no_room_to_start, settings)):
+            run = _prepare(settings, recipe, folder, fresh=fresh)
+        with run.logging(), watch(run.job.schedule.steps, run.state.step) as progress:
+            run.progress = progress
+            with ended_readably(folder), readable(run.out_of_memory, run.job.model):
+                return run.execute()
 
 
-def _prepare(settings: Settings, recipe: str | None) -> _Run:
+def _prepare(settings: Settings, recipe: str | None, folder: RunFolder, *, fresh: bool) -> _Run:
     """Everything that may be refused, before anything is made."""
-    origin = find_origin(settings, recipe)
+    origin = find_origin(settings, folder, fresh=fresh)
     if origin.checkpoint is not None:
         torch.set_num_threads(origin.state["threads"])
     settings, fitted = settle(settings, choose_device(settings.train.device))
@@ -140,9 +144,23 @@ class _Run:
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Write the kit's log to the run folder."""
-        if self.origin.fresh:
-            self.folder.create()
+        """Make the run folder if it is new, hold it, and write the kit's log to it."""
+        if not self.origin.fresh:
+            with self._log():
+                yield
+            return
+        self.folder.create()
+        with claimed(self.folder.path), self._log():
+            try:
+                yield
+            except (KitError, KeyboardInterrupt):
+                if self.tracker is None:
+                    # Nothing has begun: the name is free again.
+                    shutil.rmtree(self.folder.path, ignore_errors=True)
+                raise
+
+    @contextmanager
+    def _log(self) -> Iterator[None]:
         handler = logging.FileHandler(self.folder.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("kit")
@@ -151,11 +169,6 @@ class _Run:
         logger.setLevel(logging.INFO)
         try:
             yield
-        except KitError:
-            if self.origin.fresh and self.tracker is None:
-                # Nothing has begun: the name is free again.
-                shutil.rmtree(self.folder.path, ignore_errors=True)
-            raise
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -170,7 +183,7 @@ class _Run:
         status: RunStatus = "FAILED"
         try:
             # Before the run is closed: closing it takes memory too.
-            with watch_signals() as interruption, readable(self.out_of_memory, self.job.model):
+            with watch_signals(self._say) as interruption, readable(self.out_of_memory, self.job.model):
                 self._say(self._opening())
                 self._say(self.trains.report.text())
                 for leak in self.job.leaks:
@@ -194,6 +207,10 @@ class _Run:
             stopped = interruption.caught if self.state.step < self.job.schedule.steps else None
             status = "FINISHED" if stopped is None else "KILLED"
             return self._summary(stopped)
+        except KeyboardInterrupt:
+            status = "KILLED"
+            self._say(f"ended at once, after step {self.state.step}. {ended_badly(self.folder)}")
+            raise
         finally:
             self._close(status)
 
@@ -407,6 +424,9 @@ class _Run:
             self.job.replay.close()
         try:
             self._attach(status)
+        except OSError as error:
+            # What was learned is in the checkpoints; a full disk shall not be told twice.
+            _logger.warning("what the run leaves behind was not all drawn and recorded: %s", error)
         finally:
             self.tracker.finish(status)
         _logger.info("run %s: %s, MLflow run %s", self.folder.path, status.lower(), self.tracker.run_id)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from safetensors import SafetensorError
 
 from kit.checkpoint.folder import open_checkpoint
+from kit.data.workers import lost_worker
+from kit.errors import KitError, refusal_of
 from kit.job import Job, uses_autocast
 from kit.memory.advice import Situation
 from kit.memory.shortage import Shortage, explain_training
 from kit.settings import Settings
 from kit.train.run_folder import RunFolder
 
-__all__ = ["no_room", "no_room_to_start"]
+__all__ = ["ended_badly", "ended_readably", "no_room", "no_room_to_start"]
 
 
 def no_room_to_start(settings: Settings, shortage: Shortage) -> str:
@@ -66,3 +72,29 @@ def _how_to_go_on(folder: RunFolder) -> str:
         f"The checkpoint after step {steps} is whole. Go on from its weights in a new run: "
         f"--model.weights {folder.last}, with another --run.name."
     )
+
+
+@contextmanager
+def ended_readably(folder: RunFolder) -> Iterator[None]:
+    """Tell what the machine did to a run, and how it goes on.
+
+    Raises:
+        KitError: a disk that is full, a file that cannot be written, a worker that is gone.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        what = lost_worker(error) or refusal_of(error)
+        if what is None:
+            raise
+        msg = f"{what}. {ended_badly(folder)}"
+        raise KitError(msg) from error
+
+
+def ended_badly(folder: RunFolder) -> str:
+    """Say what is left of a run that ended in the middle, and how to take it up."""
+    again = f"with the same settings and --run.name {folder.path.name} --train.resume auto"
+    if not folder.last.exists():
+        return f"{folder.path} has no checkpoint of a step yet: it starts from the beginning {again}"
+    steps = open_checkpoint(folder.last).description["lineage"][-1]["steps"]
+    return f"The checkpoint after step {steps} is whole: go on {again}"

@@ -17,7 +17,7 @@ from kit.settings import Settings
 from kit.tracking.params import flatten
 from kit.train.run_folder import RunFolder
 
-__all__ = ["Origin", "check_same", "find_origin"]
+__all__ = ["Origin", "check_same", "find_folder", "find_origin"]
 
 # Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read.
 _FREE = ("run", "track", "train.resume", "train.check_after", "data.workers", "adapt.cache", "adapt.cache_budget")
@@ -40,25 +40,45 @@ class Origin:
     fresh: bool = True
 
 
-def find_origin(settings: Settings, recipe: str | None) -> Origin:
-    """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short.
+def find_folder(settings: Settings, recipe: str | None) -> RunFolder:
+    """Decide which run folder it is, touching nothing.
 
     Raises:
-        SettingsError: the run exists and was not to be gone on with, or has no name to be found by.
-        CheckpointError: the checkpoint cannot be gone on from.
+        SettingsError: the run exists and was not to be gone on with, has no name to be found by, or its folder cannot
+            be made.
+        CheckpointError: there is no checkpoint where the run is to go on from.
     """
     resume = settings.train.resume
     if resume not in ("never", "auto"):
-        path = Path(resume)
-        checkpoint = open_checkpoint(path)
-        return Origin(RunFolder(path.absolute().parent.parent), checkpoint, _resumable(checkpoint), fresh=False)
+        return RunFolder(open_checkpoint(Path(resume)).path.absolute().parent.parent)
     if resume == "auto" and settings.run.name is None:
         msg = "train.resume auto goes on with the run of a given name; set run.name too"
         raise SettingsError(msg)
     stamp = datetime.now(tz=UTC).strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(settings.run.dir / (settings.run.name or f"{recipe or 'finetune'}-{stamp}"))
-    if resume == "never" or not folder.path.exists():
+    if resume == "never":
         folder.refuse_existing()
+    if not folder.path.exists():
+        folder.refuse_unwritable()
+    return folder
+
+
+def find_origin(settings: Settings, folder: RunFolder, *, fresh: bool) -> Origin:
+    """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short.
+
+    Args:
+        settings: of the run.
+        folder: of the run; where it is not fresh, this process has claimed it.
+        fresh: whether the folder is still to be made.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be gone on from.
+    """
+    resume = settings.train.resume
+    if resume not in ("never", "auto"):
+        checkpoint = open_checkpoint(Path(resume))
+        return Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+    if fresh:
         return Origin(folder)
     for path in (folder.best, folder.last):
         settle(path)

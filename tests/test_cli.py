@@ -165,7 +165,7 @@ def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.
     [
         (["fintune"], "there is no command 'fintune'; did you mean finetune?"),
         (["data", "lst"], "there is no command 'data lst'; did you mean data list"),
-        (["frobnicate"], "there is no command 'frobnicate'; did you mean plan or finetune or evaluate"),
+        (["frobnicate"], "there is no command 'frobnicate'; did you mean doctor or plan or finetune"),
         (["data"], "  data build"),
         (
             ["finetune", "--train.step", "20"],

@@ -45,6 +45,7 @@ FORMAT = 1
 _RESUME = Path("resume") / "state.pt"
 _FULL = 2**20
 """Free bytes below which a failed write was a full disk's."""
+_UNWRITTEN = ("PytorchStreamWriter failed", "unexpected pos")
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,9 @@ def _save_state(state: Mapping[str, Any], file: Path) -> None:
         # PyTorch's writer does not pass on why the system refused.
         if shutil.disk_usage(file.parent).free < _FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+        if any(words in str(error) for words in _UNWRITTEN):
+            why = "could not be written to its end: a quota, or the limit on the size of files (ulimit -f)"
+            raise OSError(errno.EFBIG, why, str(file)) from error
         raise
 
 

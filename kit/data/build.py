@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import importlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,11 @@ from kit.data.variables import lookup
 from kit.errors import StoreError
 
 __all__ = ["build", "default_splits", "open_store"]
+
+_REFUSED = (
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+)  # fmt: skip
+"""What a system says where a file cannot be made."""
 
 
 def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = None) -> Store:
@@ -96,6 +102,19 @@ def open_store(name_or_path: str) -> Store:
 
 
 def _cached(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
+    try:
+        return _open_or_build(settings, facts)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        msg = (
+            f"{settings.out}: the store cannot be built in the cache ({error.strerror}): free some space there, or set "
+            "KIT_CACHE to a folder that can be written"
+        )
+        raise StoreError(msg) from error
+
+
+def _open_or_build(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
     if settings.out.exists():
         try:
             return Store.open(settings.out)

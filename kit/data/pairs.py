@@ -23,6 +23,7 @@ from kit.data.longitudes import longitudes
 from kit.data.negative import refuse_negative
 from kit.data.settings import Period
 from kit.data.store import Store
+from kit.data.workers import Loader, start_worker
 from kit.errors import SettingsError, StoreError
 
 __all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "collate", "concatenate", "load_pairs", "read_ahead"]
@@ -324,7 +325,7 @@ def load_pairs(
         pin: hand batches over in pinned memory.
     """
     order: dict[str, Any] = {"batch_size": batch_size} if batch_sampler is None else {"batch_sampler": batch_sampler}
-    return DataLoader(
+    return Loader(
         pairs,
         num_workers=workers,
         collate_fn=collate,
@@ -333,5 +334,6 @@ def load_pairs(
         generator=torch.Generator().manual_seed(0),
         persistent_workers=False,
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=start_worker if workers else None,
         **order,
     )

@@ -131,10 +131,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow, its migrations and its dependencies' deprecations off the user's screen."""
+    """Keep MLflow, its migrations and its dependencies' deprecations off the user's screen; what fails is raised."""
     os.environ.update(environment())
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

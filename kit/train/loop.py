@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,14 +101,29 @@ class Interruption:
 
 
 @contextmanager
-def watch_signals() -> Iterator[Interruption]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; a second one acts as usual."""
+def watch_signals(tell: Callable[[str], None] | None = None) -> Iterator[Interruption]:
+    """Note Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes, instead of dying of them.
+
+    The first one asks for an end; a Ctrl-C after it acts as usual. Further ones of the others change nothing: queues
+    and terminals send several, and who means it has SIGKILL. What is ignored, as under ``nohup``, stays so.
+
+    Args:
+        tell: is told, in a thread, what will happen.
+    """
     interruption = Interruption()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asks = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: handler for number in asks if (handler := signal.getsignal(number)) != signal.SIG_IGN}
 
     def note(number: int, _frame: FrameType | None) -> None:
+        if interruption.caught is not None:
+            return
         interruption.caught = signal.Signals(number)
-        signal.signal(number, before[signal.Signals(number)])
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+        if tell is not None:
+            # Not here: the signal may have come in the middle of a write to the same stream.
+            text = f"{interruption.caught.name}: ends after this step with a checkpoint; Ctrl-C ends it at once"
+            threading.Thread(target=tell, args=(text,), daemon=True).start()
 
     try:
         for number in before:

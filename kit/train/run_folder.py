@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,14 +96,37 @@ class RunFolder:
             )
             raise SettingsError(msg)
 
+    def refuse_unwritable(self) -> None:
+        """Check that the folder can be made, before any work is done for it.
+
+        Raises:
+            SettingsError: something that is no folder is in the way, or nothing can be written there.
+        """
+        parent = next(place for place in self.path.absolute().parents if os.path.lexists(place))
+        if not parent.is_dir():
+            msg = f"{parent}: is not a folder, so no run can be kept in it; choose another --run.dir, or move it away"
+            raise SettingsError(msg)
+        if not os.access(parent, os.W_OK | os.X_OK):
+            msg = f"{parent}: nothing can be written there; choose another --run.dir, or make it writable"
+            raise SettingsError(msg)
+
     def create(self) -> None:
         """Make the folder.
 
         Raises:
-            SettingsError: it exists.
+            SettingsError: it exists, or cannot be made.
         """
-        self.refuse_existing()
-        self.path.mkdir(parents=True)
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            # Another process may just have been faster.
+            self.refuse_existing()
+            raise
+        except OSError as error:
+            msg = (
+                f"{self.path}: cannot be made ({error.strerror}); choose another --run.dir, or make its parent writable"
+            )
+            raise SettingsError(msg) from error
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
         """Write resolved settings as TOML; an absent value is left out, or is ``none`` where it means something."""

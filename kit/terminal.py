@@ -1,0 +1,56 @@
+"""Standard error that may go away: a terminal that closes, or a pipe, takes the display with it and not the run."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+__all__ = ["StandardError"]
+
+
+class StandardError(io.TextIOBase):
+    """The present ``sys.stderr``; what it no longer takes is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A progress bar puts itself in the place of standard error, and is not to be written through itself.
+        self._stream: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def write(self, text: str) -> int:
+        """Write, if anybody is there."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._let_go()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, if anybody is there."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._let_go()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of its text."""
+        return self._stream.encoding
+
+    def _let_go(self) -> None:
+        """Point the descriptor at nothing, so that whatever else writes there does not fail either."""
+        with suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._stream.fileno())
+            os.close(nothing)
+            self._stream.flush()
