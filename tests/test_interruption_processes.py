@@ -118,11 +118,11 @@ def test_ctrl_c_reaches_the_workers_too(line: list[str], run_dir: Path, processe
     wait_for_steps(run_dir / "first", processes[0], 3)
     children = psutil.Process(processes[0].pid).children(recursive=True)
     assert children
-    os.killpg(processes[0].pid, signal.SIGTERM)
-    os.killpg(processes[0].pid, signal.SIGHUP)
+    for _ in range(2):
+        os.killpg(processes[0].pid, signal.SIGTERM)
+        time.sleep(0.05)
     _, told = processes[0].communicate(timeout=120)
-    # Whichever was seen first.
-    assert processes[0].returncode in (129, 143)
+    assert processes[0].returncode == 143
     assert "Traceback" not in told
     assert 0 < last_step(run_dir) < 400
     _, left = psutil.wait_procs(children, timeout=20)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ from kit.errors import KitError
 __all__ = ["Loader", "lost_worker", "start_worker"]
 
 T = TypeVar("T")
+_AT_ONCE = 2.0
+"""Seconds; PyTorch waits five before it sends its own."""
 _LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?[\d, ]+\) (exited unexpectedly|is killed by signal: (\w[\w ]*))")
 _RAISED = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal Traceback")
 
@@ -22,16 +26,21 @@ _RAISED = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal
 def start_worker(index: int) -> None:  # noqa: ARG001 - PyTorch passes it
     """Leave signals to the process that trains: it finishes its step, and needs its data for that.
 
-    A terminal sends Ctrl-C to all processes of a job, and a queue sends SIGTERM to all of them. A second SIGTERM ends
-    the worker: PyTorch and Python send theirs to workers that do not end by themselves.
+    A terminal sends Ctrl-C to all processes of a job, and a queue sends SIGTERM to all of them, some twice at once. One
+    that comes later ends the worker: PyTorch and Python send theirs to workers that do not end by themselves in time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def once(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    asked: list[float] = []
 
-    signal.signal(signal.SIGTERM, once)
+    def end_later(number: int, _frame: FrameType | None) -> None:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > _AT_ONCE:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end_later)
 
 
 class Loader(DataLoader[T]):

@@ -27,7 +27,7 @@ class Trouble(Dataset[int]):
         if index == 1 and self.what == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if index == 1 and self.what == "asked":
-            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
                 os.kill(os.getpid(), number)
         if index == 2:
             msg = "chunk 7 of 't' is damaged: 3 bytes\nread 2"
