@@ -35,6 +35,7 @@ COMMANDS = {
     "data qa": "check a store",
     "export": "write a checkpoint for others: merged, described, packed",
     "bench": "measure memory, speed and exactness, beside upstream's way",
+    "sync": "send to MLflow what it lacks of a run",
     "ui": "open MLflow's page, to compare runs",
 }
 """Commands and their one-line help; each is a function of ``kit.commands``."""

@@ -39,6 +39,7 @@ __all__ = [
     "forecast",
     "plan",
     "plot",
+    "sync",
     "ui",
 ]
 
@@ -87,6 +88,25 @@ class UiSettings(BaseModel):
     """Port on the loopback address."""
 
 
+class StoreSettings(BaseModel):
+    """Which tracking store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    uri: str | None = None
+    """Tracking store or server that the run is sent to, made there if need be; by default the one it began in."""
+
+
+class SyncSettings(BaseModel):
+    """What is sent where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: CliPositionalArg[Path]
+    """The run's folder."""
+    track: StoreSettings = StoreSettings()
+
+
 class QaSettings(BaseModel):
     """What is checked."""
 
@@ -130,6 +150,7 @@ _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
     BenchSettings,
     UiSettings,
     DoctorSettings,
+    SyncSettings,
     _Layers,
 )
 
@@ -188,10 +209,7 @@ def evaluate(arguments: Sequence[str]) -> Outcome:
         from kit.evaluate import scorecard
     result = scorecard.evaluate(settings)
     if run := run_folder_of(settings.checkpoint):
-        scores = {f"test/{kind}/{name}": v for name, row in result["scores"].items() for kind, v in row.items()}
-        scores |= {f"test/{name}": value for name, value in result.get("rain", {}).get("model", {}).items()}
-        changes = {f"test/forgetting/{name}": row["change"] for name, row in result["forgetting"].items()}
-        attach(run, metrics=scores | changes)
+        attach(run, metrics=scorecard.headlines(result), files=[run / "scores.json"])
     return Outcome(result, options.as_json, lambda: console.show_scores(result))
 
 
@@ -306,6 +324,15 @@ def bench(arguments: Sequence[str]) -> Outcome:
         from kit.bench.bench import bench as run
     result = run(settings)
     return Outcome(result, options.as_json, lambda: console.show_bench(result))
+
+
+def sync(arguments: Sequence[str]) -> Outcome:
+    """Send to MLflow what it lacks of a run: after a server was away, or to a server that the run never saw."""
+    settings, options = _settle(sync, SyncSettings, arguments)
+    with console.loading("MLflow"):
+        from kit.tracking.sync import sync as run
+    result = run(settings.run, settings.track.uri)
+    return Outcome(result, options.as_json, lambda: console.show_facts("Sent", result))
 
 
 def ui(arguments: Sequence[str]) -> Outcome:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,8 +30,15 @@ from kit.qa.report import Report
 from kit.remedy import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.resume import Origin, check_same, find_folder, find_origin
 from kit.settings import Settings
+from kit.told import dataset_of, labels
 from kit.tracking import provenance
-from kit.tracking.scrub import scrub
+from kit.tracking.account import Account, begin, first_told, send_results
+from kit.tracking.machine import watching
+from kit.tracking.params import flatten
+from kit.tracking.records import numbers, peaks
+from kit.tracking.scrub import without_user
+from kit.tracking.store import reach, resolve_uri
+from kit.tracking.system import visible_gpus
 from kit.tracking.tracker import Record, RunStatus, Tracker
 from kit.train.claim import claimed
 from kit.train.loop import LoopState, fit, watch_signals
@@ -101,6 +109,9 @@ def finetune(settings: Settings, *, recipe: str | None = None, watch: Watch = _u
 def _prepare(settings: Settings, recipe: str | None, folder: RunFolder, *, fresh: bool) -> _Run:
     """Everything that may be refused, before anything is made."""
     origin = find_origin(settings, folder, fresh=fresh)
+    if origin.fresh:
+        # A server that was never there is a wrong address; one that a run has begun with may be away for a while.
+        reach(resolve_uri(settings.track.uri, settings.run.dir), settings.run.dir)
     if origin.checkpoint is not None:
         torch.set_num_threads(origin.state["threads"])
     settings, fitted = settle(settings, choose_device(settings.train.device))
@@ -183,7 +194,8 @@ class _Run:
         status: RunStatus = "FAILED"
         try:
             # Before the run is closed: closing it takes memory too.
-            with watch_signals(self._say) as interruption, readable(self.out_of_memory, self.job.model):
+            readable_step = readable(self.out_of_memory, self.job.model)
+            with self._watching(), watch_signals(self._say) as interruption, readable_step:
                 self._say(self._opening())
                 self._say(self.trains.report.text())
                 for leak in self.job.leaks:
@@ -229,36 +241,47 @@ class _Run:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.trains.begin(self.folder, self.state.step, self.origin.state.get("check"))
         step = self.state.step if self.origin.checkpoint else -1
-        kept = [Record(kept["step"], _numbers(kept), kept["time_ms"]) for kept in self.metrics.cut(step)]
-        seen = [Record(kept["step"], _peaks(kept), kept["time_ms"]) for kept in self.activations.cut(step)]
+        kept = [Record(kept["step"], numbers(kept), kept["time_ms"]) for kept in self.metrics.cut(step)]
+        seen = [Record(kept["step"], peaks(kept), kept["time_ms"]) for kept in self.activations.cut(step)]
         self._kept = [*kept, *seen]
 
     def _open_records(self) -> None:
         """Open provenance and MLflow run, or go on with them."""
-        settings = self.job.settings
-        dump = settings.model_dump(mode="json")
-        dump["track"]["uri"] = settings.track.uri and scrub(settings.track.uri)
+        settings, dump = self.job.settings, self._dump()
         made_of = provenance.collect(
             settings=dump,
             data={"store": settings.data.store, "sha256": self.job.store.fingerprint()},
             base_weights=None if self.job.weights is None else self.job.weights.base,
         )
         self.folder.write_config(dump)
-        self.folder.write_quality(self.report.as_dict())
+        self.folder.write_quality(self.report.as_dict(), self.report.as_markdown())
         # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
         record = self.folder.add_provenance(made_of)
-        self.tracker = Tracker.start(
-            uri=settings.track.uri,
-            run_dir=self.folder.path.parent,
+        account = Account(
             experiment=settings.track.experiment or self.recipe or "kit",
             run_name=self.folder.path.name,
-            params=dump | {"trains": self.trains.params()},
-            tags=provenance.tags(made_of),
-            run_id=record.get("mlflow_run_id"),
-            run_key=record["run_key"],
+            params=flatten(dump | {"trains": self.trains.params()}),
+            tags=provenance.tags(made_of) | labels(self.job, self.report, self.folder),
+            dataset=dataset_of(self.job),
+            checkpoint=settings.track.checkpoint,
+            started_ms=time.time_ns() // 10**6,
         )
+        self.account = first_told(self.folder, account)
+        self.account.write(self.folder)
+        self.tracker = begin(self.folder, self.account, settings.track.uri)
         self.folder.write_provenance({**record, "mlflow_run_id": self.tracker.run_id})
         self.tracker.reconcile(self._kept)
+
+    def _dump(self) -> dict[str, Any]:
+        """Resolved settings, fit to be kept: an address without its password."""
+        dump = self.job.settings.model_dump(mode="json")
+        dump["track"]["uri"] = dump["track"]["uri"] and without_user(dump["track"]["uri"])
+        return dump
+
+    def _watching(self) -> AbstractContextManager[None]:
+        assert self.tracker is not None
+        gpus = visible_gpus() if self.job.trainer.device.type == "cuda" else []
+        return watching(self.folder, self.tracker, self.job.settings.track.system_seconds, gpus)
 
     def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
         """Record one step."""
@@ -295,7 +318,7 @@ class _Run:
         record = {"step": step, "time_ms": moment, "kind": kind, **values}
         self.metrics.append(record)
         assert self.tracker is not None
-        self.tracker.log(step, _numbers(record), moment)
+        self.tracker.log(step, numbers(record), moment)
 
     def _record_activations(self, report: StepReport) -> None:
         if report.activations:
@@ -304,7 +327,7 @@ class _Run:
             record = {"step": report.step, "time_ms": moment, "modules": seen}
             self.activations.append(record)
             assert self.tracker is not None
-            self.tracker.log(report.step, _peaks(record), moment)
+            self.tracker.log(report.step, peaks(record), moment)
 
     def best(self, state: LoopState) -> None:
         """Write the checkpoint with the lowest validation loss."""
@@ -322,13 +345,13 @@ class _Run:
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
             "store_sha256": self.job.store.fingerprint(),
-            "settings": self.job.settings.model_dump(mode="json"),
+            "settings": self._dump(),
         }
         if torch.cuda.is_available():
             resume["cuda_rng"] = torch.cuda.get_rng_state_all()
         self._write(self.folder.last, state, resume)
         assert self.tracker is not None
-        self.tracker.flush()
+        self.tracker.send_soon()
 
     def _write(self, folder: Path, state: LoopState, resume: Mapping[str, Any] | None = None) -> None:
         model, adapt = self.job.model, self.job.settings.adapt
@@ -423,6 +446,7 @@ class _Run:
         if self.job.replay is not None:
             self.job.replay.close()
         try:
+            replace(self.account, status=status, ended_ms=time.time_ns() // 10**6).write(self.folder)
             self._attach(status)
         except OSError as error:
             # What was learned is in the checkpoints; a full disk shall not be told twice.
@@ -434,31 +458,14 @@ class _Run:
     def _attach(self, status: RunStatus) -> None:
         """Give MLflow what the run leaves behind."""
         assert self.tracker is not None
-        for path in (self.folder.config, self.folder.provenance, self.folder.quality, self.folder.trains):
-            self.tracker.artifact(path)
-        if self.folder.activations.exists():
-            self.tracker.artifact(self.folder.activations)
         if any(self.metrics.records()):
             synthetic = bool(self.job.store.attributes.get("synthetic"))
-            self.tracker.artifact(save_loss_curves(self.folder, self.folder.figures, synthetic=synthetic), "figures")
-        if status == "FINISHED":
-            self.tracker.artifact(self.folder.best, "checkpoint")
+            save_loss_curves(self.folder, self.folder.figures, synthetic=synthetic)
+        send_results(self.tracker, self.folder, checkpoint=self.account.checkpoint and status == "FINISHED")
 
     def _say(self, text: str) -> None:
         _logger.info(text)
         self.progress.say(text)
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of a record as MLflow names them: ``train/loss``."""
-    kind = record["kind"]
-    return {f"{kind}/{key}": value for key, value in record.items() if key not in ("step", "time_ms", "kind")}
-
-
-def _peaks(record: Mapping[str, Any]) -> dict[str, float]:
-    """Largest magnitudes of a record of activations, as MLflow names them; what is no number is left out."""
-    found = {f"activation/{name}/max": seen["max"] for name, seen in record["modules"].items()}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def peak_memory_gib(device: torch.device) -> float:

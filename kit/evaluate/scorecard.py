@@ -27,7 +27,7 @@ from kit.metrics.scores import ScoreBoard, Scores, skill
 from kit.models.space import TrainingSpace, Window
 from kit.train.run_folder import RunFolder, write_atomically
 
-__all__ = ["evaluate", "physical", "scores_of"]
+__all__ = ["evaluate", "headlines", "physical", "scores_of"]
 
 _logger = logging.getLogger(__name__)
 
@@ -83,6 +83,25 @@ def _result(
         **rain.results(),
     }
     return result, scores, reference
+
+
+def headlines(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """What of a scorecard goes to a page on which runs are compared; the rest is in the scorecard.
+
+    Returns:
+        ``test/rmse/2t`` and ``test/skill/2t`` for each variable and level, means over all of them, and precipitation.
+    """
+    scores, changes = result["scores"], [row["change"] for row in result["forgetting"].values()]
+    found = {f"test/{kind}/{name}": row[kind] for kind in ("rmse", "skill") for name, row in scores.items()}
+    found |= {f"test/{name}": value for name, value in result.get("rain", {}).get("model", {}).items()}
+    skills = [row["skill"] for row in scores.values() if row["skill"] is not None]
+    changes = [change for change in changes if change is not None]
+    if skills:
+        found["test/mean_skill"] = sum(skills) / len(skills)
+        found["test/better_than_persistence"] = sum(skill > 0 for skill in skills) / len(skills)
+    if changes:
+        found["test/mean_change_from_base"] = sum(changes) / len(changes)
+    return found
 
 
 def _keep(checkpoint: Checkpoint, result: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ __all__ = ["Check", "Report", "Severity", "Status"]
 
 Status = Literal["passed", "failed", "skipped"]
 Severity = Literal["error", "warning", "info"]
+_SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,23 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """JSON form: ``store``, ``passed``, ``checks``."""
         return {"store": self.store, "passed": self.passed, "checks": [asdict(check) for check in self.checks]}
+
+    def as_markdown(self) -> str:
+        """A page to read: the verdict, and one row for each check, failed ones first."""
+        verdict = "fit for use" if self.passed else "**not fit for use**"
+        rows = sorted(self.checks, key=lambda check: (check.status != "failed", _SEVERITIES.index(check.severity)))
+        lines = [
+            f"# Checks on {self.store}",
+            "",
+            f"{len(self.checks)} checks, {len([row for row in rows if row.status == 'failed'])} failed: {verdict}.",
+            "",
+            "| check | status | severity | variable | finding | what to do |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        return "\n".join([*lines, *(_row(check) for check in rows)]) + "\n"
+
+
+def _row(check: Check) -> str:
+    remedy = check.remedy if check.status == "failed" else ""
+    cells = (check.name, check.status, check.severity, check.variable or "", check.detail, remedy)
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -13,7 +13,7 @@ from kit.errors import KitError
 from kit.tracking.params import valid_key
 from kit.tracking.store import connect, resolve_uri, store_errors
 
-__all__ = ["attach", "run_folder_of"]
+__all__ = ["attach", "run_folder_of", "track_uri"]
 
 _logger = logging.getLogger(__name__)
 
@@ -24,8 +24,21 @@ def run_folder_of(checkpoint: Path) -> Path | None:
     return folder if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file() else None
 
 
-def attach(run: Path, *, metrics: Mapping[str, float | None] | None = None, figures: Iterable[Path] = ()) -> None:
-    """Add metrics and figures to the MLflow run of a run folder.
+def track_uri(run: Path) -> str | None:
+    """The setting ``track.uri`` of a run folder."""
+    config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    found: str | None = config.get("track", {}).get("uri")
+    return found
+
+
+def attach(
+    run: Path,
+    *,
+    metrics: Mapping[str, float | None] | None = None,
+    figures: Iterable[Path] = (),
+    files: Iterable[Path] = (),
+) -> None:
+    """Add metrics and files to the MLflow run of a run folder.
 
     A store that is away is a warning: the files in the run folder are the result.
 
@@ -33,20 +46,21 @@ def attach(run: Path, *, metrics: Mapping[str, float | None] | None = None, figu
         run: the run folder.
         metrics: values by name; None is left out.
         figures: files that go to the artifacts' folder ``figures``.
+        files: files that go beside it; one that is not there is left out.
     """
+    placed = [*((path, "figures") for path in figures), *((path, None) for path in files if path.exists())]
     try:
-        _attach(run.absolute(), metrics or {}, figures)
+        _attach(run.absolute(), metrics or {}, placed)
     except KitError as error:
         _logger.warning("not recorded in MLflow: %s", error)
 
 
-def _attach(run: Path, metrics: Mapping[str, float | None], figures: Iterable[Path]) -> None:
+def _attach(run: Path, metrics: Mapping[str, float | None], files: Iterable[tuple[Path, str | None]]) -> None:
     run_id = json.loads((run / "provenance.json").read_text(encoding="utf-8")).get("mlflow_run_id")
     if run_id is None:
         msg = f"{run}: the run has no MLflow run yet"
         raise KitError(msg)
-    config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
-    client = connect(resolve_uri(config.get("track", {}).get("uri"), run.parent), run.parent)
+    client = connect(resolve_uri(track_uri(run), run.parent), run.parent)
     from mlflow.entities import Metric
 
     moment = time.time_ns() // 10**6
@@ -54,5 +68,5 @@ def _attach(run: Path, metrics: Mapping[str, float | None], figures: Iterable[Pa
     with store_errors(f"MLflow run {run_id} does not take more"):
         for start in range(0, len(points), 1000):
             client.log_batch(run_id, metrics=points[start : start + 1000])
-        for figure in figures:
-            client.log_artifact(run_id, str(figure), "figures")
+        for path, folder in files:
+            client.log_artifact(run_id, str(path), folder)

@@ -31,38 +31,65 @@ class Outbox:
     """Collects points, and sends them in order from a thread of its own every few seconds.
 
     A point leaves the buffer only after ``send`` has returned, so nothing is lost while the store is away:
-    that is said once as a warning, and everything waits for the next attempt. ``put`` never waits.
+    that is said once as a warning, and everything waits for the next attempt. ``put`` never waits. What is put
+    where ``limit`` points wait already is left to whoever has the records, and counted.
 
     Args:
         send: takes at most 1000 points; raises ``KitError`` when the store did not take them, and must
             then accept the same points again.
         interval: least number of seconds between two attempts in the background.
+        limit: most points that wait, about 200 bytes each.
+
+    Attributes:
+        left_out: points that found no room.
     """
 
-    def __init__(self, send: Callable[[Sequence[Point]], None], interval: float) -> None:
+    def __init__(self, send: Callable[[Sequence[Point]], None], interval: float, limit: int = 1_000_000) -> None:
         self._send = send
         self._interval = interval
+        self._limit = limit
         self._due = time.monotonic() + interval
         self._waiting: list[Point] = []
         self._sending = threading.Lock()
         self._thread: threading.Thread | None = None
         self._away = False
+        self.left_out = 0
 
     def __len__(self) -> int:
         """Count the points that wait."""
         return len(self._waiting)
 
     def put(self, points: Iterable[Point]) -> None:
-        """Add points, and start sending in the background when it is time."""
-        self._waiting.extend(points)
-        if time.monotonic() >= self._due and (self._thread is None or not self._thread.is_alive()):
+        """Add points, and start sending in the background when it is time; any thread may."""
+        fresh = list(points)
+        room = max(0, self._limit - len(self._waiting))
+        self._waiting.extend(fresh[:room])
+        self.left_out += len(fresh[room:])
+        if time.monotonic() >= self._due:
+            self.send_soon()
+
+    def send_soon(self) -> None:
+        """Start sending in the background now, unless that goes on already."""
+        if self._thread is None or not self._thread.is_alive():
             self._due = time.monotonic() + self._interval
             # A new daemon thread each time: nothing to stop at the end, and a store that hangs holds up nobody's exit.
-            self._thread = threading.Thread(target=self.flush, name="tracking", daemon=True)
+            self._thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
             self._thread.start()
 
-    def flush(self) -> bool:
-        """Send everything that waits, now; return whether the store took it all."""
+    def flush(self, seconds: float | None = None) -> bool:
+        """Send everything that waits, now; return whether the store took it all.
+
+        Args:
+            seconds: wait no longer than this for a store that does not answer.
+        """
+        if seconds is None:
+            return self._deliver()
+        thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
+        thread.start()
+        thread.join(seconds)
+        return not thread.is_alive() and not self._waiting
+
+    def _deliver(self) -> bool:
         with self._sending:
             try:
                 while batch := self._waiting[:_BATCH]:
@@ -73,7 +100,9 @@ class Outbox:
                 return False
             if self._away:
                 self._away = False
-                _logger.info("the tracking store answers again; it has everything")
+                rest = f", except {self.left_out} values that found no room here" if self.left_out else ""
+                # As loud as the warning that it ends.
+                _logger.warning("the tracking store answers again and has everything that waited%s", rest)
             return True
 
     def _note_failure(self, error: KitError) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-__all__ = ["MASK", "is_secret_name", "scrub", "scrub_argv"]
+__all__ = ["MASK", "is_secret_name", "scrub", "scrub_argv", "without_user"]
 
 MASK = "***"
 """Stands where a secret was."""
@@ -16,6 +16,7 @@ _SECRET_PAIRS = frozenset({("access", "key"), ("api", "key"), ("private", "key")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
 _USER_INFO = re.compile(r"([a-z][a-z0-9+.-]{0,30}://)[^/\s'\"]+@", re.IGNORECASE)  # bounded: long texts stay cheap
+_SERVER = re.compile(rf"^(https?://){re.escape(MASK)}@", re.IGNORECASE)
 _QUERY = re.compile(
     r"([?&;][\w.-]*(?:access_?key|api_?key|credential|passw(?:or)?d|secret|sig|signature|token)=)[^&;\s'\"]+",
     re.IGNORECASE,
@@ -43,6 +44,14 @@ def scrub(text: str) -> str:
     text = _USER_INFO.sub(rf"\1{MASK}@", text)
     text = _QUERY.sub(rf"\1{MASK}", text)
     return _ISSUED.sub(rf"\1{MASK}", text)
+
+
+def without_user(address: str) -> str:
+    """Return the address of a server fit to be kept: without ``user:password@``, which variables may still supply.
+
+    The address of a database keeps a mask in its place, because it means nothing without them.
+    """
+    return _SERVER.sub(r"\1", scrub(address))
 
 
 def scrub_argv(argv: Sequence[str]) -> list[str]:

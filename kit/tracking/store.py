@@ -18,7 +18,7 @@ from kit.tracking.scrub import scrub
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["artifact_root", "connect", "environment", "resolve_uri", "sqlite_path", "store_errors"]
+__all__ = ["artifact_root", "connect", "environment", "reach", "resolve_uri", "sqlite_path", "store_errors"]
 
 _logger = logging.getLogger(__name__)
 
@@ -28,9 +28,20 @@ _REMOTE = ("http://", "https://", "databricks")
 _ALWAYS = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_CONFIGURE_LOGGING": "false"}
 # MLflow itself keeps trying for minutes; our buffer outlives a store that is away for a while.
 _UNLESS_SET = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+_MEANINGS = {
+    "NewConnectionError": "nothing listens there",
+    "NameResolutionError": "there is no machine of that name",
+    "Read timed out": "it does not answer",
+    "ConnectTimeoutError": "it does not answer",
+    "Connection reset by peer": "it broke the connection off",
+    "RemoteDisconnected": "it broke the connection off",
+    "error code 401": "it refuses without a user's name and password (401)",
+    "error code 403": "it refuses this user (403)",
 }
 
 
@@ -84,6 +95,28 @@ def connect(uri: str, run_dir: Path) -> MlflowClient:
             return MlflowClient(uri)
 
 
+def reach(uri: str, run_dir: Path) -> None:
+    """Ask a server for an answer, before a run spends any time; a database is opened when it is needed.
+
+    Raises:
+        KitError: the server does not answer, or refuses.
+    """
+    if not uri.startswith(_REMOTE):
+        return
+    client = connect(uri, run_dir)
+    local = f"sqlite:///{run_dir / 'mlflow.db'}"
+    try:
+        with store_errors(f"cannot reach the MLflow server {scrub(uri)}"):
+            client.search_experiments(max_results=1)
+    except KitError as error:
+        msg = (
+            f"{error}. Start it, correct track.uri or MLFLOW_TRACKING_URI, or record here with --track.uri {local}: "
+            "kit sync sends runs to a server later. MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are for a "
+            "server that asks who you are."
+        )
+        raise KitError(msg) from error
+
+
 @contextmanager
 def store_errors(what: str) -> Iterator[None]:
     """Turn MLflow's failures into a ``KitError`` that begins with ``what``."""
@@ -92,9 +125,19 @@ def store_errors(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
-        msg = f"{what}: {scrub(str(error))}"
+    except (MlflowException, SQLAlchemyError, OSError) as error:  # an HTTP status of an artifact is an OSError
+        told = scrub(_reason(error))
+        msg = f"{what}: {told.removesuffix('.')}"
         raise KitError(msg) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the layers of libraries around it."""
+    text = str(error)
+    for sign, meaning in _MEANINGS.items():
+        if sign in text:
+            return meaning
+    return text
 
 
 def _create_database(database: Path, artifacts: str) -> None:

@@ -1,16 +1,19 @@
-"""One MLflow run, each metric in it exactly once, whatever happens to the process."""
+"""One MLflow run, each metric in it exactly once, whatever happens to the process or to the server."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kit.errors import KitError
+from kit.tracking.artifacts import link_into, local_folder
 from kit.tracking.outbox import Outbox, Point
 from kit.tracking.params import fit_value, flatten, valid_key
+from kit.tracking.runs import MissingRunError, get_run, make_run
 from kit.tracking.scrub import scrub
 from kit.tracking.store import artifact_root, connect, resolve_uri, store_errors
 
@@ -25,15 +28,12 @@ _logger = logging.getLogger(__name__)
 RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
 
 _FLUSH_SECONDS = 5.0
+_CLOSE_SECONDS = 30.0
+"""How long the end of a run waits for a store that does not answer."""
 _PARAMS_PER_REQUEST = 100
+_MANY = 50_000
 _MAX_TAG = 8000
-_KEY_TAG = "kit.run_key"
-# Without it MLflow's page opens with what it has for chat applications.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-
-
-class MissingRunError(KitError):
-    """The MLflow run to go on with is not in the store, or was deleted there."""
+_NOTE = "mlflow.note.content"
 
 
 class Record(NamedTuple):
@@ -45,6 +45,12 @@ class Record(NamedTuple):
     """Milliseconds since 1970-01-01 UTC."""
 
 
+class _Description(NamedTuple):
+    params: Mapping[str, object]
+    tags: Mapping[str, str]
+    dataset: Mapping[str, str] | None
+
+
 class Tracker:
     """Writes one MLflow run. Make one with ``start``.
 
@@ -53,12 +59,20 @@ class Tracker:
     ``metrics.jsonl`` before it calls ``log``, so that the file always holds at least what MLflow holds.
     """
 
-    def __init__(self, client: MlflowClient, run: Run, uri: str) -> None:
+    def __init__(
+        self, client: MlflowClient, run_id: str, uri: str, description: _Description, folder: Path | None
+    ) -> None:
         self._client = client
-        self.run_id: str = run.info.run_id
+        self.run_id = run_id
         """MLflow's id of the run."""
         self.uri = scrub(uri)
         """The store's address, without credentials: fit for the screen."""
+        self._description = description
+        self._folder = folder
+        self._joined = False
+        self._artifacts: Path | None = None
+        self._lost = False
+        self._unsent: list[str] = []
         self._names: dict[str, str] = {}
         self._stored: dict[str, frozenset[int]] = {}
         self._outbox = Outbox(self._send, _FLUSH_SECONDS)
@@ -73,8 +87,11 @@ class Tracker:
         run_name: str,
         params: Mapping[str, object],
         tags: Mapping[str, str],
+        dataset: Mapping[str, str] | None = None,
         run_id: str | None = None,
         run_key: str | None = None,
+        folder: Path | None = None,
+        started_ms: int | None = None,
     ) -> Tracker:
         """Start a run, or go on with one.
 
@@ -85,11 +102,14 @@ class Tracker:
             run_name: shown in MLflow; need not be unique.
             params: the resolved settings, nested or flat; secrets are left out. A parameter that a reopened
                 run has already keeps its first value.
-            tags: set anew at every start.
-            run_id: go on with this run.
+            tags: set anew at every start, but for the description, which a person may have changed.
+            dataset: what the run reads: MLflow's fields of a data set.
+            run_id: go on with this run. A store that is away is a warning then: everything waits until it answers.
             run_key: a random text that the caller wrote into the run folder before its first call. Without
                 ``run_id``, the run of the experiment that carries this key is taken up, if there is one: a
                 process killed between the making of the run and the saving of its id leaves no second run.
+            folder: the run folder, from which ``kit sync`` can send what does not arrive.
+            started_ms: when a new run began, in milliseconds since 1970-01-01 UTC; by default now.
 
         Raises:
             MissingRunError: the store lacks run ``run_id``.
@@ -97,19 +117,16 @@ class Tracker:
         """
         address = resolve_uri(uri, run_dir)
         client = connect(address, run_dir)
-        key_tag = {_KEY_TAG: run_key} if run_key else {}
+        description = _Description(params, tags, dataset)
+        if run_id is not None:
+            tracker = cls(client, run_id, address, description, folder)
+            tracker._try_to_join()
+            return tracker
         with store_errors(f"cannot start a run in the MLflow store {scrub(address)}"):
-            if run_id is not None:
-                run, is_new = _get_run(client, run_id, scrub(address)), False
-            else:
-                experiment_id = _experiment(client, experiment, artifact_root(address, run_dir))
-                found = _find_run(client, experiment_id, run_key)
-                run = found or client.create_run(experiment_id, run_name=run_name, tags=key_tag)
-                is_new = found is None
-            tracker = cls(client, run, address)
-            tracker._describe(params, tags, run.data.params)
-            if not is_new:
-                tracker._take_up(run)
+            root = artifact_root(address, run_dir)
+            run = make_run(client, experiment, root, run_name, run_key, started_ms)
+            tracker = cls(client, run.info.run_id, address, description, folder)
+            tracker._join(run)
         return tracker
 
     def log(self, step: int, metrics: Mapping[str, float], time_ms: int) -> None:
@@ -135,41 +152,95 @@ class Tracker:
             records: in the order of the file.
         """
         seen: set[tuple[str, int]] = set()
-        missing: list[Point] = []
+        sending = self._joined
         for record in records:
-            for point in self._points(*record):
-                if (point.key, point.step) not in seen:
-                    seen.add((point.key, point.step))
-                    missing.append(point)
-        self._outbox.put(missing)
-        self.flush()
-        return len(missing)
+            missing = [point for point in self._points(*record) if (point.key, point.step) not in seen]
+            seen.update((point.key, point.step) for point in missing)
+            self._outbox.put(missing)
+            if sending and len(self._outbox) >= _MANY:
+                sending = self.flush()
+        if sending:
+            self.flush()
+        return len(seen)
 
-    def flush(self) -> bool:
-        """Send everything that waits and return whether the store took it; for checkpoints and the end."""
-        return self._outbox.flush()
+    def flush(self, seconds: float | None = None) -> bool:
+        """Send everything that waits, for at most so many seconds; return whether the store took it."""
+        return self._outbox.flush(seconds)
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file, or the contents of a folder, into ``folder`` of the run's artifacts."""
+    def send_soon(self) -> None:
+        """Send what waits, in the background; for checkpoints, which wait for no server."""
+        self._outbox.send_soon()
+
+    def artifact(self, path: Path, folder: str | None = None, *, link: bool = False) -> None:
+        """Copy a file, or the contents of a folder, into ``folder`` of the run's artifacts.
+
+        Once the store does not answer, no further one is tried: the end of a run waits for it once, not for each file.
+
+        Args:
+            path: what to copy.
+            folder: where to; by default the artifacts' root.
+            link: in a store on this disk, make hard links instead; for large files that never change.
+        """
+        if not self._lost:
+            try:
+                with store_errors(f"MLflow did not take the artifact {path}"):
+                    self._put(path, folder, link=link)
+                return
+            except KitError as error:
+                _logger.warning("%s; the file itself is unharmed", error)
+                self._lost = not self._within(lambda: self._client.get_run(self.run_id))
+        self._unsent.append(path.name)
+
+    def _put(self, path: Path, folder: str | None, *, link: bool) -> None:
+        if link and self._artifacts is not None:
+            link_into(path, self._artifacts / (folder or ""))
+            return
         upload = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        try:
-            with store_errors(f"MLflow did not take the artifact {path}"):
-                upload(self.run_id, str(path), folder)
-        except KitError as error:
-            _logger.warning("%s; the file itself is unharmed", error)
+        upload(self.run_id, str(path), folder)
 
-    def finish(self, status: RunStatus) -> None:
-        """Send what waits and close the run; a later ``start`` with its id opens it again."""
-        if not self.flush():
-            left = len(self._outbox)
-            _logger.warning(
-                "%d values never reached %s; metrics.jsonl has them, a resumed run sends them", left, self.uri
-            )
-        try:
-            with store_errors(f"cannot close MLflow run {self.run_id} at {self.uri}"):
-                self._client.set_terminated(self.run_id, status)
-        except KitError as error:
-            _logger.warning("%s", error)
+    def settle(self) -> None:
+        """Send what waits before the artifacts of a run that ends; without an answer, they are not tried."""
+        self._lost = not self.flush(_CLOSE_SECONDS)
+
+    def finish(self, status: RunStatus | None, ended_ms: int | None = None) -> bool:
+        """Send what waits and close the run; a later ``start`` with its id opens it again.
+
+        Args:
+            status: how it ended; None leaves it open.
+            ended_ms: when, in milliseconds since 1970-01-01 UTC; by default now.
+
+        Returns:
+            Whether the store has everything.
+        """
+        if not self._lost:
+            self.settle()
+        if not self._lost and status is not None:
+            self._lost = not self._within(lambda: self._client.set_terminated(self.run_id, status, ended_ms))
+        values = len(self._outbox) + self._outbox.left_out
+        missing = [f"{values:,} values"] if values else []
+        missing += [", ".join(self._unsent)] if self._unsent else []
+        missing += ["how it ended"] if self._lost and not missing else []
+        if missing:
+            where = f"{self._folder} has them; kit sync {self._folder} sends them" if self._folder else "they are lost"
+            _logger.warning("%s never got of run %s: %s; %s", self.uri, self.run_id, " and ".join(missing), where)
+        return not missing
+
+    def _within(self, call: Callable[[], object]) -> bool:
+        """Whether the store did what it was asked for in time."""
+        done: list[bool] = []
+
+        def ask() -> None:
+            try:
+                with store_errors(f"the MLflow store {self.uri} does not take run {self.run_id}"):
+                    call()
+                done.append(True)
+            except KitError as error:
+                _logger.warning("%s", error)
+
+        thread = threading.Thread(target=ask, name="tracking", daemon=True)
+        thread.start()
+        thread.join(_CLOSE_SECONDS)
+        return bool(done)
 
     def _points(self, step: int, metrics: Mapping[str, float], time_ms: int) -> Iterator[Point]:
         for name, value in metrics.items():
@@ -184,21 +255,47 @@ class Tracker:
         from mlflow.entities import Metric
 
         with store_errors(f"the MLflow store {self.uri} does not take metrics"):
-            metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
+            if not self._joined:
+                self._join(get_run(self._client, self.run_id, self.uri))
+            # Those that were put before it was known what the run has.
+            new = [point for point in points if point.step not in self._stored.get(point.key, ())]
+            metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in new]
             self._client.log_batch(self.run_id, metrics=metrics)
 
-    def _describe(self, params: Mapping[str, object], tags: Mapping[str, str], known: Mapping[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
+    def _try_to_join(self) -> None:
+        try:
+            with store_errors(f"the MLflow store {self.uri} is away"):
+                self._join(get_run(self._client, self.run_id, self.uri))
+        except MissingRunError:
+            raise
+        except KitError as error:
+            _logger.warning("%s; the run goes on, and what there is to tell waits", error)
 
+    def _join(self, run: Run) -> None:
+        """Say what the run is, and learn which steps it has."""
+        self._describe(run)
+        if run.data.metrics or run.info.status != "RUNNING":
+            self._take_up(run)
+        self._artifacts = local_folder(run.info.artifact_uri)
+        self._joined = True
+
+    def _describe(self, run: Run) -> None:
+        from mlflow.entities import Dataset, DatasetInput, Param, RunTag
+
+        params, tags, dataset = self._description
+        known = run.data.params
         named = {valid_key(key): fit_value(value) for key, value in flatten(params).items()}
         differing = sorted(key for key, value in named.items() if known.get(key, value) != value)
         if differing:
             _logger.info("MLflow run %s keeps its first values of %s", self.run_id, ", ".join(differing))
-        labels = [RunTag(valid_key(key), scrub(value)[:_MAX_TAG]) for key, value in tags.items()]
+        kept = {_NOTE} & run.data.tags.keys()
+        labels = [RunTag(valid_key(key), scrub(tags[key])[:_MAX_TAG]) for key in tags if key not in kept]
         self._client.log_batch(self.run_id, tags=labels)
         fresh = iter([Param(key, value) for key, value in named.items() if key not in known])
         while batch := list(islice(fresh, _PARAMS_PER_REQUEST)):
             self._client.log_batch(self.run_id, params=batch)
+        if dataset and not run.inputs.dataset_inputs:
+            self._client.log_inputs(self.run_id, [DatasetInput(Dataset(**dataset))])
 
     def _take_up(self, run: Run) -> None:
         """Open the run again and learn which steps it has."""
@@ -207,50 +304,3 @@ class Tracker:
         for key in run.data.metrics:
             steps = frozenset(point.step for point in self._client.get_metric_history(self.run_id, key))
             self._stored[key] = same.setdefault(steps, steps)
-
-
-def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """Return the id of an experiment, making it if need be; two processes may do so at once."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
-        except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        msg = (
-            f"MLflow experiment {name!r} was deleted. Restore it with `mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}`, or set track.experiment to another name."
-        )
-        raise KitError(msg)
-    return str(found.experiment_id)
-
-
-def _find_run(client: MlflowClient, experiment_id: str, run_key: str | None) -> Run | None:
-    if run_key is None:
-        return None
-    runs = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{run_key}'", max_results=1)
-    return runs[0] if runs else None
-
-
-def _get_run(client: MlflowClient, run_id: str, address: str) -> Run:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        msg = (
-            f"MLflow run {run_id} is not in {address}. Point track.uri or MLFLOW_TRACKING_URI at the store that "
-            "the run began in."
-        )
-        raise MissingRunError(msg) from error
-    if run.info.lifecycle_stage != "active":
-        msg = f"MLflow run {run_id} in {address} was deleted. Restore it with `mlflow runs restore --run-id {run_id}`."
-        raise MissingRunError(msg)
-    return run

@@ -27,6 +27,7 @@ __all__ = ["serve"]
 _logger = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
+_WHERE = 'runs and their curves are under "Model training", at its top left'
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 
@@ -49,7 +50,8 @@ def serve(uri: str | None, run_dir: Path, port: int) -> None:
         server = _start(address, run_dir, port, output)
         try:
             _wait_until_ready(server, port, output)
-            _logger.info("MLflow shows %s at http://%s:%d (Ctrl-C ends it)", scrub(address), _HOST, port)
+            page = f"http://{_HOST}:{port}"
+            _logger.info("MLflow shows %s at %s (Ctrl-C ends it); %s", scrub(address), page, _WHERE)
             code = server.wait()
         except KeyboardInterrupt:
             return
@@ -84,11 +86,12 @@ def _check_port(port: int) -> None:
 
 def _start(address: str, run_dir: Path, port: int, output: IO[str]) -> subprocess.Popen[str]:
     """Start the server in a process group of its own, so that ending it ends its workers too."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address]
-    command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port), "--workers", "1"]
     if root := artifact_root(address, run_dir):
         command += ["--default-artifact-root", root]
-    variables = os.environ | environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Other users of the machine see a command line, and a database's address may hold a password.
+    store = {"MLFLOW_BACKEND_STORE_URI": address, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    variables = os.environ | environment() | store
     return subprocess.Popen(command, stdout=output, stderr=output, env=variables, text=True, start_new_session=True)
 
 

@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "qa.json"
 
     @property
+    def quality_page(self) -> Path:
+        """The same, to be read."""
+        return self.path / "qa.md"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -47,6 +52,16 @@ class RunFolder:
     def activations(self) -> Path:
         """What modules put out, one JSON object for each step that was looked at."""
         return self.path / "activations.jsonl"
+
+    @property
+    def system(self) -> Path:
+        """What the machine was doing, one JSON object a sample."""
+        return self.path / "system.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        """What a tracking store is told of the run, and how it ended."""
+        return self.path / "tracking.json"
 
     @property
     def log(self) -> Path:
@@ -132,9 +147,10 @@ class RunFolder:
         """Write resolved settings as TOML; an absent value is left out, or is ``none`` where it means something."""
         write_atomically(self.config, tomli_w.dumps(_without_none(settings)))
 
-    def write_quality(self, report: Mapping[str, Any]) -> None:
-        """Write the report of the checks on the data."""
+    def write_quality(self, report: Mapping[str, Any], page: str) -> None:
+        """Write the report of the checks on the data, for machines and for people."""
         write_atomically(self.quality, json.dumps(report, indent=2) + "\n")
+        write_atomically(self.quality_page, page)
 
     def write_trains(self, report: Mapping[str, Any]) -> None:
         """Write what trains, and what is known of whether it did."""
@@ -148,9 +164,14 @@ class RunFolder:
         """
         record: dict[str, Any] = {"run_key": uuid.uuid4().hex, **made_of}
         if self.provenance.exists():
-            record = json.loads(self.provenance.read_text(encoding="utf-8"))
+            record = self.read_provenance()
             record.setdefault("resumed", []).append(dict(made_of))
         self.write_provenance(record)
+        return record
+
+    def read_provenance(self) -> dict[str, Any]:
+        """The whole record."""
+        record: dict[str, Any] = json.loads(self.provenance.read_text(encoding="utf-8"))
         return record
 
     def write_provenance(self, record: Mapping[str, Any]) -> None:
@@ -158,7 +179,7 @@ class RunFolder:
         write_atomically(self.provenance, json.dumps(record, indent=2) + "\n")
 
 
-_MEANINGFUL_NONE = ("clip", "check_after")
+_MEANINGFUL_NONE = ("clip", "check_after", "system_seconds")
 
 
 def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
