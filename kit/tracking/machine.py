@@ -35,11 +35,15 @@ def watching(folder: RunFolder, tracker: Tracker, seconds: float | None, gpus: S
         yield
         return
     numbers = count(len(earlier))
+    held: list[Record] = []
 
     def keep(values: dict[str, float]) -> None:
         line = {"step": next(numbers), "time_ms": time.time_ns() // 10**6, **values}
         log.append(line)
-        tracker.log(line["step"], system_values(line), line["time_ms"])
+        held.append(Record(line["step"], system_values(line), line["time_ms"]))
+        # MLflow's page of two runs opens with the metric that came first: a loss, not the CPU.
+        while held and folder.metrics.exists():
+            tracker.log(*held.pop(0))
 
     monitor = SystemMonitor(Probe(folder.path, gpus), keep, seconds)
     monitor.start()

@@ -46,7 +46,10 @@ class Probe:
         self._process = psutil.Process()
         self._network = psutil.net_io_counters()
         self._gpus = _handles(gpus)
-        psutil.cpu_percent()  # from now on, since the previous call
+
+    def begin(self) -> None:
+        """Count CPU time from now on; in the thread that samples, because psutil keeps a count for each."""
+        psutil.cpu_percent()
         self._process.cpu_percent()
 
     def sample(self) -> dict[str, float]:
@@ -141,6 +144,7 @@ class SystemMonitor:
     def _run(self) -> None:
         wait = min(_FIRST_SECONDS, self._seconds)
         try:
+            self._probe.begin()
             while not self._stopped.wait(wait):
                 self._keep(self._probe.sample())
                 wait = self._seconds
