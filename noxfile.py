@@ -113,6 +113,13 @@ def sample(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """Take the manual's pictures of the tracking page again; needs Chromium. -- FOLDER keeps the runs there."""
+    install(session)
+    session.run("python", "ci/screenshots.py", *session.posargs)
+
+
+@nox.session(default=False)
 def pretrain(session: nox.Session) -> None:
     """Pretrain the embedded tiny Aurora again, and record its hash."""
     install(session)

@@ -100,7 +100,7 @@ def take(browser: Browser, runs: list[str]) -> None:
     browser.run(TO_PARAMETERS)
     save(browser, "tracking-compare.png")
 
-    browser.go(f"{URL}/#/experiments/1/runs/{runs[0]}/system-metrics", says("process_memory_megabytes"))
+    browser.go(f"{URL}/#/experiments/1/runs/{runs[0]}/system-metrics", says("disk_usage_percentage"))
     save(browser, "tracking-system.png")
 
     browser.go(f"{URL}/#/experiments/1/runs/{runs[0]}/artifacts/qa.md", says("17 checks"))

@@ -25,7 +25,13 @@ _logger = logging.getLogger(__name__)
 _SQLITE = "sqlite:///"
 _LOCK_SECONDS = 120
 _REMOTE = ("http://", "https://", "databricks")
-_ALWAYS = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_CONFIGURE_LOGGING": "false"}
+_ALWAYS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    # The end of a run prints its address otherwise, with the password that track.uri may hold.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 # MLflow itself keeps trying for minutes; our buffer outlives a store that is away for a while.
 _UNLESS_SET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",

@@ -189,7 +189,7 @@ class Tracker:
             except KitError as error:
                 _logger.warning("%s; the file itself is unharmed", error)
                 self._lost = not self._within(lambda: self._client.get_run(self.run_id))
-        self._unsent.append(path.name)
+        self._unsent.append(folder or path.name)
 
     def _put(self, path: Path, folder: str | None, *, link: bool) -> None:
         if link and self._artifacts is not None:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from kit.tracking.store import environment
 
-__all__ = ["Server", "free_port", "silence"]
+__all__ = ["Gate", "Server", "free_port", "silence"]
 
 
 def free_port() -> int:
@@ -38,13 +39,13 @@ class Server:
         self.folder = folder
         self.store = f"sqlite:///{folder / 'server.db'}"
         shutil.copy(database, folder / "server.db")
-        self._port = free_port()
-        self.uri = f"http://127.0.0.1:{self._port}"
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, or start it again at the same address."""
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        """Start it."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.store, "--workers", "1", "--serve-artifacts"]
         command += ["--artifacts-destination", (self.folder / "artifacts").as_uri()]
         variables = os.environ | environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -70,6 +71,51 @@ class Server:
         if self._process is not None:
             self.signal(9)
             self._process.wait(30)
+
+
+class Gate:
+    """An address through which a server is reached until it is shut: then nothing listens there, as when it is gone.
+
+    Args:
+        port: of the server.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._behind = port
+        self._port = free_port()
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._listener: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
+
+    def open(self) -> None:
+        """Let connections through."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def shut(self) -> None:
+        """Break all connections, and take no more."""
+        for each in [self._listener, *self._sockets]:
+            if each is not None:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+        self._sockets.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                outer = listener.accept()[0]
+                inner = socket.create_connection(("127.0.0.1", self._behind))
+                self._sockets += [outer, inner]
+                for pair in ((outer, inner), (inner, outer)):
+                    threading.Thread(target=_pump, args=pair, daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
 
 
 @contextmanager

@@ -77,3 +77,39 @@ def test_nothing_is_lost_while_the_store_is_away(caplog: pytest.LogCaptureFixtur
     assert taken == points(3)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]  # once each, not at every attempt
     assert "the store is away; training goes on, 3 values wait" in caplog.text
+
+
+def test_a_store_that_hangs_is_waited_for_so_long_and_no_longer() -> None:
+    release = threading.Event()
+
+    def hang(batch: Sequence[Point]) -> None:
+        release.wait(10)
+
+    outbox = Outbox(hang, interval=60)
+    outbox.put(points(1))
+    began = time.perf_counter()
+    assert not outbox.flush(0.1)
+    assert time.perf_counter() - began < 2
+    release.set()
+    assert outbox.flush(10)
+
+
+def test_what_finds_no_room_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[Point] = []
+    away = [True]
+
+    def send(batch: Sequence[Point]) -> None:
+        if away:
+            msg = "the store is away"
+            raise KitError(msg)
+        taken.extend(batch)
+
+    outbox = Outbox(send, interval=60, limit=3)
+    outbox.put(points(2))
+    outbox.put(points(4, first=2))
+    assert not outbox.flush()
+    assert (len(outbox), outbox.left_out) == (3, 3)
+    away.clear()
+    assert outbox.flush()
+    assert taken == points(3)
+    assert "has everything that waited, except 3 values that found no room" in caplog.text

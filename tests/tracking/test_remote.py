@@ -17,7 +17,7 @@ from kit.tracking.store import connect, reach
 from kit.tracking.sync import sync
 from kit.tracking.tracker import MissingRunError, Tracker
 from kit.train.run_folder import MetricsLog, RunFolder
-from tests.tracking.servers import Server, silence
+from tests.tracking.servers import Gate, Server, silence
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,10 @@ def begin(uri: str, run_dir: Path, **more: object) -> Tracker:
     return Tracker.start(**{**arguments, **more})  # type: ignore[arg-type]
 
 
-def test_a_server_takes_all_of_a_run_once(server: Server, run: RunFolder) -> None:
-    told = sync(run.path, server.uri)
+def test_a_server_takes_all_of_a_run_once(server: Server, run: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
+    told = sync(run.path, server.uri.replace("//", "//ann:pa55@"))
+    assert "pa55" not in "".join([*capfd.readouterr(), *map(str, told.values())])
+    told["store"] = server.uri
     assert told["values"] == 5
     assert sync(run.path, server.uri) == {**told, "values": 0}
     client: MlflowClient = connect(server.store, Path())
@@ -97,26 +99,24 @@ def test_what_a_person_wrote_about_a_run_stays(server: Server, run: RunFolder) -
 
 
 def test_a_lost_server_is_said_once_and_gets_everything_when_it_is_back(
-    tmp_path: Path, empty_database: Path, caplog: pytest.LogCaptureFixture
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = Server(tmp_path, empty_database)
-    server.start()
-    try:
-        run = begin(server.uri, tmp_path)
-        run.log(1, {"loss": 1.0}, 1001)
-        assert run.flush()
-        server.kill()
-        for step in (2, 3):
-            run.log(step, {"loss": 1.0 / step}, 1000 + step)
-            assert not run.flush()
-        assert caplog.text.count("WARNING") == 1
-        assert "nothing listens there; training goes on, 1 values wait" in caplog.text
-        server.start()
-        assert run.finish("FINISHED")
-        assert "answers again and has everything that waited" in caplog.text
-        assert losses(server.store, run.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    finally:
-        server.kill()
+    gate = Gate(server.port)
+    gate.open()
+    run = begin(gate.uri, tmp_path)
+    run.log(1, {"loss": 1.0}, 1001)
+    assert run.flush()
+    gate.shut()
+    for step in (2, 3):
+        run.log(step, {"loss": 1.0 / step}, 1000 + step)
+        assert not run.flush()
+    assert caplog.text.count("WARNING") == 1
+    assert "nothing listens there; training goes on, 1 values wait" in caplog.text
+    gate.open()
+    assert run.finish("FINISHED")
+    gate.shut()
+    assert "answers again and has everything that waited" in caplog.text
+    assert losses(server.store, run.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
 def test_a_run_ends_in_time_beside_a_server_that_hangs_and_is_sent_later(
@@ -136,7 +136,7 @@ def test_a_run_ends_in_time_beside_a_server_that_hangs_and_is_sent_later(
         assert time.monotonic() - began < 6
     finally:
         server.signal(signal.SIGCONT)
-    assert f"1 values and config.toml, best; {run.path} has them; kit sync {run.path} sends them" in caplog.text
+    assert f"1 values and config.toml, checkpoint; {run.path} has them; kit sync {run.path} sends them" in caplog.text
     assert sync(run.path, server.uri)["mlflow_run_id"] == hung.run_id
     assert losses(server.uri, hung.run_id, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert connect(server.uri, Path()).get_run(hung.run_id).info.status == "FINISHED"

@@ -134,10 +134,10 @@ def test_a_store_that_fails_never_ends_the_run(
     tracker = start()
     tracker.log(*record(1))
     client_of(run_dir).delete_run(tracker.run_id)
+    tracker.settle()
     tracker.artifact(run_dir / "mlflow.db")
-    tracker.finish("FINISHED")
-    assert "2 values never reached" in caplog.text
-    assert "metrics.jsonl has them" in caplog.text
+    assert not tracker.finish("FINISHED")
+    assert f"never got of run {tracker.run_id}: 2 values and mlflow.db; they are lost" in caplog.text
 
 
 def test_a_run_key_finds_the_run_whose_id_was_never_saved(start: StartRun, run_dir: Path) -> None:
