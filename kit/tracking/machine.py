@@ -38,9 +38,10 @@ def watching(folder: RunFolder, tracker: Tracker, seconds: float | None, gpus: S
     held: list[Record] = []
 
     def keep(values: dict[str, float]) -> None:
-        line = {"step": next(numbers), "time_ms": time.time_ns() // 10**6, **values}
+        step, moment = next(numbers), time.time_ns() // 10**6
+        line = {"step": step, "time_ms": moment, **values}
         log.append(line)
-        held.append(Record(line["step"], system_values(line), line["time_ms"]))
+        held.append(Record(step, system_values(line), moment))
         # MLflow's page of two runs opens with the metric that came first: a loss, not the CPU.
         while held and folder.metrics.exists():
             tracker.log(*held.pop(0))

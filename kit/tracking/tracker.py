@@ -294,7 +294,7 @@ class Tracker:
         fresh = iter([Param(key, value) for key, value in named.items() if key not in known])
         while batch := list(islice(fresh, _PARAMS_PER_REQUEST)):
             self._client.log_batch(self.run_id, params=batch)
-        if dataset and not run.inputs.dataset_inputs:
+        if dataset and not (run.inputs and run.inputs.dataset_inputs):
             self._client.log_inputs(self.run_id, [DatasetInput(Dataset(**dataset))])
 
     def _take_up(self, run: Run) -> None:

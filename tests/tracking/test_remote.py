@@ -82,6 +82,7 @@ def test_a_server_takes_all_of_a_run_once(server: Server, run: RunFolder, capfd:
     assert found.data.params == {"train.steps": "3"}
     assert found.data.tags["mlflow.note.content"] == "told"
     assert (found.info.status, found.info.start_time, found.info.end_time) == ("FINISHED", 1000, 5000)
+    assert found.inputs is not None
     assert [item.dataset.name for item in found.inputs.dataset_inputs] == ["sample"]
     assert losses(server.uri, found.info.run_id, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert losses(server.uri, found.info.run_id, "system/cpu_utilization_percentage") == [(0, 50.0), (1, 50.0)]
