@@ -13,7 +13,7 @@ from pydantic_settings import SettingsError as SourceError
 
 from kit.config import command_line_layer, explain_unknown, together
 from kit.errors import SettingsError
-from kit.schema import leaves
+from kit.schema import leaves, section_of
 
 __all__ = ["parse"]
 
@@ -77,7 +77,7 @@ def _refuse_unknown(model: type[BaseModel], arguments: Iterable[str]) -> None:
     """Refuse options that the command lacks; ``argparse`` itself would accept any unambiguous beginning."""
     keys = leaves(model)
     sections = [name for name in model.model_fields if name not in keys]
-    toggles = [f"no-{name}" for name, field in model.model_fields.items() if field.default is True]
+    toggles = [f"no-{key}" for key in keys if _default(model, key) is True]
     names = (argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--"))
     layer = command_line_layer({}, model)
     faults = [
@@ -87,6 +87,14 @@ def _refuse_unknown(model: type[BaseModel], arguments: Iterable[str]) -> None:
     ]
     if faults:
         raise SettingsError(together(faults))
+
+
+def _default(model: type[BaseModel], key: str) -> Any:
+    """The default of a setting, by its dotted key."""
+    parent, _, name = key.rpartition(".")
+    section = section_of(model, parent) if parent else model
+    field = section.model_fields.get(name) if section else None
+    return field.default if field else None
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -174,6 +174,8 @@ def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.
         (["finetune", "--train.step=20"], "unknown setting --train.step (from the command line)"),
         (["finetune", "--train.st", "20"], "unknown setting --train.st (from"),
         (["finetune", "--no-jsn"], "unknown setting --no-jsn"),
+        (["finetune", "--no-track.uri"], "unknown setting --no-track.uri"),
+        (["sync", "nowhere"], "expected the folder of a run, with tracking.json"),
         (["finetune", "--train.steps"], "--train.steps: expected one argument; see kit finetune --help"),
         (
             ["finetune", "--train.steps", "0"],

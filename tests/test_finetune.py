@@ -153,7 +153,7 @@ def wait_for_steps(run: Path, process: subprocess.Popen[bytes], steps: int) -> N
         time.sleep(0.01)
 
 
-def mlflow_steps(run: Path) -> dict[str, list[int]]:
+def mlflow_steps(run: Path, *more: str) -> dict[str, list[int]]:
     """Steps of some metrics of the one MLflow run of an experiment."""
     from kit.tracking.store import connect
 
@@ -163,7 +163,7 @@ def mlflow_steps(run: Path) -> dict[str, list[int]]:
     assert len(found) == 1
     return {
         key: [point.step for point in client.get_metric_history(found[0].info.run_id, key)]
-        for key in ("train/loss", "valid/loss", "train/grad_norm/decoder.surf_heads")
+        for key in ("train/loss", "valid/loss", "train/grad_norm/decoder.surf_heads", *more)
     }
 
 
@@ -501,3 +501,15 @@ def test_a_tracking_store_that_cannot_be_opened_leaves_the_name_free(store: Path
     with pytest.raises(KitError, match="MLflow"):
         finetune(settings(store, run_dir, track={"uri": "nonsense://nowhere"}))
     assert not (run_dir / "first").exists()
+
+
+def test_the_machine_is_watched_and_the_end_is_kept(store: Path, run_dir: Path) -> None:
+    run = {"dir": run_dir, "name": "watched"}
+    finetune(settings(store, run_dir, run=run, track={"system_seconds": 0.05}))
+    account = json.loads((run_dir / "watched" / "tracking.json").read_text())
+    assert (account["status"], account["experiment"]) == ("FINISHED", "kit")
+    assert "**data**" in account["tags"]["mlflow.note.content"]
+    samples = [json.loads(line) for line in (run_dir / "watched" / "system.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == list(range(len(samples)))
+    steps = mlflow_steps(run_dir / "watched", "system/process_memory_megabytes")
+    assert steps["system/process_memory_megabytes"] == [sample["step"] for sample in samples]

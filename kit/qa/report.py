@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 __all__ = ["Check", "Report", "Severity", "Status"]
@@ -53,7 +54,7 @@ class Report:
         verdict = "fit for use" if self.passed else "**not fit for use**"
         rows = sorted(self.checks, key=lambda check: (check.status != "failed", _SEVERITIES.index(check.severity)))
         lines = [
-            f"# Checks on {self.store}",
+            f"# Checks on {Path(self.store).name}",
             "",
             f"{len(self.checks)} checks, {len([row for row in rows if row.status == 'failed'])} failed: {verdict}.",
             "",

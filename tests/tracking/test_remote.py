@@ -214,3 +214,28 @@ def test_the_users_name_and_password_are_not_kept() -> None:
     assert without_user("https://ann:pa55@host:5000/mlflow") == "https://host:5000/mlflow"
     assert without_user("postgresql://ann:pa55@host/db") == "postgresql://***@host/db"
     assert without_user("sqlite:///runs/mlflow.db") == "sqlite:///runs/mlflow.db"
+
+
+def test_a_password_in_the_address_is_kept_nowhere(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from kit.finetune import finetune
+    from kit.settings import Settings
+    from tests.factories import synthetic_store
+
+    given = {
+        "run": {"name": "secret", "dir": tmp_path / "runs"},
+        "data": {"store": str(synthetic_store(tmp_path / "store", times=16).path)},
+        "model": {"weights": "random"},
+        "train": {"steps": 2},
+        "track": {"uri": server.uri.replace("//", "//ann:pa55word@")},
+    }
+    result = finetune(Settings.model_validate(given))
+    run = tmp_path / "runs" / "secret"
+    assert f'uri = "{server.uri}"' in (run / "config.toml").read_text()
+    kept = [file for folder in (run, server.folder) for file in folder.rglob("*") if file.is_file()]
+    assert run / "checkpoints" / "last" / "kit.json" in kept
+    assert not [file for file in kept if b"pa55word" in file.read_bytes()]
+    assert "pa55word" not in "".join(capfd.readouterr())
+    assert losses(server.uri, result["mlflow_run_id"], "train/loss")[-1][0] == 2
+    assert sync(run)["values"] == 0
