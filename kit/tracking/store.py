@@ -143,7 +143,7 @@ def _reason(error: Exception) -> str:
     for sign, meaning in _MEANINGS.items():
         if sign in text:
             return meaning
-    return text
+    return text.partition("\n[SQL:")[0]
 
 
 def _create_database(database: Path, artifacts: str) -> None:
