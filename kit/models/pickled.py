@@ -115,13 +115,21 @@ def _aside(file: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], st
 
 
 def _unreadable(file: Path, error: Exception) -> str:
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    found = f"it asks for {named[1]}" if named else (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"{file}: cannot be read as a checkpoint of tensors alone ({found}); nothing in it was executed. Read are a "
-        "dictionary from parameter names to tensors, and Lightning's checkpoints; where you trust the file, save its "
-        "tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+        f"{file}: cannot be read as a checkpoint of tensors alone ({_found(error)}); nothing in it was executed. "
+        "Read are a dictionary from parameter names to tensors, and Lightning's checkpoints; where you trust the file, "
+        "save its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
     )
+
+
+def _found(error: Exception) -> str:
+    """What the loader stumbled over, without the advice that it wraps it in."""
+    text = str(error)
+    if named := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it asks for {named[1]}"
+    if wrapped := re.search(r"WeightsUnpickler error:\s*(.+)", text):
+        return wrapped[1]
+    return (text.splitlines() or [type(error).__name__])[0]
 
 
 def _parted(content: object, file: Path) -> Pickled:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from kit.errors import RegistryError
 from kit.registry.entry import EMBEDDED, Entry
@@ -95,10 +96,15 @@ def _entry(path: Path, name: str, table: object) -> Entry:
     try:
         return Entry.model_validate({"name": name, **values})
     except ValidationError as error:
-        # A union tells its fault once for each member; the last word of such a place is the member's name.
-        faults = {f"{_where(fault['loc'])}: {fault['msg']}": None for fault in error.errors()}
+        # A list of addresses is the other form of url: that one address is none is no fault of it.
+        told = [fault for fault in error.errors() if not (fault["type"] == "tuple_type" and _is_text(values, fault))]
+        faults = {f"{_where(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}": None for fault in told}
         msg = f"{path}: entry [{name}] does not fit the schema: {'; '.join(faults)}"
         raise RegistryError(msg) from error
+
+
+def _is_text(values: Mapping[str, object], fault: ErrorDetails) -> bool:
+    return isinstance(values.get(str(fault["loc"][0])), str)
 
 
 def _where(place: tuple[int | str, ...]) -> str:

@@ -169,6 +169,12 @@ def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path: Path) -> 
     assert not isinstance(pickled.read(tmp_path / "w.ckpt").arguments["folder"], PurePosixPath)
 
 
+def test_what_is_no_checkpoint_is_refused_without_the_loaders_advice(tmp_path: Path) -> None:
+    (tmp_path / "w.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match=r"of tensors alone \(Unsupported operand 110\); nothing"):
+        load(tmp_path / "w.ckpt")
+
+
 def test_other_objects_are_refused_by_name(tmp_path: Path) -> None:
     witness = tmp_path / "executed"
     torch.save(lightning(state_of(), callbacks={"x": Command(f"touch {witness}")}), tmp_path / "w.ckpt")
