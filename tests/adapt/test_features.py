@@ -6,8 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time as clock
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from kit.adapt import features
 from kit.adapt.features import FeatureCache, Shape, digest_of, key_of, refuse_beyond
 from kit.errors import SettingsError
+from tests.processes import Python
 
 TIME = datetime(2020, 1, 1, 6, tzinfo=UTC)
 LATER = datetime(2020, 1, 1, 12, tzinfo=UTC)
@@ -123,8 +122,7 @@ root = Path({str(tmp_path)!r})
 (root / features.key_of({FACTS!r}) / "features.json").touch()
 features.FeatureCache(root, {FACTS!r}, shape).put(datetime(2020, 1, 1, 6, tzinfo=UTC), torch.zeros(2, 6, 4).bfloat16())
 """
-    ended = subprocess.run([sys.executable, "-c", program], check=False)
-    assert ended.returncode == -signal.SIGKILL
+    assert Python(program).wait() == -signal.SIGKILL
     held = cache(tmp_path)
     (part,) = held.folder.glob(".*.part")
     assert held.get(TIME) is None

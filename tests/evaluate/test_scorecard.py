@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,10 @@ from kit.evaluate.settings import EvaluateSettings
 from kit.finetune import finetune
 from kit.settings import Settings
 from tests.factories import synthetic_store
+from tests.processes import run
 
-KIT = Path(sys.executable).with_name("kit")
+# What the console script runs.
+_KIT = "import sys; from kit.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture(scope="module")
@@ -111,19 +110,17 @@ def test_the_base_is_what_training_started_from(checkpoints: list[Path]) -> None
     assert "base_rmse" not in scored(checkpoints[1], base=False)["scores"]["2t"]
 
 
-def test_two_checkpoints_in_one_process_agree_with_processes_of_their_own(checkpoints: list[Path]) -> None:
+def test_two_checkpoints_in_one_process_agree_with_processes_of_their_own(
+    checkpoints: list[Path], tmp_path: Path
+) -> None:
     """And those run in another time zone."""
     together = [scored(checkpoint)["scores"] for checkpoint in (*checkpoints, checkpoints[0])]
     assert together[0] == together[2]
     assert together[0] != together[1]
     for checkpoint, here in zip(checkpoints, together, strict=False):
-        done = subprocess.run(
-            [KIT, "evaluate", "--checkpoint", checkpoint, "--device", "cpu", "--json"],
-            env={**os.environ, "TZ": "America/Los_Angeles", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
-            capture_output=True,
-            check=True,
-        )
-        alone = json.loads(done.stdout)["scores"]
+        words = ("evaluate", "--checkpoint", str(checkpoint), "--device", "cpu", "--json")
+        printed = run(_KIT, *words, variables={"TZ": "America/Los_Angeles"}, folder=tmp_path)
+        alone = json.loads(printed)["scores"]
         for key, row in here.items():
             assert alone[key] == pytest.approx(row, rel=1e-6), key
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aurora
@@ -21,6 +19,7 @@ from kit.models.space import TrainingSpace
 from kit.models.variants import VARIANTS
 from kit.train.loss import PaperMAE
 from tests.batches import small_spec, synthetic_batch
+from tests.processes import run
 
 AIR_POLLUTION_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 
@@ -290,15 +289,7 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("variant", (pytest.param("small", marks=pytest.mark.slow), "v1p5"))
-def test_predictions_do_not_depend_on_the_local_time_zone(variant: str) -> None:
-    results = {
-        subprocess.run(
-            [sys.executable, "-c", _PREDICT, variant],
-            env={**os.environ, "TZ": zone, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for zone in ("UTC", "America/Los_Angeles")
-    }
+def test_predictions_do_not_depend_on_the_local_time_zone(variant: str, tmp_path: Path) -> None:
+    zones = ("UTC", "America/Los_Angeles")
+    results = {run(_PREDICT, variant, variables={"TZ": zone}, folder=tmp_path) for zone in zones}
     assert len(results) == 1
