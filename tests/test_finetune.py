@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from kit.train.loss import PaperMAE
 from kit.train.trainer import StepReport, Trainer
 from kit.train.updaters import DeviceUpdater, Update
 from tests.factories import synthetic_store
+from tests.processes import Python
 
 STEPS = 12
 
@@ -50,12 +49,28 @@ def settings(store: Path, run_dir: Path, name: str = "first", **sections: dict[s
     return Settings.model_validate({key: raw.get(key, {}) | sections.get(key, {}) for key in raw | sections})
 
 
+@pytest.fixture(scope="module")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> dict[str, Any]:
+    """What a run told at its end; it lies in a folder of runs of its own, which tests only read or add to."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return finetune(settings(store, folder))
+
+
+def copied(finished: dict[str, Any], run_dir: Path) -> Path:
+    """A copy of the finished run, under its name, in a folder of runs that a test may change."""
+    run = Path(finished["run"])
+    return Path(shutil.copytree(run, run_dir / run.name))
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_learns_and_leaves_everything_behind(store: Path, run_dir: Path) -> None:
-    result = finetune(settings(store, run_dir))
+def test_a_run_learns_and_leaves_everything_behind(finished: dict[str, Any]) -> None:
+    result = finished
     assert result["valid"]["after"] < result["valid"]["before"]
     assert result["loss"]["last"] < result["loss"]["first"]
     assert result["steps"] == STEPS
@@ -72,16 +87,15 @@ def test_a_run_learns_and_leaves_everything_behind(store: Path, run_dir: Path) -
     assert (run / "figures" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_checkpoint_describes_itself(store: Path, run_dir: Path) -> None:
-    result = finetune(settings(store, run_dir))
-    checkpoint = open_checkpoint(Path(result["checkpoint"]))
+def test_a_checkpoint_describes_itself(store: Path, run_dir: Path, finished: dict[str, Any]) -> None:
+    checkpoint = open_checkpoint(Path(finished["checkpoint"]))
     assert checkpoint.spec.surface == ("10u", "10v", "2t", "msl")
     assert checkpoint.spec.statistics.values["z_500"] != checkpoint.spec.statistics.values["z"]
     [stage] = checkpoint.description["lineage"]
     assert stage["method"] == "full"
     assert checkpoint.description["base"] is None
     # A second stage remembers the first, and its base by hash.
-    second = settings(store, run_dir, "second", model={"weights": result["checkpoint"]}, train={"steps": 3})
+    second = settings(store, run_dir, "second", model={"weights": finished["checkpoint"]}, train={"steps": 3})
     followed = open_checkpoint(Path(finetune(second)["run"]) / "checkpoints" / "last")
     assert [part["steps"] for part in followed.description["lineage"]] == [stage["steps"], 3]
     assert len(followed.description["base"]["sha256"]) == 64
@@ -114,14 +128,14 @@ def test_a_store_too_short_for_the_roll_out_is_refused(store: Path, run_dir: Pat
     assert not (run_dir / "first").exists()
 
 
-def test_the_resolved_settings_reproduce_the_run(store: Path, run_dir: Path) -> None:
+@pytest.mark.usefixtures("run_dir")
+def test_the_resolved_settings_reproduce_the_run(finished: dict[str, Any]) -> None:
     import tomllib
 
-    first = finetune(settings(store, run_dir))
-    config = tomllib.loads((Path(first["run"]) / "config.toml").read_text())
+    config = tomllib.loads((Path(finished["run"]) / "config.toml").read_text())
     config["run"]["name"] = "again"
     second = finetune(Settings.model_validate(config))
-    assert_same_weights(Path(first["run"]), Path(second["run"]))
+    assert_same_weights(Path(finished["run"]), Path(second["run"]))
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -139,12 +153,11 @@ finetune(Settings.model_validate(json.loads(sys.argv[1])))
 """
 
 
-def start(chosen: Settings) -> subprocess.Popen[bytes]:
-    dump = json.dumps(chosen.model_dump(mode="json", exclude_unset=True))
-    return subprocess.Popen([sys.executable, "-c", _RUN, dump], env={**os.environ, "OMP_NUM_THREADS": "1"})
+def start(chosen: Settings) -> Python:
+    return Python(_RUN, json.dumps(chosen.model_dump(mode="json", exclude_unset=True)))
 
 
-def wait_for_steps(run: Path, process: subprocess.Popen[bytes], steps: int) -> None:
+def wait_for_steps(run: Path, process: Python, steps: int) -> None:
     """Until the run has recorded so many lines, or is over."""
     while process.poll() is None:
         lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
@@ -175,7 +188,7 @@ def test_a_killed_run_goes_on_to_the_same_end(store: Path, run_dir: Path) -> Non
     for lines in (5, 9):
         process = start(cut)
         wait_for_steps(run_dir / "cut", process, lines)
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.wait()
     assert start(cut).wait() == 0
     assert_same_weights(run_dir / "whole", run_dir / "cut")
@@ -432,14 +445,16 @@ def test_an_existing_run_is_not_touched(store: Path, run_dir: Path) -> None:
     assert list((run_dir / "first").iterdir()) == []
 
 
-def test_resuming_with_other_settings_is_refused(store: Path, run_dir: Path) -> None:
-    finetune(settings(store, run_dir))
+def test_resuming_with_other_settings_is_refused(store: Path, run_dir: Path, finished: dict[str, Any]) -> None:
+    copied(finished, run_dir)
     with pytest.raises(SettingsError, match=r"cannot go on with other settings or data: optim.lr was 0.001, is 0.1"):
         finetune(settings(store, run_dir, optim={"lr": 0.1}, train={"resume": "auto"}))
 
 
-def test_a_checkpoint_without_its_training_state_is_not_resumed(store: Path, run_dir: Path) -> None:
-    best = finetune(settings(store, run_dir))["checkpoint"]
+def test_a_checkpoint_without_its_training_state_is_not_resumed(
+    store: Path, run_dir: Path, finished: dict[str, Any]
+) -> None:
+    best = str(copied(finished, run_dir) / "checkpoints" / "best")
     with pytest.raises(CheckpointError, match="cannot be resumed without resume/state.pt"):
         finetune(settings(store, run_dir, train={"resume": best}))
 
