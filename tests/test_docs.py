@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,12 +45,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module")
+def serves() -> Callable[[], None]:
+    """The check of ``kit ui``, made once: two pages show the same command, and MLflow's server takes its time."""
+    return functools.cache(assert_serves)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_works(
     page: str,
     tmp_path: Path,
     cache: Path,
     empty_database: Path,
+    serves: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -62,18 +72,21 @@ def test_every_command_of_a_page_works(
         if "ERA5_FOLDER" in shown:
             command = shown.replace("ERA5_FOLDER", str(real_data("era5-europe-2020-01-01")))
         if command == "kit ui":
-            assert_serves()
+            serves()
         else:
             # In this process, which has loaded PyTorch: a reader's shell does it anew for each command.
             assert main(shlex.split(command)[1:]) == 0, f"{command}\n{capsys.readouterr().err[-3000:]}"
 
 
 @pytest.fixture(scope="module")
-def first_run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first_run(cache: Path, tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
     """A folder with the run that the page's failures follow."""
     folder = tmp_path_factory.mktemp("first")
+    (folder / "runs").mkdir()
+    shutil.copy(empty_database, folder / "runs" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("KIT_CACHE", str(cache))
         assert main(["finetune", "--run.name", "first", "--train.steps", "2"]) == 0
     return folder
