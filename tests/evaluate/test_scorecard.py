@@ -44,6 +44,12 @@ def scored(checkpoint: Path, **changes: Any) -> dict[str, Any]:
     return evaluate(EvaluateSettings.model_validate({"checkpoint": checkpoint, "device": "cpu", **changes}))
 
 
+@pytest.fixture(scope="module")
+def results(checkpoints: list[Path]) -> list[dict[str, Any]]:
+    """Of both checkpoints, as the settings have it by default; to be read only."""
+    return [scored(checkpoint) for checkpoint in checkpoints]
+
+
 def test_the_result_has_what_it_promises(checkpoints: list[Path]) -> None:
     result = scored(checkpoints[1])
     assert result["samples"] == 2  # four test states, of which two have two states before them
@@ -58,12 +64,12 @@ def test_the_result_has_what_it_promises(checkpoints: list[Path]) -> None:
     assert kept["scores"] == result["scores"]
 
 
-def test_persistence_is_the_error_of_the_last_input_state(checkpoints: list[Path]) -> None:
+def test_persistence_is_the_error_of_the_last_input_state(results: list[dict[str, Any]]) -> None:
     """By hand from the store: area-weighted RMSE between each target and the state before it."""
     from kit.data.store import Store
     from kit.metrics.scores import area_weights
 
-    result = scored(checkpoints[0])
+    result = results[0]
     store = Store.open(Path(result["store"]))
     last = len(store.times)
     states = store.read("2t", list(range(last - 3, last))).astype(np.float64)
@@ -72,7 +78,7 @@ def test_persistence_is_the_error_of_the_last_input_state(checkpoints: list[Path
     assert result["scores"]["2t"]["persistence_rmse"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_forecast_further_ahead_is_upstreams_roll_out(checkpoints: list[Path]) -> None:
+def test_a_forecast_further_ahead_is_upstreams_roll_out(checkpoints: list[Path], results: list[dict[str, Any]]) -> None:
     """Two steps: persistence over twelve hours, and the model on its own prediction."""
     import aurora
     import torch
@@ -97,16 +103,16 @@ def test_a_forecast_further_ahead_is_upstreams_roll_out(checkpoints: list[Path])
     assert int(prediction.metadata.time[0].timestamp()) == store.times[last].astype("datetime64[s]").astype(np.int64)
     error = prediction.surf_vars["2t"][0, 0].double().numpy() - target
     assert row["rmse"] == pytest.approx(np.sqrt((error**2 * weights).mean()), rel=1e-6)
-    assert row["base_rmse"] != scored(checkpoints[1])["scores"]["2t"]["base_rmse"]
+    assert row["base_rmse"] != results[1]["scores"]["2t"]["base_rmse"]
     with pytest.raises(StoreError, match="no pair in .* the 3 that follow"):
         scored(checkpoints[1], steps=3)
 
 
-def test_the_base_is_what_training_started_from(checkpoints: list[Path]) -> None:
+def test_the_base_is_what_training_started_from(checkpoints: list[Path], results: list[dict[str, Any]]) -> None:
     """The base of the second checkpoint is the first one, under the statistics of the second."""
-    result = scored(checkpoints[1])
+    result = results[1]
     assert all(row["base_rmse"] != row["rmse"] for row in result["scores"].values())
-    assert "base_rmse" not in scored(checkpoints[0])["scores"]["2t"]  # it started from random weights
+    assert "base_rmse" not in results[0]["scores"]["2t"]  # it started from random weights
     assert "base_rmse" not in scored(checkpoints[1], base=False)["scores"]["2t"]
 
 
@@ -125,8 +131,10 @@ def test_two_checkpoints_in_one_process_agree_with_processes_of_their_own(
             assert alone[key] == pytest.approx(row, rel=1e-6), key
 
 
-def test_another_period_and_another_store_can_be_asked_for(checkpoints: list[Path]) -> None:
-    other = scored(checkpoints[0])["store"].replace("store-one", "store-two")
+def test_another_period_and_another_store_can_be_asked_for(
+    checkpoints: list[Path], results: list[dict[str, Any]]
+) -> None:
+    other = results[0]["store"].replace("store-one", "store-two")
     moved = scored(checkpoints[0], data={"store": other, "test": "2020-01-01/2020-01-02"})
     assert moved["store"] == other
     assert moved["samples"] == 3
@@ -142,9 +150,9 @@ def test_what_cannot_be_scored_is_an_error(checkpoints: list[Path], tmp_path: Pa
         scored(checkpoints[0], data={"store": str(poor.path)})
 
 
-def test_bands_change_no_score(checkpoints: list[Path]) -> None:
+def test_bands_change_no_score(checkpoints: list[Path], results: list[dict[str, Any]]) -> None:
     in_bands = scored(checkpoints[1], memory={"latitude_bands": 4, "window_bands": 2})
-    assert in_bands["scores"] == scored(checkpoints[1])["scores"]
+    assert in_bands["scores"] == results[1]["scores"]
 
 
 @pytest.mark.parametrize(
