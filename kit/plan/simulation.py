@@ -133,9 +133,12 @@ def _apply(module: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tenso
 
 
 def _empty_caches() -> None:
-    """Empty every function's cache of upstream's modules and ours: a tensor in one would outlive its world."""
+    """Empty every function's cache of upstream's modules and ours: a tensor in one would outlive its world.
+
+    Not that of ``FakeTensorMode``, a class: it holds shapes, no tensors, and spares the next trace half of its time.
+    """
     for name in [name for name in sys.modules if name.startswith(_CACHING)]:
         for value in list(vars(sys.modules[name]).values()):
-            empty = getattr(value, "cache_clear", None)
+            empty = None if isinstance(value, type) else getattr(value, "cache_clear", None)
             if callable(empty):
                 empty()
