@@ -145,9 +145,14 @@ def lock(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the kit with its extras and some groups, all at the versions and hashes of the lock, build tools too."""
+    """Install the kit with its extras and some groups, all at the versions and hashes of the lock, build tools too.
+
+    With bytecode, which uv leaves out and Python does not write under ``PYTHONDONTWRITEBYTECODE``: without it each
+    process that imports PyTorch, Aurora, MLflow and PEFT compiles them anew, in 26 s of a processor instead of 10.
+    """
     chosen = [part for group in groups for part in ("--group", group)]
-    session.install("--constraints", LOCK, "--build-constraints", LOCK, "--editable", ".[grib,peft]", *chosen)
+    pinned = ("--constraints", LOCK, "--build-constraints", LOCK)
+    session.install("--compile-bytecode", *pinned, "--editable", ".[grib,peft]", *chosen)
 
 
 def compile_lock(session: nox.Session, out: Path, arguments: list[str]) -> None:
