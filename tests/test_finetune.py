@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def start(chosen: Settings) -> Python:
     return Python(_RUN, json.dumps(chosen.model_dump(mode="json", exclude_unset=True)))
 
 
-def wait_for_steps(run: Path, process: Python, steps: int) -> None:
+def wait_for_steps(run: Path, process: Python | subprocess.Popen[Any], steps: int) -> None:
     """Until the run has recorded so many lines, or is over."""
     while process.poll() is None:
         lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
