@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 # Two processes of the suite share two cores: PyTorch with more threads than that only waits for itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A suite that is started in the background ignores signals, and so would the processes that its tests end by them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

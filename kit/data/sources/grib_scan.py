@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 import re
@@ -24,6 +23,8 @@ PRESSURE = {"isobaricInhPa": 1.0, "isobaricInPa": 0.01}
 """Types of level that are pressure, and what turns their numbers into hPa."""
 _ENVELOPE = 128
 """Bytes between messages that are passed over: telecommunication puts headings there. No message is so short."""
+_NOWHERE: list[IO[bytes]] = []
+"""What the library writes its complaints to. It keeps the file, so that it stays open as long as the process."""
 _UNIT_HOURS = {"s": 1 / 3600, "m": 1 / 60, "": 1.0, "h": 1.0, "D": 24.0}
 
 
@@ -100,12 +101,11 @@ def load_eccodes() -> Any:
     return eccodes
 
 
-@functools.cache
-def _quieten(eccodes: Any) -> IO[bytes]:
+def _quieten(eccodes: Any) -> None:
     """Keep the library from writing to the screen: what it finds wrong, the kit says in its own message."""
-    nowhere = Path(os.devnull).open("wb")  # noqa: SIM115
-    eccodes.codes_context_set_logging(nowhere)
-    return nowhere
+    if not _NOWHERE:
+        _NOWHERE.append(Path(os.devnull).open("wb"))  # noqa: SIM115
+        eccodes.codes_context_set_logging(_NOWHERE[0])
 
 
 def is_grib(path: Path) -> bool:
