@@ -14,6 +14,8 @@ import xarray as xr
 from kit.data.settings import Period
 from kit.data.store import Store, write_store
 from kit.models.transforms import PRECIPITATION
+from kit.qa.atmosphere import standard_geopotential, standard_temperature
+from kit.qa.expected import published
 
 __all__ = ["synthetic_dataset", "synthetic_store", "write_synthetic"]
 
@@ -24,13 +26,21 @@ _SCALES = {
     "10u": (0.0, 5.0),
     "10v": (0.0, 5.0),
     "msl": (101000.0, 1000.0),
-    "t": (250.0, 10.0),
+    "sp": (98500.0, 1000.0),
     "u": (5.0, 10.0),
     "v": (0.0, 8.0),
-    "q": (0.004, 0.001),
-    "z": (50000.0, 2000.0),
-    "static_z": (3000.0, 3000.0),
 }
+
+
+def _profile(name: str, level: float) -> tuple[float, float]:
+    """Mean and standard deviation on a level; ``z`` varies so little that layers stay in hydrostatic balance."""
+    if name == "t":
+        return float(standard_temperature(level)), 10.0
+    if name == "z":
+        return float(standard_geopotential(level)), 50.0
+    if name == "q":
+        return published().get(f"q_{level:g}", (0.004, 0.001))[0], published().get(f"q_{level:g}", (0.0, 0.001))[1] / 5
+    return _SCALES.get(name, (0.0, 1.0))
 
 
 def synthetic_dataset(
@@ -78,10 +88,11 @@ def synthetic_dataset(
         data[name] = (("time", "latitude", "longitude"), values, attributes)
     for name in atmospheric:
         coords["level"] = np.asarray(levels, dtype=np.float64)
-        values = _waves(random, name, times, (len(levels),), height, width)
+        values = _waves(random, name, times, tuple(levels), height, width)
         data[name] = (("time", "level", "latitude", "longitude"), values)
+    land = _shape(random, 1, 0, height, width)[0]
     for name in (f"static_{name}" for name in static):
-        data[name] = (("latitude", "longitude"), _waves(random, name, 1, (), height, width)[0])
+        data[name] = (("latitude", "longitude"), _static(random, name, land))
     return xr.Dataset(data, coords=coords)
 
 
@@ -95,18 +106,29 @@ def _grid(
 
 
 def _waves(
-    random: np.random.Generator, name: str, times: int, levels: tuple[int, ...], height: int, width: int
+    random: np.random.Generator, name: str, times: int, levels: tuple[float, ...], height: int, width: int
 ) -> npt.NDArray[np.float32]:
-    shape = (times, *levels, height, width)
-    phase = random.uniform(0, 2 * np.pi, (1, *levels, 1, 1))
-    time = np.arange(times).reshape(times, *(1 for _ in levels), 1, 1)
+    values = _shape(random, times, len(levels), height, width)
+    profile = [_profile(name, level) for level in levels] or [_SCALES.get(name, (0.0, 1.0))]
+    mean, scale = (np.array(part).reshape(-1, 1, 1) for part in zip(*profile, strict=True))
+    return (mean + scale * values if levels else mean[0] + scale[0] * values).astype(np.float32)
+
+
+def _shape(random: np.random.Generator, times: int, levels: int, height: int, width: int) -> npt.NDArray[np.float64]:
+    """Waves of size 1, [T, H, W] or [T, C, H, W]."""
+    deep = (levels,) if levels else ()
+    phase = random.uniform(0, 2 * np.pi, (1, *deep, 1, 1))
+    time = np.arange(times).reshape(times, *(1 for _ in deep), 1, 1)
     rows = np.sin(np.linspace(0, np.pi, height))[:, None]
     waves = rows * np.sin(2 * np.pi * np.arange(width) * 2 / width - 0.3 * time + phase)
-    values = waves + 0.1 * random.standard_normal(shape)
-    if name in ("static_lsm", "static_slt"):
-        return (values > 0).astype(np.float32)
-    mean, scale = _SCALES.get(name, (0.0, 1.0))
-    return (mean + scale * values).astype(np.float32)
+    return waves + 0.1 * random.standard_normal((times, *deep, height, width))
+
+
+def _static(random: np.random.Generator, name: str, land_HW: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """A static field: ground, mask and soil of the same land."""
+    known = {"static_lsm": land_HW > 0, "static_slt": 2.0 * (land_HW > 0), "static_z": 20000 * np.maximum(land_HW, 0)}
+    values = known[name] if name in known else _shape(random, 1, 0, *land_HW.shape)[0]
+    return np.asarray(values, dtype=np.float32)
 
 
 def synthetic_store(path: Path, *, splits: dict[str, str] | None = None, **options: Any) -> Store:

@@ -6,32 +6,59 @@ many, where first), and comes with what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from kit.qa import coordinates, structure, values
+from kit.qa import coordinates, physics, structure, training, units, values, variant
+from kit.qa.expected import Expected
 from kit.qa.report import Report
 from kit.qa.subject import open_subject
-from kit.qa.survey import survey
+from kit.qa.survey import Bounds, survey
 from kit.qa.table import Examined
 
-__all__ = ["CHECKS", "run_checks"]
+__all__ = ["CHECKS", "VERSION", "examine", "report_on", "run_checks"]
 
-CHECKS = {check.name: check for check in (*structure.CHECKS, *coordinates.CHECKS, *values.CHECKS)}
+VERSION = 2
+"""Of the checks: a report of another one is not taken for one of these."""
+
+_ROOMS = (structure, variant, coordinates, values, units, physics, training)
+CHECKS = {check.name: check for room in _ROOMS for check in room.CHECKS}
 """All checks by name, in the order in which they are reported."""
 
 
-def run_checks(path: Path) -> Report:
-    """Examine a store, even one that cannot be trained on, reading each value once.
+def examine(path: Path, expected: Expected | None = None, watch: Callable[[], None] = lambda: None) -> Examined:
+    """Read each value of a store once, even of one that cannot be trained on.
 
     Args:
         path: the store's folder.
-
-    Returns:
-        The report: for each check one entry for each finding, or one that says that it passed or was skipped.
+        expected: what it should hold; what upstream's models usually read, by default.
+        watch: called after each state of each variable.
 
     Raises:
         StoreError: there is no store at ``path`` at all.
     """
     subject = open_subject(path)
-    store = Examined(subject, {channel.name: survey(channel) for channel in subject.channels})
-    return Report(str(path), tuple(entry for check in CHECKS.values() for entry in check.run(store)))
+    trains = subject.training
+    surveys = {
+        channel.name: survey(channel, Bounds.of(channel, subject.statistics_of(channel)), trains, watch)
+        for channel in subject.channels
+    }
+    return Examined(subject, surveys, expected or Expected())
+
+
+def report_on(store: Examined) -> Report:
+    """Run all checks: one entry for each finding, or one that says that it passed or was skipped."""
+    return Report(str(store.subject.path), tuple(entry for check in CHECKS.values() for entry in check.run(store)))
+
+
+def run_checks(path: Path, expected: Expected | None = None) -> Report:
+    """Examine a store and report on it.
+
+    Args:
+        path: the store's folder.
+        expected: what it should hold.
+
+    Raises:
+        StoreError: there is no store at ``path`` at all.
+    """
+    return report_on(examine(path, expected))

@@ -31,7 +31,38 @@ def _longitude(store: Examined) -> Findings:
 def _level(store: Examined) -> Findings:
     values = store.subject.coordinates["level"]
     yield from _order("level", values, falling=False)
-    yield from _bounds("level", values, (values > 0) & (values <= 1100), "(0, 1100] hPa")
+    pascals = " (Pa for hPa: divide by 100)" if (values > 1100).any() and values.max() <= 110000 else ""
+    yield from _bounds("level", values, (values > 0) & (values <= 1100), f"(0, 1100] hPa{pascals}")
+
+
+@check("model-levels", "error", "levels are pressures, not numbers of model levels", needs=("level",))
+def _model_levels(store: Examined) -> Findings:
+    values = store.subject.coordinates["level"]
+    if len(values) >= 3 and (np.diff(np.sort(values)) == 1).all():
+        detail = f"levels {values.min():g} to {values.max():g} in steps of 1: these are numbers of model levels"
+        yield Finding("level", detail, f"interpolate to pressure levels first, or download those, then {REBUILD}")
+
+
+_DERIVED = {
+    "static_coslat": ("latitude", np.cos),
+    "static_sinlat": ("latitude", np.sin),
+    "static_coslon": ("longitude", np.cos),
+    "static_sinlon": ("longitude", np.sin),
+}
+
+
+@check("static-coordinates", "error", "static fields made of coordinates fit them", needs=("latitude", "longitude"))
+def _static_coordinates(store: Examined) -> Findings:
+    for name, (coordinate, function) in _DERIVED.items():
+        found = store.found(name)
+        if found is None:
+            continue
+        values = function(np.deg2rad(store.subject.coordinates[coordinate]))
+        field = found.channel.read(0)[0]
+        off = np.abs(field - (values[:, None] if coordinate == "latitude" else values[None]))
+        if not np.nanmax(off) < 1e-3:
+            detail = f"differs from its {coordinate}s by up to {np.nanmax(off):.3g}: it is of another grid, or turned"
+            yield Finding(name, detail, f"leave it out of the source and derive it with `--statics`: {REBUILD}")
 
 
 @check("grid-spacing", "warning", "the grid is regular", needs=("latitude", "longitude"))
@@ -104,5 +135,7 @@ def _minute(moment: np.datetime64) -> str:
     return str(moment.astype("datetime64[m]"))
 
 
-CHECKS = (_latitude, _longitude, _level, _grid_spacing, _time_order, _time_gaps)
+CHECKS = (
+    _latitude, _longitude, _level, _model_levels, _grid_spacing, _static_coordinates, _time_order, _time_gaps,
+)  # fmt: skip
 """In the order in which they are reported."""

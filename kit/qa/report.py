@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,15 @@ class Check:
     """Evidence: how many, where first, which values."""
     remedy: str = ""
     """What to do about it; empty where nothing is to be done."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Figures behind the detail: counts, between which times, levels, latitudes and longitudes."""
+    accepted: bool = False
+    """An error that the user has accepted by name."""
+
+    @property
+    def key(self) -> str:
+        """Name by which it is accepted: ``nan:2t``, or the check's name alone where no variable is concerned."""
+        return self.name if self.variable is None else f"{self.name}:{self.variable}"
 
 
 @dataclass(frozen=True)
@@ -38,16 +47,23 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed with severity error."""
-        return not self.failed("error")
+        """Whether no check failed with severity error, but for what was accepted."""
+        return not self.unresolved
+
+    @property
+    def unresolved(self) -> tuple[Check, ...]:
+        """Errors that nobody has accepted."""
+        return tuple(check for check in self.failed("error") if not check.accepted)
 
     def failed(self, severity: Severity) -> tuple[Check, ...]:
         """Failed checks of one severity."""
         return tuple(check for check in self.checks if check.status == "failed" and check.severity == severity)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form: ``store``, ``passed``, ``checks``."""
-        return {"store": self.store, "passed": self.passed, "checks": [asdict(check) for check in self.checks]}
+        """JSON form: ``store``, ``passed``, ``checks``, and ``accepted``, the names of accepted findings."""
+        accepted = sorted({check.key for check in self.checks if check.accepted})
+        checks = [asdict(check) for check in self.checks]
+        return {"store": self.store, "passed": self.passed, "checks": checks, "accepted": accepted}
 
     def as_markdown(self) -> str:
         """A page to read: the verdict, and one row for each check, failed ones first."""
@@ -66,5 +82,6 @@ class Report:
 
 def _row(check: Check) -> str:
     remedy = check.remedy if check.status == "failed" else ""
-    cells = (check.name, check.status, check.severity, check.variable or "", check.detail, remedy)
+    status = "accepted" if check.accepted else check.status
+    cells = (check.name, status, check.severity, check.variable or "", check.detail, remedy)
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

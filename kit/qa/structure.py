@@ -74,9 +74,22 @@ def _statistics(store: Examined) -> Findings:
             yield Finding(channel.name, detail, remedy, "warning" if channel.kind == "static" else None)
 
 
+@check("duplicate-variables", "warning", "no two variables are the same")
+def _duplicate_variables(store: Examined) -> Findings:
+    seen: dict[bytes, str] = {}
+    for name, found in store.surveys.items():
+        if found.channel.kind == "static" or not found.states or found.low == found.high:
+            continue
+        key = np.asarray(found.mean_TC).tobytes() + np.array([found.low, found.high]).tobytes()
+        twin = seen.setdefault(key, name)
+        if twin != name:
+            detail = f"has the mean of {twin} in every state, and its extremes: one of them is a copy"
+            yield Finding(name, detail, f"look up which one it is, leave the other out, then {REBUILD}")
+
+
 def _fit(mean: float, scale: float) -> bool:
     return bool(np.isfinite(mean) and np.isfinite(scale) and scale > 0)
 
 
-CHECKS = (_format, _layout, _readable, _variables, _known_variables, _statistics)
+CHECKS = (_format, _layout, _readable, _variables, _known_variables, _duplicate_variables, _statistics)
 """In the order in which they are reported."""

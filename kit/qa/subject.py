@@ -20,8 +20,8 @@ import zarr
 import zarr.errors
 
 from kit.data import variables
-from kit.data.statistics import StoreStatistics, channel_key
-from kit.data.store_format import STATIC_PREFIX, STATISTICS_FILE
+from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key
+from kit.data.store_format import STATIC_PREFIX, STATISTICS_FILE, period_indices
 from kit.errors import StoreError
 from kit.qa.report import Severity
 
@@ -74,6 +74,28 @@ class Channel:
         )
 
     @property
+    def may_be_zero(self) -> bool:
+        """Whether it may be zero everywhere at times, as rain is in a dry hour."""
+        return self.known is not None and self.known.non_negative
+
+    @property
+    def long_tailed(self) -> bool:
+        """Whether most of its values are small and some are not."""
+        return self.may_be_zero
+
+    @property
+    def units(self) -> str | None:
+        """As the store has them; None where it says nothing."""
+        units = self.array.attrs.get("units")
+        return None if units is None else str(units)
+
+    @property
+    def window_hours(self) -> float | None:
+        """Hours that an accumulated variable is accumulated over; None where the store does not say."""
+        hours = self.array.attrs.get("accumulation_hours")
+        return float(hours) if isinstance(hours, int | float) else None
+
+    @property
     def states(self) -> int:
         """Number of time steps; a static variable has one."""
         return 1 if self.kind == "static" else int(self.array.shape[0])
@@ -105,6 +127,18 @@ class Subject:
         if channel.kind != "atmospheric":
             return [channel.name]
         return [channel_key(channel.name, level) for level in self.coordinates["level"]]
+
+    def statistics_of(self, channel: Channel) -> list[VariableStatistics | None]:
+        """Statistics of each level of a variable; None for one that the store has none of."""
+        known = {} if self.statistics is None else self.statistics.variables
+        return [known.get(key) for key in self.keys(channel)]
+
+    @property
+    def training(self) -> frozenset[int]:
+        """Positions of the states that the statistics are made of."""
+        if self.statistics is None or "time" not in self.coordinates:
+            return frozenset()
+        return frozenset(period_indices(self.coordinates["time"], self.statistics.train).tolist())
 
     def where(self, channel: Channel, place: Place) -> str:
         """Say a place as a reader would look for it: ``2020-01-01T06:00, 500 hPa, 45 N, 3.25 E``."""

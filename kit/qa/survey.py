@@ -1,44 +1,84 @@
 """One pass over a variable, state by state: everything that the checks want to know about its values.
 
-Two states of one variable are in memory at a time.
+Two states of one variable are in memory at a time, and a few fields of the same size.
 
-Dimensions: C level (1 where there are none), H latitude, W longitude.
+Dimensions: T time, C level (1 where there are none), H latitude, W longitude; h and w those of a map.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kit.qa.subject import READ_ERRORS, Channel, Place
+from kit.data.statistics import VariableStatistics
+from kit.qa.moments import Moments
+from kit.qa.subject import READ_ERRORS, Channel
+from kit.qa.tally import Tally
 
-__all__ = ["Survey", "Tally", "survey"]
+__all__ = ["MAP_SIDE", "Bounds", "Survey", "survey"]
 
 Array = npt.NDArray[Any]
 
+MAP_SIDE = 360
+"""Most columns of a map, and twice the most rows; a finer grid is thinned to it."""
 
-@dataclass
-class Tally:
-    """Count of something, and where it was first."""
+_TAILS = 15.0
+"""How many scales a value may lie from the mean."""
+_LONG_TAILS = 100.0
+"""The same for what is mostly small and sometimes not: rain, vertical velocity, smoke."""
+_NORMAL_SPAN = 4.65
+"""Distance of the quantiles 0.01 and 0.99 of a normal distribution, in standard deviations."""
+LONG_TAILED = frozenset({"w", "vo", "d", "pv", "co", "no", "no2", "so2", "go3", "o3", "e", "pev"})
+"""Variables with rare large values of either sign or of a small background."""
 
-    count: int = 0
-    states: int = 0
-    first: Place | None = None
-    levels: set[int] = field(default_factory=set)
 
-    def add(self, time: int, mask: Array) -> None:
-        """Count the true elements of a state's mask, shape [C, H, W] or [C]."""
-        found = int(np.count_nonzero(mask))
-        if not found:
-            return
-        if self.first is None:
-            self.first = Place(time, *(int(index) for index in np.unravel_index(np.argmax(mask), mask.shape)))
-        self.count += found
-        self.states += 1
-        self.levels.update(np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1)).tolist())
+@dataclass(frozen=True)
+class Bounds:
+    """What values are held against, for each level."""
+
+    low: float
+    """Physically plausible values, from the table of variables."""
+    high: float
+    low_C: Array
+    """Values that the store's own statistics make likely."""
+    high_C: Array
+    negative: float | None = None
+    """Values below are negative in earnest, where the quantity cannot be; None where it can."""
+
+    @classmethod
+    def of(cls, channel: Channel, statistics: list[VariableStatistics | None]) -> Bounds:
+        """Bounds of a variable by the table and the statistics of its levels."""
+        known = channel.known
+        low, high, negative = -math.inf, math.inf, None
+        if known is not None:
+            low, high = known.low - known.margin, known.high + known.margin
+            if known.non_negative:
+                low, negative = -math.inf, -known.margin
+            elif known.name in ("q", "r"):
+                # Spectral truncation leaves a little below zero; plausible ranges allow for it.
+                negative = -1e-4 if known.name == "q" else -0.05
+        tails = _LONG_TAILS if channel.long_tailed or channel.name in LONG_TAILED else _TAILS
+        limits = [_likely(one, tails) for one in statistics]
+        return cls(low, high, np.array([a for a, _ in limits]), np.array([b for _, b in limits]), negative)
+
+
+def _likely(statistics: VariableStatistics | None, tails: float) -> tuple[float, float]:
+    if statistics is None:
+        return -math.inf, math.inf
+    span = statistics.quantiles.get("0.99", math.nan) - statistics.quantiles.get("0.01", math.nan)
+    scale = max(statistics.std, span / _NORMAL_SPAN) if math.isfinite(span) else statistics.std
+    if not (math.isfinite(statistics.mean) and math.isfinite(scale) and scale > 0):
+        return -math.inf, math.inf
+    return statistics.mean - tails * scale, statistics.mean + tails * scale
+
+
+def _zeros() -> Array:
+    return np.zeros(1, dtype=np.int64)
 
 
 @dataclass
@@ -46,6 +86,7 @@ class Survey:
     """What one pass over a variable found."""
 
     channel: Channel
+    bounds: Bounds
     size: int = 0
     """Values seen."""
     states: int = 0
@@ -54,65 +95,157 @@ class Survey:
     infinite: Tally = field(default_factory=Tally)
     outside: Tally = field(default_factory=Tally)
     """Finite values beyond the plausible range of the table of variables."""
+    negative: Tally = field(default_factory=Tally)
+    """Values below zero where there can be none."""
+    unlikely: Tally = field(default_factory=Tally)
+    """Finite values far beyond what the store's statistics make likely."""
     low: float = np.inf
     high: float = -np.inf
     """Smallest and largest finite value."""
+    zero_C: Array = field(default_factory=_zeros)
+    """For each level, values that are exactly zero, but for those of fields that are zero everywhere."""
     flat: Tally = field(default_factory=Tally)
     """Levels of states with one value everywhere, but for those that may be zero everywhere, like rain."""
-    flat_C: Array = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    flat_C: Array = field(default_factory=_zeros)
     """For each level, states with one value everywhere, zero or not."""
     repeated: Tally = field(default_factory=Tally)
     """Levels of states equal to the state before in every point, but for those with one value everywhere."""
-    repeated_C: Array = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    repeated_C: Array = field(default_factory=_zeros)
     """For each level, states equal to the state before."""
-    empty_C: Array = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    empty_C: Array = field(default_factory=_zeros)
     """For each level, states without any value."""
+    training: Moments = field(default_factory=Moments)
+    """Of the states that the statistics are made of."""
+    mean_TC: list[Array] = field(default_factory=list)
+    """Mean of each level of each state; NaN where it has no value."""
+    total_Chw: Array | None = field(default=None, repr=False)
+    """Sums over the states at the points of a map."""
+    counted_Chw: Array | None = field(default=None, repr=False)
+    """Finite values in them."""
+    sample: list[Array] = field(default_factory=list, repr=False)
+    """Some values of each level, [C, n], for a histogram."""
     damage: str = ""
     """Why a state could not be read."""
 
-    def add(self, time: int, field_CHW: Array, before_CHW: Array | None) -> None:
-        """Take in one state, with the state before it."""
-        missing, infinite = np.isnan(field_CHW), np.isinf(field_CHW)
-        finite = ~(missing | infinite)
-        low_C = np.min(field_CHW, axis=(1, 2), where=finite, initial=np.inf)
-        high_C = np.max(field_CHW, axis=(1, 2), where=finite, initial=-np.inf)
+    def add(self, time: int, field_CHW: Array, before_CHW: Array | None, *, trains: bool) -> None:
+        """Take in one state, with the state before it.
+
+        Args:
+            time: its position.
+            field_CHW: its values.
+            before_CHW: those of the state before.
+            trains: the statistics are made of it too.
+        """
+        finite = np.isfinite(field_CHW)
+        whole = bool(finite.all())
+        low_C, high_C = self._extremes(time, field_CHW, finite, whole=whole)
         self.size += field_CHW.size
         self.states += 1
-        self.low, self.high = min(self.low, float(low_C.min())), max(self.high, float(high_C.max()))
-        self.nan.add(time, missing)
-        self.infinite.add(time, infinite)
-        self.outside.add(time, finite & self._beyond(field_CHW))
-        self.empty_C = self.empty_C + missing.all(axis=(1, 2))
-        flat_C = (low_C == high_C) & finite.all(axis=(1, 2))
+        self._compare(time, field_CHW, finite, low_C, high_C)
+        flat_C = (low_C == high_C) & (np.ones(len(low_C), dtype=bool) if whole else finite.all(axis=(1, 2)))
         self.flat_C = self.flat_C + flat_C
-        self.flat.add(time, flat_C & ~((low_C == 0) & self._may_be_zero))
+        self.flat.add(time, flat_C & ~((low_C == 0) & self.channel.may_be_zero))
+        moments = Moments.of(field_CHW, None if whole else finite, low_C, high_C)
+        self.zero_C = self.zero_C + np.where(flat_C, 0, moments.zeros_C)
+        if trains:
+            self.training.merge(moments)
+        self.mean_TC.append(np.where(moments.count_C > 0, moments.mean_C, np.nan).astype(np.float32))
+        self._map(field_CHW, finite)
         if before_CHW is not None:
-            same = (field_CHW == before_CHW) | (missing & np.isnan(before_CHW))
-            repeated_C = same.all(axis=(1, 2))
-            self.repeated_C = self.repeated_C + repeated_C
-            self.repeated.add(time, repeated_C & ~flat_C & ~missing.all(axis=(1, 2)))
+            self._repeats(time, field_CHW, before_CHW, flat_C, whole=whole)
+
+    def _extremes(self, time: int, field_CHW: Array, finite: Array, *, whole: bool) -> tuple[Array, Array]:
+        """Smallest and largest finite value of each level; what is not finite is counted."""
+        if whole:
+            low_C, high_C = field_CHW.min(axis=(1, 2)), field_CHW.max(axis=(1, 2))
+        else:
+            missing = np.isnan(field_CHW)
+            self.nan.add(time, missing)
+            self.infinite.add(time, ~finite & ~missing)
+            self.empty_C = self.empty_C + missing.all(axis=(1, 2))
+            low_C = np.min(field_CHW, axis=(1, 2), where=finite, initial=np.inf)
+            high_C = np.max(field_CHW, axis=(1, 2), where=finite, initial=-np.inf)
+        self.low, self.high = min(self.low, float(low_C.min())), max(self.high, float(high_C.max()))
+        return low_C, high_C
+
+    def _compare(self, time: int, field_CHW: Array, finite: Array, low_C: Array, high_C: Array) -> None:
+        """Hold values against their bounds; most fields are inside, which their extremes tell."""
+        bounds = self.bounds
+        if low_C.min() < bounds.low or high_C.max() > bounds.high:
+            self.outside.add(time, finite & ((field_CHW < bounds.low) | (field_CHW > bounds.high)))
+        if bounds.negative is not None and low_C.min() < bounds.negative:
+            self.negative.add(time, finite & (field_CHW < bounds.negative))
+        if (low_C < bounds.low_C).any() or (high_C > bounds.high_C).any():
+            low, high = bounds.low_C[:, None, None], bounds.high_C[:, None, None]
+            self.unlikely.add(time, finite & ((field_CHW < low) | (field_CHW > high)))
+
+    def _repeats(self, time: int, field_CHW: Array, before_CHW: Array, flat_C: Array, *, whole: bool) -> None:
+        same = field_CHW == before_CHW
+        if not whole:
+            same |= np.isnan(field_CHW) & np.isnan(before_CHW)
+        repeated_C = same.all(axis=(1, 2))
+        self.repeated_C = self.repeated_C + repeated_C
+        empty_C = False if whole else np.isnan(field_CHW).all(axis=(1, 2))
+        self.repeated.add(time, repeated_C & ~flat_C & ~empty_C)
+
+    def _map(self, field_CHW: Array, finite: Array) -> None:
+        rows, columns = thinning(field_CHW.shape[1:])
+        some, there = field_CHW[:, ::rows, ::columns], finite[:, ::rows, ::columns]
+        if self.total_Chw is None or self.counted_Chw is None:
+            self.total_Chw = np.zeros(some.shape, dtype=np.float64)
+            self.counted_Chw = np.zeros(some.shape, dtype=np.int32)
+        self.total_Chw += np.where(there, some, 0)
+        self.counted_Chw += there
+        per_state = max(1, min(self._wanted, some[0].size))
+        step = max(1, some[0].size // per_state)
+        # From a place that moves on with the states, so that no point is always left out.
+        self.sample.append(some.reshape(len(some), -1)[:, self.states % step :: step][:, :per_state].copy())
 
     @property
-    def _may_be_zero(self) -> bool:
-        known = self.channel.known
-        return known is not None and known.non_negative
+    def _wanted(self) -> int:
+        return max(1, 65536 // max(1, self.channel.states))
 
-    def _beyond(self, field_CHW: Array) -> Array:
-        known = self.channel.known
-        if known is None:
-            return np.zeros(field_CHW.shape, dtype=bool)
-        return (field_CHW < known.low - known.margin) | (field_CHW > known.high + known.margin)
+    @property
+    def mean_Chw(self) -> Array:
+        """Mean over the states at the points of a map; NaN where there is no value."""
+        assert self.total_Chw is not None
+        assert self.counted_Chw is not None
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.counted_Chw > 0, self.total_Chw / self.counted_Chw, np.nan)
+
+    @property
+    def mean_C(self) -> Array:
+        """Mean over states and points of each level, each state counted once; NaN where there is no value."""
+        means = np.asarray(self.mean_TC, dtype=np.float64)
+        there = np.isfinite(means)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(there, means, 0).sum(axis=0) / there.sum(axis=0)
 
 
-def survey(channel: Channel) -> Survey:
-    """Read a variable once, from the first state to the last or to one that cannot be read."""
-    result, before = Survey(channel), None
+def thinning(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Every how many rows and columns a grid is thinned to make a map of it."""
+    return -(-shape[-2] // (MAP_SIDE // 2)), -(-shape[-1] // MAP_SIDE)
+
+
+def survey(
+    channel: Channel, bounds: Bounds, trains: frozenset[int], watch: Callable[[], None] = lambda: None
+) -> Survey:
+    """Read a variable once, from the first state to the last or to one that cannot be read.
+
+    Args:
+        channel: the variable.
+        bounds: what its values are held against.
+        trains: positions of the states that the statistics are made of.
+        watch: called after each state.
+    """
+    result, before = Survey(channel, bounds), None
     for time in range(channel.states):
         try:
             values = channel.read(time)
         except READ_ERRORS as error:
             result.damage = f"state {time} of {channel.states} cannot be read ({error})"
             break
-        result.add(time, values, before)
+        result.add(time, values, before, trains=channel.kind == "static" or time in trains)
         before = values
+        watch()
     return result

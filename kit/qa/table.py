@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+
+from kit.qa.expected import Expected
 from kit.qa.report import Check, Severity
 from kit.qa.subject import Subject
 from kit.qa.survey import Survey
@@ -23,6 +27,8 @@ class Finding:
     remedy: str
     severity: Severity | None = None
     """The check's own unless given."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Figures behind the detail, for machines."""
 
 
 Findings = Iterator[Finding]
@@ -35,6 +41,22 @@ class Examined:
     subject: Subject
     surveys: Mapping[str, Survey]
     """By variable, under its name in the store."""
+    expected: Expected = field(default_factory=Expected)
+    """What the store is expected to hold."""
+
+    def found(self, name: str) -> Survey | None:
+        """What was found in a variable that the store has, if anything could be read of it."""
+        survey = self.surveys.get(name)
+        return survey if survey is not None and survey.states else None
+
+    @property
+    def step_hours(self) -> float | None:
+        """The usual step between states; None where there is one state alone."""
+        times = np.unique(self.subject.coordinates.get("time", np.empty(0, dtype="datetime64[s]")))
+        if len(times) < 2:
+            return None
+        lengths, counts = np.unique(np.diff(times), return_counts=True)
+        return float(lengths[np.argmax(counts)] / np.timedelta64(3600, "s"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +78,13 @@ class NamedCheck:
             return [Check(self.name, "skipped", self.severity, None, f"no usable coordinate {', '.join(missing)}")]
         found = [
             Check(
-                self.name, "failed", finding.severity or self.severity, finding.variable, finding.detail, finding.remedy
+                self.name,
+                "failed",
+                finding.severity or self.severity,
+                finding.variable,
+                finding.detail,
+                finding.remedy,
+                evidence=finding.evidence,
             )
             for finding in self.find(store)
         ]

@@ -1,0 +1,80 @@
+"""Mean, scale and extremes of each level, merged state by state.
+
+Dimensions: C level (1 where there are none), H latitude, W longitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Moments"]
+
+Array = npt.NDArray[Any]
+
+
+def _empty(value: float = 0.0) -> Array:
+    return np.full(1, value)
+
+
+@dataclass
+class Moments:
+    """Of the finite values of each level, in float64 (Chan, Golub and LeVeque's update)."""
+
+    values_C: Array = field(default_factory=_empty)
+    """All values, finite or not."""
+    count_C: Array = field(default_factory=_empty)
+    mean_C: Array = field(default_factory=_empty)
+    squares_C: Array = field(default_factory=_empty)
+    """Sums of squared distances from the mean."""
+    low_C: Array = field(default_factory=lambda: _empty(np.inf))
+    high_C: Array = field(default_factory=lambda: _empty(-np.inf))
+    zeros_C: Array = field(default_factory=_empty)
+
+    @classmethod
+    def of(cls, field_CHW: Array, finite: Array | None, low_C: Array, high_C: Array) -> Moments:
+        """Moments of one state.
+
+        Args:
+            field_CHW: its values.
+            finite: which of them are; None for all.
+            low_C: smallest finite value of each level.
+            high_C: largest.
+        """
+        levels = len(field_CHW)
+        result = cls(np.full(levels, float(field_CHW[0].size)), *(np.zeros(levels) for _ in range(3)), low_C, high_C)
+        result.zeros_C = np.zeros(levels)
+        # Level by level: all of them at once in float64 would be twice the state itself.
+        for level in range(levels):
+            values = field_CHW[level] if finite is None else field_CHW[level][finite[level]]
+            if not values.size:
+                continue
+            mean = float(values.mean(dtype=np.float64))
+            distances = values.astype(np.float64).ravel() - mean
+            result.count_C[level], result.mean_C[level] = values.size, mean
+            result.squares_C[level] = float(distances @ distances)
+            if low_C[level] <= 0 <= high_C[level]:
+                result.zeros_C[level] = values.size - np.count_nonzero(values)
+        return result
+
+    def merge(self, other: Moments) -> None:
+        """Take in further values."""
+        count_C = self.count_C + other.count_C
+        shift_C = other.mean_C - self.mean_C
+        share_C = other.count_C / np.maximum(count_C, 1)
+        self.squares_C = self.squares_C + other.squares_C + shift_C**2 * self.count_C * share_C
+        self.mean_C = self.mean_C + shift_C * share_C
+        self.count_C = count_C
+        self.values_C = self.values_C + other.values_C
+        self.zeros_C = self.zeros_C + other.zeros_C
+        self.low_C = np.minimum(self.low_C, other.low_C)
+        self.high_C = np.maximum(self.high_C, other.high_C)
+
+    @property
+    def scale_C(self) -> Array:
+        """Population standard deviation; NaN where there is no value."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.sqrt(self.squares_C / np.where(self.count_C > 0, self.count_C, np.nan)))
