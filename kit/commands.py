@@ -114,6 +114,14 @@ class QaSettings(BaseModel):
 
     store: CliPositionalArg[str]
     """A store's folder, or the name of a registry entry that the kit builds into one."""
+    variant: str | None = None
+    """Variant of Aurora that is to read it: what it lacks for that is then a warning."""
+    accept: tuple[str, ...] = ()
+    """Errors to accept, by name, such as ``nan:2t``; each must be one that was found."""
+    html: Path | None = None
+    """File to write a page to: the findings, with maps and histograms."""
+    fresh: bool = False
+    """Read the store even if the report of an earlier check still holds."""
 
 
 class ListSettings(BaseModel):
@@ -302,15 +310,22 @@ def data_build(arguments: Sequence[str]) -> Outcome:
 
 
 def data_qa(arguments: Sequence[str]) -> Outcome:
-    """Check a store: coordinates, gaps in time, missing and constant values, ranges. Exits with 2 if it is unfit."""
+    """Check a store: structure, coordinates, values, units, physics, statistics. Exits with 2 if it is unfit."""
     settings, options = _settle(data_qa, QaSettings, arguments)
     with console.loading("the array libraries"):
+        from kit import quality
         from kit.data.build import open_store
-        from kit.qa.checks import run_checks
+    expected = None
+    if settings.variant is not None:
+        with console.loading("PyTorch and Aurora"):
+            expected = quality.expected_of(settings.variant)
     path = Path(settings.store)
-    report = run_checks(path if path.exists() else open_store(settings.store).path)
-    result = report.as_dict()
-    return Outcome(result, options.as_json, lambda: console.show_report(result), 0 if report.passed else 2)
+    path = path if path.exists() else open_store(settings.store).path
+    found = quality.quality_of(path, expected=expected, accepted=settings.accept, fresh=settings.fresh)
+    result = found.report.as_dict()
+    if settings.html is not None:
+        result["html"] = str(quality.write_page(found, settings.html))
+    return Outcome(result, options.as_json, lambda: console.show_report(result), 0 if found.report.passed else 2)
 
 
 def bench(arguments: Sequence[str]) -> Outcome:

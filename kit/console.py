@@ -281,7 +281,7 @@ def show_report(result: Mapping[str, Any]) -> None:
     for check in result["checks"]:
         colour = _STATUS_COLOUR.get(check["status"], "default")
         remedy = f"\n[dim]{escape(check['remedy'])}[/]" if check["status"] == "failed" and check.get("remedy") else ""
-        status = f"[{colour}]{check['status']}[/]"
+        status = f"[{colour}]{'accepted' if check.get('accepted') else check['status']}[/]"
         finding = escape(str(check.get("detail") or "")) + remedy
         table.add_row(check["name"], status, check["severity"], check.get("variable") or "", finding)
     out = error_console()

@@ -19,14 +19,13 @@ import torch
 from kit import __version__
 from kit.adapt import trainable
 from kit.checkpoint.folder import write_checkpoint
-from kit.errors import KitError, StoreError
+from kit.errors import KitError
 from kit.job import Job, build_job, choose_device
 from kit.memory.shortage import Shortage, readable
 from kit.plan.fit import Fitted, settle
 from kit.plan.preflight import preflight
 from kit.plots.render import save_loss_curves
-from kit.qa.checks import run_checks
-from kit.qa.report import Report
+from kit.quality import Quality, fit_for_training, write_page
 from kit.remedy import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.resume import Origin, check_same, find_folder, find_origin
 from kit.settings import Settings
@@ -116,36 +115,23 @@ def _prepare(settings: Settings, recipe: str | None, folder: RunFolder, *, fresh
         torch.set_num_threads(origin.state["threads"])
     settings, fitted = settle(settings, choose_device(settings.train.device))
     job = build_job(settings)
-    report = _checked_data(job)
+    quality = fit_for_training(job.store.path, settings.data.accept)
     if origin.checkpoint is not None:
         check_same(origin, job)
-    return _Run(job, origin, recipe, report, fitted)
-
-
-def _checked_data(job: Job) -> Report:
-    """Check the store before any GPU time is spent on it.
-
-    Raises:
-        StoreError: it is not fit; names the findings.
-    """
-    report = run_checks(job.store.path)
-    if not report.passed:
-        findings = "; ".join(f"{check.name} ({check.variable}): {check.detail}" for check in report.failed("error"))
-        msg = f"{job.store.path} is not fit for training: {findings}. See kit data qa {job.store.path}"
-        raise StoreError(msg)
-    return report
+    return _Run(job, origin, recipe, quality, fitted)
 
 
 class _Run:
     """One run: what it records, and what it leaves behind."""
 
-    def __init__(self, job: Job, origin: Origin, recipe: str | None, report: Report, fitted: Fitted | None) -> None:
+    def __init__(self, job: Job, origin: Origin, recipe: str | None, quality: Quality, fitted: Fitted | None) -> None:
         self.job = job
         self.fitted = fitted
         self.origin = origin
         self.folder = origin.folder
         self.recipe = recipe
-        self.report = report
+        self.report = quality.report
+        self.quality = quality
         self.progress: Progress = _Silence()
         self.metrics = MetricsLog(self.folder.metrics)
         self.activations = MetricsLog(self.folder.activations)
@@ -250,11 +236,16 @@ class _Run:
         settings, dump = self.job.settings, self._dump()
         made_of = provenance.collect(
             settings=dump,
-            data={"store": settings.data.store, "sha256": self.job.store.fingerprint()},
+            data={
+                "store": settings.data.store,
+                "sha256": self.job.store.fingerprint(),
+                **({"accepted": ",".join(settings.data.accept)} if settings.data.accept else {}),
+            },
             base_weights=None if self.job.weights is None else self.job.weights.base,
         )
         self.folder.write_config(dump)
         self.folder.write_quality(self.report.as_dict(), self.report.as_markdown())
+        write_page(self.quality, self.folder.quality_html)
         # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
         record = self.folder.add_provenance(made_of)
         account = Account(

@@ -20,7 +20,16 @@ from kit.train.run_folder import RunFolder
 __all__ = ["Origin", "check_same", "find_folder", "find_origin"]
 
 # Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read.
-_FREE = ("run", "track", "train.resume", "train.check_after", "data.workers", "adapt.cache", "adapt.cache_budget")
+_FREE = (
+    "run",
+    "track",
+    "train.resume",
+    "train.check_after",
+    "data.workers",
+    "data.accept",
+    "adapt.cache",
+    "adapt.cache_budget",
+)
 
 
 @dataclass(frozen=True)

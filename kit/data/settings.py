@@ -74,6 +74,8 @@ class DataSettings(BaseModel):
     """Pressure levels in hPa; by default all that the store holds."""
     statics: tuple[str, ...] | None = None
     """Static variables without the ``static_`` prefix; by default all that the store holds."""
+    accept: tuple[str, ...] = ()
+    """Errors of the store's checks to train in spite of, by name, such as ``nan:2t``; each must have been found."""
     train: TimeRange | None = None
     """Times to train on, ``START/END`` inclusive; by default the store's own split."""
     valid: TimeRange | None = None

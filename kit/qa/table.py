@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,7 +85,7 @@ class NamedCheck:
                 finding.variable,
                 finding.detail,
                 finding.remedy,
-                evidence=finding.evidence,
+                evidence={key: _finite(value) for key, value in finding.evidence.items()},
             )
             for finding in self.find(store)
         ]
@@ -96,6 +97,11 @@ def check(
 ) -> Callable[[Callable[[Examined], Findings]], NamedCheck]:
     """Make a named check of a function."""
     return lambda find: NamedCheck(name, severity, clean, needs, find)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def few(names: list[str]) -> str:

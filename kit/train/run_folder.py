@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "qa.md"
 
     @property
+    def quality_html(self) -> Path:
+        """The same as a page with maps, for a browser."""
+        return self.path / "qa.html"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"

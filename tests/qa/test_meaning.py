@@ -106,7 +106,7 @@ FURTHER: tuple[tuple[str, Edit, str | None, str, str], ...] = (
         _pressure,
         "static_z",
         "error",
-        r"mean of sp, north and south are exchanged: correlation -0.9",
+        r"mean of sp, north and south are exchanged: correlation -1.0",
     ),
     ("splits", split(valid="2020-01-02T00/2020-01-03T00"), None, "error", r"^train .* and valid .* overlap$"),
     ("splits", split(test="2020-01-02T18/2020-01-03T12"), None, "warning", r"^valid .* and test .* overlap$"),
