@@ -33,7 +33,8 @@ table{border-collapse:collapse;width:100%;background:var(--card);border:1px soli
 th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--soft)}
 .scroll{overflow-x:auto}.passed{color:var(--good)}.failed{font-weight:600}.skipped{color:var(--soft)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(330px,1fr));gap:14px}
-.cards{align-items:start}.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px}figure{margin:0 0 10px}
+.cards{align-items:start}
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px}figure{margin:0 0 10px}
 .map img{width:100%;max-height:300px;
 object-fit:contain;image-rendering:pixelated;display:block;border-radius:4px}
 svg{width:100%;display:block}svg text{font-size:10px;fill:var(--soft)}

@@ -37,9 +37,9 @@ def _missing_variables(store: Examined) -> Findings:
             yield Finding(None, detail, remedy, _severity(store), {"missing": missing})
 
 
-@check("missing-levels", "info", "all pressure levels that the model knows are there, and no others", needs=("level",))
+@check("missing-levels", "info", "all pressure levels that the model knows are there, and no others")
 def _missing_levels(store: Examined) -> Findings:
-    held, expected = store.subject.coordinates["level"], store.expected
+    held, expected = store.subject.coordinates.get("level", np.empty(0)), store.expected
     missing = [level for level in expected.levels if not np.isclose(held, level).any()]
     if missing:
         detail = f"{expected.label} knows {len(expected.levels)} levels; the store lacks {_hpa(missing)}"

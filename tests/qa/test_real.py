@@ -1,0 +1,60 @@
+"""What the checks say of real ERA5."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kit.data.build import build
+from kit.data.build_settings import BuildSettings
+from kit.qa.checks import run_checks
+from kit.qa.training import drift
+from tests.real_data import real_data
+
+
+def test_europe_lacks_variables_and_has_no_fault(tmp_path: Path) -> None:
+    path = real_data("era5-europe-2020-01-01")
+    statics = ("coslat", "sinlat", "coslon", "sinlon")
+    build(BuildSettings(source="netcdf", path=path, out=tmp_path / "store", statics=statics))
+    report = run_checks(tmp_path / "store")
+    assert report.passed
+    assert not report.failed("warning")
+    told = {check.detail for check in report.failed("info")}
+    assert "Aurora reads 4 surface variables; the store lacks 2t, msl" in told
+    assert "Aurora knows 13 levels; the store lacks 50, 150, 250 hPa" in told
+    assert {check.name for check in report.failed("info")} == {"missing-variables", "missing-levels"}
+
+
+def test_one_global_state_is_in_balance_but_no_pair(tmp_path: Path) -> None:
+    """37 levels, ascending latitudes and transposed dimensions in the file; clouds have none at the top."""
+    path = real_data("era5-global-tl31-1959")
+    settings = {"train": "1959-01-02/1959-01-02", "statics": ("coslat", "sinlat")}
+    build(BuildSettings.model_validate({"source": "netcdf", "path": path, "out": tmp_path / "store", **settings}))
+    report = run_checks(tmp_path / "store")
+    assert {check.key for check in report.unresolved} == {
+        "time-gaps:time", "statistics:ciwc", "statistics:clwc", "constant-in-space:ciwc", "constant-in-space:clwc",
+    }  # fmt: skip
+    passed = {check.name for check in report.checks if check.status == "passed"}
+    assert passed >= {"hydrostatic", "unit-mistake", "range", "negative", "statistics-drift", "latitude", "longitude"}
+
+
+def test_single_levels_alone_are_not_enough(tmp_path: Path) -> None:
+    pytest.importorskip("eccodes")
+    build(BuildSettings(source="grib", path=real_data("era5-western-usa-2025-01"), out=tmp_path / "store"))
+    report = run_checks(tmp_path / "store")
+    assert [check.key for check in report.unresolved] == ["variables"]
+    told = {check.detail for check in report.failed("info")}
+    assert "Aurora reads 5 atmospheric variables; the store lacks z, u, v, t, q" in told
+    passed = {check.name for check in report.checks if check.status == "passed"}
+    assert passed >= {"land-sea-mask", "soil-type", "static-alignment", "range", "statistics-match", "grid-spacing"}
+
+
+def test_shipped_statistics_that_are_off_by_seven_are_caught() -> None:
+    shipped = json.loads((real_data("era5-western-usa-2025-01") / "era5_surface_stats.json").read_text())
+    verdicts = {key: drift(key, one["mean"], one["std"]) for key, one in shipped.items()}
+    wrong = {key: verdict[3] for key, verdict in verdicts.items() if verdict is not None}
+    assert wrong == {"msl": pytest.approx(9151.2138671875 / 1332.246, rel=1e-3)}
+    assert verdicts["msl"] is not None
+    assert verdicts["msl"][0] == "error"
