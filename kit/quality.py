@@ -41,6 +41,11 @@ class Quality:
     facts: dict[str, str]
     pictures: dict[str, str]
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """What was accepted, a sentence each."""
+        return tuple(f"accepted: {check.key}: {check.detail}" for check in self.report.checks if check.accepted)
+
     def page(self) -> str:
         """The page, as HTML that needs nothing beside it."""
         from kit.plots.quality_page import page
@@ -102,9 +107,6 @@ def fit_for_training(path: Path, accepted: Sequence[str]) -> Quality:
             f"found by name: --data.accept {names}"
         )
         raise StoreError(msg)
-    for check in quality.report.checks:
-        if check.accepted:
-            _logger.warning("accepted: %s: %s", check.key, check.detail)
     return quality
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -474,6 +475,29 @@ def test_an_unfit_store_is_refused_before_anything_is_made(run_dir: Path, tmp_pa
     with pytest.raises(StoreError, match="not fit for training: nan"):
         finetune(settings(path, run_dir))
     assert not (run_dir / "first").exists()
+
+
+def test_an_accepted_error_is_on_the_record(run_dir: Path, tmp_path: Path) -> None:
+    path = synthetic_store(tmp_path / "odd", times=16).path
+    statistics = json.loads((path / "stats.json").read_text())
+    statistics["variables"]["10u"]["std"] *= 1.5
+    (path / "stats.json").write_text(json.dumps(statistics))
+    with pytest.raises(StoreError, match="accept what was found by name: --data.accept statistics-match:10u"):
+        finetune(settings(path, run_dir))
+    name = "statistics-match:10u"
+    result = finetune(settings(path, run_dir, data={"store": str(path), "accept": [name]}, train={"steps": 1}))
+    run = Path(result["run"])
+    report = json.loads((run / "qa.json").read_text())
+    assert (report["passed"], report["accepted"]) == (True, [name])
+    assert tomllib.loads((run / "config.toml").read_text())["data"]["accept"] == [name]
+    assert json.loads((run / "provenance.json").read_text())["data"]["accepted"] == name
+    assert "<em>accepted</em>" in (run / "qa.html").read_text()
+    assert f"warning: accepted: {name}: stats.json differs" in (run / "log.txt").read_text()
+    from kit.tracking.store import connect
+
+    client = connect(f"sqlite:///{run_dir / 'mlflow.db'}", run_dir)
+    assert client.get_run(result["mlflow_run_id"]).data.tags["kit.data.accepted"] == name
+    assert "qa.html" in {file.path for file in client.list_artifacts(result["mlflow_run_id"])}
 
 
 def test_a_variable_that_the_store_lacks_is_named(run_dir: Path, tmp_path: Path) -> None:

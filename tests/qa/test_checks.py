@@ -12,6 +12,7 @@ import pytest
 from kit.data.store import Store
 from kit.errors import StoreError
 from kit.qa.checks import CHECKS, run_checks
+from kit.qa.report import Check, Report
 from kit.qa.subject import Channel
 from tests.qa.stores import (
     HOURS,
