@@ -184,8 +184,8 @@ class _Run:
             with self._watching(), watch_signals(self._say) as interruption, readable_step:
                 self._say(self._opening())
                 self._say(self.trains.report.text())
-                for warning in (*self.quality.accepted, *self.job.leaks):
-                    self._say(f"warning: {warning}")
+                for line in (*self.quality.accepted, *self.job.leaks):
+                    self._say(f"warning: {line}")
                 if told := self.job.feature_cache:
                     self._say(told)
                 if self.fitted is not None:

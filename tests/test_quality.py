@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import zarr
 from kit import quality
 from kit.cli import main
 from kit.errors import SettingsError, StoreError
+from kit.qa.checks import VERSION, examine
 from kit.qa.expected import Expected
 from kit.quality import KEPT, expected_of, fit_for_training, quality_of, write_page
 from tests.factories import synthetic_store
@@ -35,7 +37,7 @@ def store(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Stores that are read whole."""
     seen: list[Path] = []
-    whole = quality.examine
+    whole = examine
 
     def spy(path: Path, **options: object) -> object:
         seen.append(path)
@@ -81,7 +83,7 @@ def test_checks_of_another_version_are_run_again(
     store: Path, readings: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quality_of(store)
-    monkeypatch.setattr(quality, "VERSION", quality.VERSION + 1)
+    monkeypatch.setattr(quality, "VERSION", VERSION + 1)
     quality_of(store)
     assert len(readings) == 2
 
@@ -170,7 +172,7 @@ def test_the_page_shows_what_was_accepted_and_escapes_what_it_is_given(store: Pa
     text = found.page()
     assert "<em>accepted</em>" in text
     assert ", 1 accepted by name" in text
-    hostile = quality.replace(found, facts={"source": "<script>alert(1)</script>"}).page()
+    hostile = replace(found, facts={"source": "<script>alert(1)</script>"}).page()
     assert "<script" not in hostile
 
 

@@ -31,6 +31,8 @@ _BINS = 40
 _WIDTH, _HEIGHT = 300, 120
 _MISSING = (214, 214, 214)
 _FOUND = (213, 94, 0)
+_MOST = 0.5
+"""Share of the points beyond which findings are counted and not painted: they would hide the map."""
 
 
 def pictures(store: Examined) -> dict[str, str]:
@@ -65,7 +67,7 @@ def _level(store: Examined, found: Survey) -> int:
         return 0
     for tally in _tallies(found):
         if tally.levels:
-            return tally.levels[0]
+            return int(tally.levels[0])
     return int(np.argmin(np.abs(store.subject.coordinates["level"] - _USUAL_LEVEL)))
 
 
@@ -84,7 +86,8 @@ def _map(store: Examined, found: Survey, level: int, style: Style, land_hw: Arra
         edge[0], edge[:, 0] = False, False
         colours[edge] = (0.35 * colours[edge]).astype(np.uint8)
     wrong = _wrong(found, level, mean.shape)
-    colours[wrong] = _FOUND
+    if wrong.mean() <= _MOST:
+        colours[wrong] = _FOUND
     longitude = store.subject.coordinates["longitude"]
     first = western_edge(longitude) // thinning((1, len(longitude)))[1] if (np.diff(longitude) > 0).all() else 0
     colours = np.roll(colours, -first, axis=1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from kit.qa.report import Check, Report
+from kit.qa.report import Check, Report, Severity
 
 __all__ = ["page"]
 
@@ -41,7 +42,7 @@ svg{width:100%;display:block}svg text{font-size:10px;fill:var(--soft)}
 figcaption{font-size:12.5px;color:var(--soft);margin-top:3px}.found{color:#d55e00;font-weight:600}
 a{color:var(--info)}nav a{margin-right:10px}
 """
-_ORDER = ("error", "warning", "info")
+_ORDER: tuple[Severity, ...] = ("error", "warning", "info")
 
 
 def page(report: Report, facts: Mapping[str, str], pictures: Mapping[str, str]) -> str:
@@ -99,9 +100,14 @@ def _finding(check: Check) -> str:
     accepted = " <em>accepted</em>" if check.accepted else ""
     return (
         f'<div class="finding {check.severity}"><span class="tag {check.severity}">{check.severity}</span>'
-        f"<b>{html.escape(check.name)}</b>{about}{accepted}<p>{html.escape(check.detail)}</p>"
-        f'<p class="remedy">What to do: {html.escape(check.remedy)}</p></div>'
+        f"<b>{html.escape(check.name)}</b>{about}{accepted}<p>{_text(check.detail)}</p>"
+        f'<p class="remedy">What to do: {_text(check.remedy)}</p></div>'
     )
+
+
+def _text(text: str) -> str:
+    """What stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _table(checks: Iterable[Check]) -> str:

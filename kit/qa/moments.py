@@ -45,8 +45,16 @@ class Moments:
             high_C: largest.
         """
         levels = len(field_CHW)
-        result = cls(np.full(levels, float(field_CHW[0].size)), *(np.zeros(levels) for _ in range(3)), low_C, high_C)
-        result.zeros_C = np.zeros(levels)
+        none_C = np.zeros(levels)
+        result = cls(
+            np.full(levels, float(field_CHW[0].size)),
+            none_C,
+            none_C.copy(),
+            none_C.copy(),
+            low_C,
+            high_C,
+            none_C.copy(),
+        )
         # Level by level: all of them at once in float64 would be twice the state itself.
         for level in range(levels):
             values = field_CHW[level] if finite is None else field_CHW[level][finite[level]]

@@ -7,12 +7,14 @@ Dimensions: C level, h and w those of a map.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kit.qa.atmosphere import thickness, virtual_temperature
+from kit.qa.report import Severity
 from kit.qa.table import REBUILD, Examined, Finding, Findings, check
 
 __all__ = ["CHECKS"]
@@ -59,7 +61,7 @@ def _hydrostatic(store: Examined) -> Findings:
         "z, t or the levels are not what they say: another unit, levels in another order, model levels? "
         f"Correct the source, then {REBUILD}"
     )
-    severity = "error" if abs(typical) > _WRONG else "warning"
+    severity: Severity = "error" if abs(typical) > _WRONG else "warning"
     yield Finding("z", detail, remedy, severity, {"ratio": 1 + typical, "share": share})
 
 
@@ -114,7 +116,7 @@ def _soil_type(store: Examined) -> Findings:
         )
 
 
-_TURNS = {
+_TURNS: dict[str, Callable[[Array], Array]] = {
     "north and south are exchanged": lambda field: field[::-1],
     "it is half the circle off in longitude": lambda field: np.roll(field, field.shape[1] // 2, axis=1),
     "it is turned upside down and half the circle off": lambda field: np.roll(field[::-1], field.shape[1] // 2, axis=1),

@@ -219,7 +219,7 @@ class Survey:
         means = np.asarray(self.mean_TC, dtype=np.float64)
         there = np.isfinite(means)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(there, means, 0).sum(axis=0) / there.sum(axis=0)
+            return np.asarray(np.where(there, means, 0).sum(axis=0) / there.sum(axis=0))
 
 
 def thinning(shape: tuple[int, ...]) -> tuple[int, int]:

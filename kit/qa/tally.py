@@ -55,7 +55,7 @@ class Tally:
     @property
     def points(self) -> Array | None:
         """Points concerned on any level, [H, W]; None where fields as a whole are counted."""
-        return self.ever.any(axis=0) if self.ever is not None and self.ever.ndim == 3 else None
+        return np.asarray(self.ever.any(axis=0)) if self.ever is not None and self.ever.ndim == 3 else None
 
 
 def form(tally: Tally, states: int, empty: int = 0) -> str:
@@ -80,7 +80,7 @@ def form(tally: Tally, states: int, empty: int = 0) -> str:
         return "growing with pressure, as below the ground"
     if states > 1 and tally.count == int(points.sum()) * states:
         return "the same points in every state"
-    if tally.count > 1 and tally.count == tally.states * len(tally.levels) * _area(tally.ever.any(axis=0)):
+    if tally.count > 1 and tally.count == tally.states * len(tally.levels) * _area(np.asarray(tally.ever.any(axis=0))):
         return "a block"
     return "scattered" if tally.count <= _SCATTERED * size * tally.states * len(tally.levels) else ""
 

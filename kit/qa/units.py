@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kit.qa.atmosphere import GRAVITY, standard_geopotential
+from kit.qa.subject import Place
 from kit.qa.survey import Survey
 from kit.qa.table import REBUILD, Examined, Finding, Findings, check
 
@@ -45,19 +46,27 @@ def _by_values(store: Examined, found: Survey) -> tuple[str, str] | None:
     known = found.channel.known
     if known is None:
         return None
-    name, mean = known.name, float(np.nanmean(found.mean_C))
-    for applies, rule in _RULES:
-        if applies(found) and (told := rule(store, found, mean)):
-            other, factor = told
-            return f"{name} has mean {mean:.4g} and spans {found.low:.4g} to {found.high:.4g}: {other}", factor
-    return None
+    rule = next((rule for applies, rule in _RULES if applies(found)), None)
+    if rule is None:
+        return None
+    mean = float(np.nanmean(found.mean_C))
+    if told := rule(store, found, mean):
+        return f"mean {mean:.4g}, from {found.low:.4g} to {found.high:.4g}: {told[0]}", told[1]
+    # A source may change its unit from a certain day on.
+    means_T = [float(np.mean(means_C)) for means_C in found.mean_TC] if rule in (_temperature, _pressure) else []
+    every = [(time, one) for time, mean in enumerate(means_T) if (one := rule(store, found, mean))]
+    if not every:
+        return None
+    first, (other, factor) = every[0]
+    moment = store.subject.where(found.channel, Place(time=first))
+    return f"{len(every)} of {len(means_T)} states from {moment} on: {other}", f"{factor} there"
 
 
 Told = tuple[str, str] | None
 
 
-def _temperature(_store: Examined, found: Survey, mean: float) -> Told:
-    if -110 < mean < 70 and found.low > -150 and found.high < 150:
+def _temperature(_store: Examined, _found: Survey, mean: float) -> Told:
+    if -110 < mean < 70:
         return "degrees Celsius for kelvin", "add 273.15"
     return None
 

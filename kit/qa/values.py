@@ -103,7 +103,7 @@ def _jumps(store: Examined) -> Findings:
         centre = np.nanmedian(means, axis=0) if np.isfinite(means).any() else np.zeros(means.shape[1:])
         usual = np.nanmean(np.sort(np.abs(means - centre), axis=0)[: -(-len(means) * 9 // 10)], axis=0)
         scale = np.maximum(usual, 0.05 * np.nan_to_num(found.training.scale_C))
-        far = (np.abs(means - centre) > _JUMP * scale).any(axis=1)
+        far = np.asarray((np.abs(means - centre) > _JUMP * scale).any(axis=1))
         if far.any():
             first = int(np.flatnonzero(far)[0])
             moment = str(store.subject.coordinates["time"][first].astype("datetime64[m]"))

@@ -103,7 +103,8 @@ def split(**periods: str) -> Edit:
     """Change the store's periods."""
 
     def edit(group: zarr.Group, path: Path) -> None:
-        group.attrs["splits"] = {**dict(group.attrs["splits"]), **periods}  # type: ignore[call-overload]
+        before: Any = group.attrs["splits"]
+        group.attrs["splits"] = {**before, **periods}
 
     return edit
 

@@ -79,6 +79,13 @@ FURTHER: tuple[tuple[str, Edit, str | None, str, str], ...] = (
     ("units-attribute", state("2t", "units", "degC"), "2t", "error", r"unit 'degC', and 'K' is expected"),
     ("unit-mistake", replace("2t", lambda v: v - 273.15), "2t", "error", r"degrees Celsius for kelvin"),
     ("unit-mistake", replace("msl", lambda v: v / 100), "msl", "error", r"hPa for Pa"),
+    (
+        "unit-mistake",
+        replace("msl", lambda v: v / np.where(np.arange(12) < 5, 1, 100)[:, None, None]),
+        "msl",
+        "error",
+        r"7 of 12 states from 2020-01-02T06:00 on: hPa for Pa",
+    ),
     ("unit-mistake", replace("msl", lambda v: v / 1000), "msl", "error", r"kPa for Pa"),
     ("unit-mistake", replace("z", lambda v: v / 9.80665), "z", "error", r"0.102 times .*: geopotential height in m$"),
     ("unit-mistake", replace("z", lambda v: v / 98.0665), "z", "error", r"geopotential height in dam$"),
