@@ -15,7 +15,6 @@ from kit.data.settings import Period
 from kit.data.store import Store, write_store
 from kit.models.transforms import PRECIPITATION
 from kit.qa.atmosphere import standard_geopotential, standard_temperature
-from kit.qa.expected import published
 
 __all__ = ["synthetic_dataset", "synthetic_store", "write_synthetic"]
 
@@ -27,6 +26,7 @@ _SCALES = {
     "10v": (0.0, 5.0),
     "msl": (101000.0, 1000.0),
     "sp": (98500.0, 1000.0),
+    "q": (0.004, 0.001),
     "u": (5.0, 10.0),
     "v": (0.0, 8.0),
 }
@@ -38,8 +38,6 @@ def _profile(name: str, level: float) -> tuple[float, float]:
         return float(standard_temperature(level)), 10.0
     if name == "z":
         return float(standard_geopotential(level)), 50.0
-    if name == "q":
-        return published().get(f"q_{level:g}", (0.004, 0.001))[0], published().get(f"q_{level:g}", (0.0, 0.001))[1] / 5
     return _SCALES.get(name, (0.0, 1.0))
 
 

@@ -26,6 +26,8 @@ _LAYER, _COARSE = 0.02, 0.04
 pressures' ratio, because temperature is not linear in it. Upstream's published means at 13 levels are within 0.003."""
 _WRONG = 0.15
 """Relative error that no weather explains."""
+_MANY = 20
+"""States over whose mean temperature says where the mountains are."""
 _POINTS = 0.05
 """Share of points that may be off."""
 
@@ -126,24 +128,35 @@ _TURNS: dict[str, Callable[[Array], Array]] = {
 
 @check("static-alignment", "error", "the orography lies where surface pressure or temperature says")
 def _static_alignment(store: Examined) -> Findings:
-    """Surface pressure falls by a tenth each kilometre, and temperature by 6.5 K: mountains show in their means."""
+    """Surface pressure falls by a tenth each kilometre, and temperature by 6.5 K: mountains show in their means.
+
+    Temperature says so on the globe and over some time alone: weather has patterns of its own.
+    """
     ground = store.found("static_z")
     witness = next((name for name in ("sp", "2t") if store.found(name)), None)
     if ground is None or witness is None or np.ptp(ground.mean_Chw) < 3000:
         return
     seen = store.found(witness)
     assert seen is not None
+    if witness == "2t" and (seen.states < _MANY or not _is_global(store)):
+        return
     field, height = _anomaly(seen.mean_Chw[0], zonal=witness == "2t"), ground.mean_Chw[0]
     straight = _correlation(height, field, zonal=witness == "2t")
     turned = {name: _correlation(turn(height), field, zonal=witness == "2t") for name, turn in _TURNS.items()}
     best = min(turned, key=turned.__getitem__)
-    if turned[best] < -0.5 and turned[best] < straight - 0.4:
+    if turned[best] < (-0.8 if witness == "sp" else -0.6) and turned[best] < straight - 0.4:
         detail = (
             f"against the mean of {witness}, {best}: correlation {turned[best]:.2f} when put right, {straight:.2f} as "
             "it is"
         )
         remedy = f"turn the static fields as the other variables are, or take them from the same source: {REBUILD}"
-        yield Finding("static_z", detail, remedy, None, {"correlation": straight, "turned": turned[best]})
+        severity: Severity = "error" if witness == "sp" else "warning"
+        yield Finding("static_z", detail, remedy, severity, {"correlation": straight, "turned": turned[best]})
+
+
+def _is_global(store: Examined) -> bool:
+    latitude, longitude = (store.subject.coordinates[name] for name in ("latitude", "longitude"))
+    return bool(np.ptp(latitude) > 150 and np.ptp(longitude) > 300)
 
 
 def _anomaly(field_hw: Array, *, zonal: bool) -> Array:
