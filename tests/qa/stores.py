@@ -34,7 +34,7 @@ def dry_above(q: xr.DataArray) -> xr.DataArray:
     """The factory's humidity, with means and scales that the levels have."""
     known = [published()[f"q_{level:g}"] for level in q["level"].values]
     mean, scale = (np.array(part, dtype=np.float32).reshape(-1, 1, 1) for part in zip(*known, strict=True))
-    return (mean + scale / 5 * (q - 0.004) / 0.001).astype(np.float32)
+    return xr.DataArray(mean + scale / 5 * (q - 0.004) / 0.001).astype(np.float32)
 
 
 def editable(path: Path) -> zarr.Group:
