@@ -120,6 +120,11 @@ class Browser:
         """Type into what has the focus."""
         self.call("Input.insertText", text=text)
 
+    def scroll(self, x: int, y: int, *, down: int) -> None:
+        """Turn the mouse's wheel over a point of the window, by so many pixels."""
+        self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=down)
+        time.sleep(1.5)
+
     def shoot(self, path: Path) -> None:
         """Save what is seen as PNG."""
         data = self.call("Page.captureScreenshot", format="png")["data"]

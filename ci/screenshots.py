@@ -113,8 +113,9 @@ def take(browser: Browser, runs: list[str]) -> None:
     browser.go(f"{URL}/#/experiments/1/runs/{runs[0]}/system-metrics", says("disk_usage_percentage"))
     save(browser, "tracking-system.png")
 
-    browser.go(f"{URL}/#/experiments/1/runs/{runs[0]}/artifacts/qa.md", says("17 checks", "fit for use"))
+    browser.go(f"{URL}/#/experiments/1/runs/{runs[0]}/artifacts/qa.html", "document.querySelector('iframe')")
     browser.run(NO_PATH)
+    browser.scroll(900, 500, down=2050)
     save(browser, "tracking-quality.png")
 
 

@@ -244,8 +244,8 @@ class _Run:
             base_weights=None if self.job.weights is None else self.job.weights.base,
         )
         self.folder.write_config(dump)
-        self.folder.write_quality(self.report.as_dict(), self.report.as_markdown())
-        write_page(self.quality, self.folder.quality_html)
+        self.folder.write_quality(self.report.as_dict())
+        write_page(self.quality, self.folder.quality_page)
         # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
         record = self.folder.add_provenance(made_of)
         account = Account(

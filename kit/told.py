@@ -25,7 +25,7 @@ def labels(job: Job, report: Report, folder: RunFolder) -> dict[str, str]:
     synthetic = bool(job.store.attributes.get("synthetic"))
     trains, total = trainable.count(job.model)
     base = "random weights" if job.weights is None else job.weights.base["name"]
-    checks = f"{len(report.checks)} checks, {len(report.failed('warning'))} of them warn (qa.md)"
+    checks = f"{len(report.checks)} checks, {len(report.failed('warning'))} of them warn (qa.html)"
     data = job.settings.data
     told = {
         "model": f"{job.spec.variant}, from {base}",

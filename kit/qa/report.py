@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 __all__ = ["Check", "Report", "Severity", "Status"]
 
 Status = Literal["passed", "failed", "skipped"]
 Severity = Literal["error", "warning", "info"]
-_SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -64,24 +62,3 @@ class Report:
         accepted = sorted({check.key for check in self.checks if check.accepted})
         checks = [asdict(check) for check in self.checks]
         return {"store": self.store, "passed": self.passed, "checks": checks, "accepted": accepted}
-
-    def as_markdown(self) -> str:
-        """A page to read: the verdict, and one row for each check, failed ones first."""
-        verdict = "fit for use" if self.passed else "**not fit for use**"
-        rows = sorted(self.checks, key=lambda check: (check.status != "failed", _SEVERITIES.index(check.severity)))
-        lines = [
-            f"# Checks on {Path(self.store).name}",
-            "",
-            f"{len(self.checks)} checks, {len([row for row in rows if row.status == 'failed'])} failed: {verdict}.",
-            "",
-            "| check | status | severity | variable | finding | what to do |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        return "\n".join([*lines, *(_row(check) for check in rows)]) + "\n"
-
-
-def _row(check: Check) -> str:
-    remedy = check.remedy if check.status == "failed" else ""
-    status = "accepted" if check.accepted else check.status
-    cells = (check.name, status, check.severity, check.variable or "", check.detail, remedy)
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -107,7 +107,7 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
     """
     tracker.settle()
     files = (
-        folder.config, folder.provenance, folder.quality, folder.quality_page, folder.quality_html, folder.trains,
+        folder.config, folder.provenance, folder.quality, folder.quality_page, folder.trains,
         folder.activations, folder.scores, folder.log,
     )  # fmt: skip
     for path in files:

@@ -40,11 +40,6 @@ class RunFolder:
 
     @property
     def quality_page(self) -> Path:
-        """The same, to be read."""
-        return self.path / "qa.md"
-
-    @property
-    def quality_html(self) -> Path:
         """The same as a page with maps, for a browser."""
         return self.path / "qa.html"
 
@@ -152,10 +147,9 @@ class RunFolder:
         """Write resolved settings as TOML; an absent value is left out, or is ``none`` where it means something."""
         write_atomically(self.config, tomli_w.dumps(_without_none(settings)))
 
-    def write_quality(self, report: Mapping[str, Any], page: str) -> None:
-        """Write the report of the checks on the data, for machines and for people."""
+    def write_quality(self, report: Mapping[str, Any]) -> None:
+        """Write the report of the checks on the data."""
         write_atomically(self.quality, json.dumps(report, indent=2) + "\n")
-        write_atomically(self.quality_page, page)
 
     def write_trains(self, report: Mapping[str, Any]) -> None:
         """Write what trains, and what is known of whether it did."""

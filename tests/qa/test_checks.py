@@ -12,7 +12,6 @@ import pytest
 from kit.data.store import Store
 from kit.errors import StoreError
 from kit.qa.checks import CHECKS, run_checks
-from kit.qa.report import Check, Report
 from kit.qa.subject import Channel
 from tests.qa.stores import (
     HOURS,
@@ -327,16 +326,3 @@ def test_what_is_no_store_is_an_error(tmp_path: Path, content: str | dict[str, s
 def test_neither_torch_nor_xarray_is_imported() -> None:
     code = "import sys, kit.qa.checks; assert not {'torch', 'xarray', 'aurora'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-def test_a_report_is_a_page_that_opens_with_what_failed() -> None:
-    checks = (
-        Check("layout", "passed", "error", None, "as it should be"),
-        Check("range", "failed", "warning", "2t", "3 | 4 values\nfrom 400 K", "convert to K"),
-    )
-    page = Report("/stores/mine", checks).as_markdown()
-    assert page.splitlines()[0] == "# Checks on mine"
-    assert "2 checks, 1 failed: fit for use." in page
-    rows = page.splitlines()[6:]
-    assert rows[0] == "| range | failed | warning | 2t | 3 \\| 4 values from 400 K | convert to K |"
-    assert rows[1] == "| layout | passed | error |  | as it should be |  |"
