@@ -11,6 +11,7 @@ __all__ = [
     "RegistryError",
     "SettingsError",
     "StoreError",
+    "WorkerError",
     "refusal_of",
 ]
 
@@ -35,6 +36,10 @@ class StoreError(KitError):
 
 class CheckpointError(KitError):
     """A checkpoint folder or a weights file that cannot be loaded as asked."""
+
+
+class WorkerError(KitError):
+    """A process that read data is gone."""
 
 
 class OutOfMemoryError(KitError):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from kit.checkpoint.folder import open_checkpoint
 from kit.data.workers import lost_worker
-from kit.errors import KitError, refusal_of
+from kit.errors import KitError, WorkerError, refusal_of
 from kit.job import Job, uses_autocast
 from kit.memory.advice import Situation
 from kit.memory.shortage import Shortage, explain_training
@@ -83,8 +83,8 @@ def ended_readably(folder: RunFolder) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        what = lost_worker(error) or refusal_of(error)
+    except (OSError, RuntimeError, SafetensorError, WorkerError) as error:
+        what = str(error) if isinstance(error, WorkerError) else lost_worker(error) or refusal_of(error)
         if what is None:
             raise
         msg = f"{what}. {ended_badly(folder)}"

@@ -17,9 +17,12 @@ import pytest
 from kit import cli
 from kit.checkpoint.folder import open_checkpoint
 from kit.data import build
+from kit.errors import KitError, WorkerError
 from kit.finetune import finetune
+from kit.remedy import ended_readably
 from kit.tracking.tracker import Tracker
 from kit.train.claim import claimed
+from kit.train.run_folder import RunFolder
 from kit.train.trainer import StepReport, Trainer
 from tests.factories import synthetic_store
 from tests.test_finetune import assert_same_weights, settings
@@ -186,3 +189,9 @@ def test_a_locked_database(store: Path, run_dir: Path, capsys: pytest.CaptureFix
     assert "database is locked" in err
     assert "Traceback" not in err
     assert not (run_dir / "first").exists()
+
+
+def test_a_worker_that_is_gone_is_told_with_how_to_go_on(tmp_path: Path) -> None:
+    told = r"^it was killed\. .*first has no checkpoint of a step yet: .* --run.name first --train.resume auto$"
+    with pytest.raises(KitError, match=told), ended_readably(RunFolder(tmp_path / "first")):
+        raise WorkerError("it was killed")

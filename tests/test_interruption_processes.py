@@ -43,7 +43,10 @@ def processes() -> Iterator[list[subprocess.Popen[Any]]]:
     yield started
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def last_step(run_dir: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-from kit.errors import KitError
+from kit.errors import KitError, WorkerError
 
 __all__ = ["Loader", "lost_worker", "start_worker"]
 
@@ -59,7 +59,7 @@ def _readable(batches: Iterator[T]) -> Iterator[T]:
         raise type(error)(_last_line(error)) from error
     except RuntimeError as error:
         if lost := lost_worker(error):
-            raise KitError(lost) from error
+            raise WorkerError(lost) from error
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from kit.errors import RegistryError
@@ -122,9 +123,11 @@ def arrive(entry: Entry, part: Part, path: Path, watch: Watch, limits: Limits) -
     """
     failures: list[str] = []
     for url in entry.urls:
+        # What has a mirror behind it is given up sooner.
+        allowed = limits if url == entry.urls[-1] else replace(limits, attempts=min(limits.attempts, 2))
         try:
-            source = _source(entry, url, watch, limits)
-            download(source, part, entry.size, limits, watch, entry.name)
+            source = _source(entry, url, watch, allowed)
+            download(source, part, entry.size, allowed, watch, entry.name)
             _accept(entry, part)
         except SourceError as error:
             failures.append(f"{shown(url)}: {error}")

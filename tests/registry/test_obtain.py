@@ -124,6 +124,13 @@ def test_mirrors_are_tried_in_order(server: Server, register: Register) -> None:
     assert "SHA-256" in notes.texts[1]
 
 
+def test_what_has_a_mirror_is_given_up_sooner(server: Server, register: Register) -> None:
+    server.fail("/busy", Fault(status=503), always=True)
+    register([server.url("/busy"), server.put("/good", CONTENT)])
+    assert fetch().read_bytes() == CONTENT
+    assert [request.path for request in server.requests] == ["/busy", "/busy", "/good"]
+
+
 def test_every_source_is_told_if_none_will_do(server: Server, register: Register) -> None:
     register([server.url("/gone"), server.put("/bad", tampered(5))])
     with pytest.raises(RegistryError, match="(?s)/gone: the server answered 404.*/bad: SHA-256 is"):
