@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kit.cli import COMMANDS, main
 
-_WIDTH = "100"
+_WIDTH = "84"
 _HEAD = """# Commands
 
 What `kit COMMAND --help` prints, as of this version. Settings come from the command line, then `KIT_*` environment
