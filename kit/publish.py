@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kit.errors import SettingsError
 
-__all__ = ["published", "refuse_existing", "sync"]
+__all__ = ["published", "refuse_existing", "sync", "write_atomically"]
 
 _REMOVALS = 40
 
@@ -52,6 +52,16 @@ def published(out: Path) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that it is whole or absent; what is there is replaced."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sync(file: Path) -> None:

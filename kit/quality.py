@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from kit.data.store_format import STATISTICS_FILE
 from kit.errors import StoreError
+from kit.publish import write_atomically
 from kit.qa import variant
 from kit.qa.accept import accept
 from kit.qa.checks import VERSION, examine, report_on
@@ -129,7 +129,7 @@ def expected_of(name: str) -> Expected:
 def write_page(quality: Quality, path: Path) -> Path:
     """Write the page, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, quality.page())
+    write_atomically(path, quality.page())
     return path
 
 
@@ -229,18 +229,9 @@ def _keep(path: Path, key: str, quality: Quality) -> None:
     for place in _places(path, key):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            _replace(place, text)
+            write_atomically(place, text)
         except OSError as error:
             reasons.append(str(error))
         else:
             return
     _logger.warning("the report on %s cannot be kept, and the next run reads it again: %s", path, "; ".join(reasons))
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

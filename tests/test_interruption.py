@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from kit.train.claim import claimed
 from kit.train.run_folder import RunFolder
 from kit.train.trainer import StepReport, Trainer
 from tests.factories import synthetic_store
+from tests.limits import largest_file
 from tests.test_finetune import assert_same_weights, settings
 
 
@@ -113,17 +113,6 @@ def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on(
     assert "ended at once, after step 2. The checkpoint after step 2 is whole: go on with the same settings and" in log
     assert finetune(cut)["steps"] == 4
     assert_same_weights(run_dir / "whole", run_dir / "cut")
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let the system refuse larger files to this process; it is as good as a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # Weights are 14 MB, the training state 28.

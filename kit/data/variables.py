@@ -9,6 +9,7 @@ goes by ECMWF's parameter numbers (``paramId``) alone: short names there mean di
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 __all__ = ["ATMOSPHERIC", "STATIC", "SURFACE", "Kind", "Variable", "find", "find_param", "lookup"]
@@ -58,7 +59,8 @@ def _numbers(param_ids: int | tuple[int, ...]) -> tuple[int, ...]:
     return param_ids if isinstance(param_ids, tuple) else (param_ids,)
 
 
-def _surface(
+def _entry(
+    kind: Kind,
     name: str,
     param_ids: int | tuple[int, ...],
     long_name: str,
@@ -68,31 +70,12 @@ def _surface(
     cf: str | None = None,
     accumulated: bool = False,
 ) -> Variable:
-    return Variable(name, "surface", long_name, units, *limits, aliases, cf, accumulated, _numbers(param_ids))
+    return Variable(name, kind, long_name, units, *limits, aliases, cf, accumulated, _numbers(param_ids))
 
 
-def _level(
-    name: str,
-    param_ids: int | tuple[int, ...],
-    long_name: str,
-    units: str,
-    limits: tuple[float, float],
-    *aliases: str,
-    cf: str | None = None,
-) -> Variable:
-    return Variable(name, "atmospheric", long_name, units, *limits, aliases, cf, param_ids=_numbers(param_ids))
-
-
-def _static(
-    name: str,
-    param_ids: int | tuple[int, ...],
-    long_name: str,
-    units: str,
-    limits: tuple[float, float],
-    *aliases: str,
-    cf: str | None = None,
-) -> Variable:
-    return Variable(name, "static", long_name, units, *limits, aliases, cf, param_ids=_numbers(param_ids))
+_surface = partial(_entry, "surface")
+_level = partial(_entry, "atmospheric")
+_static = partial(_entry, "static")
 
 
 _WIND = (-120.0, 120.0)

@@ -25,7 +25,8 @@ from kit.metrics.baselines import persistence
 from kit.metrics.edges import EdgeBoard
 from kit.metrics.scores import ScoreBoard, Scores, skill
 from kit.models.space import TrainingSpace, Window
-from kit.train.run_folder import RunFolder, write_atomically
+from kit.publish import write_atomically
+from kit.train.run_folder import RunFolder
 
 __all__ = ["evaluate", "headlines", "physical", "scores_of"]
 

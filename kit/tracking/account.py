@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kit.errors import KitError
+from kit.publish import write_atomically
 from kit.tracking.runs import MissingRunError
 from kit.tracking.tracker import RunStatus, Tracker
-from kit.train.run_folder import RunFolder, write_atomically
+from kit.train.run_folder import RunFolder
 
 __all__ = ["Account", "begin", "dataset", "first_told", "note", "read_account", "send_results"]
 

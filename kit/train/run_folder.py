@@ -13,8 +13,9 @@ from typing import Any
 import tomli_w
 
 from kit.errors import SettingsError
+from kit.publish import write_atomically
 
-__all__ = ["MetricsLog", "RunFolder", "write_atomically"]
+__all__ = ["MetricsLog", "RunFolder"]
 
 
 @dataclass(frozen=True)
@@ -191,16 +192,6 @@ def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif key in _MEANINGFUL_NONE:
             kept[key] = "none"
     return kept
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that it is whole or absent."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class MetricsLog:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from kit.errors import RegistryError
 from kit.registry import obtain
 from kit.registry.places import place
 from kit.registry.watch import watched
+from tests.limits import largest_file
 from tests.real_data import real_data
 from tests.registry.conftest import CONTENT, QUICK, SHA256, Notes, Register, fetch, leave_part, left_over
 from tests.servers import Fault, Server, git_blob
@@ -176,21 +174,10 @@ def test_two_threads_at_once(server: Server, register: Register) -> None:
 # The disk.
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """The kernel refuses to let any file grow beyond this: the nearest thing to a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_disk_that_fills_leaves_what_can_be_continued(server: Server, register: Register, cache: Path) -> None:
     register(server.put("/states.bin", CONTENT))
     with (
-        file_size_limit(10_000),
+        largest_file(10_000),
         pytest.raises(RegistryError, match="no space left .* after 10000 bytes.*goes on from"),
     ):
         fetch()
