@@ -77,7 +77,7 @@ def finetune(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Run the benchmarks: pytest's pieces and then kit bench; with arguments (-- step plan), kit bench alone."""
-    install(session, "tests")
+    install(session, "tests", "bench")
     if not session.posargs:
         session.run("pytest", "-m", "benchmark")
     session.run("kit", "bench", *session.posargs)
@@ -90,7 +90,7 @@ def wheel(session: nox.Session) -> None:
         parts = ("--build-constraints", LOCK, "--require-hashes", "--out-dir", folder)
         session.run("uv", "build", "--wheel", *parts)
         pinned = ("--require-hashes", "--constraints", LOCK)
-        session.install(*pinned, "--requirement", "pyproject.toml", "--extra", "grib", "--extra", "peft")
+        session.install(*pinned, "--requirement", "pyproject.toml", "--all-extras")
         session.install("--no-deps", "--reinstall", *(str(path) for path in Path(folder).glob("*.whl")))
         empty = Path(folder) / "empty"
         empty.mkdir()
@@ -152,7 +152,7 @@ def install(session: nox.Session, *groups: str) -> None:
     """
     chosen = [part for group in groups for part in ("--group", group)]
     pinned = ("--constraints", LOCK, "--build-constraints", LOCK)
-    session.install("--compile-bytecode", *pinned, "--editable", ".[grib,peft]", *chosen)
+    session.install("--compile-bytecode", *pinned, "--editable", ".[cloud,cluster,grib,hrrr,peft]", *chosen)
 
 
 def compile_lock(session: nox.Session, out: Path, arguments: list[str]) -> None:

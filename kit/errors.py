@@ -11,6 +11,7 @@ __all__ = [
     "RegistryError",
     "SettingsError",
     "StoreError",
+    "UnavailableError",
     "WorkerError",
     "refusal_of",
 ]
@@ -32,6 +33,10 @@ class RegistryError(KitError):
 
 class StoreError(KitError):
     """A source or a store that cannot be read, reconciled or trained on."""
+
+
+class UnavailableError(StoreError):
+    """A source that did not answer, or not in full, however often it was asked; what was read of it stays read."""
 
 
 class CheckpointError(KitError):

@@ -20,11 +20,11 @@ from kit.data.accumulation import at_step, trimmed
 from kit.data.build_settings import BuildSettings
 from kit.data.origin import locate
 from kit.data.settings import Period
-from kit.data.sources.base import OpenSource, Request, SourceData
+from kit.data.sources.base import OpenSource, Place, Request, SourceData
 from kit.data.static_files import with_statics
 from kit.data.statics import choose_statics
 from kit.data.store import Store, StoreExistsError, write_store
-from kit.data.store_format import STATIC_PREFIX, Times, listed
+from kit.data.store_format import STATIC_PREFIX, Times, listed, period_indices
 from kit.data.variables import lookup
 from kit.errors import StoreError
 
@@ -96,7 +96,7 @@ def open_store(name_or_path: str) -> Store:
     # The file is verified each time, also when the store that was built from it is there.
     file = registry.fetch(name_or_path)
     out = registry.cache_dir() / "stores" / f"{name_or_path}-{str(entry.hash)[:12]}"
-    settings = BuildSettings(source="pickle", path=file, out=out, licence=entry.licence)
+    settings = BuildSettings(source="pickle", path=str(file), out=out, licence=entry.licence)
     facts = {"registry": name_or_path, "registry_sha256": entry.hash, "synthetic": entry.synthetic}
     return _cached(settings, facts)
 
@@ -127,11 +127,14 @@ def _open_or_build(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
         return Store.open(settings.out)
 
 
-def _open_source(settings: BuildSettings, paths: Sequence[Path]) -> AbstractContextManager[SourceData]:
+def _open_source(settings: BuildSettings, paths: Sequence[Place]) -> AbstractContextManager[SourceData]:
     variables, statics = settings.variables, settings.statics
     request = Request(
         None if variables is None else frozenset(variables),
         None if statics is None else frozenset(STATIC_PREFIX + name for name in statics),
+        times=settings.times,
+        levels=settings.levels,
+        step=settings.step,
     )
     module = importlib.import_module(f"kit.data.sources.{settings.source}")
     opener: OpenSource = module.open_source
@@ -150,6 +153,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
         for name, field in fields.items()
     }
     fields = trimmed(fields, note)
+    fields = {name: _in_times(field, settings.times) for name, field in fields.items()}
     _check_same_coordinates(fields)
     for where, on_levels in (("on pressure levels", True), ("at the surface", False)):
         if not any(("level" in field.dims) == on_levels for field in fields.values()):
@@ -183,6 +187,17 @@ def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataAr
         msg = f"{field.name} lacks the levels {listed(missing)} hPa; the data hold {listed(held)}"
         raise StoreError(msg)
     return field.isel(level=[held.index(level) for level in sorted(set(levels))])
+
+
+def _in_times(field: xr.DataArray, period: Period | None) -> xr.DataArray:
+    if period is None:
+        return field
+    times = field["time"].values.astype("datetime64[s]")
+    inside = period_indices(times, period)
+    if not inside.size:
+        msg = f"{field.name}: no state in --times {period}; the data hold {_described(times)}"
+        raise StoreError(msg)
+    return field.isel(time=inside)
 
 
 def _check_same_coordinates(fields: Mapping[str, xr.DataArray]) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, field_validator
 
 from kit.data.settings import TimeRange
 
@@ -35,10 +35,15 @@ class BuildSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
     source: SourceKind
     """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file
     of GRIB 1 or 2), or ``pickle``."""
-    path: Path
+    path: str
     """The data: a folder or a file; or the name of a data set or of an entry of the registry (``kit data list``), whose
     files are fetched and verified."""
     out: Path
@@ -53,6 +58,8 @@ class BuildSettings(BaseModel):
     statics_from: str | None = None
     """A file of static fields on the data's own grid or the globe around it, which stand over those of the data: a
     registry entry such as ``aurora-0.25-static``, a pickle like it, or NetCDF."""
+    times: TimeRange | None = None
+    """Times to take, ``START/END`` inclusive; by default all that the data hold."""
     step: Hours | None = None
     """Hours between states, such as ``6h``; by default the data's own."""
     train: TimeRange | None = None

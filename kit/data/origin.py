@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kit.data.sources.base import Place
 from kit.errors import StoreError
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ _READABLE = ("states", "source")
 class Origin:
     """Files and folders to read, and what the registry knows of them."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Place, ...]
     licence: str = ""
     attributes: dict[str, Any] = field(default_factory=dict)
     """For the store: ``registry``, the name, and ``registry_files``, the entries with their hashes."""
 
 
-def locate(path: Path, source: str) -> Origin:
+def locate(path: str, source: str) -> Origin:
     """Find what ``--path`` means: a path that exists, else a data set or an entry of the registry.
 
     The files of the registry are fetched where they are not in the cache, and verified.
@@ -41,12 +42,12 @@ def locate(path: Path, source: str) -> Origin:
         StoreError: it is neither, or the name's files hold no fields.
         RegistryError: a file cannot be fetched, has no hash, or is not the one that the registry describes.
     """
-    if path.exists():
+    if Path(path).exists():
         return Origin((path,))
     # Imported here: of all builds, only those by name need the registry.
     from kit import registry
 
-    name, known = str(path), registry.entries()
+    name, known = path, registry.entries()
     entries = registry.dataset(name) or ([known[name]] if name in known else [])
     if not entries:
         raise StoreError(_unknown(name, source, list(known.values())))

@@ -2,8 +2,8 @@
 
 Mean and standard deviation are merged state by state (Chan, Golub and LeVeque's update) in float64, so
 they are those of all values at once and memory is bounded by one field. Quantiles come from at most
-``SAMPLE_SIZE`` values per key, drawn with a seed that depends on the key alone; they are exact while all
-values fit.
+``SAMPLE_SIZE`` values per key, drawn with a seed; they are exact while all values fit. What a field adds depends on
+the key and on its moment alone, not on what was added before.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,8 +27,11 @@ __all__ = [
     "SAMPLE_SIZE",
     "FieldAccumulator",
     "StoreStatistics",
+    "Summary",
     "VariableStatistics",
     "channel_key",
+    "share_of_sample",
+    "summarise",
 ]
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -38,6 +42,11 @@ SAMPLE_SIZE = 65536
 def channel_key(name: str, level: float) -> str:
     """Name one level of an atmospheric variable, as upstream does: ``t_500``, ``t_0_5``."""
     return f"{name}_{round(float(level), 3):g}".replace(".", "_")
+
+
+def share_of_sample(states: int) -> int:
+    """Values that each of so many fields gives to the sample of a key."""
+    return max(1, SAMPLE_SIZE // max(1, states))
 
 
 def _from_json(value: Any) -> Any:
@@ -109,8 +118,54 @@ class StoreStatistics(BaseModel):
         path.write_text(text + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What one field adds to the statistics of a key."""
+
+    total: int
+    zeros: int
+    nans: int
+    finite: int
+    mean: float
+    """Of the finite values, as are the next three; NaN where there are none."""
+    squares: float
+    """Sum of the squared differences from the mean."""
+    low: float
+    high: float
+    sample: npt.NDArray[np.float32]
+    """Values that quantiles are taken from."""
+
+
+def summarise(key: str, field: npt.NDArray[Any], *, draw: int, moment: int = 0) -> Summary:
+    """Summarise one field of any shape; the same field of the same moment gives the same summary.
+
+    Args:
+        key: statistics key; seeds the sample, together with ``moment``.
+        field: the values.
+        draw: size of the sample, where there are more finite values.
+        moment: of the field, seconds since 1970.
+    """
+    values = np.asarray(field, dtype=np.float64).ravel()
+    nans = int(np.count_nonzero(np.isnan(values)))
+    finite = values if math.isfinite(values.sum()) else values[np.isfinite(values)]
+    zeros = int(np.count_nonzero(finite == 0))
+    if not finite.size:
+        nothing = np.empty(0, np.float32)
+        return Summary(values.size, 0, nans, 0, math.nan, 0.0, math.nan, math.nan, nothing)
+    mean = float(finite.mean())
+    squares = float(np.square(finite - mean).sum())
+    low, high = float(finite.min()), float(finite.max())
+    sample = finite
+    if finite.size > draw:
+        random = np.random.default_rng((zlib.crc32(key.encode()), moment))
+        sample = finite[random.integers(0, finite.size, draw)]
+    return Summary(
+        values.size, zeros, nans, finite.size, mean, squares, low, high, sample.astype(np.float32, copy=False)
+    )
+
+
 class FieldAccumulator:
-    """Running statistics of one key.
+    """Running statistics of one key; they depend on what was added alone, and on its order in the last digits.
 
     Args:
         key: statistics key; seeds the sample.
@@ -118,39 +173,30 @@ class FieldAccumulator:
     """
 
     def __init__(self, key: str, states: int) -> None:
-        self._per_state = max(1, SAMPLE_SIZE // max(1, states))
-        self._random = np.random.default_rng(zlib.crc32(key.encode()))
+        self._key, self._draw = key, share_of_sample(states)
         self._sample: list[npt.NDArray[np.float32]] = []
         self._total = self._zeros = self._nans = self._finite = 0
         self._mean = self._squares = 0.0
         self._min, self._max = math.inf, -math.inf
 
-    def add(self, field: npt.NDArray[Any]) -> None:
-        """Take in one field of any shape."""
-        values = np.asarray(field, dtype=np.float64).ravel()
-        self._total += values.size
-        self._zeros += int(np.count_nonzero(values == 0))
-        self._nans += int(np.count_nonzero(np.isnan(values)))
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            self._merge(finite)
-            self._draw(finite)
+    def add(self, field: npt.NDArray[Any], moment: int = 0) -> None:
+        """Take in one field of any shape, of a moment in seconds since 1970."""
+        self.merge(summarise(self._key, field, draw=self._draw, moment=moment))
 
-    def _merge(self, values: npt.NDArray[np.float64]) -> None:
-        mean = float(values.mean())
-        squares = float(np.square(values - mean).sum())
-        count = self._finite + values.size
-        shift = mean - self._mean
-        self._squares += squares + shift * shift * self._finite * values.size / count
-        self._mean += shift * values.size / count
+    def merge(self, part: Summary) -> None:
+        """Take in the summary of one field."""
+        self._total += part.total
+        self._zeros += part.zeros
+        self._nans += part.nans
+        if not part.finite:
+            return
+        count = self._finite + part.finite
+        shift = part.mean - self._mean
+        self._squares += part.squares + shift * shift * self._finite * part.finite / count
+        self._mean += shift * part.finite / count
         self._finite = count
-        self._min = min(self._min, float(values.min()))
-        self._max = max(self._max, float(values.max()))
-
-    def _draw(self, values: npt.NDArray[np.float64]) -> None:
-        if values.size > self._per_state:
-            values = values[self._random.integers(0, values.size, self._per_state)]
-        self._sample.append(values.astype(np.float32))
+        self._min, self._max = min(self._min, part.low), max(self._max, part.high)
+        self._sample.append(part.sample)
 
     def result(self) -> VariableStatistics:
         """Statistics of everything added so far."""

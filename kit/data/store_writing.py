@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,11 +152,12 @@ def _write_arrays(
     # NetCDF's library takes one reader at a time, and one state is little work: threads gain nothing here.
     with dask.config.set(scheduler="synchronous"):
         for key, array in static.load().data_vars.items():
-            writers[str(key)].write(..., array.values[None], counted=[0])
+            writers[str(key)].write(..., array.values[None], counted=[0], moments=[0])
         for block in _blocks(dynamic):
             counted = [index - block.start for index in range(block.start, block.stop) if index in training]
+            moments = times[block].astype(np.int64)
             for key, array in dynamic.isel(time=block).load().data_vars.items():
-                writers[str(key)].write(block, array.values, counted=counted)
+                writers[str(key)].write(block, array.values, counted=counted, moments=moments)
     hashes = {name: writer.digest.hexdigest() for name, writer in sorted(writers.items())}
     return hashes, {key: a.result() for w in writers.values() for key, a in w.accumulators.items()}
 
@@ -201,7 +202,9 @@ class _Writer:
         keys = [name] if "level" not in array.dims else [channel_key(name, v) for v in array["level"].values]
         self.accumulators = {key: FieldAccumulator(key, states if "time" in array.dims else 1) for key in keys}
 
-    def write(self, where: Any, values: npt.NDArray[Any], *, counted: Iterable[int]) -> None:
+    def write(
+        self, where: Any, values: npt.NDArray[Any], *, counted: Iterable[int], moments: Sequence[int] | Any
+    ) -> None:
         """Write states, values of shape [T, (C,) H, W], and take some of them into the statistics."""
         states = np.ascontiguousarray(values, dtype=np.float32)
         self.array[where] = states if "time" in self.dimensions else states[0]
@@ -209,7 +212,7 @@ class _Writer:
         for index in counted:
             layers = states[index] if "level" in self.dimensions else states[index][None]
             for accumulator, layer in zip(self.accumulators.values(), layers, strict=True):
-                accumulator.add(layer)
+                accumulator.add(layer, int(moments[index]))
 
 
 def consolidate(folder: Path) -> None:

@@ -87,7 +87,7 @@ def test_one_entry_is_built_by_its_name(alps: Path) -> None:
 def test_a_path_comes_before_a_name(alps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(alps)
     (alps / "alps").mkdir()
-    assert locate(Path("alps"), "netcdf").paths == (Path("alps"),)
+    assert locate("alps", "netcdf").paths == (Path("alps"),)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,14 @@ from typing import Any, Protocol
 import xarray as xr
 
 from kit.data.fields import canonical_coordinates, canonical_name, canonical_values
+from kit.data.settings import Period
 from kit.data.store_format import STATIC_PREFIX
 from kit.errors import StoreError
 
-__all__ = ["OpenSource", "Pieces", "Request", "SourceData", "data_files", "file_facts"]
+__all__ = ["OpenSource", "Pieces", "Place", "Request", "SourceData", "data_files", "file_facts"]
+
+Place = str | Path
+"""A file, a folder, or an address."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,15 @@ class Request:
     variables: frozenset[str] | None = None
     statics: frozenset[str] | None = None
     """With their prefix."""
+    times: Period | None = None
+    """States of these times, ends included; sources that fetch ask for no others, and those that open files may hand
+    over more."""
+    levels: tuple[float, ...] | None = None
+    """In hPa."""
+    region: tuple[float, float, float, float] | None = None
+    """North, west, south, east in degrees, context included."""
+    step: int | None = None
+    """Hours between states; what is accumulated needs the hours between, too."""
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""
@@ -56,8 +69,8 @@ class SourceData:
 class OpenSource(Protocol):
     """The one function of every source module; fields may be read until the context ends."""
 
-    def __call__(self, paths: Sequence[Path], request: Request) -> AbstractContextManager[SourceData]:
-        """Open the data at ``paths``, files or folders."""
+    def __call__(self, paths: Sequence[Place], request: Request) -> AbstractContextManager[SourceData]:
+        """Open the data at ``paths``: files, folders or addresses."""
 
 
 @dataclass
@@ -106,7 +119,7 @@ class Pieces:
             self.found.setdefault(name, []).append((where, values))
 
 
-def data_files(paths: Sequence[Path], kind: str, wanted: str, is_wanted: Callable[[Path], bool]) -> list[Path]:
+def data_files(paths: Sequence[Place], kind: str, wanted: str, is_wanted: Callable[[Path], bool]) -> list[Path]:
     """Find the files of a source.
 
     Args:
@@ -119,7 +132,7 @@ def data_files(paths: Sequence[Path], kind: str, wanted: str, is_wanted: Callabl
         StoreError: a folder holds none; lists what its files end in.
     """
     files = []
-    for path in paths:
+    for path in map(Path, paths):
         inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
         taken = inside if path.is_file() else [p for p in inside if is_wanted(p)]
         if not taken:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kit.data.sources.base import Pieces, Request, SourceData, data_files, file_facts
+from kit.data.sources.base import Pieces, Place, Request, SourceData, data_files, file_facts
 from kit.data.sources.grib_fields import add_fields
 from kit.data.sources.grib_scan import Message, is_grib, scan
 from kit.data.sources.merging import merge
@@ -20,7 +20,7 @@ __all__ = ["open_source"]
 
 
 @contextmanager
-def open_source(paths: Sequence[Path], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
     """Open GRIB data.
 
     Args:
@@ -36,7 +36,7 @@ def open_source(paths: Sequence[Path], request: Request) -> Iterator[SourceData]
     pieces = Pieces(request)
     add_fields(messages, pieces)
     if not pieces.found:
-        _refuse_nothing(paths[0], messages, pieces)
+        _refuse_nothing(Path(paths[0]), messages, pieces)
     fields = merge(pieces.found, pieces.note)
     yield SourceData(fields, tuple(sorted(pieces.names)), file_facts(files), tuple(pieces.notes))
 

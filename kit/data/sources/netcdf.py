@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from kit.data.fields import Note
-from kit.data.sources.base import Pieces, Request, SourceData, data_files, file_facts
+from kit.data.sources.base import Pieces, Place, Request, SourceData, data_files, file_facts
 from kit.data.sources.classic import check_length
 from kit.data.sources.merging import merge
 from kit.errors import StoreError
@@ -31,7 +31,7 @@ SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 
 
 @contextmanager
-def open_source(paths: Sequence[Path], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
     """Open NetCDF data.
 
     Args:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.sources.base import Pieces, Request, SourceData, file_facts
+from kit.data.sources.base import Pieces, Place, Request, SourceData, file_facts
 from kit.data.sources.merging import merge
 from kit.data.sources.unpickle import Array, PickledBatch, PickledPair, load
 from kit.data.store_format import STATIC_PREFIX
@@ -34,7 +34,7 @@ Values = npt.NDArray[Any]
 
 
 @contextmanager
-def open_source(paths: Sequence[Path], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
     """Open a pickle.
 
     Args:
@@ -44,7 +44,7 @@ def open_source(paths: Sequence[Path], request: Request) -> Iterator[SourceData]
     Raises:
         StoreError: it asks for anything but plain data, or is of neither form.
     """
-    path = paths[0]
+    path = Path(paths[0])
     if len(paths) > 1 or not path.is_file():
         msg = f"{', '.join(map(str, paths))}: a pickle is one file; give its path"
         raise StoreError(msg)
