@@ -13,10 +13,20 @@ import xarray as xr
 
 from kit.data.settings import Period
 from kit.data.store import Store, write_store
+from kit.data.store_format import CURVILINEAR, GRID
 from kit.models.transforms import PRECIPITATION
 from kit.qa.atmosphere import standard_geopotential, standard_temperature
 
-__all__ = ["synthetic_dataset", "synthetic_store", "write_synthetic"]
+__all__ = ["LAMBERT", "as_matrices", "synthetic_dataset", "synthetic_store", "write_synthetic"]
+
+LAMBERT: dict[str, Any] = {
+    "grid_mapping_name": "lambert_conformal_conic",
+    "standard_parallel": 38.5,
+    "latitude_of_projection_origin": 38.5,
+    "longitude_of_central_meridian": 262.5,
+    "earth_radius": 6371229.0,
+}
+"""HRRR's projection, as CF writes it."""
 
 # Mean and standard deviation; anything not named here is standard normal.
 _SCALES = {
@@ -53,6 +63,7 @@ def synthetic_dataset(
     height: int = 16,
     width: int = 32,
     box: tuple[float, float, float, float] | None = None,
+    curvilinear: bool = False,
     seed: int = 0,
 ) -> xr.Dataset:
     """A dataset in the store's form: waves that travel east, with a little noise; of rain, what is above zero.
@@ -68,6 +79,7 @@ def synthetic_dataset(
         height: rows; row centres from pole to pole unless ``box`` is given.
         width: columns.
         box: north, west, south, east in degrees, edges included.
+        curvilinear: on a Lambert grid over North America, 3200 km wide, with coordinates ``(y, x)``.
         seed: of everything random.
     """
     random = np.random.default_rng(seed)
@@ -77,21 +89,31 @@ def synthetic_dataset(
         "latitude": latitude,
         "longitude": longitude,
     }
+    if curvilinear:
+        coords |= {name: (("y", "x"), values) for name, values in zip(GRID, _lambert(height, width), strict=True)}
+    grid = CURVILINEAR if curvilinear else GRID
     data: dict[str, Any] = {}
     for name in surface:
         values = _waves(random, name, times, (), height, width)
         attributes = {}
         if name in PRECIPITATION:
             values, attributes = np.maximum(1e-3 * values, 0), {"accumulation_hours": step_hours}
-        data[name] = (("time", "latitude", "longitude"), values, attributes)
+        data[name] = (("time", *grid), values, attributes)
     for name in atmospheric:
         coords["level"] = np.asarray(levels, dtype=np.float64)
         values = _waves(random, name, times, tuple(levels), height, width)
-        data[name] = (("time", "level", "latitude", "longitude"), values)
+        data[name] = (("time", "level", *grid), values)
     land = _shape(random, 1, 0, height, width)[0]
     for name in (f"static_{name}" for name in static):
-        data[name] = (("latitude", "longitude"), _static(random, name, land))
+        data[name] = (grid, _static(random, name, land))
     return xr.Dataset(data, coords=coords)
+
+
+def as_matrices(dataset: xr.Dataset) -> xr.Dataset:
+    """The same data on the same grid points, with coordinates ``(y, x)``."""
+    latitude, longitude = np.meshgrid(dataset["latitude"].values, dataset["longitude"].values, indexing="ij")
+    bare = dataset.drop_vars(GRID).rename_dims(latitude="y", longitude="x")
+    return bare.assign_coords(latitude=(CURVILINEAR, latitude), longitude=(CURVILINEAR, longitude))
 
 
 def _grid(
@@ -101,6 +123,23 @@ def _grid(
         return 90 - (np.arange(height) + 0.5) * 180 / height, np.arange(width) * 360 / width
     north, west, south, east = box
     return np.linspace(north, south, height), np.linspace(west, east, width)
+
+
+def _lambert(height: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Coordinates of a Lambert grid on the sphere with one standard parallel (Snyder 1987, 15-1 to 15-5)."""
+    radius, middle, meridian = (
+        LAMBERT[key] for key in ("earth_radius", "standard_parallel", "longitude_of_central_meridian")
+    )
+    spacing = 3.2e6 / width
+    cone = np.sin(np.deg2rad(middle))
+    scale = radius * np.cos(np.deg2rad(middle)) * np.tan(np.pi / 4 + np.deg2rad(middle) / 2) ** cone / cone
+    x = spacing * (np.arange(width) - (width - 1) / 2)[None]
+    south = (
+        scale / np.tan(np.pi / 4 + np.deg2rad(middle) / 2) ** cone
+        - spacing * ((height - 1) / 2 - np.arange(height))[:, None]
+    )
+    latitude = np.rad2deg(2 * np.arctan((scale / np.hypot(x, south)) ** (1 / cone))) - 90
+    return latitude, meridian + np.rad2deg(np.arctan2(x, south)) / cone
 
 
 def _waves(
@@ -148,5 +187,7 @@ def write_synthetic(dataset: xr.Dataset, path: Path, *, splits: dict[str, str] |
         edges = {"train": (0, first - 1), "valid": (first, second - 1), "test": (second, len(times) - 1)}
         splits = {name: f"{times[a]}/{times[b]}" for name, (a, b) in edges.items()}
     attributes = {"source": "synthetic", "source_files": [], "licence": "none", "history": [], "synthetic": True}
+    if dataset["latitude"].ndim == 2:
+        attributes["projection"] = LAMBERT
     periods = {name: Period.parse(text) for name, text in splits.items()}
     return write_store(dataset, path, splits=periods, attributes=attributes)

@@ -64,6 +64,7 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
             "licence": settings.licence or source.licence,
             "history": notes,
             "synthetic": source.synthetic,
+            **({"projection": dict(source.projection)} if source.projection else {}),
             **origin.attributes,
         }
         splits = _splits(dataset["time"].values.astype("datetime64[s]"), settings)

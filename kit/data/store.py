@@ -2,7 +2,9 @@
 
 Arrays are float32 with one chunk per time step; a missing value is NaN. Dimensions are ``time`` (naive,
 meaning UTC), ``level`` (hPa, increasing), ``latitude`` (strictly decreasing) and ``longitude`` (strictly
-increasing in [0, 360)). Static variables carry the prefix ``static_``.
+increasing in [0, 360)). On a curvilinear grid (Lambert's, say) they are ``time``, ``level``, ``y`` and ``x``, and
+``latitude`` and ``longitude`` are matrices: latitudes decrease along every column, longitudes increase along every
+row. Static variables carry the prefix ``static_``.
 
 Dimension letters: T time, C level, H latitude, W longitude.
 """
@@ -28,6 +30,8 @@ from kit.data import store_writing
 from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics
 from kit.data.store_format import (
+    CURVILINEAR,
+    GRID,
     STATIC_PREFIX,
     STATISTICS_FILE,
     STORE_FORMAT,
@@ -57,7 +61,9 @@ class Store:
     levels: tuple[int | float, ...]
     """Pressure in hPa, increasing; empty where there are no atmospheric variables."""
     latitude: npt.NDArray[np.float64]
+    """Degrees north, [H]; [H, W] on a curvilinear grid."""
     longitude: npt.NDArray[np.float64]
+    """Degrees east in [0, 360), [W]; [H, W] on a curvilinear grid."""
     times: Times
     """``datetime64[s]``, UTC, strictly increasing, shape [T]."""
     splits: dict[str, Period]
@@ -84,13 +90,12 @@ class Store:
             raise StoreError(msg)
         names = dict(_dimensions(group))
         latitude, longitude, times, levels = _coordinates(group, path)
+        grid = CURVILINEAR if latitude.ndim == 2 else GRID
         return cls(
             path=path,
-            surface=tuple(n for n, dims in names.items() if dims == ("time", "latitude", "longitude")),
+            surface=tuple(n for n, dims in names.items() if dims == ("time", *grid)),
             atmospheric=tuple(n for n, dims in names.items() if "level" in dims and len(dims) == 4),
-            static=tuple(
-                n.removeprefix(STATIC_PREFIX) for n, dims in names.items() if dims == ("latitude", "longitude")
-            ),
+            static=tuple(n.removeprefix(STATIC_PREFIX) for n, dims in names.items() if dims == grid),
             levels=tuple(int(level) if level == int(level) else float(level) for level in levels),
             latitude=latitude,
             longitude=longitude,
@@ -100,6 +105,16 @@ class Store:
             statistics=StoreStatistics.load(path / STATISTICS_FILE),
             _group=group,
         )
+
+    @property
+    def curvilinear(self) -> bool:
+        """Whether latitude and longitude are matrices."""
+        return self.latitude.ndim == 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        return self.latitude.shape[0], self.longitude.shape[-1]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store.open, (self.path,)
@@ -229,8 +244,9 @@ def write_store(
     left at ``out`` or beside it if this fails for any reason.
 
     Args:
-        dataset: dimensions ``time``, ``level``, ``latitude``, ``longitude`` in the store's order; static
-            variables prefixed ``static_``; attributes of the variables are kept.
+        dataset: dimensions ``time``, ``level``, ``latitude``, ``longitude`` in the store's order, or ``time``,
+            ``level``, ``y``, ``x`` with latitudes and longitudes on ``(y, x)``; static variables prefixed
+            ``static_``; attributes of the variables are kept.
         out: folder to be made.
         splits: at least ``train``; ``valid`` and ``test`` beside it.
         attributes: added to the root's attributes.
@@ -267,7 +283,7 @@ def _open_group(path: Path) -> zarr.Group:
 def _dimensions(group: zarr.Group) -> list[tuple[str, tuple[str | None, ...]]]:
     arrays = ((name, array.metadata) for name, array in sorted(group.arrays()))
     named = ((name, tuple(getattr(metadata, "dimension_names", None) or ())) for name, metadata in arrays)
-    return [(name, dims) for name, dims in named if dims != (name,)]
+    return [(name, dims) for name, dims in named if name not in store_writing.COORDINATES]
 
 
 def _coordinates(

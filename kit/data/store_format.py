@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 
 from kit.data.settings import Period
 from kit.errors import StoreError
 
 __all__ = [
+    "CURVILINEAR",
+    "GRID",
     "STATIC_PREFIX",
     "STATISTICS_FILE",
     "STORE_FORMAT",
     "Times",
     "check_coordinates",
+    "grid_dimensions",
     "listed",
     "period_indices",
     "plain_attributes",
@@ -27,6 +31,15 @@ STORE_FORMAT = 1
 STATIC_PREFIX = "static_"
 STATISTICS_FILE = "stats.json"
 Times = npt.NDArray[np.datetime64]
+GRID = ("latitude", "longitude")
+"""Dimensions of a grid of parallels and meridians, whose coordinates are vectors."""
+CURVILINEAR = ("y", "x")
+"""Dimensions of any other grid, whose coordinates are matrices."""
+
+
+def grid_dimensions(data: xr.Dataset | xr.DataArray) -> tuple[str, str]:
+    """Rows and columns of data that carry ``latitude`` and ``longitude``: ``GRID`` or ``CURVILINEAR``."""
+    return CURVILINEAR if data["latitude"].ndim == 2 else GRID
 
 
 def period_indices(times: Times, period: Period) -> npt.NDArray[np.int64]:
@@ -44,11 +57,21 @@ def check_coordinates(
 ) -> None:
     """Check the order that upstream's ``Metadata`` and every reader rely on.
 
+    Args:
+        where: the store, for messages.
+        latitude: [H], or [H, W] of a curvilinear grid.
+        longitude: [W], or [H, W].
+        times: [T].
+        levels: [C].
+
     Raises:
         StoreError: names the coordinate, the first offending pair and the remedy.
     """
-    _in_order(where, "latitude", -latitude, latitude, "strictly decreasing")
-    _in_order(where, "longitude", longitude, longitude, "strictly increasing")
+    if latitude.ndim == longitude.ndim == 2:
+        _matrices_in_order(where, latitude, longitude)
+    else:
+        _in_order(where, "latitude", -latitude, latitude, "strictly decreasing")
+        _in_order(where, "longitude", longitude, longitude, "strictly increasing")
     _in_order(where, "time", times.astype("datetime64[s]").astype(np.int64), times, "strictly increasing")
     _in_order(where, "level", levels, levels, "strictly increasing")
     for name, values, inside in (
@@ -58,6 +81,32 @@ def check_coordinates(
         if not inside.all():
             limits = "[-90, 90]" if name == "latitude" else "[0, 360)"
             msg = f"{where}: {name} {values[~inside][0]:g} is outside {limits}; build the store again"
+            raise StoreError(msg)
+
+
+def _matrices_in_order(where: object, latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]) -> None:
+    """Latitudes fall along every column, longitudes rise along every row.
+
+    Also in single precision, in which models take them: upstream asks this of the longitudes of a matrix, and of its
+    latitudes only that neighbours differ (``aurora/batch.py``).
+    """
+    if latitude.shape != longitude.shape or not latitude.size:
+        msg = f"{where}: latitude has the shape {latitude.shape}, longitude {longitude.shape}; both must be (y, x)"
+        raise StoreError(msg)
+    for name, values, axis, order, run in (
+        ("latitude", latitude, 0, "strictly decrease along y", "column"),
+        ("longitude", longitude, 1, "strictly increase along x", "row"),
+    ):
+        steps = np.diff(values.astype(np.float32), axis=axis) * (1 if axis else -1)
+        wrong = np.argwhere(~(steps > 0))
+        if wrong.size:
+            row, column = map(int, wrong[0])
+            after = values[row + 1 - axis, column + axis]
+            msg = (
+                f"{where}: {name} must {order}, but in {run} {column if axis == 0 else row} {values[row, column]:g} is "
+                f"followed by {after:g}. Build the store with `kit data build`, which turns grids around; a grid that "
+                "holds a pole or crosses Greenwich has no such order: crop it, or regrid it"
+            )
             raise StoreError(msg)
 
 

@@ -22,11 +22,13 @@ import zarr
 from kit.data.settings import Period
 from kit.data.statistics import FieldAccumulator, StoreStatistics, channel_key
 from kit.data.store_format import (
+    CURVILINEAR,
     STATIC_PREFIX,
     STATISTICS_FILE,
     STORE_FORMAT,
     Times,
     check_coordinates,
+    grid_dimensions,
     period_indices,
     plain_attributes,
 )
@@ -34,9 +36,6 @@ from kit.errors import StoreError
 
 __all__ = ["COORDINATES", "StoreExistsError", "consolidate", "write"]
 
-SURFACE = ("time", "latitude", "longitude")
-ATMOSPHERIC = ("time", "level", "latitude", "longitude")
-STATIC = ("latitude", "longitude")
 _REMOVALS = 40
 BLOCK_BYTES = 32 * 2**20
 COORDINATES: dict[str, dict[str, str]] = {
@@ -82,8 +81,13 @@ def _check(dataset: xr.Dataset, out: Path) -> Times:
             known = ", ".join(sorted(map(str, dataset.coords)))
             msg = f"{out}: the dataset to be written has no coordinate {name!r}; it has {known}"
             raise StoreError(msg)
+    grid = grid_dimensions(dataset)
+    for name in ("latitude", "longitude"):
+        if grid == CURVILINEAR and dataset[name].dims != grid:
+            msg = f"{out}: {name} has the dimensions {dataset[name].dims}, expected {grid}"
+            raise StoreError(msg)
     for key, array in dataset.data_vars.items():
-        allowed = (STATIC,) if str(key).startswith(STATIC_PREFIX) else (SURFACE, ATMOSPHERIC)
+        allowed = (grid,) if str(key).startswith(STATIC_PREFIX) else (("time", *grid), ("time", "level", *grid))
         if array.dims not in allowed:
             msg = f"{out}: {key} has the dimensions {array.dims}, expected {' or '.join(map(str, allowed))}"
             raise StoreError(msg)
@@ -176,9 +180,15 @@ def _write_coordinates(root: zarr.Group, dataset: xr.Dataset, times: Times) -> N
         if name in dataset.coords:
             values[name] = dataset[name].values.astype(np.float64)
     for name, array in values.items():
+        dimensions = tuple(map(str, dataset[name].dims))
         root.create_array(
-            name, data=array, chunks=array.shape, dimension_names=(name,), attributes=dict(COORDINATES[name])
+            name, data=array, chunks=array.shape, dimension_names=dimensions, attributes=dict(COORDINATES[name])
         )
+
+
+def _beside(array: xr.DataArray) -> dict[str, str]:
+    """What CF asks of a field whose coordinates are no dimensions of it (section 5)."""
+    return {"coordinates": "latitude longitude"} if grid_dimensions(array) == CURVILINEAR else {}
 
 
 class _Writer:
@@ -192,7 +202,7 @@ class _Writer:
             dtype="float32",
             fill_value=float("nan"),
             dimension_names=tuple(map(str, array.dims)),
-            attributes=plain_attributes(array.attrs),
+            attributes=plain_attributes(array.attrs) | _beside(array),
             # A chunk of nothing but NaN is written too, so that a lost chunk cannot pass for one.
             config={"write_empty_chunks": True},
         )

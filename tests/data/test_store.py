@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import zarr
 from kit.data.settings import Period
 from kit.data.store import Store, StoreExistsError, write_store
 from kit.errors import StoreError
-from tests.factories import synthetic_dataset, synthetic_store
+from tests.factories import LAMBERT, as_matrices, synthetic_dataset, synthetic_store
 
 TRAIN = {"train": Period.parse("2020-01-01/2020-01-02")}
 
@@ -281,3 +281,53 @@ def test_metadata_is_plain_json(tmp_path: Path) -> None:
     assert store.attributes["source_files"] == [{"name": "a.nc", "size": 3}]
     assert store.attributes["synthetic"] is True
     assert json.loads((store.path / "zarr.json").read_text())["attributes"]["kit_store"] == 1
+
+
+def test_a_curvilinear_grid_is_written_and_read(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(curvilinear=True, times=4)
+    store = synthetic_store(tmp_path / "store", curvilinear=True, times=4)
+    assert store.curvilinear
+    assert store.shape == (16, 32)
+    assert (store.surface, store.atmospheric, store.static) == (
+        ("10u", "10v", "2t", "msl"), ("q", "t", "u", "v", "z"), ("lsm", "slt", "z"),
+    )  # fmt: skip
+    np.testing.assert_array_equal(store.latitude, dataset["latitude"])
+    np.testing.assert_array_equal(
+        store.read("t", [1], slice(2, 4), slice(8)), dataset["t"].isel(time=[1], y=slice(2, 4), x=slice(8))
+    )
+    np.testing.assert_array_equal(store.read_static("z"), dataset["static_z"])
+    assert store.attributes["projection"] == LAMBERT
+    store.verify()
+    with xr.open_zarr(store.path) as opened:
+        xr.testing.assert_equal(opened.load(), dataset)
+        assert opened["2t"].coords["latitude"].dims == ("y", "x")
+
+
+def test_a_regular_grid_is_not_curvilinear(tmp_path: Path) -> None:
+    store = synthetic_store(tmp_path / "store", times=3)
+    assert not store.curvilinear
+    assert store.shape == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.isel(y=slice(None, None, -1)), r"latitude must strictly decrease along y, but in column 0 "),
+        (lambda d: d.isel(x=slice(None, None, -1)), r"longitude must strictly increase along x, but in row 0 "),
+        (lambda d: d.assign_coords(longitude=d["longitude"] + 90), r"longitude 360\.\d+ is outside \[0, 360\)"),
+        (lambda d: d.assign_coords(latitude=d["latitude"].where(d["y"] != 3)), r"is followed by nan"),
+        (lambda d: d.transpose("time", "level", "x", "y"), r"latitude has the dimensions \('x', 'y'\)"),
+        (lambda d: d.assign_coords(latitude=1e-9 * d["latitude"] + 40), r"latitude must strictly decrease"),
+    ],
+)
+def test_a_curvilinear_grid_out_of_order_is_refused(
+    tmp_path: Path, change: Callable[[xr.Dataset], xr.Dataset], message: str
+) -> None:
+    dataset = synthetic_dataset(curvilinear=True, times=3)
+    with pytest.raises(StoreError, match=message):
+        write(change(dataset.assign_coords(y=np.arange(16))).drop_vars("y"), tmp_path / "store")
+
+
+def test_a_regular_grid_may_come_as_matrices(tmp_path: Path) -> None:
+    dataset = as_matrices(synthetic_dataset(times=3))
+    np.testing.assert_array_equal(write(dataset, tmp_path / "store").longitude[3], dataset["longitude"][0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import xarray as xr
 
 from kit.data.fields import canonical_coordinates, canonical_name, canonical_values
 from kit.data.settings import Period
-from kit.data.store_format import STATIC_PREFIX
+from kit.data.store_format import STATIC_PREFIX, grid_dimensions
 from kit.errors import StoreError
 
 __all__ = ["OpenSource", "Pieces", "Place", "Request", "SourceData", "data_files", "file_facts"]
@@ -56,6 +56,7 @@ class SourceData:
         notes: what was done to the data, one sentence each.
         licence: as the files state it; empty where they do not.
         synthetic: the data say of themselves that they are.
+        projection: of a curvilinear grid, where it is known: the attributes of a CF grid mapping (appendix F).
     """
 
     fields: dict[str, xr.DataArray]
@@ -64,6 +65,7 @@ class SourceData:
     notes: tuple[str, ...] = ()
     licence: str = ""
     synthetic: bool = False
+    projection: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OpenSource(Protocol):
@@ -103,13 +105,14 @@ class Pieces:
             StoreError: its coordinates or units cannot be brought into the store's form.
         """
         dataset = canonical_coordinates(dataset, where, self.note)
+        grid = grid_dimensions(dataset)
         for array in dataset.data_vars.values():
-            if not {"latitude", "longitude"} <= set(array.dims):
+            if not set(grid) <= set(array.dims):
                 continue
             name, variable = canonical_name(array)
             if not self.takes(name, known=variable is not None):
                 continue
-            extra = [dim for dim in array.dims if dim not in ("time", "level", "latitude", "longitude")]
+            extra = [dim for dim in array.dims if dim not in ("time", "level", *grid)]
             if all(array.sizes[dim] == 1 for dim in extra):
                 array = array.squeeze(extra, drop=True)  # noqa: PLW2901
             else:
