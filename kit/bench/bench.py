@@ -24,7 +24,14 @@ __all__ = ["bench", "command_of", "machine_of"]
 _logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "bench"
-_MODULES = {"step": "step", "plan": "targets", "scale": "scale", "fit": "fitting", "methods": "methods"}
+_MODULES = {
+    "step": "step",
+    "plan": "targets",
+    "scale": "scale",
+    "fit": "fitting",
+    "methods": "methods",
+    "data": "data",
+}
 _GIB = 2**30
 
 

@@ -15,7 +15,7 @@ from kit.tracking.settings import TrackSettings
 
 __all__ = ["SUITES", "BenchSettings"]
 
-SUITES = ("step", "plan", "scale", "fit", "methods")
+SUITES = ("step", "plan", "scale", "fit", "methods", "data")
 """What can be measured, in the order of the page."""
 _VARIANTS = Literal["tiny", "small", "pretrained", "hres-finetuned", "12h"]
 _PAGE, _RESULTS = ".md", ".json"
@@ -29,7 +29,8 @@ class BenchSettings(BaseModel):
     suites: CliPositionalArg[tuple[str, ...]] = ()
     """Suites, one after the other: step (time, memory and exactness of one step, measured beside upstream's loop),
     plan (memory of the settings that the kit is judged by), scale (growth with grid and roll-out), fit (what
-    memory.fit chooses), methods (every way of fine-tuning, on the embedded sample). Without any: step."""
+    memory.fit chooses), methods (every way of fine-tuning, on the embedded sample), data (building stores and reading
+    them). Without any: step."""
     repeats: PositiveInt = 2
     """Times that each way of taking a step is measured, in turns with all others; the best counts."""
     steps: PositiveInt = 200

@@ -28,7 +28,7 @@ def test_a_page_from_results_runs_nothing() -> None:
     ("raw", "told"),
     [
         ({"suites": ["stpe"]}, "there is no suite 'stpe'; did you mean step"),
-        ({"suites": ["memory"]}, "there is no suite 'memory'; there are step, plan, scale, fit, methods"),
+        ({"suites": ["memory"]}, "there is no suite 'memory'; there are step, plan, scale, fit, methods, data"),
         ({"suites": ["fit"], "from": "x.json"}, "exclude each other.*leave out fit"),
         ({"out": "page.html"}, "expected a file that ends in .md.*got 'page.html'"),
         ({"repeats": 0}, "greater than 0"),
