@@ -1,9 +1,12 @@
 """Statistics of a store: one pass over its training states, exact moments, sampled quantiles.
 
-Mean and standard deviation are merged state by state (Chan, Golub and LeVeque's update) in float64, so
-they are those of all values at once and memory is bounded by one field. Quantiles come from at most
-``SAMPLE_SIZE`` values per key, drawn with a seed; they are exact while all values fit. What a field adds depends on
-the key and on its moment alone, not on what was added before.
+Mean, standard deviation and skewness are merged state by state in float64 (see ``kit.data.moments``), so they are
+those of all values at once and memory is bounded by one field. Quantiles come from at most ``SAMPLE_SIZE`` values per
+key, drawn with a seed; they are exact while all values fit. What a field adds depends on the key and on its moment
+alone, not on what was added before.
+
+Where points are weighted by area, the moments are, and values for quantiles are drawn with a probability in proportion
+to their weight. Shares of zeros and of missing values are counts in any case.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
+from kit.data.area import area_weights
+from kit.data.moments import FieldMoments, field_moments
 from kit.data.settings import TimeRange
 from kit.errors import StoreError
 
@@ -29,7 +34,9 @@ __all__ = [
     "StoreStatistics",
     "Summary",
     "VariableStatistics",
+    "Weighting",
     "channel_key",
+    "point_weights",
     "share_of_sample",
     "summarise",
 ]
@@ -37,6 +44,9 @@ __all__ = [
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SAMPLE_SIZE = 65536
 """Values per key that quantiles are taken from."""
+
+Weighting = Literal["none", "area"]
+"""How points are weighted: all alike, or by the area of their cells."""
 
 
 def channel_key(name: str, level: float) -> str:
@@ -47,6 +57,16 @@ def channel_key(name: str, level: float) -> str:
 def share_of_sample(states: int) -> int:
     """Values that each of so many fields gives to the sample of a key."""
     return max(1, SAMPLE_SIZE // max(1, states))
+
+
+def point_weights(weighting: Weighting, latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """Weights of the points of a grid, of mean 1; None where all weigh the same.
+
+    Args:
+        weighting: what was asked for.
+        latitude: of the rows, [H].
+    """
+    return area_weights(latitude) if weighting == "area" else None
 
 
 def _from_json(value: Any) -> Any:
@@ -80,6 +100,9 @@ class VariableStatistics(BaseModel):
     """Share of all values that are missing."""
     inf_fraction: float = 0.0
     """Share of all values that are infinite; these enter no other number."""
+    skewness: Number = math.nan
+    """Third standardised moment of the finite values: 0 for what is symmetric, above 0 for a long tail of high values;
+    0 where all are equal, unknown in stores of earlier versions."""
     transform: Literal["identity"] = "identity"
     """Transform that is applied before the mean and the standard deviation are used."""
 
@@ -94,6 +117,8 @@ class StoreStatistics(BaseModel):
     """The times that the statistics are made of."""
     states: int
     """Number of states among these times."""
+    weights: Weighting = "none"
+    """How points were weighted in means, standard deviations, skewness and quantiles."""
     variables: dict[str, VariableStatistics]
     """By key: ``2t``, ``t_500``, ``static_z``."""
 
@@ -126,42 +151,102 @@ class Summary:
     zeros: int
     nans: int
     finite: int
+    weight: float
+    """Sum of the weights of the finite values: their number, where all weigh 1."""
     mean: float
-    """Of the finite values, as are the next three; NaN where there are none."""
+    """Of the finite values, as are the next five; NaN where there are none."""
     squares: float
-    """Sum of the squared differences from the mean."""
+    """Weighted sum of the squared differences from the mean."""
+    cubes: float
+    """Weighted sum of the cubed differences from the mean."""
     low: float
     high: float
     sample: npt.NDArray[np.float32]
     """Values that quantiles are taken from."""
 
 
-def summarise(key: str, field: npt.NDArray[Any], *, draw: int, moment: int = 0) -> Summary:
-    """Summarise one field of any shape; the same field of the same moment gives the same summary.
+def summarise(
+    key: str,
+    field: npt.NDArray[Any],
+    *,
+    draw: int,
+    moment: int = 0,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> Summary:
+    """Summarise one field; the same field of the same moment gives the same summary.
 
     Args:
         key: statistics key; seeds the sample, together with ``moment``.
-        field: the values.
+        field: the values, of any shape; [H, W] where they are weighted.
         draw: size of the sample, where there are more finite values.
         moment: of the field, seconds since 1970.
+        weights: of rows, [H], or of points, [H, W]; all weigh 1 by default.
     """
-    values = np.asarray(field, dtype=np.float64).ravel()
-    nans = int(np.count_nonzero(np.isnan(values)))
-    finite = values if math.isfinite(values.sum()) else values[np.isfinite(values)]
-    zeros = int(np.count_nonzero(finite == 0))
-    if not finite.size:
-        nothing = np.empty(0, np.float32)
-        return Summary(values.size, 0, nans, 0, math.nan, 0.0, math.nan, math.nan, nothing)
-    mean = float(finite.mean())
-    squares = float(np.square(finite - mean).sum())
-    low, high = float(finite.min()), float(finite.max())
-    sample = finite
-    if finite.size > draw:
-        random = np.random.default_rng((zlib.crc32(key.encode()), moment))
-        sample = finite[random.integers(0, finite.size, draw)]
+    values = np.asarray(field)
+    values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+    nothing = np.empty(0, np.float32)
+    if not values.size:
+        return Summary(0, 0, 0, 0, 0.0, math.nan, 0.0, 0.0, math.nan, math.nan, nothing)
+    # NaN and infinity come through: two fast passes tell whether there are any.
+    low, high = float(values.min()), float(values.max())
+    finite, nans = None, 0
+    if not (math.isfinite(low) and math.isfinite(high)):
+        finite = np.isfinite(values)
+        nans = int(np.count_nonzero(np.isnan(values)))
+        some = np.where(finite, values, values.flat[int(finite.argmax())])
+        low, high = float(some.min()), float(some.max())
+    count = values.size if finite is None else int(np.count_nonzero(finite))
+    if not count:
+        return Summary(values.size, 0, nans, 0, 0.0, math.nan, 0.0, 0.0, math.nan, math.nan, nothing)
+    zeros = int(np.count_nonzero(values == 0)) if low <= 0 <= high else 0
+    found = field_moments(values, finite, weights)
+    random = np.random.default_rng((zlib.crc32(key.encode()), moment))
+    sample = _drawn(values, finite, weights, draw, random)
     return Summary(
-        values.size, zeros, nans, finite.size, mean, squares, low, high, sample.astype(np.float32, copy=False)
-    )
+        values.size, zeros, nans, count, found.weight, found.mean, found.squares, found.cubes, low, high,
+        sample.astype(np.float32, copy=False),
+    )  # fmt: skip
+
+
+def _drawn(
+    values: npt.NDArray[Any],
+    finite: npt.NDArray[Any] | None,
+    weights: npt.NDArray[np.float64] | None,
+    draw: int,
+    random: np.random.Generator,
+) -> npt.NDArray[Any]:
+    """About so many of the finite values, with their weights as odds; all of them, once, where none weigh more."""
+    count = values.size if finite is None else int(np.count_nonzero(finite))
+    if weights is None and count <= draw:
+        return values.ravel() if finite is None else values[finite]
+    # Of places anywhere, those that hold a value are taken: as many more are drawn.
+    tries = -(-draw * values.size // count)
+    places = random.integers(0, values.size, tries) if weights is None else _by_weight(weights, values.shape, tries, random)
+    taken = values.ravel()[places]
+    return taken if finite is None else taken[finite.ravel()[places]]
+
+
+def _by_weight(
+    weights: npt.NDArray[np.float64], shape: tuple[int, ...], draw: int, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Places in a field, [H, W], drawn with a probability in proportion to their weight.
+
+    One from each of as many equal shares of the area: nearer to the whole than as many from anywhere.
+    """
+    height, width = shape
+    rows_H = weights * width if weights.ndim == 1 else weights.sum(axis=1)
+    reached_H = np.cumsum(rows_H)
+    places = (np.arange(draw) + random.random(draw)) * (reached_H[-1] / draw)
+    row = np.minimum(np.searchsorted(reached_H, places, side="right"), height - 1)
+    within = np.clip(1 - (reached_H[row] - places) / rows_H[row], 0, 1)
+    if weights.ndim == 1:
+        column = (within * width).astype(np.int64)
+    else:
+        column = np.empty(draw, np.int64)
+        for one in np.unique(row):
+            reached_W = np.cumsum(weights[one])
+            column[row == one] = np.searchsorted(reached_W, within[row == one] * reached_W[-1], side="right")
+    return row * width + np.minimum(column, width - 1)
 
 
 class FieldAccumulator:
@@ -170,18 +255,19 @@ class FieldAccumulator:
     Args:
         key: statistics key; seeds the sample.
         states: number of fields that will be added, which bounds the share of each in the sample.
+        weights: of rows, [H], or of points, [H, W], of the fields that are added; all weigh 1 by default.
     """
 
-    def __init__(self, key: str, states: int) -> None:
-        self._key, self._draw = key, share_of_sample(states)
+    def __init__(self, key: str, states: int, weights: npt.NDArray[np.float64] | None = None) -> None:
+        self._key, self._draw, self._weights = key, share_of_sample(states), weights
         self._sample: list[npt.NDArray[np.float32]] = []
         self._total = self._zeros = self._nans = self._finite = 0
-        self._mean = self._squares = 0.0
+        self._moments = FieldMoments()
         self._min, self._max = math.inf, -math.inf
 
     def add(self, field: npt.NDArray[Any], moment: int = 0) -> None:
         """Take in one field of any shape, of a moment in seconds since 1970."""
-        self.merge(summarise(self._key, field, draw=self._draw, moment=moment))
+        self.merge(summarise(self._key, field, draw=self._draw, moment=moment, weights=self._weights))
 
     def merge(self, part: Summary) -> None:
         """Take in the summary of one field."""
@@ -190,27 +276,25 @@ class FieldAccumulator:
         self._nans += part.nans
         if not part.finite:
             return
-        count = self._finite + part.finite
-        shift = part.mean - self._mean
-        self._squares += part.squares + shift * shift * self._finite * part.finite / count
-        self._mean += shift * part.finite / count
-        self._finite = count
+        self._finite += part.finite
+        self._moments = self._moments.merged(FieldMoments(part.weight, part.mean, part.squares, part.cubes))
         self._min, self._max = min(self._min, part.low), max(self._max, part.high)
         self._sample.append(part.sample)
 
     def result(self) -> VariableStatistics:
         """Statistics of everything added so far."""
         total = max(1, self._total)
-        known = self._finite > 0
+        known, spread = self._finite > 0, self._max > self._min
         return VariableStatistics(
-            mean=self._mean if known else math.nan,
-            std=math.sqrt(self._squares / self._finite) if known else math.nan,
+            mean=self._moments.mean if known else math.nan,
+            std=(self._moments.scale if spread else 0.0) if known else math.nan,
             min=self._min if known else math.nan,
             max=self._max if known else math.nan,
             quantiles=self._quantiles(),
             zero_fraction=self._zeros / total,
             nan_fraction=self._nans / total,
             inf_fraction=(self._total - self._nans - self._finite) / total,
+            skewness=(self._moments.skewness if spread else 0.0) if known else math.nan,
         )
 
     def _quantiles(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kit.data import area
 from kit.data.statistics import channel_key
 
 if TYPE_CHECKING:
@@ -51,29 +52,7 @@ def area_weights(lat_H: Tensor | np.ndarray | Sequence[float]) -> Tensor:
     Raises:
         ValueError: ``lat_H`` is empty, not one-dimensional, beyond a pole, or not strictly decreasing.
     """
-    lat_H = torch.as_tensor(lat_H, dtype=torch.float64, device="cpu")
-    _check_latitudes(lat_H)
-    if len(lat_H) == 1:
-        return torch.ones(1, dtype=torch.float64)
-    middle = (lat_H[1:] + lat_H[:-1]) / 2
-    edges = torch.cat([2 * lat_H[:1] - middle[:1], middle, 2 * lat_H[-1:] - middle[-1:]]).clamp(-90, 90)
-    sines = torch.sin(torch.deg2rad(edges))
-    areas_H = sines[:-1] - sines[1:]
-    return areas_H / areas_H.mean()
-
-
-def _check_latitudes(lat_H: Tensor) -> None:
-    if lat_H.ndim != 1 or len(lat_H) == 0:
-        msg = f"latitudes must be one-dimensional and not empty, got shape {list(lat_H.shape)}"
-        raise ValueError(msg)
-    if not bool((lat_H.abs() <= 90).all()):
-        msg = f"latitudes must lie in [-90, 90] degrees north, got {lat_H.min():g} to {lat_H.max():g}"
-        raise ValueError(msg)
-    wrong = torch.nonzero(lat_H[1:] >= lat_H[:-1])
-    if len(wrong):
-        row = int(wrong[0]) + 1
-        msg = f"latitudes must strictly decrease, but row {row} is {lat_H[row]:g} after {lat_H[row - 1]:g} degrees"
-        raise ValueError(msg)
+    return torch.from_numpy(area.area_weights(torch.as_tensor(lat_H, dtype=torch.float64, device="cpu").numpy()))
 
 
 def skill(rmse: float, reference: float) -> float:
