@@ -68,7 +68,8 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
             **origin.attributes,
         }
         splits = _splits(dataset["time"].values.astype("datetime64[s]"), settings)
-        return write_store(dataset, settings.out, splits=splits, attributes={**described, **(attributes or {})})
+        described |= attributes or {}
+        return write_store(dataset, settings.out, splits=splits, attributes=described, weights=settings.weights)
 
 
 def open_store(name_or_path: str) -> Store:

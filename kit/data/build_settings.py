@@ -69,5 +69,8 @@ class BuildSettings(BaseModel):
     """Times to validate on."""
     test: TimeRange | None = None
     """Times that evaluation scores."""
+    weights: Literal["none", "area"] = "none"
+    """How points are weighted in the statistics: ``none``, all alike; ``area``, by the area of their cells, so that a
+    grid's crowded poles do not count more than they cover."""
     licence: str | None = None
     """Licence or attribution of the data; by default what the files say."""

@@ -59,14 +59,28 @@ def share_of_sample(states: int) -> int:
     return max(1, SAMPLE_SIZE // max(1, states))
 
 
-def point_weights(weighting: Weighting, latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+def point_weights(
+    weighting: Weighting, latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64] | None:
     """Weights of the points of a grid, of mean 1; None where all weigh the same.
 
     Args:
         weighting: what was asked for.
-        latitude: of the rows, [H].
+        latitude: degrees north, [H]; [H, W] on a curvilinear grid.
+        longitude: degrees east, [W]; [H, W] on a curvilinear grid.
+
+    Returns:
+        Of rows, [H]; of points, [H, W], on a curvilinear grid.
+
+    Raises:
+        StoreError: the grid is curvilinear, for which the kit knows no areas.
     """
-    return area_weights(latitude) if weighting == "area" else None
+    if weighting == "none":
+        return None
+    if latitude.ndim == 2:
+        msg = "the grid is curvilinear, and the kit knows no areas of its cells; use --weights none"
+        raise StoreError(msg)
+    return area_weights(latitude)
 
 
 def _from_json(value: Any) -> Any:

@@ -28,7 +28,7 @@ import zarr.errors
 
 from kit.data import store_writing
 from kit.data.settings import Period
-from kit.data.statistics import StoreStatistics
+from kit.data.statistics import StoreStatistics, Weighting
 from kit.data.store_format import (
     CURVILINEAR,
     GRID,
@@ -236,7 +236,12 @@ class Store:
 
 
 def write_store(
-    dataset: xr.Dataset, out: Path, *, splits: Mapping[str, Period], attributes: Mapping[str, Any]
+    dataset: xr.Dataset,
+    out: Path,
+    *,
+    splits: Mapping[str, Period],
+    attributes: Mapping[str, Any],
+    weights: Weighting = "none",
 ) -> Store:
     """Write a dataset as a store, with statistics of its training states.
 
@@ -250,13 +255,14 @@ def write_store(
         out: folder to be made.
         splits: at least ``train``; ``valid`` and ``test`` beside it.
         attributes: added to the root's attributes.
+        weights: how points are weighted in the statistics.
 
     Raises:
         StoreExistsError: ``out`` exists.
         StoreError: the dataset is not of the store's form, or a split holds none of its states.
         OSError: the disk is full or the folder cannot be written.
     """
-    store_writing.write(dataset, Path(out), splits=splits, attributes=attributes)
+    store_writing.write(dataset, Path(out), splits=splits, attributes=attributes, weights=weights)
     return Store.open(out)
 
 

@@ -20,7 +20,7 @@ import xarray as xr
 import zarr
 
 from kit.data.settings import Period
-from kit.data.statistics import FieldAccumulator, StoreStatistics, channel_key
+from kit.data.statistics import FieldAccumulator, StoreStatistics, Weighting, channel_key, point_weights
 from kit.data.store_format import (
     CURVILINEAR,
     STATIC_PREFIX,
@@ -50,7 +50,14 @@ class StoreExistsError(StoreError):
     """The folder of a store to be written is there already."""
 
 
-def write(dataset: xr.Dataset, out: Path, *, splits: Mapping[str, Period], attributes: Mapping[str, Any]) -> None:
+def write(
+    dataset: xr.Dataset,
+    out: Path,
+    *,
+    splits: Mapping[str, Period],
+    attributes: Mapping[str, Any],
+    weights: Weighting = "none",
+) -> None:
     """Do what ``kit.data.store.write_store`` says, short of opening the result."""
     if out.exists():
         msg = f"{out}: exists already; choose another folder, or remove this one first"
@@ -58,7 +65,7 @@ def write(dataset: xr.Dataset, out: Path, *, splits: Mapping[str, Period], attri
     times = _check(dataset, out)
     train = _check_splits(times, splits, out)
     with _published(out) as folder:
-        hashes, statistics = _write_arrays(dataset, folder, times, train)
+        hashes, statistics = _write_arrays(dataset, folder, times, train, weights)
         root = zarr.open_group(folder, mode="r+", use_consolidated=False)
         root.attrs.update(
             plain_attributes(attributes)
@@ -71,7 +78,7 @@ def write(dataset: xr.Dataset, out: Path, *, splits: Mapping[str, Period], attri
             }
         )
         consolidate(folder)
-        report = StoreStatistics(train=splits["train"], states=len(train), variables=statistics)
+        report = StoreStatistics(train=splits["train"], states=len(train), weights=weights, variables=statistics)
         report.save(folder / STATISTICS_FILE)
 
 
@@ -145,11 +152,12 @@ def _remove(folder: Path) -> None:
 
 
 def _write_arrays(
-    dataset: xr.Dataset, folder: Path, times: Times, train: npt.NDArray[np.int64]
+    dataset: xr.Dataset, folder: Path, times: Times, train: npt.NDArray[np.int64], weighting: Weighting
 ) -> tuple[dict[str, str], dict[str, Any]]:
     root = zarr.create_group(folder, zarr_format=3)
     _write_coordinates(root, dataset, times)
-    writers = {str(name): _Writer(root, array, len(train)) for name, array in dataset.data_vars.items()}
+    weights = point_weights(weighting, dataset["latitude"].values, dataset["longitude"].values)
+    writers = {str(name): _Writer(root, array, len(train), weights) for name, array in dataset.data_vars.items()}
     dynamic = dataset[[name for name, array in dataset.data_vars.items() if "time" in array.dims]]
     static = dataset[[name for name, array in dataset.data_vars.items() if "time" not in array.dims]]
     training = set(train.tolist())
@@ -194,7 +202,9 @@ def _beside(array: xr.DataArray) -> dict[str, str]:
 class _Writer:
     """One variable on its way to the disk: its array, its hash, its statistics."""
 
-    def __init__(self, root: zarr.Group, array: xr.DataArray, states: int) -> None:
+    def __init__(
+        self, root: zarr.Group, array: xr.DataArray, states: int, weights: npt.NDArray[np.float64] | None
+    ) -> None:
         self.array = root.create_array(
             str(array.name),
             shape=array.shape,
@@ -210,7 +220,8 @@ class _Writer:
         self.digest = hashlib.sha256()
         name = str(array.name)
         keys = [name] if "level" not in array.dims else [channel_key(name, v) for v in array["level"].values]
-        self.accumulators = {key: FieldAccumulator(key, states if "time" in array.dims else 1) for key in keys}
+        fields = states if "time" in array.dims else 1
+        self.accumulators = {key: FieldAccumulator(key, fields, weights) for key in keys}
 
     def write(
         self, where: Any, values: npt.NDArray[Any], *, counted: Iterable[int], moments: Sequence[int] | Any

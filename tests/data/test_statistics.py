@@ -84,3 +84,50 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="has no statistics; build it again"):
         StoreStatistics.load(tmp_path / "stats.json")
+
+
+def weighted(field: list[list[float]], weights: list[float], draw: int = 1) -> VariableStatistics:
+    accumulator = FieldAccumulator("2t", draw, np.array(weights))
+    accumulator.add(np.array(field, dtype=np.float32))
+    return accumulator.result()
+
+
+def test_moments_and_quantiles_by_weight_shares_by_count() -> None:
+    # Weights 1.6 and 0.4: mean (1.6 * 2 * 10 + 0.4 * (0 + 20)) / 4 = 10, variance 0.4 * 200 / 4 = 20.
+    result = weighted([[10, 10], [0, 20]], [1.6, 0.4])
+    assert (result.mean, result.std) == (pytest.approx(10), pytest.approx(math.sqrt(20)))
+    assert (result.min, result.max, result.skewness) == (0, 20, pytest.approx(0, abs=1e-12))
+    assert (result.zero_fraction, result.nan_fraction) == (0.25, 0)
+    # The zero covers a tenth of the area, as does the 20.
+    assert [result.quantiles[order] for order in ("0.05", "0.25", "0.5", "0.75", "0.95")] == [0, 10, 10, 10, 20]
+    missing = weighted([[10, math.nan], [0, 20]], [1.6, 0.4])
+    assert (missing.mean, missing.nan_fraction) == (pytest.approx((16 + 8) / 2.4), 0.25)
+    assert [missing.quantiles[order] for order in ("0.05", "0.5", "0.95")] == [0, 10, 20]
+
+
+def test_quantiles_by_weights_of_points_are_those_of_rows() -> None:
+    field = np.random.default_rng(3).standard_normal((40, 60)).astype(np.float32).cumsum(axis=0)
+    rows = np.cos(np.deg2rad(np.linspace(-88, 88, 40)))
+    both = [FieldAccumulator("2t", 4, weights) for weights in (rows, np.tile(rows[:, None], (1, 60)))]
+    for accumulator in both:
+        for moment in range(4):
+            accumulator.add(field, moment)
+    by_rows, by_points = (accumulator.result() for accumulator in both)
+    assert by_rows.mean == pytest.approx(by_points.mean, rel=1e-14)
+    order = np.argsort(field, axis=None)
+    reached = np.cumsum(np.tile(rows[:, None], (1, 60)).ravel()[order])
+    for name in ("0.05", "0.5", "0.95"):
+        exact = field.ravel()[order][np.searchsorted(reached, float(name) * reached[-1])]
+        assert by_rows.quantiles[name] == pytest.approx(exact, abs=0.15)
+        assert by_points.quantiles[name] == pytest.approx(exact, abs=0.15)
+
+
+def test_what_does_not_vary_has_no_scale_at_all() -> None:
+    # A mean that is rounded would leave a scale of 1e-17 and a skewness of nothing.
+    result = accumulate([0.1] * 7, [0.1] * 9)
+    assert (result.std, result.skewness) == (0, 0)
+
+
+def test_a_long_tail_is_skewed() -> None:
+    # Of an exponential distribution the skewness is 2.
+    assert accumulate(np.random.default_rng(0).exponential(size=200000).tolist()).skewness == pytest.approx(2, rel=0.05)
