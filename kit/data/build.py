@@ -19,6 +19,7 @@ import xarray as xr
 from kit.data.accumulation import at_step, trimmed
 from kit.data.build_settings import BuildSettings
 from kit.data.origin import locate
+from kit.data.selection import cropped, describe, with_context
 from kit.data.settings import Period
 from kit.data.sources.base import OpenSource, Place, Request, SourceData
 from kit.data.static_files import with_statics
@@ -55,7 +56,7 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
     origin = locate(settings.path, settings.source)
     with _open_source(settings, origin.paths) as opened:
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
-        source = with_statics(known, settings.statics_from, settings.statics)
+        source = with_statics(_in_region(known, settings), settings.statics_from, settings.statics)
         notes = list(source.notes)
         dataset = _assemble(source, settings, notes)
         described = {
@@ -136,11 +137,21 @@ def _open_source(settings: BuildSettings, paths: Sequence[Place]) -> AbstractCon
         None if statics is None else frozenset(STATIC_PREFIX + name for name in statics),
         times=settings.times,
         levels=settings.levels,
+        region=None if settings.region is None else with_context(settings.region, settings.halo),
         step=settings.step,
     )
     module = importlib.import_module(f"kit.data.sources.{settings.source}")
     opener: OpenSource = module.open_source
     return opener(paths, request)
+
+
+def _in_region(source: SourceData, settings: BuildSettings) -> SourceData:
+    if settings.region is None or not source.fields:
+        return source
+    region, notes = with_context(settings.region, settings.halo), list(source.notes)
+    fields = {name: cropped(field, region, settings.path) for name, field in source.fields.items()}
+    describe(next(iter(fields.values())), settings.region, settings.halo, notes.append)
+    return dataclasses.replace(source, fields=fields, notes=tuple(notes))
 
 
 def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> xr.Dataset:

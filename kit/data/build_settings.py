@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from kit.data.settings import TimeRange
+from kit.data.settings import TimeRange, check_region
 
 __all__ = ["SOURCES", "BuildSettings", "SourceKind"]
 
@@ -52,6 +52,10 @@ class BuildSettings(BaseModel):
     """Surface and atmospheric variables by Aurora's short names; by default all that the kit knows."""
     levels: tuple[float, ...] | None = None
     """Pressure levels in hPa; by default all that the data hold."""
+    region: tuple[float, float, float, float] | None = None
+    """North, west, south, east in degrees, as ``data.region``; by default all that the data hold."""
+    halo: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Degrees of context to take around ``--region``, for ``data.halo`` in training; it ends where the data end."""
     statics: tuple[str, ...] | None = None
     """Static variables without prefix, from the data or derived from the coordinates (``coslat``,
     ``sinlat``, ``coslon``, ``sinlon``); by default all that the data hold."""
@@ -59,7 +63,8 @@ class BuildSettings(BaseModel):
     """A file of static fields on the data's own grid or the globe around it, which stand over those of the data: a
     registry entry such as ``aurora-0.25-static``, a pickle like it, or NetCDF."""
     times: TimeRange | None = None
-    """Times to take, ``START/END`` inclusive; by default all that the data hold."""
+    """Times to take, ``START/END`` inclusive, such as ``2019/2020`` or ``2019-01-01/2019-03-31T18``; by default all
+    that the data hold."""
     step: Hours | None = None
     """Hours between states, such as ``6h``; by default the data's own."""
     train: TimeRange | None = None
@@ -74,3 +79,11 @@ class BuildSettings(BaseModel):
     grid's crowded poles do not count more than they cover."""
     licence: str | None = None
     """Licence or attribution of the data; by default what the files say."""
+
+    @model_validator(mode="after")
+    def _check_region(self) -> BuildSettings:
+        if self.region is None and self.halo:
+            msg = f"--halo {self.halo:g} has no effect without --region: everything is taken; leave it out"
+            raise ValueError(msg)
+        check_region(self.region, "--region")
+        return self

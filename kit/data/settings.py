@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
 
-__all__ = ["DataSettings", "Period", "TimeRange"]
+__all__ = ["DataSettings", "Period", "TimeRange", "check_region"]
 
 
 @dataclass(frozen=True)
 class Period:
-    """An inclusive range of times, UTC; written ``START/END`` in ISO 8601."""
+    """An inclusive range of times, UTC; written ``START/END`` in ISO 8601, where a year or a month alone is all of it."""
 
     start: datetime
     end: datetime
@@ -32,7 +33,7 @@ class Period:
         if len(parts) != 2:
             raise ValueError(msg)
         try:
-            start, end = (_utc(part) for part in parts)
+            start, end = _utc(parts[0]), _utc(parts[1], at_end=True)
         except ValueError as error:
             raise ValueError(msg) from error
         if start > end:
@@ -44,7 +45,12 @@ class Period:
         return "/".join(moment.strftime("%Y-%m-%dT%H:%M") for moment in (self.start, self.end))
 
 
-def _utc(text: str) -> datetime:
+def _utc(text: str, *, at_end: bool = False) -> datetime:
+    """A moment; of a year or a month its first, or at the end its last minute."""
+    if found := re.fullmatch(r"(\d{4})(?:-(\d{2}))?", text.strip()):
+        year, month = int(found[1]), int(found[2] or (12 if at_end else 1))
+        first = datetime(year, month, 1, tzinfo=UTC)
+        return (first + timedelta(days=31)).replace(day=1) - timedelta(minutes=1) if at_end else first
     moment = datetime.fromisoformat(text.strip())
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
@@ -54,6 +60,26 @@ TimeRange = Annotated[
     BeforeValidator(Period.parse, json_schema_input_type=str),
     PlainSerializer(str, return_type=str),
 ]
+
+
+def check_region(region: tuple[float, float, float, float] | None, setting: str) -> None:
+    """Check north, west, south and east by themselves.
+
+    Raises:
+        ValueError: there is no such region; names the setting.
+    """
+    if region is None:
+        return
+    north, west, south, east = region
+    if not -90 <= south <= north <= 90:
+        msg = f"{setting}: north {north:g} and south {south:g} must be in [-90, 90], the larger one first"
+        raise ValueError(msg)
+    if west == east or not (abs(west) <= 360 and abs(east) <= 360):
+        msg = (
+            f"{setting}: west {west:g} and east {east:g} must be two different longitudes in [-360, 360]; the "
+            "whole circle is 0 to 360"
+        )
+        raise ValueError(msg)
 
 
 class DataSettings(BaseModel):
@@ -91,19 +117,8 @@ class DataSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_region(self) -> DataSettings:
-        if self.region is None:
-            if self.halo:
-                msg = f"data.halo {self.halo:g} has no effect without data.region: everything is scored; leave it out"
-                raise ValueError(msg)
-            return self
-        north, west, south, east = self.region
-        if not -90 <= south <= north <= 90:
-            msg = f"data.region: north {north:g} and south {south:g} must be in [-90, 90], the larger one first"
+        if self.region is None and self.halo:
+            msg = f"data.halo {self.halo:g} has no effect without data.region: everything is scored; leave it out"
             raise ValueError(msg)
-        if west == east or not (abs(west) <= 360 and abs(east) <= 360):
-            msg = (
-                f"data.region: west {west:g} and east {east:g} must be two different longitudes in [-360, 360]; the "
-                "whole circle is 0 to 360"
-            )
-            raise ValueError(msg)
+        check_region(self.region, "data.region")
         return self

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import xarray as xr
 
 from kit.data.fields import canonical_coordinates, canonical_name, canonical_values
+from kit.data.selection import cropped
 from kit.data.settings import Period
 from kit.data.store_format import STATIC_PREFIX, grid_dimensions
 from kit.errors import StoreError
@@ -104,7 +105,7 @@ class Pieces:
         Raises:
             StoreError: its coordinates or units cannot be brought into the store's form.
         """
-        dataset = canonical_coordinates(dataset, where, self.note)
+        dataset = cropped(canonical_coordinates(dataset, where, self.note), self.request.region, where)
         grid = grid_dimensions(dataset)
         for array in dataset.data_vars.values():
             if not set(grid) <= set(array.dims):
