@@ -56,6 +56,7 @@ _SPELLINGS = {
     "degrees": "degree",
     "deg": "degree",
     "degree true": "degree",
+    "dbz": "dBZ",
     "radians": "radian",
     "rad": "radian",
     "percent": "%",
@@ -83,6 +84,8 @@ _CONVERSIONS = {
     ("hPa s-1", "Pa s-1"): (100.0, 0.0),
     ("radian", "degree"): (57.29577951308232, 0.0),
     ("degree", "radian"): (0.017453292519943295, 0.0),
+    # GRIB knows decibels alone; those of a reflectivity are above 1 mm6 m-3.
+    ("dB", "dBZ"): (1.0, 0.0),
     ("1", "m3 m-3"): (1.0, 0.0),
     ("m3 m-3", "1"): (1.0, 0.0),
 }

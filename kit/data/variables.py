@@ -101,7 +101,7 @@ _BASIC = (
              "var_100v", cf="northward_wind"),
     _surface("i10fg", 228029, "Instantaneous 10 metre wind gust", "m s-1", (0, 150), "instantaneous_10m_wind_gust",
              cf="wind_speed_of_gust"),
-    _surface("msl", (151, 260074), "Mean sea level pressure", "Pa", (85000, 110000), "mean_sea_level_pressure",
+    _surface("msl", (151, 260074, 260323), "Mean sea level pressure", "Pa", (85000, 110000), "mean_sea_level_pressure",
              "mslp", "prmsl", cf="air_pressure_at_mean_sea_level"),
     _surface("sp", 134, "Surface pressure", "Pa", (45000, 111000), "surface_pressure", cf="surface_air_pressure"),
     _surface("skt", 235, "Skin temperature", "K", (150, 370), "skin_temperature", cf="surface_temperature"),
@@ -113,7 +113,7 @@ _BASIC = (
     _surface("mcc", (187, 3074), "Medium cloud cover", "1", _SHARE, "medium_cloud_cover"),
     _surface("hcc", (188, 3075), "High cloud cover", "1", _SHARE, "high_cloud_cover"),
     _surface("tcw", 136, "Total column water", "kg m-2", (0, 150), "total_column_water"),
-    _surface("tcwv", 137, "Total column water vapour", "kg m-2", (0, 120), "total_column_water_vapour",
+    _surface("tcwv", (137, 3054), "Total column water vapour", "kg m-2", (0, 120), "total_column_water_vapour",
              cf="atmosphere_mass_content_of_water_vapor"),
     _surface("stl1", 139, "Soil temperature level 1", "K", (150, 350), "soil_temperature_level_1",
              cf="soil_temperature"),
@@ -122,7 +122,12 @@ _BASIC = (
     _surface("blh", 159, "Boundary layer height", "m", (0, 10000), "boundary_layer_height",
              cf="atmosphere_boundary_layer_thickness"),
     _surface("cape", 59, "Convective available potential energy", "J kg-1", (0, 15000),
-             "convective_available_potential_energy"),
+             "convective_available_potential_energy", cf="atmosphere_convective_available_potential_energy"),
+    # ECMWF's is positive, and missing where there is none; NCEP's (HRRR, RAP) is negative or zero.
+    _surface("cin", 228001, "Convective inhibition", "J kg-1", (-3000, 3000), "convective_inhibition",
+             cf="atmosphere_convective_inhibition"),
+    _surface("refc", 260390, "Composite radar reflectivity", "dBZ", (-40, 90), "composite_reflectivity",
+             "maximum_composite_radar_reflectivity", cf="equivalent_reflectivity_factor"),
 )  # fmt: skip
 
 _ACCUMULATED = (

@@ -12,8 +12,9 @@ from kit.data.fields import Note
 from kit.data.sources.base import Pieces
 from kit.data.sources.grib_scan import Message
 from kit.data.sources.grib_values import lazy, same_values
+from kit.data.sources.grib_winds import check_vectors, partner, turned, turns
 from kit.data.sources.grib_windows import check_steps, window_of
-from kit.data.store_format import STATIC_PREFIX, listed
+from kit.data.store_format import CURVILINEAR, GRID, STATIC_PREFIX, listed
 from kit.data.units import canonical_units
 from kit.data.variables import Variable, find, find_param
 from kit.errors import StoreError
@@ -32,9 +33,9 @@ def add_fields(messages: Iterable[Message], pieces: Pieces) -> None:
         pieces: is given one piece for each variable.
 
     Raises:
-        StoreError: messages of a variable lie on other than regular grids, on several grids or model levels, are of
-            several members, steps or windows, contradict each other, or leave holes. Nothing has been decoded but
-            static fields and what came twice.
+        StoreError: messages of a variable lie on a grid that the store cannot keep, on several grids or model levels,
+            are of several members, steps or windows, contradict each other, leave holes, or are components of a wind
+            that cannot be turned. Nothing has been decoded but static fields and what came twice.
     """
     groups: dict[str, tuple[Variable | None, list[Message]]] = {}
     for message in messages:
@@ -42,16 +43,29 @@ def add_fields(messages: Iterable[Message], pieces: Pieces) -> None:
         if variable is not None and variable.kind == "atmospheric" and not message.on_pressure:
             _off_pressure(name, message, pieces)
             continue
-        if pieces.takes(name, known=variable is not None):
+        # A component along the grid's axes is turned together with the other one, whichever was asked for.
+        other = partner(name) if turns(message) else None
+        if pieces.takes(name, known=variable is not None) or (other and pieces.request.takes(other, known=True)):
             groups.setdefault(name, (variable, []))[1].append(message)
+    fields, grids = {}, {}
     for name, (variable, group) in groups.items():
         _check_alike(name, group, pieces.note)
+        check_vectors(name, group)
         field = _static(name, group) if name.startswith(STATIC_PREFIX) else _dynamic(name, variable, group, pieces.note)
         # The name that the table recognises: static variables have their prefix from there.
         field.name = name if variable is None else variable.name
-        files = dict.fromkeys(message.path.name for message in group)
-        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        pieces.add(field.to_dataset(), next(iter(files)) + more)
+        fields[name] = field
+        if partner(name) is not None and turns(group[0]):
+            grids[name] = group[0].grid
+    where = {name: _files(group) for name, (_, group) in groups.items()}
+    for name, field in turned(fields, grids, where, pieces.note).items():
+        if pieces.request.takes(name, known=groups[name][0] is not None):
+            pieces.add(field.to_dataset(), where[name])
+
+
+def _files(messages: Sequence[Message]) -> str:
+    files = dict.fromkeys(message.path.name for message in messages)
+    return next(iter(files)) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def _named(message: Message) -> tuple[str, Variable | None]:
@@ -86,8 +100,8 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
     for message in messages:
         if message.grid.problem:
             msg = (
-                f"{message}: {name} {message.grid.problem}; the store wants latitudes and longitudes (regular_ll or "
-                "regular_gg): ask for the data on such a grid, or interpolate them"
+                f"{message}: {name} {message.grid.problem}; the store wants rows that follow each other southwards "
+                "and columns that go east: ask for the data on such a grid, crop or interpolate them"
             )
             raise StoreError(msg)
         if not message.grid.same_points(first.grid):
@@ -200,10 +214,11 @@ def _better(name: str, first: Message, other: Message, note: Note) -> Message:
 def _array(values: Any, messages: Sequence[Message]) -> xr.DataArray:
     """A field with its times, its grid and its units."""
     first = messages[0]
+    dimensions = CURVILINEAR if first.grid.curved else GRID
     coords = {
         "time": np.array([message.time for message in messages]).astype("datetime64[ns]"),
-        "latitude": first.grid.latitude,
-        "longitude": first.grid.longitude,
+        "latitude": (dimensions if first.grid.curved else "latitude", first.grid.latitude),
+        "longitude": (dimensions if first.grid.curved else "longitude", first.grid.longitude),
     }
     attributes = {"units": first.units, "long_name": first.short_name}
-    return xr.DataArray(values, coords, ("time", "level", "latitude", "longitude"), attrs=attributes)
+    return xr.DataArray(values, coords, ("time", "level", *dimensions), attrs=attributes)

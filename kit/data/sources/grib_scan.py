@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from kit.data.sources.grib_grid import Grid, read_grid
+from kit.data.sources.grib_curved import CURVED, read_curved
+from kit.data.sources.grib_grid import REGULAR, Grid, Header, read_regular
 from kit.errors import SettingsError, StoreError
 
 __all__ = ["Message", "is_grib", "load_eccodes", "scan"]
@@ -86,8 +88,10 @@ def load_eccodes() -> Any:
         SettingsError: it is not installed.
     """
     # eccodes brings an old SQLite, and loads it so that Python's own module, if it comes later, is bound to it: MLflow
-    # refuses that.
-    importlib.import_module("sqlite3")
+    # refuses that. It also brings a PROJ, with which a pyproj that comes later crashes.
+    for earlier in ("sqlite3", "pyproj"):
+        if importlib.util.find_spec(earlier) is not None:
+            importlib.import_module(earlier)
     try:
         eccodes = importlib.import_module("eccodes")
     # Without its binary part the package fails with a RuntimeError.
@@ -116,21 +120,34 @@ def is_grib(path: Path) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
-def scan(path: Path) -> list[Message]:
+def scan(path: Path, grids: dict[str, Grid] | None = None) -> list[Message]:
     """Read the headers of all messages of a file.
+
+    Args:
+        path: the file.
+        grids: those of other files, by what eccodes calls them; is given those of this one.
 
     Raises:
         StoreError: the file holds anything else, a message is damaged, cut off, or holds several fields.
         SettingsError: eccodes is not installed.
     """
-    return list(_Scanner(path, load_eccodes()).messages())
+    return list(_Scanner(path, load_eccodes(), {} if grids is None else grids).messages())
+
+
+def read_grid(eccodes: Any, handle: Any) -> Grid:
+    """Read the grid of a message; one that cannot be read says why."""
+    header = Header(eccodes, handle)
+    kind = header.kind
+    if kind in REGULAR:
+        return read_regular(header, kind)
+    return read_curved(header, kind) if kind in CURVED else Grid(kind, problem=f"lies on a {kind} grid")
 
 
 @dataclass
 class _Scanner:
     path: Path
     eccodes: Any
-    grids: dict[str, Grid] = field(default_factory=dict)
+    grids: dict[str, Grid]
     names: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Short name and units by parameter number: looking them up takes longer than all the rest."""
 
@@ -173,7 +190,7 @@ class _Scanner:
         if param not in self.names:
             self.names[param] = (str(get("shortName", "unknown")), str(get("units", "")))
         short_name, units = self.names[param]
-        section = str(get("md5GridSection", number))
+        section = str(get("md5GridSection", f"{self.path}, message {number}"))
         if section not in self.grids:
             self.grids[section] = read_grid(self.eccodes, handle)
         return Message(

@@ -48,7 +48,7 @@ class _Cube:
     def __init__(self, messages: Sequence[Sequence[Message]], dtype: np.dtype[Any]) -> None:
         self._messages = [list(row) for row in messages]
         grid = self._messages[0][0].grid
-        self.shape = (len(messages), len(self._messages[0]), len(grid.latitude), len(grid.longitude))
+        self.shape = (len(messages), len(self._messages[0]), *grid.shape)
         self.dtype, self.ndim = dtype, len(self.shape)
 
     def __getitem__(self, key: tuple[slice | int, ...]) -> npt.NDArray[Any]:
