@@ -31,6 +31,8 @@ _NAMES = {
     "longitude": ("longitude", "lon", "nav_lon"),
 }
 _ORDER = ("time", "level", "latitude", "longitude")
+_FIRST, _LAST = np.datetime64("1678-01-01", "s"), np.datetime64("2262-01-01", "s")
+"""Times that nanoseconds since 1970 hold in 64 bits; others would wrap around."""
 
 
 def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
@@ -58,6 +60,8 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
     for name in _ORDER:
         if name in dataset.coords and dataset[name].ndim == 0:
             dataset = dataset.expand_dims(name)
+        if name in dataset.coords:
+            _check_numbers(dataset[name], name, where)
     dataset = _latitudes(dataset, where, note)
     dataset = _longitudes(dataset, where, note)
     if "level" in dataset.coords:
@@ -67,6 +71,19 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
     # Coordinates that are no dimensions (a height above ground, the kind of surface) serve nobody here.
     dataset = dataset.reset_coords(drop=True)
     return dataset.transpose(..., *(name for name in _ORDER if name in dataset.dims))
+
+
+def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:
+    if coordinate.size == 0:
+        msg = f"{where}: {name} has no values, so that there is nothing to take; fetch the file again"
+        raise StoreError(msg)
+    if name == "time":
+        return
+    if coordinate.dtype.kind not in "iuf" or not np.isfinite(coordinate.values).all():
+        found = coordinate.values.ravel()
+        wrong = found if coordinate.dtype.kind not in "iuf" else found[~np.isfinite(found)]
+        msg = f"{where}: {name} must hold finite numbers, found {wrong[0]!s} (type {coordinate.dtype}); mend the file"
+        raise StoreError(msg)
 
 
 def _renames(dataset: xr.Dataset) -> dict[str, str]:
@@ -175,12 +192,19 @@ def _levels(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
 
 def _times(dataset: xr.Dataset, where: str) -> xr.Dataset:
     times = dataset["time"]
-    if times.ndim != 1 or not np.issubdtype(times.dtype, np.datetime64) or np.isnat(times.values).any():
+    if times.ndim != 1 or not np.issubdtype(times.dtype, np.datetime64):
         first = times.values.ravel()[:1]
         msg = f"{where}: times of the type {times.dtype} ({first}) are not dates of the standard calendar"
         raise StoreError(msg)
-    values = times.values.astype("datetime64[s]").astype("datetime64[ns]")
-    return dataset.assign_coords(time=("time", values))
+    if without := int(np.isnat(times.values).sum()):
+        msg = f"{where}: {without} of {times.size} times have no value; leave these states out"
+        raise StoreError(msg)
+    values = times.values.astype("datetime64[s]")
+    outside = (values < _FIRST) | (values > _LAST)
+    if outside.any():
+        msg = f"{where}: the time {values[outside][0]} is not between {_FIRST} and {_LAST}; correct it"
+        raise StoreError(msg)
+    return dataset.assign_coords(time=("time", values.astype("datetime64[ns]")))
 
 
 def canonical_name(array: xr.DataArray) -> tuple[str, Variable | None]:
@@ -206,8 +230,11 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
     """Convert units and type, and give the field the attributes of the table.
 
     Raises:
-        StoreError: the units cannot be converted.
+        StoreError: it does not hold numbers, or its units cannot be converted.
     """
+    if array.dtype.kind not in "biuf":
+        msg = f"{where}: {array.name} holds {array.dtype} values, numbers expected; leave it out, or convert the file"
+        raise StoreError(msg)
     units = array.attrs.get("units")
     converted = array
     if variable is None:
@@ -223,8 +250,14 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
                 # Convert in double precision, then round once.
                 converted = array.astype(np.float64) * change[0] + change[1]
                 note(f"{name} converted from {units} to {variable.units}")
-    converted = converted.astype(np.float32)
+    converted = xr.apply_ufunc(_single, converted, dask="parallelized", output_dtypes=[np.float32])
     if "accumulation_hours" in array.attrs:
         attributes["accumulation_hours"] = array.attrs["accumulation_hours"]
     converted.attrs = attributes
     return converted.rename(name)
+
+
+def _single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Round to single precision; what it cannot hold becomes infinite, which the checks report."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

@@ -14,8 +14,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from kit.data.fields import Note
@@ -26,7 +29,11 @@ from kit.errors import StoreError
 
 __all__ = ["open_source"]
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
+"""What a damaged file raises, where it is opened and where it is read."""
 CHUNK_BYTES = 8 * 2**20
+_BOMB_BYTES, _BOMB_RATIO = 2**27, 200
+"""A zip of more than that, packed so much smaller, holds nothing but the wish to fill a disk."""
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 
 
@@ -73,7 +80,7 @@ def _unpacked(archive: Path, folder: Path) -> list[tuple[str, Path]]:
     try:
         with zipfile.ZipFile(archive) as content:
             members = [m for m in content.infolist() if _is_netcdf(archive, m)]
-            _fits(archive, sum(member.file_size for member in members), folder.parent)
+            _fits(archive, members, folder.parent)
             folder.mkdir()
             return [_extracted(content, member, folder / f"{number}.nc") for number, member in enumerate(members)]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -90,7 +97,11 @@ def _is_netcdf(archive: Path, member: zipfile.ZipInfo) -> bool:
     return not member.is_dir() and name.lower().endswith(SUFFIXES)
 
 
-def _fits(archive: Path, size: int, scratch: Path) -> None:
+def _fits(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path) -> None:
+    size, packed = (sum(getattr(member, key) for member in members) for key in ("file_size", "compress_size"))
+    if size > _BOMB_BYTES and size > _BOMB_RATIO * packed:
+        msg = f"{archive}: refused: {packed} bytes claim to unpack to {size}, which no field does; fetch it again"
+        raise StoreError(msg)
     free = shutil.disk_usage(scratch).free
     if size > free:
         msg = f"{archive}: unpacks to {size} bytes, {free} are free in {scratch}; set TMPDIR to a larger disk"
@@ -100,6 +111,9 @@ def _fits(archive: Path, size: int, scratch: Path) -> None:
 def _extracted(content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> tuple[str, Path]:
     with content.open(member) as source, target.open("wb") as sink:
         shutil.copyfileobj(source, sink)
+    if target.stat().st_size != member.file_size:
+        msg = f"{member.filename} unpacks to {target.stat().st_size} bytes, not to {member.file_size}"
+        raise EOFError(msg)
     return f"{Path(str(content.filename)).name}:{member.filename}", target
 
 
@@ -110,21 +124,46 @@ def _opened(path: Path, name: str) -> Iterator[xr.Dataset]:
         with warnings.catch_warnings():
             # Several fill values in one file, dates that only cftime can hold: the checks below speak up.
             warnings.simplefilter("ignore", xr.SerializationWarning)
-            dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False)
-    except (OSError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+            dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, cache=False)
+    except (*UNREADABLE, MemoryError) as error:
         msg = f"{name}: not readable as NetCDF ({error}); fetch the file again, or give its kind with --source"
         raise StoreError(msg) from error
     with dataset:
-        yield _in_states(dataset)
+        yield _in_states(dataset, name)
 
 
-def _in_states(dataset: xr.Dataset) -> xr.Dataset:
+class _Values:
+    """What dask takes for an array: reading it says of which file and variable something cannot be read."""
+
+    def __init__(self, variable: xr.Variable, what: str) -> None:
+        self._variable, self._what = variable, what
+        self.shape, self.dtype, self.ndim = variable.shape, variable.dtype, variable.ndim
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        try:
+            # A packed value may unpack to more than its type holds; it is infinite then, which the checks report.
+            with np.errstate(over="ignore", invalid="ignore"):
+                # Rows of different lengths pass for numbers until they are read.
+                return np.asarray(self._variable[key].values).astype(self.dtype, copy=False)
+        except UNREADABLE as error:
+            msg = f"{self._what} cannot be read ({error}): the file is damaged; fetch it again"
+            raise StoreError(msg) from error
+
+
+def _in_states(dataset: xr.Dataset, where: str) -> xr.Dataset:
     """Read one state at a time, or some small ones, whatever the file's own chunks are."""
     times = [dim for dim in dataset.dims if str(dim) in ("time", "valid_time")]
     largest = max((array.size for array in dataset.data_vars.values()), default=1)
     states = max(1, *(dataset.sizes[dim] for dim in times)) if times else 1
     length = max(1, CHUNK_BYTES // (8 * max(1, largest // states)))
-    return dataset.chunk({dim: length if dim in times else -1 for dim in dataset.dims})
+    lazy = {}
+    for key, array in dataset.data_vars.items():
+        chunks = tuple(length if dim in times else -1 for dim in array.dims)
+        values = _Values(array.variable, f"{where}: {key}")
+        meta = np.empty((0,) * array.ndim, array.dtype)
+        data = da.from_array(values, chunks=chunks, asarray=False, fancy=False, meta=meta)  # type: ignore[no-untyped-call]
+        lazy[key] = array.copy(data=data)
+    return dataset.assign(lazy)
 
 
 def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:

@@ -52,6 +52,9 @@ def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData
     attributes: Mapping[str, Any] = {}
     if isinstance(content, dict):
         attributes = content.get("attributes", {})
+        if not isinstance(attributes, dict):
+            msg = f"{path}: 'attributes' holds a {type(attributes).__name__}, expected a dictionary of text and numbers"
+            raise StoreError(msg)
         dataset = _from_arrays({k: v for k, v in content.items() if k != "attributes"}, path)
     elif isinstance(content, list | tuple) and content and all(_is_pair(item) for item in content):
         dataset = _from_pairs(content, path)
@@ -108,7 +111,7 @@ def _from_arrays(content: dict[Any, Any], path: Path) -> xr.Dataset:
 def _moments(times: Values, path: Path) -> Values:
     try:
         if times.dtype.kind in "USM" and times.ndim == 1:
-            return times.astype(str).astype("datetime64[s]").astype("datetime64[ns]")
+            return times.astype(str).astype("datetime64[s]")
     except ValueError as error:
         msg = f"{path}: times are not ISO 8601 ({error})"
         raise StoreError(msg) from error
