@@ -70,7 +70,14 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
         }
         splits = _splits(dataset["time"].values.astype("datetime64[s]"), settings)
         described |= attributes or {}
-        return write_store(dataset, settings.out, splits=splits, attributes=described, weights=settings.weights)
+        return write_store(
+            dataset,
+            settings.out,
+            splits=splits,
+            attributes=described,
+            weights=settings.weights,
+            codec=settings.codec,
+        )
 
 
 def open_store(name_or_path: str) -> Store:

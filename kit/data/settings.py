@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
 
-__all__ = ["DataSettings", "Period", "TimeRange", "check_region"]
+__all__ = ["Codec", "DataSettings", "Period", "TimeRange", "check_region"]
+
+Codec = Literal["fast", "small", "none"]
+"""How a store's chunks are packed."""
 
 
 @dataclass(frozen=True)

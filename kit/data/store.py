@@ -27,7 +27,7 @@ import zarr
 import zarr.errors
 
 from kit.data import store_writing
-from kit.data.settings import Period
+from kit.data.settings import Codec, Period
 from kit.data.statistics import StoreStatistics, Weighting
 from kit.data.store_format import (
     CURVILINEAR,
@@ -242,6 +242,7 @@ def write_store(
     splits: Mapping[str, Period],
     attributes: Mapping[str, Any],
     weights: Weighting = "none",
+    codec: Codec = "fast",
 ) -> Store:
     """Write a dataset as a store, with statistics of its training states.
 
@@ -256,13 +257,14 @@ def write_store(
         splits: at least ``train``; ``valid`` and ``test`` beside it.
         attributes: added to the root's attributes.
         weights: how points are weighted in the statistics.
+        codec: how chunks are packed.
 
     Raises:
         StoreExistsError: ``out`` exists.
         StoreError: the dataset is not of the store's form, or a split holds none of its states.
         OSError: the disk is full or the folder cannot be written.
     """
-    store_writing.write(dataset, Path(out), splits=splits, attributes=attributes, weights=weights)
+    store_writing.write(dataset, Path(out), splits=splits, attributes=attributes, weights=weights, codec=codec)
     return Store.open(out)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
-from kit.data.settings import Period
+from kit.data.settings import Codec, Period
 from kit.errors import StoreError
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "STORE_FORMAT",
     "Times",
     "check_coordinates",
+    "compressors",
     "grid_dimensions",
     "listed",
     "period_indices",
@@ -40,6 +43,23 @@ CURVILINEAR = ("y", "x")
 def grid_dimensions(data: xr.Dataset | xr.DataArray) -> tuple[str, str]:
     """Rows and columns of data that carry ``latitude`` and ``longitude``: ``GRID`` or ``CURVILINEAR``."""
     return CURVILINEAR if data["latitude"].ndim == 2 else GRID
+
+
+_BYTES = 4
+_PACKED: Mapping[Codec, tuple[BytesBytesCodec, ...]] = {
+    "fast": (BloscCodec(typesize=_BYTES, cname="lz4", clevel=5, shuffle="shuffle"),),
+    "small": (BloscCodec(typesize=_BYTES, cname="zstd", clevel=5, shuffle="shuffle"),),
+    "none": (),
+}
+
+
+def compressors(codec: Codec = "fast") -> tuple[BytesBytesCodec, ...]:
+    """What ``create_array`` is given as compressors for a store's float32 chunks.
+
+    All are codecs of the Zarr v3 specification. Each chunk ends with its CRC32C, which readers compare: without it a
+    changed bit is mostly read as a changed value, whichever way the chunk is packed.
+    """
+    return (*_PACKED[codec], Crc32cCodec())
 
 
 def period_indices(times: Times, period: Period) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 
-from kit.data.settings import Period
+from kit.data.settings import Codec, Period
 from kit.data.statistics import FieldAccumulator, StoreStatistics, Weighting, channel_key, point_weights
 from kit.data.store_format import (
     CURVILINEAR,
@@ -28,6 +28,7 @@ from kit.data.store_format import (
     STORE_FORMAT,
     Times,
     check_coordinates,
+    compressors,
     grid_dimensions,
     period_indices,
     plain_attributes,
@@ -57,6 +58,7 @@ def write(
     splits: Mapping[str, Period],
     attributes: Mapping[str, Any],
     weights: Weighting = "none",
+    codec: Codec = "fast",
 ) -> None:
     """Do what ``kit.data.store.write_store`` says, short of opening the result."""
     if out.exists():
@@ -65,7 +67,7 @@ def write(
     times = _check(dataset, out)
     train = _check_splits(times, splits, out)
     with _published(out) as folder:
-        hashes, statistics = _write_arrays(dataset, folder, times, train, weights)
+        hashes, statistics = _write_arrays(dataset, folder, times, train, weights, codec)
         root = zarr.open_group(folder, mode="r+", use_consolidated=False)
         root.attrs.update(
             plain_attributes(attributes)
@@ -152,12 +154,17 @@ def _remove(folder: Path) -> None:
 
 
 def _write_arrays(
-    dataset: xr.Dataset, folder: Path, times: Times, train: npt.NDArray[np.int64], weighting: Weighting
+    dataset: xr.Dataset,
+    folder: Path,
+    times: Times,
+    train: npt.NDArray[np.int64],
+    weighting: Weighting,
+    codec: Codec,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     root = zarr.create_group(folder, zarr_format=3)
     _write_coordinates(root, dataset, times)
     weights = point_weights(weighting, dataset["latitude"].values, dataset["longitude"].values)
-    writers = {str(name): _Writer(root, array, len(train), weights) for name, array in dataset.data_vars.items()}
+    writers = {str(name): _Writer(root, array, len(train), weights, codec) for name, array in dataset.data_vars.items()}
     dynamic = dataset[[name for name, array in dataset.data_vars.items() if "time" in array.dims]]
     static = dataset[[name for name, array in dataset.data_vars.items() if "time" not in array.dims]]
     training = set(train.tolist())
@@ -203,7 +210,12 @@ class _Writer:
     """One variable on its way to the disk: its array, its hash, its statistics."""
 
     def __init__(
-        self, root: zarr.Group, array: xr.DataArray, states: int, weights: npt.NDArray[np.float64] | None
+        self,
+        root: zarr.Group,
+        array: xr.DataArray,
+        states: int,
+        weights: npt.NDArray[np.float64] | None,
+        codec: Codec,
     ) -> None:
         self.array = root.create_array(
             str(array.name),
@@ -211,6 +223,7 @@ class _Writer:
             chunks=(1, *array.shape[1:]) if "time" in array.dims else array.shape,
             dtype="float32",
             fill_value=float("nan"),
+            compressors=compressors(codec),
             dimension_names=tuple(map(str, array.dims)),
             attributes=plain_attributes(array.attrs) | _beside(array),
             # A chunk of nothing but NaN is written too, so that a lost chunk cannot pass for one.

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
-from kit.data.settings import Period
+from kit.data.settings import Codec, Period
 from kit.data.store import Store, StoreExistsError, write_store
 from kit.errors import StoreError
 from tests.factories import LAMBERT, as_matrices, synthetic_dataset, synthetic_store
@@ -55,6 +56,21 @@ def test_xarray_opens_it_without_a_warning(tmp_path: Path) -> None:
         assert opened["level"].attrs["units"] == "hPa"
         assert opened.attrs["kit_store"] == 1
         assert opened["t"].encoding["chunks"] == (1, 3, 16, 32)
+
+
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_every_codec_is_read_by_xarray_and_a_changed_bit_is_found(tmp_path: Path, codec: Codec) -> None:
+    dataset = synthetic_dataset(times=3, surface=("2t",), atmospheric=("t",))
+    store = write_store(dataset, tmp_path / "store", splits=TRAIN, attributes={}, codec=codec)
+    with xr.open_zarr(store.path) as opened:
+        xr.testing.assert_equal(opened.load(), dataset)
+    np.testing.assert_array_equal(store.read("t", [2, 0]), dataset["t"].values[[2, 0]])
+    chunk = store.path / "t" / "c" / "1" / "0" / "0" / "0"
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match=r"t at 2020-01-01T06:00:00 cannot be read"):
+        store.read("t", [1])
 
 
 def test_missing_values_stay_missing(tmp_path: Path) -> None:
