@@ -44,6 +44,7 @@ def test_a_job_that_is_told_to_stop_writes_a_checkpoint_and_goes_back_into_the_q
     assert (run_dir / "scontrol.txt").read_text() == "requeue 7\n"
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_does_not_go_back(run_dir: Path, queue: dict[str, str]) -> None:
     subprocess.run(["bash", JOB, "--train.steps", "2"], cwd=run_dir, env=queue, check=True, capture_output=True)
     assert (run_dir / "runs" / "job" / "checkpoints" / "best" / "kit.json").is_file()

@@ -43,7 +43,7 @@ def locate(path: str, source: str) -> Origin:
         RegistryError: a file cannot be fetched, has no hash, or is not the one that the registry describes.
     """
     if Path(path).exists():
-        return Origin((path,))
+        return Origin((Path(path),))
     # Imported here: of all builds, only those by name need the registry.
     from kit import registry
 

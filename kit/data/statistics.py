@@ -214,7 +214,8 @@ def summarise(
         return Summary(values.size, 0, nans, 0, 0.0, math.nan, 0.0, 0.0, math.nan, math.nan, nothing)
     zeros = int(np.count_nonzero(values == 0)) if low <= 0 <= high else 0
     found = field_moments(values, finite, weights)
-    random = np.random.default_rng((zlib.crc32(key.encode()), moment))
+    # Moments before 1970 are negative, which a seed must not be.
+    random = np.random.default_rng((zlib.crc32(key.encode()), moment % 2**64))
     sample = _drawn(values, finite, weights, draw, random)
     return Summary(
         values.size, zeros, nans, count, found.weight, found.mean, found.squares, found.cubes, low, high,

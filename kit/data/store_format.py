@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from kit.data.settings import Codec, Period
 from kit.errors import StoreError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "CURVILINEAR",
