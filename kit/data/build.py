@@ -18,6 +18,8 @@ import xarray as xr
 
 from kit.data.accumulation import at_step, trimmed
 from kit.data.build_settings import BuildSettings
+from kit.data.building.driver import How, Watch
+from kit.data.building.part import OtherPlanError
 from kit.data.origin import locate
 from kit.data.selection import cropped, describe, with_context
 from kit.data.settings import Period
@@ -37,18 +39,21 @@ _REFUSED = (
 """What a system says where a file cannot be made."""
 
 
-def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = None) -> Store:
+def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = None, watch: Watch | None = None) -> Store:
     """Read data, bring them into one form, and write them as a store.
 
     Args:
         settings: what is read and taken.
         attributes: added to the store's, over those that the data give.
+        watch: is told how it goes.
 
     Raises:
-        StoreError: the data are absent, damaged, or cannot be reconciled; nothing is left behind.
+        StoreError: the data are absent, damaged, or cannot be reconciled. Nothing is left behind, unless blocks of
+            states were written before: those are kept beside ``out``, and the same build goes on from there.
+        UnavailableError: a source did not answer; what is done is kept in the same way.
         RegistryError: the path is a name of the registry, and a file of it cannot be had as it is described.
         SettingsError: a package that the source needs is not installed.
-        OSError: the disk is full or the folder cannot be written; nothing is left behind.
+        OSError: the disk is full or the folder cannot be written; what is done is kept in the same way.
     """
     if settings.out.exists():
         msg = f"{settings.out}: exists already; choose another folder with --out, or remove this one first"
@@ -69,15 +74,27 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
             **origin.attributes,
         }
         splits = _splits(dataset["time"].values.astype("datetime64[s]"), settings)
-        described |= attributes or {}
+        attributes = {**described, **(attributes or {})}
         return write_store(
             dataset,
             settings.out,
             splits=splits,
-            attributes=described,
+            attributes=attributes,
             weights=settings.weights,
             codec=settings.codec,
+            settings=_asked(settings, source),
+            how=_how(settings, watch),
         )
+
+
+def _how(settings: BuildSettings, watch: Watch | None) -> How:
+    return How(settings.workers, settings.scheduler, settings.restart, watch)
+
+
+def _asked(settings: BuildSettings, source: SourceData) -> dict[str, Any]:
+    """What the store follows from, beside the hashes of the files; where there are none, the place of the data."""
+    hashed = bool(source.files) and all("sha256" in file for file in source.files)
+    return settings.asked() | ({} if hashed else {"path": settings.path})
 
 
 def open_store(name_or_path: str) -> Store:
@@ -133,6 +150,9 @@ def _open_or_build(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
             shutil.rmtree(settings.out)
     try:
         return build(settings, attributes=facts)
+    except OtherPlanError:
+        # Of an earlier version of the kit.
+        return build(settings.model_copy(update={"restart": True}), attributes=facts)
     except StoreExistsError:
         return Store.open(settings.out)
 

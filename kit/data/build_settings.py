@@ -30,6 +30,10 @@ def _hours(value: Any) -> Any:
 Hours = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str), PlainSerializer(lambda h: f"{h}h")]
 
 
+_CARRIED_OUT = ("path", "out", "workers", "scheduler", "append", "restart")
+"""Settings that say how a build is carried out, and not what is built."""
+
+
 class BuildSettings(BaseModel):
     """What a store is built from."""
 
@@ -80,6 +84,17 @@ class BuildSettings(BaseModel):
     codec: Codec = "fast"
     """How chunks are packed. ``fast`` is read at the speed of memory; ``small`` takes a tenth to a quarter less room
     and twice the time to read; ``none`` packs nothing, for a disk that is faster than that."""
+    workers: int | None = Field(default=None, ge=1)
+    """Threads that read, pack and write blocks of states; by default as many as there are processors. Each holds one
+    variable of a block."""
+    scheduler: str | None = None
+    """Address of a ``dask.distributed`` scheduler, such as ``tcp://host:8786``, whose workers write the blocks instead;
+    they share the file systems of the data and of the store."""
+    append: bool = False
+    """Add later times to the store that is at ``out``; no chunk of it is written anew. Its splits stay, but for those
+    that are given."""
+    restart: bool = False
+    """Discard what an interrupted build has left at this place, instead of going on with it."""
     licence: str | None = None
     """Licence or attribution of the data; by default what the files say."""
 
@@ -90,3 +105,14 @@ class BuildSettings(BaseModel):
             raise ValueError(msg)
         check_region(self.region, "--region")
         return self
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> BuildSettings:
+        if self.workers is not None and self.scheduler is not None:
+            msg = "workers has no effect with scheduler: the cluster's workers write the blocks; leave one of them out"
+            raise ValueError(msg)
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, short of how and where it is done: builds of the same data that agree in it are alike."""
+        return self.model_dump(mode="json", exclude=set(_CARRIED_OUT))

@@ -26,7 +26,11 @@ import xarray as xr
 import zarr
 import zarr.errors
 
-from kit.data import store_writing
+from kit.data.building.driver import How
+from kit.data.building.finish import StoreExistsError
+from kit.data.building.layout import COORDINATES
+from kit.data.building.verify import verify
+from kit.data.building.write import write
 from kit.data.settings import Codec, Period
 from kit.data.statistics import StoreStatistics, Weighting
 from kit.data.store_format import (
@@ -43,8 +47,6 @@ from kit.data.store_format import (
 from kit.errors import StoreError
 
 __all__ = ["Store", "StoreExistsError", "write_store"]
-
-StoreExistsError = store_writing.StoreExistsError
 
 Float32 = npt.NDArray[np.float32]
 
@@ -215,24 +217,20 @@ class Store:
         return digest.hexdigest()
 
     def verify(self) -> None:
-        """Read everything and compare it with the hashes that were recorded when it was written.
+        """Read every file and compare it with the hash that was recorded when it was written.
 
         Raises:
-            StoreError: a variable differs; names it.
+            StoreError: a file was changed, cut off or lost, or is none of the store's; names the first of them.
         """
-        for name, expected in self.attributes["data_sha256"].items():
-            digest = hashlib.sha256()
-            if name.startswith(STATIC_PREFIX):
-                digest.update(self.read_static(name.removeprefix(STATIC_PREFIX)).tobytes())
-            else:
-                for index in range(len(self.times)):
-                    digest.update(self.read(name, [index]).tobytes())
-            if digest.hexdigest() != expected:
-                msg = (
-                    f"{self.path}: {name} hashes to {digest.hexdigest()}, {expected} was recorded when it was "
-                    "written; the store was changed or damaged: build it again with `kit data build`"
-                )
-                raise StoreError(msg)
+        result = verify(self.path)
+        if result.problems:
+            first, others = result.problems[0], len(result.problems) - 1
+            more = f", and {others} more (all: kit data verify {self.path})" if others else ""
+            msg = (
+                f"{self.path}: {first.file} {first.problem}{more}; the store was changed or damaged: build it again "
+                "with `kit data build`"
+            )
+            raise StoreError(msg)
 
 
 def write_store(
@@ -243,11 +241,13 @@ def write_store(
     attributes: Mapping[str, Any],
     weights: Weighting = "none",
     codec: Codec = "fast",
+    settings: Mapping[str, Any] | None = None,
+    how: How | None = None,
 ) -> Store:
     """Write a dataset as a store, with statistics of its training states.
 
-    The dataset may be lazy: one state at a time (or 32 MiB of small ones) is computed and held. Nothing is
-    left at ``out`` or beside it if this fails for any reason.
+    The dataset may be lazy: one state at a time (or 32 MiB of small ones) is computed and held by each thread. Nothing
+    is left at ``out`` if this fails for any reason, and nothing beside it unless ``settings`` are given.
 
     Args:
         dataset: dimensions ``time``, ``level``, ``latitude``, ``longitude`` in the store's order, or ``time``,
@@ -258,13 +258,26 @@ def write_store(
         attributes: added to the root's attributes.
         weights: how points are weighted in the statistics.
         codec: how chunks are packed.
+        settings: what was asked for, where that and ``attributes`` determine what the dataset holds: then an
+            interrupted write is gone on with by the next one of the same settings, and several share the work.
+        how: threads, cluster, and who is told how it goes.
 
     Raises:
         StoreExistsError: ``out`` exists.
-        StoreError: the dataset is not of the store's form, or a split holds none of its states.
+        StoreError: the dataset is not of the store's form, a split holds none of its states, or an unfinished build of
+            something else is in the way.
         OSError: the disk is full or the folder cannot be written.
     """
-    store_writing.write(dataset, Path(out), splits=splits, attributes=attributes, weights=weights, codec=codec)
+    write(
+        dataset,
+        Path(out),
+        splits=splits,
+        attributes=attributes,
+        weights=weights,
+        codec=codec,
+        settings=settings,
+        how=how,
+    )
     return Store.open(out)
 
 
@@ -291,7 +304,7 @@ def _open_group(path: Path) -> zarr.Group:
 def _dimensions(group: zarr.Group) -> list[tuple[str, tuple[str | None, ...]]]:
     arrays = ((name, array.metadata) for name, array in sorted(group.arrays()))
     named = ((name, tuple(getattr(metadata, "dimension_names", None) or ())) for name, metadata in arrays)
-    return [(name, dims) for name, dims in named if name not in store_writing.COORDINATES]
+    return [(name, dims) for name, dims in named if name not in COORDINATES]
 
 
 def _coordinates(

@@ -20,8 +20,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from kit.data.building.layout import COORDINATES, consolidate
 from kit.data.store_format import plain_attributes
-from kit.data.store_writing import COORDINATES, consolidate
 from kit.errors import SettingsError
 from kit.publish import published
 

@@ -1,0 +1,74 @@
+"""Locks that the system lets go of however a process ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Held", "take"]
+
+_logger = logging.getLogger(__name__)
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lock that this process has."""
+
+    file: Path
+    descriptor: int
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go of it.
+
+        Args:
+            remove: the file too, while it is still held: whoever waits for it sees that it is gone.
+        """
+        if remove:
+            self.file.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def take(file: Path, *, shared: bool = False, make: bool = True) -> Held | None:
+    """Lock a file, without waiting; None if another one holds it, in this process or in another.
+
+    A file system without locks grants every one, with a warning.
+
+    Args:
+        file: is locked as a whole; its content stays.
+        shared: others may hold it, too, if they share it.
+        make: the file, if it is not there.
+
+    Raises:
+        FileNotFoundError: there is no such folder; or no such file, and it was not to be made.
+        OSError: the file cannot be opened.
+    """
+    while True:
+        descriptor = os.open(file, os.O_RDWR | (os.O_CREAT if make else 0), 0o644)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+            _logger.warning("%s: this file system has no locks; let one process at a time work there", file.parent)
+            return Held(file, descriptor)
+        if _is_current(descriptor, file):
+            return Held(file, descriptor)
+        os.close(descriptor)
+
+
+def _is_current(descriptor: int, file: Path) -> bool:
+    """Whether the file that is locked is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
