@@ -32,6 +32,7 @@ COMMANDS = {
     "data fetch": "have files of the registry on this machine, verified",
     "data pin": "record the hash of files that have none",
     "data build": "build a store from files",
+    "data verify": "compare a store's files with their hashes",
     "data qa": "check a store",
     "export": "write a checkpoint for others: merged, described, packed",
     "bench": "measure memory, speed and exactness, beside upstream's way",

@@ -33,6 +33,7 @@ __all__ = [
     "data_list",
     "data_pin",
     "data_qa",
+    "data_verify",
     "doctor",
     "evaluate",
     "finetune",
@@ -75,6 +76,11 @@ class _Layers(_Options):
     """Settings to start from: a recipe that the kit carries."""
     config: Path | None = None
     """TOML file of settings; they go before the recipe's."""
+
+
+class _BuildOptions(_Options):
+    dry_run: bool = Field(default=False, alias="dry-run")
+    """Say how many GB, requests and hours the build will take, by one block of it that is read; build nothing."""
 
 
 class UiSettings(BaseModel):
@@ -122,6 +128,17 @@ class QaSettings(BaseModel):
     """File to write a page to: the findings, with maps and histograms."""
     fresh: bool = False
     """Read the store even if the report of an earlier check still holds."""
+
+
+class VerifySettings(BaseModel):
+    """What is verified."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    store: CliPositionalArg[Path]
+    """A store's folder."""
+    workers: int | None = Field(default=None, ge=1)
+    """Threads that read; by default as many as there are processors."""
 
 
 class ListSettings(BaseModel):
@@ -287,13 +304,21 @@ def data_pin(arguments: Sequence[str]) -> Outcome:
 
 
 def data_build(arguments: Sequence[str]) -> Outcome:
-    """Build a store from files: read, reconcile, check, compute statistics, write."""
+    """Build a store from files: read, reconcile, check, compute statistics, write.
+
+    An interrupted build is gone on with by the same command, and several processes that run it share the work.
+    """
     from kit.data.build_settings import BuildSettings
 
-    settings, options = _settle(data_build, BuildSettings, arguments)
+    settings, options = _settle(data_build, BuildSettings, arguments, _BuildOptions)
     with console.loading("the array libraries"):
-        from kit.data.build import build
-    store = build(settings)
+        from kit import console_building
+        from kit.data.build import build, estimate
+    if options.dry_run:
+        told = estimate(settings).as_dict()
+        return Outcome(told, options.as_json, lambda: console_building.show_estimate(told))
+    with console_building.build_progress() as progress:
+        store = build(settings, watch=progress)
     result = {
         "store": str(store.path),
         "states": len(store.times),
@@ -307,6 +332,21 @@ def data_build(arguments: Sequence[str]) -> Outcome:
         "notes": store.attributes.get("history", []),
     }
     return Outcome(result, options.as_json, lambda: console.show_facts("Store", result))
+
+
+def data_verify(arguments: Sequence[str]) -> Outcome:
+    """Read every file of a store and compare it with the hash that was recorded when it was written.
+
+    Names every file that was changed, cut off or lost, and every one that is none of the store's; exits with 2 if there
+    is any.
+    """
+    settings, options = _settle(data_verify, VerifySettings, arguments)
+    with console.loading("the array libraries"):
+        from kit import console_building
+        from kit.data.building.verify import verify
+    result = verify(settings.store, settings.workers).as_dict()
+    code = 0 if result["passed"] else 2
+    return Outcome(result, options.as_json, lambda: console_building.show_verification(result), code)
 
 
 def data_qa(arguments: Sequence[str]) -> Outcome:

@@ -7,8 +7,8 @@ import difflib
 import errno
 import importlib
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ import xarray as xr
 
 from kit.data.accumulation import at_step, trimmed
 from kit.data.build_settings import BuildSettings
+from kit.data.building.append import append
 from kit.data.building.driver import How, Watch
+from kit.data.building.estimate import Estimate, measure
+from kit.data.building.layout import times_of
 from kit.data.building.part import OtherPlanError
 from kit.data.origin import locate
 from kit.data.selection import cropped, describe, with_context
@@ -31,7 +34,7 @@ from kit.data.store_format import STATIC_PREFIX, Times, listed, period_indices
 from kit.data.variables import lookup
 from kit.errors import StoreError
 
-__all__ = ["build", "default_splits", "open_store"]
+__all__ = ["build", "default_splits", "estimate", "open_store"]
 
 _REFUSED = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
@@ -55,9 +58,45 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
         SettingsError: a package that the source needs is not installed.
         OSError: the disk is full or the folder cannot be written; what is done is kept in the same way.
     """
+    if settings.append:
+        return _appended(settings, attributes or {}, watch)
     if settings.out.exists():
         msg = f"{settings.out}: exists already; choose another folder with --out, or remove this one first"
         raise StoreExistsError(msg)
+    with _prepared(settings) as (source, dataset, described):
+        return write_store(
+            dataset,
+            settings.out,
+            splits=_splits(times_of(dataset), settings),
+            attributes={**described, **(attributes or {})},
+            weights=settings.weights,
+            codec=settings.codec,
+            settings=_asked(settings, source),
+            how=_how(settings, watch),
+        )
+
+
+def estimate(settings: BuildSettings) -> Estimate:
+    """Say what a build will take: opens the data, reads one block of states, and writes nothing that stays.
+
+    Raises:
+        StoreError: as ``build``.
+    """
+    with _prepared(settings) as (source, dataset, _):
+        _splits(times_of(dataset), settings)
+        return measure(
+            dataset,
+            settings.out,
+            codec=settings.codec,
+            workers=settings.workers,
+            requests=source.requests,
+            download_bytes=source.download_bytes,
+        )
+
+
+@contextmanager
+def _prepared(settings: BuildSettings) -> Iterator[tuple[SourceData, xr.Dataset, dict[str, Any]]]:
+    """The source, what is taken of it, and what the store says of both."""
     origin = locate(settings.path, settings.source)
     with _open_source(settings, origin.paths) as opened:
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
@@ -73,18 +112,26 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
             **({"projection": dict(source.projection)} if source.projection else {}),
             **origin.attributes,
         }
-        splits = _splits(dataset["time"].values.astype("datetime64[s]"), settings)
-        attributes = {**described, **(attributes or {})}
-        return write_store(
+        yield source, dataset, described
+
+
+def _appended(settings: BuildSettings, attributes: Mapping[str, Any], watch: Watch | None) -> Store:
+    if not settings.out.exists():
+        msg = f"{settings.out}: no such store to append to; leave --append out to build one"
+        raise StoreError(msg)
+    given = {name: getattr(settings, name) for name in ("train", "valid", "test")}
+    with _prepared(settings) as (source, dataset, described):
+        append(
             dataset,
             settings.out,
-            splits=splits,
-            attributes=attributes,
-            weights=settings.weights,
-            codec=settings.codec,
+            splits={name: period for name, period in given.items() if period is not None},
+            attributes={**described, **attributes},
+            weights=settings.weights if "weights" in settings.model_fields_set else None,
+            codec=settings.codec if "codec" in settings.model_fields_set else None,
             settings=_asked(settings, source),
             how=_how(settings, watch),
         )
+    return Store.open(settings.out)
 
 
 def _how(settings: BuildSettings, watch: Watch | None) -> How:

@@ -37,12 +37,12 @@ from kit.data.store_format import (
     CURVILINEAR,
     GRID,
     STATIC_PREFIX,
-    STATISTICS_FILE,
     STORE_FORMAT,
     Times,
     check_coordinates,
     listed,
     period_indices,
+    statistics_file,
 )
 from kit.errors import StoreError
 
@@ -104,7 +104,7 @@ class Store:
             times=times,
             splits={name: Period.parse(text) for name, text in attributes.get("splits", {}).items()},
             attributes=attributes,
-            statistics=StoreStatistics.load(path / STATISTICS_FILE),
+            statistics=StoreStatistics.load(statistics_file(path, attributes)),
             _group=group,
         )
 
@@ -212,8 +212,8 @@ class Store:
     def fingerprint(self) -> str:
         """SHA-256 of what the store says about itself: metadata, hashes of all data as written, statistics."""
         digest = hashlib.sha256()
-        for name in ("zarr.json", STATISTICS_FILE):
-            digest.update((self.path / name).read_bytes())
+        for file in (self.path / "zarr.json", statistics_file(self.path, self.attributes)):
+            digest.update(file.read_bytes())
         return digest.hexdigest()
 
     def verify(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CURVILINEAR",
     "GRID",
+    "INTEGRITY",
     "STATIC_PREFIX",
     "STATISTICS_FILE",
     "STORE_FORMAT",
@@ -28,13 +30,17 @@ __all__ = [
     "compressors",
     "grid_dimensions",
     "listed",
+    "pending_statistics",
     "period_indices",
     "plain_attributes",
+    "statistics_file",
 ]
 
 STORE_FORMAT = 1
 STATIC_PREFIX = "static_"
 STATISTICS_FILE = "stats.json"
+INTEGRITY = "integrity"
+"""Attribute of a store that holds the hashes of its files."""
 Times = npt.NDArray[np.datetime64]
 GRID = ("latitude", "longitude")
 """Dimensions of a grid of parallels and meridians, whose coordinates are vectors."""
@@ -62,6 +68,17 @@ def compressors(codec: Codec = "fast") -> tuple[BytesBytesCodec, ...]:
     changed bit is mostly read as a changed value, whichever way the chunk is packed.
     """
     return (*_PACKED[codec], Crc32cCodec())
+
+
+def pending_statistics(store: Path, attributes: Mapping[str, Any]) -> Path:
+    """Where the statistics that attributes speak of lie while an append exchanges them for the earlier ones."""
+    return store / f"stats-{str(attributes.get(INTEGRITY, {}).get('statistics'))[:16]}.json"
+
+
+def statistics_file(store: Path, attributes: Mapping[str, Any]) -> Path:
+    """Where the statistics that attributes speak of lie: in ``stats.json``, but for the end of an append."""
+    pending = pending_statistics(store, attributes)
+    return pending if pending.exists() else store / STATISTICS_FILE
 
 
 def period_indices(times: Times, period: Period) -> npt.NDArray[np.int64]:

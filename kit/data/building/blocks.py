@@ -17,7 +17,7 @@ from kit.data.building.layout import chunk_file, times_of
 from kit.data.building.part import STATIC, Part
 from kit.data.building.records import ChunkFact, Record, write_file
 from kit.data.settings import Codec
-from kit.data.statistics import Summary, channel_key, share_of_sample, summarise
+from kit.data.statistics import Summary, channel_key, point_weights, share_of_sample, summarise
 from kit.data.store_format import period_indices
 
 __all__ = ["Block", "Stopped", "block_of", "keys_of", "write_block"]
@@ -42,6 +42,7 @@ class Block:
         moments: seconds since 1970, [T].
         counted: positions in the block of states that enter the statistics.
         draw: size of each field's sample.
+        weights: of points or rows, in the statistics.
     """
 
     store: Path
@@ -54,6 +55,7 @@ class Block:
     moments: tuple[int, ...]
     counted: tuple[int, ...]
     draw: int
+    weights: npt.NDArray[np.float64] | None
 
 
 def keys_of(array: xr.DataArray) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ def block_of(part: Part, dataset: xr.Dataset, number: int, *, offset: int = 0) -
         moments=(0,) if static else tuple(times[start:stop].astype(np.int64).tolist()),
         counted=tuple(counted),
         draw=share_of_sample(states),
+        weights=point_weights(part.plan.weights, dataset["latitude"].values, dataset["longitude"].values),
     )
 
 
@@ -143,4 +146,4 @@ def _summaries(block: Block, name: str, state: npt.NDArray[np.float32], moment: 
     keys = block.keys[name]
     layers = state if state.ndim == 3 else state[None]
     for key, layer in zip(keys, layers, strict=True):
-        yield key, summarise(key, layer, draw=block.draw, moment=moment)
+        yield key, summarise(key, layer, draw=block.draw, moment=moment, weights=block.weights)

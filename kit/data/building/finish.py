@@ -6,20 +6,22 @@ import importlib.metadata
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from kit.data.building.blocks import keys_of
 from kit.data.building.layout import coordinate_values
-from kit.data.building.manifest import INTEGRITY, MANIFEST, Manifest, document_bytes, file_hash, values_hash
+from kit.data.building.manifest import MANIFEST, Manifest, document_bytes, file_hash, values_hash
 from kit.data.building.part import Part
 from kit.data.building.records import ChunkFact, Record, write_file
 from kit.data.settings import Period
-from kit.data.statistics import FieldAccumulator, StoreStatistics
-from kit.data.store_format import STATISTICS_FILE, STORE_FORMAT
+from kit.data.statistics import FieldAccumulator, StoreStatistics, point_weights
+from kit.data.store_format import INTEGRITY, STATISTICS_FILE, STORE_FORMAT
 from kit.errors import StoreError
 
 __all__ = [
@@ -126,22 +128,28 @@ def records_of(part: Part) -> Iterator[Record]:
     return (Record.load(part.record_file(number)) for number in part.numbers)
 
 
-def merged_statistics(part: Part, dataset: xr.Dataset, before: Sequence[Record] = ()) -> StoreStatistics:
+def merged_statistics(
+    part: Part, dataset: xr.Dataset, before: Iterable[tuple[str, npt.NDArray[np.float32], int]] = ()
+) -> StoreStatistics:
     """Statistics of all training states, the same whatever the blocks were.
 
     Args:
         part: the build, all of its blocks done.
         dataset: its variables.
-        before: summaries of earlier states.
+        before: fields of earlier states, by key, with their moments.
     """
     states = part.plan.content["counted"]
     keys = [key for array in dataset.data_vars.values() for key in keys_of(array)]
-    merged = {key: FieldAccumulator(key, states) for key in keys}
-    for record in (*before, *records_of(part)):
+    weights = point_weights(part.plan.weights, dataset["latitude"].values, dataset["longitude"].values)
+    merged = {key: FieldAccumulator(key, states, weights) for key in keys}
+    for key, field, moment in before:
+        merged[key].add(field, moment)
+    for record in records_of(part):
         for key, summary in record.pairs():
             merged[key].merge(summary)
     variables = {key: accumulator.result() for key, accumulator in merged.items()}
-    return StoreStatistics(train=part.plan.splits["train"], states=states, variables=variables)
+    train = part.plan.splits["train"]
+    return StoreStatistics(train=train, states=states, weights=part.plan.weights, variables=variables)
 
 
 def _coordinate_chunks(store: Path) -> Iterator[ChunkFact]:

@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.building.records import ChunkFact
+from kit.data.store_format import INTEGRITY
 
-__all__ = ["INTEGRITY", "MANIFEST", "Manifest", "document_bytes", "document_hash", "file_hash", "values_hash"]
+__all__ = ["MANIFEST", "Manifest", "document_bytes", "document_hash", "file_hash", "values_hash"]
 
 MANIFEST = "manifest.txt"
-INTEGRITY = "integrity"
-"""Attribute of the root that holds the hashes of what is beside it."""
 _PIECE = 2**20
 
 

@@ -60,6 +60,11 @@ class Part:
         """Files on their way to their place."""
         return self.folder / _SCRATCH
 
+    @property
+    def closing(self) -> Path:
+        """What is exchanged at the end of an append, once all of it is prepared."""
+        return self.folder / "closing"
+
     def record_file(self, number: int) -> Path:
         """Where the record of a block is kept."""
         return self.folder / _RECORDS / ("static.npz" if number == STATIC else f"{number:08d}.npz")
@@ -71,7 +76,10 @@ class Part:
 
     def recorded(self) -> set[int]:
         """Numbers of the blocks that are done."""
-        names = [file.stem for file in (self.folder / _RECORDS).iterdir()]
+        try:
+            names = [file.stem for file in (self.folder / _RECORDS).iterdir()]
+        except FileNotFoundError:
+            return set()
         return {STATIC if name == "static" else int(name) for name in names}
 
     def claim(self, number: int) -> Held | None:
@@ -90,11 +98,25 @@ class Part:
         """Look for the files of all blocks that are done, and forget the records of those whose files are not right.
 
         Sizes are compared, not hashes: those would take as long as reading the whole store, and are compared by
-        ``kit data verify``.
+        ``kit data verify``. While another process ends the build, its files are on their way: nothing is looked at.
 
         Returns:
             Numbers of the blocks that are done.
         """
+        try:
+            held = self.claim_end()
+        except FileNotFoundError:
+            held = None
+        if held is None:
+            return self.recorded() if self.store.exists() else set(self.numbers)
+        try:
+            if not self.store.exists():
+                return set(self.numbers)
+            return self.recorded() if self.closing.exists() else self._checked()
+        finally:
+            held.release()
+
+    def _checked(self) -> set[int]:
         done = self.recorded()
         for number in sorted(done):
             file = self.record_file(number)

@@ -17,6 +17,7 @@ import xarray as xr
 
 from kit.data.building.layout import coordinate_values, times_of
 from kit.data.settings import Codec, Period
+from kit.data.statistics import Weighting
 from kit.data.store_format import STORE_FORMAT, period_indices, plain_attributes
 
 __all__ = ["BLOCK_BYTES", "LARGEST_BLOCK", "Plan", "block_edges", "differences", "plan_of"]
@@ -57,6 +58,12 @@ class Plan:
         return codec
 
     @property
+    def weights(self) -> Weighting:
+        """How points are weighted in the statistics."""
+        weights: Weighting = self.content["weights"]
+        return weights
+
+    @property
     def splits(self) -> dict[str, Period]:
         """Periods by name."""
         return {name: Period.parse(text) for name, text in self.content["splits"].items()}
@@ -68,6 +75,7 @@ def plan_of(
     splits: Mapping[str, Period],
     attributes: Mapping[str, Any],
     codec: Codec,
+    weights: Weighting = "none",
     settings: Mapping[str, Any],
     counted: int | None = None,
     base: Mapping[str, Any] | None = None,
@@ -79,6 +87,7 @@ def plan_of(
         splits: periods by name.
         attributes: of the store, the hashes of the files that it is built from among them.
         codec: how chunks are packed.
+        weights: how points are weighted in the statistics.
         settings: what was asked for.
         counted: states that the statistics are made of; by default those of the dataset in the training split.
         base: for an append, what is known of the store that it adds to.
@@ -101,6 +110,7 @@ def plan_of(
             for name, array in sorted(dataset.data_vars.items())
         },
         "codec": codec,
+        "weights": weights,
         "counted": len(period_indices(times, splits["train"])) if counted is None else counted,
         "edges": block_edges([array for array in dataset.data_vars.values() if "time" in array.dims]),
         "base": base,

@@ -15,10 +15,11 @@ import xarray as xr
 from kit.data.building.driver import How, write_blocks
 from kit.data.building.finish import StoreExistsError, finish
 from kit.data.building.layout import check_dataset, check_splits, make_skeleton, times_of
-from kit.data.building.manifest import INTEGRITY
 from kit.data.building.part import Part, discard, folder_of, join
 from kit.data.building.plan import Plan, plan_of
 from kit.data.settings import Codec, Period
+from kit.data.statistics import Weighting
+from kit.data.store_format import INTEGRITY
 
 __all__ = ["say_what_is_kept", "write"]
 
@@ -31,6 +32,7 @@ def write(
     *,
     splits: Mapping[str, Period],
     attributes: Mapping[str, Any],
+    weights: Weighting = "none",
     codec: Codec = "fast",
     settings: Mapping[str, Any] | None = None,
     how: How | None = None,
@@ -42,6 +44,7 @@ def write(
         out: folder to be made.
         splits: periods by name.
         attributes: added to the root's.
+        weights: how points are weighted in the statistics.
         codec: how chunks are packed.
         settings: what was asked for. With them, an interrupted build is kept and gone on with, and processes that are
             given the same share it: what they do not determine, ``attributes`` must. Without them, nothing is kept.
@@ -49,7 +52,7 @@ def write(
     """
     check_dataset(dataset, out)
     check_splits(times_of(dataset), splits, out)
-    plan = plan_of(dataset, splits=splits, attributes=attributes, codec=codec, settings=settings or {})
+    plan = plan_of(dataset, splits=splits, attributes=attributes, codec=codec, weights=weights, settings=settings or {})
     private = settings is None
     if _is_made(out, plan, private=private):
         return

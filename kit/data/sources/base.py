@@ -58,6 +58,8 @@ class SourceData:
         licence: as the files state it; empty where they do not.
         synthetic: the data say of themselves that they are.
         projection: of a curvilinear grid, where it is known: the attributes of a CF grid mapping (appendix F).
+        requests: that reading all of the fields asks of servers, where that is known.
+        download_bytes: that they bring, where that is known.
     """
 
     fields: dict[str, xr.DataArray]
@@ -67,6 +69,8 @@ class SourceData:
     licence: str = ""
     synthetic: bool = False
     projection: Mapping[str, Any] = field(default_factory=dict)
+    requests: int | None = None
+    download_bytes: int | None = None
 
 
 class OpenSource(Protocol):
