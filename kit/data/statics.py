@@ -12,7 +12,7 @@ from kit.data.store_format import STATIC_PREFIX
 from kit.data.variables import STATIC
 from kit.errors import StoreError
 
-__all__ = ["DERIVED", "choose_statics"]
+__all__ = ["CLASSES", "DERIVED", "choose_statics"]
 
 DERIVED = {
     "coslat": ("latitude", np.cos),
@@ -21,7 +21,7 @@ DERIVED = {
     "sinlon": ("longitude", np.sin),
 }
 """Names of derived statics, the coordinate each is a function of, and the function."""
-_CLASSES = ("slt", "tvh", "tvl")
+CLASSES = ("slt", "tvh", "tvl")
 """Statics that hold the number of a class: soil and vegetation types of ERA5. ``slt_3`` is 1 where it is 3, else 0."""
 
 
@@ -61,7 +61,7 @@ def choose_statics(
         )
         msg = (
             f"the data lack the static variables {', '.join(missing)}; they hold {', '.join(others) or 'none'}, "
-            f"and the kit derives {', '.join(DERIVED)}, and classes such as slt_3 of {', '.join(_CLASSES)}"
+            f"and the kit derives {', '.join(DERIVED)}, and classes such as slt_3 of {', '.join(CLASSES)}"
         )
         raise StoreError(msg)
     chosen = {}
@@ -82,7 +82,7 @@ def choose_statics(
 def _class_of(name: str, held: Sequence[str]) -> tuple[str, int] | None:
     """The static and the number of a class that ``slt_3`` means, where the data hold that static."""
     static, _, number = name.rpartition("_")
-    return (static, int(number)) if static in _CLASSES and static in held and number.isdecimal() else None
+    return (static, int(number)) if static in CLASSES and static in held and number.isdecimal() else None
 
 
 def _one_class(name: str, types: xr.DataArray, wanted: tuple[str, int]) -> xr.DataArray:

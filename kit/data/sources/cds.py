@@ -1,0 +1,145 @@
+"""The Copernicus data stores (Climate Data Store, Atmosphere Data Store): asked, waited for, then read as GRIB."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from kit.data.cds.access import find_access
+from kit.data.cds.kept import Kept, folder
+from kit.data.cds.plan import Planned, Selection, Times, plan, select
+from kit.data.cds.queue import Pace, fetch_all
+from kit.data.cds.service import Service, load_client
+from kit.data.sources import grib
+from kit.data.sources.base import Place, Request, SourceData
+from kit.data.sources.grib_scan import load_eccodes
+from kit.data.store_format import STATIC_PREFIX, listed
+from kit.errors import RegistryError, StoreError
+from kit.registry.obtain import offline
+from kit.registry.patience import Limits
+from kit.registry.watch import current
+
+__all__ = ["LIMITS", "PACE", "open_source", "plan_requests"]
+
+LIMITS = Limits(attempts=10, backoff=2.0)
+"""Of patience with a data store: some eight minutes without an answer."""
+PACE = Pace()
+
+
+def plan_requests(paths: Sequence[Place], request: Request) -> tuple[Planned, ...]:
+    """Say which requests a build will make, without asking anybody.
+
+    Args:
+        paths: one name of a product or of a data set.
+        request: what is taken.
+
+    Returns:
+        The requests, each with its fields and estimated bytes, those included whose results are in the cache.
+
+    Raises:
+        SettingsError: there is no such product or variable, no time is named, or the choice cannot be served.
+    """
+    return plan(select(str(paths[0]), request))
+
+
+@contextmanager
+def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
+    """Ask a data store for what is wanted, wait for it, and open it.
+
+    Args:
+        paths: one name of a product or of a data set.
+        request: what is taken; times must be named.
+
+    Raises:
+        SettingsError: the choice cannot be served, a package or the key is missing, or a licence is not accepted.
+        StoreError: a request is refused or fails, or the result is not what was asked.
+        UnavailableError: the data store does not answer; what was fetched stays, and its queue goes on.
+    """
+    selection = select(str(paths[0]), request)
+    kept = [Kept(planned, folder()) for planned in plan(selection)]
+    # Before hours of waiting, not after.
+    load_eccodes()
+    _fetch(selection, kept)
+    wanted = dataclasses.replace(
+        request,
+        variables=frozenset((*selection.variables, *selection.accumulated, *selection.atmospheric)),
+        statics=frozenset(STATIC_PREFIX + name for name in selection.statics),
+    )
+    with grib.open_source([one.path for one in kept], wanted) as opened:
+        _check(opened.fields, selection)
+        notes = (*opened.notes, *_notes(selection, request))
+        files = tuple(one.facts() for one in kept)
+        yield dataclasses.replace(opened, files=files, notes=notes, licence=selection.product.credit)
+
+
+def _fetch(selection: Selection, kept: Sequence[Kept]) -> None:
+    missing = [one.planned for one in kept if not one.path.is_file()]
+    if missing and offline():
+        msg = (
+            f"{len(missing)} of {len(kept)} results of {selection.product.name} are not in the cache, the first for "
+            f"{missing[0]}, and KIT_OFFLINE is set"
+        )
+        raise RegistryError(msg)
+    watch = current()
+    if missing:
+        load_client()
+        size = sum(planned.size for planned in missing) / 1e9
+        watch.said(f"{selection.product.name}: {len(missing)} requests, about {size:.3g} GB")
+    fetch_all(kept, lambda: Service(find_access(selection.product.store), LIMITS, watch), watch, LIMITS, PACE)
+
+
+def _notes(selection: Selection, request: Request) -> Iterator[str]:
+    """What was chosen because nobody said otherwise."""
+    if request.variables is None:
+        yield f"variables chosen by {selection.product.name}, as none were named"
+    if request.levels is None and selection.atmospheric:
+        yield f"levels chosen as Aurora's, as none were named: {listed(selection.levels)} hPa"
+
+
+def _check(fields: Mapping[str, xr.DataArray], selection: Selection) -> None:
+    """Hold what came against what was asked.
+
+    Raises:
+        StoreError: a variable, a level or a time is missing; names it.
+    """
+    of = selection
+    asked: dict[str, Times] = {name: of.times for name in (*of.variables, *of.atmospheric)}
+    asked |= dict.fromkeys(of.accumulated, of.hours)
+    statics = [STATIC_PREFIX + name for name in of.statics]
+    if missing := [name for name in (*asked, *statics) if name not in fields]:
+        msg = (
+            f"{of.product.name}: the results lack {', '.join(missing)}, which were asked for; they hold "
+            f"{', '.join(sorted(fields))}. {_anew()}"
+        )
+        raise StoreError(msg)
+    for name, times in asked.items():
+        _check_times(name, times, fields[name], of)
+        if name in of.atmospheric:
+            lost = set(of.levels) - set(fields[name]["level"].values.tolist())
+            if lost:
+                msg = f"{of.product.name}: {name} lacks the levels {listed(sorted(lost))} hPa. {_anew()}"
+                raise StoreError(msg)
+
+
+def _check_times(name: str, asked: Times, field: xr.DataArray, selection: Selection) -> None:
+    wanted = _stamps(asked)
+    lost = wanted[~np.isin(wanted, field["time"].values.astype("datetime64[s]"))]
+    if lost.size:
+        msg = (
+            f"{selection.product.name}: {lost.size} of {wanted.size} times of {name} are missing, the first at "
+            f"{lost[0]}; the data store may not have them yet: end --times earlier. {_anew()}"
+        )
+        raise StoreError(msg)
+
+
+def _stamps(times: Times) -> npt.NDArray[np.datetime64]:
+    return np.array([moment.replace(tzinfo=None) for moment in times], dtype="datetime64[s]")
+
+
+def _anew() -> str:
+    return f"To have them fetched anew, delete their files in {folder()}"
