@@ -18,6 +18,9 @@ __all__ = ["Origin", "locate"]
 _READABLE = ("states", "source")
 """Kinds of registry entries that hold fields; statistics and weights of a data set are not read."""
 
+_FETCHED = ("cds",)
+"""Sources that find out themselves what a path means."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -42,6 +45,8 @@ def locate(path: str, source: str) -> Origin:
         StoreError: it is neither, or the name's files hold no fields.
         RegistryError: a file cannot be fetched, has no hash, or is not the one that the registry describes.
     """
+    if source in _FETCHED:
+        return Origin((path,))
     if Path(path).exists():
         return Origin((Path(path),))
     # Imported here: of all builds, only those by name need the registry.

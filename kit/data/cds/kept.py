@@ -108,6 +108,11 @@ class Kept:
         self.path.unlink(missing_ok=True)
         return False
 
+    def delete(self) -> None:
+        """Delete the result, and forget which job it came from."""
+        self.path.unlink(missing_ok=True)
+        self.remember(job=None, url=None, size=None, sha256=None)
+
     @property
     def note(self) -> Note:
         """What is remembered; nothing but the request itself where the note is torn or of another request."""

@@ -124,8 +124,8 @@ class Service:
     def find(self, dataset: str, inputs: Mapping[str, Any]) -> str | None:
         """Look among the user's latest jobs for one of the same request; None if there is none."""
         wanted = ["accepted", "running", "successful"]
-        jobs = self._call(lambda: self._client.get_jobs(limit=100, sortby="-created", status=wanted), dataset)
-        ids = [job["jobID"] for job in jobs.json["jobs"] if job["processID"] == dataset]
+        jobs = self._call(lambda: self._client.get_jobs(limit=100, sortby="-created", status=wanted).json, dataset)
+        ids = [job.get("jobID") for job in jobs.get("jobs", []) if job.get("processID") == dataset]
         for job in ids[:_LOOKED_THROUGH]:
             remote = self._call(lambda job=job: self._client.get_remote(job), dataset)
             if _same(self._call(lambda remote=remote: remote.request, dataset), inputs):
@@ -203,7 +203,8 @@ class Service:
         try:
             return run()
         except failures.HTTPError as error:
-            assert error.response is not None
+            if error.response is None:
+                raise
             if error.response.status_code in AGAIN:
                 msg = f"{self.access.host} answered {error.response.status_code} ({error.response.reason})"
                 raise Interrupted(msg, retry_after(error.response.headers)) from error
@@ -211,7 +212,6 @@ class Service:
         except (
             failures.InvalidURL,
             failures.InvalidSchema,
-            failures.InvalidHeader,
             failures.TooManyRedirects,
         ) as error:
             msg = f"{self.access.url}: {type(error).__name__}; mend the address in {self.access.where}"

@@ -71,7 +71,11 @@ def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData
         statics=frozenset(STATIC_PREFIX + name for name in selection.statics),
     )
     with grib.open_source([one.path for one in kept], wanted) as opened:
-        _check(opened.fields, selection)
+        try:
+            _check(opened.fields, selection)
+        except StoreError:
+            _delete_short(kept)
+            raise
         notes = (*opened.notes, *_notes(selection, request))
         files = tuple(one.facts() for one in kept)
         yield dataclasses.replace(opened, files=files, notes=notes, licence=selection.product.credit)
@@ -108,7 +112,7 @@ def _check(fields: Mapping[str, xr.DataArray], selection: Selection) -> None:
         StoreError: a variable, a level or a time is missing; names it.
     """
     of = selection
-    asked: dict[str, Times] = {name: of.times for name in (*of.variables, *of.atmospheric)}
+    asked: dict[str, Times] = dict.fromkeys((*of.variables, *of.atmospheric), of.times)
     asked |= dict.fromkeys(of.accumulated, of.hours)
     statics = [STATIC_PREFIX + name for name in of.statics]
     if missing := [name for name in (*asked, *statics) if name not in fields]:
@@ -141,5 +145,18 @@ def _stamps(times: Times) -> npt.NDArray[np.datetime64]:
     return np.array([moment.replace(tzinfo=None) for moment in times], dtype="datetime64[s]")
 
 
+def _delete_short(kept: Sequence[Kept]) -> None:
+    """Delete results that hold fewer fields than were asked for: the data store may have them another time."""
+    eccodes = load_eccodes()
+    for one in kept:
+        with one.path.open("rb") as stream:
+            held = eccodes.codes_count_in_file(stream)
+        if held < one.planned.fields:
+            one.delete()
+
+
 def _anew() -> str:
-    return f"To have them fetched anew, delete their files in {folder()}"
+    return (
+        "What is short of fields was deleted from the cache, so that the same command asks for it anew; to have all "
+        f"of it anew, delete {folder()}"
+    )
