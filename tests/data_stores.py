@@ -1,4 +1,4 @@
-"""A local data store of Copernicus: the protocol that its client speaks, with results in true GRIB, and scripted faults.
+"""A local data store of Copernicus: the protocol of its client, results in true GRIB, and scripted faults.
 
     with serving_stores() as stores:
         stores.courses.append(("accepted", "failed"))
@@ -96,6 +96,9 @@ class DataStores:
         words: why jobs fail.
         leave_out: says of a variable and a time that a result lacks it.
         message: to all users.
+        lie: bytes that are added to the announced size of every result.
+        posts: the inputs of all submissions so far.
+        keys: that were shown.
     """
 
     port: int
@@ -111,6 +114,7 @@ class DataStores:
     words: dict[str, Any] = field(default_factory=lambda: {"title": "The job has failed", "traceback": "MARS: no data"})
     leave_out: Callable[[str, datetime], bool] = lambda name, moment: False
     message: str = ""
+    lie: int = 0
     posts: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     _faults: dict[str, list[Fault]] = field(default_factory=dict)
@@ -158,7 +162,7 @@ class DataStores:
             "type": "application/x-grib",
             "href": self.files.url(path),
             "file:checksum": "0123456789abcdef0123456789abcdef",
-            "file:size": size,
+            "file:size": size + self.lie,
             "file:local_path": f"s3://cache{path}",
         }
 
@@ -238,10 +242,9 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         sent = json.loads(self.rfile.read(length)) if length else {}
         path = urlsplit(self.path).path
-        for verb, what, pattern in _ROUTES:
-            if verb == method and (found := re.fullmatch(pattern, path)):
-                break
-        else:
+        matches = ((what, re.fullmatch(pattern, path)) for verb, what, pattern in _ROUTES if verb == method)
+        what, found = next((match for match in matches if match[1]), ("", None))
+        if found is None:
             self._send(404, {"title": "Not Found"})
             return
         fault = self.stores.fault(what)
@@ -249,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.status, fault.body or {"title": "out of order"}, fault.headers)
             return
         try:
-            status, body = getattr(self, f"_{what}")(*found.groups(), **({"sent": sent} if verb == "POST" else {}))
+            status, body = getattr(self, f"_{what}")(*found.groups(), **({"sent": sent} if method == "POST" else {}))
         except _ProblemError as problem:
             status, body = problem.status, problem.body
         # What was asked has happened; the answer may come late, or never.

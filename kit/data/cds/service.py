@@ -193,8 +193,7 @@ class Service:
         try:
             return patiently(run, self._limits, self._watch)
         except SourceError as error:
-            msg = f"{self.access.host}: {error}"
-            raise UnavailableError(msg) from error
+            raise UnavailableError(str(error)) from error
 
     def _once(self, run: Callable[[], T], dataset: str) -> T:
         """Call the client, and turn its failures into the kit's."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import xarray as xr
 
 from kit.data.build import build
 from kit.data.build_settings import BuildSettings
 from kit.data.cds.queue import Pace
-from kit.data.settings import Period
 from kit.data.sources import cds
-from kit.data.sources.base import Request
 from kit.data.store import Store
 from kit.registry.patience import Limits
 from tests.data_stores import KEY, DataStores, serving_stores
