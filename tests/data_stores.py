@@ -224,6 +224,8 @@ class _ProblemError(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body in one packet: the second of two waits 40 ms for an acknowledgement.
+    wbufsize = -1
     stores: DataStores
 
     def do_GET(self) -> None:

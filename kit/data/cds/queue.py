@@ -20,7 +20,7 @@ from kit.registry.download import Source, download
 from kit.registry.patience import Interrupted, Limits, SourceError
 from kit.registry.watch import Watch
 
-__all__ = ["Pace", "fetch_all"]
+__all__ = ["Pace", "fetch_all", "readable"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,11 @@ def fetch_all(
         queue.run()
     finally:
         queue.close()
+
+
+def readable(size: int) -> str:
+    """Bytes as people say them."""
+    return f"{size / 1e9:.3g} GB" if size >= 10**8 else f"{size / 1e6:.3g} MB"
 
 
 @dataclass
@@ -285,8 +290,8 @@ class _Queue:
         now = time.monotonic()
         if counts != self.said[0] or now - self.said[1] >= self.pace.told:
             self.said = (counts, now)
-            size = sum(task.arrival.done for task in self.tasks if task.arrival is not None) / 1e9
-            arrived = f", {size:.3g} GB arrived" if size else ""
+            size = sum(task.arrival.done for task in self.tasks if task.arrival is not None)
+            arrived = f", {readable(size)} arrived" if size else ""
             self.watch.said(f"{self.service.access.host}: {counts}{arrived} ({now - self.began:.0f} s)")
 
     def _left(self) -> str:

@@ -13,7 +13,7 @@ import xarray as xr
 from kit.data.cds.access import find_access
 from kit.data.cds.kept import Kept, folder
 from kit.data.cds.plan import Planned, Selection, Times, plan, select
-from kit.data.cds.queue import Pace, fetch_all
+from kit.data.cds.queue import Pace, fetch_all, readable
 from kit.data.cds.service import Service, load_client
 from kit.data.sources import grib
 from kit.data.sources.base import Place, Request, SourceData
@@ -92,8 +92,8 @@ def _fetch(selection: Selection, kept: Sequence[Kept]) -> None:
     watch = current()
     if missing:
         load_client()
-        size = sum(planned.size for planned in missing) / 1e9
-        watch.said(f"{selection.product.name}: {len(missing)} requests, about {size:.3g} GB")
+        size = readable(sum(planned.size for planned in missing))
+        watch.said(f"{selection.product.name}: {len(missing)} requests, about {size}")
     fetch_all(kept, lambda: Service(find_access(selection.product.store), LIMITS, watch), watch, LIMITS, PACE)
 
 

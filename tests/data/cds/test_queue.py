@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def test_many_at_once_then_from_the_cache(stores: DataStores, told: list[str]) -
     assert len(stores.posts) == 2
     assert data.fields["2t"].sizes == {"time": 2, "latitude": 5, "longitude": 5}
     # Both were in the queue at once, and their states were told.
-    assert told[0] == "era5: 2 requests, about 3.25e-07 GB" or told[0].startswith("era5: 2 requests, about")
+    # 5 x 5 values of 16 bits and a header, twice.
+    assert told[0] == "era5: 2 requests, about 0.0005 MB"
     assert any(": 2 queued, 0 of 2 here" in line for line in told)
     assert any("1 running" in line for line in told)
     assert "2 of 2 here" in told[-1]
@@ -165,7 +167,7 @@ def lie(stores: DataStores) -> None:
 REFUSALS: list[tuple[Any, type[KitError], str]] = [
     (lambda s: setattr(s, "key", "other"), SettingsError, "does not know the key in ECMWF_DATASTORES_KEY: .*/profile"),
     (lambda s: setattr(s, "licensed", False), SettingsError,
-     r"accepted once: .*:\d+/datasets/reanalysis-era5-single-levels\?tab=download#manage-licences.*Not all the required"),
+     r"accepted once: .*:\d+/datasets/reanalysis-era5-single-levels\?tab=download#manage-licences.*Not all the"),
     (lambda s: setattr(s, "limit", 0), StoreError, "too large: cost limits exceeded: Your request is too large"),
     (fail_always, StoreError, r"failed 3 times on reanalysis-.* of 2020-01 \(1 fields\), lastly: .*MARS: no data"),
     (reject, StoreError, r"rejected the request for .*The job has failed"),
@@ -203,12 +205,15 @@ def test_an_unknown_data_set(stores: DataStores) -> None:
 
 
 def test_what_is_missing_in_a_result_is_deleted_and_named(stores: DataStores) -> None:
-    stores.leave_out = lambda _, moment: moment.month == 2
-    with pytest.raises(StoreError, match="(?s)announces: 0 bytes|missing, the first at 2020-02-01T00:00:00"):
-        fetch(TWO)
+    three = replace(TWO, times=Period.parse("2020-01-31T18/2020-02-01T06"))
+    stores.leave_out = lambda _, moment: moment.day == 1 and moment.hour == 6
+    with pytest.raises(StoreError, match="1 of 3 times of 2t are missing, the first at 2020-02-01T06:00:00.*deleted"):
+        fetch(three)
+    assert [one.path.is_file() for one in kept(three)] == [True, False]
     stores.leave_out = lambda *_: False
     stores.files.files.clear()
-    assert fetch(TWO).fields["2t"].sizes["time"] == 2
+    assert fetch(three).fields["2t"].sizes["time"] == 3
+    assert len(stores.posts) == 3
 
 
 def test_another_variable_than_what_was_asked(stores: DataStores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +320,7 @@ def test_kill_in_the_queue_while_submitting_and_while_fetching(stores: DataStore
     assert [note["job"] for note in notes if note["submitting"]] == [None]
     # The second: killed while results arrive.
     stores.held = False
-    stores.files.fail(RESULT, Fault(pace=0.1), Fault())
+    stores.files.fail(RESULT, Fault(delay=2.0))
     process = Python(CODE, output=tmp_path / "second.txt")
     wait_for(lambda: stores.files.asked(RESULT))
     process.send_signal(signal.SIGKILL)
