@@ -12,8 +12,8 @@ from kit.data.fields import Note
 from kit.data.sources.base import Pieces
 from kit.data.sources.grib_scan import Message
 from kit.data.sources.grib_values import lazy, same_values
-from kit.data.sources.grib_winds import check_vectors, partner, turned, turns
 from kit.data.sources.grib_windows import check_steps, window_of
+from kit.data.sources.grib_winds import check_vectors, partner, turned, turns
 from kit.data.store_format import CURVILINEAR, GRID, STATIC_PREFIX, listed
 from kit.data.units import canonical_units
 from kit.data.variables import Variable, find, find_param
