@@ -169,9 +169,9 @@ class DataStores:
     def result(self, inputs: dict[str, Any]) -> bytes:
         """GRIB of what was asked."""
         latitude, longitude = self._grid(inputs.get("area"))
-        levels = [float(level) for level in inputs.get("pressure_level", [])] or [None]
+        levels: list[float | None] = [float(level) for level in inputs.get("pressure_level", [])]
         content = []
-        for name, moment, level in itertools.product(inputs["variable"], moments(inputs), levels):
+        for name, moment, level in itertools.product(inputs["variable"], moments(inputs), levels or [None]):
             variable = find(_NAMES.get(name, name), on_levels=level is not None)
             assert variable is not None, name
             if not self.leave_out(name, moment):

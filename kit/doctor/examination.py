@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from kit.doctor import disk
 from kit.doctor.attention import examine_attention
+from kit.doctor.datastores import check_key
 from kit.doctor.driver import check_driver, no_gpu, probe_driver
 from kit.doctor.finding import Examination, Finding, skipped
 from kit.doctor.gpu import check_gpus
@@ -42,6 +45,7 @@ def _findings(settings: DoctorSettings) -> Iterator[Finding]:
         yield disk.check_place(disk.probe_place(place))
     yield from disk.check_files(verify=settings.verify)
     yield from examine_tracking(settings.track, settings.run.dir)
+    yield check_key(os.environ, Path.home())
     yield from examine_network(asked=settings.network)
 
 

@@ -37,7 +37,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     names = {check["name"] for check in checks}
     assert names >= {
         "driver", "torch", "torchvision", "pin torch", "lock", "attention cpu chosen", "memory", "threads", "time zone",
-        "disk runs", "disk cache", "file era5-sample", "mlflow", "proxy", "network",
+        "disk runs", "disk cache", "file era5-sample", "mlflow", "data stores", "proxy", "network",
     }  # fmt: skip
     assert len(names) == len(checks)
     assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
+from kit.data.cds.dates import Times, blocks, dated
 from kit.data.cds.products import Product, product_of, request_name
 from kit.data.settings import Period
 from kit.data.sources.base import Request
@@ -38,9 +38,7 @@ _HEADER = 200
 _WAVES = tuple(name for name, variable in SURFACE.items() if any(140000 < n < 141000 for n in variable.param_ids))
 _HOUR = timedelta(hours=1)
 
-T = TypeVar("T")
 Area = tuple[float, float, float, float]
-Times = tuple[datetime, ...]
 
 
 @dataclass(frozen=True)
@@ -253,17 +251,13 @@ def _area(region: Area | None, spacing: float) -> Area | None:
     if region is None:
         return None
     north, west, south, east = region
-    width = (east - west) % 360 or 360.0
-    first = math.floor(round(((west + 180) % 360 - 180) / spacing, 6))
-    last = math.ceil(round((((west + 180) % 360 - 180) + width) / spacing, 6))
-    top, bottom = (
-        min(90.0, math.ceil(round(north / spacing, 6)) * spacing),
-        max(-90.0, math.floor(round(south / spacing, 6)) * spacing),
-    )
+    width, west = (east - west) % 360 or 360.0, (west + 180) % 360 - 180
+    first, last = math.floor(round(west / spacing, 6)), math.ceil(round((west + width) / spacing, 6))
+    top = min(90.0, math.ceil(round(north / spacing, 6)) * spacing)
+    bottom = max(-90.0, math.floor(round(south / spacing, 6)) * spacing)
     if (last - first) * spacing >= 360 - spacing / 2:
         first, last = 0, round(360 / spacing) - 1
-    found = (top, first * spacing, bottom, last * spacing)
-    return (round(found[0], 6), round(found[1], 6), round(found[2], 6), round(found[3], 6))
+    return round(top, 6), round(first * spacing, 6), round(bottom, 6), round(last * spacing, 6)
 
 
 def _split(
@@ -284,11 +278,14 @@ def _split(
     variables = [_variable(name, static=static, levels=bool(levels)) for name in names]
     wanted = [request_name(variable, selection.product) for variable in variables]
     planned = []
-    for days, hours in _blocks(times, most, together=selection.product.dates == "range"):
-        inputs = {"variable": wanted, **_dated(days, hours, selection.product.dates), **selection.product.extra}
+    for days, hours in blocks(times, most, together=selection.product.dates == "range"):
+        inputs = {"variable": wanted, **dated(days, hours, selection.product.dates), **selection.product.extra}
         if levels:
             inputs["pressure_level"] = [f"{level:g}" for level in levels]
-        inputs |= {"data_format": "grib", "download_format": "unarchived"}
+        inputs["data_format"] = "grib"
+        if selection.product.store == "CDS":
+            # The Atmosphere Data Store has no such choice, and sends GRIB as it is.
+            inputs["download_format"] = "unarchived"
         if selection.area is not None:
             inputs["area"] = list(selection.area)
         fields = at_once * len(days) * len(hours)
@@ -298,56 +295,3 @@ def _split(
 
 def _variable(name: str, *, static: bool, levels: bool) -> Variable:
     return STATIC[name] if static else ATMOSPHERIC[name] if levels else SURFACE[name]
-
-
-def _blocks(times: Times, most: int, *, together: bool) -> list[tuple[tuple[datetime, ...], tuple[int, ...]]]:
-    """Days of one month with the same hours, at most so many times in a block.
-
-    Args:
-        times: in order.
-        most: times in a block.
-        together: the days of a block must follow each other.
-    """
-    days: dict[datetime, list[int]] = {}
-    for moment in times:
-        days.setdefault(moment.replace(hour=0), []).append(moment.hour)
-    groups: dict[tuple[int, int, tuple[int, ...]], list[datetime]] = {}
-    for day, hours in days.items():
-        groups.setdefault((day.year, day.month, tuple(hours)), []).append(day)
-    blocks = []
-    for (_, _, hours), members in groups.items():
-        for run in _runs(members) if together else [members]:
-            for some in _even(hours, most):
-                blocks += [(part, some) for part in _even(run, max(1, most // len(some)))]
-    return sorted(blocks)
-
-
-def _even(items: Sequence[T], most: int) -> list[tuple[T, ...]]:
-    """Parts of nearly the same length, none longer than that."""
-    count = math.ceil(len(items) / most)
-    edges = [round(index * len(items) / count) for index in range(count + 1)]
-    return [tuple(items[start:end]) for start, end in pairwise(edges)]
-
-
-def _runs(days: Sequence[datetime]) -> list[list[datetime]]:
-    """Days that follow each other."""
-    runs: list[list[datetime]] = []
-    for day in days:
-        if runs and day - runs[-1][-1] == timedelta(days=1):
-            runs[-1].append(day)
-        else:
-            runs.append([day])
-    return runs
-
-
-def _dated(days: Sequence[datetime], hours: Sequence[int], form: str) -> dict[str, Any]:
-    time = [f"{hour:02d}:00" for hour in hours]
-    if form == "range":
-        return {"date": [f"{days[0]:%Y-%m-%d}/{days[-1]:%Y-%m-%d}"], "time": time}
-    first = days[0]
-    return {
-        "year": [f"{first:%Y}"],
-        "month": [f"{first:%m}"],
-        "day": [f"{day:%d}" for day in days],
-        "time": time,
-    }

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from kit.data.cds.dates import Dates
 from kit.data.variables import Kind, Variable, lookup
 from kit.errors import SettingsError
 
@@ -55,7 +56,7 @@ class Product:
     levels: str
     hours: tuple[int, ...] = tuple(range(24))
     spacing: float = 0.25
-    dates: Literal["days", "range"] = "days"
+    dates: Dates = "days"
     extra: Mapping[str, Any] = field(default_factory=dict)
     why_not_accumulated: str = ""
     names: Mapping[str, str] | None = field(default_factory=dict)
@@ -150,12 +151,12 @@ def product_of(path: str) -> Product:
         return PRODUCTS[path]
     for product in PRODUCTS.values():
         if path in product.datasets:
-            held = {key: path if getattr(product, key) == path else "" for key in ("surface", "levels")}
-            places: tuple[tuple[Kind, str], ...] = (("surface", "surface"), ("atmospheric", "levels"))
-            kinds = [kind for kind, key in places if held[key]]
+            surface, levels = (path if path == one else "" for one in (product.surface, product.levels))
+            places: tuple[tuple[Kind, str], ...] = (("surface", surface), ("atmospheric", levels))
+            kinds = [kind for kind, dataset in places if dataset]
             variables = tuple(name for name in product.variables if any(lookup(name, kind) for kind in kinds))
-            statics = product.statics if held["surface"] else ()
-            return replace(product, name=path, variables=variables, statics=statics, **held)
+            statics = product.statics if surface else ()
+            return replace(product, name=path, surface=surface, levels=levels, variables=variables, statics=statics)
     if not _ID.fullmatch(path):
         msg = (
             f"--path {path!r}: --source cds wants {', '.join(PRODUCTS)}, or the name of a data set of the Climate or "

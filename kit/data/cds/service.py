@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kit.data.cds.access import Access
 from kit.errors import KitError, SettingsError, StoreError, UnavailableError
@@ -27,6 +27,10 @@ _MOST_WORDS = 1500
 """Characters of a server's words that are shown."""
 _LOOKED_THROUGH = 30
 """Jobs that are looked at for one that may be there already."""
+
+_STANDING: list[Literal["accepted", "running", "successful", "failed", "rejected"]]
+_STANDING = ["accepted", "running", "successful"]
+"""States of jobs that are worth waiting for."""
 
 T = TypeVar("T")
 
@@ -123,15 +127,19 @@ class Service:
 
     def find(self, dataset: str, inputs: Mapping[str, Any]) -> str | None:
         """Look among the user's latest jobs for one of the same request; None if there is none."""
-        wanted = ["accepted", "running", "successful"]
-        jobs = self._call(lambda: self._client.get_jobs(limit=100, sortby="-created", status=wanted).json, dataset)
-        ids = [job.get("jobID") for job in jobs.get("jobs", []) if job.get("processID") == dataset]
-        for job in ids[:_LOOKED_THROUGH]:
-            remote = self._call(lambda job=job: self._client.get_remote(job), dataset)
-            if _same(self._call(lambda remote=remote: remote.request, dataset), inputs):
-                self._remotes[job] = remote
-                return str(job)
-        return None
+        jobs = self._call(lambda: self._client.get_jobs(limit=100, sortby="-created", status=_STANDING).json, dataset)
+        ids = [str(job.get("jobID")) for job in jobs.get("jobs", []) if job.get("processID") == dataset]
+        return next((job for job in ids[:_LOOKED_THROUGH] if self._asks(job, dataset, inputs)), None)
+
+    def _asks(self, job: str, dataset: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether a job is of this request."""
+
+        def run() -> bool:
+            remote = self._client.get_remote(job)
+            self._remotes[job] = remote
+            return _same(remote.request, inputs)
+
+        return self._call(run, dataset)
 
     def state(self, job: str, dataset: str) -> State:
         """Ask what has become of a job.

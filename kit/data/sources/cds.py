@@ -11,8 +11,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.cds.access import find_access
+from kit.data.cds.dates import Times
 from kit.data.cds.kept import Kept, folder
-from kit.data.cds.plan import Planned, Selection, Times, plan, select
+from kit.data.cds.plan import Planned, Selection, plan, select
 from kit.data.cds.queue import Pace, fetch_all, readable
 from kit.data.cds.service import Service, load_client
 from kit.data.sources import grib

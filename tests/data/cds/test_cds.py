@@ -19,6 +19,7 @@ from kit.errors import StoreError
 from kit.finetune import finetune
 from kit.settings import Settings
 from tests.data_stores import KEY, DataStores, values
+from tests.servers import Fault
 
 REGION = (51.0, 5.0, 50.0, 6.0)
 
@@ -74,7 +75,7 @@ def test_precipitation_is_asked_for_every_hour_and_summed(stores: DataStores, tm
     expected = [63, 99, 111, 27, 63]
     np.testing.assert_allclose(store.read("tp", slice(None))[:, 0, 0], np.array(expected) / 1000, rtol=1e-5)
     assert store.variable_attributes("tp")["accumulation_hours"] == 6
-    asked = {tuple(inputs["variable"]): [] for inputs in stores.posts}
+    asked: dict[tuple[str, ...], list[str]] = {tuple(inputs["variable"]): [] for inputs in stores.posts}
     for inputs in stores.posts:
         asked[tuple(inputs["variable"])] += inputs["time"]
     assert len(asked["total_precipitation",]) == 30
@@ -114,6 +115,23 @@ def test_other_fields_than_what_was_asked_leave_nothing(stores: DataStores, tmp_
     assert not (tmp_path / "store").exists()
 
 
+def test_faults_on_the_way_leave_the_same_store(
+    stores: DataStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"variables": ("2t",), "levels": None}
+    expected = make(tmp_path / "undisturbed", **options).fingerprint()
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "other"))
+    stores.courses += [("accepted", "failed"), ("running", "deleted")]
+    stores.fail("submit", Fault(status=503), Fault(cut=0))
+    stores.fail("job", Fault(status=429, headers={"Retry-After": "0"}), Fault(cut=0))
+    stores.fail("results", Fault(status=502))
+    for job in range(4, 9):
+        path = f"/results/{job:08x}-0000-4000-8000-000000000000.grib"
+        stores.files.fail(path, Fault(cut=70), Fault(status=500), Fault(whole=True))
+    assert make(tmp_path / "disturbed", **options).fingerprint() == expected
+    assert len(stores.jobs) > 6
+
+
 def test_on_the_command_line(stores: DataStores, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = (
         f"data build --source cds --path era5 --out {tmp_path / 'store'} --times 2020-01-01/2020-01-01T12 --step 6h "
@@ -132,7 +150,12 @@ def test_on_the_command_line(stores: DataStores, tmp_path: Path, capsys: pytest.
 @pytest.mark.slow
 def test_two_steps_on_what_came(stores: DataStores, run_dir: Path) -> None:
     days = ("2020-01-01T00/2020-01-01T18", "2020-01-02T00/2020-01-02T18")
-    options = {"times": "2020-01-01/2020-01-02T18", "variables": None, "statics": None, "levels": (100, 500, 850)}
+    options: dict[str, Any] = {
+        "times": "2020-01-01/2020-01-02T18",
+        "variables": None,
+        "statics": None,
+        "levels": (100, 500, 850),
+    }
     region = (52.5, 5.0, 50.0, 9.0)
     store = make(run_dir / "store", **options, region=region, train=days[0], valid=days[1], test=days[1])
     sections: dict[str, Any] = {

@@ -22,7 +22,7 @@ FIELD_025 = 2 * 721 * 1440 + 200
 def requests(
     path: str = "era5", times: str = "2020-01-01/2020-01-01T18", statics: str = "", **options: Any
 ) -> tuple[Planned, ...]:
-    given = {"variables": frozenset({"2t"}), "step": 6} | options
+    given: dict[str, Any] = {"variables": frozenset({"2t"}), "step": 6} | options
     names = frozenset(f"static_{name}" for name in statics.split())
     return plan(select(path, Request(times=Period.parse(times), statics=names, **given)))
 
@@ -31,7 +31,7 @@ def test_surface_levels_and_statics_go_to_their_data_sets() -> None:
     static, surface, levels = requests(
         variables=frozenset({"2t", "msl", "z", "t"}), levels=(850.0, 500.0), statics="z slt_3 coslat"
     )
-    common = {"product_type": ["reanalysis"], "year": ["2020"], "month": ["01"], "day": ["01"]}
+    common: dict[str, Any] = {"product_type": ["reanalysis"], "year": ["2020"], "month": ["01"], "day": ["01"]}
     common |= {"data_format": "grib", "download_format": "unarchived"}
     hours = {"time": ["00:00", "06:00", "12:00", "18:00"]}
     assert static.dataset == surface.dataset == "reanalysis-era5-single-levels"
@@ -66,8 +66,8 @@ def test_the_beginning_of_each_forecast_of_cams() -> None:
     surface, levels = requests(
         "cams", "2022-06-11/2022-06-12T12", variables=frozenset({"pm2p5", "go3"}), levels=(1000.0,), step=12
     )
-    common = {"date": ["2022-06-11/2022-06-12"], "time": ["00:00", "12:00"], "type": ["forecast"]}
-    common |= {"leadtime_hour": ["0"], "data_format": "grib", "download_format": "unarchived"}
+    common: dict[str, Any] = {"date": ["2022-06-11/2022-06-12"], "time": ["00:00", "12:00"], "type": ["forecast"]}
+    common |= {"leadtime_hour": ["0"], "data_format": "grib"}
     assert surface.dataset == levels.dataset == "cams-global-atmospheric-composition-forecasts"
     assert surface.inputs == {**common, "variable": ["particulate_matter_2.5um"]}
     assert levels.inputs == {**common, "variable": ["ozone"], "pressure_level": ["1000"]}
@@ -157,7 +157,7 @@ def test_the_same_request_has_the_same_digest_whatever_the_order() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked(path: str, options: dict[str, Any], expected: str) -> None:
-    given = {"times": "2020-01-01/2020-01-02", "variables": frozenset({"2t"}), "step": 6} | options
+    given: dict[str, Any] = {"times": "2020-01-01/2020-01-02", "variables": frozenset({"2t"}), "step": 6} | options
     given["times"] = Period.parse(given["times"]) if given["times"] else None
     with pytest.raises(SettingsError, match=expected):
         select(path, Request(**{"statics": frozenset(), **given}))
