@@ -211,6 +211,8 @@ def _places(path: Path, key: str) -> tuple[Path, Path]:
 def _kept(path: Path, key: str) -> Quality | None:
     for place in _places(path, key):
         try:
+            if not place.is_file():
+                continue
             content = json.loads(place.read_text(encoding="utf-8"))
             if content["key"] == key:
                 checks = tuple(Check(**check) for check in content["checks"])

@@ -23,6 +23,9 @@ class StandardError(io.TextIOBase):
         """Write, if anybody is there."""
         try:
             return self._stream.write(text)
+        except UnicodeEncodeError:
+            # Names of files may be bytes that are no text.
+            return self._stream.write(text.encode("ascii", "backslashreplace").decode())
         except OSError:
             self._let_go()
             return len(text)

@@ -285,7 +285,7 @@ def write_store(
 def _damage(what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, ValueError, zarr.errors.BaseZarrError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError, zarr.errors.BaseZarrError) as error:
         msg = f"{what} cannot be read ({error}); the store is damaged: build it again with `kit data build`"
         raise StoreError(msg) from error
 
@@ -295,8 +295,12 @@ def _open_group(path: Path) -> zarr.Group:
         msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
         raise StoreError(msg)
     try:
+        if (path / "zarr.json").exists() and not (path / "zarr.json").is_file():
+            # Opening a pipe waits for ever.
+            msg = "its zarr.json is no file"
+            raise OSError(msg)
         return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
-    except (OSError, ValueError, KeyError, TypeError, zarr.errors.BaseZarrError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zarr.errors.BaseZarrError) as error:
         msg = f"{path}: not a store: no readable Zarr v3 group ({error}); build one with `kit data build`"
         raise StoreError(msg) from error
 

@@ -16,9 +16,9 @@ from kit.qa.subject import open_subject
 from kit.qa.survey import Bounds, survey
 from kit.qa.table import Examined
 
-__all__ = ["CHECKS", "VERSION", "examine", "report_on", "run_checks"]
+__all__ = ["CHECKS", "VERSION", "examine", "report_on"]
 
-VERSION = 2
+VERSION = 3
 """Of the checks: a report of another one is not taken for one of these."""
 
 _ROOMS = (structure, variant, coordinates, values, units, physics, training)
@@ -49,16 +49,3 @@ def examine(path: Path, expected: Expected | None = None, watch: Callable[[], No
 def report_on(store: Examined) -> Report:
     """Run all checks: one entry for each finding, or one that says that it passed or was skipped."""
     return Report(str(store.subject.path), tuple(entry for check in CHECKS.values() for entry in check.run(store)))
-
-
-def run_checks(path: Path, expected: Expected | None = None) -> Report:
-    """Examine a store and report on it.
-
-    Args:
-        path: the store's folder.
-        expected: what it should hold.
-
-    Raises:
-        StoreError: there is no store at ``path`` at all.
-    """
-    return report_on(examine(path, expected))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from kit.data.store_format import STORE_FORMAT
 from kit.data.variables import Kind
+from kit.qa.files import chunk_files
 from kit.qa.table import REBUILD, Examined, Finding, Findings, check, few
 
 __all__ = ["CHECKS"]
@@ -32,6 +35,19 @@ def _readable(store: Examined) -> Findings:
     for name, found in store.surveys.items():
         if found.damage:
             yield Finding(name, found.damage, f"the store is damaged: {REBUILD}")
+
+
+@check("self-contained", "warning", "all of the store lies in its folder")
+def _self_contained(store: Examined) -> Findings:
+    """Links are followed, but a copy of the store lacks what they point to, and its hashes cover another disk."""
+    for channel in store.subject.channels:
+        folder = channel.folder
+        linked = [file for file in (folder, folder / "c") if file.is_symlink()]
+        linked = linked or [file for file in chunk_files(folder, channel.array) if file.is_symlink()]
+        if linked:
+            target = os.path.realpath(linked[0])
+            detail = f"{len(linked)} of its files or folders are links, first {linked[0].name} to {target}"
+            yield Finding(channel.name, detail, "put the files in the place of the links before you move the store")
 
 
 @check("variables", "error", "there are surface, atmospheric and static variables")
@@ -91,5 +107,5 @@ def _fit(mean: float, scale: float) -> bool:
     return bool(np.isfinite(mean) and np.isfinite(scale) and scale > 0)
 
 
-CHECKS = (_format, _layout, _readable, _variables, _known_variables, _duplicate_variables, _statistics)
+CHECKS = (_format, _layout, _readable, _self_contained, _variables, _known_variables, _duplicate_variables, _statistics)
 """In the order in which they are reported."""

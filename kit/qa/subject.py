@@ -23,6 +23,7 @@ from kit.data import variables
 from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key
 from kit.data.store_format import STATIC_PREFIX, STATISTICS_FILE, period_indices
 from kit.errors import StoreError
+from kit.qa.files import check_chunks, check_file
 from kit.qa.report import Severity
 
 __all__ = ["DIMENSIONS", "Channel", "Place", "Subject", "open_subject"]
@@ -43,7 +44,10 @@ _FORMS: dict[str, Callable[[Any], str]] = {
     "longitude": lambda value: f"{value:g} E",
 }
 
-READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, zarr.errors.BaseZarrError)
+READ_ERRORS = (
+    OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, MemoryError,
+    zarr.errors.BaseZarrError,
+)  # fmt: skip
 """What a damaged chunk, a foreign codec or a broken description raises."""
 
 
@@ -65,6 +69,8 @@ class Channel:
     """Under its name in the store: static variables with their prefix."""
     kind: variables.Kind
     array: zarr.Array[Any]
+    folder: Path
+    """Of its chunks."""
 
     @property
     def known(self) -> variables.Variable | None:
@@ -101,7 +107,12 @@ class Channel:
         return 1 if self.kind == "static" else int(self.array.shape[0])
 
     def read(self, time: int) -> npt.NDArray[np.float32]:
-        """Read one state, shape [C, H, W] with C = 1 where there are no levels."""
+        """Read one state, shape [C, H, W] with C = 1 where there are no levels.
+
+        Raises:
+            OSError: a chunk of it is gone, or is no file; and whatever else ``READ_ERRORS`` names.
+        """
+        check_chunks(self.folder, self.array, None if self.kind == "static" else time)
         values = self.array[...] if self.kind == "static" else self.array[time]
         with np.errstate(over="ignore"):
             field = np.asarray(values, dtype=np.float32)
@@ -155,14 +166,14 @@ def open_subject(path: Path) -> Subject:
         StoreError: there is no such folder, or it is no readable Zarr v3 group.
     """
     attributes, arrays = _open_group(Path(path))
-    coordinates, misfits = _coordinates(arrays)
+    coordinates, misfits = _coordinates(arrays, Path(path))
     channels = []
     for name, array in arrays.items():
         if name in coordinates or name in misfits:
             continue
         kind, complaint = _layout(name, array, coordinates)
         if kind is not None and not complaint:
-            channels.append(Channel(name, kind, array))
+            channels.append(Channel(name, kind, array, Path(path) / name))
         else:
             # Left-overs without a grid, such as a scalar coordinate, are in nobody's way.
             misfits[name] = (complaint, "error" if array.ndim > 1 else "warning")
@@ -176,6 +187,7 @@ def _open_group(path: Path) -> tuple[dict[str, Any], dict[str, zarr.Array[Any]]]
         msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
         raise StoreError(msg)
     try:
+        check_file(path / "zarr.json")
         group = zarr.open_group(path, mode="r", zarr_format=3)
         if group.metadata.zarr_format == 3:
             return dict(group.attrs), _members(group)
@@ -197,7 +209,9 @@ def _dimensions(array: zarr.Array[Any]) -> tuple[str | None, ...]:
     return tuple(getattr(array.metadata, "dimension_names", None) or ())
 
 
-def _coordinates(arrays: Mapping[str, zarr.Array[Any]]) -> tuple[dict[str, Array], dict[str, tuple[str, Severity]]]:
+def _coordinates(
+    arrays: Mapping[str, zarr.Array[Any]], path: Path
+) -> tuple[dict[str, Array], dict[str, tuple[str, Severity]]]:
     """Read the coordinates that a store has, and say what is wrong with the others."""
     coordinates: dict[str, Array] = {}
     misfits: dict[str, tuple[str, Severity]] = {}
@@ -206,13 +220,13 @@ def _coordinates(arrays: Mapping[str, zarr.Array[Any]]) -> tuple[dict[str, Array
         if array is None:
             continue
         try:
-            coordinates[name] = _coordinate(name, array)
+            coordinates[name] = _coordinate(name, array, path / name)
         except READ_ERRORS as error:
-            misfits[name] = (str(error), "error")
+            misfits[name] = (str(error) or type(error).__name__, "error")
     return coordinates, misfits
 
 
-def _coordinate(name: str, array: zarr.Array[Any]) -> Array:
+def _coordinate(name: str, array: zarr.Array[Any], folder: Path) -> Array:
     """Read a coordinate; ValueError says why it cannot be used."""
     if array.ndim != 1 or array.shape[0] == 0 or array.dtype.kind not in ("i" if name == "time" else "iuf"):
         msg = f"its shape is {array.shape} and its type {array.dtype}; one dimension of numbers expected"
@@ -221,6 +235,9 @@ def _coordinate(name: str, array: zarr.Array[Any]) -> Array:
     if name == "time" and not units.startswith("seconds since 1970-01-01"):
         msg = f"its units are {units!r}; 'seconds since 1970-01-01' expected"
         raise ValueError(msg)
+    if array.size > 1:
+        # A single zero is not written at all.
+        check_chunks(folder, array)
     values = np.asarray(array[:])
     return values.astype("datetime64[s]") if name == "time" else values.astype(np.float64)
 
@@ -235,6 +252,8 @@ def _layout(name: str, array: zarr.Array[Any], coordinates: Mapping[str, Array])
         return None, f"{complaint} (static ones, and no others, are named {STATIC_PREFIX}...)"
     if array.dtype.kind not in "iuf":
         return kind, f"its type is {array.dtype}, a number expected"
+    if 0 in array.chunks:
+        return kind, f"its chunks have the shape {array.chunks}, which holds nothing"
     missing = [dimension for dimension in DIMENSIONS[kind] if dimension not in coordinates]
     if missing:
         return kind, f"the store has no usable coordinate {', '.join(missing)}"
@@ -244,6 +263,8 @@ def _layout(name: str, array: zarr.Array[Any], coordinates: Mapping[str, Array])
 
 def _statistics(path: Path) -> tuple[StoreStatistics | None, str]:
     try:
+        if (path / STATISTICS_FILE).exists():
+            check_file(path / STATISTICS_FILE)
         return StoreStatistics.load(path / STATISTICS_FILE), ""
     except (StoreError, OSError) as error:
         return None, str(error)

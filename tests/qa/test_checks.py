@@ -11,7 +11,7 @@ import pytest
 
 from kit.data.store import Store
 from kit.errors import StoreError
-from kit.qa.checks import CHECKS, run_checks
+from kit.qa.checks import CHECKS
 from kit.qa.subject import Channel
 from tests.qa.stores import (
     HOURS,
@@ -24,6 +24,7 @@ from tests.qa.stores import (
     of,
     remove,
     replace,
+    report_of,
     rewrite,
     set_values,
     spoil,
@@ -231,7 +232,7 @@ def test_stays_silent(path: Path, name: str, edit: Edit) -> None:
 
 
 def test_a_sound_store_passes_every_check(path: Path) -> None:
-    report = run_checks(path)
+    report = report_of(path)
     assert report.passed
     assert [check.name for check in report.checks] == list(CHECKS)
     # Three levels of Aurora's thirteen: for the record.
@@ -294,6 +295,7 @@ def test_all_faults_are_reported_at_once(path: Path) -> None:
     assert {check.name for check in report.failed("error")} == {"nan", "latitude"}
 
 
+@pytest.mark.usefixtures("each_reads")
 def test_states_are_read_one_by_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, int]] = []
     whole = Channel.read
@@ -305,7 +307,7 @@ def test_states_are_read_one_by_one(path: Path, monkeypatch: pytest.MonkeyPatch)
         return field
 
     monkeypatch.setattr(Channel, "read", spy)
-    run_checks(path)
+    report_of(path)
     expected = [(name, time) for name in CHANGING for time in range(12)]
     assert sorted(read) == sorted(expected + [(f"static_{name}", 0) for name in ("lsm", "slt", "z")])
 
@@ -320,7 +322,7 @@ def test_what_is_no_store_is_an_error(tmp_path: Path, content: str | dict[str, s
         for name, text in content.items():
             (path / name).write_text(text)
     with pytest.raises(StoreError, match=re.escape(str(path))):
-        run_checks(path)
+        report_of(path)
 
 
 def test_neither_torch_nor_xarray_is_imported() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kit.qa.checks import run_checks
 from kit.qa.expected import LEVELS, Expected, published
 from kit.qa.training import drift
 from tests.factories import synthetic_dataset, write_synthetic
@@ -22,6 +21,7 @@ from tests.qa.stores import (
     of,
     remove,
     replace,
+    report_of,
     rewrite,
     set_values,
     split,
@@ -213,7 +213,7 @@ def test_stays_silent(path: Path, name: str, edit: Edit) -> None:
     ),
 )
 def test_what_a_variant_reads(pristine: Path, variant: Expected, name: str, severity: str | None, detail: str) -> None:
-    (check,) = of(run_checks(pristine, variant), name)
+    (check,) = of(report_of(pristine, variant), name)
     assert check.status == ("passed" if severity is None else "failed")
     assert severity is None or check.severity == severity
     assert re.search(detail, check.detail)
@@ -222,7 +222,7 @@ def test_what_a_variant_reads(pristine: Path, variant: Expected, name: str, seve
 def test_all_of_auroras_levels_are_enough(tmp_path: Path) -> None:
     dataset = synthetic_dataset(levels=LEVELS, times=4)
     write_synthetic(dataset.assign(q=dry_above(dataset["q"])), tmp_path / "store")
-    assert {check.status for check in run_checks(tmp_path / "store").checks} == {"passed"}
+    assert {check.status for check in report_of(tmp_path / "store").checks} == {"passed"}
 
 
 def test_no_variable_is_held_against_statistics_that_upstream_does_not_publish() -> None:
@@ -248,5 +248,5 @@ def test_longitudes_of_another_order_are_seen_in_the_statics(tmp_path: Path) -> 
     dataset["sp"] = dataset["sp"] - np.float32(40000) * peak.astype(np.float32)
     dataset["sp"] = dataset["sp"].astype(np.float32)
     write_synthetic(dataset, tmp_path / "store")
-    (found,) = failed(run_checks(tmp_path / "store"), "static-alignment")
+    (found,) = failed(report_of(tmp_path / "store"), "static-alignment")
     assert "half the circle off in longitude" in found.detail

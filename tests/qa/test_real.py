@@ -9,8 +9,8 @@ import pytest
 
 from kit.data.build import build
 from kit.data.build_settings import BuildSettings
-from kit.qa.checks import run_checks
 from kit.qa.training import drift
+from tests.qa.stores import report_of
 from tests.real_data import real_data
 
 
@@ -18,7 +18,7 @@ def test_europe_lacks_variables_and_has_no_fault(tmp_path: Path) -> None:
     path = real_data("era5-europe-2020-01-01")
     statics = ("coslat", "sinlat", "coslon", "sinlon")
     build(BuildSettings(source="netcdf", path=path, out=tmp_path / "store", statics=statics))
-    report = run_checks(tmp_path / "store")
+    report = report_of(tmp_path / "store")
     assert report.passed
     assert not report.failed("warning")
     told = {check.detail for check in report.failed("info")}
@@ -32,7 +32,7 @@ def test_one_global_state_is_in_balance_but_no_pair(tmp_path: Path) -> None:
     path = real_data("era5-global-tl31-1959")
     settings = {"train": "1959-01-02/1959-01-02", "statics": ("coslat", "sinlat")}
     build(BuildSettings.model_validate({"source": "netcdf", "path": path, "out": tmp_path / "store", **settings}))
-    report = run_checks(tmp_path / "store")
+    report = report_of(tmp_path / "store")
     assert {check.key for check in report.unresolved} == {
         "time-gaps:time", "statistics:ciwc", "statistics:clwc", "constant-in-space:ciwc", "constant-in-space:clwc",
     }  # fmt: skip
@@ -43,7 +43,7 @@ def test_one_global_state_is_in_balance_but_no_pair(tmp_path: Path) -> None:
 def test_single_levels_alone_are_not_enough(tmp_path: Path) -> None:
     pytest.importorskip("eccodes")
     build(BuildSettings(source="grib", path=real_data("era5-western-usa-2025-01"), out=tmp_path / "store"))
-    report = run_checks(tmp_path / "store")
+    report = report_of(tmp_path / "store")
     assert [check.key for check in report.unresolved] == ["variables"]
     told = {check.detail for check in report.failed("info")}
     assert "Aurora reads 5 atmospheric variables; the store lacks z, u, v, t, q" in told
