@@ -23,6 +23,8 @@ from kit.data.building.driver import How, Watch
 from kit.data.building.estimate import Estimate, measure
 from kit.data.building.layout import times_of
 from kit.data.building.part import OtherPlanError
+from kit.data.infill import filled
+from kit.data.leaving_out import without_missing
 from kit.data.origin import locate
 from kit.data.selection import cropped, describe, with_context
 from kit.data.settings import Period
@@ -233,6 +235,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
         if text not in notes:
             notes.append(text)
 
+    source, settings = without_missing(source, settings, note)
     fields = _chosen(source, settings.variables)
     fields = {name: _on_levels(field, settings.levels) for name, field in fields.items()}
     fields = {
@@ -246,7 +249,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
         if not any(("level" in field.dims) == on_levels for field in fields.values()):
             note(f"no variable {where}: Aurora needs at least one to train; give files of the same grid and times")
     statics = choose_statics(source.fields, next(iter(fields.values())), settings.statics, note, source.names)
-    return xr.Dataset({**fields, **statics})
+    return filled(xr.Dataset({**fields, **statics}), settings.infill, note)
 
 
 def _is_accumulated(name: str, field: xr.DataArray) -> bool:

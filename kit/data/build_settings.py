@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
+from kit.data.infill_rules import Rules
 from kit.data.settings import Codec, TimeRange, check_region
 
 __all__ = ["SOURCES", "BuildSettings", "SourceKind"]
@@ -72,6 +73,11 @@ class BuildSettings(BaseModel):
     that the data hold."""
     step: Hours | None = None
     """Hours between states, such as ``6h``; by default the data's own."""
+    infill: Rules = ()
+    """How missing values are filled, by variable: ``2t=nearest`` (single points), ``tp=linear-time`` (between the
+    states before and after), ``sst=constant:273.15``; by default they stay missing."""
+    leave_out_missing: tuple[str, ...] = ()
+    """Variables to leave out because the data lack them, or hold nothing but missing values of them."""
     train: TimeRange | None = None
     """Times to train on, ``START/END`` inclusive. When neither this nor the next two are given: the first
     70 % of the states, then 15 % and 15 %."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kit.qa import coordinates, physics, structure, training, units, values, variant
+from kit.qa import coordinates, geography, physics, structure, training, units, values, variant
 from kit.qa.expected import Expected
 from kit.qa.report import Report
 from kit.qa.subject import open_subject
@@ -21,7 +21,7 @@ __all__ = ["CHECKS", "VERSION", "examine", "report_on"]
 VERSION = 3
 """Of the checks: a report of another one is not taken for one of these."""
 
-_ROOMS = (structure, variant, coordinates, values, units, physics, training)
+_ROOMS = (structure, variant, coordinates, values, units, physics, geography, training)
 CHECKS = {check.name: check for room in _ROOMS for check in room.CHECKS}
 """All checks by name, in the order in which they are reported."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kit.qa.report import Severity
 from kit.qa.subject import Subject
 from kit.qa.survey import Survey
 from kit.qa.table import REBUILD, Examined, Finding, Findings, check, few
@@ -19,18 +20,22 @@ SEA_ONLY = frozenset(
 
 _ZEROS = 0.01
 """Largest share of exact zeros in what varies about zero or is far from it."""
+_FILLED = 0.01
+"""Largest share of filled values that is only mentioned."""
 _JUMP = 12.0
 """How many times its usual distance from the median a state's mean may be away."""
 
 
 _NAN_REMEDIES = {
-    "whole fields": "leave these times or levels out, or fetch them again",
+    "whole fields": "leave these times or levels out, fetch them again, or fill states from those before and after "
+    "(`--infill {name}=linear-time`)",
     "growing with pressure, as below the ground": "the source masks what lies below the ground, where Aurora was "
     "trained on ERA5's extrapolation: take a source without the mask, fill them, or leave the lowest levels out",
-    "the same points in every state": "the source has no values there: choose a region without them, fill them, or "
-    "leave the variable out",
-    "a block": "part of the grid is missing, as after a failed download: fetch these times again",
-    "scattered": "interpolate these points from their neighbours",
+    "the same points in every state": "the source has no values there: choose a region without them, fill them with a "
+    "number (`--infill {name}=constant:NUMBER`), or leave the variable out",
+    "a block": "part of the grid is missing, as after a failed download: fetch these times again, or fill them from "
+    "the states before and after (`--infill {name}=linear-time`)",
+    "scattered": "fill them from their neighbours (`--infill {name}=nearest`)",
 }
 
 
@@ -42,10 +47,24 @@ def _nan(store: Examined) -> Findings:
         expected = name in SEA_ONLY and not (found.empty_C > 0).any()
         shape = form(found.nan, found.states, int(found.empty_C.sum()))
         remedy = _NAN_REMEDIES.get(shape, "find out why the source lacks them; fill them, or leave the variable out")
+        remedy = remedy.format(name=name)
         remedy = "none: the variable has no values over land" if expected else f"{remedy}, then {REBUILD}"
         detail = _evidence(store.subject, found, found.nan, "NaN", shape=shape)
         evidence = {"form": shape, **box(store.subject, found.channel, found.nan)}
         yield Finding(name, detail, remedy, "info" if expected else None, evidence)
+
+
+@check("infilled", "info", "no value was filled in")
+def _infilled(store: Examined) -> Findings:
+    for channel in store.subject.channels:
+        count, how = (channel.array.attrs.get(f"infill_{key}") for key in ("values", "method"))
+        if not isinstance(count, int):
+            continue
+        share = count / max(1, channel.array.size)
+        detail = f"{count} of {channel.array.size} values ({share:.2g} of them) were missing and filled by {how}"
+        remedy = "look at them beside the source: a model learns from them as from others"
+        severity: Severity = "info" if share <= _FILLED else "warning"
+        yield Finding(channel.name, detail, remedy, severity, {"method": str(how), "count": count, "share": share})
 
 
 @check("inf", "error", "no value is infinite")
@@ -176,5 +195,5 @@ def _evidence(
     return f"{' '.join(parts)}{shape and f', {shape}'}; first: {subject.where(found.channel, tally.first)}"
 
 
-CHECKS = (_nan, _inf, _range, _negative, _outliers, _jumps, _zeros, _constant_in_space, _constant_in_time)
+CHECKS = (_nan, _infilled, _inf, _range, _negative, _outliers, _jumps, _zeros, _constant_in_space, _constant_in_time)
 """In the order in which they are reported."""

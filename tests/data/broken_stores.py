@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 __all__ = ["STORES", "Spoil"]
 
 Spoil = Callable[[Path], Any]

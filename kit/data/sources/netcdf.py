@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 import warnings
 import zipfile
 import zlib
@@ -161,7 +162,10 @@ def _in_states(dataset: xr.Dataset, where: str) -> xr.Dataset:
         chunks = tuple(length if dim in times else -1 for dim in array.dims)
         values = _Values(array.variable, f"{where}: {key}")
         meta = np.empty((0,) * array.ndim, array.dtype)
-        data = da.from_array(values, chunks=chunks, asarray=False, fancy=False, meta=meta)  # type: ignore[no-untyped-call]
+        name = f"netcdf-{uuid.uuid4().hex}"
+        data = da.from_array(  # type: ignore[no-untyped-call]
+            values, chunks=chunks, name=name, asarray=False, fancy=False, meta=meta
+        )
         lazy[key] = array.copy(data=data)
     return dataset.assign(lazy)
 
