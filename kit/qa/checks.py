@@ -38,9 +38,9 @@ def examine(path: Path, expected: Expected | None = None, watch: Callable[[], No
         StoreError: there is no store at ``path`` at all.
     """
     subject = open_subject(path)
-    trains = subject.training
+    trains, weights = subject.training, subject.weights
     surveys = {
-        channel.name: survey(channel, Bounds.of(channel, subject.statistics_of(channel)), trains, watch)
+        channel.name: survey(channel, Bounds.of(channel, subject.statistics_of(channel)), trains, watch, weights)
         for channel in subject.channels
     }
     return Examined(subject, surveys, expected or Expected())

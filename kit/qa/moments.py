@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kit.data.moments import field_moments
+
 __all__ = ["Moments"]
 
 Array = npt.NDArray[Any]
@@ -22,11 +24,12 @@ def _empty(value: float = 0.0) -> Array:
 
 @dataclass
 class Moments:
-    """Of the finite values of each level, in float64 (Chan, Golub and LeVeque's update)."""
+    """Of the finite values of each level, in float64; see ``kit.data.moments``."""
 
     values_C: Array = field(default_factory=_empty)
     """All values, finite or not."""
     count_C: Array = field(default_factory=_empty)
+    """Finite values; their weights' sum where they are weighted."""
     mean_C: Array = field(default_factory=_empty)
     squares_C: Array = field(default_factory=_empty)
     """Sums of squared distances from the mean."""
@@ -35,7 +38,9 @@ class Moments:
     zeros_C: Array = field(default_factory=_empty)
 
     @classmethod
-    def of(cls, field_CHW: Array, finite: Array | None, low_C: Array, high_C: Array) -> Moments:
+    def of(
+        cls, field_CHW: Array, finite: Array | None, low_C: Array, high_C: Array, weights: Array | None = None
+    ) -> Moments:
         """Moments of one state.
 
         Args:
@@ -43,6 +48,7 @@ class Moments:
             finite: which of them are; None for all.
             low_C: smallest finite value of each level.
             high_C: largest.
+            weights: of rows, [H], or of points, [H, W]; all weigh 1 by default.
         """
         levels = len(field_CHW)
         none_C = np.zeros(levels)
@@ -55,17 +61,15 @@ class Moments:
             high_C,
             none_C.copy(),
         )
-        # Level by level: all of them at once in float64 would be twice the state itself.
         for level in range(levels):
-            values = field_CHW[level] if finite is None else field_CHW[level][finite[level]]
-            if not values.size:
+            there = None if finite is None else finite[level]
+            found = field_moments(field_CHW[level], there, weights)
+            if not found.weight:
                 continue
-            mean = float(values.mean(dtype=np.float64))
-            distances = values.astype(np.float64).ravel() - mean
-            result.count_C[level], result.mean_C[level] = values.size, mean
-            result.squares_C[level] = float(distances @ distances)
+            result.count_C[level], result.mean_C[level] = found.weight, found.mean
+            result.squares_C[level] = found.squares
             if low_C[level] <= 0 <= high_C[level]:
-                result.zeros_C[level] = values.size - np.count_nonzero(values)
+                result.zeros_C[level] = np.count_nonzero(field_CHW[level] == 0)
         return result
 
     def merge(self, other: Moments) -> None:

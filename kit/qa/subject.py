@@ -20,7 +20,7 @@ import zarr
 import zarr.errors
 
 from kit.data import variables
-from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key
+from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key, point_weights
 from kit.data.store_format import STATIC_PREFIX, STATISTICS_FILE, period_indices
 from kit.errors import StoreError
 from kit.qa.files import check_chunks, check_file
@@ -150,6 +150,24 @@ class Subject:
         if self.statistics is None or "time" not in self.coordinates:
             return frozenset()
         return frozenset(period_indices(self.coordinates["time"], self.statistics.train).tolist())
+
+    @property
+    def weights(self) -> Array | None:
+        """Weights of the points in the statistics; None where all weigh 1, or where the grid's areas are not known."""
+        recorded = "none" if self.statistics is None else self.statistics.weights
+        grid = [self.coordinates.get(name) for name in ("latitude", "longitude")]
+        if recorded == "none" or grid[0] is None or grid[1] is None:
+            return None
+        try:
+            return point_weights(recorded, grid[0], grid[1])
+        except ValueError:
+            # A check of its own says what is wrong with the latitudes.
+            return None
+
+    @property
+    def unweighable(self) -> bool:
+        """The statistics are weighted, and the weights are not to be had."""
+        return self.statistics is not None and self.statistics.weights != "none" and self.weights is None
 
     def where(self, channel: Channel, place: Place) -> str:
         """Say a place as a reader would look for it: ``2020-01-01T06:00, 500 hPa, 45 N, 3.25 E``."""

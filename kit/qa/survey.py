@@ -87,6 +87,8 @@ class Survey:
 
     channel: Channel
     bounds: Bounds
+    weights: Array | None = field(default=None, repr=False)
+    """Of rows or points, in the statistics; all weigh 1 where there are none."""
     size: int = 0
     """Values seen."""
     states: int = 0
@@ -148,7 +150,9 @@ class Survey:
         moments = Moments.of(field_CHW, None if whole else finite, low_C, high_C)
         self.zero_C = self.zero_C + np.where(flat_C, 0, moments.zeros_C)
         if trains:
-            self.training.merge(moments)
+            there = None if whole else finite
+            weighted = self.weights is not None
+            self.training.merge(Moments.of(field_CHW, there, low_C, high_C, self.weights) if weighted else moments)
         self.mean_TC.append(np.where(moments.count_C > 0, moments.mean_C, np.nan).astype(np.float32))
         self._map(field_CHW, finite)
         if before_CHW is not None:
@@ -228,7 +232,11 @@ def thinning(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def survey(
-    channel: Channel, bounds: Bounds, trains: frozenset[int], watch: Callable[[], None] = lambda: None
+    channel: Channel,
+    bounds: Bounds,
+    trains: frozenset[int],
+    watch: Callable[[], None] = lambda: None,
+    weights: Array | None = None,
 ) -> Survey:
     """Read a variable once, from the first state to the last or to one that cannot be read.
 
@@ -237,8 +245,9 @@ def survey(
         bounds: what its values are held against.
         trains: positions of the states that the statistics are made of.
         watch: called after each state.
+        weights: of the points in the statistics.
     """
-    result, before = Survey(channel, bounds), None
+    result, before = Survey(channel, bounds, weights), None
     for time in range(channel.states):
         try:
             values = channel.read(time)

@@ -8,12 +8,12 @@ import math
 from kit.data.settings import Period
 from kit.data.statistics import VariableStatistics
 from kit.data.store_format import period_indices
-from kit.qa.expected import published
+from kit.qa.drift import drift
 from kit.qa.report import Severity
 from kit.qa.survey import LONG_TAILED, Survey
 from kit.qa.table import REBUILD, Examined, Finding, Findings, check, few
 
-__all__ = ["CHECKS", "drift"]
+__all__ = ["CHECKS"]
 
 _MEAN, _SCALE = 1e-2, 1e-2
 """How far the recorded mean, in scales, and the recorded scale may be from those of the data."""
@@ -49,6 +49,10 @@ def _stated(store: Examined) -> dict[str, object]:
 
 @check("statistics-match", "error", "the statistics are those of the training states")
 def _statistics_match(store: Examined) -> Findings:
+    if store.subject.unweighable:
+        detail = "the statistics are weighted by area, which is not known of this grid: they were not compared"
+        yield Finding(None, detail, f"see the checks of latitude and longitude; {REBUILD}", "warning")
+        return
     for name, found in store.surveys.items():
         if found.damage or not found.training.count_C.any():
             continue
@@ -84,52 +88,16 @@ def _statistics_drift(store: Examined) -> Findings:
         if channel.kind == "static":
             # Upstream scales static fields by their extremes, not by mean and deviation.
             continue
-        found = [
-            (key, *verdict)
-            for key, recorded in zip(store.subject.keys(channel), store.subject.statistics_of(channel), strict=True)
-            if recorded is not None and (verdict := drift(key, recorded.mean, recorded.std)) is not None
-        ]
+        statistics = zip(store.subject.keys(channel), store.subject.statistics_of(channel), strict=True)
+        verdicts = [drift(key, recorded.mean, recorded.std) for key, recorded in statistics if recorded is not None]
+        found = [one for one in verdicts if one is not None and one.verdict != "ok"]
         if found:
-            worst = max(found, key=lambda one: (one[1] == "error", abs(one[3]), one[4]))
-            key, _, text, shift, ratio = worst
-            wrong = any(severity == "error" for _, severity, *_ in found)
-            skewed = channel.long_tailed or channel.name in LONG_TAILED | {"q"}
-            others = f" (and {few([one[0] for one in found if one[0] != key])})" if len(found) > 1 else ""
-            remedy = "check units, region and period of the data that the statistics were made of"
-            evidence = {"key": key, "shift": shift, "ratio": ratio}
-            severity: Severity = "error" if wrong and not skewed else "warning"
-            yield Finding(channel.name, f"{key}{others}: {text}", f"{remedy}, then {REBUILD}", severity, evidence)
-
-
-def drift(key: str, mean: float, scale: float) -> tuple[Severity, str, float, float] | None:
-    """Hold statistics of a channel against those that upstream publishes.
-
-    A region and a season have a smaller scale than the globe and the year, and a mean that is some scales away. A
-    scale that is several times upstream's, or a mean ten scales away, is of something else: another unit, fill values
-    among the data, or an average over what should not be averaged.
-
-    Args:
-        key: of the channel: ``2t``, ``t_500``.
-        mean: in the store's units.
-        scale: standard deviation.
-
-    Returns:
-        None where upstream publishes none or they agree; else how bad it is, in words, by how many of upstream's
-        scales the mean is shifted, and the ratio of the scales.
-    """
-    reference = published().get(key)
-    if reference is None or not (math.isfinite(mean) and math.isfinite(scale)):
-        return None
-    shift, ratio = (mean - reference[0]) / reference[1], scale / reference[1]
-    told = (
-        f"mean {mean:.6g} and scale {scale:.6g}, where upstream has {reference[0]:.6g} and {reference[1]:.6g}: "
-        f"{abs(shift):.1f} scales away, {ratio:.2f} times as wide"
-    )
-    if ratio > 5 or abs(shift) > 10:
-        return "error", told, shift, ratio
-    if ratio > 2.5 or abs(shift) > 4 or 0 < ratio < 1e-3:
-        return "warning", told, shift, ratio
-    return None
+            worst = max(found, key=lambda one: (one.verdict == "error", abs(one.shift), one.ratio))
+            others = f" (and {few([one.key for one in found if one is not worst])})" if len(found) > 1 else ""
+            detail = f"{worst.key}{others}: {worst.told('upstream')}"
+            severity: Severity = "error" if worst.verdict == "error" else "warning"
+            evidence = {"key": worst.key, "shift": worst.shift, "ratio": worst.ratio, "effect": worst.effect}
+            yield Finding(channel.name, detail, f"{worst.remedy}; then {REBUILD}", severity, evidence)
 
 
 CHECKS = (_splits, _statistics_match, _statistics_drift)

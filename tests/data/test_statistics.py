@@ -131,3 +131,9 @@ def test_what_does_not_vary_has_no_scale_at_all() -> None:
 def test_a_long_tail_is_skewed() -> None:
     # Of an exponential distribution the skewness is 2.
     assert accumulate(np.random.default_rng(0).exponential(size=200000).tolist()).skewness == pytest.approx(2, rel=0.05)
+
+
+def test_states_before_1970_have_quantiles_too() -> None:
+    accumulator = FieldAccumulator("2t", 1)
+    accumulator.add(np.arange(2.0 * SAMPLE_SIZE), moment=-346_000_000)
+    assert accumulator.result().quantiles["0.5"] == pytest.approx(SAMPLE_SIZE, rel=0.03)

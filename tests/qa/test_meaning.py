@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kit.qa.expected import LEVELS, Expected, published
-from kit.qa.training import drift
+from kit.qa.drift import drift
 from tests.factories import synthetic_dataset, write_synthetic
 from tests.qa.stores import (
     dry_above,
@@ -47,9 +47,6 @@ def test_all_of_auroras_levels_are_enough(tmp_path: Path) -> None:
 def test_no_variable_is_held_against_statistics_that_upstream_does_not_publish() -> None:
     assert drift("mystery", 1e9, 1e9) is None
     assert drift("2t", np.nan, 1.0) is None
-    severity, text, shift, ratio = drift("msl", 101620.234375, 9151.2138671875) or ("", "", 0, 0)
-    assert (severity, round(shift, 2), round(ratio, 2)) == ("error", 0.5, 6.87)
-    assert "upstream has 100958 and 1332.25" in text
 
 
 def test_what_upstream_publishes_is_what_the_installed_package_has() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from kit.data.build import build
 from kit.data.build_settings import BuildSettings
-from kit.qa.training import drift
+from kit.qa.drift import drift
 from tests.qa.stores import report_of
 from tests.real_data import real_data
 
@@ -53,8 +53,10 @@ def test_single_levels_alone_are_not_enough(tmp_path: Path) -> None:
 
 def test_shipped_statistics_that_are_off_by_seven_are_caught() -> None:
     shipped = json.loads((real_data("era5-western-usa-2025-01") / "era5_surface_stats.json").read_text())
-    verdicts = {key: drift(key, one["mean"], one["std"]) for key, one in shipped.items()}
-    wrong = {key: verdict[3] for key, verdict in verdicts.items() if verdict is not None}
-    assert wrong == {"msl": pytest.approx(9151.2138671875 / 1332.246, rel=1e-3)}
-    assert verdicts["msl"] is not None
-    assert verdicts["msl"][0] == "error"
+    verdicts = {key: found for key, one in shipped.items() if (found := drift(key, one["mean"], one["std"])) is not None}
+    assert {key for key, found in verdicts.items() if found.verdict != "ok"} == {"msl"}
+    assert verdicts["msl"].verdict == "error"
+    assert verdicts["msl"].ratio == pytest.approx(9151.2138671875 / 1332.246, rel=1e-3)
+    assert "counts 6.9 times less in the loss" in verdicts["msl"].effect
+    # The data have a mean of 102393 Pa: 0.8 % of zeros among them give the shipped mean and the shipped scale.
+    assert "(0.8% of zeros among the values would make such a scale)" in verdicts["msl"].remedy
