@@ -34,6 +34,7 @@ COMMANDS = {
     "data build": "build a store from files",
     "data verify": "compare a store's files with their hashes",
     "data qa": "check a store",
+    "data stats": "show a store's statistics, and hold them against upstream's or another's",
     "export": "write a checkpoint for others: merged, described, packed",
     "bench": "measure memory, speed and exactness, beside upstream's way",
     "sync": "send to MLflow what it lacks of a run",

@@ -22,6 +22,7 @@ from kit.options import parse
 from kit.plan.settings import PlanSettings
 from kit.plots.settings import PlotSettings
 from kit.settings import RunSettings, Settings
+from kit.stats_settings import StatsSettings
 from kit.tracking.attach import attach, run_folder_of
 from kit.tracking.settings import TrackSettings
 
@@ -33,6 +34,7 @@ __all__ = [
     "data_list",
     "data_pin",
     "data_qa",
+    "data_stats",
     "data_verify",
     "doctor",
     "evaluate",
@@ -366,6 +368,19 @@ def data_qa(arguments: Sequence[str]) -> Outcome:
     if settings.html is not None:
         result["html"] = str(quality.write_page(found, settings.html))
     return Outcome(result, options.as_json, lambda: console.show_report(result), 0 if found.report.passed else 2)
+
+
+def data_stats(arguments: Sequence[str]) -> Outcome:
+    """Show a store's statistics, and hold them against upstream's, and its splits against each other.
+
+    A JSON file of statistics is read as well. Exits with 2 if a verdict is an error.
+    """
+    settings, options = _settle(data_stats, StatsSettings, arguments)
+    with console.loading("the array libraries"):
+        from kit import console_stats
+        from kit.stats import stats
+    result = stats(settings)
+    return Outcome(result, options.as_json, lambda: console_stats.show_stats(result), 0 if result["passed"] else 2)
 
 
 def bench(arguments: Sequence[str]) -> Outcome:

@@ -29,6 +29,7 @@ from kit.options import parse
 from kit.plots.settings import PlotSettings
 from kit.schema import leaves
 from kit.settings import Settings
+from kit.stats_settings import StatsSettings
 
 ALL_SETTINGS = (
     Settings,
@@ -41,6 +42,7 @@ ALL_SETTINGS = (
     commands.UiSettings,
     DoctorSettings,
     commands.QaSettings,
+    StatsSettings,
 )
 
 

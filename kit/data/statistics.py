@@ -152,9 +152,12 @@ class StoreStatistics(BaseModel):
         raise StoreError(msg)
 
     def save(self, path: Path) -> None:
-        """Write ``stats.json``, the same bytes for the same statistics."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        """Write ``stats.json``."""
+        path.write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """What ``stats.json`` holds: the same text for the same statistics."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,9 @@ def _drawn(
         return values.ravel() if finite is None else values[finite]
     # Of places anywhere, those that hold a value are taken: as many more are drawn.
     tries = -(-draw * values.size // count)
-    places = random.integers(0, values.size, tries) if weights is None else _by_weight(weights, values.shape, tries, random)
+    places = (
+        random.integers(0, values.size, tries) if weights is None else _by_weight(weights, values.shape, tries, random)
+    )
     taken = values.ravel()[places]
     return taken if finite is None else taken[finite.ravel()[places]]
 
@@ -261,7 +266,8 @@ def _by_weight(
         for one in np.unique(row):
             reached_W = np.cumsum(weights[one])
             column[row == one] = np.searchsorted(reached_W, within[row == one] * reached_W[-1], side="right")
-    return row * width + np.minimum(column, width - 1)
+    places_in_row = np.minimum(column, width - 1)
+    return np.asarray(row * width + places_in_row)
 
 
 class FieldAccumulator:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kit.data.variables import lookup
 from kit.errors import SettingsError
 from kit.models.heads import parse_heads
 from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics
-from kit.models.transforms import default_transform, parse_transforms
+from kit.models.transforms import default_transform, parse_transforms, why_not
 
 __all__ = ["encoded", "with_head_statistics"]
 
@@ -73,9 +72,8 @@ def _refuse_transform(spec: ModelSpec, name: str, text: str, trained: ModelSpec 
         why = f"the weights were trained with {spec.transforms.get(name, 'none')}, which stays"
     if why is None and name in spec.derived:
         why = f"{name} is made by a head"
-    quantity = lookup(name, "surface" if name in spec.surface else "atmospheric")
-    if why is None and quantity is not None and not quantity.non_negative:
-        why = f"it is for what may be zero and never less, and {name} runs from {quantity.low:g} {quantity.units}"
+    if why is None:
+        why = why_not(name, "surface" if name in spec.surface else "atmospheric")
     if why is not None:
         msg = f"model.transforms.{name}: {text} cannot be had: {why}. Leave it out"
         raise SettingsError(msg)

@@ -11,22 +11,26 @@ location is 0, and not before the second step of a roll-out (``aurora/model/auro
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from kit.data.variables import Kind, lookup
 from kit.errors import SettingsError
 
-__all__ = ["PRECIPITATION", "Transform", "default_transform", "parse_transform", "parse_transforms"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PRECIPITATION", "Transform", "default_transform", "parse_transform", "parse_transforms", "why_not"]
 
 PRECIPITATION = ("tp", "cp", "lsp", "sf")
 """Precipitation in metres of water, accumulated over the hours that end at the time stamp."""
 
-Values = TypeVar("Values", torch.Tensor, npt.NDArray[Any])
+Values = TypeVar("Values", "torch.Tensor", npt.NDArray[Any])
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,27 @@ class Transform:
 
 
 def _library(values: Any) -> Any:
-    return torch if isinstance(values, torch.Tensor) else np
+    # What makes a tensor has loaded PyTorch; statistics of arrays do without it.
+    loaded = sys.modules.get("torch")
+    return loaded if loaded is not None and isinstance(values, loaded.Tensor) else np
 
 
 def _positive(values: Any) -> Any:
     # Not clip, which raises a NumPy warning for NaN; both keep NaN.
-    return values.clamp(min=0) if isinstance(values, torch.Tensor) else np.maximum(values, values.dtype.type(0))
+    return np.maximum(values, values.dtype.type(0)) if _library(values) is np else values.clamp(min=0)
 
 
 def default_transform(variable: str) -> Transform | None:
     """What a new variable is transformed by unless the settings say otherwise: rain by ``log1p``, others not."""
     return parse_transform("log1p", where="") if variable in PRECIPITATION else None
+
+
+def why_not(variable: str, kind: Kind) -> str | None:
+    """Why a variable cannot be transformed: it may be below zero. None where it can, or the kit knows too little."""
+    quantity = lookup(variable, kind)
+    if quantity is None or quantity.non_negative:
+        return None
+    return f"it is for what may be zero and never less, and {variable} runs from {quantity.low:g} {quantity.units}"
 
 
 def parse_transform(text: str, *, where: str) -> Transform:

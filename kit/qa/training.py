@@ -10,7 +10,7 @@ from kit.data.statistics import VariableStatistics
 from kit.data.store_format import period_indices
 from kit.qa.drift import drift
 from kit.qa.report import Severity
-from kit.qa.survey import LONG_TAILED, Survey
+from kit.qa.survey import Survey
 from kit.qa.table import REBUILD, Examined, Finding, Findings, check, few
 
 __all__ = ["CHECKS"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kit.qa.expected import LEVELS, Expected, published
 from kit.qa.drift import drift
+from kit.qa.expected import LEVELS, Expected, published
 from tests.factories import synthetic_dataset, write_synthetic
 from tests.qa.stores import (
     dry_above,

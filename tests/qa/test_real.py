@@ -53,7 +53,9 @@ def test_single_levels_alone_are_not_enough(tmp_path: Path) -> None:
 
 def test_shipped_statistics_that_are_off_by_seven_are_caught() -> None:
     shipped = json.loads((real_data("era5-western-usa-2025-01") / "era5_surface_stats.json").read_text())
-    verdicts = {key: found for key, one in shipped.items() if (found := drift(key, one["mean"], one["std"])) is not None}
+    verdicts = {
+        key: found for key, one in shipped.items() if (found := drift(key, one["mean"], one["std"])) is not None
+    }
     assert {key for key, found in verdicts.items() if found.verdict != "ok"} == {"msl"}
     assert verdicts["msl"].verdict == "error"
     assert verdicts["msl"].ratio == pytest.approx(9151.2138671875 / 1332.246, rel=1e-3)

@@ -1,0 +1,151 @@
+"""How far statistics are from others: of what upstream publishes, of another store, of a file of statistics.
+
+Two numbers tell of each channel: by how many of the reference's scales the mean is shifted, and the ratio of the
+scales. They are the mean and the standard deviation that values have which are normalised by the reference.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from kit.data import variables
+from kit.qa.expected import published
+from kit.qa.survey import LONG_TAILED
+
+__all__ = ["FAR", "WIDE", "Drift", "Verdict", "compared", "drift", "judged", "skewed"]
+
+Verdict = Literal["ok", "warning", "error"]
+
+FAR = (4.0, 10.0)
+"""Shifts of the mean, in the reference's scales, that are worth a look and that are wrong.
+
+The extremes of a climate are about 4 of the globe's scales from its mean (surface pressure on the highest plateau,
+temperature on the ice sheets), so that no region and no season of the same quantity is 10 away."""
+WIDE = (2.5, 5.0)
+"""Ratios of the scales that are worth a look and that are wrong: a part is as wide as the whole, or less, unless the
+whole has long tails."""
+_FLAT = 1e-3
+"""Ratio of the scales below which even a small region in one season is too flat: a constant, or another unit."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How one channel's statistics differ from a reference's."""
+
+    key: str
+    mean: float
+    scale: float
+    reference_mean: float
+    reference_scale: float
+    shift: float
+    """Of the mean, in the reference's scales."""
+    ratio: float
+    """Of the scale to the reference's."""
+    verdict: Verdict
+    effect: str = ""
+    """What training on this normalisation would come to; empty where the verdict is ok."""
+    remedy: str = ""
+
+    def told(self, whose: str) -> str:
+        """Both, in words; ``whose`` names the reference."""
+        return (
+            f"mean {self.mean:.6g} and scale {self.scale:.6g}, where {whose} has {self.reference_mean:.6g} and "
+            f"{self.reference_scale:.6g}: {abs(self.shift):.1f} scales away, {self.ratio:.2f} times as wide"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def skewed(key: str) -> bool:
+    """Whether a channel is mostly small and sometimes not, so that a region may be many times as wide as the globe."""
+    name = re.sub(r"(_\d+)+$", "", key)
+    known = variables.lookup(key, "surface") or variables.lookup(name, "atmospheric")
+    return (known is not None and known.non_negative) or name in LONG_TAILED | {"q"}
+
+
+def compared(
+    key: str, mean: float, scale: float, reference: tuple[float, float] | None, *, whole: bool = True
+) -> Drift | None:
+    """Compare a channel's mean and scale with a reference's; None where either is not there, or not a number.
+
+    Args:
+        key: of the channel: ``2t``, ``t_500``.
+        mean: in the store's units.
+        scale: standard deviation.
+        reference: mean and scale to compare with.
+        whole: the reference is of the globe and of years, of which any other data are a part; if not, a scale that is
+            many times smaller than the reference's is worth a look as well.
+    """
+    if reference is None or not all(map(math.isfinite, (mean, scale, *reference))) or reference[1] <= 0:
+        return None
+    shift, ratio = (mean - reference[0]) / reference[1], scale / reference[1]
+    verdict = judged(shift, ratio, whole=whole)
+    if verdict == "error" and skewed(key):
+        verdict = "warning"
+    found = Drift(key, mean, scale, *reference, shift, ratio, verdict)
+    if verdict == "ok":
+        return found
+    return replace(found, effect=_effect(found), remedy=_remedy(found))
+
+
+def drift(key: str, mean: float, scale: float) -> Drift | None:
+    """Hold statistics of a channel against those that upstream publishes; None where it publishes none."""
+    return compared(key, mean, scale, published().get(key))
+
+
+def judged(shift: float, ratio: float, *, whole: bool = True) -> Verdict:
+    """Say how bad a shift and a ratio are; see ``compared``."""
+    if ratio > WIDE[1] or abs(shift) > FAR[1]:
+        return "error"
+    narrow = 0 < ratio < (_FLAT if whole else 1 / WIDE[1])
+    return "warning" if ratio > WIDE[0] or abs(shift) > FAR[0] or narrow else "ok"
+
+
+def _effect(found: Drift) -> str:
+    """What normalisation by these statistics does to weights that were trained with the reference's."""
+    parts = []
+    if found.ratio > WIDE[0]:
+        parts.append(
+            f"normalised by this scale, {found.key} varies {found.ratio:.1f} times less than by the reference's: the "
+            f"weights read fields that are nearly flat, and an error in it counts {found.ratio:.1f} times less in the "
+            "loss, so that it is hardly trained"
+        )
+    elif found.ratio < 1 / WIDE[0]:
+        parts.append(
+            f"normalised by the reference's scale, {found.key} varies {found.ratio:.2g} times as much as the values "
+            "that the reference was made of"
+        )
+    if abs(found.shift) > FAR[0]:
+        parts.append(
+            f"normalised by the reference's, its values lie {abs(found.shift):.1f} scales from where the weights have "
+            "seen any"
+        )
+    return "; ".join(parts)
+
+
+def _remedy(found: Drift) -> str:
+    share = _share_of_zeros(found)
+    zeros = f" ({share:.1%} of zeros among the values would make such a scale)" if share is not None else ""
+    if found.ratio > WIDE[0]:
+        return f"look for fill values, zeros or another unit in what it was made of{zeros}, and do not normalise by it"
+    if abs(found.shift) > FAR[0]:
+        return "check unit, region and period of the data that the statistics were made of"
+    return "check that both are of the same region and period; if so, do not normalise by the reference's"
+
+
+def _share_of_zeros(found: Drift) -> float | None:
+    """Share of zeros that would make a scale of the reference's as wide as it was found; None where it is no such case.
+
+    A share f of zeros among values with mean m and scale s has the mean (1 - f) m and, about it, the variance
+    (1 - f) s^2 + f (1 - f) m^2, which is dominated by its last term where m is many s.
+    """
+    if found.ratio <= WIDE[0] or abs(found.reference_mean) < 10 * found.reference_scale or not found.mean:
+        return None
+    odds = (found.scale**2 - found.reference_scale**2) / found.mean**2
+    share = odds / (1 + odds)
+    return share if share < 0.5 else None
