@@ -376,6 +376,7 @@ def data_stats(arguments: Sequence[str]) -> Outcome:
     A JSON file of statistics is read as well. Exits with 2 if a verdict is an error.
     """
     settings, options = _settle(data_stats, StatsSettings, arguments)
+    console.log_to_screen(logging.INFO)
     with console.loading("the array libraries"):
         from kit import console_stats
         from kit.stats import stats

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from kit.data.build import open_store
 from kit.data.measure import keys_of, measure
 from kit.data.settings import Period
-from kit.data.statistics import StoreStatistics, VariableStatistics
+from kit.data.statistics import StoreStatistics, VariableStatistics, Weighting
 from kit.data.store import Store
 from kit.data.store_format import STATIC_PREFIX, STATISTICS_FILE
 from kit.data.variables import lookup
@@ -22,10 +24,15 @@ from kit.qa.drift import Drift, compared, drift
 from kit.qa.expected import published
 from kit.qa.reference import UPSTREAM, Reference, read_reference, upstream
 from kit.qa.stability import split_drift
+from kit.qa.table import few
 from kit.stats_settings import StatsSettings
 
 __all__ = ["stats"]
 
+_logger = logging.getLogger(__name__)
+
+_EVERY = 10.0
+"""Seconds between two words on how far a reading is."""
 _SKEWED = 2.0
 """Skewness of an exponential distribution: what is beyond it may be learned more easily when it is transformed."""
 
@@ -73,14 +80,15 @@ def _of_file(path: Path, settings: StatsSettings) -> dict[str, Any]:
 
 
 def _of_store(store: Store, settings: StatsSettings) -> dict[str, Any]:
+    _refuse_incomplete(store)
     transforms = _transforms(store, settings.transforms)
     split, period = _period(store, settings)
     weights = settings.weights or store.statistics.weights
     recorded = split == "train" and weights == store.statistics.weights and not settings.recompute
-    found = store.statistics if recorded else measure(store, period, weights)
+    found = store.statistics if recorded else _measured(store, period, weights)
     written = _written(store, found) if settings.write else None
     told = _drift({key: (one.mean, one.std) for key, one in found.variables.items()}, settings.against)
-    splits = [one.as_dict() for one in split_drift(store, settings.states)] if settings.states else []
+    splits = _splits(store, settings.states) if settings.states else []
     return {
         "store": str(store.path),
         "split": split,
@@ -95,6 +103,43 @@ def _of_store(store: Store, settings: StatsSettings) -> dict[str, Any]:
         "written": None if written is None else str(written),
         "passed": _passed([*told["channels"], *splits]),
     }
+
+
+def _refuse_incomplete(store: Store) -> None:
+    keys = [key for name in (*store.surface, *store.atmospheric) for key in keys_of(store, name)]
+    missing = [
+        key
+        for key in (*keys, *(STATIC_PREFIX + name for name in store.static))
+        if key not in store.statistics.variables
+    ]
+    if missing:
+        msg = f"{store.path}: {STATISTICS_FILE} lacks {few(missing)}; see `kit data qa`, and build the store again"
+        raise StoreError(msg)
+
+
+def _measured(store: Store, period: Period, weights: Weighting) -> StoreStatistics:
+    fields = len(store.indices(period)) * len((*store.surface, *store.atmospheric))
+    return measure(store, period, weights, _Teller(f"statistics of {period}", fields))
+
+
+def _splits(store: Store, states: int) -> list[dict[str, Any]]:
+    held = sum(min(states, len(store.indices(period))) for period in store.splits.values())
+    fields = held * len((*store.surface, *store.atmospheric))
+    return [one.as_dict() for one in split_drift(store, states, _Teller("comparing the splits", fields))]
+
+
+class _Teller:
+    """Says now and then how far a long reading is."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done, self._told = what, total, 0, time.monotonic()
+
+    def __call__(self) -> None:
+        """Count a state of a variable."""
+        self._done += 1
+        if time.monotonic() - self._told >= _EVERY:
+            self._told = time.monotonic()
+            _logger.info("%s: %d of %d fields read", self._what, self._done, self._total)
 
 
 def _passed(channels: list[dict[str, Any]]) -> bool:

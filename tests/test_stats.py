@@ -95,6 +95,28 @@ def test_another_period_or_weighting_is_computed(built: Store) -> None:
     assert by_area["variables"]["2t"]["std"] != built.statistics.variables["2t"].std
 
 
+def test_statistics_that_lack_a_channel_are_refused(built: Store, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(built.path, tmp_path / "store")
+    content = json.loads((tmp_path / "store" / "stats.json").read_text())
+    del content["variables"]["t_500"]
+    (tmp_path / "store" / "stats.json").write_text(json.dumps(content))
+    with pytest.raises(StoreError, match="stats.json lacks t_500; see `kit data qa`"):
+        result_of(tmp_path / "store")
+
+
+def test_a_long_reading_says_how_far_it_is(
+    built: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kit.stats._EVERY", 0.0)
+    with caplog.at_level("INFO", logger="kit"):
+        result_of(built, recompute=True, states=2)
+    told = [record.getMessage() for record in caplog.records]
+    assert f"statistics of {built.statistics.train}: 54 of 54 fields read" in told
+    assert "comparing the splits: 54 of 54 fields read" in told
+
+
 def test_nothing_is_written_unless_asked_for(built: Store, tmp_path: Path) -> None:
     import shutil
 

@@ -84,5 +84,10 @@ def _pair(value: Any) -> tuple[float, float] | None:
     if not (isinstance(value, list) and len(value) == 2):
         return None
     mean, scale = value
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (mean, scale))
-    return (float(mean), float(scale)) if numbers else None
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in value):
+        return None
+    try:
+        return float(mean), float(scale)
+    except OverflowError:
+        # JSON's integers have no end.
+        return None
