@@ -13,6 +13,8 @@ __all__ = ["CURVED", "read_curved"]
 
 CURVED = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equal_area", "rotated_ll")
 """Kinds of grid whose points eccodes places, row by row."""
+_NORTHWARDS = 0x40
+"""Scanning mode: rows go east, one after the other to the north."""
 _NEAR = 1e-2
 """Degrees between the first point that a header states and the one that is computed; GRIB 1 counts in thousandths."""
 _RELATIVE = 0x08
@@ -48,7 +50,7 @@ def read_curved(header: Header, kind: str) -> Grid:
         why = placed if isinstance(placed, str) else f"{placed[0].size} of them for {rows} x {columns}"
         return Grid(kind, problem=f"lies on a {kind} grid whose points eccodes cannot compute ({why})")
     latitude, longitude = (values.reshape(rows, columns) for values in placed)
-    northwards = bool(flags & 0x40)
+    northwards = flags == _NORTHWARDS
     problem = _far_off(header, latitude, longitude)
     if northwards:
         latitude, longitude = latitude[::-1], longitude[::-1]

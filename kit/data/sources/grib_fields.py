@@ -19,7 +19,7 @@ from kit.data.units import canonical_units
 from kit.data.variables import Variable, find, find_param
 from kit.errors import StoreError
 
-__all__ = ["add_fields"]
+__all__ = ["add_fields", "named"]
 
 _MODEL_LEVELS = ("hybrid", "sigma", "eta", "generalVertical")
 _FINAL, _PRELIMINARY = "1", "5"
@@ -39,7 +39,7 @@ def add_fields(messages: Iterable[Message], pieces: Pieces) -> None:
     """
     groups: dict[str, tuple[Variable | None, list[Message]]] = {}
     for message in messages:
-        name, variable = _named(message)
+        name, variable = named(message)
         if variable is not None and variable.kind == "atmospheric" and not message.on_pressure:
             _off_pressure(name, message, pieces)
             continue
@@ -68,7 +68,7 @@ def _files(messages: Sequence[Message]) -> str:
     return next(iter(files)) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
-def _named(message: Message) -> tuple[str, Variable | None]:
+def named(message: Message) -> tuple[str, Variable | None]:
     """The store's name of a field, and what the table knows of it, by its parameter number alone."""
     variable = find_param(message.param, on_levels=message.on_pressure)
     if variable is None and not message.on_pressure:

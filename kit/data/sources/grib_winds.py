@@ -51,12 +51,10 @@ def check_vectors(name: str, messages: Sequence[Message]) -> None:
         msg = f"{first} holds {name} along the grid's axes, {other} along parallels; give files of one kind"
         raise StoreError(msg)
     if first.grid.cone is None or name in _VECTORS:
-        why = (
-            "of which the kit turns none" if name in _VECTORS else f"and the kit turns none of a {first.grid.kind} grid"
-        )
+        kind = "of this quantity" if name in _VECTORS else f"of a {first.grid.kind} grid"
         msg = (
-            f"{first}: {name} is a component along the grid's own axes, {why}; leave it out, or turn it to east and "
-            "north first, such as with `wgrib2 IN -new_grid_winds earth ...`"
+            f"{first}: {name} is a component along the grid's own axes, and the kit turns none {kind}; leave it "
+            "out, or turn it to east and north first, such as with `wgrib2 IN -new_grid_winds earth ...`"
         )
         raise StoreError(msg)
 

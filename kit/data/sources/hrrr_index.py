@@ -1,0 +1,216 @@
+"""Where HRRR's files lie, and which bytes of them are which message: Herbie's templates and its reading of indices."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import os
+import re
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from kit.data.sources.hrrr_messages import Wanted
+from kit.data.sources.hrrr_transport import Transport
+from kit.errors import SettingsError
+from kit.registry.patience import Interrupted, SourceError, patiently
+
+__all__ = ["ARCHIVES", "ARCHIVE_VARIABLE", "Line", "Run", "archives", "load_herbie", "read_index"]
+
+ARCHIVES = ("aws", "google", "azure", "nomads")
+"""Herbie's names of the archives that are asked, in this order."""
+ARCHIVE_VARIABLE = "KIT_HRRR_ARCHIVE"
+"""Environment variable with archives in the place of these: Herbie's names, or addresses of mirrors, with commas."""
+_SIGN = "https://planetarycomputer.microsoft.com/api/sas/v1/sign?href="
+"""Gives an address of Azure's the signature without which it is not answered; Herbie asks there, too."""
+_LINE = re.compile(r"\d+:\d+:d=(\d{10}):[^:]+:[^:]+:[^:]+(:.*)?")
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One file of HRRR's.
+
+    Attributes:
+        time: of the run.
+        lead: hours ahead.
+        product: ``sfc`` (the surface and some pressure levels) or ``prs`` (all pressure levels).
+    """
+
+    time: np.datetime64
+    lead: int
+    product: str
+
+    def __str__(self) -> str:
+        moment = self.time.astype("datetime64[h]").item()
+        return f"hrrr.{moment:%Y%m%d} t{moment:%H}z wrf{self.product}f{self.lead:02d}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A message of a file, as its index states it.
+
+    Attributes:
+        number: of the message, from 1.
+        start: its first byte.
+        end: its last byte; None for the file's last message.
+    """
+
+    number: int
+    start: int
+    end: int | None
+
+
+def archives() -> tuple[str, ...]:
+    """Names and addresses of the archives to ask, in order.
+
+    Raises:
+        SettingsError: the environment names one that is unknown.
+    """
+    said = [part.strip() for part in os.environ.get(ARCHIVE_VARIABLE, "").split(",") if part.strip()]
+    strangers = [name for name in said if name not in ARCHIVES and not name.startswith(("http://", "https://"))]
+    if strangers:
+        msg = (
+            f"{ARCHIVE_VARIABLE} names {', '.join(strangers)}; expected some of {', '.join(ARCHIVES)}, or addresses of "
+            "mirrors (http:// or https://) that keep HRRR's folders, such as hrrr.20240601/conus"
+        )
+        raise SettingsError(msg)
+    return tuple(dict.fromkeys(said)) or ARCHIVES
+
+
+@functools.cache
+def load_herbie() -> Any:
+    """Import Herbie, quietly, and give its class that looks nowhere of itself.
+
+    Its settings are a temporary folder's: it would write some into the user's home otherwise, and read them there.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    said = os.environ.get("HERBIE_CONFIG_PATH")
+    try:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            os.environ["HERBIE_CONFIG_PATH"] = folder
+            # eccodes' PROJ, loaded before pyproj's, crashes; Herbie imports both.
+            from kit.data.sources.grib_scan import load_eccodes
+
+            load_eccodes()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from herbie.core import Herbie
+    except ImportError as error:
+        msg = (
+            f"--source hrrr needs the package herbie-data, which cannot be imported ({error}); install it with: "
+            'pip install "aurora-finetune-kit[hrrr]"'
+        )
+        raise SettingsError(msg) from error
+    finally:
+        if said is None:
+            os.environ.pop("HERBIE_CONFIG_PATH", None)
+        else:
+            os.environ["HERBIE_CONFIG_PATH"] = said
+    # Its own search for files has no time limit, and takes a server's error for a file that is not there.
+    quiet = {"find_grib": lambda _: (None, None), "find_idx": lambda _: (None, None)}
+    return type("QuietHerbie", (Herbie,), quiet)
+
+
+def _opened(run: Run) -> Any:
+    moment = run.time.astype("datetime64[s]").item()
+    # The lock: Herbie and pandas import more of themselves the first time.
+    with _LOCK:
+        return load_herbie()(
+            moment, model="hrrr", product=run.product, fxx=run.lead, save_dir=tempfile.gettempdir(), verbose=False
+        )
+
+
+def _address(run: Run, archive: str) -> str:
+    """Where an archive keeps a file; mirrors have the folders of Amazon's."""
+    templates = _opened(run).SOURCES
+    if archive in ARCHIVES:
+        return str(templates[archive])
+    return archive.rstrip("/") + urlsplit(templates["aws"]).path
+
+
+def _ready(address: str, archive: str, transport: Transport, attempts: int) -> str:
+    """An address as the archive wants to be asked."""
+    if archive != "azure":
+        return address
+    text = transport.text(_SIGN + address, attempts)
+    try:
+        return str(json.loads(text)["href"])
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"Azure's addresses must be signed, and the signer answered {text[:80]!r}"
+        raise SourceError(msg) from error
+
+
+def read_index(
+    run: Run, archive: str, wanted: Sequence[Wanted], transport: Transport, attempts: int
+) -> tuple[str, dict[Wanted, Line], tuple[str, ...]]:
+    """Find messages in the index of a file.
+
+    Args:
+        run: the file.
+        archive: where it is looked for.
+        wanted: what is looked for.
+        transport: how.
+        attempts: in a row.
+
+    Returns:
+        The file's address, what was found, and all that the index names, as ``variable:level``.
+
+    Raises:
+        SourceError: the archive lacks the index, does not answer, or sends what is none of this run.
+    """
+    address = _address(run, archive)
+    index = _ready(f"{address}.idx", archive, transport, attempts)
+
+    def once() -> str:
+        text = transport.text(index, attempts)
+        if why := _damage(text, run):
+            msg = f"the index of {run} {why}"
+            raise Interrupted(msg)
+        return text
+
+    text = patiently(once, dataclasses.replace(transport.limits, attempts=min(2, attempts)), transport.watch)
+    return _ready(address, archive, transport, attempts), *_found(text, run, wanted)
+
+
+def _damage(text: str, run: Run) -> str:
+    """Why a text is no index of this run; empty if it is one."""
+    lines = text.splitlines()
+    if not lines:
+        return "is empty"
+    offsets = []
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            return f"is damaged or no index: its line {number} is {line[:60]!r}"
+        if match[1] != f"{run.time.astype('datetime64[h]').item():%Y%m%d%H}":
+            return f"is of another run, {match[1]}"
+        offsets.append(int(line.split(":", 2)[1]))
+    return "" if all(a < b for a, b in itertools.pairwise(offsets)) else "has messages out of order"
+
+
+def _found(text: str, run: Run, wanted: Sequence[Wanted]) -> tuple[dict[Wanted, Line], tuple[str, ...]]:
+    herbie = _opened(run)
+    # Herbie takes a text that is here already for an index that it has made itself.
+    herbie.idx, herbie.idx_source = io.StringIO(text), "generated"
+    held = herbie.inventory()
+    lines: dict[Wanted, Line] = {}
+    for item in wanted:
+        rows = herbie.inventory(f"^{re.escape(f':{item}:')}")
+        if len(rows):
+            row = rows.iloc[0]
+            end = None if np.isnan(row.end_byte) else int(row.end_byte)
+            lines[item] = Line(int(row.grib_message), int(row.start_byte), end)
+    return lines, tuple(f"{variable}:{level}" for variable, level in zip(held.variable, held.level, strict=True))
