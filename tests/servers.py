@@ -225,16 +225,16 @@ class _Handler(BaseHTTPRequestHandler):
         content = file.content if fault.body is None else fault.body
         etag = fault.etag or file.etag
         headers = {**file.headers, "Accept-Ranges": "bytes", **({"ETag": etag} if etag else {}), **fault.headers}
-        begin = re.fullmatch(r"bytes=(\d+)-", request.range or "")
+        begin = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range or "")
         unchanged = request.headers.get("if-range") in (None, etag, headers.get("Last-Modified"))
         if begin is None or fault.whole or not unchanged:
             self._send(200, headers, content, fault)
         elif int(begin[1]) >= len(content):
             self._send(416, {"Content-Range": f"bytes */{len(content)}"}, b"", fault)
         else:
-            start = int(begin[1])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self._send(206, headers, content[start:], fault)
+            start, end = int(begin[1]), min(int(begin[2] or len(content) - 1), len(content) - 1)
+            headers = {"Content-Range": f"bytes {start}-{end}/{len(content)}", **headers}
+            self._send(206, headers, content[start : end + 1], fault)
 
     def _send(self, status: int, headers: Mapping[str, str], body: bytes, fault: Fault) -> None:
         self.send_response(status)

@@ -14,7 +14,7 @@ from kit.data.settings import Codec, TimeRange, check_region
 
 __all__ = ["SOURCES", "BuildSettings", "SourceKind"]
 
-SourceKind = Literal["netcdf", "grib", "pickle", "cds"]
+SourceKind = Literal["netcdf", "grib", "pickle", "cds", "hrrr"]
 SOURCES: tuple[str, ...] = get_args(SourceKind)
 
 
@@ -47,11 +47,12 @@ class BuildSettings(BaseModel):
 
     source: SourceKind
     """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file
-    of GRIB 1 or 2), ``pickle``, or ``cds`` (asked of the Copernicus data stores)."""
+    of GRIB 1 or 2), ``pickle``, ``cds`` (asked of the Copernicus data stores), or ``hrrr`` (NOAA's analyses of the
+    United States at 3 km)."""
     path: str
     """The data: a folder or a file; or the name of a data set or of an entry of the registry (``kit data list``), whose
     files are fetched and verified. For ``cds``: ``era5``, ``era5-land``, ``cams``, ``cams-eac4``, or the name of a data
-    set there."""
+    set there. For ``hrrr``: the word ``hrrr``."""
     out: Path
     """Folder of the new store; must not exist."""
     variables: tuple[str, ...] | None = None

@@ -18,7 +18,7 @@ __all__ = ["Origin", "locate"]
 _READABLE = ("states", "source")
 """Kinds of registry entries that hold fields; statistics and weights of a data set are not read."""
 
-_FETCHED = ("cds",)
+_FETCHED = ("cds", "hrrr")
 """Sources that find out themselves what a path means."""
 
 

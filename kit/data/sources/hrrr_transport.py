@@ -77,6 +77,7 @@ class Transport:
     def _ask(self, address: str, start: int | None, end: int | None) -> Piece:
         import requests
         import urllib3
+        from requests.exceptions import InvalidSchema, InvalidURL, SSLError
 
         if self.stop.is_set():
             msg = "stopped"
@@ -91,11 +92,7 @@ class Transport:
             with self._sessions.session.get(address, headers=headers, stream=True, timeout=patience) as answer:
                 self._refuse(answer, ranged=start is not None)
                 return _taken(answer, start, end)
-        except (
-            requests.exceptions.SSLError,
-            requests.exceptions.InvalidURL,
-            requests.exceptions.InvalidSchema,
-        ) as error:
+        except (SSLError, InvalidURL, InvalidSchema) as error:
             msg = f"{type(error).__name__} ({reason(error)})"
             raise SourceError(msg) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
