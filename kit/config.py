@@ -40,6 +40,7 @@ ENVIRONMENT_PREFIX = "KIT_"
 OPERATIONAL = {
     "KIT_CACHE": "folder for fetched files and built stores",
     "KIT_REGISTRY": "file of your own registry entries and pins",
+    "KIT_HRRR_ARCHIVE": "archives of HRRR, or addresses of mirrors, in the order in which they are asked",
     "KIT_OFFLINE": "1 to use nothing but what is on this machine",
     "KIT_WEIGHTS": "folders of weights, in which the base of a checkpoint is looked for by its hash",
     "KIT_TEST_DATA": "folder of real ERA5 files, for the tests that use them",

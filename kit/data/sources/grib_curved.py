@@ -35,11 +35,10 @@ def read_curved(header: Header, kind: str) -> Grid:
     if any(value is None for value in found):
         return Grid(kind, problem=f"lies on a {kind} grid whose header does not count its rows and columns")
     columns, rows, flags = (int(value) for value in found if value is not None)
-    if flags & 0xBF:
-        # eccodes computes the points of these grids as if their rows went east and north.
-        return Grid(
-            kind, problem=f"lies on a {kind} grid whose values come in an unusual order (scanning mode {flags})"
-        )
+    if flags != _NORTHWARDS and (flags or kind != "rotated_ll"):
+        # eccodes places the points of a projection as if their rows went east and north, whatever the header says.
+        problem = f"lies on a {kind} grid in an order in which its points cannot be placed (scanning mode {flags})"
+        return Grid(kind, problem=problem)
     if not (0 < rows <= MOST and 0 < columns <= MOST):
         return Grid(kind, problem=f"lies on a {kind} grid of {rows} x {columns} points, which cannot be")
     # Before any memory is taken: a damaged header may claim billions.
@@ -51,7 +50,8 @@ def read_curved(header: Header, kind: str) -> Grid:
         return Grid(kind, problem=f"lies on a {kind} grid whose points eccodes cannot compute ({why})")
     latitude, longitude = (values.reshape(rows, columns) for values in placed)
     northwards = flags == _NORTHWARDS
-    problem = _far_off(header, latitude, longitude)
+    # A rotated grid states its first point in its own, rotated degrees.
+    problem = "" if kind == "rotated_ll" else _far_off(header, latitude, longitude)
     if northwards:
         latitude, longitude = latitude[::-1], longitude[::-1]
     latitude, longitude = np.round(latitude, DECIMALS), np.round(longitude, DECIMALS) % 360
@@ -70,8 +70,7 @@ def read_curved(header: Header, kind: str) -> Grid:
 def _far_off(header: Header, latitude: Values, longitude: Values) -> str:
     stated = [header.number(f"{name}OfFirstGridPointInDegrees") for name in ("latitude", "longitude")]
     computed = (float(latitude[0, 0]), float(longitude[0, 0]))
-    # A rotated grid states its first point in its own, rotated degrees.
-    if header.number("latitudeOfSouthernPoleInDegrees") or any(value is None for value in stated):
+    if any(value is None for value in stated):
         return ""
     away = [abs((a - b + 180) % 360 - 180) for a, b in zip(stated, computed, strict=True) if a is not None]
     if max(away) <= _NEAR:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tests.data.sources.grib_files import eccodes
 from tests.servers import Server
 
-__all__ = ["CONE", "HEIGHT", "HRRR", "LEVELS", "WIDTH", "lambert", "put_hour", "put_run", "value"]
+__all__ = ["CONE", "HEIGHT", "HRRR", "LEVELS", "WIDTH", "field", "lambert", "put_hour", "put_run"]
 
 HEIGHT, WIDTH = 24, 40
 """135 km instead of 3: the same corner, nearly the same extent."""
@@ -58,15 +58,37 @@ _UPPER = {
     "VGRD": (0, 2, 3),
     "SPFH": (0, 1, 0),
 }
-_BASE = {"HGT": 1500.0, "TMP": 280.0, "DPT": 275.0, "SPFH": 0.005, "CIN": -50.0, "PRES": 95000.0, "MSLMA": 101000.0,
-         "LAND": 1.0}  # fmt: skip
+_VALUES = {
+    "REFC": (-10, 32),
+    "TMP": (280, 4),
+    "DPT": (275, 4),
+    "UGRD": (2, 4),
+    "VGRD": (2, 8),
+    "CAPE": (0, 512),
+    "CIN": (-64, 32),
+    "PRES": (95000, 256),
+    "MSLMA": (101000, 256),
+    "TCDC": (0, 64),
+    "PWAT": (16, 8),
+    "APCP": (2, 1),
+    "SPFH": (0.004, 0.001),
+}
+"""Value at the first point at midnight, and how much it grows over the columns, and over 24 hours."""
+_HEIGHTS = {500: 5781, 850: 1432, 1000: 100}
+"""Metres, in balance with 280 K."""
 
 
-def value(line: str, time: np.datetime64) -> float:
-    """The value at the first point (south-west) of a message; others are greater by what is seen in ``lambert``."""
-    static = line in ("HGT:surface", "LAND:surface")
-    hour = 0 if static else int(time.astype("datetime64[h]").astype(int) % 24)
-    return _BASE.get(line.partition(":")[0], 2.0) * (1 + hour / 64)
+def field(line: str, time: np.datetime64) -> npt.NDArray[np.float64]:
+    """The values of a message, rows northwards."""
+    name, _, place = line.partition(":")
+    columns = np.tile(np.arange(WIDTH) / WIDTH, (HEIGHT, 1))
+    if line == "LAND:surface":
+        return np.round(columns)
+    if line == "HGT:surface":
+        return np.round(columns) * (100 + 400 * columns)
+    hour = int(time.astype("datetime64[h]").astype(int) % 24)
+    base, growth = (_HEIGHTS[int(place.split()[0])], 16) if name == "HGT" else _VALUES[name]
+    return np.asarray(base + growth * (columns + hour / 24))
 
 
 def lambert(
@@ -78,18 +100,12 @@ def lambert(
         line: ``variable:level``, as an index words it.
         time: that it is valid at.
         lead: hours from the run; an accumulation runs over them.
-        values: [H, W], rows northwards; by default ``value``, and more of it by 1/64 for each column.
+        values: [H, W], rows northwards; by default ``field``.
         keys: of eccodes, over those of the grid.
     """
     name, _, place = line.partition(":")
-    if place.endswith(" mb"):
-        numbers = (*_UPPER[name], 100, int(place.split()[0]) * 100)
-    else:
-        numbers = _NUMBERS[line]
-    if values is None:
-        values = np.full((HEIGHT, WIDTH), value(line, time))
-        if name != "LAND":
-            values = values * (1 + np.arange(WIDTH) / 256)
+    upper = place.endswith(" mb")
+    numbers = (*_UPPER[name], 100, int(place.split()[0]) * 100) if upper else _NUMBERS[line]
     run = (time - np.timedelta64(lead, "h")).astype("datetime64[h]").item()
     handle = eccodes.codes_grib_new_from_samples("GRIB2")
     given = {
@@ -111,10 +127,11 @@ def lambert(
     }
     for key, item in (given | keys).items():
         eccodes.codes_set(handle, key, item)
-    eccodes.codes_set_values(handle, values.astype(np.float64).ravel())
-    content: bytes = eccodes.codes_get_message(handle)
+    content = field(line, time) if values is None else values
+    eccodes.codes_set_values(handle, content.astype(np.float64).ravel())
+    message: bytes = eccodes.codes_get_message(handle)
     eccodes.codes_release(handle)
-    return content
+    return message
 
 
 def put_run(
