@@ -19,7 +19,7 @@ from kit.data.sources.grib_grid import Grid
 from kit.data.sources.grib_scan import MAGIC, Message, scan
 from kit.data.sources.hrrr_messages import Wanted
 from kit.data.sources.hrrr_plan import Plan, Planner, Share
-from kit.data.sources.hrrr_transport import Piece
+from kit.data.sources.hrrr_transport import Piece, ShorterError
 from kit.errors import StoreError
 from kit.publish import published, sync, write_atomically
 from kit.registry.obtain import locked
@@ -56,6 +56,18 @@ class _RefusedError(Exception):
     def __init__(self, archive: str, why: str, *, stale: bool) -> None:
         super().__init__(why)
         self.archive, self.stale = archive, stale
+
+
+class _MisfitError(StoreError):
+    """A message that is not the one that its index promised.
+
+    Attributes:
+        number: of the message in the hour's file, from 1.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -140,9 +152,9 @@ class Fetcher:
             sync(part)
             try:
                 messages = self._messages(part, plan.time, wanted)
-            except StoreError as error:
-                archive = plan.shares[-1].archive
-                raise _RefusedError(archive, str(error).replace(str(part), path.name), stale=True) from error
+            except _MisfitError as error:
+                owners = [share.archive for share in plan.shares for _ in share.lines]
+                raise _RefusedError(owners[error.number - 1], str(error), stale=True) from error
             facts = {"name": path.name, "sha256": digest.hexdigest(), "size": size, "origins": origins}
             write_atomically(_note(path), json.dumps(facts))
         return Fetched(facts, tuple(dataclasses.replace(message, path=path) for message in messages))
@@ -156,7 +168,7 @@ class Fetcher:
             try:
                 piece = transport.piece(share.address, start, end, attempts)
             except SourceError as error:
-                raise _RefusedError(share.archive, str(error), stale=False) from error
+                raise _RefusedError(share.archive, str(error), stale=isinstance(error, ShorterError)) from error
             first = first or piece
             if (piece.total, piece.version) != (first.total, first.version):
                 raise _RefusedError(share.archive, "the file changed while it was fetched", stale=True)
@@ -174,7 +186,7 @@ class Fetcher:
         """Read the headers of an hour's file, and see that it holds what it should.
 
         Raises:
-            StoreError: it does not.
+            StoreError: it does not, or is damaged.
         """
         # eccodes is one at a time; so are the grids, which are large.
         with self._lock:
@@ -187,13 +199,10 @@ class Fetcher:
             if item is None or not fits or not _lies(message, item):
                 place = f"{message.level_type} {message.level:g}"
                 msg = (
-                    f"{message} is {name} on {place} at {message.time}, {message.lead:g} h after its run, where the "
+                    f"a message is {name} on {place} at {message.time}, {message.lead:g} h after its run, where the "
                     f"index promised {item or 'another one'} at {time}"
                 )
-                raise StoreError(msg)
-        if expected:
-            msg = f"{path}: {', '.join(map(str, expected.values()))} did not arrive"
-            raise StoreError(msg)
+                raise _MisfitError(msg, message.number)
         return messages
 
 

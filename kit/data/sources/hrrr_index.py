@@ -25,7 +25,7 @@ from kit.data.sources.hrrr_transport import Transport
 from kit.errors import SettingsError
 from kit.registry.patience import Interrupted, SourceError, patiently
 
-__all__ = ["ARCHIVES", "ARCHIVE_VARIABLE", "Line", "Run", "archives", "load_herbie", "read_index"]
+__all__ = ["ARCHIVES", "ARCHIVE_VARIABLE", "Line", "Run", "address_of", "archives", "load_herbie", "read_index"]
 
 ARCHIVES = ("aws", "google", "azure", "nomads")
 """Herbie's names of the archives that are asked, in this order."""
@@ -133,7 +133,7 @@ def _opened(run: Run) -> Any:
         )
 
 
-def _address(run: Run, archive: str) -> str:
+def address_of(run: Run, archive: str) -> str:
     """Where an archive keeps a file; mirrors have the folders of Amazon's."""
     templates = _opened(run).SOURCES
     if archive in ARCHIVES:
@@ -171,7 +171,7 @@ def read_index(
     Raises:
         SourceError: the archive lacks the index, does not answer, or sends what is none of this run.
     """
-    address = _address(run, archive)
+    address = address_of(run, archive)
     index = _ready(f"{address}.idx", archive, transport, attempts)
 
     def once() -> str:

@@ -13,7 +13,7 @@ from kit.registry.entry import host_of
 from kit.registry.patience import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
 from kit.registry.watch import Watch
 
-__all__ = ["AbsentError", "Piece", "Transport"]
+__all__ = ["AbsentError", "Piece", "ShorterError", "Transport"]
 
 T = TypeVar("T")
 _MOST_TEXT = 8 * 2**20
@@ -22,6 +22,10 @@ _MOST_TEXT = 8 * 2**20
 
 class AbsentError(SourceError):
     """The archive answered that it does not have the file."""
+
+
+class ShorterError(SourceError):
+    """The file does not have the bytes that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Transport:
             raise AbsentError(msg)
         if status == 416:
             msg = "the file is shorter than its index says"
-            raise SourceError(msg)
+            raise ShorterError(msg)
         if ranged and status == 200:
             msg = "the archive sends whole files where parts are asked for; a proxy may have dropped the Range header"
             raise SourceError(msg)
