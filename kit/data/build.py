@@ -84,7 +84,7 @@ def estimate(settings: BuildSettings) -> Estimate:
     Raises:
         StoreError: as ``build``.
     """
-    with _prepared(settings) as (source, dataset, _):
+    with _prepared(settings, sample=True) as (source, dataset, _):
         _splits(times_of(dataset), settings)
         return measure(
             dataset,
@@ -97,10 +97,12 @@ def estimate(settings: BuildSettings) -> Estimate:
 
 
 @contextmanager
-def _prepared(settings: BuildSettings) -> Iterator[tuple[SourceData, xr.Dataset, dict[str, Any]]]:
+def _prepared(
+    settings: BuildSettings, *, sample: bool = False
+) -> Iterator[tuple[SourceData, xr.Dataset, dict[str, Any]]]:
     """The source, what is taken of it, and what the store says of both."""
     origin = locate(settings.path, settings.source)
-    with _open_source(settings, origin.paths) as opened:
+    with _open_source(settings, origin.paths, sample=sample) as opened:
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
         source = with_statics(_in_region(known, settings), settings.statics_from, settings.statics)
         notes = list(source.notes)
@@ -206,7 +208,9 @@ def _open_or_build(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
         return Store.open(settings.out)
 
 
-def _open_source(settings: BuildSettings, paths: Sequence[Place]) -> AbstractContextManager[SourceData]:
+def _open_source(
+    settings: BuildSettings, paths: Sequence[Place], *, sample: bool
+) -> AbstractContextManager[SourceData]:
     variables, statics = settings.variables, settings.statics
     request = Request(
         None if variables is None else frozenset(variables),
@@ -215,6 +219,7 @@ def _open_source(settings: BuildSettings, paths: Sequence[Place]) -> AbstractCon
         levels=settings.levels,
         region=None if settings.region is None else with_context(settings.region, settings.halo),
         step=settings.step,
+        sample=sample,
     )
     module = importlib.import_module(f"kit.data.sources.{settings.source}")
     opener: OpenSource = module.open_source

@@ -39,6 +39,8 @@ class Request:
     """North, west, south, east in degrees, context included."""
     step: int | None = None
     """Hours between states; what is accumulated needs the hours between, too."""
+    sample: bool = False
+    """Nothing is built: a source that fetches may fetch a little, let that stand for all, and say what all would be."""
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""

@@ -12,15 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TypeVar
 
 import numpy as np
+import xarray as xr
 
+from kit.data.settings import Period
 from kit.data.sources.base import Place, Request, SourceData
 from kit.data.sources.grib import laid_out
 from kit.data.sources.hrrr_fetch import Fetched, Fetcher
 from kit.data.sources.hrrr_index import ARCHIVE_VARIABLE, archives, load_herbie
-from kit.data.sources.hrrr_messages import Wanted, wanted_by_hour
+from kit.data.sources.hrrr_messages import Wanted, states_of, wanted_by_hour
 from kit.data.sources.hrrr_plan import MissingError, Plan, Planner
 from kit.data.sources.hrrr_transport import Transport
 from kit.errors import SettingsError, StoreError
@@ -37,6 +40,7 @@ _THREADS = 4
 _SAMPLE = 24
 """Hours whose indices are read for an estimate."""
 _NAME = "hrrr"
+_HOUR = np.timedelta64(1, "h")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -75,7 +79,14 @@ def open_source(paths: Sequence[Place], request: Request, *, limits: Limits | No
         UnavailableError: the archives did not answer, or not in full; what was fetched stays in the cache.
         RegistryError: the cache cannot be written to.
     """
+    if request.sample:
+        yield _sample(paths, request, limits or Limits())
+        return
     hours, fetcher = _prepared(paths, request, limits or Limits())
+    yield _opened(hours, fetcher, request)
+
+
+def _opened(hours: Hours, fetcher: Fetcher, request: Request) -> SourceData:
     fetched = {time: found for time, wanted in hours.items() if (found := fetcher.held(time, wanted)) is not None}
     absent = {time: wanted for time, wanted in hours.items() if time not in fetched}
     if absent:
@@ -85,7 +96,32 @@ def open_source(paths: Sequence[Place], request: Request, *, limits: Limits | No
     source = laid_out(messages, request, tuple(hour.facts for hour in ordered), "HRRR")
     first = next(iter(hours))
     notes = (*source.notes, *([f"static variables are those of {first}"] if _has_statics(hours) else []))
-    yield dataclasses.replace(source, licence=LICENCE, notes=notes)
+    return dataclasses.replace(source, licence=LICENCE, notes=notes)
+
+
+def _sample(paths: Sequence[Place], request: Request, limits: Limits) -> SourceData:
+    """Fetch the first state alone, have it stand for all, and say what fetching all will take."""
+    all_of_it = estimate(paths, request, limits=limits)
+    states = states_of(request)
+    moment = states[0].astype("datetime64[s]").item().replace(tzinfo=UTC)
+    hours, fetcher = _prepared(paths, dataclasses.replace(request, times=Period(moment, moment)), limits)
+    source = _opened(hours, fetcher, request)
+    fields = {name: _repeated(field, states) for name, field in source.fields.items()}
+    return dataclasses.replace(
+        source, fields=fields, requests=all_of_it.requests, download_bytes=all_of_it.download_bytes
+    )
+
+
+def _repeated(field: xr.DataArray, states: Sequence[np.datetime64]) -> xr.DataArray:
+    """The first times of a field at all times that it would have."""
+    if "time" not in field.dims:
+        return field
+    ahead = field.sizes["time"] - 1
+    times = np.array(states, "datetime64[ns]")
+    if ahead:
+        # Rain: every hour of the sums.
+        times = np.arange(times[0] - ahead * _HOUR, times[-1] + _HOUR, _HOUR)
+    return field.isel(time=np.arange(len(times)) % field.sizes["time"]).assign_coords(time=times)
 
 
 def estimate(paths: Sequence[Place], request: Request, *, limits: Limits | None = None) -> Estimate:

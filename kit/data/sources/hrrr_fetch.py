@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Fetched:
     """An hour in the cache.
 
     Attributes:
-        facts: name, SHA-256 and size of the file, and what it was taken from.
+        facts: name, SHA-256 and size of the file, and which files of HRRR's it is of.
         messages: that it holds.
     """
 
@@ -104,10 +104,10 @@ class Fetcher:
         try:
             facts = json.loads(_note(path).read_text(encoding="utf-8"))
             with path.open("rb") as stream:
-                known = facts["sha256"] == hashlib.file_digest(stream, "sha256").hexdigest()
+                known = _told(facts)["sha256"] == hashlib.file_digest(stream, "sha256").hexdigest()
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Fetched(facts, self._messages(path, time, wanted)) if known else None
+        return Fetched(_told(facts), self._messages(path, time, wanted)) if known else None
 
     def fetch(self, time: np.datetime64, wanted: Sequence[Wanted], plan: Plan) -> Fetched:
         """Fetch an hour, from another archive where one fails.
@@ -139,12 +139,11 @@ class Fetcher:
                 plan = self.planner.plan(time, wanted, refused)
 
     def _bring(self, path: Path, wanted: Sequence[Wanted], plan: Plan) -> Fetched:
-        digest, origins = hashlib.sha256(), []
+        digest = hashlib.sha256()
         path.unlink(missing_ok=True)
         with published(path) as part:
             with part.open("xb") as stream:
                 for share in plan.shares:
-                    origins.append({"from": urlsplit(share.address)._replace(query="").geturl()})
                     for content in self._contents(share):
                         stream.write(content)
                         digest.update(content)
@@ -155,9 +154,15 @@ class Fetcher:
             except _MisfitError as error:
                 owners = [share.archive for share in plan.shares for _ in share.lines]
                 raise _RefusedError(owners[error.number - 1], str(error), stale=True) from error
-            facts = {"name": path.name, "sha256": digest.hexdigest(), "size": size, "origins": origins}
+            facts = {
+                "name": path.name,
+                "sha256": digest.hexdigest(),
+                "size": size,
+                "of": [str(share.run) for share in plan.shares],
+                "from": [urlsplit(share.address)._replace(query="").geturl() for share in plan.shares],
+            }
             write_atomically(_note(path), json.dumps(facts))
-        return Fetched(facts, tuple(dataclasses.replace(message, path=path) for message in messages))
+        return Fetched(_told(facts), tuple(dataclasses.replace(message, path=path) for message in messages))
 
     def _contents(self, share: Share) -> Iterator[bytes]:
         """The messages of a file, one by one."""
@@ -214,6 +219,11 @@ def _is_message(content: bytes) -> bool:
     """Whether bytes are one whole message of GRIB 2, by its first section and its last."""
     length = int.from_bytes(content[8:_FRAME])
     return content[:4] == MAGIC and content[7:8] == b"\x02" and length == len(content) and content[-4:] == b"7777"
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a store says of an hour: nothing of the archive, which may be another one when the build goes on."""
+    return {key: facts[key] for key in ("name", "sha256", "size", "of")}
 
 
 def _place(time: np.datetime64, wanted: Sequence[Wanted]) -> Path:

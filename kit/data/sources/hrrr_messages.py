@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kit.data.settings import Period
 from kit.data.sources.base import Request
 from kit.data.store_format import STATIC_PREFIX
 from kit.errors import SettingsError, StoreError
 
-__all__ = ["ANALYSIS", "CONVECTIVE", "Wanted", "wanted_by_hour"]
+__all__ = ["ANALYSIS", "CONVECTIVE", "Wanted", "states_of", "wanted_by_hour"]
 
 ANALYSIS, ACCUMULATED = "anl", "0-1 hour acc fcst"
 """What an index calls the moment of an analysis, and the first hour of a forecast."""
@@ -78,7 +77,7 @@ def wanted_by_hour(request: Request) -> dict[np.datetime64, tuple[Wanted, ...]]:
         StoreError: a variable is none of HRRR's that the kit knows, or a time lies in the future.
     """
     names = _names(request)
-    states = _states(request.times, request.step or 1)
+    states = states_of(request)
     moments = [name for name in names if name != "tp"]
     hours: dict[np.datetime64, set[Wanted]] = {time: set() for time in states} if moments else {}
     for time in hours:
@@ -120,8 +119,14 @@ def _of(name: str, levels: Sequence[float]) -> Iterable[Wanted]:
         yield Wanted(name, float(level), _LEVEL[name], f"{level:g} mb")
 
 
-def _states(times: Period | None, step: int) -> list[np.datetime64]:
-    """Hours of the period that are whole steps from midnight UTC; HRRR has one analysis an hour."""
+def states_of(request: Request) -> list[np.datetime64]:
+    """Hours of the period that are whole steps from midnight UTC; HRRR has one analysis an hour.
+
+    Raises:
+        SettingsError: there is no period.
+        StoreError: it holds no such hour, or ends in the future.
+    """
+    times, step = request.times, request.step or 1
     if times is None:
         msg = "--source hrrr needs --times START/END: the archive grows by the hour, and none of it is taken unasked"
         raise SettingsError(msg)

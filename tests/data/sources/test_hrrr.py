@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -62,6 +63,10 @@ def refusal(wanted: Request | None = None, kind: type[KitError] = StoreError) ->
     return str(caught.value)
 
 
+def held(facts: dict[str, Any]) -> Path:
+    return Path(os.environ["KIT_CACHE"]) / "hrrr" / "20240601" / str(facts["name"])
+
+
 def ranges(server: Server, path: str) -> list[str | None]:
     return [asked.range for asked in server.asked(path)]
 
@@ -84,8 +89,7 @@ def test_the_convective_set(server: Server) -> None:
     assert "static variables are those of 2024-06-01T00" in source.notes
     assert [fact["name"][:18] for fact in source.files] == [f"hrrr.20240601.t0{hour}z" for hour in range(4)]
     # Where HRRR's surface file lacks a level of a variable, all of its levels come from the other one.
-    origins = [origin["from"].rpartition(".wrf")[2] for origin in source.files[0]["origins"]]
-    assert origins == ["sfcf00.grib2", "prsf00.grib2"]
+    assert source.files[0]["of"] == ["hrrr.20240601 t00z wrfsfcf00", "hrrr.20240601 t00z wrfprsf00"]
 
 
 def test_only_what_is_wanted_is_asked_for_once(server: Server) -> None:
@@ -134,9 +138,9 @@ def test_what_goes_wrong_once(server: Server, path: str, fault: Fault, archive: 
     content = archive[SURFACE].content
     first, second = (len(lambert(line, np.datetime64(HOURS[0]))) for line in ("REFC:entire atmosphere", "CAPE:surface"))
     assert facts["size"] == first + second
-    held = (Path(os.environ["KIT_CACHE"]) / "hrrr" / "20240601" / facts["name"]).read_bytes()
-    assert held[:first] == content[:first]
-    assert held[first:] in content
+    taken = held(facts).read_bytes()
+    assert taken[:first] == content[:first]
+    assert taken[first:] in content
 
 
 def test_a_file_that_was_replaced_after_its_index_was_read(server: Server, archive: dict[str, File]) -> None:
@@ -205,7 +209,8 @@ def test_another_archive_helps(server: Server, archive: dict[str, File], monkeyp
         server.fail(SURFACE, Fault(whole=True), always=True)
         server.files.pop(f"{LEVELLED}.idx")
         (facts,) = read().files
-        assert all(origin["from"].startswith(mirror.url("/noaa/hrrr.")) for origin in facts["origins"])
+        addresses = json.loads(held(facts).with_suffix(".grib2.json").read_text())["from"]
+        assert all(address.startswith(mirror.url("/noaa/hrrr.")) for address in addresses)
 
 
 def test_hours_that_are_missing_are_named_before_anything_is_fetched(server: Server) -> None:
@@ -231,7 +236,7 @@ def test_what_was_fetched_is_kept(server: Server) -> None:
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(server: Server) -> None:
     (facts,) = read().files
-    path = Path(os.environ["KIT_CACHE"]) / "hrrr" / "20240601" / facts["name"]
+    path = held(facts)
     path.write_bytes(path.read_bytes()[:-1])
     assert read().files == (facts,)
     path.with_name(path.name + ".json").write_text("{")
@@ -293,7 +298,7 @@ def test_azure_signs_its_addresses(server: Server, monkeypatch: pytest.MonkeyPat
         server.files[f"{path}?sig=1"] = server.files.pop(path)
         server.put(f"/sign?href={server.url(path)}", f'{{"href": "{server.url(path)}?sig=1"}}'.encode())
     (facts,) = read(request("refc")).files
-    assert facts["origins"] == [{"from": server.url(SURFACE)}]
+    assert json.loads(held(facts).with_suffix(".grib2.json").read_text())["from"] == [server.url(SURFACE)]
     server.put(f"/sign?href={server.url(SURFACE)}.idx", b"no")
     text = refusal(request("cape"), UnavailableError)
     assert "Azure's addresses must be signed, and the signer answered 'no'" in text
@@ -309,6 +314,20 @@ def test_an_estimate(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.Estimate(4, 12, 4 * size, exact=False)
     read(wanted)
     assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.Estimate(4, 0, 0, exact=True)
+
+
+def test_a_sample_fetches_one_state_and_stands_for_all(server: Server) -> None:
+    wanted = request("2t", "tp", times="2024-06-01T02/2024-06-01T03", step=2, sample=True)
+    source = read(wanted)
+    assert [str(field["time"].values.astype("datetime64[h]")) for field in source.fields.values()] == [
+        "['2024-06-01T02']",
+        "['2024-06-01T01' '2024-06-01T02']",
+    ]
+    # Indices of 2t and of two hours of rain, and bytes of each.
+    assert (source.requests, len([asked for asked in server.requests if asked.range])) == (6, 3)
+    hourly = read(request("refc", "tp", times="2024-06-01/2024-06-01T03", sample=True))
+    assert [field.sizes["time"] for field in hourly.fields.values()] == [4, 4]
+    np.testing.assert_array_equal(hourly.fields["refc"].values[3], hourly.fields["refc"].values[0])
 
 
 def test_herbie_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
