@@ -24,7 +24,7 @@ GLOBE = GridSize(721, 1440)
 _STATES = 6
 _SHARE = 0.5
 """Of the usual way's time, which the kit must not exceed."""
-_LENGTHS = (8, 80, 800)
+_LENGTHS = (16, 160, 1600)
 _GROWTH = 1.25
 """Of memory from the shortest build to the longest; what the allocator keeps differs from run to run."""
 _MIB = 2**20

@@ -87,27 +87,34 @@ def write_grib(path: Path, shape: tuple[int, int], content: Iterator[Field]) -> 
         Bytes of the values, in float32.
     """
     eccodes = load_eccodes()
-    # A few fields serve all, each time at another place and strength: a compressor must not find one twice.
-    patterns = [noise(shape, seed) for seed in range(4)]
+    packed: dict[tuple[int, int | None], Any] = {}
     written = 0
     with path.open("wb") as stream:
-        for number, field in enumerate(content):
-            values = np.roll(patterns[number % len(patterns)], 7 * number, axis=1)
-            kind = "sfc" if field.level is None else "pl"
-            handle = eccodes.codes_grib_new_from_samples(f"regular_ll_{kind}_grib1")
-            for key, value in _keys(field, shape).items():
-                eccodes.codes_set(handle, key, value)
-            scale = field.scale * (1 + number % 97 / 200)
-            eccodes.codes_set_values(handle, (field.mean + scale * values.astype(np.float64)).ravel())
-            eccodes.codes_write(handle, stream)
-            eccodes.codes_release(handle)
-            written += 4 * values.size
+        for field in content:
+            quantity = field.param, field.level
+            if quantity not in packed:
+                packed[quantity] = _message(field, shape, seed=len(packed))
+            # The values of a quantity stay; each of its states is packed and read by itself all the same.
+            for key, value in _when(field).items():
+                eccodes.codes_set(packed[quantity], key, value)
+            eccodes.codes_write(packed[quantity], stream)
+            written += 4 * shape[0] * shape[1]
+    for handle in packed.values():
+        eccodes.codes_release(handle)
     return written
+
+
+def _message(field: Field, shape: tuple[int, int], seed: int) -> Any:
+    eccodes = load_eccodes()
+    handle = eccodes.codes_grib_new_from_samples(f"regular_ll_{'sfc' if field.level is None else 'pl'}_grib1")
+    for key, value in _keys(field, shape).items():
+        eccodes.codes_set(handle, key, value)
+    eccodes.codes_set_values(handle, (field.mean + field.scale * noise(shape, seed).astype(np.float64)).ravel())
+    return handle
 
 
 def _keys(field: Field, shape: tuple[int, int]) -> dict[str, Any]:
     rows, columns = shape
-    moment = str(field.time)
     place = {} if field.level is None else {"level": field.level}
     return {
         "Ni": columns,
@@ -118,9 +125,12 @@ def _keys(field: Field, shape: tuple[int, int]) -> dict[str, Any]:
         "longitudeOfLastGridPointInDegrees": 360.0 * (columns - 1) / columns,
         "iDirectionIncrementInDegrees": 360.0 / columns,
         "jDirectionIncrementInDegrees": 180.0 / (rows - 1),
-        "dataDate": int(moment[:10].replace("-", "")),
-        "dataTime": int(moment[11:13]) * 100,
         "paramId": field.param,
         "bitsPerValue": _BITS,
         **place,
     }
+
+
+def _when(field: Field) -> dict[str, int]:
+    moment = str(field.time)
+    return {"dataDate": int(moment[:10].replace("-", "")), "dataTime": int(moment[11:13]) * 100}
