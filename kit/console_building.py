@@ -71,16 +71,22 @@ def build_progress() -> Iterator[BuildProgress]:
 
 def show_estimate(result: Mapping[str, Any]) -> None:
     """Show what a build will take."""
+    measured = result["ratio"] is not None
     facts = {
-        "states": f"{result['states']:,} in {result['blocks']:,} blocks",
+        "states": f"{result['states']:,}" + (f" in {result['blocks']:,} blocks" if measured else ""),
         "values": f"{result['gb_raw']:.4g} GB in float32",
-        "on disk": f"{result['gb_disk']:.4g} GB ({result['ratio']:.0%} of that, on the slice)",
+        "on disk": f"{result['gb_disk']:.4g} GB ({result['ratio']:.0%} of that, on the slice)"
+        if measured
+        else "less than that; known once the data are here",
         "free": f"{result['gb_free']:.4g} GB: {'fits' if result['fits'] else 'does not fit'}",
         "requests": "not told by the source" if result["requests"] is None else f"{result['requests']:,}",
         "download": "not told by the source" if result["gb_download"] is None else f"{result['gb_download']:.4g} GB",
-        "time": f"{result['hours']:.3g} hours by {result['workers']} threads",
-        "measured on": f"{result['slice_states']} states, {result['slice_seconds']:.3g} s in one thread",
     }
+    if measured:
+        facts |= {
+            "time": f"{result['hours']:.3g} hours by {result['workers']} threads",
+            "measured on": f"{result['slice_states']} states, {result['slice_seconds']:.3g} s in one thread",
+        }
     show_facts("A build would take (nothing is written)", facts)
 
 

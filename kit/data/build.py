@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from kit.data.accumulation import at_step, trimmed
 from kit.data.build_settings import BuildSettings
 from kit.data.building.append import append
 from kit.data.building.driver import How, Watch
-from kit.data.building.estimate import Estimate, measure
+from kit.data.building.estimate import Estimate, measure, unmeasured
 from kit.data.building.layout import times_of
 from kit.data.building.part import OtherPlanError
 from kit.data.infill import filled
@@ -28,7 +29,7 @@ from kit.data.leaving_out import without_missing
 from kit.data.origin import locate
 from kit.data.selection import cropped, describe, with_context
 from kit.data.settings import Period
-from kit.data.sources.base import OpenSource, Place, Request, SourceData
+from kit.data.sources.base import Announcement, OpenSource, Place, Request, SourceData
 from kit.data.static_files import with_statics
 from kit.data.statics import choose_statics
 from kit.data.store import Store, StoreExistsError, write_store
@@ -81,9 +82,16 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
 def estimate(settings: BuildSettings) -> Estimate:
     """Say what a build will take: opens the data, reads one block of states, and writes nothing that stays.
 
+    Of a source that fetches all before it opens anything, what is not fetched yet is only announced: nothing is asked.
+
     Raises:
         StoreError: as ``build``.
     """
+    announce = getattr(_module(settings), "announce", None)
+    if announce is not None:
+        announced: Announcement | None = announce((settings.path,), _request(settings, sample=True))
+        if announced is not None:
+            return unmeasured(announced, settings.out, workers=settings.workers)
     with _prepared(settings, sample=True) as (source, dataset, _):
         _splits(times_of(dataset), settings)
         return measure(
@@ -208,11 +216,20 @@ def _open_or_build(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
         return Store.open(settings.out)
 
 
+def _module(settings: BuildSettings) -> ModuleType:
+    return importlib.import_module(f"kit.data.sources.{settings.source}")
+
+
 def _open_source(
     settings: BuildSettings, paths: Sequence[Place], *, sample: bool
 ) -> AbstractContextManager[SourceData]:
+    opener: OpenSource = _module(settings).open_source
+    return opener(paths, _request(settings, sample=sample))
+
+
+def _request(settings: BuildSettings, *, sample: bool) -> Request:
     variables, statics = settings.variables, settings.statics
-    request = Request(
+    return Request(
         None if variables is None else frozenset(variables),
         None if statics is None else frozenset(STATIC_PREFIX + name for name in statics),
         times=settings.times,
@@ -221,9 +238,6 @@ def _open_source(
         step=settings.step,
         sample=sample,
     )
-    module = importlib.import_module(f"kit.data.sources.{settings.source}")
-    opener: OpenSource = module.open_source
-    return opener(paths, request)
 
 
 def _in_region(source: SourceData, settings: BuildSettings) -> SourceData:

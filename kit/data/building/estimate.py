@@ -18,16 +18,17 @@ from kit.data.building.layout import check_dataset, times_of
 from kit.data.building.plan import block_edges
 from kit.data.building.records import Record
 from kit.data.settings import Codec
+from kit.data.sources.base import Announcement
 from kit.data.statistics import share_of_sample
 
-__all__ = ["Estimate", "measure"]
+__all__ = ["Estimate", "measure", "unmeasured"]
 
 _GB = 1e9
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a build will take.
+    """What a build will take; what only the data tell is None where they are not here yet.
 
     Attributes:
         states: in the store.
@@ -47,12 +48,12 @@ class Estimate:
 
     states: int
     gb_raw: float
-    gb_disk: float
-    ratio: float
-    blocks: int
+    gb_disk: float | None
+    ratio: float | None
+    blocks: int | None
     requests: int | None
     gb_download: float | None
-    hours: float
+    hours: float | None
     workers: int
     slice_states: int
     slice_seconds: float
@@ -115,6 +116,32 @@ def measure(
         slice_seconds=taken,
         gb_free=free / _GB,
         fits=ratio * raw < free,
+    )
+
+
+def unmeasured(announced: Announcement, out: Path, *, workers: int | None = None) -> Estimate:
+    """What a build will take of a source that has fetched nothing yet, so that no slice of it can be read.
+
+    Args:
+        announced: what it will fetch.
+        out: where the store will be.
+        workers: threads of the build; as many as there are processors by default.
+    """
+    free = shutil.disk_usage(_existing(out)).free
+    return Estimate(
+        states=announced.states,
+        gb_raw=announced.value_bytes / _GB,
+        gb_disk=None,
+        ratio=None,
+        blocks=None,
+        requests=announced.requests,
+        gb_download=announced.download_bytes / _GB,
+        hours=None,
+        workers=workers or len(os.sched_getaffinity(0)),
+        slice_states=0,
+        slice_seconds=0.0,
+        gb_free=free / _GB,
+        fits=announced.value_bytes < free,
     )
 
 

@@ -17,7 +17,7 @@ from kit.data.settings import Period
 from kit.data.store_format import STATIC_PREFIX, grid_dimensions
 from kit.errors import StoreError
 
-__all__ = ["OpenSource", "Pieces", "Place", "Request", "SourceData", "data_files", "file_facts"]
+__all__ = ["Announcement", "OpenSource", "Pieces", "Place", "Request", "SourceData", "data_files", "file_facts"]
 
 Place = str | Path
 """A file, a folder, or an address."""
@@ -73,6 +73,23 @@ class SourceData:
     projection: Mapping[str, Any] = field(default_factory=dict)
     requests: int | None = None
     download_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a source will fetch before it can open anything, as far as the request alone tells.
+
+    Attributes:
+        states: that the store will have.
+        value_bytes: of all their values, float32.
+        requests: that will be made.
+        download_bytes: that these bring, as estimated.
+    """
+
+    states: int
+    value_bytes: int
+    requests: int
+    download_bytes: int
 
 
 class OpenSource(Protocol):

@@ -17,7 +17,7 @@ from kit.data.cds.plan import Planned, Selection, plan, select
 from kit.data.cds.queue import Pace, fetch_all, readable
 from kit.data.cds.service import Service, load_client
 from kit.data.sources import grib
-from kit.data.sources.base import Place, Request, SourceData
+from kit.data.sources.base import Announcement, Place, Request, SourceData
 from kit.data.sources.grib_scan import load_eccodes
 from kit.data.store_format import STATIC_PREFIX, listed
 from kit.errors import RegistryError, StoreError
@@ -25,7 +25,7 @@ from kit.registry.obtain import offline
 from kit.registry.patience import Limits
 from kit.registry.watch import current
 
-__all__ = ["LIMITS", "PACE", "open_source", "plan_requests"]
+__all__ = ["LIMITS", "PACE", "announce", "open_source", "plan_requests"]
 
 LIMITS = Limits(attempts=10, backoff=2.0)
 """Of patience with a data store: some eight minutes without an answer."""
@@ -46,6 +46,26 @@ def plan_requests(paths: Sequence[Place], request: Request) -> tuple[Planned, ..
         SettingsError: there is no such product or variable, no time is named, or the choice cannot be served.
     """
     return plan(select(str(paths[0]), request))
+
+
+def announce(paths: Sequence[Place], request: Request) -> Announcement | None:
+    """Say what a build will fetch, without asking anybody; None if all of it is in the cache.
+
+    Raises:
+        SettingsError: as ``plan_requests``.
+    """
+    selection = select(str(paths[0]), request)
+    missing = [planned for planned in plan(selection) if not Kept(planned, folder()).path.is_file()]
+    if not missing:
+        return None
+    of = selection
+    fields = len(of.times) * (len(of.variables) + len(of.accumulated) + len(of.atmospheric) * len(of.levels))
+    return Announcement(
+        states=len(of.times),
+        value_bytes=4 * of.points * (fields + len(of.statics)),
+        requests=len(missing),
+        download_bytes=sum(planned.size for planned in missing),
+    )
 
 
 @contextmanager
@@ -79,7 +99,9 @@ def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData
             raise
         notes = (*opened.notes, *_notes(selection, request))
         files = tuple(one.facts() for one in kept)
-        yield dataclasses.replace(opened, files=files, notes=notes, licence=selection.product.credit)
+        licence = selection.product.credit
+        # All that will be fetched has been.
+        yield dataclasses.replace(opened, files=files, notes=notes, licence=licence, requests=0, download_bytes=0)
 
 
 def _fetch(selection: Selection, kept: Sequence[Kept]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,29 @@ def test_on_the_command_line(stores: DataStores, tmp_path: Path, capsys: pytest.
     stores.key = KEY
     assert cli.main(command.split()) == 0
     assert "1 of 1 here" in capsys.readouterr().err
+
+
+def test_a_dry_run_submits_nothing(stores: DataStores, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        f"data build --source cds --path era5 --out {tmp_path / 'store'} --times 2020-01-31/2020-02-01 --step 6h "
+        "--variables 2t,t --levels 500,850 --statics z --region 51,5,50,6 --dry-run --json"
+    )
+    assert cli.main(command.split()) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert not stores.keys
+    # 5 states of 3 fields, and z once, of 5 x 5 points; 5 requests, of values of 16 bits with headers.
+    assert (told["states"], told["requests"]) == (5, 5)
+    assert told["gb_raw"] == pytest.approx(4 * 25 * 16 / 1e9)
+    assert told["gb_download"] == pytest.approx(16 * (2 * 25 + 200) / 1e9)
+    assert (told["ratio"], told["hours"]) == (None, None)
+    assert cli.main([part for part in command.split() if part != "--json"]) == 0
+    assert "less than that; known once the data are here" in capsys.readouterr().err
+    assert cli.main(command.replace(" --dry-run", "").split()) == 0
+    capsys.readouterr()
+    # What is in the cache can be measured.
+    assert cli.main(command.replace("store", "other").split()) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert (measured["requests"], measured["slice_states"] > 0) == (0, True)
 
 
 @pytest.mark.slow
