@@ -237,6 +237,7 @@ def _request(settings: BuildSettings, *, sample: bool) -> Request:
         region=None if settings.region is None else with_context(settings.region, settings.halo),
         step=settings.step,
         sample=sample,
+        statics_elsewhere=settings.statics_from is not None,
     )
 
 

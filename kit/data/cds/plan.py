@@ -185,21 +185,35 @@ def _kind(name: str, product: Product) -> str:
 def _statics(product: Product, request: Request) -> tuple[str, ...]:
     """Statics to ask for: those from which classes are derived, and none of those that follow from coordinates."""
     if request.statics is None:
+        if not product.statics and not request.statics_elsewhere:
+            msg = f"{product.name} needs --statics: it holds none by itself; the kit derives {', '.join(DERIVED)}"
+            raise SettingsError(msg)
         return product.statics
     asked = []
     for name in sorted(one.removeprefix(STATIC_PREFIX) for one in request.statics):
         static, _, number = name.rpartition("_")
         base = static if static in CLASSES and number.isdecimal() else name
-        if base in DERIVED:
-            continue
-        variable = STATIC.get(base)
-        if variable is None or product.names is None or not product.surface:
-            why = "is none that the kit knows" if variable is None else f"is not among the data of {product.name}"
-            msg = f"the static variable {name} {why}; the kit derives {', '.join(DERIVED)}; others with --statics_from"
-            raise SettingsError(msg)
-        request_name(variable, product)
-        asked.append(base)
+        if base not in DERIVED and _is_held(base, product, elsewhere=request.statics_elsewhere):
+            asked.append(base)
     return tuple(dict.fromkeys(asked))
+
+
+def _is_held(static: str, product: Product, *, elsewhere: bool) -> bool:
+    """Whether a product can be asked for a static variable.
+
+    Raises:
+        SettingsError: it cannot, and nobody else has it.
+    """
+    variable = STATIC.get(static)
+    if variable is not None and variable.param_ids and product.names is not None and product.surface:
+        return True
+    if elsewhere:
+        return False
+    msg = (
+        f"the static variable {static} is none that {product.name} can be asked for; the kit derives "
+        f"{', '.join(DERIVED)}; take others from a file with --statics_from"
+    )
+    raise SettingsError(msg)
 
 
 def _check_waves(product: Product, surface: Sequence[str], atmospheric: Sequence[str], statics: Sequence[str]) -> None:

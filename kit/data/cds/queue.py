@@ -199,6 +199,9 @@ class _Queue:
         task.state = state.name
         if state.name == "successful":
             result = self.service.result(task.job, task.dataset)
+            if result is None:
+                self._again(task, State("gone", "its result is no longer there"))
+                return
             task.state, task.arrival = "arriving", _Arrival(self.stop, self.watch)
             task.arriving = self.pool.submit(self._fetch, task.kept, result, task.arrival)
         elif state.name in ("failed", "gone"):
@@ -272,6 +275,9 @@ class _Queue:
             msg = f"{host}: what comes for {task.kept.planned} is not the result that it announces: {error}"
             raise StoreError(msg) from error
         self.watch.said(f"{task.kept.planned}: {error}; asking again")
+        if task.failures == self.pace.attempts - 1:
+            # The same job would hand out the same once more.
+            self._drop(task)
 
     def _done(self, task: _Task) -> None:
         task.kept.release()

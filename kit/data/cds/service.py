@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "Service", "State", "load_client"]
 
+_GONE = (404, 410)
 _MOST_WORDS = 1500
 """Characters of a server's words that are shown."""
 _LOOKED_THROUGH = 30
@@ -155,7 +156,7 @@ class Service:
                     self._remotes[job] = self._client.get_remote(job)
                 name = self._remotes[job].status
             except self._http_error() as error:
-                if error.response is not None and error.response.status_code in (404, 410):
+                if error.response is not None and error.response.status_code in _GONE:
                     return State("gone", _words(error.response))
                 raise
             if name in ("failed", "rejected"):
@@ -164,16 +165,21 @@ class Service:
 
         return self._call(run, dataset)
 
-    def result(self, job: str, dataset: str) -> Result:
-        """Ask where the file of a successful job lies.
+    def result(self, job: str, dataset: str) -> Result | None:
+        """Ask where the file of a successful job lies; None if it is no longer there.
 
         Raises:
-            StoreError: it is no longer there, or the answer makes no sense.
+            StoreError: the answer makes no sense.
             UnavailableError: nobody answers.
         """
 
-        def run() -> Result:
-            results = self._remotes[job].get_results()
+        def run() -> Result | None:
+            try:
+                results = self._remotes[job].get_results()
+            except self._http_error() as error:
+                if error.response is not None and error.response.status_code in _GONE:
+                    return None
+                raise
             return Result(results.location, results.content_length)
 
         return self._call(run, dataset)

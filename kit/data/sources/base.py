@@ -41,6 +41,8 @@ class Request:
     """Hours between states; what is accumulated needs the hours between, too."""
     sample: bool = False
     """Nothing is built: a source that fetches may fetch a little, let that stand for all, and say what all would be."""
+    statics_elsewhere: bool = False
+    """A file of static fields is given as well, which may hold those that the source lacks."""
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,9 +148,10 @@ def test_the_same_request_has_the_same_digest_whatever_the_order() -> None:
         ("era5", {"variables": frozenset({"swh", "2t"})}, "swh come on the grid of ERA5's wave model .*2t on that"),
         ("era5-land", {"variables": frozenset({"t"})}, "era5-land has no variables on pressure levels, and t is one"),
         ("era5-land", {"variables": frozenset({"tp"})}, "era5-land has no tp that add up: .*run from midnight"),
-        ("era5-land", {"statics": frozenset({"static_lsm"})}, "static variable lsm is not among the data of era5-land"),
-        ("era5", {"statics": frozenset({"static_lat_mask"})}, "lat_mask: the Copernicus data stores have no name"),
-        ("era5", {"statics": frozenset({"static_x"})}, "static variable x is none that the kit knows"),
+        ("era5-land", {"statics": frozenset({"static_lsm"})}, "variable lsm is none that era5-land can be asked"),
+        ("era5", {"statics": frozenset({"static_lat_mask"})}, "variable lat_mask is none that era5 can be asked"),
+        ("era5", {"statics": frozenset({"static_x"})}, "static variable x is none that era5 can be asked"),
+        ("era5-land", {"statics": None}, "era5-land needs --statics: it holds none by itself"),
         ("cams", {}, "--step 6h: cams has states every 12 h"),
         ("cams", {"times": "2022-01-01T01/2022-01-01T11", "step": 12}, "no state there at a step of 12 h; it has"),
         ("reanalysis-era5-pressure-levels", {}, "has no variables without pressure levels, and 2t is one"),
@@ -161,6 +163,13 @@ def test_what_cannot_be_asked(path: str, options: dict[str, Any], expected: str)
     given["times"] = Period.parse(given["times"]) if given["times"] else None
     with pytest.raises(SettingsError, match=expected):
         select(path, Request(**{"statics": frozenset(), **given}))
+
+
+def test_statics_of_a_file_are_not_asked_for() -> None:
+    names = frozenset({"static_z", "static_static_ammonia", "static_lat_mask"})
+    request = Request(frozenset({"pm1"}), names, Period.parse("2022-01-01/2022-01-01"), statics_elsewhere=True)
+    assert select("cams", request).statics == ("z",)
+    assert select("cams", replace(request, statics=None)).statics == ("z", "lsm")
 
 
 def test_names_in_requests_are_those_of_the_table() -> None:

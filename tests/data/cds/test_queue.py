@@ -139,6 +139,19 @@ def test_a_job_that_the_data_store_has_forgotten(stores: DataStores) -> None:
     assert len(stores.posts) == 1
 
 
+def test_a_result_that_has_expired_is_made_anew(stores: DataStores) -> None:
+    stores.fail("results", Fault(status=404, body=b'{"title": "results expired"}'))
+    fetch()
+    assert len(stores.posts) == 2
+
+
+def test_a_link_that_leads_nowhere_is_asked_for_again_and_then_made_anew(stores: DataStores) -> None:
+    stores.files.fail(RESULT, Fault(status=403), always=True)
+    fetch()
+    assert len(stores.files.asked(RESULT)) == 2
+    assert len(stores.posts) == 2
+
+
 def test_a_full_queue_takes_fewer_at_once(stores: DataStores, told: list[str]) -> None:
     stores.words = {"title": "The job has been rejected", "detail": "queued requests are limited to 1"}
     stores.courses += [("accepted", "accepted", "successful"), ("rejected",)]
@@ -197,6 +210,13 @@ def test_refusals_are_readable(
     assert not list(folder().glob("*.grib"))
     if kind is not SettingsError:
         assert "the same command goes on from here" in str(caught.value)
+
+
+def test_a_missing_package_is_named_with_its_extra(stores: DataStores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ecmwf", None)
+    with pytest.raises(SettingsError, match=r'pip install "aurora-finetune-kit\[cloud,grib\]"'):
+        fetch()
+    assert not stores.keys
 
 
 def test_an_unknown_data_set(stores: DataStores) -> None:
