@@ -325,7 +325,7 @@ def data_build(arguments: Sequence[str]) -> Outcome:
         "store": str(store.path),
         "states": len(store.times),
         "times": [str(store.times[0]), str(store.times[-1])],
-        "grid": [len(store.latitude), len(store.longitude)],
+        "grid": list(store.shape),
         "surface": list(store.surface),
         "atmospheric": list(store.atmospheric),
         "static": list(store.static),

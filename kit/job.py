@@ -193,7 +193,7 @@ def build_job(settings: Settings) -> Job:
     replay = _replay(settings, train, device)
     schedule = _schedule(settings, len(train))
     window = selection.grid.window
-    points = point_weights(settings.loss, train.latitude if window is None else train.latitude[window[0]])
+    points = point_weights(settings.loss, *selection.grid.scored_coordinates(store))
     trainer = build_trainer(
         settings,
         spec,

@@ -161,8 +161,8 @@ def _facts(subject: Subject) -> dict[str, str]:
         longitude := coordinates.get("longitude")
     ) is not None:
         facts["grid"] = (
-            f"{len(latitude)} x {len(longitude)} points, {latitude.max():g} to {latitude.min():g} degrees north, "
-            f"{longitude.min():g} to {longitude.max():g} east"
+            f"{latitude.shape[0]} x {longitude.shape[-1]} points, {latitude.max():g} to {latitude.min():g} degrees "
+            f"north, {longitude.min():g} to {longitude.max():g} east"
         )
     if (levels := coordinates.get("level")) is not None:
         facts["levels"] = ", ".join(f"{level:g}" for level in levels) + " hPa"

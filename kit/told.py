@@ -47,7 +47,7 @@ def dataset_of(job: Job) -> dict[str, str]:
     data, store = job.settings.data, job.store
     profile = {
         "states": len(store.times),
-        "grid": f"{len(store.latitude)} x {len(store.longitude)}",
+        "grid": " x ".join(map(str, store.shape)),
         "levels": len(store.levels),
         "synthetic": bool(store.attributes.get("synthetic")),
         "licence": store.attributes.get("licence"),

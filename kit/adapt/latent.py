@@ -193,7 +193,8 @@ def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
         "device": next(model.parameters()).device.type,
         "torch": str(torch.__version__),
     }
-    patches = (len(pairs.latitude) // heads.patch_size, len(pairs.longitude) // heads.patch_size)
+    rows, columns = selection.grid.shape
+    patches = rows // heads.patch_size, columns // heads.patch_size
     dtype = torch.bfloat16 if heads.rounded else torch.float32
     return FeatureCache(root, facts, Shape(heads.levels, patches, model.decoder.embed_dim, dtype))
 

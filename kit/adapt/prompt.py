@@ -135,7 +135,7 @@ def refuse_finer_than_patches(settings: AdaptSettings, latitude: Axis, longitude
 
     Args:
         settings: of what trains; all but those of a prompt with cells pass.
-        latitude: of the grid, degrees.
+        latitude: of the grid, degrees; a vector, or a matrix of a curvilinear grid.
         longitude: of the grid, degrees.
         patch: side of a patch in grid points.
 
@@ -145,7 +145,7 @@ def refuse_finer_than_patches(settings: AdaptSettings, latitude: Axis, longitude
     coarse = settings.coarse_cells
     if coarse is None:
         return
-    most = (_most(180, latitude, patch), _most(360, longitude, patch))
+    most = (_most(180, latitude, 0, patch), _most(360, longitude, -1, patch))
     if coarse[0] > most[0] or coarse[1] > most[1]:
         msg = (
             f"adapt.coarse: expected at most {most[0]}x{most[1]} cells of the globe, as many as patches of this grid "
@@ -154,7 +154,7 @@ def refuse_finer_than_patches(settings: AdaptSettings, latitude: Axis, longitude
         raise SettingsError(msg)
 
 
-def _most(degrees: float, axis: Axis, patch: int) -> int:
+def _most(degrees: float, values: Axis, axis: int, patch: int) -> int:
     # The middle one: Gaussian latitudes are not quite even, and half a point of leeway is for what is no binary number.
-    spacing = float(np.median(np.abs(np.diff(axis))))
+    spacing = float(np.median(np.abs(np.diff(values, axis=axis))))
     return max(int((degrees / spacing + 0.5) // patch), 1)

@@ -101,7 +101,7 @@ def _weights(spec: ModelSpec) -> Weights:
 def _pair(subject: Subject, seed: int) -> Pair:
     """States drawn around the model's statistics, [1, T, H, W] and [1, T, C, H, W]."""
     selection = subject.selection
-    grid = len(subject.latitude), len(subject.longitude)
+    grid = subject.shape
     generator = torch.Generator().manual_seed(seed)
     axes = [torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.eastwards)]
     values = subject.spec.statistics.values

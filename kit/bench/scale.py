@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -87,7 +88,7 @@ def _size(planner: Planner, name: str, words: str, card: str, steps: int = 1) ->
 
 
 def _pixels(made: Plan) -> int:
-    return len(made.subject.latitude) * len(made.subject.longitude)
+    return math.prod(made.subject.shape)
 
 
 def growth_rows(sizes: Sequence[Size]) -> list[Row]:

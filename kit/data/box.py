@@ -13,7 +13,7 @@ from kit.data.circle import is_closed, western_edge
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
 
-__all__ = ["Range", "Region", "Side", "columns_of", "extent", "rows_of"]
+__all__ = ["Range", "Region", "Side", "columns_of", "extent", "nothing", "rows_of", "two_pieces"]
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def rows_of(store: Store, region: Region | None, halo: float, patch: int) -> Sid
         np.flatnonzero((store.latitude <= north + beyond) & (store.latitude >= south - beyond)) for beyond in (0, halo)
     )
     if not inner.size:
-        raise StoreError(_nothing(store, region))
+        raise StoreError(nothing(store, region))
     if halo:
         _note_cut(store, "north", min(north + halo, 90.0) - store.latitude[0], store.latitude)
         _note_cut(store, "south", store.latitude[-1] - max(south - halo, -90.0), store.latitude)
@@ -132,7 +132,7 @@ class _Circle:
             before[0] = False
         starts = columns[chosen & ~before]
         if len(starts) != 1:
-            raise StoreError(_nothing(self._store, region) if not len(starts) else _two_pieces(self._store, region))
+            raise StoreError(nothing(self._store, region) if not len(starts) else two_pieces(self._store, region))
         start, stop = int(starts[0]), int(starts[0]) + int(chosen.sum())
         return (start, stop) if stop <= self.everything[1] else (start - self.count, stop - self.count)
 
@@ -202,6 +202,11 @@ class _Circle:
 
 def extent(store: Store) -> str:
     """What a store covers, for messages."""
+    if store.curvilinear:
+        return (
+            f"{store.latitude.max():g} to {store.latitude.min():g} degrees north, "
+            f"{store.longitude.min():g} to {store.longitude.max():g} degrees east"
+        )
     west = 0 if is_closed(store.longitude) else western_edge(store.longitude)
     return (
         f"{store.latitude[0]:g} to {store.latitude[-1]:g} degrees north, "
@@ -219,14 +224,16 @@ def _note_cut(store: Store, side: str, missing: float, degrees: npt.NDArray[np.f
         )  # fmt: skip
 
 
-def _nothing(store: Store, region: Region) -> str:
+def nothing(store: Store, region: Region) -> str:
+    """Message where a region selects nothing."""
     return (
         f"{store.path}: data.region {region} (north, west, south, east) selects no grid point; the store covers "
         f"{extent(store)}"
     )
 
 
-def _two_pieces(store: Store, region: Region) -> str:
+def two_pieces(store: Store, region: Region) -> str:
+    """Message where a region selects a store's two ends."""
     return (
         f"{store.path}: data.region {region} (north, west, south, east) selects both ends of the store and not what is "
         f"between them; the store covers {extent(store)}. Choose one end"

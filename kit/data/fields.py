@@ -14,7 +14,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.circle import western_edge
-from kit.data.store_format import STATIC_PREFIX
+from kit.data.matrices import with_matrices
+from kit.data.store_format import GRID, STATIC_PREFIX, grid_dimensions
 from kit.data.units import canonical_units, conversion
 from kit.data.variables import Variable, find
 from kit.errors import StoreError
@@ -27,10 +28,9 @@ Note = Callable[[str], None]
 _NAMES = {
     "time": ("valid_time", "time", "t_time", "datetime"),
     "level": ("pressure_level", "level", "isobaricInhPa", "isobaricInPa", "plev", "levelist", "lev"),
-    "latitude": ("latitude", "lat", "nav_lat"),
-    "longitude": ("longitude", "lon", "nav_lon"),
+    "latitude": ("latitude", "lat", "nav_lat", "xlat", "gridlat_0"),
+    "longitude": ("longitude", "lon", "nav_lon", "xlong", "gridlon_0"),
 }
-_ORDER = ("time", "level", "latitude", "longitude")
 _FIRST, _LAST = np.datetime64("1678-01-01", "s"), np.datetime64("2262-01-01", "s")
 """Times that nanoseconds since 1970 hold in 64 bits; others would wrap around."""
 
@@ -38,39 +38,37 @@ _FIRST, _LAST = np.datetime64("1678-01-01", "s"), np.datetime64("2262-01-01", "s
 def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
     """Bring names, order and direction of all coordinates into the store's form.
 
+    Coordinates that are matrices come out on ``(y, x)``, or as vectors where they are those of a regular grid.
+
     Args:
         dataset: one file, or one part of it.
         where: its name, for messages.
         note: is told what changed.
 
     Raises:
-        StoreError: there is no such form: ensemble members, several forecast steps, a curvilinear grid,
-            model levels, two boxes.
+        StoreError: there is no such form: ensemble members, several forecast steps, a curvilinear grid that
+            crosses Greenwich or holds a pole, model levels, two boxes.
     """
     dataset = _drop_members(_one_valid_time(dataset, where), where)
     dataset = dataset.rename(_renames(dataset))
-    for name in ("latitude", "longitude"):
-        if name not in dataset.coords or dataset[name].ndim > 1:
-            shape = dataset[name].shape if name in dataset.coords else "none"
-            msg = (
-                f"{where}: a one-dimensional {name} is needed, found {shape} among "
-                f"{sorted(map(str, dataset.coords))}; regrid the data to a regular grid"
-            )
-            raise StoreError(msg)
-    for name in _ORDER:
+    for name in ("time", "level", *GRID):
+        if name in dataset.variables:
+            _check_numbers(dataset[name], name, where)
+    dataset = with_matrices(dataset, where, note)
+    for name in ("time", "level", *grid_dimensions(dataset)):
         if name in dataset.coords and dataset[name].ndim == 0:
             dataset = dataset.expand_dims(name)
-        if name in dataset.coords:
-            _check_numbers(dataset[name], name, where)
-    dataset = _latitudes(dataset, where, note)
-    dataset = _longitudes(dataset, where, note)
+    if grid_dimensions(dataset) == GRID:
+        dataset = _latitudes(dataset, where, note)
+        dataset = _longitudes(dataset, where, note)
     if "level" in dataset.coords:
         dataset = _levels(dataset, where, note)
     if "time" in dataset.coords:
         dataset = _times(dataset, where)
     # Coordinates that are no dimensions (a height above ground, the kind of surface) serve nobody here.
-    dataset = dataset.reset_coords(drop=True)
-    return dataset.transpose(..., *(name for name in _ORDER if name in dataset.dims))
+    dataset = dataset.drop_vars([name for name in dataset.coords if name not in (*dataset.dims, *GRID)])
+    order = ("time", "level", *grid_dimensions(dataset))
+    return dataset.transpose(..., *(name for name in order if name in dataset.dims))
 
 
 def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:
@@ -88,9 +86,12 @@ def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:
 
 def _renames(dataset: xr.Dataset) -> dict[str, str]:
     known = {str(name).lower(): str(name) for name in (*dataset.coords, *dataset.dims)}
+    # Matrices of coordinates often come as plain variables, since no dimension has their name.
+    matrices = {str(name).lower(): str(name) for name, array in dataset.data_vars.items() if array.ndim == len(GRID)}
     renames = {}
     for name, sources in _NAMES.items():
-        source = next((known[s.lower()] for s in sources if s.lower() in known), None)
+        places = {**matrices, **known} if name in GRID else known
+        source = next((places[s.lower()] for s in sources if s.lower() in places), None)
         if source is not None and source != name and name not in dataset.variables:
             renames[source] = name
     return renames

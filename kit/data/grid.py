@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from kit.data.box import Range, Region, columns_of, extent, rows_of
 from kit.data.circle import is_closed
+from kit.data.rectangle import sides_of
 from kit.data.store import Store
 from kit.errors import StoreError
 
@@ -45,7 +46,8 @@ class Grid:
         """Select a region with its halo, in whole patches.
 
         The halo gives way before the region does. In a box across Greenwich 0 degrees begins a patch: columns are
-        added as context where the store has them, else left out.
+        added as context where the store has them, else left out. On a curvilinear grid the region is the smallest
+        rectangle of grid points that contains it.
 
         Args:
             store: whose grid it is.
@@ -59,7 +61,10 @@ class Grid:
             StoreError: the region selects nothing, less than a patch, or two pieces; or a global grid's longitudes
                 would lose their periodicity.
         """
-        rows, columns = rows_of(store, region, halo, patch), columns_of(store, region, halo, patch)
+        if store.curvilinear:
+            rows, columns = sides_of(store, region, halo, patch)
+        else:
+            rows, columns = rows_of(store, region, halo, patch), columns_of(store, region, halo, patch)
         grid = cls(rows.read, columns.read, (rows.cropped, columns.cropped), (rows.scored, columns.scored))
         height, width = grid.shape
         empty = any(start >= stop for start, stop in (rows.scored, columns.scored))
@@ -85,12 +90,28 @@ class Grid:
         return None if self.scored is None else (slice(*self.scored[0]), slice(*self.scored[1]))
 
     def latitude(self, store: Store) -> npt.NDArray[np.float64]:
-        """Latitudes of the rows, degrees north, [H]."""
-        return store.latitude[slice(*self.rows)]
+        """Latitudes of the rows, degrees north, [H]; [H, W] on a curvilinear grid."""
+        rows = store.latitude[slice(*self.rows)]
+        return rows[:, slice(*self.columns)] if store.curvilinear else rows
 
     def longitude(self, store: Store) -> npt.NDArray[np.float64]:
-        """Longitudes of the columns, degrees in [0, 360), each one east of the one before, [W]."""
+        """Longitudes of the columns, degrees in [0, 360), each one east of the one before, [W] or [H, W]."""
+        if store.curvilinear:
+            return store.longitude[slice(*self.rows), slice(*self.columns)]
         return store.longitude[np.arange(*self.columns)]
+
+    def scored_coordinates(self, store: Store) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Latitudes and longitudes of what is scored, [H] and [W], or both [H, W]."""
+        return self.in_window(self.latitude(store), self.longitude(store))
+
+    def in_window(
+        self, latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The part that is scored, of the coordinates of what is read."""
+        rows, columns = self.window or (slice(None), slice(None))
+        if latitude.ndim == 2:
+            return latitude[rows, columns], longitude[rows, columns]
+        return latitude[rows], longitude[columns]
 
     def read(
         self, store: Store, name: str, times: Sequence[int], levels: Sequence[int] | None = None
@@ -105,18 +126,19 @@ class Grid:
     def distance(self, store: Store) -> npt.NDArray[np.int64] | None:
         """Grid points between each point and the nearest edge of what is read, [H, W]; 0 at the edge.
 
-        A pole is no edge, and the whole circle has none in the west and the east. None where there is no edge at all.
+        A pole is no edge, and the whole circle has none in the west and the east; a curvilinear grid has all four.
+        None where there is no edge at all.
         """
         height, width = self.shape
         rows, columns = np.arange(height), np.arange(width)
         latitude = self.latitude(store)
         spacing = abs(latitude[1] - latitude[0])
         sides = []
-        if 90 - latitude[0] >= spacing:
+        if store.curvilinear or 90 - latitude[0] >= spacing:
             sides.append(rows[:, None])
-        if latitude[-1] + 90 >= spacing:
+        if store.curvilinear or latitude[-1] + 90 >= spacing:
             sides.append(rows[::-1, None])
-        if not is_closed(self.longitude(store)):
+        if store.curvilinear or not is_closed(self.longitude(store)):
             sides += [columns[None], columns[None, ::-1]]
         return np.minimum.reduce([np.broadcast_to(side, self.shape) for side in sides]) if sides else None
 

@@ -39,7 +39,7 @@ def measure(
         watch: called after each state of each variable.
 
     Raises:
-        StoreError: no state falls into the period, a chunk is damaged, or the grid's areas are not known.
+        StoreError: no state falls into the period, or a chunk is damaged.
     """
     indices = store.indices(period)
     if not indices.size:

@@ -25,7 +25,7 @@ from kit.data.fields import Note, canonical_coordinates, canonical_name, canonic
 from kit.data.sources.base import SourceData, file_facts
 from kit.data.sources.classic import check_length
 from kit.data.sources.unpickle import Array, load
-from kit.data.store_format import STATIC_PREFIX
+from kit.data.store_format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
 from kit.errors import StoreError
 
 __all__ = ["with_statics"]
@@ -164,24 +164,47 @@ def _implied(shape: tuple[int, ...], file: Path) -> dict[str, npt.NDArray[np.flo
 
 def _at(grid: xr.DataArray, dataset: xr.Dataset, file: Path, note: Note) -> dict[str, xr.DataArray]:
     """Static fields of a file at the points of a grid, by the store's names."""
-    rows = _matched("latitude", dataset["latitude"].values, grid["latitude"].values, file)
-    columns = _matched("longitude", dataset["longitude"].values, grid["longitude"].values, file)
+    dimensions = grid_dimensions(grid)
+    places = _same_points(dataset, grid, file) if CURVILINEAR in (dimensions, grid_dimensions(dataset)) else None
+    if places is None:
+        places = {axis: _matched(axis, dataset[axis].values, grid[axis].values, file) for axis in _GRID}
     fields = {}
     for array in dataset.data_vars.values():
-        if not set(_GRID) <= set(array.dims):
+        if not set(dimensions) <= set(array.dims):
             continue
         name, variable = canonical_name(array)
         if variable is not None and variable.kind != "static":
             continue
-        extra = [dim for dim in array.dims if dim not in _GRID]
+        extra = [dim for dim in array.dims if dim not in dimensions]
         if any(array.sizes[dim] > 1 for dim in extra):
             msg = f"{file}: {array.name} has the dimensions {array.dims}; a static field has latitude and longitude"
             raise StoreError(msg)
         key = name if variable is not None else STATIC_PREFIX + name.removeprefix(STATIC_PREFIX)
-        points = array.squeeze(extra, drop=True).isel(latitude=rows, longitude=columns)
+        points = array.squeeze(extra, drop=True).isel(places)
         points = points.assign_coords({axis: grid[axis] for axis in _GRID})
         fields[key] = canonical_values(points, key, variable, file.name, note)
     return fields
+
+
+def _same_points(dataset: xr.Dataset, grid: xr.DataArray, file: Path) -> dict[str, npt.NDArray[np.intp]]:
+    """Nothing to be chosen: on a curvilinear grid the file must have the very points of the data.
+
+    Raises:
+        StoreError: it has others.
+    """
+    for axis in _GRID:
+        held, wanted = dataset[axis].values, grid[axis].values
+        if held.shape != wanted.shape or np.abs(held - wanted).max() > _TOLERANCE:
+            msg = (
+                f"{file}: its {axis}s are {_described(held)}, those of the data {_described(wanted)}; static fields "
+                "are not interpolated: on a curvilinear grid they must come on the data's own points"
+            )
+            raise StoreError(msg)
+    return {}
+
+
+def _described(values: npt.NDArray[np.float64]) -> str:
+    return f"{' x '.join(map(str, values.shape))} from {values.min():g} to {values.max():g}"
 
 
 def _matched(

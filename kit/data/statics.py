@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from kit.data.fields import Note
-from kit.data.store_format import STATIC_PREFIX
+from kit.data.store_format import GRID, STATIC_PREFIX, grid_dimensions
 from kit.data.variables import STATIC
 from kit.errors import StoreError
 
@@ -100,8 +100,10 @@ def _one_class(name: str, types: xr.DataArray, wanted: tuple[str, int]) -> xr.Da
 def _derived(name: str, grid: xr.DataArray) -> xr.DataArray:
     coordinate, function = DERIVED[name]
     values = function(np.deg2rad(grid[coordinate].values))
-    shape = (grid.sizes["latitude"], grid.sizes["longitude"])
-    field = np.broadcast_to(values[:, None] if coordinate == "latitude" else values, shape).astype(np.float32)
-    coords = {key: grid[key] for key in ("latitude", "longitude")}
+    dimensions = grid_dimensions(grid)
+    if dimensions == GRID and coordinate == "latitude":
+        values = values[:, None]
+    field = np.broadcast_to(values, [grid.sizes[key] for key in dimensions]).astype(np.float32)
+    coords = {key: grid[key] for key in GRID}
     attributes = {**STATIC[name].attributes(), "comment": "derived from the coordinates"}
-    return xr.DataArray(field, coords, ("latitude", "longitude"), name=STATIC_PREFIX + name, attrs=attributes)
+    return xr.DataArray(field, coords, dimensions, name=STATIC_PREFIX + name, attrs=attributes)

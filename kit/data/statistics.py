@@ -71,16 +71,10 @@ def point_weights(
 
     Returns:
         Of rows, [H]; of points, [H, W], on a curvilinear grid.
-
-    Raises:
-        StoreError: the grid is curvilinear, for which the kit knows no areas.
     """
     if weighting == "none":
         return None
-    if latitude.ndim == 2:
-        msg = "the grid is curvilinear, and the kit knows no areas of its cells; use --weights none"
-        raise StoreError(msg)
-    return area_weights(latitude)
+    return area_weights(latitude, longitude)
 
 
 def _from_json(value: Any) -> Any:

@@ -161,7 +161,8 @@ def scores_of(
     """
     device = next(space.model.parameters()).device
     waves, window = space.may_be_missing, pairs.selection.grid.window or (slice(None), slice(None))
-    board, reference = (ScoreBoard(pairs.latitude[window[0]], may_be_missing=waves) for _ in range(2))
+    scored = pairs.selection.grid.scored_coordinates(pairs.store)
+    board, reference = (ScoreBoard(*scored, may_be_missing=waves) for _ in range(2))
     levels, first = pairs.selection.levels, 0
     for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
         loaded = pair.to(device)

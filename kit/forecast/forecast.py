@@ -161,13 +161,13 @@ class _Job:
                 writer.write(name, index, total / members if where.member == members - 1 else total)
 
     def _layout(self, prediction: Batch) -> Layout:
-        rows, columns = self._window
+        latitude, longitude = self._pairs.selection.grid.scored_coordinates(self._store)
         return Layout(
             surface={name: self._described(name, "surface") for name in prediction.surf_vars},
             atmospheric={name: self._described(name, "atmospheric") for name in prediction.atmos_vars},
             levels=[float(level) for level in prediction.metadata.atmos_levels],
-            latitude=self._pairs.selection.grid.latitude(self._store)[rows],
-            longitude=_increasing(self._pairs.selection.grid.longitude(self._store)[columns]),
+            latitude=latitude,
+            longitude=_increasing(longitude),
             starts=[self._pairs.time(index) for index in self._starts],
             timestep=self._space.spec.timestep,
             steps=self._settings.steps,
@@ -209,6 +209,7 @@ class _Job:
             "initial_states": Path(self._settings.data.store or store.attributes.get("registry") or store.path).name,
             "licence_of_initial_states": str(store.attributes.get("licence", "")),
             "synthetic": bool(store.attributes.get("synthetic")),
+            **({"projection": projection} if (projection := store.attributes.get("projection")) else {}),
         }
 
     def _say(self, member: int, start: int, step: int) -> None:
@@ -233,7 +234,7 @@ class _Job:
             "written": "mean" if len(names) > 1 and settings.members == "mean" else "each",
             "variables": [*layout.surface, *layout.atmospheric],
             "levels": list(layout.levels),
-            "grid": [len(layout.latitude), len(layout.longitude)],
+            "grid": list(layout.shape),
             "bytes": bytes_of(settings.out),
         }
 
@@ -295,6 +296,8 @@ def _described_head(channel: str, variable: Mapping[str, Any]) -> dict[str, Any]
 
 def _increasing(longitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Longitudes as readers of files want them: those of a box across Greenwich are negative in its west."""
+    if longitude.ndim == 2:
+        return longitude
     drop = np.flatnonzero(np.diff(longitude) < 0)
     return longitude if not drop.size else np.where(np.arange(len(longitude)) <= drop[0], longitude - 360, longitude)
 

@@ -1,12 +1,14 @@
 """A forecast on the disk: NetCDF or Zarr v3, CF attributes, one chunk for each lead time, written as it goes.
 
 Dimensions are ``member`` (of an ensemble), ``time`` (the initial time), ``lead_time``, ``level``, ``latitude`` and
-``longitude``; ``valid_time`` is a coordinate of ``time`` and ``lead_time``.
+``longitude``; ``valid_time`` is a coordinate of ``time`` and ``lead_time``. On a curvilinear grid the last two are
+``y`` and ``x``, and latitudes and longitudes are coordinates of both.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import shutil
@@ -21,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.building.layout import COORDINATES, consolidate
-from kit.data.store_format import plain_attributes
+from kit.data.store_format import CURVILINEAR, GRID, plain_attributes
 from kit.errors import SettingsError
 from kit.publish import published
 
@@ -44,8 +46,8 @@ class Layout:
         surface: attributes by variable.
         atmospheric: the same.
         levels: hPa.
-        latitude: degrees north.
-        longitude: degrees east.
+        latitude: degrees north, [H]; [H, W] on a curvilinear grid.
+        longitude: degrees east, [W] or [H, W].
         starts: initial times, UTC.
         timestep: from one lead time to the next.
         steps: lead times.
@@ -69,7 +71,17 @@ class Layout:
         """Length of every dimension."""
         sizes = {"member": self.members} if self.members else {}
         sizes |= {"time": len(self.starts), "lead_time": self.steps, "level": len(self.levels)}
-        return {**sizes, "latitude": len(self.latitude), "longitude": len(self.longitude)}
+        return sizes | dict(zip(self.grid, self.shape, strict=True))
+
+    @property
+    def grid(self) -> tuple[str, str]:
+        """Dimensions of rows and columns."""
+        return CURVILINEAR if self.latitude.ndim == 2 else GRID
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.latitude.shape[0], self.longitude.shape[-1]
 
     def dimensions(self, name: str) -> tuple[str, ...]:
         """Dimensions of a variable."""
@@ -112,14 +124,16 @@ class Layout:
         for name in ("time", "valid_time"):
             found[name][2].update(_SECONDS)
         for name, values in (("level", self.levels), ("latitude", self.latitude), ("longitude", self.longitude)):
-            found[name] = ((name,), np.asarray(values, dtype=np.float64), dict(COORDINATES[name]))
+            dimensions = self.grid if np.ndim(values) == 2 else (name,)
+            found[name] = (dimensions, np.asarray(values, dtype=np.float64), dict(COORDINATES[name]))
         if self.members:
             found["member"] = (("member",), np.arange(self.members), {"standard_name": "realization"})
         return found
 
     def described(self, name: str) -> dict[str, Any]:
         """Attributes of a variable, as they are written."""
-        return {**plain_attributes(self.variables[name]), "coordinates": "valid_time"}
+        beside = ["valid_time", *(GRID if self.grid == CURVILINEAR else ())]
+        return {**plain_attributes(self.variables[name]), "coordinates": " ".join(beside)}
 
 
 class Writer(Protocol):
@@ -276,6 +290,8 @@ def _as_netcdf(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

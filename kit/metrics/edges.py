@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kit.data.pairs import Pairs
+    from kit.metrics.scores import Coordinates
 
 __all__ = ["EdgeBoard"]
 
@@ -33,25 +34,29 @@ class EdgeBoard:
 
     def __init__(
         self,
-        lat_H: Tensor,
+        lat: Coordinates,
         distance_HW: Tensor,
         patch: int,
         *,
+        lon: Coordinates | None = None,
         scored_HW: Tensor | None = None,
         may_be_missing: Collection[str] = (),
     ) -> None:
         """Start with no samples.
 
         Args:
-            lat_H: latitudes of the rows, degrees north, decreasing.
+            lat: latitudes of the rows, degrees north, decreasing, [H]; or of all points, [H, W].
             distance_HW: whole grid points between each point and the nearest edge; 0 at the edge.
             patch: side of a patch in grid points.
+            lon: longitudes of all points, [H, W], where latitudes are of all points.
             scored_HW: whether losses and scores are taken there; everywhere by default.
             may_be_missing: variables whose targets are expected to hold missing values.
         """
         self._starts = _starts(int(distance_HW.max()), patch)
         self._ring_P = torch.bucketize(distance_HW.flatten(), torch.tensor(self._starts[1:]), right=True)
-        self._weight_P = area_weights(lat_H)[:, None].expand(distance_HW.shape).flatten()
+        weights = area_weights(lat, lon)
+        weights = weights[:, None] if weights.ndim == 1 else weights
+        self._weight_P = weights.expand(distance_HW.shape).flatten()
         scored_P = torch.ones_like(self._weight_P) if scored_HW is None else scored_HW.flatten().double()
         self._points_R = self._summed(torch.ones_like(scored_P)[None])[0]
         self._scored_R = self._summed(scored_P[None])[0] / self._points_R
@@ -74,7 +79,14 @@ class EdgeBoard:
             return None
         scored = torch.zeros(grid.shape)
         scored[grid.window or ...] = 1
-        return cls(pairs.latitude, torch.from_numpy(distance), patch, scored_HW=scored, may_be_missing=may_be_missing)
+        return cls(
+            grid.latitude(pairs.store),
+            torch.from_numpy(distance),
+            patch,
+            lon=grid.longitude(pairs.store),
+            scored_HW=scored,
+            may_be_missing=may_be_missing,
+        )
 
     def update(
         self,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    Coordinates = Tensor | np.ndarray | Sequence[float]
+
 __all__ = ["ScoreBoard", "Scores", "area_weights", "skill"]
 
 
@@ -37,22 +39,29 @@ class Scores:
     """Grid points scored, summed over samples; 0 makes the other scores NaN."""
 
 
-def area_weights(lat_H: Tensor | np.ndarray | Sequence[float]) -> Tensor:
-    """Weight latitude rows by the area of the sphere that their cells cover.
+def area_weights(lat: Coordinates, lon: Coordinates | None = None) -> Tensor:
+    """Weight latitude rows, or the points of a curvilinear grid, by the area of the sphere that their cells cover.
 
     A cell reaches halfway to its neighbours, the outermost ones as far outwards as inwards but never beyond
     a pole; its area is the difference of the sines of its edges. A row on a pole is thus half a cell, not nothing.
+    Cells of a curvilinear grid: ``kit.data.cells.cell_areas``, which gives the same for a regular grid.
 
     Args:
-        lat_H: Row centres, degrees north, strictly decreasing, shape [H]; a regional box may hold any part.
+        lat: Row centres, degrees north, strictly decreasing, shape [H]; a regional box may hold any part. Or
+            the latitudes of all points, decreasing along every column, [H, W].
+        lon: Longitudes of all points, degrees east, [H, W]; without effect where latitudes are a vector.
 
     Returns:
-        Dimensionless float64 weights of mean 1, shape [H], on the CPU.
+        Dimensionless float64 weights of mean 1, shape [H] or [H, W], on the CPU.
 
     Raises:
-        ValueError: ``lat_H`` is empty, not one-dimensional, beyond a pole, or not strictly decreasing.
+        ValueError: ``lat`` is empty, beyond a pole, or not strictly decreasing, or longitudes do not fit it.
     """
-    return torch.from_numpy(area.area_weights(torch.as_tensor(lat_H, dtype=torch.float64, device="cpu").numpy()))
+    latitude, longitude = (
+        None if values is None else torch.as_tensor(values, dtype=torch.float64, device="cpu").numpy()
+        for values in (lat, lon)
+    )
+    return torch.from_numpy(area.area_weights(latitude, longitude))
 
 
 def skill(rmse: float, reference: float) -> float:
@@ -77,14 +86,18 @@ class ScoreBoard:
     the target is finite still shows.
     """
 
-    def __init__(self, lat_H: Tensor | np.ndarray | Sequence[float], *, may_be_missing: Collection[str] = ()) -> None:
+    def __init__(
+        self, lat: Coordinates, lon: Coordinates | None = None, *, may_be_missing: Collection[str] = ()
+    ) -> None:
         """Start with no samples.
 
         Args:
-            lat_H: Latitudes of the rows, degrees north, strictly decreasing, shape [H].
+            lat: Latitudes of the rows, degrees north, strictly decreasing, shape [H], or of all points, [H, W].
+            lon: Longitudes of all points, [H, W], where latitudes are of all points.
             may_be_missing: Variables whose targets are expected to hold missing values.
         """
-        self._weights_H = area_weights(lat_H)
+        self._weights = area_weights(lat, lon)
+        """[H], or [H, W] of a curvilinear grid."""
         self._may_be_missing = frozenset(may_be_missing)
         self._sums: dict[str, Tensor] = {}
         """For each channel: weight, weighted error, |error| and error squared, points; shape [5], float64."""
@@ -100,7 +113,7 @@ class ScoreBoard:
             levels: Pressures of the C levels, hPa.
 
         Raises:
-            ValueError: names or shapes differ between the two, or do not fit the levels or latitudes.
+            ValueError: names or shapes differ between the two, or do not fit the levels or the grid.
         """
         if predictions.keys() != targets.keys():
             msg = f"predictions hold {sorted(predictions)}, but targets hold {sorted(targets)}"
@@ -124,11 +137,13 @@ class ScoreBoard:
         return {key: _scores(sums.tolist()) for key, sums in self._sums.items()}
 
     def _check_shape(self, name: str, prediction: Tensor, target: Tensor, levels: Sequence[float]) -> None:
-        rows, shape = len(self._weights_H), list(prediction.shape)
-        fits = prediction.ndim in (3, 4) and shape[-2] == rows and (prediction.ndim == 3 or shape[1] == len(levels))
+        grid, shape = list(self._weights.shape), list(prediction.shape)
+        fits = prediction.ndim in (3, 4) and shape[-2:][: len(grid)] == grid
+        fits = fits and (prediction.ndim == 3 or shape[1] == len(levels))
+        sides = ", ".join(map(str, [*grid, "W"][:2]))
         if not fits or prediction.shape != target.shape:
             msg = (
-                f"{name}: expected [B, {rows}, W] at the surface or [B, {len(levels)}, {rows}, W] on {len(levels)} "
+                f"{name}: expected [B, {sides}] at the surface or [B, {len(levels)}, {sides}] on {len(levels)} "
                 f"levels, got {shape} predicted and {list(target.shape)} as target"
             )
             raise ValueError(msg)
@@ -139,9 +154,13 @@ class ScoreBoard:
         if masked:
             present = torch.isfinite(target_BCHW)
             scored, error = present.double(), error.where(present, 0.0)
-        weights_H = self._weights_H.to(error.device)
+        weights = self._weights.to(error.device)
         moments = (scored, error, error.abs(), error.square())
-        sums_C5 = torch.stack([m.sum((0, 3)) @ weights_H for m in moments] + [scored.sum((0, 2, 3))], dim=1)
+        if weights.ndim == 1:
+            weighted = [m.sum((0, 3)) @ weights for m in moments]
+        else:
+            weighted = [m.sum(0).flatten(1) @ weights.flatten() for m in moments]
+        sums_C5 = torch.stack([*weighted, scored.sum((0, 2, 3))], dim=1)
         for key, sums in zip(keys, sums_C5, strict=True):
             self._sums[key] = self._sums[key] + sums if key in self._sums else sums
 

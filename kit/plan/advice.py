@@ -33,7 +33,7 @@ def advise(settings: PlanSettings, subject: Subject, trace: Trace, device: str =
         batch_size=settings.data.batch_size,
         accumulate=settings.train.accumulate,
         graded=len(settings.rollout.graded_steps),
-        rows=len(subject.latitude) // subject.spec.patch_size,
+        rows=subject.shape[0] // subject.spec.patch_size,
     )
     if settings.forecast:
         return [str(advice) for advice in advise_forecast(now, place=place)]

@@ -155,7 +155,7 @@ def ladder(settings: PlanSettings, subject: Subject) -> list[MemorySettings]:
         if _departs(given, name):
             msg = f"memory.{name} and memory.fit were both given, and memory.fit chooses it; give one"
             raise SettingsError(msg)
-    rows = len(subject.latitude) // subject.spec.patch_size
+    rows = subject.shape[0] // subject.spec.patch_size
     frozen = "bf16" if _halves(settings) else "fp32"
     splits: list[dict[str, object]] = [
         {},

@@ -56,7 +56,7 @@ class Plan:
         trains, every = trace.parameters
         return {
             "variant": spec.variant,
-            "grid": [len(self.subject.latitude), len(self.subject.longitude)],
+            "grid": list(self.subject.shape),
             "levels": list(self.subject.selection.levels),
             "method": self.settings.adapt.method,
             "forecast": self.settings.forecast,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,7 +77,7 @@ def at_most(settings: Settings, subject: Subject, parameters: int) -> int:
         parameters: values in the model, adapters included.
     """
     spec, selection = subject.spec, subject.selection
-    points = settings.data.batch_size * len(subject.latitude) * len(subject.longitude)
+    points = settings.data.batch_size * math.prod(subject.shape)
     levels, states = len(selection.levels), selection.history + len(settings.rollout.graded_steps)
     channels = len(spec.surface) + len(spec.static) + levels * len(selection.atmospheric)
     blocks = sum(sum(_argument(spec, name)) for name in ("encoder_depths", "decoder_depths"))

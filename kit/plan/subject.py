@@ -44,8 +44,8 @@ class Subject:
     Attributes:
         spec: the model.
         selection: what it reads and predicts.
-        latitude: of the rows that are read, degrees, decreasing, [H].
-        longitude: of the columns, degrees, each one east of the one before, [W].
+        latitude: of the rows that are read, degrees, decreasing, [H]; [H, W] on a curvilinear grid.
+        longitude: of the columns, degrees, each one east of the one before, [W] or [H, W].
     """
 
     spec: ModelSpec
@@ -54,8 +54,15 @@ class Subject:
     longitude: Axis
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns that are read."""
+        return self.latitude.shape[0], self.longitude.shape[-1]
+
+    @property
     def eastwards(self) -> Axis:
         """Longitudes of columns that lie as these do, increasing from 0: no plan depends on where a box lies."""
+        if self.longitude.ndim == 2:
+            return self.longitude
         eastwards: Axis = (self.longitude - self.longitude[0]) % 360
         return eastwards
 

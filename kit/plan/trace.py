@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,8 +111,8 @@ def trace(
     accumulated = 1 if forecast else settings.train.accumulate
     # Real ones, made here: upstream and the insolation of version 1.5 take values from them.
     axes = tuple(torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.eastwards))
-    window = subject.selection.grid.window
-    points = point_weights(settings.loss, axes[0] if window is None else axes[0][window[0]])
+    grid = subject.selection.grid
+    points = point_weights(settings.loss, *grid.in_window(subject.latitude, subject.longitude))
     # Outside: a package that is first imported in there would take the simulation for the world, and keep it.
     extras.load(settings.adapt.method)
     with simulated_gpu():
@@ -149,7 +150,7 @@ def buffered(settings: Settings, subject: Subject) -> int:
         return 0
     levels = len(selection.levels) * len(selection.atmospheric)
     states = selection.history * (len(selection.inputs) + levels) + len(selection.static)
-    return 4 * rollout.buffer * states * len(subject.latitude) * len(subject.longitude)
+    return 4 * rollout.buffer * states * math.prod(subject.shape)
 
 
 def _compose(
@@ -211,7 +212,7 @@ class _OnHost(Batch):  # type: ignore[misc]
 def _pair(settings: Settings, subject: Subject, axes: tuple[torch.Tensor, ...], counter: Counter) -> Pair:
     """A batch of pairs of states, on the host."""
     selection, samples = subject.selection, settings.data.batch_size
-    grid = len(subject.latitude), len(subject.longitude)
+    grid = subject.shape
     static = _empty(selection.static, grid)
 
     def states(surface: Sequence[str], count: int, moment: datetime) -> Batch:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Colormap, Normalize
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from kit.data.cells import corners, edges
 from kit.data.circle import continuous
 from kit.metrics.scores import area_weights
 from kit.plots.figure import framed
@@ -36,39 +37,51 @@ _TAIL = 0.005
 class _Grid:
     """A grid as it is drawn: longitudes without a jump, and the order of columns that makes them so."""
 
-    latitude_H: Array
-    longitude_W: Array
+    latitude: Array
+    """[H], or [H, W] of a curvilinear grid."""
+    longitude: Array
+    """[W] or [H, W]."""
     columns_W: Array
 
     @classmethod
-    def of(cls, latitude_H: Array, longitude_W: Array) -> _Grid:
+    def of(cls, latitude: Array, longitude: Array) -> _Grid:
         """Begin after the widest gap between longitudes: a box across Greenwich stays in one piece."""
-        longitude_W = continuous(longitude_W)
+        latitude = np.asarray(latitude, dtype=np.float64)
+        if latitude.ndim == 2:
+            return cls(latitude, np.asarray(longitude, dtype=np.float64), np.arange(latitude.shape[1]))
+        longitude_W = continuous(longitude)
         gaps = np.diff(longitude_W, append=longitude_W[0] + 360)
         widest = int(np.argmax(gaps))
         regional = gaps[widest] > 1.5 * np.median(gaps)
         first = (widest + 1 if regional else int(np.sum(longitude_W < 180))) % len(longitude_W)
         columns = np.roll(np.arange(len(longitude_W)), -first)
         unrolled = np.where((columns >= first) & (first > 0), longitude_W[columns] - 360, longitude_W[columns])
-        return cls(np.asarray(latitude_H, dtype=np.float64), unrolled, columns)
+        return cls(latitude, unrolled, columns)
+
+    @property
+    def mesh(self) -> tuple[Array, Array]:
+        """Longitudes and latitudes of the cells' edges, [W + 1] and [H + 1], or of their corners, [H + 1, W + 1]."""
+        outlines = corners if self.latitude.ndim == 2 else edges
+        return outlines(self.longitude), np.clip(outlines(self.latitude), -90, 90)
 
     @property
     def aspect(self) -> float:
         """Height of a degree of latitude over width of a degree of longitude, true in the middle of the map."""
-        south, north = float(self.latitude_H.min()), float(self.latitude_H.max())
+        south, north = float(self.latitude.min()), float(self.latitude.max())
         return 1.0 if north - south > 120 else 1 / max(float(np.cos(np.deg2rad((north + south) / 2))), 0.2)
 
     @property
     def height_per_width(self) -> float:
         """Shape of the map."""
-        return self.aspect * float(np.ptp(_edges(self.latitude_H)) / np.ptp(_edges(self.longitude_W)))
+        x, y = self.mesh
+        return self.aspect * float(np.ptp(y) / np.ptp(x))
 
 
 def comparison_map(
     prediction_HW: Array,
     target_HW: Array,
-    latitude_H: Array,
-    longitude_W: Array,
+    latitude: Array,
+    longitude: Array,
     *,
     variable: str,
     level: float | None = None,
@@ -87,8 +100,8 @@ def comparison_map(
     Args:
         prediction_HW: Prediction in the store's unit.
         target_HW: Target in the store's unit.
-        latitude_H: Degrees north, strictly decreasing.
-        longitude_W: Degrees east in [0, 360), each one east of the one before.
+        latitude: Degrees north, strictly decreasing, [H]; or of every point, [H, W].
+        longitude: Degrees east in [0, 360), each one east of the one before, [W] or [H, W].
         variable: Aurora's short name; decides label, unit, colours and kind of scale.
         level: Pressure in hPa, for an atmospheric variable.
         valid_time: Time that the prediction is for, UTC.
@@ -104,9 +117,9 @@ def comparison_map(
     Raises:
         ValueError: an array does not fit the grid; names it and both shapes.
     """
-    shape = (len(latitude_H), len(longitude_W))
+    shape = (np.shape(latitude)[0], np.shape(longitude)[-1])
     _check_shapes(shape, prediction=prediction_HW, target=target_HW, land_sea_mask=land_sea_mask_HW)
-    grid, style = _Grid.of(latitude_H, longitude_W), style_of(variable, unit)
+    grid, style = _Grid.of(latitude, longitude), style_of(variable, unit)
     fields = [style.display(np.asarray(field, dtype=np.float64)) for field in (prediction_HW, target_HW)]
     error_HW = style.difference(np.asarray(prediction_HW, dtype=np.float64) - np.asarray(target_HW, dtype=np.float64))
     panel = max(min(3.9, 5.2 / grid.height_per_width), 2.3)
@@ -127,7 +140,7 @@ def comparison_map(
     mesh = _draw(right, grid, error_HW, norm, ERROR_COLOURS, land_sea_mask_HW)
     right.set_title("Error", fontsize=10.5, loc="left", color=INK)
     rows, columns = scored or (slice(None), slice(None))
-    text = _rmse_text(error_HW[rows, columns], grid.latitude_H[rows], style)
+    text = _rmse_text(error_HW[rows, columns], _weights(latitude, longitude, rows, columns), style)
     right.set_title(text, fontsize=9, loc="right", color=INK)
     if scored is not None:
         for axes in (left, middle, right):
@@ -195,13 +208,10 @@ def _arrows(values: Array, low: float, high: float) -> str:
 def _draw(axes: Axes, grid: _Grid, field_HW: Array, norm: Normalize, colours: str, mask_HW: Array | None) -> Any:
     colour_map: Colormap = mpl.colormaps[colours].with_extremes(bad="#d0d0d0")
     values = np.ma.masked_invalid(field_HW[:, grid.columns_W])
-    mesh = axes.pcolormesh(
-        _edges(grid.longitude_W), np.clip(_edges(grid.latitude_H), -90, 90), values,
-        norm=norm, cmap=colour_map, rasterized=True,
-    )  # fmt: skip
+    mesh = axes.pcolormesh(*grid.mesh, values, norm=norm, cmap=colour_map, rasterized=True)
     _coast(axes, grid, mask_HW)
     axes.set_aspect(grid.aspect)
-    for axis, centres in ((axes.xaxis, grid.longitude_W), (axes.yaxis, grid.latitude_H)):
+    for axis, centres in ((axes.xaxis, grid.longitude), (axes.yaxis, grid.latitude)):
         steps = [1, 3, 4.5, 6, 9, 10] if np.ptp(centres) > 60 else [1, 2, 2.5, 5, 10]
         axis.set_major_locator(MaxNLocator(4, steps=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees((value + 180) % 360 - 180, ("E", "W"))))
@@ -217,16 +227,22 @@ def _coast(axes: Axes, grid: _Grid, mask_HW: Array | None) -> None:
     if mask_HW is None or not np.nanmin(mask_HW) < 0.5 < np.nanmax(mask_HW):
         return
     mask = np.ma.masked_invalid(mask_HW[:, grid.columns_W])
-    axes.contour(grid.longitude_W, grid.latitude_H, mask, levels=[0.5], colors=[INK], linewidths=0.7)
+    axes.contour(grid.longitude, grid.latitude, mask, levels=[0.5], colors=[INK], linewidths=0.7)
 
 
 def _outline(axes: Axes, grid: _Grid, rows: slice, columns: slice) -> None:
     """Draw a line around what is scored."""
-    south, north = _edges(grid.latitude_H)[[rows.stop, rows.start]]
+    x, y = grid.mesh
+    if x.ndim == 2:
+        box = np.stack([x, y], -1)[rows.start : rows.stop + 1, columns.start : columns.stop + 1]
+        around = np.concatenate([box[0], box[:, -1], box[-1, ::-1], box[::-1, 0]])
+        axes.add_patch(Polygon(around, fill=False, edgecolor=INK, linewidth=1, linestyle="--"))
+        return
+    south, north = y[[rows.stop, rows.start]]
     inside = (grid.columns_W >= columns.start) & (grid.columns_W < columns.stop)
     # On a map of the whole circle a box may be in two pieces, at either end.
     changes = np.flatnonzero(np.diff(inside, prepend=False, append=False)).reshape(-1, 2)
-    for west, east in _edges(grid.longitude_W)[changes]:
+    for west, east in x[changes]:
         size = east - west, north - south
         axes.add_patch(Rectangle((west, south), *size, fill=False, edgecolor=INK, linewidth=1, linestyle="--"))
 
@@ -241,22 +257,21 @@ def _colour_bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, extend:
     bar.outline.set(edgecolor=GREY, linewidth=0.6)
 
 
-def _rmse_text(error_HW: Array, latitude_H: Array, style: Style) -> str:
+def _weights(latitude: Array, longitude: Array, rows: slice, columns: slice) -> Array:
+    """Weights of points by area that broadcast to rows and columns, [H, 1] or [H, W]."""
+    if np.ndim(latitude) == 2:
+        return area_weights(latitude[rows, columns], longitude[rows, columns]).numpy()
+    return area_weights(latitude[rows]).numpy()[:, None]
+
+
+def _rmse_text(error_HW: Array, weights_HW: Array, style: Style) -> str:
     """Area-weighted error over the points that are not missing."""
     present = np.isfinite(error_HW)
     if not present.any():
         return "no values"
-    weights = area_weights(latitude_H).numpy()[:, None] * present
+    weights = weights_HW * present
     square = np.where(present, error_HW, 0) ** 2
     return f"RMSE {np.sqrt((weights * square).sum() / weights.sum()):.3g} {style.error_unit}"
-
-
-def _edges(centres: Array) -> Array:
-    """Edges of cells halfway between centres; the outermost cells are as wide outwards as inwards."""
-    if len(centres) == 1:
-        return np.array([centres[0] - 0.5, centres[0] + 0.5])
-    middle = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
 def _degrees(value: float, hemispheres: tuple[str, str]) -> str:

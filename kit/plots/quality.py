@@ -89,7 +89,8 @@ def _map(store: Examined, found: Survey, level: int, style: Style, land_hw: Arra
     if wrong.mean() <= _MOST:
         colours[wrong] = _FOUND
     longitude = store.subject.coordinates["longitude"]
-    first = western_edge(longitude) // thinning((1, len(longitude)))[1] if (np.diff(longitude) > 0).all() else 0
+    in_order = longitude.ndim == 1 and (np.diff(longitude) > 0).all()
+    first = western_edge(longitude) // thinning((1, len(longitude)))[1] if in_order else 0
     colours = np.roll(colours, -first, axis=1)
     marked = f' <span class="found">&#9632; {int(wrong.sum())} points with findings</span>' if wrong.any() else ""
     caption = f"mean of {found.states} states{at}: {low:.4g} to {high:.4g} {html.escape(style.unit)}{marked}"

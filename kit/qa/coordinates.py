@@ -11,6 +11,9 @@ __all__ = ["CHECKS"]
 
 _SPACING = 0.02
 """Relative unevenness of a grid that is let pass: Gaussian latitudes and rounded coordinates have less."""
+_STRETCH = 0.1
+"""Relative difference of neighbouring steps of a curvilinear grid that is let pass."""
+_EARTH_KM = 6371.0
 
 
 @check("latitude", "error", "decrease within [-90, 90]", needs=("latitude",))
@@ -59,7 +62,7 @@ def _static_coordinates(store: Examined) -> Findings:
             continue
         values = function(np.deg2rad(store.subject.coordinates[coordinate]))
         field = found.channel.read(0)[0]
-        off = np.abs(field - (values[:, None] if coordinate == "latitude" else values[None]))
+        off = np.abs(field - (values[:, None] if coordinate == "latitude" and values.ndim == 1 else values))
         if not np.nanmax(off) < 1e-3:
             detail = f"differs from its {coordinate}s by up to {np.nanmax(off):.3g}: it is of another grid, or turned"
             yield Finding(name, detail, f"leave it out of the source and derive it with `--statics`: {REBUILD}")
@@ -67,6 +70,9 @@ def _static_coordinates(store: Examined) -> Findings:
 
 @check("grid-spacing", "warning", "the grid is regular", needs=("latitude", "longitude"))
 def _grid_spacing(store: Examined) -> Findings:
+    if store.subject.curvilinear:
+        yield from _matrix_spacing(store.subject.coordinates["latitude"], store.subject.coordinates["longitude"])
+        return
     for name in ("latitude", "longitude"):
         steps = np.abs(np.diff(store.subject.coordinates[name]))
         usual = float(np.median(steps)) if steps.size else 0.0
@@ -82,14 +88,37 @@ def _grid_spacing(store: Examined) -> Findings:
             yield Finding(name, detail, "regrid the data: neighbours would be far apart")
 
 
+def _matrix_spacing(latitude_HW: np.ndarray, longitude_HW: np.ndarray) -> Findings:
+    """A projection stretches a grid little by little: where one step is much longer than the next, rows are missing."""
+    lat, lon = np.deg2rad(latitude_HW), np.deg2rad(longitude_HW)
+    points = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+    for axis, name in enumerate(("y", "x")):
+        steps = np.median(np.linalg.norm(np.diff(points, axis=axis + 1), axis=0), axis=1 - axis)
+        ratio = steps[1:] / steps[:-1]
+        uneven = np.flatnonzero(~((ratio < 1 + _STRETCH) & (ratio > 1 / (1 + _STRETCH))))
+        if uneven.size:
+            first = int(uneven[0])
+            lengths = steps[first : first + 2] * _EARTH_KM
+            detail = (
+                f"along {name} the distance between neighbours jumps at {uneven.size} of {ratio.size} places, first "
+                f"from {lengths[0]:.3g} to {lengths[1]:.3g} km at {first + 1}"
+            )
+            yield Finding(name, detail, "rows or columns are missing or doubled: take the whole grid, or regrid it")
+
+
 def _order(name: str, values: np.ndarray, *, falling: bool) -> Findings:
-    steps = -np.diff(values) if falling else np.diff(values)
-    wrong = np.flatnonzero(~(steps > 0))
+    axis = 0 if falling else -1
+    steps = -np.diff(values, axis=axis) if falling else np.diff(values, axis=axis)
+    wrong = np.argwhere(~(steps > 0))
     if wrong.size:
+        at = tuple(wrong[0])
+        after = (at[0] + 1, *at[1:]) if falling else (*at[:-1], at[-1] + 1)
         expected = f"strictly {'decreasing' if falling else 'increasing'}"
-        first = f"{values[wrong[0]]:g} is followed by {values[wrong[0] + 1]:g}"
+        if values.ndim == 2:
+            expected += " along every column" if falling else " along every row"
+        first = f"{values[at]:g} is followed by {values[after]:g}"
         yield Finding(
-            name, f"not {expected} at {wrong.size} of {steps.size} steps: {first}", f"{REBUILD}, which sorts it"
+            name, f"not {expected} at {len(wrong)} of {steps.size} steps: {first}", f"{REBUILD}, which sorts it"
         )
 
 

@@ -21,7 +21,7 @@ import zarr.errors
 
 from kit.data import variables
 from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key, point_weights
-from kit.data.store_format import STATIC_PREFIX, STATISTICS_FILE, period_indices
+from kit.data.store_format import CURVILINEAR, GRID, STATIC_PREFIX, STATISTICS_FILE, period_indices
 from kit.errors import StoreError
 from kit.qa.files import check_chunks, check_file
 from kit.qa.report import Severity
@@ -35,7 +35,7 @@ DIMENSIONS: dict[variables.Kind, tuple[str, ...]] = {
     "atmospheric": ("time", "level", "latitude", "longitude"),
     "static": ("latitude", "longitude"),
 }
-"""Dimensions of each kind of variable in a store."""
+"""Dimensions of each kind of variable in a store of a regular grid; on any other the last two are ``CURVILINEAR``."""
 
 _FORMS: dict[str, Callable[[Any], str]] = {
     "time": lambda value: str(value.astype("datetime64[m]")),
@@ -169,9 +169,20 @@ class Subject:
         """The statistics are weighted, and the weights are not to be had."""
         return self.statistics is not None and self.statistics.weights != "none" and self.weights is None
 
+    @property
+    def curvilinear(self) -> bool:
+        """Whether latitudes and longitudes are matrices."""
+        return self.coordinates.get("latitude", np.empty(0)).ndim == 2
+
     def where(self, channel: Channel, place: Place) -> str:
         """Say a place as a reader would look for it: ``2020-01-01T06:00, 500 hPa, 45 N, 3.25 E``."""
-        indices = dict(zip(DIMENSIONS["atmospheric"], (place.time, place.level, place.row, place.column), strict=True))
+        indices: dict[str, Any] = dict(
+            zip(DIMENSIONS["atmospheric"], (place.time, place.level, place.row, place.column), strict=True)
+        )
+        if self.curvilinear:
+            # Where a point is takes both.
+            point = None if place.row is None or place.column is None else (place.row, place.column)
+            indices |= dict.fromkeys(GRID, point)
         chosen = [(name, indices[name]) for name in DIMENSIONS[channel.kind]]
         texts = [_FORMS[name](self.coordinates[name][index]) for name, index in chosen if index is not None]
         return ", ".join(texts) or "everywhere"
@@ -241,12 +252,19 @@ def _coordinates(
             coordinates[name] = _coordinate(name, array, path / name)
         except READ_ERRORS as error:
             misfits[name] = (str(error) or type(error).__name__, "error")
+    shapes = {name: coordinates[name].shape for name in GRID if name in coordinates}
+    if any(len(shape) == 2 for shape in shapes.values()) and len(set(shapes.values())) > 1:
+        told = " and ".join(f"{name} {shape}" for name, shape in shapes.items())
+        for name in shapes:
+            del coordinates[name]
+            misfits[name] = (f"the shapes are {told}; both must be vectors, or matrices of one shape", "error")
     return coordinates, misfits
 
 
 def _coordinate(name: str, array: zarr.Array[Any], folder: Path) -> Array:
     """Read a coordinate; ValueError says why it cannot be used."""
-    if array.ndim != 1 or array.shape[0] == 0 or array.dtype.kind not in ("i" if name == "time" else "iuf"):
+    is_matrix = name in GRID and _dimensions(array) == CURVILINEAR
+    if array.ndim != 1 + is_matrix or 0 in array.shape or array.dtype.kind not in ("i" if name == "time" else "iuf"):
         msg = f"its shape is {array.shape} and its type {array.dtype}; one dimension of numbers expected"
         raise ValueError(msg)
     units = str(array.attrs.get("units", ""))
@@ -256,16 +274,17 @@ def _coordinate(name: str, array: zarr.Array[Any], folder: Path) -> Array:
     if array.size > 1:
         # A single zero is not written at all.
         check_chunks(folder, array)
-    values = np.asarray(array[:])
+    values = np.asarray(array[...])
     return values.astype("datetime64[s]") if name == "time" else values.astype(np.float64)
 
 
 def _layout(name: str, array: zarr.Array[Any], coordinates: Mapping[str, Array]) -> tuple[variables.Kind | None, str]:
     """Kind of a variable by its dimensions, and what keeps it from being read as one."""
     dimensions = _dimensions(array)
-    kind = next((kind for kind, names in DIMENSIONS.items() if names == dimensions), None)
+    layouts = _layouts(coordinates)
+    kind = next((kind for kind, names in layouts.items() if names == dimensions), None)
     if kind is None or (kind == "static") != name.startswith(STATIC_PREFIX):
-        expected = "; or ".join(", ".join(names) for names in DIMENSIONS.values())
+        expected = "; or ".join(", ".join(names) for names in layouts.values())
         complaint = f"its dimensions are {dimensions}, expected {expected}"
         return None, f"{complaint} (static ones, and no others, are named {STATIC_PREFIX}...)"
     if array.dtype.kind not in "iuf":
@@ -275,8 +294,16 @@ def _layout(name: str, array: zarr.Array[Any], coordinates: Mapping[str, Array])
     missing = [dimension for dimension in DIMENSIONS[kind] if dimension not in coordinates]
     if missing:
         return kind, f"the store has no usable coordinate {', '.join(missing)}"
-    shape = tuple(len(coordinates[dimension]) for dimension in DIMENSIONS[kind])
+    grid = coordinates["latitude"].shape[0], coordinates["longitude"].shape[-1]
+    shape = (*(len(coordinates[dimension]) for dimension in DIMENSIONS[kind][:-2]), *grid)
     return kind, "" if array.shape == shape else f"its shape is {array.shape}, the coordinates have {shape}"
+
+
+def _layouts(coordinates: Mapping[str, Array]) -> dict[variables.Kind, tuple[str, ...]]:
+    """Dimensions of each kind of variable on the grid that the coordinates tell of."""
+    if coordinates.get("latitude", np.empty(0)).ndim < 2:
+        return DIMENSIONS
+    return {kind: (*names[:-2], *CURVILINEAR) for kind, names in DIMENSIONS.items()}
 
 
 def _statistics(path: Path) -> tuple[StoreStatistics | None, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kit.data.store_format import GRID
 from kit.qa.subject import Channel, Place, Subject
 
 __all__ = ["Tally", "box", "extent", "form"]
@@ -100,9 +101,10 @@ def box(subject: Subject, channel: Channel, tally: Tally) -> dict[str, Any]:
     if channel.kind == "atmospheric":
         found["levels"] = [float(level) for level in subject.coordinates["level"][tally.levels]]
     if (points := tally.points) is not None:
-        latitude = subject.coordinates["latitude"][points.any(axis=1)]
+        chosen = (points, points) if subject.curvilinear else (points.any(axis=1), points.any(axis=0))
+        latitude, longitude = (subject.coordinates[name][which] for name, which in zip(GRID, chosen, strict=True))
         found["latitude"] = [float(latitude.min()), float(latitude.max())]
-        found["longitude"] = list(extent(subject.coordinates["longitude"][points.any(axis=0)]))
+        found["longitude"] = list(extent(longitude))
     return found
 
 

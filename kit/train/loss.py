@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -19,6 +19,9 @@ from kit.models.space import Fields
 from kit.models.statistics import level_key
 from kit.train.pointwise import PointError, cross_entropy, mean_error, pinball, point_error
 from kit.train.settings import LossSettings
+
+if TYPE_CHECKING:
+    from kit.metrics.scores import Coordinates
 
 __all__ = ["PAPER_WEIGHTS", "Criterion", "FieldLoss", "Loss", "PaperMAE", "point_weights"]
 
@@ -255,14 +258,20 @@ def _plain_total(terms: Sequence[_Term]) -> torch.Tensor:
     return total / sum(term.channels * term.weight for term in weighing)
 
 
-def point_weights(settings: LossSettings, latitude_H: torch.Tensor) -> torch.Tensor | None:
+def point_weights(
+    settings: LossSettings, latitude: Coordinates, longitude: Coordinates | None = None
+) -> torch.Tensor | None:
     """How much each point counts, of mean 1.
 
     Args:
         settings: whether points count by the area of their cells.
-        latitude_H: of the rows that are scored, degrees north, decreasing.
+        latitude: of the rows that are scored, degrees north, decreasing, [H]; or of all points, [H, W].
+        longitude: of all points, [H, W], where latitudes are of all points.
 
     Returns:
-        [H, 1] in float32, or None where all count the same.
+        [H, 1] or [H, W] in float32, or None where all count the same.
     """
-    return area_weights(latitude_H)[:, None].float() if settings.area_weights else None
+    if not settings.area_weights:
+        return None
+    weights = area_weights(latitude, longitude).float()
+    return weights[:, None] if weights.ndim == 1 else weights

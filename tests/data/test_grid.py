@@ -15,7 +15,7 @@ from kit.data.grid import Grid
 from kit.data.settings import DataSettings
 from kit.data.store import Store
 from kit.errors import SettingsError, StoreError
-from tests.factories import synthetic_dataset, synthetic_store, write_synthetic
+from tests.factories import as_matrices, synthetic_dataset, synthetic_store, write_synthetic
 from tests.real_data import real_data
 
 
@@ -256,3 +256,69 @@ def test_real_europe_with_a_halo(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert grid.shape == (40, 40)
     assert grid.window == (slice(4, 37), slice(4, 37))
     assert scored(grid, store) == ([54, 46], [1, 9])
+
+
+@pytest.fixture(scope="module")
+def lambert(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """100 km apart, 16 rows from 45.2 N to 30.6 N at 262.5 E, 32 columns from 243 E to 282 E; 23 N at the corners."""
+    return synthetic_store(tmp_path_factory.mktemp("grid") / "lambert", curvilinear=True, times=3)
+
+
+def test_a_region_of_a_curvilinear_grid_is_the_smallest_rectangle_of_points(lambert: Store) -> None:
+    region = (40.0, 255.0, 36.0, 270.0)
+    inside = (lambert.latitude <= 40) & (lambert.latitude >= 36) & (abs(lambert.longitude - 262.5) <= 7.5)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    for west, east in ((255, 270), (-105, -90)):
+        grid = Grid.of(lambert, (40, west, 36, east), 1)
+        assert grid.rows == (rows[0], rows[-1] + 1)
+        assert grid.columns == (columns[0], columns[-1] + 1)
+        assert grid.window is None
+    patched = Grid.of(lambert, region, 2)
+    assert patched.shape == (len(rows) // 2 * 2, len(columns) // 2 * 2)
+    latitude, longitude = patched.latitude(lambert), patched.longitude(lambert)
+    assert latitude.shape == longitude.shape == patched.shape
+    values = patched.read(lambert, "t", [1])[0, 0]
+    np.testing.assert_array_equal(values, lambert.read("t", [1])[0, 0][slice(*patched.rows), slice(*patched.columns)])
+
+
+def test_a_halo_on_a_curvilinear_grid(lambert: Store, caplog: pytest.LogCaptureFixture) -> None:
+    grid = Grid.of(lambert, (40, 255, 36, 270), 2, halo=2)
+    assert grid.window is not None
+    latitude, longitude = grid.scored_coordinates(lambert)
+    inside = (lambert.latitude <= 40) & (lambert.latitude >= 36) & (abs(lambert.longitude - 262.5) <= 7.5)
+    assert latitude.shape == (len(np.flatnonzero(inside.any(1))), len(np.flatnonzero(inside.any(0))))
+    assert np.isin(lambert.longitude[inside], longitude).all()
+    # Two degrees are two rows and, at this latitude, less than two columns.
+    assert grid.shape[0] - latitude.shape[0] in (3, 4)
+    assert "cut" not in caplog.text
+    distance = grid.distance(lambert)
+    assert distance is not None
+    assert distance[0].max() == distance[:, -1].max() == 0
+    assert distance.max() == min(grid.shape) // 2 - 1
+    Grid.of(lambert, (40, 255, 32, 270), 2, halo=4)
+    assert "data.halo is cut in the south, up to" in caplog.text
+    assert "data.halo is cut in the north" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ((10, 255, 5, 270), r"selects no grid point; the store covers 45.2\d+ to 30.\d+ degrees north, 243.\d+ to 28"),
+        ((40, 100, 36, 120), "selects no grid point"),
+        ((39.2, 261.5, 38.7, 263.5), "1 x 2 grid points are selected, less than a patch of 2 x 2"),
+    ],
+)
+def test_regions_that_a_curvilinear_grid_has_not(
+    lambert: Store, region: tuple[float, float, float, float], message: str
+) -> None:
+    with pytest.raises(StoreError, match=message):
+        Grid.of(lambert, region, 2)
+
+
+def test_matrices_of_a_globe_have_two_ends(tmp_path: Path) -> None:
+    globe = write_synthetic(as_matrices(synthetic_dataset(times=3)), tmp_path / "globe")
+    with pytest.raises(StoreError, match=r"selects both ends of the store"):
+        Grid.of(globe, (45, -30, -45, 30), 2)
+    # The halo ends where the store ends.
+    assert Grid.of(globe, (45, 0, -45, 45), 1, halo=30).columns == (0, 7)
+    assert Grid.of(globe, (45, 0, -45, 360), 1).shape == (8, 32)

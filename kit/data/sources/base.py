@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import xarray as xr
 
 from kit.data.fields import canonical_coordinates, canonical_name, canonical_values
+from kit.data.matrices import projection_of
 from kit.data.selection import cropped
 from kit.data.settings import Period
-from kit.data.store_format import STATIC_PREFIX, grid_dimensions
+from kit.data.store_format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
 from kit.errors import StoreError
 
 __all__ = ["Announcement", "OpenSource", "Pieces", "Place", "Request", "SourceData", "data_files", "file_facts"]
@@ -109,6 +110,7 @@ class Pieces:
     found: dict[str, list[tuple[str, xr.DataArray]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    projection: dict[str, Any] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Keep a sentence, once."""
@@ -130,8 +132,11 @@ class Pieces:
         Raises:
             StoreError: its coordinates or units cannot be brought into the store's form.
         """
+        projection = projection_of(dataset)
         dataset = cropped(canonical_coordinates(dataset, where, self.note), self.request.region, where)
         grid = grid_dimensions(dataset)
+        if grid == CURVILINEAR:
+            self.projection = self.projection or projection
         for array in dataset.data_vars.values():
             if not set(grid) <= set(array.dims):
                 continue

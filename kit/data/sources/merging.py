@@ -50,6 +50,8 @@ def _on_grid(where: str, array: xr.DataArray, first: str, reference: xr.DataArra
 
 
 def _extent(name: str, values: npt.NDArray[np.float64]) -> str:
+    if values.ndim == 2:
+        return f"{values.shape[0]} x {values.shape[1]} {name}s from {values.min():g} to {values.max():g}"
     return f"{len(values)} {name}s from {values[0]:g} to {values[-1]:g}"
 
 

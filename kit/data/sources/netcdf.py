@@ -69,7 +69,14 @@ def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData
             raise StoreError(msg)
         fields = merge(pieces.found, pieces.note)
         licence = "; ".join(dict.fromkeys(filter(None, licences)))
-        yield SourceData(fields, tuple(sorted(pieces.names)), file_facts(files), tuple(pieces.notes), licence)
+        yield SourceData(
+            fields,
+            tuple(sorted(pieces.names)),
+            file_facts(files),
+            tuple(pieces.notes),
+            licence,
+            projection=pieces.projection,
+        )
 
 
 def _is_candidate(path: Path) -> bool:
