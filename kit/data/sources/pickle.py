@@ -23,13 +23,12 @@ import xarray as xr
 from kit.data.sources.base import Pieces, Place, Request, SourceData, file_facts
 from kit.data.sources.merging import merge
 from kit.data.sources.unpickle import Array, PickledBatch, PickledPair, load
-from kit.data.store_format import STATIC_PREFIX
+from kit.data.store_format import CURVILINEAR, GRID, STATIC_PREFIX
 from kit.errors import StoreError
 
 __all__ = ["open_source"]
 
 COORDINATES = ("time", "latitude", "longitude", "level")
-GRID = ("latitude", "longitude")
 Values = npt.NDArray[Any]
 
 
@@ -98,7 +97,10 @@ def _from_arrays(content: dict[Any, Any], path: Path) -> xr.Dataset:
         raise StoreError(msg)
     coords: dict[str, Any] = {name: arrays[name] for name in COORDINATES if name in arrays}
     coords["time"] = _moments(arrays["time"], path)
-    sizes = {name: values.shape[0] if values.ndim else 0 for name, values in coords.items()}
+    sizes = {name: values.shape[0] if values.ndim else 0 for name, values in coords.items() if name not in GRID}
+    coords |= (placed := _placed(coords["latitude"], coords["longitude"], path))
+    for dims, values in placed.values():
+        sizes |= dict(zip(dims, values.shape, strict=True))
     data = {}
     for name, values in arrays.items():
         if name in COORDINATES or name.endswith((".scale", ".offset")):
@@ -106,6 +108,19 @@ def _from_arrays(content: dict[Any, Any], path: Path) -> xr.Dataset:
         dims = _dims(name, values, sizes, path)
         data[name] = (dims, _unpacked(name, values, arrays, path))
     return xr.Dataset(data, coords=coords)
+
+
+def _placed(latitude: Values, longitude: Values, path: Path) -> dict[str, tuple[tuple[str, ...], Values]]:
+    """Coordinates on their dimensions: vectors each on its own, matrices on ``(y, x)``."""
+    if latitude.ndim == longitude.ndim == 1:
+        return {"latitude": (GRID[:1], latitude), "longitude": (GRID[1:], longitude)}
+    if latitude.ndim != 2 or latitude.shape != longitude.shape:
+        msg = (
+            f"{path}: latitudes have the shape {latitude.shape} and longitudes {longitude.shape}; expected two vectors, "
+            "or two matrices of one shape [H, W]"
+        )
+        raise StoreError(msg)
+    return {"latitude": (CURVILINEAR, latitude), "longitude": (CURVILINEAR, longitude)}
 
 
 def _moments(times: Values, path: Path) -> Values:
@@ -120,7 +135,8 @@ def _moments(times: Values, path: Path) -> Values:
 
 
 def _dims(name: str, values: Values, sizes: Mapping[str, int], path: Path) -> tuple[str, ...]:
-    known: dict[int, tuple[str, ...]] = {2: GRID, 3: ("time", *GRID), 4: ("time", "level", *GRID)}
+    grid = CURVILINEAR if CURVILINEAR[0] in sizes else GRID
+    known: dict[int, tuple[str, ...]] = {2: grid, 3: ("time", *grid), 4: ("time", "level", *grid)}
     dims = known.get(values.ndim)
     expected = None if dims is None else tuple(sizes.get(dim, 0) for dim in dims)
     if dims is None or values.shape != expected or (values.ndim == 2) != name.startswith(STATIC_PREFIX):
@@ -256,14 +272,15 @@ def _sequence(
         if set(states[moment]) != set(names):
             msg = f"{path}: {moment} holds {sorted(states[moment])}, {moments[0]} holds {sorted(names)}"
             raise StoreError(msg)
-    data: dict[str, Any] = {name: (GRID, values) for name, values in statics.items()}
+    placed = _placed(_values(first.metadata.lat, "lat", path), _values(first.metadata.lon, "lon", path), path)
+    grid = GRID if placed["latitude"][1].ndim == 1 else CURVILINEAR
+    data: dict[str, Any] = {name: (grid, values) for name, values in statics.items()}
     for name in names:
         values = np.stack([states[moment][name] for moment in moments])
-        data[name] = (("time", *(("level",) if values.ndim == 4 else ()), *GRID), values)
+        data[name] = (("time", *(("level",) if values.ndim == 4 else ()), *grid), values)
     coords: dict[str, Any] = {
         "time": np.array(moments, dtype="datetime64[s]").astype("datetime64[ns]"),
-        "latitude": _values(first.metadata.lat, "lat", path),
-        "longitude": _values(first.metadata.lon, "lon", path),
+        **placed,
         "level": _levels(first, path),
     }
     return xr.Dataset(data, coords=coords)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import pickle
@@ -64,6 +65,20 @@ def test_a_dictionary_of_arrays(tmp_path: Path, protocol: int) -> None:
     assert source.synthetic
     assert source.licence == "MIT"
     assert source.files[0]["size"] == (tmp_path / "a.pickle").stat().st_size
+
+
+def test_coordinates_may_be_matrices(tmp_path: Path) -> None:
+    latitude = np.array([[20.0, 21, 21, 20], [0, 1, 1, 0], [-20, -19, -19, -20]])
+    longitude = np.array([[10.0, 11, 12, 13]] * 3) + np.array([[0.0], [0.5], [1]])
+    content = arrays() | {"latitude": latitude, "longitude": longitude}
+    source = read(dump(content, tmp_path / "a.pickle"))
+    assert source.fields["t"].dims == ("time", "level", "y", "x")
+    assert source.fields["static_z"].dims == ("y", "x")
+    np.testing.assert_array_equal(source.fields["2t"]["longitude"], longitude)
+    matrices = Metadata(*map(torch.from_numpy, (latitude, longitude)), (START, ), (500, 850))
+    states = Batch({"2t": torch.ones(1, 1, 3, 4)}, {"z": torch.ones(3, 4)}, {"t": torch.ones(1, 1, 2, 3, 4)}, matrices)
+    later = dataclasses.replace(states, metadata=dataclasses.replace(matrices, time=(START + STEP,)))
+    assert read(dump([(states, later)], tmp_path / "b.pickle")).fields["t"].dims == ("time", "level", "y", "x")
 
 
 def test_big_endian_values_and_times_as_text(tmp_path: Path) -> None:
