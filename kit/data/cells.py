@@ -57,4 +57,4 @@ def cell_areas(latitude_HW: npt.NDArray[Any], longitude_HW: npt.NDArray[Any]) ->
     y = np.sin(np.deg2rad(np.clip(corners(latitude_HW), -90, 90)))
     falling = x[1:, 1:] - x[:-1, :-1], y[1:, 1:] - y[:-1, :-1]
     rising = x[:-1, 1:] - x[1:, :-1], y[:-1, 1:] - y[1:, :-1]
-    return np.abs(falling[0] * rising[1] - falling[1] * rising[0]) / 2
+    return np.asarray(np.abs(falling[0] * rising[1] - falling[1] * rising[0]) / 2)

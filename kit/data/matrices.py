@@ -79,12 +79,11 @@ def _ordered(dataset: xr.Dataset, ways: list[tuple[str, ...]], where: str, note:
                 note(said)
         turned = _bare(dataset, dims, CURVILINEAR).isel(y=turn[0], x=turn[1])
         return turned.assign_coords(latitude=(CURVILINEAR, latitude[turn]), longitude=(CURVILINEAR, eastern[turn]))
-    latitude, longitude = dataset["latitude"], dataset["longitude"]
+    north, east = (f"{float(dataset[name].min()):g} to {float(dataset[name].max()):g} degrees" for name in GRID)
     msg = (
-        f"{where}: latitude and longitude are matrices of {latitude.shape} points ({float(latitude.min()):g} to "
-        f"{float(latitude.max()):g} degrees north, {float(longitude.min()):g} to {float(longitude.max()):g} east) that "
-        "are in no order: latitudes must fall along every column and longitudes rise along every row within [0, 360), "
-        "which a grid that holds a pole, crosses Greenwich or has gaps cannot; crop it, or regrid it"
+        f"{where}: latitude and longitude are matrices of {dataset['latitude'].shape} points ({north} north, {east} "
+        "east) that are in no order: latitudes must fall along every column and longitudes rise along every row within "
+        "[0, 360), which a grid that holds a pole or crosses Greenwich cannot; crop it, or regrid it"
     )
     raise StoreError(msg)
 

@@ -57,10 +57,8 @@ def area_weights(lat: Coordinates, lon: Coordinates | None = None) -> Tensor:
     Raises:
         ValueError: ``lat`` is empty, beyond a pole, or not strictly decreasing, or longitudes do not fit it.
     """
-    latitude, longitude = (
-        None if values is None else torch.as_tensor(values, dtype=torch.float64, device="cpu").numpy()
-        for values in (lat, lon)
-    )
+    latitude = torch.as_tensor(lat, dtype=torch.float64, device="cpu").numpy()
+    longitude = None if lon is None else torch.as_tensor(lon, dtype=torch.float64, device="cpu").numpy()
     return torch.from_numpy(area.area_weights(latitude, longitude))
 
 

@@ -184,6 +184,8 @@ def test_cells_smaller_than_patches_are_refused() -> None:
     for cells in ("181x360", "180x361"):
         with pytest.raises(SettingsError, match=rf"at most 180x360 cells of the globe.* got {cells}"):
             refuse_finer_than_patches(settings(cells), latitude, longitude, 4)
+        with pytest.raises(SettingsError, match=r"at most 180x360"):
+            refuse_finer_than_patches(settings(cells), *np.meshgrid(latitude, longitude, indexing="ij"), 4)
     # A region's patches are as large as the globe's.
     refuse_finer_than_patches(settings("180x360"), latitude[100:180], longitude[:80], 4)
     refuse_finer_than_patches(settings(None), latitude, longitude, 4)

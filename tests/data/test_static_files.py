@@ -179,3 +179,17 @@ def test_built_into_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main([*arguments, "--out", str(out), "--statics_from", str(pickled(tmp_path / "t", 5, 6))]) == 2
     assert "5 x 6 points are no global grid" in capsys.readouterr().err.replace("\n", " ")
     assert not out.exists()
+
+
+def test_on_a_curvilinear_grid_they_come_on_the_datas_own_points(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(curvilinear=True, times=2, static=("lsm",))
+    data = SourceData({"2t": dataset["2t"]}, ("2t",), ())
+    statics = dataset[["static_lsm"]].rename(static_lsm="lsm").isel(y=slice(None, None, -1))
+    statics.to_netcdf(tmp_path / "own.nc")
+    got = with_statics(data, str(tmp_path / "own.nc"), None).fields["static_lsm"]
+    np.testing.assert_array_equal(got, dataset["static_lsm"])
+    assert got.dims == ("y", "x")
+    statics.isel(x=slice(1, None)).to_netcdf(tmp_path / "part.nc")
+    for file, found in ((tmp_path / "part.nc", "16 x 31 from 30"), (pickled(tmp_path / "globe.pickle"), "9 from -90")):
+        with pytest.raises(StoreError, match=rf"latitudes are {found}.*of the data 16 x 32 from 30.*not interpolated"):
+            with_statics(data, str(file), None)

@@ -67,3 +67,14 @@ def test_the_share_that_is_scored_is_told() -> None:
     # Two rings of 28 and 20 points, of which the second is scored.
     assert outer["scored"] == pytest.approx(20 / 48)
     assert inner["scored"] == 1
+
+
+def test_matrices_of_a_regular_grid_have_the_same_rings() -> None:
+    lat, lon = torch.meshgrid(LAT.double(), torch.arange(DISTANCE.shape[1]).double(), indexing="ij")
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = ({"2t": torch.randn(1, *DISTANCE.shape, generator=generator)} for _ in range(2))
+    boards = EdgeBoard(LAT, DISTANCE, 2), EdgeBoard(lat, DISTANCE, 2, lon=lon)
+    for board in boards:
+        board.update(predicted, target, {})
+    for one, other in zip(*(board.results() for board in boards), strict=True):
+        assert other["rmse"]["2t"] == pytest.approx(one["rmse"]["2t"], rel=1e-6)

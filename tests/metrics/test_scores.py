@@ -169,3 +169,20 @@ def test_shapes_must_fit_and_nothing_is_added(prediction: tuple[int, ...], targe
     with pytest.raises(ValueError, match=r"t: expected \[B, 3, W\] at the surface or \[B, 1, 3, W\] on 1 levels"):
         board.update({"2t": good, "t": torch.zeros(prediction)}, {"2t": good, "t": torch.zeros(target)}, levels=(500,))
     assert board.results() == {}
+
+
+def test_matrices_of_a_regular_grid_score_as_its_rows_do() -> None:
+    latitude, longitude = np.meshgrid(np.linspace(60, 20, 5), np.linspace(0, 30, 4), indexing="ij")
+    vectors, matrices = ScoreBoard(latitude[:, 0]), ScoreBoard(latitude, longitude)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [{"2t": torch.randn(2, 5, 4, generator=generator), "t": torch.randn(2, 3, 5, 4, generator=generator)}
+             for _ in range(2)]  # fmt: skip
+    for board in (vectors, matrices):
+        board.update(drawn[0], drawn[1], (500, 850, 1000))
+    for key, found in matrices.results().items():
+        expected = vectors.results()[key]
+        assert (found.rmse, found.mae) == pytest.approx((expected.rmse, expected.mae), rel=1e-12)
+        assert found.bias == pytest.approx(expected.bias, rel=1e-10)
+        assert found.count == expected.count == 40
+    with pytest.raises(ValueError, match=r"2t: expected \[B, 5, 4\] at the surface"):
+        matrices.update({"2t": torch.zeros(1, 5, 3)}, {"2t": torch.zeros(1, 5, 3)})

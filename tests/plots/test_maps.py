@@ -11,9 +11,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 
 from kit.plots.maps import comparison_map
+from tests.factories import synthetic_dataset
 
 LATITUDE = np.array([30.0, 20.0, 10.0])
 LONGITUDE = np.array([100.0, 110.0, 120.0, 130.0])
@@ -27,7 +28,7 @@ def _figure(prediction: npt.ArrayLike, target: npt.ArrayLike, **options: Any) ->
         "latitude_H": LATITUDE,
         "longitude_W": LONGITUDE,
     } | options
-    shape = (len(settings["latitude_H"]), len(settings["longitude_W"]))
+    shape = (len(settings["latitude_H"]), np.shape(settings["longitude_W"])[-1])
     first, second = (np.broadcast_to(np.asarray(field, dtype=np.float32), shape) for field in (prediction, target))
     return comparison_map(first, second, settings.pop("latitude_H"), settings.pop("longitude_W"), **settings)
 
@@ -186,3 +187,21 @@ def test_what_is_scored_is_outlined_and_alone_in_the_rmse() -> None:
     for axes in figure.axes[:3]:
         (outline,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
         assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((-15, 5), 20, 20)
+
+
+def test_a_curvilinear_grid_is_drawn_cell_by_cell() -> None:
+    grid = synthetic_dataset(curvilinear=True, times=1)
+    latitude, longitude = grid["latitude"].values, grid["longitude"].values
+    box = slice(2, 12), slice(4, 20)
+    figure = _figure(latitude, latitude - 1, latitude_H=latitude, longitude_W=longitude, scored=box)
+    mesh = figure.axes[0].collections[0]
+    assert isinstance(mesh, QuadMesh)
+    drawn = mesh.get_coordinates()
+    assert drawn.shape == (17, 33, 2)
+    # The corner between the first four points is their mean.
+    np.testing.assert_allclose(drawn[1, 1], [longitude[:2, :2].mean(), latitude[:2, :2].mean()])
+    (outline,) = figure.axes[0].patches
+    assert isinstance(outline, Polygon)
+    corners = outline.get_xy()
+    for place in (drawn[2, 4], drawn[2, 20], drawn[12, 20], drawn[12, 4]):
+        assert (np.abs(corners - place).sum(1) < 1e-9).any()

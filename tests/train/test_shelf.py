@@ -123,3 +123,16 @@ def test_longitudes_across_greenwich_stay_what_they_are(tmp_path: Path) -> None:
     shelf = DiskShelf(tmp_path / "replay")
     shelf.put(0, Held(1, state))
     assert_same(shelf.get(0), Held(1, state))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coordinates_may_be_matrices(kind: str, tmp_path: Path) -> None:
+    held = item(1)
+    metadata = held.state.metadata
+    lat, lon = torch.meshgrid(metadata.lat, metadata.lon, indexing="ij")
+    held = dataclasses.replace(
+        held, state=dataclasses.replace(held.state, metadata=dataclasses.replace(metadata, lat=lat, lon=lon))
+    )
+    shelf = shelf_of(kind, tmp_path)
+    shelf.put(0, held)
+    assert_same(shelf.get(0), held)

@@ -149,7 +149,7 @@ class Pieces:
             else:
                 msg = f"{where}: {array.name} has the dimensions {array.dims}; select along {sorted(map(str, extra))}"
                 raise StoreError(msg)
-            if bare := [dim for dim in array.dims if dim not in array.coords]:
+            if bare := [dim for dim in array.dims if dim not in array.coords and dim not in grid]:
                 msg = f"{where}: {array.name} has the dimension {bare[0]} without its values; add that coordinate"
                 raise StoreError(msg)
             values = canonical_values(array, name, variable, where, self.note)

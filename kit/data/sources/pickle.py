@@ -116,8 +116,8 @@ def _placed(latitude: Values, longitude: Values, path: Path) -> dict[str, tuple[
         return {"latitude": (GRID[:1], latitude), "longitude": (GRID[1:], longitude)}
     if latitude.ndim != 2 or latitude.shape != longitude.shape:
         msg = (
-            f"{path}: latitudes have the shape {latitude.shape} and longitudes {longitude.shape}; expected two vectors, "
-            "or two matrices of one shape [H, W]"
+            f"{path}: latitudes have the shape {latitude.shape} and longitudes {longitude.shape}; expected two "
+            "vectors, or two matrices of one shape [H, W]"
         )
         raise StoreError(msg)
     return {"latitude": (CURVILINEAR, latitude), "longitude": (CURVILINEAR, longitude)}
