@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.data.build import open_store
+from kit.data.building.restate import restate
 from kit.data.measure import keys_of, measure
 from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics, VariableStatistics, Weighting
@@ -19,7 +20,6 @@ from kit.data.variables import lookup
 from kit.errors import SettingsError, StoreError
 from kit.models.transformed import fit
 from kit.models.transforms import Transform, default_transform, parse_transforms, why_not
-from kit.publish import write_atomically
 from kit.qa.drift import Drift, compared, drift
 from kit.qa.expected import published
 from kit.qa.reference import UPSTREAM, Reference, read_reference, upstream
@@ -86,7 +86,7 @@ def _of_store(store: Store, settings: StatsSettings) -> dict[str, Any]:
     weights = settings.weights or store.statistics.weights
     recorded = split == "train" and weights == store.statistics.weights and not settings.recompute
     found = store.statistics if recorded else _measured(store, period, weights)
-    written = _written(store, found) if settings.write else None
+    written = restate(store.path, found) if settings.write else None
     told = _drift({key: (one.mean, one.std) for key, one in found.variables.items()}, settings.against)
     splits = _splits(store, settings.states) if settings.states else []
     return {
@@ -159,13 +159,6 @@ def _period(store: Store, settings: StatsSettings) -> tuple[str | None, Period]:
         msg = f"{store.path}: the store has no split {split!r}; it has {held}; give one of these, or --times START/END"
         raise StoreError(msg)
     return split, store.splits[split]
-
-
-def _written(store: Store, found: StoreStatistics) -> Path:
-    """Replace the store's statistics, whole or not at all."""
-    file = store.path / STATISTICS_FILE
-    write_atomically(file, found.text())
-    return file
 
 
 def _transforms(store: Store, written: Mapping[str, str]) -> dict[str, Transform]:

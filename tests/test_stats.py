@@ -122,17 +122,58 @@ def test_nothing_is_written_unless_asked_for(built: Store, tmp_path: Path) -> No
 
     shutil.copytree(built.path, tmp_path / "store")
     file = tmp_path / "store" / "stats.json"
-    before = file.read_bytes()
+    before = [path.read_bytes() for path in (file, tmp_path / "store" / "zarr.json")]
     assert result_of(tmp_path / "store", weights="area")["written"] is None
-    assert file.read_bytes() == before
+    assert file.read_bytes() == before[0]
     assert result_of(tmp_path / "store", weights="area", write=True)["written"] == str(file)
     store = Store.open(tmp_path / "store")
     assert store.statistics == measure(store, store.statistics.train, "area")
-    assert sorted(path.name for path in store.path.glob(".*")) == []
+    store.verify()
+    assert list(store.path.glob(".*")) == list(store.path.glob("stats-*")) == []
     # As built: the same bytes come back.
     result_of(tmp_path / "store", weights="none", write=True)
     assert StoreStatistics.load(file) == built.statistics
-    assert file.read_bytes() == before
+    assert [path.read_bytes() for path in (file, tmp_path / "store" / "zarr.json")] == before
+
+
+def test_statistics_are_the_old_or_the_new_wherever_writing_them_ends(
+    built: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from kit.data.building import restate as room
+
+    shutil.copytree(built.path, tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    new = measure(store, store.statistics.train, "area")
+    write, written = room.write_atomically, []
+
+    def failing(path: Path, text: str) -> None:
+        if len(written) == left:
+            raise OSError(28, "No space left on device")
+        written.append(path.name)
+        write(path, text)
+
+    monkeypatch.setattr(room, "write_atomically", failing)
+    for left, weights in enumerate(("none", "none", "area")):
+        written.clear()
+        with pytest.raises(OSError, match="No space"):
+            room.restate(store.path, new)
+        assert Store.open(store.path).statistics.weights == weights
+    assert written[1:] == ["zarr.json"]
+    written.clear()
+    left = 4
+    room.restate(store.path, new)
+    Store.open(store.path).verify()
+
+
+def test_statistics_stay_while_states_are_appended(built: Store, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(built.path, tmp_path / "store")
+    (tmp_path / ".store.append.part").mkdir()
+    with pytest.raises(StoreError, match="states are being appended to it"):
+        result_of(tmp_path / "store", recompute=True, write=True)
 
 
 def test_a_store_of_the_cache_stays_as_it_is() -> None:

@@ -18,7 +18,7 @@ from kit.qa.table import Examined
 
 __all__ = ["CHECKS", "VERSION", "examine", "report_on"]
 
-VERSION = 3
+VERSION = 4
 """Of the checks: a report of another one is not taken for one of these."""
 
 _ROOMS = (structure, variant, coordinates, values, units, physics, geography, training)

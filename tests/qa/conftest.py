@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,15 +27,20 @@ def _surveyed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         return
 
     def known(
-        channel: Channel, bounds: Bounds, trains: frozenset[int], watch: Callable[[], None] = lambda: None
+        channel: Channel,
+        bounds: Bounds,
+        trains: frozenset[int],
+        watch: Callable[[], None] = lambda: None,
+        weights: Any = None,
     ) -> Survey:
-        digest = hashlib.sha256(f"{channel.name} {bounds} {sorted(trains)} {channel.array.attrs.asdict()}".encode())
+        facts = f"{channel.name} {bounds} {sorted(trains)} {channel.array.attrs.asdict()} {weights is None}"
+        digest = hashlib.sha256(facts.encode())
         for file in sorted(channel.folder.rglob("*")):
             digest.update(f"{file.relative_to(channel.folder)} ".encode())
             digest.update(file.read_bytes() if file.is_file() else b"")
         key = digest.hexdigest()
         if key not in _SURVEYS:
-            _SURVEYS[key] = survey(channel, bounds, trains, watch)
+            _SURVEYS[key] = survey(channel, bounds, trains, watch, weights)
         return replace(_SURVEYS[key], channel=channel)
 
     monkeypatch.setattr(checks, "survey", known)

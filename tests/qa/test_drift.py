@@ -10,9 +10,9 @@ import pytest
 
 from kit.data.settings import Period
 from kit.data.store import write_store
-from kit.qa.checks import run_checks
 from kit.qa.drift import compared, drift, judged, skewed
 from tests.factories import synthetic_dataset
+from tests.qa.stores import report_of
 
 REFERENCE = (100.0, 10.0)
 
@@ -84,4 +84,4 @@ def test_statistics_by_area_are_those_of_the_data_by_area(tmp_path: Path) -> Non
 
 
 def statuses(path: Path) -> set[str]:
-    return {check.status for check in run_checks(path).checks if check.name == "statistics-match"}
+    return {check.status for check in report_of(path).checks if check.name == "statistics-match"}
