@@ -141,28 +141,28 @@ def test_statistics_are_the_old_or_the_new_wherever_writing_them_ends(
 ) -> None:
     import shutil
 
-    from kit.data.building import restate as room
+    from kit.data.building.restate import restate
+    from kit.publish import write_atomically
 
     shutil.copytree(built.path, tmp_path / "store")
     store = Store.open(tmp_path / "store")
     new = measure(store, store.statistics.train, "area")
-    write = room.write_atomically
     left: list[str] = []
 
     def failing(path: Path, text: str) -> None:
         if not left:
             raise OSError(28, "No space left on device")
         assert left.pop(0) in path.name
-        write(path, text)
+        write_atomically(path, text)
 
-    monkeypatch.setattr(room, "write_atomically", failing)
+    monkeypatch.setattr("kit.data.building.restate.write_atomically", failing)
     for steps, weights in (([], "none"), (["stats-"], "none"), (["stats-", "zarr.json"], "area")):
         left[:] = steps
         with pytest.raises(OSError, match="No space"):
-            room.restate(store.path, new)
+            restate(store.path, new)
         assert Store.open(store.path).statistics.weights == weights
     left[:] = ["stats-", "zarr.json", "stats.json"]
-    room.restate(store.path, new)
+    restate(store.path, new)
     Store.open(store.path).verify()
 
 
