@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from kit.cli import main
+from kit.plots import quality
 from tests.data.broken_stores import STORES, Spoil
 from tests.data.malformed import CLASSIC, FOLDERS, GRIB, NETCDF, PICKLES, Make, netcdf
 from tests.data.sources.grib_files import field, message
@@ -91,6 +92,12 @@ def ends_well(
 
 
 @pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the page's maps, which take longer than all checks."""
+    monkeypatch.setattr(quality, "pictures", lambda _store: {})
+
+
+@pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Folders of inputs and outputs, and one for temporary files."""
     for name in ("in", "out", "temporary"):
@@ -100,6 +107,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     return tmp_path / "in", tmp_path / "out"
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize(("source", "name", "make", "expected"), CASES)
 def test_inputs(
     source: str,
@@ -138,6 +146,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic_store(folder / "store", times=6, height=6, width=8, levels=(500, 850)).path
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize(("spoil", "expected"), STORES.values(), ids=STORES)
 def test_stores(
     spoil: Spoil, expected: str, sound: Path, places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
@@ -236,6 +245,7 @@ def fuzz(seed: int, rounds: int, inputs: Path, out: Path, capsys: pytest.Capture
     assert not list(out.iterdir())
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_flipped_bytes(places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     fuzz(1, 5, *places, capsys)
 

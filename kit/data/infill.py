@@ -20,7 +20,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.fields import Note
-from kit.data.infill_rules import Rule
+from kit.data.infill_rules import Rule, told
 from kit.data.store_format import STATIC_PREFIX
 from kit.data.variables import lookup
 from kit.errors import SettingsError, StoreError
@@ -59,8 +59,8 @@ def filled(dataset: xr.Dataset, rules: tuple[Rule, ...], note: Note) -> xr.Datas
         if not count:
             msg = f"--infill {rule} has no effect: no value of {rule.variable} is missing; leave it out"
             raise SettingsError(msg)
-        of_states = f" in {states} of {field.states} states" if "time" in field.array.dims else ""
-        note(f"{rule.variable}: {count} of {field.array.size} values{of_states} were missing and filled by {rule.how}")
+        of_states = (states, field.states) if "time" in field.array.dims else None
+        note(told(rule, count, field.array.size, of_states))
         dataset = dataset.assign({rule.variable: field.lazy(count, states)})
     return dataset
 
@@ -105,8 +105,8 @@ class _Field:
         data = da.from_array(  # type: ignore[no-untyped-call]
             self, chunks=chunks, name=name, asarray=False, fancy=False, meta=meta
         )
-        told = {"infill_method": self.rule.how, "infill_values": count}
-        return self.array.copy(data=data).assign_attrs(told | ({"infill_states": states} if self.states > 1 else {}))
+        facts = {"infill_method": self.rule.how, "infill_values": count}
+        return self.array.copy(data=data).assign_attrs(facts | ({"infill_states": states} if self.states > 1 else {}))
 
     def survey(self) -> tuple[int, int]:
         """Values that are filled, and states that have some; reads the variable once.

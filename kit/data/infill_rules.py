@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, PlainSerializer
 
-__all__ = ["Method", "Rule", "Rules"]
+__all__ = ["Method", "Rule", "Rules", "retold", "told"]
+
+_TOLD = re.compile(r"(\S+): (\d+) of \d+ values(?: in \d+ of \d+ states)? were missing and filled by (\S+)")
 
 Method = Literal["nearest", "linear-time", "constant"]
 
@@ -63,3 +67,26 @@ Rules = Annotated[
     BeforeValidator(_rules, json_schema_input_type=str),
     PlainSerializer(lambda rules: [str(rule) for rule in rules]),
 ]
+
+
+def told(rule: Rule, count: int, size: int, states: tuple[int, int] | None) -> str:
+    """Say in a store's history what was filled.
+
+    Args:
+        rule: the variable and the method.
+        count: values that were missing.
+        size: values in all.
+        states: with some missing, and all; None for a static variable.
+    """
+    where = "" if states is None else f" in {states[0]} of {states[1]} states"
+    return f"{rule.variable}: {count} of {size} values{where} were missing and filled by {rule.how}"
+
+
+def retold(history: Iterable[Any]) -> dict[str, tuple[int, str]]:
+    """Values that were filled, and the methods, by variable; an append adds its own to the history."""
+    found: dict[str, tuple[int, str]] = {}
+    for sentence in history:
+        if said := _TOLD.fullmatch(str(sentence)):
+            count, how = found.get(said[1], (0, said[3]))
+            found[said[1]] = (count + int(said[2]), how if said[3] in how.split(" and ") else f"{how} and {said[3]}")
+    return found

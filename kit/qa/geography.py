@@ -30,7 +30,7 @@ _SEA = (
     (45, 160, 25, 220), (15, 180, 0, 230), (-8, 200, -50, 275), (50, 320, 32, 340), (25, 310, 10, 338),
     (-8, 335, -45, 360), (-8, 60, -45, 95), (-52, 0, -60, 280), (90, 0, 86, 360), (58, 345, 50, 348),
 )  # fmt: skip
-"""Boxes with hardly any land: the Pacific and the Atlantic, three each, the Indian Ocean, the Southern Ocean, the Arctic,
+"""Boxes with hardly any land: the Pacific and the Atlantic (three each), the Indian and the Southern Ocean, the Arctic,
 west of Scotland."""
 _POINTS = 30
 """Fewer known points say nothing."""

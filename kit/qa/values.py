@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kit.data.infill_rules import retold
 from kit.qa.report import Severity
 from kit.qa.subject import Subject
 from kit.qa.survey import Survey
@@ -56,15 +57,17 @@ def _nan(store: Examined) -> Findings:
 
 @check("infilled", "info", "no value was filled in")
 def _infilled(store: Examined) -> Findings:
+    history = store.subject.attributes.get("history")
+    filled = retold(history) if isinstance(history, list) else {}
     for channel in store.subject.channels:
-        count, how = (channel.array.attrs.get(f"infill_{key}") for key in ("values", "method"))
-        if not isinstance(count, int):
+        if channel.name not in filled:
             continue
+        count, how = filled[channel.name]
         share = count / max(1, channel.array.size)
         detail = f"{count} of {channel.array.size} values ({share:.2g} of them) were missing and filled by {how}"
         remedy = "look at them beside the source: a model learns from them as from others"
         severity: Severity = "info" if share <= _FILLED else "warning"
-        yield Finding(channel.name, detail, remedy, severity, {"method": str(how), "count": count, "share": share})
+        yield Finding(channel.name, detail, remedy, severity, {"method": how, "count": count, "share": share})
 
 
 @check("inf", "error", "no value is infinite")
