@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -29,6 +31,7 @@ Array = npt.NDArray[Any]
 _USUAL_LEVEL = 500.0
 _BINS = 40
 _WIDTH, _HEIGHT = 300, 120
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MISSING = (214, 214, 214)
 _FOUND = (213, 94, 0)
 _MOST = 0.5
@@ -48,7 +51,7 @@ def pictures(store: Examined) -> dict[str, str]:
 
 def _card(store: Examined, found: Survey, land_hw: Array | None) -> str:
     channel = found.channel
-    style = style_of(channel.name, channel.units)
+    style = _style(found)
     level = _level(store, found)
     pressure = None if channel.kind != "atmospheric" else store.subject.coordinates["level"][level]
     at = "" if pressure is None else f" at {pressure:g} hPa"
@@ -59,6 +62,15 @@ def _card(store: Examined, found: Survey, land_hw: Array | None) -> str:
         pieces.append(_through_time(store, found, level, style, at))
     title = f"{html.escape(channel.name)} <small>{html.escape(style.label)}, {html.escape(style.unit)}</small>"
     return f'<section class="card" id="v-{html.escape(channel.name)}"><h3>{title}</h3>{"".join(pieces)}</section>'
+
+
+def _style(found: Survey) -> Style:
+    """The variable's style, or its name and unit by the table of variables."""
+    channel, known = found.channel, found.channel.known
+    style = style_of(
+        channel.name, re.sub(r"(?<=[A-Za-z])-?\d", lambda part: part[0].translate(_RAISED), channel.units or "")
+    )
+    return style if known is None or style.label != channel.name else replace(style, label=known.long_name)
 
 
 def _level(store: Examined, found: Survey) -> int:
@@ -78,7 +90,9 @@ def _tallies(found: Survey) -> tuple[Any, ...]:
 def _map(store: Examined, found: Survey, level: int, style: Style, land_hw: Array | None, at: str) -> str:
     mean = style.display(found.mean_Chw[level])
     low, high = _limits(mean)
-    unit = (mean - low) / (high - low) if high > low else np.zeros_like(mean)
+    # Of winds the sign is what matters: no colour on one side of zero stands for a value on the other.
+    bottom, top = _scale(low, high, style)
+    unit = (mean - bottom) / (top - bottom) if top > bottom else np.zeros_like(mean)
     colours = mpl.colormaps[style.colours](np.clip(np.nan_to_num(unit), 0, 1), bytes=True)[..., :3].copy()
     colours[~np.isfinite(mean)] = _MISSING
     if land_hw is not None and land_hw.shape == mean.shape and found.channel.name != "static_lsm":
@@ -93,12 +107,32 @@ def _map(store: Examined, found: Survey, level: int, style: Style, land_hw: Arra
     first = western_edge(longitude) // thinning((1, len(longitude)))[1] if in_order else 0
     colours = np.roll(colours, -first, axis=1)
     marked = f' <span class="found">&#9632; {int(wrong.sum())} points with findings</span>' if wrong.any() else ""
-    caption = f"mean of {found.states} states{at}: {low:.4g} to {high:.4g} {html.escape(style.unit)}{marked}"
+    states = "state" if found.states == 1 else "states"
+    caption = f"mean of {found.states} {states}{at}: {low:.4g} to {high:.4g} {html.escape(style.unit)}{marked}"
     if found.channel.kind == "static":
         caption = f"{low:.4g} to {high:.4g} {html.escape(style.unit)}{marked}"
     alternative = f"map of {html.escape(found.channel.name)}"
     picture = f'<img alt="{alternative}" src="{_png(colours)}">'
-    return f'<figure class="map">{picture}<figcaption>{caption}</figcaption></figure>'
+    return f'<figure class="map">{picture}{_bar(style, bottom, top)}<figcaption>{caption}</figcaption></figure>'
+
+
+def _scale(low: float, high: float, style: Style) -> tuple[float, float]:
+    """Ends of the colour bar."""
+    if style.scale == "diverging":
+        return -max(abs(low), abs(high)), max(abs(low), abs(high))
+    if style.scale == "fraction" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    if style.scale == "cyclic":
+        return 0.0, 360.0
+    return (0.0, high) if style.scale == "from zero" and low >= 0 else (low, high)
+
+
+def _bar(style: Style, bottom: float, top: float) -> str:
+    if not top > bottom:
+        return ""
+    ramp = mpl.colormaps[style.colours](np.linspace(0, 1, 96), bytes=True)[None, :, :3]
+    ends = f"<span>{bottom:.4g}</span><span>{top:.4g}</span>"
+    return f'<img class="bar" alt="colours" src="{_png(ramp)}"><div class="ends">{ends}</div>'
 
 
 def _limits(values: Array) -> tuple[float, float]:
@@ -159,7 +193,7 @@ def _profile(store: Examined, found: Survey, style: Style) -> str:
     height = np.log(levels[there] / levels[there].min())
     if not np.ptp(height):
         return ""
-    y = 8 + (_HEIGHT - 24) * height / height.max()
+    y = 8 + (_HEIGHT - 34) * height / height.max()
     low, mid, high = (np.asarray(style.display(mean[there] + sign * scale[there])) for sign in (-1, 0, 1))
     start, width = float(low.min()), max(float(high.max() - low.min()), 1e-30)
     band, line = ((part - start) / width * (_WIDTH - 70) for part in (np.concatenate([low, high[::-1]]), mid))
@@ -186,8 +220,11 @@ def _through_time(store: Examined, found: Survey, level: int, style: Style, at: 
     x = np.arange(len(means)) / max(1, len(means) - 1) * _WIDTH
     y = _HEIGHT - 22 - (means - low) / max(high - low, 1e-30) * (_HEIGHT - 38)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[there], y[there], strict=True))
-    times = store.subject.coordinates["time"].astype("datetime64[D]")
-    ends = _text(0, str(times[0])) + _text(_WIDTH, str(times[found.states - 1]), "end")
+    first, last = store.subject.coordinates["time"][[0, found.states - 1]]
+    unit = "D" if last - first > np.timedelta64(3, "D") else "m"
+    ends = _text(0, str(first.astype(f"datetime64[{unit}]"))) + _text(
+        _WIDTH, str(last.astype(f"datetime64[{unit}]")), "end"
+    )
     spread = f"{low:.4g} to {high:.4g}"
     line = f'<polyline points="{points}" fill="none" stroke="{ORANGE}" stroke-width="1.4"/>'
     return _svg(line + _axis() + ends, f"mean of each state{at}: {spread}")

@@ -38,6 +38,8 @@ th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);verti
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px}figure{margin:0 0 10px}
 .map img{width:100%;max-height:300px;
 object-fit:contain;image-rendering:pixelated;display:block;border-radius:4px}
+.map img.bar{height:8px;object-fit:fill;image-rendering:auto;margin-top:6px}
+.ends{display:flex;justify-content:space-between;font-size:11px;color:var(--soft)}
 svg{width:100%;display:block}svg text{font-size:10px;fill:var(--soft)}
 figcaption{font-size:12.5px;color:var(--soft);margin-top:3px}.found{color:#d55e00;font-weight:600}
 a{color:var(--info)}nav a{margin-right:10px}
