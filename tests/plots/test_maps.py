@@ -196,12 +196,12 @@ def test_a_curvilinear_grid_is_drawn_cell_by_cell() -> None:
     figure = _figure(latitude, latitude - 1, latitude_H=latitude, longitude_W=longitude, scored=box)
     mesh = figure.axes[0].collections[0]
     assert isinstance(mesh, QuadMesh)
-    drawn = mesh.get_coordinates()
+    drawn = np.asarray(mesh.get_coordinates())
     assert drawn.shape == (17, 33, 2)
     # The corner between the first four points is their mean.
     np.testing.assert_allclose(drawn[1, 1], [longitude[:2, :2].mean(), latitude[:2, :2].mean()])
     (outline,) = figure.axes[0].patches
     assert isinstance(outline, Polygon)
-    corners = outline.get_xy()
+    corners = np.asarray(outline.get_xy())
     for place in (drawn[2, 4], drawn[2, 20], drawn[12, 20], drawn[12, 4]):
         assert (np.abs(corners - place).sum(1) < 1e-9).any()

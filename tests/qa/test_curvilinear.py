@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kit.qa.checks import run_checks
 from kit.quality import quality_of
 from tests.factories import synthetic_dataset, write_synthetic
-from tests.qa.stores import Edit, dry_above, examine, of, replace, rewrite, set_values
+from tests.qa.stores import Edit, dry_above, examine, of, replace, report_of, rewrite, set_values
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def path(sound: Path, tmp_path: Path) -> Path:
 
 
 def test_a_sound_store_passes(sound: Path) -> None:
-    report = run_checks(sound)
+    report = report_of(sound)
     assert report.passed
     assert [check.name for check in report.checks if check.status != "passed"] == ["missing-levels"]
 
@@ -61,7 +60,7 @@ def test_fires(path: Path, name: str, edit: Edit, variable: str, detail: str) ->
 def test_a_hole_in_the_grid_is_found(tmp_path: Path) -> None:
     dataset = synthetic_dataset(curvilinear=True, times=6)
     write_synthetic(dataset.isel(y=[*range(5), *range(6, 16)]), tmp_path / "store")
-    (check,) = of(run_checks(tmp_path / "store"), "grid-spacing")
+    (check,) = of(report_of(tmp_path / "store"), "grid-spacing")
     assert (check.status, check.severity, check.variable) == ("failed", "warning", "y")
     assert re.search(r"jumps at 2 of 13 places, first from 99\.8 to 200 km at 4", check.detail)
 
