@@ -138,7 +138,7 @@ def address_of(run: Run, archive: str) -> str:
     templates = _opened(run).SOURCES
     if archive in ARCHIVES:
         return str(templates[archive])
-    return archive.rstrip("/") + urlsplit(templates["aws"]).path
+    return archive.rstrip("/") + urlsplit(str(templates["aws"])).path
 
 
 def _ready(address: str, archive: str, transport: Transport, attempts: int) -> str:
