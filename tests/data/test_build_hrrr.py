@@ -80,4 +80,4 @@ def test_it_trains(store: Store, tmp_path: Path) -> None:
             "train": {"steps": 2},
         }
     )
-    assert np.isfinite(finetune(settings)["valid_loss"])
+    assert np.isfinite(finetune(settings)["loss"]["last"])
