@@ -152,11 +152,11 @@ def _ends(array: xr.DataArray) -> set[int]:
 
 
 def _cut(ends: set[int] | Sequence[int], most: int, others: set[int]) -> list[int]:
-    """Ends without 0; runs that are longer than ``most`` are cut at other ends, too."""
+    """Ends, 0 among them; runs that are longer than ``most`` are cut at other ends, too."""
     ordered = sorted(ends)
     long = [(a, b) for a, b in itertools.pairwise(ordered) if b - a > most]
     inside = {end for a, b in long for end in others if a < end < b}
-    return sorted({*ordered, *inside} - {0})
+    return sorted({*ordered, *inside})
 
 
 def differences(mine: Any, other: Any, where: str = "") -> Iterator[str]:
