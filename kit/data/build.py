@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -110,7 +111,11 @@ def _prepared(
 ) -> Iterator[tuple[SourceData, xr.Dataset, dict[str, Any]]]:
     """The source, what is taken of it, and what the store says of both."""
     origin = locate(settings.path, settings.source)
-    with _open_source(settings, origin.paths, sample=sample) as opened:
+    # What is computed here is little; and no cluster that happens to be there is to be asked for it.
+    with (
+        dask.config.set(scheduler="synchronous"),
+        _open_source(settings, origin.paths, sample=sample) as opened,
+    ):
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
         source = with_statics(_in_region(known, settings), settings.statics_from, settings.statics)
         notes = list(source.notes)

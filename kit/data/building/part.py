@@ -243,11 +243,12 @@ def discard(folder: Path) -> bool:
     if lock is None:
         return False
     try:
-        gone = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:12]}")
-        folder.rename(gone)
-        _remove(gone)
+        folder.rename(folder.with_name(f"{folder.name}-gone-{uuid.uuid4().hex[:12]}"))
     finally:
         lock.release()
+    # With what processes have left that were killed here.
+    for gone in folder.parent.glob(f"{folder.name}-gone-*"):
+        _remove(gone)
     return True
 
 

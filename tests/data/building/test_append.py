@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -187,31 +188,27 @@ def test_an_end_that_is_killed_at_every_step(
 
         return step
 
-    seen = []
-    for stop in range(1, 100):
+    # Statistics and metadata are prepared; the manifest, six chunks, the times, statistics and metadata are placed; then
+    # those of seven arrays, the statistics' name, and what is left is removed.
+    before, after = [1, 2, 3, 4, 9, 10, 11, 12], [13, 19, 20, 21]
+    for stop in (*before, *after):
         store = tmp_path / str(stop) / "store"
         shutil.copytree(earlier, store)
         calls.clear()
         with monkeypatch.context() as patch:
             for name in ("_place", "_moved", "save_statistics", "root_document"):
                 patch.setattr(commit, name, counted(getattr(commit, name), stop))
-            patch.setattr(commit.shutil, "rmtree", counted(shutil.rmtree, stop))
-            try:
+            patch.setattr(commit, "shutil", SimpleNamespace(rmtree=counted(shutil.rmtree, stop)))
+            with pytest.raises(KeyboardInterrupt):
                 add(store, splits=TRAIN)
-                break
-            except KeyboardInterrupt:
-                pass
         held = Store.open(store)
         assert verify(store).problems == ()
-        seen.append(len(held.times))
-        assert held.statistics.states == (5 if len(held.times) == 7 else 8)
+        states, counted_states = (7, 5) if stop in before else (10, 8)
+        assert (len(held.times), held.statistics.states) == (states, counted_states)
         assert held.splits["train"] == held.statistics.train
-        np.testing.assert_array_equal(held.read("t", slice(None)), STATES["t"].values[: len(held.times)])
+        np.testing.assert_array_equal(held.read("t", slice(None)), STATES["t"].values[:states])
         assert files_of(add(store, splits=TRAIN).path) == appended, stop
         assert [path.name for path in store.parent.iterdir()] == ["store"]
-    # Statistics and metadata are prepared; the manifest, 6 chunks, the times, statistics and metadata are placed; then
-    # those of seven arrays, the statistics' name, and what is left is removed.
-    assert seen == [7] * (2 + 1 + 6 + 1 + 1 + 1) + [10] * (7 + 1 + 1)
 
 
 def test_two_of_them_exclude_each_other(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
