@@ -18,10 +18,23 @@ from kit.data.settings import Period
 from kit.data.store_format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
 from kit.errors import StoreError
 
-__all__ = ["Announcement", "OpenSource", "Pieces", "Place", "Request", "SourceData", "data_files", "file_facts"]
+__all__ = [
+    "Announcement",
+    "OpenSource",
+    "Pieces",
+    "Place",
+    "Request",
+    "SourceData",
+    "data_files",
+    "file_facts",
+    "states_together",
+]
 
 Place = str | Path
 """A file, a folder, or an address."""
+
+
+LAYER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,18 @@ class Announcement:
     value_bytes: int
     requests: int
     download_bytes: int
+
+
+def states_together(points: int) -> int:
+    """States of a variable that are read together: one, or as many small ones as a layer of ``LAYER_BYTES`` holds.
+
+    It follows from the grid alone, not from the levels, so that the chunks of all variables end at the same times: a
+    block of a build then computes none of them twice.
+
+    Args:
+        points: of a layer.
+    """
+    return max(1, LAYER_BYTES // (4 * max(1, points)))
 
 
 class OpenSource(Protocol):

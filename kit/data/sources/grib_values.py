@@ -11,12 +11,12 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
+from kit.data.sources.base import states_together
 from kit.data.sources.grib_scan import Message, load_eccodes
 from kit.errors import StoreError
 
 __all__ = ["decoded", "lazy", "same_values"]
 
-CHUNK_BYTES = 8 * 2**20
 _MISSING = 1e300
 """Stands for a point without a value while a message is decoded; eccodes' own, 9999, may be a value."""
 
@@ -32,8 +32,7 @@ def lazy(messages: Sequence[Sequence[Message]], dtype: npt.DTypeLike) -> da.Arra
         [T, C, H, W].
     """
     cube = _Cube(messages, np.dtype(dtype))
-    state = int(np.prod(cube.shape[1:])) * cube.dtype.itemsize
-    chunks = (max(1, CHUNK_BYTES // state), *cube.shape[1:])
+    chunks = (states_together(int(np.prod(cube.shape[2:]))), *cube.shape[1:])
     meta = np.empty((0,) * cube.ndim, cube.dtype)
     name = f"grib-{uuid.uuid4().hex}"
     array: da.Array = da.from_array(  # type: ignore[no-untyped-call]

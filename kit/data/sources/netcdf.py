@@ -23,7 +23,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.fields import Note
-from kit.data.sources.base import Pieces, Place, Request, SourceData, data_files, file_facts
+from kit.data.sources.base import Pieces, Place, Request, SourceData, data_files, file_facts, states_together
 from kit.data.sources.classic import check_length
 from kit.data.sources.merging import merge
 from kit.errors import StoreError
@@ -32,7 +32,6 @@ __all__ = ["open_source"]
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
 """What a damaged file raises, where it is opened and where it is read."""
-CHUNK_BYTES = 8 * 2**20
 _BOMB_BYTES, _BOMB_RATIO = 2**27, 200
 """A zip of more than that, packed so much smaller, holds nothing but the wish to fill a disk."""
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
@@ -161,9 +160,9 @@ class _Values:
 def _in_states(dataset: xr.Dataset, where: str) -> xr.Dataset:
     """Read one state at a time, or some small ones, whatever the file's own chunks are."""
     times = [dim for dim in dataset.dims if str(dim) in ("time", "valid_time")]
-    largest = max((array.size for array in dataset.data_vars.values()), default=1)
-    states = max(1, *(dataset.sizes[dim] for dim in times)) if times else 1
-    length = max(1, CHUNK_BYTES // (8 * max(1, largest // states)))
+    # The grid's rows and columns, by whatever names; levels are fewer.
+    rows, columns = sorted([1, 1, *(size for dim, size in dataset.sizes.items() if dim not in times)])[-2:]
+    length = states_together(rows * columns)
     lazy = {}
     for key, array in dataset.data_vars.items():
         chunks = tuple(length if dim in times else -1 for dim in array.dims)

@@ -31,7 +31,7 @@ def build(
     out: Path,
     dataset: xr.Dataset | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = 1,
     splits: dict[str, Period] | None = None,
     attributes: dict[str, Any] | None = None,
     **how: Any,

@@ -188,7 +188,7 @@ def test_an_end_that_is_killed_at_every_step(
 
         return step
 
-    # Statistics and metadata are prepared; the manifest, six chunks, the times, statistics and metadata are placed; then
+    # Statistics and metadata are prepared; manifest, six chunks, times, statistics and metadata are placed; then
     # those of seven arrays, the statistics' name, and what is left is removed.
     before, after = [1, 2, 3, 4, 9, 10, 11, 12], [13, 19, 20, 21]
     for stop in (*before, *after):

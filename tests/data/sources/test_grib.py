@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kit.data.sources import grib_values
+from kit.data.sources import base
 from kit.data.sources.base import Request, SourceData
 from kit.data.sources.grib import open_source
 from kit.errors import SettingsError, StoreError
@@ -59,7 +59,7 @@ def test_levels_surfaces_and_statics(tmp_path: Path, edition: int) -> None:
 
 
 def test_only_what_is_computed_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grib_values, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(base, "LAYER_BYTES", 1)
     messages = [message(field(t), param=130, level=500, time=time) for t, time in enumerate(HOURS)]
     path = write(tmp_path / "a.grib", *messages)
     with open_source([path], Request()) as source:
