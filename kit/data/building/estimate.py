@@ -95,7 +95,7 @@ def measure(
     dynamic = dataset[[name for name, array in dataset.data_vars.items() if "time" in array.dims]]
     raw = 4 * sum(array.size for array in dataset.data_vars.values())
     edges = block_edges(list(dynamic.data_vars.values()))
-    middle = (len(edges) - 1) // 2
+    middle = (len(edges) - 2) // 2
     start, stop = edges[middle], edges[middle + 1]
     taken, size, packed = _timed(dynamic, start, stop, codec)
     threads = workers or len(os.sched_getaffinity(0))

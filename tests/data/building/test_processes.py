@@ -18,11 +18,13 @@ from tests.data.building.builds import build, files_of, one_state_blocks
 from tests.factories import synthetic_dataset
 
 STATES = 150
+# A block takes long enough to be killed in.
 BUILDER = """
-import sys
-from kit.data.building import plan
-plan.BLOCK_BYTES = 1
+import sys, time
+from kit.data.building import driver, plan
 from kit import cli
+plan.BLOCK_BYTES, write_block = 1, driver.write_block
+driver.write_block = lambda *arguments: (write_block(*arguments), time.sleep(0.04))[0]
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -69,7 +71,7 @@ def test_killed_ten_times_at_random_moments(source: Path, tmp_path: Path, undist
     for number in range(10):
         with start(source, out) as process:
             # At its start, between blocks and within them, until near the end.
-            wanted, deadline = int((number + chance.random()) * STATES / 10), time.monotonic() + 120
+            wanted, deadline = int((number + chance.random()) * STATES / 11), time.monotonic() + 120
             while process.poll() is None and recorded(out) < wanted and time.monotonic() < deadline:
                 time.sleep(0.005 * chance.random())
             process.kill()
