@@ -72,11 +72,12 @@ def show_entries(entries: Sequence[Mapping[str, Any]]) -> None:
     table.add_column("name", style="bold", overflow="fold")
     table.add_column("what", overflow="fold", ratio=1)
     for entry in entries:
-        size = "size unknown" if entry["size"] is None else bytes_text(entry["size"])
+        unsized = "size unknown" if entry["fetched"] else "read in parts, where it is"
+        size = unsized if entry["size"] is None else bytes_text(entry["size"])
         origin = entry["url"] if isinstance(entry["url"], str) else entry["url"][0]
         marks = [entry["kind"], size, f"{host_of(origin)} ({entry['scheme']})"]
         marks += ["[green]here[/]"] if entry["cached"] else []
-        marks += [] if entry["pinned"] else ["[yellow]no hash: kit data pin[/]"]
+        marks += [] if entry["pinned"] or not entry["fetched"] else ["[yellow]no hash: kit data pin[/]"]
         marks += ["[yellow]synthetic[/]"] if entry["synthetic"] else []
         facts = ", ".join(marks)
         table.add_row(entry["name"], f"{escape(entry['description'])}\n[dim]{facts}; {escape(entry['licence'])}[/]")

@@ -1,4 +1,4 @@
-"""A local web server with scripted faults, which can also speak as a model hub does.
+"""A local web server with scripted faults, which can also speak as a model hub and as Google's storage do.
 
     with serving() as server:
         server.put("/states.bin", content)
@@ -12,6 +12,7 @@ It listens on loopback at a free port, answers each request in a thread of its o
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 __all__ = ["Fault", "File", "Request", "Server", "git_blob", "serving"]
 
@@ -92,6 +93,7 @@ class Server:
         self.requests: list[Request] = []
         self.gated: set[str] = set()
         self.tokens: set[str] = set()
+        self.buckets: dict[str, dict[str, bytes]] = {}
         self._queues: dict[str, list[Fault]] = {}
         self._always: dict[str, Fault] = {}
         self._lock = threading.Lock()
@@ -151,6 +153,30 @@ class Server:
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         self.files[path] = File(b"", f'"{digest}"', {**commit, **linked}, location)
         return path
+
+    def put_object(self, bucket: str, name: str, content: bytes) -> str:
+        """Serve an object of a bucket as Google's JSON API does; returns its path, of which faults are made."""
+        self.buckets.setdefault(bucket, {})[name] = content
+        path = f"/download/storage/v1/b/{bucket}/o/{name}?alt=media"
+        self.put(path, content)
+        return path
+
+    def listing(self, path: str) -> File | None:
+        """A bucket's objects under a prefix, as Google's JSON API lists them; None for other paths."""
+        match = re.fullmatch(r"/storage/v1/b/([\w.-]+)/o/?\?(.*)", path)
+        if match is None or match[1] not in self.buckets:
+            return None
+        asked = {key: values[0] for key, values in parse_qs(match[2]).items()}
+        prefix, delimiter = asked.get("prefix", ""), asked.get("delimiter")
+        items, folders = [], set()
+        for name, content in sorted(self.buckets[match[1]].items()):
+            inner = name[len(prefix) :]
+            if name.startswith(prefix) and delimiter and delimiter in inner:
+                folders.add(prefix + inner.partition(delimiter)[0] + delimiter)
+            elif name.startswith(prefix):
+                items.append({"name": name, "bucket": match[1], "size": str(len(content))})
+        answer = {"kind": "storage#objects", "items": items, "prefixes": sorted(folders)}
+        return File(json.dumps(answer).encode(), None, {"Content-Type": "application/json"})
 
     def gate(self, repo: str, *tokens: str) -> None:
         """Let nobody have a repository's files but who shows one of these tokens."""
@@ -213,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.status, fault.headers, b"", fault)
         elif (refusal := _refusal(self.scripted, request)) is not None:
             self._send(*refusal, b"", fault)
-        elif (file := self.scripted.files.get(request.path)) is None:
+        elif (file := self.scripted.files.get(request.path) or self.scripted.listing(request.path)) is None:
             self._send(404, fault.headers, b"", fault)
         elif file.location is not None:
             headers = {**file.headers, "Location": file.location, **({"ETag": file.etag} if file.etag else {})}

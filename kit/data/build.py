@@ -243,6 +243,7 @@ def _request(settings: BuildSettings, *, sample: bool) -> Request:
         step=settings.step,
         sample=sample,
         statics_elsewhere=settings.statics_from is not None,
+        absent_chunks=frozenset(settings.absent_chunks),
     )
 
 

@@ -14,7 +14,7 @@ from kit.data.settings import Codec, TimeRange, check_region
 
 __all__ = ["SOURCES", "BuildSettings", "SourceKind"]
 
-SourceKind = Literal["netcdf", "grib", "pickle", "cds", "hrrr"]
+SourceKind = Literal["netcdf", "grib", "pickle", "zarr", "cds", "hrrr"]
 SOURCES: tuple[str, ...] = get_args(SourceKind)
 
 
@@ -47,12 +47,12 @@ class BuildSettings(BaseModel):
 
     source: SourceKind
     """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file
-    of GRIB 1 or 2), ``pickle``, ``cds`` (asked of the Copernicus data stores), or ``hrrr`` (NOAA's analyses of the
-    United States at 3 km)."""
+    of GRIB 1 or 2), ``pickle``, ``zarr`` (a folder, a zip or an address), ``cds`` (asked of the Copernicus data
+    stores), or ``hrrr`` (NOAA's analyses of the United States at 3 km)."""
     path: str
-    """The data: a folder or a file; or the name of a data set or of an entry of the registry (``kit data list``), whose
-    files are fetched and verified. For ``cds``: ``era5``, ``era5-land``, ``cams``, ``cams-eac4``, or the name of a data
-    set there. For ``hrrr``: the word ``hrrr``."""
+    """The data: a folder, a file or, of ``zarr``, an address; or the name of a data set or of an entry of the registry
+    (``kit data list``), whose files are fetched and verified. For ``cds``: ``era5``, ``era5-land``, ``cams``,
+    ``cams-eac4``, or the name of a data set there. For ``hrrr``: the word ``hrrr``."""
     out: Path
     """Folder of the new store; must not exist."""
     variables: tuple[str, ...] | None = None
@@ -86,6 +86,9 @@ class BuildSettings(BaseModel):
     """Times to validate on."""
     test: TimeRange | None = None
     """Times that evaluation scores."""
+    absent_chunks: tuple[str, ...] = ()
+    """Variables of a Zarr store whose absent chunks stand for its fill value, such as ``sst`` where it is missing over
+    a whole chunk; of any other an absent chunk is an error."""
     weights: Literal["none", "area"] = "none"
     """How points are weighted in the statistics: ``none``, all alike; ``area``, by the area of their cells, so that a
     grid's crowded poles do not count more than they cover."""
@@ -112,6 +115,13 @@ class BuildSettings(BaseModel):
             msg = f"--halo {self.halo:g} has no effect without --region: everything is taken; leave it out"
             raise ValueError(msg)
         check_region(self.region, "--region")
+        return self
+
+    @model_validator(mode="after")
+    def _check_source(self) -> BuildSettings:
+        if self.absent_chunks and self.source != "zarr":
+            msg = f"--absent_chunks has no effect with --source {self.source}: only Zarr stores have chunks"
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

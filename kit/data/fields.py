@@ -20,7 +20,7 @@ from kit.data.units import canonical_units, conversion
 from kit.data.variables import Variable, find
 from kit.errors import StoreError
 
-__all__ = ["Note", "canonical_coordinates", "canonical_name", "canonical_values"]
+__all__ = ["Note", "canonical_coordinates", "canonical_name", "canonical_values", "coordinate_names"]
 
 Note = Callable[[str], None]
 """Takes one sentence about what was done to the data; the same sentence may come more than once."""
@@ -50,7 +50,7 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
             crosses Greenwich or holds a pole, model levels, two boxes.
     """
     dataset = _drop_members(_one_valid_time(dataset, where), where)
-    dataset = dataset.rename(_renames(dataset))
+    dataset = dataset.rename(coordinate_names(dataset))
     for name in ("time", "level", *GRID):
         if name in dataset.variables:
             _check_numbers(dataset[name], name, where)
@@ -84,7 +84,8 @@ def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:
         raise StoreError(msg)
 
 
-def _renames(dataset: xr.Dataset) -> dict[str, str]:
+def coordinate_names(dataset: xr.Dataset) -> dict[str, str]:
+    """The store's names of coordinates that a source calls otherwise, by the source's names."""
     known = {str(name).lower(): str(name) for name in (*dataset.coords, *dataset.dims)}
     # Matrices of coordinates often come as plain variables, since no dimension has their name.
     matrices = {str(name).lower(): str(name) for name, array in dataset.data_vars.items() if array.ndim == len(GRID)}

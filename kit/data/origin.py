@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Origin", "locate"]
 
-_READABLE = ("states", "source")
+_READABLE = ("states", "source", "zarr")
 """Kinds of registry entries that hold fields; statistics and weights of a data set are not read."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _FETCHED = ("cds", "hrrr")
 """Sources that find out themselves what a path means."""
@@ -45,7 +47,7 @@ def locate(path: str, source: str) -> Origin:
         StoreError: it is neither, or the name's files hold no fields.
         RegistryError: a file cannot be fetched, has no hash, or is not the one that the registry describes.
     """
-    if source in _FETCHED:
+    if source in _FETCHED or (source == "zarr" and _ADDRESS.match(path)):
         return Origin((path,))
     if Path(path).exists():
         return Origin((Path(path),))
@@ -61,8 +63,12 @@ def locate(path: str, source: str) -> Origin:
         kinds = ", ".join(sorted({entry.kind for entry in entries}))
         msg = f"{name}: the registry's files of this name hold {kinds}; a store is built from states"
         raise StoreError(msg)
+    stores = [entry for entry in readable if entry.kind == "zarr"]
+    if stores and source != "zarr":
+        msg = f"{name}: is a Zarr store, which is read where it is: --source zarr --path {name}"
+        raise StoreError(msg)
     return Origin(
-        paths=tuple(registry.fetch(entry.name) for entry in readable),
+        paths=tuple(entry.urls[0] if entry in stores else registry.fetch(entry.name) for entry in readable),
         licence="; ".join(dict.fromkeys(entry.licence for entry in readable)),
         attributes={
             "registry": name,

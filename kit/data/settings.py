@@ -17,7 +17,7 @@ Codec = Literal["fast", "small", "none"]
 
 @dataclass(frozen=True)
 class Period:
-    """An inclusive range of times, UTC; written ``START/END`` in ISO 8601, where a year or a month alone is all of it."""
+    """An inclusive range of times, UTC: ``START/END`` in ISO 8601, where a year or a month alone is all of it."""
 
     start: datetime
     end: datetime

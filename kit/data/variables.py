@@ -8,11 +8,15 @@ goes by ECMWF's parameter numbers (``paramId``) alone: short names there mean di
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-__all__ = ["ATMOSPHERIC", "STATIC", "SURFACE", "Kind", "Variable", "find", "find_param", "lookup"]
+__all__ = ["ATMOSPHERIC", "STATIC", "SURFACE", "Kind", "Variable", "find", "find_param", "lookup", "window"]
+
+_WINDOW = re.compile(r"_(\d+)hr?$")
+"""How names end that state a window: WeatherBench 2's ``total_precipitation_6hr``."""
 
 _TOLERANCE = 1e-5
 """Share of the plausible range that a value may lie beyond it: packing and differences of sums leave that much."""
@@ -292,8 +296,20 @@ def find(source_name: str, *, on_levels: bool) -> Variable | None:
         source_name: as the file calls it; case does not count.
         on_levels: it has pressure levels. Without them ``z`` is the surface geopotential, a static.
     """
-    found = (_ALIASES[kind].get(source_name.lower()) for kind in _kinds(on_levels))
-    return next((variable for variable in found if variable is not None), None)
+    name = source_name.lower()
+    found = (_ALIASES[kind].get(name) for kind in _kinds(on_levels))
+    variable = next((variable for variable in found if variable is not None), None)
+    if variable is None and (ending := _WINDOW.search(name)) is not None:
+        inner = find(name[: ending.start()], on_levels=on_levels)
+        return inner if inner is not None and inner.accumulated else None
+    return variable
+
+
+def window(source_name: str) -> int | None:
+    """Hours over which a source's variable is accumulated by its name: 6 for ``total_precipitation_6hr``."""
+    ending = _WINDOW.search(source_name.lower())
+    variable = find(source_name, on_levels=False)
+    return int(ending[1]) if ending is not None and variable is not None and variable.accumulated else None
 
 
 def find_param(number: int, *, on_levels: bool) -> Variable | None:

@@ -14,7 +14,9 @@ EMBEDDED = "embedded"
 """Scheme of a package resource."""
 HUB = "hub"
 """Scheme of a file of a model hub, at a commit."""
-_SCHEMES = (EMBEDDED, "http", "https", HUB)
+GOOGLE = "gs"
+"""Scheme of a bucket in Google's storage."""
+_SCHEMES = (EMBEDDED, "http", "https", HUB, GOOGLE)
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _HUB = re.compile(
@@ -34,7 +36,7 @@ def _address(url: str) -> str:
         raise ValueError(msg)
     if scheme == HUB:
         HubFile.of(url)
-    if scheme in ("http", "https"):
+    if scheme in (GOOGLE, "http", "https"):
         parts = urlsplit(url)
         if parts.username is not None or parts.password is not None:
             msg = "an address with a password in it would be shown; put the password into ~/.netrc instead"
@@ -94,9 +96,10 @@ class Entry(BaseModel):
     """Length in bytes; may be missing where there is no SHA-256."""
     licence: str = Field(min_length=1)
     """Licence of the contents, and whom to credit."""
-    kind: Literal["states", "weights", "source", "statics", "statistics"]
+    kind: Literal["states", "weights", "source", "statics", "statistics", "zarr"]
     """``states`` can be built into a store by itself, ``source`` is one file among several of a data set,
-    ``weights`` are a model's, ``statics`` its constant fields, ``statistics`` are numbers about a data set."""
+    ``weights`` are a model's, ``statics`` its constant fields, ``statistics`` are numbers about a data set; ``zarr`` is
+    a store of chunks that is read where it is, in parts, and never fetched: it has no hash."""
     dataset: str | None = Field(default=None, pattern=_NAME)
     """The set that the file belongs to, where there are several."""
     description: str = Field(min_length=1)
@@ -119,8 +122,22 @@ class Entry(BaseModel):
         """The hash that names the file in the cache: SHA-256, else the git object id; None if it is not pinned."""
         return self.sha256 or self.git_blob
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the kit keeps a copy of it, known by its hash."""
+        return self.kind != "zarr"
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not self.is_fetched and (self.scheme not in (GOOGLE, "http", "https") or len(self.urls) > 1):
+            msg = f"url of a Zarr store is one address, {GOOGLE}://... or https://..., got {self.url!r}"
+            raise ValueError(msg)
+        if not self.is_fetched and (self.hash is not None or self.size is not None):
+            msg = "a Zarr store is read in parts where it is, and has neither a hash nor a size"
+            raise ValueError(msg)
+        if self.is_fetched and any(url.startswith(f"{GOOGLE}:") for url in self.urls):
+            msg = f"{GOOGLE}:// leads to a Zarr store alone (kind zarr); give a file's https address"
+            raise ValueError(msg)
         if any(url.startswith(f"{EMBEDDED}:") for url in self.urls) and self.url != f"{EMBEDDED}:{self.file}":
             msg = f"url of an embedded file is {EMBEDDED}:{self.file}, got {self.url!r}"
             raise ValueError(msg)

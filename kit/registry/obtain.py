@@ -18,7 +18,7 @@ from kit.registry.patience import Limits, SourceError
 from kit.registry.places import place
 from kit.registry.watch import Watch, current
 
-__all__ = ["arrive", "fetch", "fetch_all", "locked", "offline", "settle", "unpinned"]
+__all__ = ["arrive", "fetch", "fetch_all", "locked", "offline", "refuse_stores", "settle", "unpinned"]
 
 
 def fetch(name: str, *, watch: Watch | None = None, limits: Limits | None = None) -> Path:
@@ -36,6 +36,7 @@ def fetch(name: str, *, watch: Watch | None = None, limits: Limits | None = None
             size or its hash is not the registry's.
     """
     entry = catalogue.find(name)
+    refuse_stores([entry])
     path = place(entry)
     if path is None:
         raise RegistryError(unpinned([entry]))
@@ -55,6 +56,7 @@ def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
     Raises:
         RegistryError: as for ``fetch``; names all entries that have no hash, or that are missing offline.
     """
+    refuse_stores(entries)
     if missing := [entry for entry in entries if entry.hash is None]:
         raise RegistryError(unpinned(missing))
     absent = [(entry, path) for entry in entries if (path := place(entry)) and not path.is_file()]
@@ -62,6 +64,21 @@ def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
     if offline() and absent:
         raise RegistryError(_not_here(absent))
     return [(entry, fetch(entry.name)) for entry in entries]
+
+
+def refuse_stores(entries: Sequence[Entry]) -> None:
+    """Refuse entries that are stores of chunks.
+
+    Raises:
+        RegistryError: there is one; says how it is used.
+    """
+    for entry in entries:
+        if not entry.is_fetched:
+            msg = (
+                f"{entry.name}: is a Zarr store at {entry.urls[0]}, of which a build reads what it needs, where it is; "
+                f"all of it is too large to fetch, and has no hash: kit data build --source zarr --path {entry.name}"
+            )
+            raise RegistryError(msg)
 
 
 def unpinned(entries: Sequence[Entry]) -> str:

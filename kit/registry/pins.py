@@ -15,7 +15,7 @@ from typing import Any
 from kit.errors import RegistryError
 from kit.registry import catalogue, hashes, hub
 from kit.registry.entry import HUB, Entry, HubFile, shown
-from kit.registry.obtain import arrive, locked, offline, settle
+from kit.registry.obtain import arrive, locked, offline, refuse_stores, settle
 from kit.registry.part import Part
 from kit.registry.patience import Limits, SourceError
 from kit.registry.places import cache_dir, place, user_registry
@@ -62,6 +62,7 @@ def pin(name: str, *, watch: Watch | None = None, limits: Limits | None = None) 
         RegistryError: the name is unknown, no source answers, or the user's registry cannot be written.
     """
     entry = catalogue.find(name)
+    refuse_stores([entry])
     if entry.hash is not None:
         return Pin(name, entry.sha256, entry.git_blob, entry.size, "the registry", new=False)
     if offline():

@@ -41,9 +41,10 @@ def state(entry: Entry) -> dict[str, Any]:
     """Describe an entry for people and machines.
 
     Returns:
-        Its fields, its ``scheme``, whether it is ``pinned`` by a hash, and whether its file is here (``cached``; its
-        bytes are not looked at).
+        Its fields, its ``scheme``, whether it is ``pinned`` by a hash, whether its file is here (``cached``; its bytes
+        are not looked at), and whether it is ever ``fetched`` rather than read where it is.
     """
     path = place(entry)
     known = {"scheme": entry.scheme, "pinned": entry.hash is not None, "cached": path is not None and path.is_file()}
+    known["fetched"] = entry.is_fetched
     return {**entry.model_dump(), **known}

@@ -57,6 +57,8 @@ class Request:
     """Nothing is built: a source that fetches may fetch a little, let that stand for all, and say what all would be."""
     statics_elsewhere: bool = False
     """A file of static fields is given as well, which may hold those that the source lacks."""
+    absent_chunks: frozenset[str] = frozenset()
+    """Variables, statics without prefix, of which a chunk that a Zarr store lacks stands for its fill value."""
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""
