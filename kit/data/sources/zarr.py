@@ -92,8 +92,8 @@ def _opened(store: PatientStore) -> tuple[xr.Dataset, Arrays]:
     store.sparse = frozenset()
     if not dataset.data_vars:
         msg = (
-            f"{store.address}: a Zarr group without arrays. A web server cannot be asked for the names of arrays: there "
-            "a store needs consolidated metadata. A group inside a store is named by its own path"
+            f"{store.address}: a Zarr group without arrays. A web server cannot be asked for the names of arrays: "
+            "there a store needs consolidated metadata. A group inside a store is named by its own path"
         )
         raise StoreError(msg)
     return dataset, arrays
@@ -232,7 +232,7 @@ class _Found:
         hours = window(source)
         attributes = {**array.attrs, **({"accumulation_hours": hours} if hours else {})}
         fresh = xr.DataArray(values, array.coords, array.dims, source, attributes)
-        return fresh.to_dataset()
+        return (fresh.compute() if name.startswith(STATIC_PREFIX) else fresh).to_dataset()
 
     def _levels(self, array: xr.DataArray) -> Any:
         level = array["level"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def _local(path: Path) -> Iterator[Store]:
     try:
         archive = zarr.storage.ZipStore(path, mode="r", read_only=True)
         sync(archive._open())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         msg = f"{path}: neither a folder nor a zip that can be read ({error}); --path names a Zarr store"
         raise StoreError(msg) from error
     try:

@@ -99,9 +99,7 @@ class PatientStore(WrapperStore[Store]):
         """Take a state of ``__getstate__``."""
         self.__dict__.update(state | {"_lock": threading.Lock()})
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Give what lies under a key; None for metadata, and for chunks that may be absent.
 
         Raises:
@@ -158,7 +156,7 @@ class PatientStore(WrapperStore[Store]):
             raise
         # What a library of whatever storage raises has no common class; what cannot be mended by waiting says so.
         except Exception as error:
-            if (status := _status(error)) is None and not isinstance(error, OSError | TimeoutError | _clients()):
+            if (status := _status(error)) is None and not isinstance(error, (OSError, TimeoutError, *_clients())):
                 raise
             if status in _REFUSED or "Forbidden" in str(error):
                 # Where nobody may list a bucket, it says so of every key that is not there.
@@ -171,7 +169,8 @@ class PatientStore(WrapperStore[Store]):
                 raise StoreError(msg) from error
             why = reason(error) if status is None else f"the server answers {status}"
             raise Interrupted(why, retry_after(getattr(error, "headers", None) or {})) from error
-        if value is not None and byte_range is None and _array_of(key) in self.blosc:
+        whole = value is not None and byte_range is None and not _is_metadata(key)
+        if value is not None and whole and _array_of(key) in self.blosc:
             _check_blosc(value.to_bytes())
         return value
 
@@ -193,6 +192,9 @@ def _array_of(key: str) -> str:
 
 def _status(error: Exception) -> int | None:
     """HTTP status that an error of a library tells of."""
+    if type(error.__cause__).__module__.startswith("aiohttp.http"):
+        # What aiohttp makes of an answer that is none has a status, too, that nobody sent.
+        return None
     told = getattr(error, "status", None) or getattr(error, "code", None)
     return int(told) if isinstance(told, int) or (isinstance(told, str) and told.isdigit()) else None
 

@@ -83,10 +83,7 @@ class Arrays:
         with self._lock:
             if not now and time.monotonic() - self._looked < _EVERY:
                 return
-            group, changed = self._group(), []
-            for name, told in self._told.items():
-                if name not in group or _told(group[name]) != told:
-                    changed.append(name)
+            changed = self._changed()
             self._looked = time.monotonic()
         if changed:
             msg = (
@@ -94,6 +91,15 @@ class Arrays:
                 "that states before and after may not belong together; remove what was built so far and build again"
             )
             raise StoreError(msg)
+
+    def _changed(self) -> list[str]:
+        try:
+            group = self._group()
+            return [name for name, told in self._told.items() if name not in group or _told(group[name]) != told]
+        except KitError:
+            raise
+        except (*_UNDECODABLE, KeyError) as error:
+            return [f"its arrays ({type(error).__name__}: {error})"]
 
     def read(self, name: str, take: Callable[[], npt.NDArray[Any]], when: str) -> npt.NDArray[Any]:
         """Read a part of an array; again if a chunk cannot be unpacked.
@@ -161,7 +167,10 @@ def lazy(
     reading = _Reading(variable, name, arrays, times, along)
     pieces = tuple(piece if isinstance(piece, tuple) else (piece,) for piece in chunks)
     meta = np.empty((0,) * variable.ndim, variable.dtype)
-    return da.from_array(reading, chunks=pieces, name=False, fancy=False, asarray=False, meta=meta)
+    array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
+        reading, chunks=pieces, name=False, fancy=False, asarray=False, meta=meta
+    )
+    return array
 
 
 def _runs(groups: Positions, largest: int) -> tuple[int, ...]:
@@ -188,7 +197,7 @@ class _Reading:
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         parts = key if isinstance(key, tuple) else (key,)
-        when, last = "", self._along is None
+        when, last = "", False
         if self._along is not None and self._times is not None:
             taken = np.atleast_1d(self._times[parts[self._along]])
             when = f" at {taken[0].astype('datetime64[m]')}" + (f" and {len(taken) - 1} more times" * (len(taken) > 1))

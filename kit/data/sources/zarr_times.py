@@ -68,9 +68,7 @@ class Times:
         return cls(inside, values[inside])
 
     @staticmethod
-    def _filled(
-        dataset: xr.Dataset, values: npt.NDArray[np.datetime64], note: Note
-    ) -> npt.NDArray[np.intp]:
+    def _filled(dataset: xr.Dataset, values: npt.NDArray[np.datetime64], note: Note) -> npt.NDArray[np.intp]:
         start, stop = (_edge(dataset.attrs.get(key), late=key == FILLED[1]) for key in FILLED)
         inside = np.ones(len(values), dtype=bool)
         if start is not None:
@@ -104,5 +102,5 @@ def _edge(text: Any, *, late: bool) -> np.datetime64 | None:
         return None
     if np.isnat(moment):
         return None
-    one = np.datetime64(moment, "s")
+    one: np.datetime64 = moment.astype("datetime64[s]")
     return one + np.timedelta64(86399, "s") if late and moment.dtype == np.dtype("datetime64[D]") else one

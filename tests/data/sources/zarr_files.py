@@ -97,9 +97,8 @@ def weatherbench(*, times: int = 10, shape: tuple[int, int] = (8, 16)) -> xr.Dat
 def write(dataset: xr.Dataset, path: Path, *, form: Any = 2, chunk: int = 1, consolidated: bool = True) -> Path:
     """Write a dataset with so many states in a chunk, as Zarr v2 packed by Blosc, or v3."""
     sizes = {str(name): array.shape for name, array in dataset.data_vars.items()}
-    encoding = {
-        name: {"chunks": (chunk, *shape[1:]) if "time" in dataset[name].dims else shape} for name, shape in sizes.items()
-    }
+    timed = [name for name in sizes if "time" in dataset[name].dims]
+    encoding = {name: {"chunks": (chunk, *shape[1:]) if name in timed else shape} for name, shape in sizes.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset.to_zarr(path, zarr_format=form, consolidated=consolidated, encoding=encoding)
