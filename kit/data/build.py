@@ -28,8 +28,8 @@ from kit.data.building.part import OtherPlanError
 from kit.data.infill import filled
 from kit.data.leaving_out import without_missing
 from kit.data.origin import locate
-from kit.data.selection import cropped, describe, with_context
 from kit.data.settings import Period
+from kit.data.shaping import shaped, wanted_region
 from kit.data.sources.base import Announcement, OpenSource, Place, Request, SourceData
 from kit.data.static_files import with_statics
 from kit.data.statics import choose_statics
@@ -117,7 +117,7 @@ def _prepared(
         _open_source(settings, origin.paths, sample=sample) as opened,
     ):
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
-        source = with_statics(_in_region(known, settings), settings.statics_from, settings.statics)
+        source = with_statics(shaped(known, settings), settings.statics_from, settings.statics)
         notes = list(source.notes)
         dataset = _assemble(source, settings, notes)
         described = {
@@ -127,6 +127,7 @@ def _prepared(
             "history": notes,
             "synthetic": source.synthetic,
             **({"projection": dict(source.projection)} if source.projection else {}),
+            **({"regridding": dict(source.regridding)} if source.regridding else {}),
             **origin.attributes,
         }
         yield source, dataset, described
@@ -239,21 +240,12 @@ def _request(settings: BuildSettings, *, sample: bool) -> Request:
         None if statics is None else frozenset(STATIC_PREFIX + name for name in statics),
         times=settings.times,
         levels=settings.levels,
-        region=None if settings.region is None else with_context(settings.region, settings.halo),
+        region=wanted_region(settings),
         step=settings.step,
         sample=sample,
         statics_elsewhere=settings.statics_from is not None,
         absent_chunks=frozenset(settings.absent_chunks),
     )
-
-
-def _in_region(source: SourceData, settings: BuildSettings) -> SourceData:
-    if settings.region is None or not source.fields:
-        return source
-    region, notes = with_context(settings.region, settings.halo), list(source.notes)
-    fields = {name: cropped(field, region, settings.path) for name, field in source.fields.items()}
-    describe(next(iter(fields.values())), settings.region, settings.halo, notes.append)
-    return dataclasses.replace(source, fields=fields, notes=tuple(notes))
 
 
 def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> xr.Dataset:

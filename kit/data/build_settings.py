@@ -63,6 +63,14 @@ class BuildSettings(BaseModel):
     """North, west, south, east in degrees, as ``data.region``; by default all that the data hold."""
     halo: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Degrees of context to take around ``--region``, for ``data.halo`` in training; it ends where the data end."""
+    regrid: float | None = Field(default=None, gt=0, le=90)
+    """Degrees between the points of another grid to bring the data to, that of the globe with both poles: 0.4 is 451 x
+    900, 0.25 is 721 x 1440; by default the data's own grid."""
+    regrid_like: str | None = None
+    """A store or a NetCDF file whose grid to bring the data to."""
+    regrid_method: Literal["linear", "conservative", "nearest"] | None = None
+    """How fields are brought to it; by default states linearly, what is accumulated and shares by area, soil types and
+    directions from the nearest point (these in any case)."""
     statics: tuple[str, ...] | None = None
     """Static variables without prefix, from the data or derived from the coordinates (``coslat``,
     ``sinlat``, ``coslon``, ``sinlon``); by default all that the data hold."""
@@ -115,6 +123,16 @@ class BuildSettings(BaseModel):
             msg = f"--halo {self.halo:g} has no effect without --region: everything is taken; leave it out"
             raise ValueError(msg)
         check_region(self.region, "--region")
+        return self
+
+    @model_validator(mode="after")
+    def _check_regrid(self) -> BuildSettings:
+        if self.regrid is not None and self.regrid_like is not None:
+            msg = "--regrid and --regrid_like name two grids; leave one of them out"
+            raise ValueError(msg)
+        if self.regrid_method is not None and self.regrid is None and self.regrid_like is None:
+            msg = "--regrid_method has no effect without --regrid or --regrid_like; leave it out"
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -80,6 +80,7 @@ class SourceData:
         projection: of a curvilinear grid, where it is known: the attributes of a CF grid mapping (appendix F).
         requests: that reading all of the fields asks of servers, where that is known.
         download_bytes: that they bring, where that is known.
+        regridding: how the fields came to another grid, if they did.
     """
 
     fields: dict[str, xr.DataArray]
@@ -91,6 +92,7 @@ class SourceData:
     projection: Mapping[str, Any] = field(default_factory=dict)
     requests: int | None = None
     download_bytes: int | None = None
+    regridding: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
