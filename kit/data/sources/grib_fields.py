@@ -122,7 +122,7 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
         if message.grid.note:
             note(f"{message.path.name}: {message.grid.note}")
         if message.grid.northwards:
-            note("latitudes flipped to decrease")
+            note("rows flipped so that latitudes decrease" if first.grid.curved else "latitudes flipped to decrease")
     _check_members(name, messages)
     if not first.on_pressure:
         _check_one_level(name, messages)

@@ -161,12 +161,13 @@ def _has_statics(hours: Hours) -> bool:
 
 def _fetch(hours: Hours, fetcher: Fetcher) -> dict[np.datetime64, Fetched]:
     planner, watch = fetcher.planner, fetcher.planner.transport.watch
-    watch.said(f"HRRR: reading the indices of {len(hours)} hours")
+    name = f"HRRR, {len(hours)} hour{'s' if len(hours) > 1 else ''}"
+    watch.said(f"{name}: reading the indices")
     plans = _plans(hours, planner)
     total = sum(plan.size for plan in plans.values())
     _check_space(total)
     hosts = ", ".join(dict.fromkeys(share.archive for plan in plans.values() for share in plan.shares))
-    watch.started(f"HRRR, {len(hours)} hours", hosts, 0, total)
+    watch.started(name, hosts, 0, total)
     try:
         return _at_once(lambda time: fetcher.fetch(time, hours[time], plans[time]), list(hours), planner.transport)
     finally:

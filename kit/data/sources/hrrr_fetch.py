@@ -140,7 +140,9 @@ class Fetcher:
 
     def _bring(self, path: Path, wanted: Sequence[Wanted], plan: Plan) -> Fetched:
         digest = hashlib.sha256()
-        path.unlink(missing_ok=True)
+        # Also what a process that was killed has left.
+        for old in (path, *path.parent.glob(f".{path.name}.*.part")):
+            old.unlink(missing_ok=True)
         with published(path) as part:
             with part.open("xb") as stream:
                 for share in plan.shares:

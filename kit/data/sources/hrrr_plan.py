@@ -142,7 +142,8 @@ class Planner:
                 absent.append(archive)
             except SourceError as error:
                 failures[archive] = str(error)
-                self.transport.watch.said(f"{run}: {archive}: {error}")
+                if not self.transport.stop.is_set():
+                    self.transport.watch.said(f"{run}: {archive}: {error}")
             else:
                 order = sorted(lines.items(), key=lambda pair: pair[1].number)
                 return Share(run, archive, address, tuple(order)), held

@@ -238,7 +238,10 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server: Server) -> None:
     (facts,) = read().files
     path = held(facts)
     path.write_bytes(path.read_bytes()[:-1])
+    left = path.with_name(f".{path.name}.0123.part")
+    left.touch()
     assert read().files == (facts,)
+    assert not left.exists()
     path.with_name(path.name + ".json").write_text("{")
     assert read().files == (facts,)
 
