@@ -14,6 +14,7 @@ from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics
 from kit.data.store import Store, write_store
 from kit.errors import StoreError
+from kit.qa.checks import examine, report_on
 from tests.factories import synthetic_dataset, synthetic_store
 
 
@@ -64,3 +65,20 @@ def test_statistics_of_an_earlier_version_are_read(store: Store, tmp_path: Path)
     loaded = StoreStatistics.load(tmp_path / "stats.json")
     assert loaded.weights == "none"
     assert np.isnan(loaded.variables["2t"].skewness)
+
+
+def test_points_of_a_curvilinear_grid_weigh_by_their_own_cells(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(surface=("2t",), levels=(500,), times=4, curvilinear=True)
+    # Warmer to the south, where the cells of Lambert's grid are not the size of those in the north.
+    dataset["2t"] -= dataset["latitude"].astype("f4")
+    splits = {"train": Period.parse("2020-01-01/2020-01-01T12")}
+    store = write_store(dataset, tmp_path / "store", splits=splits, attributes={}, weights="area")
+    weights = area_weights(store.latitude, store.longitude)
+    assert weights.shape == store.latitude.shape
+    values = store.read("2t", [0, 1, 2]).astype(np.float64)
+    mean = np.average(values, weights=np.broadcast_to(weights, values.shape))
+    assert store.statistics.variables["2t"].mean == pytest.approx(mean, rel=1e-14)
+    assert store.statistics.variables["2t"].mean != pytest.approx(values.mean(), rel=1e-7)
+    assert measure(store, splits["train"], "area") == store.statistics
+    matched = [check for check in report_on(examine(store.path)).checks if check.name == "statistics-match"]
+    assert [check.status for check in matched] == ["passed"]
