@@ -75,7 +75,7 @@ def test_coordinates_may_be_matrices(tmp_path: Path) -> None:
     assert source.fields["t"].dims == ("time", "level", "y", "x")
     assert source.fields["static_z"].dims == ("y", "x")
     np.testing.assert_array_equal(source.fields["2t"]["longitude"], longitude)
-    matrices = Metadata(*map(torch.from_numpy, (latitude, longitude)), (START, ), (500, 850))
+    matrices = Metadata(*map(torch.from_numpy, (latitude, longitude)), (START,), (500, 850))
     states = Batch({"2t": torch.ones(1, 1, 3, 4)}, {"z": torch.ones(3, 4)}, {"t": torch.ones(1, 1, 2, 3, 4)}, matrices)
     later = dataclasses.replace(states, metadata=dataclasses.replace(matrices, time=(START + STEP,)))
     assert read(dump([(states, later)], tmp_path / "b.pickle")).fields["t"].dims == ("time", "level", "y", "x")
