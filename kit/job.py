@@ -315,13 +315,24 @@ def _periods(data: DataSettings, store: Store) -> dict[str, Period]:
 
     Neither validation nor test may share a state with training, nor may the statistics have seen them.
     """
-    periods = {name: getattr(data, name) or store.splits[name] for name in ("train", "valid", "test")}
+    periods = {name: getattr(data, name) or _split(store, name) for name in ("train", "valid", "test")}
     for name in ("valid", "test"):
         _refuse_overlap("data.train", periods["train"], f"data.{name}", periods[name])
         _refuse_overlap("the store's statistics", store.statistics.train, f"data.{name}", periods[name])
     if periods["valid"] == periods["test"]:
         _logger.warning("data.test is data.valid: the checkpoint is chosen on the states that it is scored on")
     return periods
+
+
+def _split(store: Store, name: str) -> Period:
+    if name not in store.splits:
+        known = ", ".join(f"{split} {period}" for split, period in store.splits.items())
+        msg = (
+            f"{store.path}: the store was built without a period for {name}; it has {known}, and states from "
+            f"{store.period}. Give --data.{name} START/END, or build it with --{name}"
+        )
+        raise SettingsError(msg)
+    return store.splits[name]
 
 
 def _refuse_overlap(what: str, seen: Period, name: str, unseen: Period) -> None:

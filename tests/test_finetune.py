@@ -528,6 +528,16 @@ def test_data_that_cannot_be_trained_on_is_refused(
     assert not (run_dir / "first").exists()
 
 
+def test_a_store_without_a_test_period_says_what_to_give(store: Path, run_dir: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(store, copied)
+    document = json.loads((copied / "zarr.json").read_text())
+    del document["attributes"]["splits"]["test"]
+    (copied / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(SettingsError, match=r"built without a period for test; it has train .* Give --data.test"):
+        finetune(settings(copied, run_dir))
+
+
 def test_resuming_on_other_data_is_refused(run_dir: Path, tmp_path: Path) -> None:
     path = synthetic_store(tmp_path / "store", times=16).path
     finetune(settings(path, run_dir, train={"steps": 3}))

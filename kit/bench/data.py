@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.bench.building import GLOBE, building_rows, length_rows
+from kit.bench.building import GLOBE, building_rows, length_rows, year_rows
 from kit.bench.rows import Row
 from kit.bench.settings import BenchSettings
 
@@ -12,4 +12,4 @@ __all__ = ["run"]
 def run(settings: BenchSettings) -> list[Row]:
     """Build, then read; another grid than the suite's own takes the place of the globe at 0.25 degrees."""
     grid = settings.grid or GLOBE
-    return [*building_rows(grid, settings.repeats), *length_rows()]
+    return [*building_rows(grid, settings.repeats), *length_rows(), *year_rows(grid)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 
 import pytest
 
@@ -23,8 +24,20 @@ def test_without_pygrib_the_suite_says_what_installs_it(monkeypatch: pytest.Monk
 def test_the_grid_is_the_globes_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "building_rows", lambda grid, repeats: [Row(str(grid), repeats, "s")])
     monkeypatch.setattr(data, "length_rows", list)
+    monkeypatch.setattr(data, "year_rows", lambda grid: [])
     assert [row.name for row in data.run(BenchSettings(suites=("data",)))] == ["721x1440"]
     assert [row.name for row in data.run(BenchSettings(suites=("data",), grid=GridSize(8, 16)))] == ["8x16"]
+
+
+def test_what_a_year_takes_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "write_year", partial(building.write_year, states=30))
+    size, hours = building.year_rows(GridSize(13, 24))
+    # 69 fields of 30 states in four bytes, and two static ones.
+    assert size.baseline == pytest.approx((69 * 30 + 2) * 13 * 24 * 4 / 1e9)
+    assert size.value is not None
+    assert 0.2 < size.value / size.baseline < 1.2
+    assert hours.value
+    assert "foreseen from" in hours.more["note"]
 
 
 @pytest.mark.slow
