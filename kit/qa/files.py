@@ -47,7 +47,7 @@ def chunk_files(folder: Path, array: zarr.Array[Any], time: int | None = None) -
     Raises:
         ValueError: the array's description cannot be.
     """
-    grid = array.metadata.chunk_grid.chunk_shape  # type: ignore[union-attr]
+    grid = array.shards or array.chunks
     ranges = [range(-(-size // length)) for size, length in zip(array.shape, grid, strict=True)]
     if time is not None:
         ranges[0] = range(time // grid[0], time // grid[0] + 1)

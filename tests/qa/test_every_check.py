@@ -56,7 +56,7 @@ def test_every_check_fires_somewhere_and_passes_a_clean_store(name: str, clean: 
 def test_the_manual_lists_every_check() -> None:
     """In the order in which they are reported, each with what to do about it."""
     text = (Path(__file__).parents[2] / "docs" / "quality.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \| (.+) \| (.+) \|$", text, re.M)
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
     assert [row[0] for row in rows] == list(CHECKS)
     for name, severity, *_ in rows:
         assert severity.startswith(CHECKS[name].severity), name

@@ -131,6 +131,7 @@ def _opened(path: Path, name: str) -> Iterator[xr.Dataset]:
         with warnings.catch_warnings():
             # Several fill values in one file, dates that only cftime can hold: the checks below speak up.
             warnings.simplefilter("ignore", xr.SerializationWarning)
+            warnings.filterwarnings("ignore", message="this date/calendar/year zero convention")
             dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, cache=False)
     except (*UNREADABLE, MemoryError) as error:
         msg = f"{name}: not readable as NetCDF ({error}); fetch the file again, or give its kind with --source"
