@@ -54,7 +54,7 @@ class BuildSettings(BaseModel):
     (``kit data list``), whose files are fetched and verified. For ``cds``: ``era5``, ``era5-land``, ``cams``,
     ``cams-eac4``, or the name of a data set there. For ``hrrr``: the word ``hrrr``."""
     out: Path
-    """Folder of the new store; must not exist."""
+    """Folder of the new store; must not exist, except with ``append``."""
     variables: tuple[str, ...] | None = None
     """Surface and atmospheric variables by Aurora's short names; by default all that the kit knows."""
     levels: tuple[float, ...] | None = None

@@ -86,7 +86,9 @@ def block_of(part: Part, dataset: xr.Dataset, number: int, *, offset: int = 0) -
         record=part.record_file(number),
         codec=part.plan.codec,
         arrays={
-            name: array.variable.expand_dims("time") if static else array.variable.isel(time=slice(start, stop))
+            name: xr.Variable(("time", *array.dims), array.data[None])
+            if static
+            else array.variable.isel(time=slice(start, stop))
             for name, array in chosen.items()
         },
         keys={name: keys_of(array) for name, array in chosen.items()},

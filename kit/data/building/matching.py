@@ -45,8 +45,10 @@ def check_matching(store: Store, dataset: xr.Dataset) -> None:
     """
     _check_times(store, dataset)
     for name, values in coordinate_values(dataset).items():
-        held = np.array(store.levels) if name == "level" else getattr(store, name, None)
-        if name != "time" and not np.array_equal(values, held):
+        if name == "time":
+            continue
+        held = np.array(store.levels) if name == "level" else getattr(store, name)
+        if not np.array_equal(values, held):
             sides = f"{listed(store.levels)}; {listed(values.tolist())} hPa" if name == "level" else "two grids"
             msg = f"{store.path}: the {name}s of the states to be added differ from the store's: {sides}"
             raise StoreError(msg)

@@ -23,7 +23,13 @@ ATTRIBUTES = {"source": "test", "source_files": [{"name": "a"}], "history": ["ma
 
 def small(times: int = 8, **options: Any) -> xr.Dataset:
     """States of two variables, one on levels."""
-    wanted = {"surface": ("2t",), "atmospheric": ("t",), "static": ("z",), "height": 4, "width": 8} | options
+    wanted: dict[str, Any] = {
+        "surface": ("2t",),
+        "atmospheric": ("t",),
+        "static": ("z",),
+        "height": 4,
+        "width": 8,
+    } | options
     return synthetic_dataset(times=times, **wanted)
 
 

@@ -22,8 +22,10 @@ STATES = 150
 BUILDER = """
 import sys, time
 from kit.data.building import driver, plan
+from kit.data.sources import base
 from kit import cli
-plan.BLOCK_BYTES, write_block = 1, driver.write_block
+plan.BLOCK_BYTES = base.LAYER_BYTES = 1
+write_block = driver.write_block
 driver.write_block = lambda *arguments: (write_block(*arguments), time.sleep(0.04))[0]
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -89,7 +91,7 @@ def test_two_builders_at_once_and_one_of_them_killed(
 ) -> None:
     out = tmp_path / "store"
     builders = [start(source, out) for _ in range(3)]
-    while recorded(out) < STATES // 2:
+    while recorded(out) < STATES // 2 and all(builder.poll() is None for builder in builders):
         time.sleep(0.01)
     builders[0].kill()
     assert [builder.wait() for builder in builders] == [-9, 0, 0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kit.data.building import driver, finish, write
+from kit.data.building import finish, write
 from kit.data.building.part import OtherPlanError
 from kit.data.store import Store, StoreExistsError
 from kit.errors import StoreError, UnavailableError
@@ -174,7 +174,7 @@ def test_a_block_of_another_process_is_waited_for(
         assert written == [2, 3, 4, 5, 7]
         held.release()
 
-    monkeypatch.setattr(driver.time, "sleep", release)
+    monkeypatch.setattr("kit.data.building.driver.time.sleep", release)
     assert files_of(build(tmp_path / "store").path) == undisturbed
     assert written[-1] == 6
 
