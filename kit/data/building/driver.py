@@ -64,12 +64,19 @@ class How:
 
 @dataclass(frozen=True)
 class _Crew:
-    """Who writes blocks: hands one over, and says how many may be under way."""
+    """Who writes blocks.
+
+    Attributes:
+        submit: hands one over.
+        limit: how many may be under way.
+        stop: lets those that are be given up soon.
+        lost: exceptions that say that a worker is gone.
+    """
 
     submit: Callable[[Block], cf.Future[int]]
     limit: int
+    stop: Callable[[], None] = lambda: None
     lost: tuple[type[BaseException], ...] = ()
-    """Exceptions that say that a worker is gone."""
 
 
 def write_blocks(part: Part, dataset: xr.Dataset, how: How, *, offset: int = 0) -> None:
@@ -113,9 +120,8 @@ class _Loop:
                     time.sleep(_PAUSE)
                 self._tell()
         finally:
-            for future in self._busy:
-                future.cancel()
-            cf.wait(self._busy)
+            self._crew.stop()
+            cf.wait([future for future in self._busy if not future.cancel()])
             for _, held in self._busy.values():
                 held.release()
 
@@ -174,7 +180,7 @@ def _crew(how: How) -> Iterator[_Crew]:
     pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="kit-build")
     try:
         # One more than can be at work, so that nobody waits; it holds nothing yet.
-        yield _Crew(lambda block: pool.submit(write_block, block, stop), workers + 1)
+        yield _Crew(lambda block: pool.submit(write_block, block, stop), workers + 1, stop.set)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -209,7 +215,7 @@ def _cluster(address: str) -> Iterator[_Crew]:
             future: cf.Future[int] = pool.submit(_unpacked, cloudpickle.dumps(block))
             return future
 
-        yield _Crew(submit, threads + 1, (distributed.KilledWorker, distributed.client.FutureCancelledError))
+        yield _Crew(submit, threads + 1, lost=(distributed.KilledWorker, distributed.client.FutureCancelledError))
 
 
 def _unpacked(content: bytes) -> int:

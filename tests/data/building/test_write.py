@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kit.data.building import finish, write
+from kit.data.building.blocks import Block, write_block
 from kit.data.building.part import OtherPlanError
 from kit.data.store import Store, StoreExistsError
 from kit.errors import StoreError, UnavailableError
@@ -200,3 +201,23 @@ def test_who_watches_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         build(tmp_path / "store", watch=Watch())
     # 8 states of 4 x 8 points at the surface and on three levels, and one static field; 4 bytes each.
     assert (told[0], told[-1]) == ((9, 0), (9, 4 * 32 * (8 * 4 + 1)))
+
+
+def test_a_failure_ends_what_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that are under way in other threads are given up, and no record says that they are done."""
+    first = threading.Event()
+
+    def write(block: Block, stop: threading.Event) -> int:
+        if block.indices is not None and block.indices[0] == 2:
+            first.set()
+            raise StoreError("damaged")
+        if block.indices is not None and block.indices[0] == 1:
+            assert first.wait(10)
+            assert stop.wait(10)
+        return write_block(block, stop)
+
+    monkeypatch.setattr("kit.data.building.driver.write_block", write)
+    with pytest.raises(StoreError, match="damaged"):
+        build(tmp_path / "store", workers=2)
+    records = {file.name for file in (tmp_path / ".store.part" / "records").iterdir()}
+    assert records == {"static.npz", "00000000.npz"}
