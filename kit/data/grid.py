@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.box import Range, Region, columns_of, extent, rows_of
+from kit.data.chunks import Columns
 from kit.data.circle import is_closed
 from kit.data.rectangle import sides_of
 from kit.data.store import Store
@@ -117,11 +118,17 @@ class Grid:
         self, store: Store, name: str, times: Sequence[int], levels: Sequence[int] | None = None
     ) -> npt.NDArray[np.float32]:
         """Read states of a variable: [T, H, W] at the surface, [T, C, H, W] in the atmosphere."""
-        return self._placed(store.read(name, times, slice(*self.rows), self._columns, levels))
+        return store.read(name, times, slice(*self.rows), self._columns, levels)
+
+    def read_state(
+        self, store: Store, name: str, time: int, out: npt.NDArray[np.float32], levels: Sequence[int] | None = None
+    ) -> None:
+        """Read one state of a variable into memory that is there: [H, W], or [C, H, W] in the atmosphere."""
+        store.read_state(name, time, out, slice(*self.rows), self._columns, levels)
 
     def read_static(self, store: Store, name: str) -> npt.NDArray[np.float32]:
         """Read a static variable by its name without prefix, [H, W]."""
-        return self._placed(store.read_static(name, slice(*self.rows), self._columns))
+        return store.read_static(name, slice(*self.rows))[:, np.arange(*self.columns)]
 
     def distance(self, store: Store) -> npt.NDArray[np.int64] | None:
         """Grid points between each point and the nearest edge of what is read, [H, W]; 0 at the edge.
@@ -148,12 +155,8 @@ class Grid:
         return self.columns[0] < 0
 
     @property
-    def _columns(self) -> slice:
-        # A chunk holds the whole circle: two slices of it would unpack it twice.
-        return slice(None) if self.crosses_greenwich else slice(*self.columns)
-
-    def _placed(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.take(values, np.arange(*self.columns), axis=-1) if self.crosses_greenwich else values
+    def _columns(self) -> Columns:
+        return range(*self.columns) if self.crosses_greenwich else slice(*self.columns)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""

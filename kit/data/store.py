@@ -31,6 +31,7 @@ from kit.data.building.finish import StoreExistsError
 from kit.data.building.layout import COORDINATES
 from kit.data.building.verify import verify
 from kit.data.building.write import write
+from kit.data.chunks import Chunks, Columns
 from kit.data.settings import Codec, Period
 from kit.data.statistics import StoreStatistics, Weighting
 from kit.data.store_format import (
@@ -122,26 +123,29 @@ class Store:
         return Store.open, (self.path,)
 
     @cached_property
-    def _arrays(self) -> dict[str, zarr.Array[Any]]:
+    def _chunks(self) -> dict[str, Chunks]:
         return {}
+
+    def _chunks_of(self, name: str) -> Chunks:
+        if name not in self._chunks:
+            array = self._array(name, self.surface + self.atmospheric)
+            self._chunks[name] = Chunks.of(array, self.path / name)
+        return self._chunks[name]
 
     def _array(self, name: str, known: tuple[str, ...], prefix: str = "") -> zarr.Array[Any]:
         if name not in known:
             msg = f"{self.path}: the store has no variable {name!r} of this kind; it has {', '.join(known) or 'none'}"
             raise StoreError(msg)
-        key = prefix + name
-        if key not in self._arrays:
-            array = self._group[key]
-            assert isinstance(array, zarr.Array)
-            self._arrays[key] = array
-        return self._arrays[key]
+        array = self._group[prefix + name]
+        assert isinstance(array, zarr.Array)
+        return array
 
     def read(
         self,
         name: str,
         times: Sequence[int] | slice,
         rows: slice = slice(None),
-        columns: slice = slice(None),
+        columns: Columns = slice(None),
         levels: Sequence[int] | None = None,
     ) -> Float32:
         """Read states of a surface or atmospheric variable.
@@ -150,7 +154,7 @@ class Store:
             name: Aurora's short name.
             times: positions in ``times``.
             rows: latitudes.
-            columns: longitudes.
+            columns: longitudes, a run or positions, of which negative ones are counted from the end.
             levels: positions in ``levels`` (see ``level_indices``), in the order wanted; all by default.
 
         Returns:
@@ -159,23 +163,47 @@ class Store:
         Raises:
             StoreError: the store has no such variable, or a chunk of it is damaged.
         """
-        array = self._array(name, self.surface + self.atmospheric)
         chosen = range(len(self.times))[times] if isinstance(times, slice) else times
-        chunks = [self._chunk(array, name, int(index), rows, columns) for index in chosen]
-        if not chunks:
-            return np.empty((0, *array[0, ..., rows, columns].shape), dtype=np.float32)  # type: ignore[union-attr]
-        states = np.stack(chunks)
-        return states if levels is None or name in self.surface else states[:, list(levels)]
+        out = np.empty((len(chosen), *self.shape_of(name, rows, columns, levels)), dtype=np.float32)
+        for state, index in zip(out, chosen, strict=True):
+            self.read_state(name, int(index), state, rows, columns, levels)
+        return out
 
-    def _chunk(self, array: zarr.Array[Any], name: str, index: int, rows: slice, columns: slice) -> Float32:
+    def shape_of(
+        self, name: str, rows: slice, columns: Columns, levels: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
+        """Shape of a part of one state: [H, W], or [C, H, W] for an atmospheric variable."""
+        *deep, height, width = self._chunks_of(name).shape
+        if deep and levels is not None:
+            deep = [len(levels)]
+        across = len(range(width)[columns]) if isinstance(columns, slice) else len(columns)
+        return (*deep, len(range(height)[rows]), across)
+
+    def read_state(
+        self,
+        name: str,
+        index: int,
+        out: Float32,
+        rows: slice = slice(None),
+        columns: Columns = slice(None),
+        levels: Sequence[int] | None = None,
+    ) -> None:
+        """Read one state, or a part of it, into memory that is there; several threads may do so at once.
+
+        Args:
+            name: Aurora's short name.
+            index: position in ``times``.
+            out: where it goes, of the shape that ``shape_of`` says.
+            rows: latitudes.
+            columns: longitudes, a run or positions, of which negative ones are counted from the end.
+            levels: positions in ``levels``, in the order wanted; all by default, and without effect at the surface.
+
+        Raises:
+            StoreError: the store has no such variable, or the chunk is damaged.
+        """
+        chunks = self._chunks_of(name)
         with _damage(f"{self.path}: {name} at {self.times[index]}"):
-            values = np.asarray(array[index, ..., rows, columns], dtype=np.float32)
-            # Zarr reads a chunk that is not there as missing values.
-            file = self.path / name / array.metadata.encode_chunk_key((index, *(0 for _ in array.shape[1:])))
-            if values.size and np.isnan(values.flat[0]) and not file.exists():
-                msg = f"{file} is gone"
-                raise FileNotFoundError(msg)
-        return values
+            chunks.read(index, out, rows, columns, levels if name in self.atmospheric else None)
 
     def read_static(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Float32:
         """Read a static variable by its name without prefix; float32, shape [H, W]."""
