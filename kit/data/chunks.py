@@ -1,8 +1,10 @@
-"""Reads one state of one variable from its file straight into the array that it is wanted in.
+"""Reads one state of one variable from its file straight into the memory that it is wanted in.
 
 Zarr reads a chunk through an event loop, a thread of its own, and copies: a new array, then the caller's. Where chunks
 are packed the way this kit packs them, one state is one file and one call of the unpacker. Anything else that Zarr can
 read, Zarr reads.
+
+Processes that read data import this module and little else: see ``kit.data.workers``.
 """
 
 from __future__ import annotations
@@ -21,28 +23,174 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
+import zarr.errors
 from numcodecs import blosc
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
-__all__ = ["Chunks", "Columns"]
+from kit.errors import StoreError
+
+__all__ = ["Chunks", "Columns", "Part", "damage"]
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Columns = slice | Sequence[int]
-"""A run of longitudes, or their positions in the order wanted."""
+"""A run of longitudes, or their positions in the order wanted; negative ones are counted from the end."""
+_TYPE = np.dtype("<f4")
 _CHECKSUM = 4
 _HEADER = 16
-_TYPE = np.dtype("<f4")
+
+
+@contextmanager
+def damage(what: str) -> Iterator[None]:
+    """Say of what cannot be read that the store is damaged.
+
+    Raises:
+        StoreError: the body failed as it does on files that are gone or not what was written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, zarr.errors.BaseZarrError) as error:
+        msg = f"{what} cannot be read ({error}); the store is damaged: build it again with `kit data build`"
+        raise StoreError(msg) from error
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The chunks of one variable: one for each state, [H, W] or [C, H, W].
+
+    Attributes:
+        folder: of the array.
+        shape: of a state.
+        packed: whether Blosc packed the bytes.
+        checked: whether a CRC32C ends them.
+        array: as Zarr has it, where the chunks are not of the kit's form and Zarr reads them.
+    """
+
+    folder: Path
+    shape: tuple[int, ...]
+    packed: bool
+    checked: bool
+    array: zarr.Array[Any] | None = None
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any], folder: Path) -> Chunks:
+        """Find out how an array with time as its first dimension is stored."""
+        form = _form(array)
+        return cls(folder, array.shape[1:], *(form or (False, False)), array=array if form is None else None)
+
+    def file(self, index: int) -> Path:
+        """Of the state at a position."""
+        where = (index, *(0 for _ in self.shape))
+        key = "/".join(("c", *map(str, where))) if self.array is None else self.array.metadata.encode_chunk_key(where)
+        return self.folder / key
+
+    def read(self, index: int, out: Float32) -> None:
+        """Read a state.
+
+        Args:
+            index: position of the state.
+            out: where it goes, contiguous, of its shape.
+
+        Raises:
+            OSError: the chunk is gone or cannot be read.
+            ValueError: the chunk is damaged: too short, of another size, or not what was written.
+            RuntimeError: the same, as the unpacker says it.
+        """
+        if self.array is not None:
+            self._read_by_zarr(self.array, index, out)
+            return
+        target = out.reshape(-1).view(np.uint8)
+        checksum = np.empty(_CHECKSUM if self.checked else 0, dtype=np.uint8)
+        with _opened(self.file(index)) as descriptor:
+            size = os.fstat(descriptor).st_size - checksum.size
+            body = _scratch.bytes("file", max(size, 0)) if self.packed else target
+            if size != body.size or os.readv(descriptor, [body, checksum]) != size + checksum.size:
+                msg = f"{self.file(index)} holds {size} bytes, {body.size} expected"
+                raise ValueError(msg)
+        if self.checked:
+            _compare(body, checksum)
+        if self.packed:
+            _unpack(body, target)
+
+    def _read_by_zarr(self, array: zarr.Array[Any], index: int, out: Float32) -> None:
+        out[...] = np.asarray(array[index], dtype=np.float32)
+        # Zarr reads a chunk that is not there as missing values.
+        if out.size and np.isnan(out.flat[0]) and not self.file(index).exists():
+            msg = f"{self.file(index)} is gone"
+            raise FileNotFoundError(msg)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is wanted of one state of one variable.
+
+    Attributes:
+        chunks: of the variable.
+        index: position of the state.
+        told: the state in words.
+        rows: latitudes.
+        columns: longitudes.
+        levels: positions of levels in the order wanted; all of them without.
+    """
+
+    chunks: Chunks
+    index: int
+    told: str
+    rows: slice
+    columns: Columns
+    levels: Sequence[int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[H, W], or [C, H, W] for an atmospheric variable."""
+        *deep, height, width = self.chunks.shape
+        if self.levels is not None:
+            deep = [len(self.levels)]
+        across = len(range(width)[self.columns]) if isinstance(self.columns, slice) else len(self.columns)
+        return (*deep, len(range(height)[self.rows]), across)
+
+    def read(self, out: Float32) -> None:
+        """Read it.
+
+        Args:
+            out: where it goes, contiguous, of its shape.
+
+        Raises:
+            StoreError: the chunk is gone or damaged.
+        """
+        with damage(self.told):
+            if self._is_whole:
+                self.chunks.read(self.index, out)
+                return
+            size = math.prod(self.chunks.shape) * _TYPE.itemsize
+            whole = _scratch.bytes("state", size).view(_TYPE).reshape(self.chunks.shape)
+            self.chunks.read(self.index, whole)
+        band = whole[..., self.rows, :]
+        if self.levels is None:
+            _take(band, self.columns, out)
+            return
+        for place, level in enumerate(self.levels):
+            _take(band[level], self.columns, out[place])
+
+    @property
+    def _is_whole(self) -> bool:
+        *deep, height, width = self.chunks.shape
+        return (
+            (self.levels is None or [*self.levels] == [*range(*deep)])
+            and self.rows.indices(height) == (0, height, 1)
+            and isinstance(self.columns, slice)
+            and self.columns.indices(width) == (0, width, 1)
+        )
 
 
 class _Scratch(threading.local):
-    """Memory that a thread uses again and again: fresh pages cost a quarter of the time that unpacking takes."""
+    """Memory that a thread uses again and again: to be given fresh pages costs as much time as half the unpacking."""
 
     def __init__(self) -> None:
         self._held: dict[str, Bytes] = {}
 
     def bytes(self, name: str, size: int) -> Bytes:
-        """So many bytes, whatever was in them; they are overwritten by the next call in this thread."""
+        """So many bytes, whatever was in them; the next call in this thread gives the same."""
         if name not in self._held or self._held[name].size < size:
             self._held[name] = np.empty(size, dtype=np.uint8)
         return self._held[name][:size]
@@ -51,120 +199,20 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-@dataclass(frozen=True)
-class Chunks:
-    """The chunks of one variable: one for each state, [H, W] or [C, H, W].
-
-    Attributes:
-        array: as Zarr has it.
-        folder: of the array.
-        shape: of a state.
-        packed: whether Blosc packed the bytes; None where the chunks are not of the kit's form and Zarr reads them.
-        checked: whether a CRC32C follows them.
-    """
-
-    array: zarr.Array[Any]
-    folder: Path
-    shape: tuple[int, ...]
-    packed: bool | None
-    checked: bool
-
-    @classmethod
-    def of(cls, array: zarr.Array[Any], folder: Path) -> Chunks:
-        """Find out how an array with time as its first dimension is stored."""
-        shape = array.shape[1:]
-        form = _form(array) if array.chunks == (1, *shape) else None
-        packed, checked = form or (None, False)
-        return cls(array, folder, shape, packed, checked)
-
-    def file(self, index: int) -> Path:
-        """Of the state at a position."""
-        return self.folder / self.array.metadata.encode_chunk_key((index, *(0 for _ in self.shape)))
-
-    def read(
-        self,
-        index: int,
-        out: Float32,
-        rows: slice = slice(None),
-        columns: Columns = slice(None),
-        levels: Sequence[int] | None = None,
-    ) -> None:
-        """Read a state, or the part of it that is asked for.
-
-        Args:
-            index: position of the state.
-            out: where it goes, of the shape of what is asked for.
-            rows: latitudes.
-            columns: longitudes.
-            levels: positions of levels in the order wanted; all by default.
-
-        Raises:
-            OSError: the chunk is gone or cannot be read.
-            ValueError: the chunk is damaged: too short, of another size, or not what was written.
-            RuntimeError: the same, as the unpacker says it.
-        """
-        if out.shape == self.shape and out.flags.c_contiguous and _is_whole(self.shape, rows, columns, levels):
-            self._read_whole(index, out)
-            return
-        whole = _scratch.bytes("state", math.prod(self.shape) * _TYPE.itemsize).view(_TYPE).reshape(self.shape)
-        self._read_whole(index, whole)
-        band = whole[..., rows, :]
-        for place, level in enumerate(levels) if levels is not None else ():
-            _take(band[level], columns, out[place])
-        if levels is None:
-            _take(band, columns, out)
-
-    def _read_whole(self, index: int, out: Float32) -> None:
-        if self.packed is None:
-            self._read_by_zarr(index, out)
-            return
-        with _opened(self.file(index)) as descriptor:
-            target = out.reshape(-1).view(np.uint8)
-            checksum = np.empty(_CHECKSUM if self.checked else 0, dtype=np.uint8)
-            size = os.fstat(descriptor).st_size - checksum.size
-            body = _scratch.bytes("file", max(size, 0)) if self.packed else target
-            if size != body.size or os.readv(descriptor, [body, checksum]) != size + checksum.size:
-                msg = f"{self.file(index)} has {size} bytes, {body.size} expected"
-                raise ValueError(msg)
-        if self.checked:
-            _compare(body, checksum)
-        if self.packed:
-            _unpack(body, target)
-
-    def _read_by_zarr(self, index: int, out: Float32) -> None:
-        out[...] = np.asarray(self.array[index], dtype=np.float32)
-        # Zarr reads a chunk that is not there as missing values.
-        if out.size and np.isnan(out.flat[0]) and not self.file(index).exists():
-            msg = f"{self.file(index)} is gone"
-            raise FileNotFoundError(msg)
-
-
 def _form(array: zarr.Array[Any]) -> tuple[bool, bool] | None:
-    """Whether Blosc packed an array's chunks and whether a checksum ends them; None if they are otherwise."""
-    head, *rest = array.metadata.codecs if array.metadata.zarr_format == 3 else (None,)
-    if not isinstance(head, BytesCodec) or head.endian is None or head.endian.value != sys.byteorder:
+    """Whether Blosc packed an array's chunks, and whether a checksum ends them; None if they are otherwise."""
+    plain = array.metadata.to_dict()
+    key = {"name": "default", "configuration": {"separator": "/"}}
+    if plain["zarr_format"] != 3 or plain["chunk_key_encoding"] != key:
         return None
-    kinds = [type(codec) for codec in rest]
-    known = {(): (False, False), (BloscCodec,): (True, False)}
-    known |= {(*before, Crc32cCodec): (packed, True) for before, (packed, _) in known.items()}
-    return known.get(tuple(kinds)) if array.dtype == _TYPE else None
-
-
-def _is_whole(shape: tuple[int, ...], rows: slice, columns: Columns, levels: Sequence[int] | None) -> bool:
-    height, width = shape[-2:]
-    return (
-        (levels is None or list(levels) == list(range(shape[0])))
-        and rows.indices(height) == (0, height, 1)
-        and isinstance(columns, slice)
-        and columns.indices(width) == (0, width, 1)
-    )
-
-
-def _take(band: Float32, columns: Columns, out: Float32) -> None:
-    if isinstance(columns, slice):
-        out[...] = band[..., columns]
-    else:
-        np.take(band, columns, axis=-1, out=out, mode="wrap")
+    if array.dtype != _TYPE or array.chunks != (1, *array.shape[1:]):
+        return None
+    first, *rest = array.metadata.codecs  # type: ignore[union-attr]
+    if not isinstance(first, BytesCodec) or first.endian is None or first.endian.value != sys.byteorder:
+        return None
+    packed = bool(rest) and isinstance(rest[0], BloscCodec)
+    checked = bool(rest) and isinstance(rest[-1], Crc32cCodec)
+    return (packed, checked) if len(rest) == packed + checked else None
 
 
 @contextmanager
@@ -191,10 +239,17 @@ def _compare(body: Bytes, checksum: Bytes) -> None:
 
 
 def _unpack(body: Bytes, target: Bytes) -> None:
-    # Blosc's header, 16 bytes: among them the sizes unpacked and packed, at 4 and 12. The library itself looks at
-    # neither: it would leave what was in the memory before, or read on behind the end.
+    # Blosc's header, 16 bytes: among them the sizes unpacked and packed, at 4 and 12. The library would leave what was
+    # in the memory before where a chunk is too small.
     unpacked, packed = np.frombuffer(body[:_HEADER].tobytes(), "<u4")[[1, 3]] if body.size >= _HEADER else (0, 0)
     if (unpacked, packed) != (target.size, body.size):
-        msg = f"it unpacks {packed} bytes to {unpacked}; it has {body.size}, and {target.size} are expected"
+        msg = f"{packed} bytes are to unpack to {unpacked}; there are {body.size}, for {target.size}"
         raise ValueError(msg)
     blosc.decompress(body, target)
+
+
+def _take(band: Float32, columns: Columns, out: Float32) -> None:
+    if isinstance(columns, slice):
+        out[...] = band[..., columns]
+    else:
+        np.take(band, columns, axis=-1, out=out, mode="wrap")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.box import Range, Region, columns_of, extent, rows_of
-from kit.data.chunks import Columns
+from kit.data.chunks import Columns, Part
 from kit.data.circle import is_closed
 from kit.data.rectangle import sides_of
 from kit.data.store import Store
@@ -120,15 +120,14 @@ class Grid:
         """Read states of a variable: [T, H, W] at the surface, [T, C, H, W] in the atmosphere."""
         return store.read(name, times, slice(*self.rows), self._columns, levels)
 
-    def read_state(
-        self, store: Store, name: str, time: int, out: npt.NDArray[np.float32], levels: Sequence[int] | None = None
-    ) -> None:
-        """Read one state of a variable into memory that is there: [H, W], or [C, H, W] in the atmosphere."""
-        store.read_state(name, time, out, slice(*self.rows), self._columns, levels)
+    def part(self, store: Store, name: str, time: int, levels: Sequence[int] | None = None) -> Part:
+        """Name what is read of one state of a variable."""
+        return store.part(name, time, slice(*self.rows), self._columns, levels)
 
     def read_static(self, store: Store, name: str) -> npt.NDArray[np.float32]:
         """Read a static variable by its name without prefix, [H, W]."""
-        return store.read_static(name, slice(*self.rows))[:, np.arange(*self.columns)]
+        whole = store.read_static(name, slice(*self.rows))
+        return np.take(whole, np.arange(*self.columns), axis=-1, mode="wrap")
 
     def distance(self, store: Store) -> npt.NDArray[np.int64] | None:
         """Grid points between each point and the nearest edge of what is read, [H, W]; 0 at the edge.

@@ -12,8 +12,7 @@ Dimension letters: T time, C level, H latitude, W longitude.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from functools import cached_property
@@ -31,7 +30,7 @@ from kit.data.building.finish import StoreExistsError
 from kit.data.building.layout import COORDINATES
 from kit.data.building.verify import verify
 from kit.data.building.write import write
-from kit.data.chunks import Chunks, Columns
+from kit.data.chunks import Chunks, Columns, Part, damage
 from kit.data.settings import Codec, Period
 from kit.data.statistics import StoreStatistics, Weighting
 from kit.data.store_format import (
@@ -126,12 +125,6 @@ class Store:
     def _chunks(self) -> dict[str, Chunks]:
         return {}
 
-    def _chunks_of(self, name: str) -> Chunks:
-        if name not in self._chunks:
-            array = self._array(name, self.surface + self.atmospheric)
-            self._chunks[name] = Chunks.of(array, self.path / name)
-        return self._chunks[name]
-
     def _array(self, name: str, known: tuple[str, ...], prefix: str = "") -> zarr.Array[Any]:
         if name not in known:
             msg = f"{self.path}: the store has no variable {name!r} of this kind; it has {', '.join(known) or 'none'}"
@@ -164,51 +157,43 @@ class Store:
             StoreError: the store has no such variable, or a chunk of it is damaged.
         """
         chosen = range(len(self.times))[times] if isinstance(times, slice) else times
-        out = np.empty((len(chosen), *self.shape_of(name, rows, columns, levels)), dtype=np.float32)
-        for state, index in zip(out, chosen, strict=True):
-            self.read_state(name, int(index), state, rows, columns, levels)
-        return out
+        parts = [self.part(name, int(index), rows, columns, levels) for index in chosen]
+        shape = parts[0].shape if parts else self.part(name, 0, rows, columns, levels).shape
+        states = np.empty((len(parts), *shape), dtype=np.float32)
+        for part, state in zip(parts, states, strict=True):
+            part.read(state)
+        return states
 
-    def shape_of(
-        self, name: str, rows: slice, columns: Columns, levels: Sequence[int] | None = None
-    ) -> tuple[int, ...]:
-        """Shape of a part of one state: [H, W], or [C, H, W] for an atmospheric variable."""
-        *deep, height, width = self._chunks_of(name).shape
-        if deep and levels is not None:
-            deep = [len(levels)]
-        across = len(range(width)[columns]) if isinstance(columns, slice) else len(columns)
-        return (*deep, len(range(height)[rows]), across)
-
-    def read_state(
+    def part(
         self,
         name: str,
         index: int,
-        out: Float32,
         rows: slice = slice(None),
         columns: Columns = slice(None),
         levels: Sequence[int] | None = None,
-    ) -> None:
-        """Read one state, or a part of it, into memory that is there; several threads may do so at once.
+    ) -> Part:
+        """Name a part of one state, to be read into memory that is there, in any thread or process.
 
         Args:
             name: Aurora's short name.
             index: position in ``times``.
-            out: where it goes, of the shape that ``shape_of`` says.
             rows: latitudes.
             columns: longitudes, a run or positions, of which negative ones are counted from the end.
             levels: positions in ``levels``, in the order wanted; all by default, and without effect at the surface.
 
         Raises:
-            StoreError: the store has no such variable, or the chunk is damaged.
+            StoreError: the store has no such variable.
         """
-        chunks = self._chunks_of(name)
-        with _damage(f"{self.path}: {name} at {self.times[index]}"):
-            chunks.read(index, out, rows, columns, levels if name in self.atmospheric else None)
+        if name not in self._chunks:
+            array = self._array(name, self.surface + self.atmospheric)
+            self._chunks[name] = Chunks.of(array, self.path / name)
+        told = f"{self.path}: {name} at {self.times[index]}"
+        return Part(self._chunks[name], index, told, rows, columns, levels if name in self.atmospheric else None)
 
     def read_static(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Float32:
         """Read a static variable by its name without prefix; float32, shape [H, W]."""
         array = self._array(name, self.static, STATIC_PREFIX)
-        with _damage(f"{self.path}: {STATIC_PREFIX}{name}"):
+        with damage(f"{self.path}: {STATIC_PREFIX}{name}"):
             return np.asarray(array[rows, columns], dtype=np.float32)
 
     def level_indices(self, levels: Sequence[float]) -> list[int]:
@@ -309,15 +294,6 @@ def write_store(
     return Store.open(out)
 
 
-@contextmanager
-def _damage(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, MemoryError, zarr.errors.BaseZarrError) as error:
-        msg = f"{what} cannot be read ({error}); the store is damaged: build it again with `kit data build`"
-        raise StoreError(msg) from error
-
-
 def _open_group(path: Path) -> zarr.Group:
     if not path.is_dir():
         msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
@@ -349,7 +325,7 @@ def _coordinates(
         if not isinstance(array, zarr.Array):
             msg = f"{path}: the store has no coordinate {name!r}; build it again with `kit data build`"
             raise StoreError(msg)
-        with _damage(f"{path}: {name}"):
+        with damage(f"{path}: {name}"):
             return np.asarray(array[:])
 
     latitude, longitude, levels = (values(n).astype(np.float64) for n in ("latitude", "longitude", "level"))
