@@ -19,8 +19,11 @@ from kit.adapt import build, prompt, rollout_lora
 from kit.adapt.check import TrainingCheck
 from kit.adapt.latent import LatentSpace, refuse_rollout
 from kit.data.build import open_store
-from kit.data.pairs import Pair, Pairs, Selection, ShuffledPairs, load_pairs, read_ahead
+from kit.data.loading import load_pairs
+from kit.data.pairs import Pair, Pairs, Selection
+from kit.data.reading import Reader, reader_for
 from kit.data.settings import DataSettings, Period
+from kit.data.shuffling import ShuffledPairs
 from kit.data.store import Store
 from kit.data.window import refuse_other_windows
 from kit.errors import SettingsError
@@ -72,6 +75,7 @@ class Job:
         schedule: when things happen.
         train: training pairs.
         valid: validation pairs.
+        reader: reads both.
         leaks: what of validation and test the base weights saw in training, a sentence each.
         replay: the replay buffer that training draws from, if it does.
     """
@@ -85,6 +89,7 @@ class Job:
     schedule: Schedule
     train: Pairs
     valid: Pairs
+    reader: Reader
     leaks: tuple[str, ...] = ()
     replay: ReplayBuffer | None = None
 
@@ -117,21 +122,11 @@ class Job:
             batches=self.schedule.steps * self.schedule.accumulate,
             start=start,
         )
-        workers = self.settings.data.workers
-        batches = load_pairs(self.train, workers=workers, batch_sampler=sampler, pin=_pins(self.trainer.device))
-        # Workers read ahead by themselves.
-        return batches if workers else read_ahead(batches)
+        return load_pairs(self.train, self.reader, order=sampler)
 
     def validation_batches(self) -> Iterable[Pair]:
         """All validation pairs in order of time."""
-        data = self.settings.data
-        pin = _pins(self.trainer.device)
-        return load_pairs(self.valid, workers=data.workers, batch_size=data.batch_size, pin=pin)
-
-
-def _pins(device: torch.device) -> bool:
-    """Whether states are read into pinned memory."""
-    return bool(device.type == "cuda")
+        return load_pairs(self.valid, self.reader, batch_size=self.settings.data.batch_size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -190,7 +185,11 @@ def build_job(settings: Settings) -> Job:
     periods = _periods(settings.data, store)
     leaked = leaks(spec.variant, weights, periods, synthetic=bool(store.attributes.get("synthetic")))
     train, valid = _pairs(settings.rollout, store, selection, periods)
-    replay = _replay(settings, train, device)
+    reader = reader_for(settings.data.workers, pin=device.type == "cuda")
+    if device.type == "cuda":
+        for pairs in (train, valid):
+            pairs.pin_memory()
+    replay = _replay(settings, train, reader)
     schedule = _schedule(settings, len(train))
     window = selection.grid.window
     points = point_weights(settings.loss, *selection.grid.scored_coordinates(store))
@@ -208,7 +207,9 @@ def build_job(settings: Settings) -> Job:
     if isinstance(trainer.space, LatentSpace):
         trainer.space.open_cache(settings.adapt, (train, valid))
     resolved = _resolved(settings, spec, selection, periods, schedule, trainer, autocast)
-    return Job(resolved, store, spec, selection, weights, trainer, schedule, train, valid, tuple(leaked), replay)
+    return Job(
+        resolved, store, spec, selection, weights, trainer, schedule, train, valid, reader, tuple(leaked), replay
+    )
 
 
 def build_trainer(
@@ -297,7 +298,7 @@ def _pairs(
     return train, valid
 
 
-def _replay(settings: Settings, pairs: Pairs, device: torch.device) -> ReplayBuffer | None:
+def _replay(settings: Settings, pairs: Pairs, reader: Reader) -> ReplayBuffer | None:
     if settings.rollout.buffer is None:
         return None
     return ReplayBuffer(
@@ -306,7 +307,7 @@ def _replay(settings: Settings, pairs: Pairs, device: torch.device) -> ReplayBuf
         batch_size=settings.data.batch_size,
         accumulate=settings.train.accumulate,
         seed=settings.train.seed,
-        pin=_pins(device),
+        reader=reader,
     )
 
 

@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError
 
 from kit.checkpoint.folder import open_checkpoint
-from kit.data.workers import lost_worker
 from kit.errors import KitError, WorkerError, refusal_of
 from kit.job import Job, uses_autocast
 from kit.memory.advice import Situation
@@ -84,7 +83,7 @@ def ended_readably(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError, WorkerError) as error:
-        what = str(error) if isinstance(error, WorkerError) else lost_worker(error) or refusal_of(error)
+        what = str(error) if isinstance(error, WorkerError) else refusal_of(error)
         if what is None:
             raise
         msg = f"{what}. {ended_badly(folder)}"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from kit.adapt.check import UntrainedError
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
-from kit.data.pairs import load_pairs
+from kit.data.loading import load_pairs
 from kit.data.settings import Period
 from kit.errors import CheckpointError, KitError, SettingsError, StoreError
 from kit.evaluate.scorecard import evaluate
@@ -390,7 +390,7 @@ def test_ranks_that_were_shared_out_are_kept_and_resumed(
 @torch.no_grad()
 def mean_loss(forecaster: Forecaster) -> float:
     space = forecaster.space
-    batches = load_pairs(forecaster.pairs, workers=0)
+    batches = load_pairs(forecaster.pairs)
     losses = [
         PaperMAE()(space.predict_fields(space.inputs(pair.inputs)), space.targets(pair.target)).total.item()
         for pair in batches

@@ -5,30 +5,27 @@ Dimensions: B batch, T history, C level, H latitude, W longitude.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
-from typing import Any, TypeVar
+from itertools import chain, takewhile
 
 import numpy as np
 import torch
 from aurora import Batch, Metadata
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kit.data.grid import Grid
 from kit.data.longitudes import longitudes
 from kit.data.negative import refuse_negative
+from kit.data.reading import HERE, Reader, Wanted
 from kit.data.settings import Period
 from kit.data.store import Store
-from kit.data.workers import Loader, start_worker
-from kit.errors import SettingsError, StoreError
+from kit.errors import StoreError
 
-__all__ = ["Grid", "Pair", "Pairs", "Selection", "ShuffledPairs", "collate", "concatenate", "load_pairs", "read_ahead"]
+__all__ = ["Grid", "Pair", "Pairs", "Selection", "collate", "concatenate", "moved"]
 
-Read = TypeVar("Read")
+States = Sequence[Sequence[int]]
+"""Places in a store, of the states of each sample of a batch, [B][T]."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +76,19 @@ class Pair:
 
     def to(self, device: torch.device) -> Pair:
         """Move everything to a device."""
-        return self._map(lambda batch: batch.to(device))
-
-    def pin_memory(self) -> Pair:
-        """Copy everything to pinned memory, so that a copy to a GPU need not wait."""
-        return self._map(lambda batch: batch._fmap(torch.Tensor.pin_memory))
-
-    def _map(self, change: Callable[[Batch], Batch]) -> Pair:
-        return Pair(change(self.inputs), change(self.target), tuple(change(batch) for batch in self.between))
+        inputs, target, *between = (moved(batch, device) for batch in (self.inputs, self.target, *self.between))
+        return Pair(inputs, target, tuple(between))
 
 
-class Pairs(Dataset[Pair]):
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to a device; to a GPU without waiting for what that still computes.
+
+    PyTorch keeps pinned memory until it has been copied, and copies other memory before it goes on.
+    """
+    return batch._fmap(lambda value: value.to(device, non_blocking=device.type == "cuda"))
+
+
+class Pairs:
     """The pairs of a period, in order of time; every state of a pair, and on its way, lies within the period."""
 
     def __init__(self, store: Store, selection: Selection, period: Period, *, steps: int = 1, targets: int = 1) -> None:
@@ -149,15 +148,38 @@ class Pairs(Dataset[Pair]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> Pair:
-        states = self._indices[index]
-        inputs = self.inputs(index)
-        *between, target = (self._batch([state], self.selection.targets) for state in states[self._targets])
-        return Pair(inputs, target, tuple(between))
+    def pin_memory(self) -> None:
+        """Copy what all batches share, static variables and coordinates, to pinned memory."""
+        self._static = {name: value.pin_memory() for name, value in self._static.items()}
+        self.latitude, self.longitude = self.latitude.pin_memory(), self.longitude.pin_memory()
 
-    def inputs(self, index: int) -> Batch:
-        """The input states of a pair alone."""
-        return self._batch(self._indices[index][: self.selection.history], self.selection.inputs)
+    def __getitem__(self, index: int) -> Pair:
+        return self.batch([index])
+
+    def batch(self, indices: Sequence[int], reader: Reader = HERE) -> Pair:
+        """Read several pairs, one behind the other along the batch dimension.
+
+        Args:
+            indices: of the pairs.
+            reader: reads all of their states at once.
+
+        Raises:
+            StoreError: a chunk is damaged, or a value is below zero that cannot be.
+            WorkerError: a process that read is gone.
+        """
+        states = [self._indices[index] for index in indices]
+        graded = range(len(states[0]))[self._targets]
+        inputs: list[tuple[States, Sequence[str]]] = [(self._inputs(indices), self.selection.inputs)]
+        targets = [([(each[place],) for each in states], self.selection.targets) for place in graded]
+        first, *between, target = self._read([*inputs, *targets], reader)
+        return Pair(first, target, tuple(between))
+
+    def inputs(self, indices: Sequence[int], reader: Reader = HERE) -> Batch:
+        """The input states of pairs alone."""
+        return self._read([(self._inputs(indices), self.selection.inputs)], reader)[0]
+
+    def _inputs(self, indices: Sequence[int]) -> States:
+        return [self._indices[index][: self.selection.history] for index in indices]
 
     def following(self, index: int, steps: int) -> tuple[int, ...]:
         """Places in the store of the states after a pair's input states, one for each step, for ``target``.
@@ -171,9 +193,9 @@ class Pairs(Dataset[Pair]):
         moments = takewhile(self._where.__contains__, range(first + step, min(first + steps * step, end) + 1, step))
         return tuple(self._where[moment] for moment in moments)
 
-    def target(self, place: int) -> Batch:
-        """The state at a place in the store, as a target."""
-        return self._batch([place], self.selection.targets)
+    def target(self, places: Sequence[int], reader: Reader = HERE) -> Batch:
+        """The states at places in the store, as targets."""
+        return self._read([([(place,) for place in places], self.selection.targets)], reader)[0]
 
     def time(self, index: int) -> datetime:
         """Time of the last input state of a pair, UTC."""
@@ -181,31 +203,44 @@ class Pairs(Dataset[Pair]):
 
     def newest(self, name: str, indices: Sequence[int]) -> torch.Tensor:
         """States of a surface variable at the last input time of pairs, [B, H, W]; it need not be an input itself."""
-        return self._read(name, [self._indices[index][self.selection.history - 1] for index in indices])[0]
+        states = [each[-1:] for each in self._inputs(indices)]
+        (values,) = self._tensors([(states, name)], HERE)
+        return values[:, 0]
 
     @property
     def times(self) -> list[datetime]:
         """Time of the last input state of every pair, UTC."""
         return [self.time(index) for index in range(len(self))]
 
-    def _batch(self, times: Sequence[int], surface: Sequence[str]) -> Batch:
-        return Batch(
-            surf_vars={name: self._read(name, times) for name in surface},
-            static_vars=self._static,
-            atmos_vars={name: self._read(name, times, levels=self._levels) for name in self.selection.atmospheric},
-            metadata=Metadata(
+    def _read(self, batches: Sequence[tuple[States, Sequence[str]]], reader: Reader) -> list[Batch]:
+        """Read batches of states with their surface variables, all at once."""
+        atmospheric = self.selection.atmospheric
+        named = [(states, name) for states, surface in batches for name in (*surface, *atmospheric)]
+        tensors = iter(self._tensors(named, reader))
+        found = []
+        for states, surface in batches:
+            metadata = Metadata(
                 lat=self.latitude,
                 lon=self.longitude,
-                time=(_aware(self.store.times[times[-1]]),),
+                time=tuple(_aware(self.store.times[each[-1]]) for each in states),
                 atmos_levels=self.selection.levels,
-            ),
-        )
+            )
+            surf, atmos = ({name: next(tensors) for name in names} for names in (surface, atmospheric))
+            found.append(Batch(surf_vars=surf, static_vars=self._static, atmos_vars=atmos, metadata=metadata))
+        return found
 
-    def _read(self, name: str, times: Sequence[int], levels: Sequence[int] | None = None) -> torch.Tensor:
-        values = self.selection.grid.read(self.store, name, times, levels)
-        if name in self.selection.non_negative:
-            refuse_negative(self.store, name, times, values)
-        return torch.from_numpy(values)[None]
+    def _tensors(self, named: Sequence[tuple[States, str]], reader: Reader) -> list[torch.Tensor]:
+        """Read variables of states: [B, T, H, W], or [B, T, C, H, W] in the atmosphere."""
+        tensors = reader.read([self._wanted(states, name) for states, name in named])
+        for (states, name), values in zip(named, tensors, strict=True):
+            if name in self.selection.non_negative:
+                refuse_negative(self.store, name, [*chain(*states)], values.flatten(0, 1).numpy())
+        return tensors
+
+    def _wanted(self, states: States, name: str) -> Wanted:
+        grid, levels = self.selection.grid, self._levels
+        parts = [grid.part(self.store, name, place, levels) for each in states for place in each]
+        return Wanted((len(states), len(states[0])), parts)
 
 
 def _aware(time: np.datetime64) -> datetime:
@@ -242,98 +277,3 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     )
     surface, atmospheric = cat([b.surf_vars for b in batches]), cat([b.atmos_vars for b in batches])
     return Batch(surface, first.static_vars, atmospheric, metadata)
-
-
-class ShuffledPairs(Sampler[list[int]]):
-    """Batches of indices, epoch after epoch, each epoch in an order of its own; begins at any position.
-
-    The order depends on the seed and the epoch alone, so that a resumed run goes on with the very batches that an
-    uninterrupted one would have seen.
-    """
-
-    def __init__(self, pairs: int, *, batch_size: int, seed: int, batches: int, start: int = 0) -> None:
-        """Plan the batches.
-
-        Args:
-            pairs: pairs in an epoch; the last batch of an epoch may be smaller.
-            batch_size: pairs in a batch.
-            seed: of the order.
-            batches: how many in all, counted from the beginning of training.
-            start: batches already seen.
-
-        Raises:
-            SettingsError: a batch is larger than an epoch.
-        """
-        if batch_size > pairs:
-            msg = f"data.batch_size is {batch_size}, but the training period holds only {pairs} pairs; make it smaller"
-            raise SettingsError(msg)
-        self._pairs, self._batch_size, self._seed = pairs, batch_size, seed
-        self._start, self._stop = start, batches
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches in one pass over the pairs."""
-        return -(-self._pairs // self._batch_size)
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order: list[int] = []
-        for batch in range(self._start, self._stop):
-            epoch, place = divmod(batch, self.batches_per_epoch)
-            if place == 0 or not order:
-                order = self._order(epoch)
-            yield order[place * self._batch_size : (place + 1) * self._batch_size]
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self._seed + epoch)
-        indices: list[int] = torch.randperm(self._pairs, generator=generator).tolist()
-        return indices
-
-
-def read_ahead(batches: Iterable[Read], depth: int = 2) -> Iterator[Read]:
-    """Read the next batches in a thread while the present one is used; same batches, same order.
-
-    Args:
-        batches: what is read.
-        depth: batches that may wait, each held in memory.
-    """
-    stream = iter(batches)
-    with ThreadPoolExecutor(1, thread_name_prefix="pairs") as reader:
-        waiting = deque(reader.submit(next, stream, None) for _ in range(depth))
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(reader.submit(next, stream, None))
-            yield batch
-
-
-def load_pairs(
-    pairs: Pairs,
-    *,
-    workers: int,
-    batch_sampler: Sampler[list[int]] | None = None,
-    batch_size: int = 1,
-    pin: bool = False,
-) -> DataLoader[Pair]:
-    """Read pairs ahead of their use.
-
-    Args:
-        pairs: what to read.
-        workers: processes that read; 0 reads in the calling thread.
-        batch_sampler: which pairs in which order; in order of time without one.
-        batch_size: pairs in a batch, where there is no sampler.
-        pin: hand batches over in pinned memory.
-    """
-    order: dict[str, Any] = {"batch_size": batch_size} if batch_sampler is None else {"batch_sampler": batch_sampler}
-    return Loader(
-        pairs,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        # Its own: the loader seeds its workers from this, and must not draw from what training draws from.
-        generator=torch.Generator().manual_seed(0),
-        persistent_workers=False,
-        multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=start_worker if workers else None,
-        **order,
-    )

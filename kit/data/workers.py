@@ -1,90 +1,198 @@
-"""Processes that read ahead: which signals they heed, and what is said when one of them is lost."""
+"""Processes that read data: what they are told, which signals they heed, and what is said when one of them is lost.
+
+They read parts of states into memory that belongs to the process that trains, which waits for them in a thread of its
+own. They need neither PyTorch nor Aurora, so that one starts in half a second and takes 60 MB; this module, which they
+import, may import nothing large either.
+"""
 
 from __future__ import annotations
 
+import mmap
+import multiprocessing
 import os
-import re
 import signal
-import time
-from collections.abc import Iterator
-from types import FrameType
-from typing import Any, TypeVar
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection as connections
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
 
-from torch.utils.data import DataLoader
+import numpy as np
 
-from kit.errors import KitError, WorkerError
+from kit.data.chunks import Part
+from kit.errors import KitError, SettingsError, WorkerError
 
-__all__ = ["Loader", "lost_worker", "start_worker"]
+__all__ = ["Block", "Order", "Workers"]
 
-T = TypeVar("T")
-_AT_ONCE = 2.0
-"""Seconds; PyTorch waits five before it sends its own."""
-_LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?[\d, ]+\) (exited unexpectedly|is killed by signal: (\w[\w ]*))")
-_RAISED = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal Traceback")
+_PATIENCE = 5.0
+"""Seconds for a process to end by itself."""
+_FIRST = 10
+"""Ends them when Python ends, before it waits for them."""
 
 
-def start_worker(index: int) -> None:  # noqa: ARG001 - PyTorch passes it
-    """Leave signals to the process that trains: it finishes its step, and needs its data for that.
+class Block:
+    """Memory that other processes can write to: anonymous, of no size limit but the host's, gone with its last user.
 
-    A terminal sends Ctrl-C to all processes of a job, and a queue sends SIGTERM to all of them, some twice at once. One
-    that comes later ends the worker: PyTorch and Python send theirs to workers that do not end by themselves in time.
+    Shared memory under ``/dev/shm`` would do as well, but containers have 64 MB of it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    asked: list[float] = []
+    def __init__(self, size: int) -> None:
+        if not hasattr(os, "memfd_create"):
+            msg = "data.workers needs Linux; leave it at 0: threads of this process read, and about as fast"
+            raise SettingsError(msg)
+        self._descriptor = os.memfd_create("states")
+        os.ftruncate(self._descriptor, size)
+        self.memory = mmap.mmap(self._descriptor, size)
 
-    def end_later(number: int, _frame: FrameType | None) -> None:
-        asked.append(time.monotonic())
-        if asked[-1] - asked[0] > _AT_ONCE:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+    @property
+    def path(self) -> str:
+        """Where another process finds it."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
-    signal.signal(signal.SIGTERM, end_later)
-
-
-class Loader(DataLoader[T]):
-    """PyTorch's, whose workers' failures are readable."""
-
-    def __iter__(self) -> Any:
-        """Batches in order."""
-        return _readable(super().__iter__())
+    def close(self) -> None:
+        """Let nobody find it any more; it lasts as long as ``memory`` is used."""
+        os.close(self._descriptor)
 
 
-def _readable(batches: Iterator[T]) -> Iterator[T]:
+@dataclass(frozen=True)
+class Order:
+    """One part of a state, and the place in a block where it goes."""
+
+    part: Part
+    offset: int
+
+    def carry_out(self, path: str) -> None:
+        """Read it."""
+        size = int(np.prod(self.part.shape)) * np.dtype(np.float32).itemsize
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            memory = mmap.mmap(descriptor, self.offset + size - start, offset=start)
+        finally:
+            os.close(descriptor)
+        values = np.frombuffer(memory, dtype=np.float32, offset=self.offset - start)
+        self.part.read(values.reshape(self.part.shape))
+
+
+class Workers:
+    """Processes that read; they start when they are first needed, and stay until this object is gone."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._started: dict[Connection, SpawnProcess] = {}
+        self._finalize = Finalize(self, _end, (self._started,), exitpriority=_FIRST)
+
+    def read(self, orders: Sequence[Order], path: str) -> None:
+        """Have orders carried out, all of them when this returns.
+
+        Args:
+            orders: what is read.
+            path: of the block.
+
+        Raises:
+            KitError: the first thing that went wrong in a process.
+            WorkerError: a process is gone.
+        """
+        with self._lock:
+            try:
+                failure = self._read(list(reversed(orders)), path)
+            except BaseException:
+                # What the processes still do would be taken for answers to the next orders.
+                _end(self._started)
+                raise
+        if failure is not None:
+            raise failure
+
+    def _read(self, orders: list[Order], path: str) -> KitError | None:
+        self._start()
+        failure: KitError | None = None
+        busy: set[Connection] = set()
+        for connection in self._started:
+            if orders:
+                _give(connection, self._started[connection], orders.pop(), path)
+                busy.add(connection)
+        while busy:
+            for ready in connections.wait(busy):
+                assert isinstance(ready, Connection)
+                answer = _answer(ready, self._started[ready])
+                failure = failure or answer
+                if orders and failure is None:
+                    _give(ready, self._started[ready], orders.pop(), path)
+                else:
+                    busy.remove(ready)
+        return failure
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        while len(self._started) < self._count:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,), name="data worker", daemon=True)
+            process.start()
+            theirs.close()
+            self._started[ours] = process
+
+
+def _give(connection: Connection, process: SpawnProcess, order: Order, path: str) -> None:
     try:
-        yield from batches
-    except KitError as error:
-        # Raised in a worker, it carries that process's traceback.
-        raise type(error)(_last_line(error)) from error
-    except RuntimeError as error:
-        if lost := lost_worker(error):
-            raise WorkerError(lost) from error
-        raise
+        connection.send((order, path))
+    except BrokenPipeError as error:
+        raise _lost(process) from error
 
 
-def _last_line(error: KitError) -> str:
-    text = str(error)
-    if not _RAISED.match(text):
-        return text
-    told = text[text.rindex(f"{type(error).__name__}: ") :] if f"{type(error).__name__}: " in text else text
-    return told.partition(": ")[2].strip()
+def _answer(connection: Connection, process: SpawnProcess) -> KitError | None:
+    try:
+        answer: KitError | None = connection.recv()
+    except (EOFError, ConnectionResetError) as error:
+        raise _lost(process) from error
+    return answer
 
 
-def lost_worker(error: BaseException) -> str | None:
-    """Say what became of a process that read data; None if the failure is another one."""
-    told = ""
-    seen: BaseException | None = error
-    while seen is not None:
-        # Of several, the one that knows the signal is the first cause.
-        told, seen = f"{told}\n{seen}", seen.__cause__ or seen.__context__
-    found = list(_LOST.finditer(told))
-    if not found:
-        return None
-    match = next((one for one in found if one[2]), found[0])
-    what = f"was killed ({match[2].strip()})" if match[2] else "ended"
-    cause = {
-        "Bus error": "shared memory is full: enlarge /dev/shm (docker run --shm-size 16g), or use fewer data.workers",
-        "Killed": "most likely the host's memory ran out: use fewer data.workers, or a smaller data.batch_size",
-    }.get((match[2] or "").strip(), "its own messages above say why, if it had any; --data.workers 0 reads without")
-    return f"a process that read data (data.workers) {what}; {cause}"
+def _lost(process: SpawnProcess) -> WorkerError:
+    process.join(_PATIENCE)
+    code = process.exitcode or 0
+    what = f"was killed ({signal.strsignal(-code)})" if code < 0 else "ended"
+    cause = (
+        "most likely the host's memory ran out: use a smaller data.batch_size, or fewer data.workers"
+        if code == -signal.SIGKILL
+        else "its own messages above say why, if it had any; --data.workers 0 reads without"
+    )
+    return WorkerError(f"a process that read data (data.workers) {what}; {cause}")
+
+
+def _end(started: dict[Connection, SpawnProcess]) -> None:
+    """End processes: they do when nobody is there to give orders."""
+    for connection in started:
+        connection.close()
+    for process in started.values():
+        process.join(_PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    started.clear()
+
+
+def _serve(orders: Connection) -> None:
+    """Carry out orders until nobody is there to give them.
+
+    Signals are left to the process that trains: it finishes its step, and needs its data for that. A terminal sends
+    Ctrl-C to all processes of a job, and a queue sends SIGTERM to all of them.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        try:
+            order, path = orders.recv()
+        except EOFError:
+            return
+        failure: KitError | None = None
+        try:
+            order.carry_out(path)
+        except KitError as error:
+            failure = error
+        try:
+            orders.send(failure)
+        except BrokenPipeError:
+            return

@@ -6,7 +6,8 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from aurora import Batch
 
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
-from kit.data.pairs import Pairs, load_pairs
+from kit.data.loading import Waiting, load_pairs
+from kit.data.pairs import Pair, Pairs
 from kit.errors import CheckpointError, SettingsError
 from kit.evaluate.forgetting import forgetting
 from kit.evaluate.rain import RainCard
@@ -71,7 +73,10 @@ def _result(
     pairs = forecaster.pairs
     edges = EdgeBoard.of(pairs, checkpoint.spec.patch_size, may_be_missing=forecaster.space.may_be_missing)
     rain = RainCard()
-    scores, reference = scores_of(forecaster.space, pairs, settings.batch_size, edges, rain)
+    batches = Waiting(load_pairs(pairs, batch_size=settings.batch_size))
+    started = time.perf_counter()
+    scores, reference = scores_of(forecaster.space, pairs, batches, edges, rain)
+    seconds = time.perf_counter() - started
     result = {
         "checkpoint": str(settings.checkpoint),
         "store": str(forecaster.store.path),
@@ -80,6 +85,8 @@ def _result(
         "samples": len(pairs),
         "steps": settings.steps,
         "lead_hours": settings.steps * checkpoint.spec.lead_hours,
+        "samples_per_second": len(pairs) / seconds,
+        "data_wait_fraction": batches.seconds / seconds,
         **({} if edges is None else {"edge": edges.results()}),
         **rain.results(),
     }
@@ -136,14 +143,14 @@ def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int
     if base is None:
         _logger.warning("the base weights are not scored: training started from random weights")
         return {}
-    return scores_of(base.space, base.pairs, batch_size)[0]
+    return scores_of(base.space, base.pairs, load_pairs(base.pairs, batch_size=batch_size))[0]
 
 
 @torch.no_grad()
 def scores_of(
     space: TrainingSpace,
     pairs: Pairs,
-    batch_size: int = 1,
+    batches: Iterable[Pair],
     edges: EdgeBoard | None = None,
     rain: RainCard | None = None,
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
@@ -152,7 +159,7 @@ def scores_of(
     Args:
         space: predicts.
         pairs: what is predicted.
-        batch_size: predictions in a forward pass.
+        batches: the same, in order of time.
         edges: is given all that the model sees.
         rain: is shown what is scored, and keeps the scores of precipitation.
 
@@ -164,7 +171,7 @@ def scores_of(
     scored = pairs.selection.grid.scored_coordinates(pairs.store)
     board, reference = (ScoreBoard(*scored, may_be_missing=waves) for _ in range(2))
     levels, first = pairs.selection.levels, 0
-    for pair in load_pairs(pairs, workers=0, batch_size=batch_size):
+    for pair in batches:
         loaded = pair.to(device)
         target = physical(loaded.target)
         predicted = physical(_ahead(space, loaded.inputs, pairs.steps))

@@ -137,7 +137,7 @@ class _Job:
             if self._specialists:
                 self._specialists.switch(name)
             for start, index in enumerate(self._starts):
-                state = self._pairs.inputs(index)
+                state = self._pairs.inputs([index])
                 _check_finite(state, self._space, f"{self._store.path}: the initial state of {_text(state)}")
                 rolled = roll_out(self._space, state, self._settings.steps)
                 del state

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kit.data.pairs import ShuffledPairs
+from kit.data.shuffling import ShuffledPairs
 
 __all__ = ["Draw", "draws"]
 

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any, Protocol
 
+from kit.data.loading import Upcoming, Waiting
 from kit.data.pairs import Pair
 from kit.train.trainer import StepReport, Trainer
 
@@ -162,7 +163,7 @@ def fit(
         state.best = state.after = state.before
         # Until training improves on them, the weights that it started from are the best.
         saver.best(state)
-    stream = iter(batches(state.step * schedule.accumulate))
+    stream = Waiting(batches(state.step * schedule.accumulate))
     while state.step < schedule.steps and interruption.caught is None:
         _step(trainer, stream, schedule, state, recorder)
         if schedule.validates(state.step):
@@ -173,11 +174,11 @@ def fit(
         saver.last(state)
 
 
-def _step(trainer: Trainer, stream: Iterator[Pair], schedule: Schedule, state: LoopState, recorder: Recorder) -> None:
-    started = time.perf_counter()
-    group = [next(stream) for _ in range(schedule.accumulate)]
-    waited = time.perf_counter() - started
-    report = trainer.step(state.step + 1, group)
+def _step(trainer: Trainer, stream: Waiting[Pair], schedule: Schedule, state: LoopState, recorder: Recorder) -> None:
+    started, waited = time.perf_counter(), stream.seconds
+    report = trainer.step(state.step + 1, Upcoming(stream, schedule.accumulate))
+    waited = stream.seconds - waited
+    report = replace(report, compute_seconds=report.compute_seconds - waited)
     state.step = report.step
     state.latest = report.loss
     state.first = report.loss if state.first is None else state.first

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 from aurora import Batch
 
-from kit.data.pairs import Pair, Pairs, concatenate, read_ahead
+from kit.data.loading import read_ahead
+from kit.data.pairs import Pair, Pairs, concatenate
+from kit.data.reading import Reader, reader_for
 from kit.errors import CheckpointError, SettingsError, StoreError
 from kit.train.draws import Draw, draws
 from kit.train.settings import RolloutSettings
@@ -61,7 +63,14 @@ class ReplayBuffer:
     """Items between data and predictions; the source of training batches."""
 
     def __init__(
-        self, pairs: Pairs, settings: RolloutSettings, *, batch_size: int, accumulate: int, seed: int, pin: bool = False
+        self,
+        pairs: Pairs,
+        settings: RolloutSettings,
+        *,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        reader: Reader | None = None,
     ) -> None:
         """Find out how far each item can go.
 
@@ -71,7 +80,7 @@ class ReplayBuffer:
             batch_size: items in a batch.
             accumulate: batches in an optimiser step.
             seed: of the draws.
-            pin: read states into pinned memory.
+            reader: reads states; by default a few threads of this process.
 
         Raises:
             SettingsError: a step would draw more items than there are.
@@ -81,7 +90,7 @@ class ReplayBuffer:
         assert settings.buffer is not None
         assert settings.refresh is not None
         self._size, self._refresh, self._keep = settings.buffer, settings.refresh, settings.keep
-        self._pairs, self._pin = pairs, pin
+        self._pairs, self._reader = pairs, reader or reader_for(0)
         self._batch_size, self._accumulate, self._seed = batch_size, accumulate, seed
         if batch_size * accumulate > self._size:
             msg = (
@@ -153,11 +162,8 @@ class ReplayBuffer:
     def _read(self, draw: Draw) -> _Read:
         """Read from the store, in a thread of its own."""
         places = [self._following[pair][draw.depth] for pair in draw.pairs]
-        target = concatenate([self._pairs.target(place) for place in places])
-        fresh = None if draw.depth else concatenate([self._pairs.inputs(pair) for pair in draw.pairs])
-        if self._pin:
-            target = target._fmap(torch.Tensor.pin_memory)
-            fresh = fresh and fresh._fmap(torch.Tensor.pin_memory)
+        target = self._pairs.target(places, self._reader)
+        fresh = None if draw.depth else self._pairs.inputs(draw.pairs, self._reader)
         return _Read(draw, fresh, target)
 
     def _drawn(self, read: _Read) -> Drawn:

@@ -13,7 +13,7 @@ from datetime import datetime
 import torch
 from aurora import Batch
 
-from kit.data.pairs import Pair
+from kit.data.pairs import Pair, moved
 from kit.models.space import Fields, TrainingSpace
 from kit.train.loss import Criterion, Loss
 from kit.train.settings import RolloutSettings
@@ -81,7 +81,7 @@ def roll_out(
         observe: looks at every graded step before it is handed over.
     """
     targets: dict[int, Batch] = dict(zip(settings.graded_steps, pair.targets, strict=True))
-    state = pair.inputs.to(device)
+    state = moved(pair.inputs, device)
     before: tuple[Passed, ...] = ()
     for step in range(1, settings.steps):
         with torch.set_grad_enabled(torch.is_grad_enabled() and step in targets):
@@ -90,14 +90,14 @@ def roll_out(
             state = space.advance(state, prediction)
         del prediction
         if step in targets:
-            yield _graded(space, grade, step, fields, targets[step].to(device), before, observe)
+            yield _graded(space, grade, step, fields, moved(targets[step], device), before, observe)
         del fields
         before = (*before, _passed(state))
     inputs = space.inputs(state)
     # States are as large as what is computed from them, and a generator keeps its names while it waits.
     del state
     fields = space.predict_fields(inputs, release=True)
-    graded = _graded(space, grade, settings.steps, fields, targets[settings.steps].to(device), before, observe)
+    graded = _graded(space, grade, settings.steps, fields, moved(targets[settings.steps], device), before, observe)
     del fields
     yield graded
 
@@ -118,7 +118,7 @@ def one_step(
         device: where it happens.
         take_back: given the next input states, on the host; None where nobody wants them.
     """
-    inputs = space.inputs(pair.inputs.to(device))
+    inputs = space.inputs(moved(pair.inputs, device))
     fields, prediction = space.step(inputs, release=True)
     if take_back is not None:
         with torch.no_grad():
@@ -126,7 +126,7 @@ def one_step(
             take_back(space.advance(pair.inputs.to("cpu"), prediction.to("cpu")))
     del inputs, prediction
     made = pair.inputs.metadata.rollout_step
-    graded = _graded(space, grade, made + 1, fields, pair.target.to(device), (), None)
+    graded = _graded(space, grade, made + 1, fields, moved(pair.target, device), (), None)
     del fields
     yield graded
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import torch
+from aurora import Metadata
 
 from kit.adapt.check import TrainingCheck
 from kit.adapt.method import StepHook
 from kit.adapt.trainable import Trained
+from kit.data.loading import Upcoming
 from kit.data.pairs import Pair
 from kit.models.space import TrainingSpace
 from kit.train.activations import Activation, watching
@@ -27,6 +29,7 @@ from kit.train.updaters import Updater
 __all__ = ["DivergenceError", "StepReport", "Trainer"]
 
 _ONE_STEP = RolloutSettings()
+Batches = Sequence[Pair] | Upcoming[Pair]
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,13 @@ class Trainer:
         self.device = next(space.model.parameters()).device
         self._rain = RainWatch(space)
 
-    def step(self, step: int, batches: Sequence[Pair]) -> StepReport:
+    def step(self, step: int, batches: Batches) -> StepReport:
         """Take one optimiser step over one or more batches.
 
         Args:
             step: counted from 1.
-            batches: their gradients are averaged. Those that were drawn from a replay buffer are one step of their
-                roll-outs each, and are given back.
+            batches: their gradients are averaged. Each is asked for when the one before has been learned from. Those
+                that were drawn from a replay buffer are one step of their roll-outs each, and are given back.
 
         Raises:
             DivergenceError: the loss or the gradient is not finite; the parameters are as before, unless it is a
@@ -129,13 +132,15 @@ class Trainer:
             report = self._take(step, batches)
         return replace(report, activations=activations)
 
-    def _take(self, step: int, batches: Sequence[Pair]) -> StepReport:
+    def _take(self, step: int, batches: Batches) -> StepReport:
         started = time.perf_counter()
         self.space.model.train()
         self.updater.begin(step)
         mean = _Mean()
         share = len(batches) * len(self.rollout.graded_steps)
+        seen: list[tuple[Metadata, bool]] = []
         for pair in batches:
+            seen.append((pair.inputs.metadata, isinstance(pair, Drawn)))
             for graded in self._compare(pair, self.rollout):
                 # Reading the loss waits for the device, so that it comes first only where it must.
                 if self.updater.moves_in_backward:
@@ -144,12 +149,13 @@ class Trainer:
                 if not self.updater.moves_in_backward:
                     self._note(mean, f"step {step}", pair, graded)
                 del graded  # and its graph with it, before the next step is predicted
+        assert len(seen) == len(batches), f"{len(seen)} of {len(batches)} batches were there"
         after = None if self.schedule is None else self.schedule.after_update
         update = self.updater.update(step, after)
         total, parts = mean.result()
         seconds = time.perf_counter() - started
-        samples = sum(len(pair.inputs.metadata.time) for pair in batches)
-        depth = _depth(batches)
+        samples = sum(len(metadata.time) for metadata, _ in seen)
+        depth = _depth([metadata for metadata, drawn in seen if drawn])
         return StepReport(step, total, parts, update.norms, update.rate, samples, seconds, update.rates, depth)
 
     @property
@@ -191,9 +197,8 @@ class Trainer:
         return self._rain.scores()
 
 
-def _depth(batches: Sequence[Pair]) -> float | None:
+def _depth(drawn: Sequence[Metadata]) -> float | None:
     """Mean age of drawn items."""
-    drawn = [pair.inputs.metadata for pair in batches if isinstance(pair, Drawn)]
     ages = [(metadata.rollout_step, len(metadata.time)) for metadata in drawn]
     return sum(age * samples for age, samples in ages) / sum(samples for _, samples in ages) if ages else None
 

@@ -11,7 +11,7 @@ from aurora.model.swin3d import Swin3DTransformerBackbone
 
 from kit.adapt.latent import LatentSpace
 from kit.checkpoint.folder import open_checkpoint
-from kit.data.pairs import load_pairs
+from kit.data.loading import load_pairs
 from kit.data.settings import Period
 from kit.errors import CheckpointError, SettingsError
 from kit.evaluate.scorecard import evaluate
@@ -103,7 +103,7 @@ def test_a_light_decoder_is_kept_resumed_gone_on_with_and_scored(
     valid = Period.parse(description["data"]["valid"])
     forecaster = build_forecaster(open_checkpoint(last[0]), Conditions(period=valid))
     space = LatentSpace(forecaster.space.model, forecaster.space.spec)
-    (pair,) = load_pairs(forecaster.pairs, workers=0)
+    (pair,) = load_pairs(forecaster.pairs)
     fields = space.predict_fields(space.inputs(pair.inputs))
     assert PaperMAE()(fields, space.targets(pair.target)).total.item() == result["valid"]["after"]
     assert evaluate(EvaluateSettings(checkpoint=last[0]))["scores"]["100u"]["rmse"] < 2

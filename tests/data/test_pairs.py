@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
-from kit.data.pairs import Grid, Pair, Pairs, Selection, ShuffledPairs, collate, load_pairs, read_ahead
+from kit.data.chunks import Part
+from kit.data.pairs import Grid, Pairs, Selection, collate
 from kit.data.settings import Period
 from kit.data.store import Store, write_store
-from kit.errors import SettingsError, StoreError
+from kit.errors import StoreError
 from tests.factories import synthetic_dataset, synthetic_store
 
 
@@ -106,7 +107,12 @@ def test_a_region_that_selects_nothing_says_what_there_is(store: Store) -> None:
 
 def test_pairs_of_a_batch_are_stacked(store: Store) -> None:
     pairs = Pairs(store, selection(store), ALL)
-    both = collate([pairs[3], pairs[0]])
+    both = pairs.batch([3, 0])
+    one_by_one = collate([pairs[3], pairs[0]])
+    for name in ("surf_vars", "atmos_vars"):
+        for whole, parts in ((both.inputs, one_by_one.inputs), (both.target, one_by_one.target)):
+            read, stacked = getattr(whole, name), getattr(parts, name)
+            assert all(torch.equal(read[key], stacked[key]) for key in stacked.keys() | read.keys())
     assert both.inputs.surf_vars["2t"].shape[0] == both.target.atmos_vars["t"].shape[0] == 2
     assert both.inputs.metadata.time == (pairs.time(3), pairs.time(0))
     assert torch.equal(both.target.surf_vars["msl"][1], pairs[0].target.surf_vars["msl"][0])
@@ -126,16 +132,16 @@ def test_a_target_may_lie_several_steps_ahead(store: Store) -> None:
 
 
 def test_only_what_is_graded_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[int]] = []
-    read = Store.read
+    asked: list[int] = []
+    read = Part.read
 
-    def noting(self: Store, name: str, times: list[int], *where: object) -> object:
-        asked.append(list(times))
-        return read(self, name, times, *where)  # type: ignore[arg-type]
+    def noting(self: Part, out: npt.NDArray[np.float32]) -> None:
+        asked.append(self.index)
+        read(self, out)
 
-    monkeypatch.setattr(Store, "read", noting)
+    monkeypatch.setattr(Part, "read", noting)
     Pairs(store, selection(store), ALL, steps=3)[0]
-    assert sorted({tuple(times) for times in asked}) == [(0, 1), (4,)]
+    assert asked == [0, 1] * 3 + [4] * 3
 
 
 def test_every_step_on_the_way_can_be_read(store: Store) -> None:
@@ -145,7 +151,7 @@ def test_every_step_on_the_way_can_be_read(store: Store) -> None:
     for target, index in zip(pair.targets, (4, 6, 8), strict=True):
         assert np.array_equal(target.atmos_vars["t"][0], store.read("t", [index])[:, [0, 2]])
     assert [target.metadata.time[0].hour for target in pair.targets] == [0, 12, 0]
-    both = collate([pairs[2], pair])
+    both = pairs.batch([2, 0])
     assert [batch.surf_vars["msl"].shape for batch in both.targets] == [(2, 1, 16, 32)] * 3
     assert torch.equal(both.between[1].surf_vars["msl"][1], pair.between[1].surf_vars["msl"][0])
     assert both.between[1].metadata.time == (pairs[2].between[1].metadata.time[0], pair.between[1].metadata.time[0])
@@ -167,55 +173,3 @@ def test_a_period_too_short_for_a_roll_out_says_so(store: Store) -> None:
     wanted = r"no pair in .*: 2 input states and the 11 that follow \(rollout.steps\), 6 h apart, are needed; 12 of the"
     with pytest.raises(StoreError, match=wanted):
         Pairs(store, selection(store), ALL, steps=11)
-
-
-def batches(start: int = 0, **changes: int) -> list[list[int]]:
-    options = {"batch_size": 2, "seed": 0, "batches": 9, "start": start, **changes}
-    return list(ShuffledPairs(5, **options))
-
-
-def test_an_epoch_holds_every_pair_once_in_an_order_of_its_own() -> None:
-    order = batches()
-    epochs = [order[0:3], order[3:6], order[6:9]]
-    for epoch in epochs:
-        assert sorted(index for batch in epoch for index in batch) == [0, 1, 2, 3, 4]
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert batches(seed=1) != order
-
-
-@pytest.mark.parametrize("start", range(10))
-def test_beginning_anywhere_goes_on_as_if_from_the_start(start: int) -> None:
-    assert batches(start) == batches()[start:]
-
-
-def test_a_batch_larger_than_an_epoch_is_refused() -> None:
-    with pytest.raises(SettingsError, match="data.batch_size is 9, but the training period holds only 5 pairs"):
-        batches(batch_size=9)
-
-
-def test_reading_ahead_gives_the_same_batches_in_order(store: Store) -> None:
-    pairs = Pairs(store, selection(store), ALL)
-    plain = load_pairs(pairs, workers=0, batch_size=3)
-    ahead = [pair.inputs.metadata.time for pair in read_ahead(plain)]
-    assert ahead == [pair.inputs.metadata.time for pair in plain]
-    assert list(read_ahead([])) == []
-
-
-def test_a_failure_while_reading_ahead_reaches_the_reader(store: Store) -> None:
-    def broken() -> Iterator[Pair]:
-        yield Pairs(store, selection(store), ALL)[0]
-        raise StoreError("damaged")
-
-    stream = read_ahead(broken())
-    next(stream)
-    with pytest.raises(StoreError, match="damaged"):
-        next(stream)
-
-
-@pytest.mark.parametrize("workers", (0, 1))
-def test_workers_read_the_same(store: Store, workers: int) -> None:
-    pairs = Pairs(store, selection(store), ALL)
-    before = torch.get_rng_state()
-    loaded = list(load_pairs(pairs, workers=workers, batch_sampler=ShuffledPairs(10, batch_size=4, seed=0, batches=2)))
-    assert [len(pair.inputs.metadata.time) for pair in loaded] == [4, 4]
-    assert torch.equal(torch.get_rng_state(), before)  # reading ahead must not change what training draws

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kit.checkpoint.folder import open_checkpoint
+from kit.data.loading import load_pairs
 from kit.data.pairs import Pairs
 from kit.data.store import Store
 from kit.evaluate import scorecard
@@ -83,7 +84,7 @@ def test_predictions_are_those_of_the_larger_box(checkpoint: Path) -> None:
     """Scores of the region from predictions of all that the model sees, cut by hand."""
     forecaster = build_forecaster(open_checkpoint(checkpoint), Conditions(device="cpu"))
     pairs = forecaster.pairs
-    scores, _ = scores_of(forecaster.space, pairs)
+    scores, _ = scores_of(forecaster.space, pairs, load_pairs(pairs))
     assert pairs.selection.grid.window is not None
     rows, columns = pairs.selection.grid.window
     squares = []
@@ -122,7 +123,7 @@ def test_the_base_predicts_what_it_did_by_itself(checkpoint: Path, result: dict[
     grid = forecaster.pairs.selection.grid
     selection = own.pairs.selection
     pairs = Pairs(own.store, type(selection)(**{**vars(selection), "grid": grid}), forecaster.pairs.period)
-    scores, _ = scores_of(own.space, pairs)
+    scores, _ = scores_of(own.space, pairs, load_pairs(pairs))
     assert scores["2t"].rmse == result["forgetting"]["2t"]["before"]
 
 

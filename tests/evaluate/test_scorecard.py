@@ -201,6 +201,7 @@ def test_waves_are_scored_where_there_are_some(tmp_path: Path) -> None:
     import torch
     import zarr
 
+    from kit.data.loading import load_pairs
     from kit.data.pairs import Pairs
     from kit.data.settings import DataSettings
     from kit.data.store import Store
@@ -229,7 +230,7 @@ def test_waves_are_scored_where_there_are_some(tmp_path: Path) -> None:
         if name.endswith("_density.bias"):
             torch.nn.init.constant_(parameter, 5.0)
     pairs = Pairs(store, select(spec, DataSettings(), store, 4), store.splits["test"])
-    scores, reference = scores_of(space, pairs)
+    scores, reference = scores_of(space, pairs, load_pairs(pairs))
     assert all(np.isfinite(score.rmse) for score in (*scores.values(), *reference.values()))
     assert scores["swh"].count == 2 * 16 * 24
     assert scores["2t"].count == 2 * 16 * 32

@@ -55,7 +55,7 @@ def by_hand(checkpoint: Path, start: int, steps: int) -> list[Batch]:
     forecaster = build_starter(open_checkpoint(checkpoint), Conditions(device="cpu"))
     model, spec = forecaster.space.model, forecaster.space.spec
     with torch.inference_mode(), spec.statistics.installed():
-        return list(rollout(model, forecaster.pairs.inputs(start - 1), steps=steps))
+        return list(rollout(model, forecaster.pairs.inputs([start - 1]), steps=steps))
 
 
 @pytest.mark.parametrize("suffix", (".nc", ".zarr"))
@@ -114,7 +114,7 @@ def test_a_box_across_greenwich_is_written_without_its_halo(made: SimpleNamespac
     forecaster = build_starter(open_checkpoint(copied), Conditions(device="cpu"))
     rows, columns = forecaster.pairs.selection.grid.window or (slice(None), slice(None))
     with torch.no_grad():
-        (expected,) = room.roll_out(forecaster.space, forecaster.pairs.inputs(1), 1)
+        (expected,) = room.roll_out(forecaster.space, forecaster.pairs.inputs([1]), 1)
     assert expected.surf_vars["2t"].shape[-1] > 8
     np.testing.assert_array_equal(dataset["2t"][0, 0], expected.surf_vars["2t"][0, 0, rows, columns])
     np.testing.assert_array_equal(dataset["t"][0, 0], expected.atmos_vars["t"][0, 0, :, rows, columns])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -26,7 +26,8 @@ class Script:
         self._interruption = interruption
         self._stop_at = stop_at
 
-    def step(self, step: int, batches: list[Any]) -> StepReport:
+    def step(self, step: int, upcoming: Iterable[Any]) -> StepReport:
+        batches = list(upcoming)
         self.events.append(f"step {step} on {batches}")
         if self._interruption is not None and step == self._stop_at:
             self._interruption.caught = signal.SIGTERM
