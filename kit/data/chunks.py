@@ -104,7 +104,7 @@ class Chunks:
         with _opened(self.file(index)) as descriptor:
             size = os.fstat(descriptor).st_size - checksum.size
             body = _scratch.bytes("file", max(size, 0)) if self.packed else target
-            if size != body.size or os.readv(descriptor, [body, checksum]) != size + checksum.size:
+            if size != body.size or os.readv(descriptor, [memoryview(body), memoryview(checksum)]) != size + checksum.size:
                 msg = f"{self.file(index)} holds {size} bytes, {body.size} expected"
                 raise ValueError(msg)
         if self.checked:
