@@ -110,7 +110,8 @@ class Pairs:
         self.period = period
         self.steps = steps
         self._targets = slice(-targets, None)
-        self._levels = [store.levels.index(level) for level in selection.levels]
+        whole = selection.levels == store.levels
+        self._levels = None if whole else [store.levels.index(level) for level in selection.levels]
         grid = selection.grid
         self.latitude = torch.from_numpy(grid.latitude(store).astype(np.float32))
         self.longitude = longitudes(grid.longitude(store))
