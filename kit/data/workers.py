@@ -7,11 +7,14 @@ import, may import nothing large either.
 
 from __future__ import annotations
 
+import math
 import mmap
 import multiprocessing
 import os
 import signal
 import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection as connections
@@ -42,18 +45,16 @@ class Block:
         if not hasattr(os, "memfd_create"):
             msg = "data.workers needs Linux; leave it at 0: threads of this process read, and about as fast"
             raise SettingsError(msg)
+        self.size = size
         self._descriptor = os.memfd_create("states")
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
         os.ftruncate(self._descriptor, size)
         self.memory = mmap.mmap(self._descriptor, size)
 
     @property
     def path(self) -> str:
-        """Where another process finds it."""
+        """Where another process finds it, as long as this object is there; ``memory`` lasts until nobody uses it."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
-
-    def close(self) -> None:
-        """Let nobody find it any more; it lasts as long as ``memory`` is used."""
-        os.close(self._descriptor)
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,29 @@ class Order:
     offset: int
 
     def carry_out(self, path: str) -> None:
-        """Read it."""
-        size = int(np.prod(self.part.shape)) * np.dtype(np.float32).itemsize
-        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            memory = mmap.mmap(descriptor, self.offset + size - start, offset=start)
-        finally:
-            os.close(descriptor)
-        values = np.frombuffer(memory, dtype=np.float32, offset=self.offset - start)
+        """Read it into the block at a path."""
+        values = np.frombuffer(_mapped(path), np.float32, math.prod(self.part.shape), self.offset)
         self.part.read(values.reshape(self.part.shape))
+
+
+_mappings: OrderedDict[int, mmap.mmap] = OrderedDict()
+_MOST_MAPPINGS = 4
+
+
+def _mapped(path: str) -> mmap.mmap:
+    """The block at a path; the last few stay mapped, as blocks are used again and again."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        # A number of its own as long as it is mapped somewhere.
+        known = os.fstat(descriptor).st_ino
+        if known not in _mappings:
+            _mappings[known] = mmap.mmap(descriptor, 0)
+        _mappings.move_to_end(known)
+        if len(_mappings) > _MOST_MAPPINGS:
+            _mappings.popitem(last=False)
+        return _mappings[known]
+    finally:
+        os.close(descriptor)
 
 
 class Workers:
