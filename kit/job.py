@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from kit.data.loading import load_pairs
 from kit.data.pairs import Pair, Pairs, Selection
 from kit.data.reading import Reader, reader_for
 from kit.data.settings import DataSettings, Period
-from kit.data.shuffling import ShuffledPairs
+from kit.data.shuffling import Share, ShuffledPairs
 from kit.data.store import Store
 from kit.data.window import refuse_other_windows
 from kit.errors import SettingsError
@@ -121,12 +122,20 @@ class Job:
             seed=self.settings.train.seed,
             batches=self.schedule.steps * self.schedule.accumulate,
             start=start,
+            share=Share.of_process(),
         )
-        return load_pairs(self.train, self.reader, order=sampler)
+        return load_pairs(self.train, self.reader, order=sampler, beside=self._beside)
 
     def validation_batches(self) -> Iterable[Pair]:
         """All validation pairs in order of time."""
-        return load_pairs(self.valid, self.reader, batch_size=self.settings.data.batch_size)
+        batch_size = self.settings.data.batch_size
+        return load_pairs(self.valid, self.reader, batch_size=batch_size, beside=self._beside)
+
+    @property
+    def _beside(self) -> Callable[[datetime], None] | None:
+        """Reads the latents of an input time ahead, where they are kept."""
+        space = self.trainer.space
+        return space.cache.read_ahead if isinstance(space, LatentSpace) and space.cache is not None else None
 
 
 def choose_device(name: str) -> torch.device:
@@ -346,7 +355,7 @@ def _refuse_overlap(what: str, seen: Period, name: str, unseen: Period) -> None:
 
 
 def _schedule(settings: Settings, pairs: int) -> Schedule:
-    batches = -(-pairs // settings.data.batch_size)
+    batches = -(-Share.of_process().even(pairs) // settings.data.batch_size)
     per_epoch = -(-batches // settings.train.accumulate)
     steps = settings.train.steps or (settings.train.epochs or _DEFAULT_EPOCHS) * per_epoch
     return Schedule(steps, per_epoch, settings.train.accumulate, settings.train.checkpoint_every or per_epoch)

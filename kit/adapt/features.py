@@ -16,6 +16,7 @@ import os
 import shutil
 import time as clock
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ _FACTS = "features.json"
 _ABANDONED = 60.0
 """Seconds after which an unfinished file that nobody writes is removed."""
 _GIB = 2**30
+_BUDGET = 20 * _GIB
 _RESERVE = 5 * _GIB
 """Left free on the disk."""
 
@@ -116,11 +118,48 @@ class FeatureCache:
         self.folder = root / key_of(facts)
         self.shape = shape
         self._verified: dict[Path, tuple[int, int]] = {}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._ahead: dict[datetime, torch.Tensor] = {}
+        held = self._hold(json.dumps({"format": _FORMAT, **facts}, indent=2).encode() + b"\n")
+        weakref.finalize(self, os.close, held)
         self._sweep()
+
+    def _hold(self, facts: bytes) -> int:
+        """Make the folder if it is not there, and keep it from being removed as long as this cache is open."""
         described = self.folder / _FACTS
-        if not described.exists():
-            self._publish(described, json.dumps({"format": _FORMAT, **facts}, indent=2).encode() + b"\n")
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                if not described.exists():
+                    self._publish(described, facts)
+                held = os.open(described, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            fcntl.flock(held, fcntl.LOCK_SH)
+            # Who removes a folder holds this lock alone; it may have been this one, a moment ago.
+            if described.exists() and described.stat().st_ino == os.fstat(held).st_ino:
+                os.utime(described)
+                return held
+            os.close(held)
+
+    def remove_others(self, needed: int, limit: int) -> list[Path]:
+        """Remove caches beside this one, those that were opened longest ago first, until all have room together.
+
+        Args:
+            needed: bytes that this one takes when it is complete.
+            limit: bytes for all of them; those that a process has open stay, whatever they take.
+
+        Returns:
+            Folders that were removed.
+        """
+        described = [path for path in self.folder.parent.glob(f"*/{_FACTS}") if path.parent != self.folder]
+        removed, taken = [], needed
+        for facts in sorted(described, key=lambda path: path.stat().st_mtime, reverse=True):
+            size = sum(file.stat().st_size for file in facts.parent.iterdir())
+            if taken + size > limit and _removed(facts):
+                removed.append(facts.parent)
+            else:
+                taken += size
+        return removed
 
     def path(self, time: datetime) -> Path:
         """File of the latents that belong to a last input time."""
@@ -135,6 +174,8 @@ class FeatureCache:
 
         The hash is compared the first time that this process reads a file, and again when the file has changed.
         """
+        if (ahead := self._ahead.pop(time, None)) is not None:
+            return ahead
         path = self.path(time)
         try:
             return self._read(path)
@@ -145,6 +186,11 @@ class FeatureCache:
         self._verified.pop(path, None)
         path.unlink(missing_ok=True)
         return None
+
+    def read_ahead(self, time: datetime) -> None:
+        """Read what ``get`` will be asked for next, in another thread."""
+        if (latents := self.get(time)) is not None:
+            self._ahead[time] = latents
 
     def _read(self, path: Path) -> torch.Tensor:
         seen = path.stat()
@@ -210,19 +256,37 @@ class FeatureCache:
         )
 
 
+def _removed(facts: Path) -> bool:
+    """Remove a cache, unless a process has it open."""
+    try:
+        with facts.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # At once, so that nobody finds half of it.
+            gone = facts.parent.with_name(f".{facts.parent.name}.{uuid.uuid4().hex[:12]}.gone")
+            facts.parent.rename(gone)
+            shutil.rmtree(gone)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True
+
+
 def refuse_beyond(cache: FeatureCache, times: Sequence[datetime], budget: int | None) -> None:
-    """Refuse a cache that would be too large, before anything is computed for it.
+    """Refuse a cache that would be too large, before anything is computed for it; let older ones make room.
 
     Args:
         cache: where it would be.
         times: all that would be stored.
-        budget: bytes for all of them; None for 20 GiB. What is missing must fit the disk as well, with 5 GiB to spare.
+        budget: bytes for it and all caches beside it; None for 20 GiB. What is missing must fit the disk as well, with
+            5 GiB to spare.
 
     Raises:
         SettingsError: says how large it would be, and what can be done.
     """
-    limit = 20 * _GIB if budget is None else budget
+    limit = _BUDGET if budget is None else budget
     needed = len(times) * cache.shape.bytes
+    if needed <= limit:
+        for folder in cache.remove_others(needed, limit):
+            _logger.info("feature cache %s removed: longest not used, and no room beside this run's", folder)
     missing = len(cache.missing(times)) * cache.shape.bytes
     free = max(shutil.disk_usage(cache.folder).free - _RESERVE, 0)
     if needed > limit:

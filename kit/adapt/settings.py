@@ -116,7 +116,8 @@ class AdaptSettings(BaseModel):
     """With ``decoder mlp``: folder in which the frozen model's latents are kept, or ``off`` to compute them at every
     step; by default ``features`` in the kit's cache."""
     cache_budget: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?\s*GiB$")
-    """With ``decoder mlp``: disk space that the latents of a run may take, such as ``50GiB``; 20GiB by default."""
+    """With ``decoder mlp``: disk space that latents may take, such as ``50GiB``; 20GiB by default. Those of other
+    models and stores, longest unused, are removed to make room for a run's."""
     rank: PositiveInt | None = None
     """Rank of the adapters, 8 by default; with ``adalora`` the one that they start with, 12 by default. That of
     ``rollout-lora`` is upstream's, 8."""

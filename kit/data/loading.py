@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -35,15 +36,29 @@ def read_ahead(batches: Iterable[Read], depth: int = 2) -> Iterator[Read]:
 class Loader(Iterable[Pair]):
     """Batches of pairs, read ahead, as often as it is gone through."""
 
-    def __init__(self, pairs: Pairs, order: Iterable[Sequence[int]], reader: Reader) -> None:
-        self._pairs, self._order, self._reader = pairs, order, reader
+    def __init__(
+        self, pairs: Pairs, order: Iterable[Sequence[int]], reader: Reader, beside: Callable[[datetime], None] | None
+    ) -> None:
+        self._pairs, self._order, self._reader, self._beside = pairs, order, reader, beside
 
     def __iter__(self) -> Iterator[Pair]:
-        return read_ahead(self._pairs.batch(indices, self._reader) for indices in self._order)
+        return read_ahead(map(self._read, self._order))
+
+    def _read(self, indices: Sequence[int]) -> Pair:
+        pair = self._pairs.batch(indices, self._reader)
+        if self._beside is not None:
+            for time in pair.inputs.metadata.time:
+                self._beside(time)
+        return pair
 
 
 def load_pairs(
-    pairs: Pairs, reader: Reader | None = None, *, order: Iterable[Sequence[int]] | None = None, batch_size: int = 1
+    pairs: Pairs,
+    reader: Reader | None = None,
+    *,
+    order: Iterable[Sequence[int]] | None = None,
+    batch_size: int = 1,
+    beside: Callable[[datetime], None] | None = None,
 ) -> Loader:
     """Read pairs ahead of their use.
 
@@ -52,11 +67,12 @@ def load_pairs(
         reader: reads; by default a few threads of this process.
         order: the indices of each batch; in order of time without.
         batch_size: pairs in a batch, where there is no order.
+        beside: reads what else belongs to an input time, in the same thread.
     """
     if order is None:
         count = len(pairs)
         order = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    return Loader(pairs, order, reader or reader_for(0))
+    return Loader(pairs, order, reader or reader_for(0), beside)
 
 
 class Upcoming(Generic[Read]):

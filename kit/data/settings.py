@@ -114,9 +114,9 @@ class DataSettings(BaseModel):
     history: PositiveInt = 2
     """States that the model sees, the last one being the initial time."""
     batch_size: PositiveInt = 1
-    """Pairs per forward pass."""
+    """Pairs per forward pass; of processes that train together, all of theirs."""
     workers: int = Field(default=0, ge=0)
-    """Processes that read ahead; 0 reads in a thread of the training process."""
+    """Processes that read ahead; with 0 up to four threads of the training process do, about as fast."""
 
     @model_validator(mode="after")
     def _check_region(self) -> DataSettings:

@@ -27,6 +27,10 @@ class Share:
             return cls()
         return cls(group.get_rank(), group.get_world_size())
 
+    def even(self, pairs: int) -> int:
+        """How many of so many pairs the processes can share evenly."""
+        return pairs - pairs % self.ranks
+
 
 class ShuffledPairs:
     """Batches of indices, epoch after epoch, each epoch in an order of its own; begins at any position.
@@ -76,7 +80,7 @@ class ShuffledPairs:
     @property
     def batches_per_epoch(self) -> int:
         """Batches in one pass over the pairs."""
-        return -(-(self._pairs - self._pairs % self._share.ranks) // self._batch_size)
+        return -(-self._share.even(self._pairs) // self._batch_size)
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -93,4 +97,4 @@ class ShuffledPairs:
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + epoch)
         indices: list[int] = torch.randperm(self._pairs, generator=generator).tolist()
-        return indices[: self._pairs - self._pairs % self._share.ranks]
+        return indices[: self._share.even(self._pairs)]

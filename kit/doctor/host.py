@@ -1,11 +1,10 @@
-"""The host: memory, processor time, threads, open files, shared memory, time zone, encoding."""
+"""The host: memory, processor time, threads, open files, time zone, encoding."""
 
 from __future__ import annotations
 
 import locale
 import os
 import resource
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,19 +19,11 @@ __all__ = ["Host", "check_host", "probe_host"]
 
 _GIB = 2**30
 _GROUP = Path("/sys/fs/cgroup")
-_SHARED = Path("/dev/shm")
-"""Where PyTorch's workers hand tensors over."""
 _TINY = 2 * _GIB
 """Host memory below which not even the default run ends well: it peaks at about 1.5 GiB on a CPU."""
 _LARGE = 16 * _GIB
 """Host memory below which the 1.3 B model is not loaded: 5 GiB of weights, and as much again on their way."""
-_BATCH = 0.9 * _GIB
-"""A pair at 0.25 degrees: three states of 69 fields of 721 x 1440 values in fp32, 0.29 GB each."""
-_AHEAD = 2
-"""Batches that each worker reads ahead: PyTorch's default."""
 _FILES = 1024
-_FILES_OF_WORKERS = 4096
-"""Workers hand tensors over as open files, some 75 for each batch of Aurora's variables."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,6 @@ class Host:
         threads: that PyTorch uses, or would.
         threads_set: ``OMP_NUM_THREADS``, where it is set.
         files: how many it may hold open.
-        shared: bytes of shared memory; None where there is no such place.
         zone: ``TZ``, where it is set.
         zone_known: whether the system knows that zone.
         encoding: of text files and of file names.
@@ -62,7 +52,6 @@ class Host:
     threads: int = 4
     threads_set: str | None = None
     files: int = 65536
-    shared: int | None = 16 * _GIB
     zone: str | None = None
     zone_known: bool = True
     encoding: tuple[str, str] = ("utf-8", "utf-8")
@@ -85,7 +74,6 @@ def probe_host(threads: int) -> Host:
         threads=threads or cores,
         threads_set=os.environ.get("OMP_NUM_THREADS"),
         files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        shared=shutil.disk_usage(_SHARED).total if _SHARED.is_dir() else None,
         zone=zone,
         zone_known=_known(zone),
         encoding=(locale.getpreferredencoding(False), sys.getfilesystemencoding()),
@@ -130,7 +118,7 @@ def check_host(host: Host, workers: int) -> list[Finding]:
         host: what it has.
         workers: processes that would read data.
     """
-    return [*_memory(host), *_threads(host, workers), *_files(host, workers), *_shared(host, workers), *_text(host)]
+    return [*_memory(host), *_threads(host, workers), *_files(host), *_text(host)]
 
 
 def _memory(host: Host) -> Iterator[Finding]:
@@ -165,29 +153,14 @@ def _threads(host: Host, workers: int) -> Iterator[Finding]:
         yield ok("threads", told + note, **facts)
 
 
-def _files(host: Host, workers: int) -> Iterator[Finding]:
-    wanted = _FILES_OF_WORKERS if workers else _FILES
+def _files(host: Host) -> Iterator[Finding]:
     # -1 stands for no limit.
-    if 0 <= host.files < wanted:
-        detail = f"{host.files} files may be open at once; with {workers} data.workers {wanted} are wanted"
+    if 0 <= host.files < _FILES:
+        detail = f"{host.files} files may be open at once; {_FILES} are wanted"
         yield warning("open files", detail, "raise the limit in the shell: ulimit -n 65536", limit=host.files)
     else:
         many = host.files if host.files >= 0 else "any number"
         yield ok("open files", f"{many} may be open at once", limit=host.files)
-
-
-def _shared(host: Host, workers: int) -> Iterator[Finding]:
-    if host.shared is None:
-        return
-    needed = workers * _AHEAD * _BATCH
-    facts = {"shared_gib": round(host.shared / _GIB, 3), "needed_gib": round(needed / _GIB, 2)}
-    told = f"/dev/shm holds {facts['shared_gib']:g} GiB"
-    if host.shared < needed:
-        detail = f"{told}; {workers} data.workers hand over up to {facts['needed_gib']:g} GiB at 0.25 degrees"
-        remedy = "start the container with --shm-size 16g (or --ipc=host), or use fewer data.workers; 0 needs none"
-        yield warning("shared memory", detail, remedy, **facts)
-    else:
-        yield ok("shared memory", told if workers else f"{told}; data.workers 0 needs none", **facts)
 
 
 def _text(host: Host) -> Iterator[Finding]:

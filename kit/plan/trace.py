@@ -131,7 +131,7 @@ def trace(
                 _predict(predictor, pairs[0])
             else:
                 trainer.step(2, pairs)
-    waiting = _READ_AHEAD * max(settings.data.workers, 1) * _bytes(pairs[0])
+    waiting = _READ_AHEAD * _bytes(pairs[0])
     return Trace(
         counter.peak,
         dict(counter.phases),

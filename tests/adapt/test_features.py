@@ -203,3 +203,42 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="No space"):
         held.put(TIME, latents())
     assert [path.name for path in held.folder.iterdir()] == ["features.json"]
+
+
+def filled(root: Path, name: str, age: float) -> FeatureCache:
+    """A cache with one sample, opened so many seconds ago."""
+    made = cache(root, {"trunk": name})
+    made.put(TIME, latents())
+    opened = clock.time() - age
+    os.utime(made.folder / "features.json", (opened, opened))
+    return made
+
+
+def test_the_longest_unused_make_room_but_none_that_is_open(tmp_path: Path) -> None:
+    folders = [filled(tmp_path, name, age).folder for name, age in (("old", 300), ("new", 100))]
+    held = filled(tmp_path, "open", 400)
+    size = sum(file.stat().st_size for file in held.folder.iterdir())
+    mine = cache(tmp_path)
+    assert mine.remove_others(size, limit=10 * size) == []
+    # Room for this one and one other: the newest stays, the oldest is in use.
+    assert mine.remove_others(size, limit=2 * size + 50) == [folders[0]]
+    assert [folder.exists() for folder in (*folders, held.folder)] == [False, True, True]
+    assert mine.remove_others(size, limit=size) == [folders[1]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(one.folder.name for one in (held, mine))
+    assert filled(tmp_path, "old", 0).get(TIME) is not None
+
+
+def test_a_budget_removes_what_is_beyond_it(tmp_path: Path) -> None:
+    other = filled(tmp_path, "old", 300).folder
+    refuse_beyond(cache(tmp_path), [TIME], budget=SHAPE.bytes)
+    assert not other.exists()
+
+
+def test_what_was_read_ahead_is_given_once(tmp_path: Path) -> None:
+    held = cache(tmp_path)
+    held.read_ahead(TIME)
+    held.put(TIME, latents())
+    held.read_ahead(TIME)
+    held.path(TIME).unlink()
+    assert torch.equal(held.get(TIME), latents())  # type: ignore[arg-type]
+    assert held.get(TIME) is None
