@@ -275,9 +275,8 @@ def _by_kit(store: Store) -> int:
 
 
 def _by_zarr(store: Store) -> int:
-    group = zarr.open_group(store.path, mode="r")
-    names = (*store.surface, *store.atmospheric)
-    return sum(np.asarray(group[name][index]).nbytes for index in range(len(store.times)) for name in names)  # type: ignore[index]
+    arrays = [zarr.open_array(store.path / name, mode="r") for name in (*store.surface, *store.atmospheric)]
+    return sum(np.asarray(array[index]).nbytes for index in range(len(store.times)) for array in arrays)
 
 
 def _take_turns(ways: Iterable[_Compared], repeats: int) -> None:

@@ -49,7 +49,7 @@ def damage(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError, zarr.errors.BaseZarrError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError, zarr.errors.BaseZarrError) as error:
         msg = f"{what} cannot be read ({error}); the store is damaged: build it again with `kit data build`"
         raise StoreError(msg) from error
 

@@ -10,7 +10,7 @@ import mmap
 import os
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,7 +85,7 @@ class _Recycled(Generic[Kind]):
     """
 
     def __init__(self, kind: type[Kind]) -> None:
-        self._kind = kind
+        self._kind: Callable[[int], Kind] = kind
         self._free: deque[Kind] = deque(maxlen=_MOST_FREE)
 
     def take(self, size: int) -> tuple[Kind, torch.Tensor]:

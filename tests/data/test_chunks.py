@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,13 +74,14 @@ def test_a_store_of_zarrs_default_codecs_is_read_by_zarr(store: Store) -> None:
 
 def test_a_form_that_is_not_the_kits_is_left_to_zarr(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "group", zarr_format=3)
-    for number, options in enumerate((
+    others: tuple[dict[str, Any], ...] = (
         {"dtype": "float64"}, {"chunks": (2, 4, 4)}, {"chunks": (1, 2, 4)}, {"compressors": None, "dtype": ">f4"},
         {"chunk_key_encoding": {"name": "v2", "separator": "."}},
         {"filters": [zarr.codecs.TransposeCodec(order=(0, 2, 1))]},
-    )):  # fmt: skip
-        how = {"shape": (2, 4, 4), "chunks": (1, 4, 4), "dtype": "float32", "compressors": None, **options}
-        array = group.create_array(f"a{number}", **how)  # type: ignore[arg-type]
+    )  # fmt: skip
+    for number, options in enumerate(others):
+        how: dict[str, Any] = {"shape": (2, 4, 4), "chunks": (1, 4, 4), "dtype": "float32", "compressors": None}
+        array = group.create_array(f"a{number}", **how | options)
         assert Chunks.of(array, tmp_path / "group" / f"a{number}").array is not None, options
     plain = group.create_array("plain", shape=(2, 4, 4), chunks=(1, 4, 4), dtype="<f4", compressors=None)
     plain[:] = np.arange(32.0).reshape(2, 4, 4)
