@@ -131,7 +131,7 @@ def write_year(folder: Path, shape: tuple[int, int], states: int = _YEAR) -> Non
     """Write a Zarr store in the form of public archives of ERA5 whose states are all one, linked: it takes no room."""
     root = zarr.create_group(folder, zarr_format=3)
     rows, columns = shape
-    axes: dict[str, tuple[Any, dict[str, str]]] = {
+    axes: dict[str, tuple[Any, dict[str, Any]]] = {
         "time": (6 * np.arange(states), {"units": "hours since 2020-01-01", "calendar": "proleptic_gregorian"}),
         "level": (np.array(LEVELS), {"units": "hPa"}),
         "latitude": (np.linspace(90, -90, rows), {"units": "degrees_north"}),

@@ -34,8 +34,8 @@ def test_what_a_year_takes_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     size, hours = building.year_rows(GridSize(13, 24))
     # 69 fields of 30 states in four bytes, and two static ones.
     assert size.baseline == pytest.approx((69 * 30 + 2) * 13 * 24 * 4 / 1e9)
-    assert size.value is not None
-    assert 0.2 < size.value / size.baseline < 1.2
+    assert size.ratio is not None
+    assert 0.2 < size.ratio < 1.2
     assert hours.value
     assert "foreseen from" in hours.more["note"]
 
