@@ -163,6 +163,42 @@ def test_stores(
     assert not expected or re.search(expected, failed[0]), failed
 
 
+@pytest.mark.parametrize(("case", "spoil"), [(case, spoil) for case, (spoil, _) in STORES.items()], ids=STORES)
+def test_verification(
+    case: str, spoil: Spoil, sound: Path, places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links to the same bytes are no change; a report is none of the store's files, and a folder is no file."""
+    store = places[0] / "store"
+    shutil.copytree(sound, store)
+    spoil(store)
+    unchanged = case in ("a chunk lies elsewhere", "a variable lies elsewhere", "a report as a folder")
+    assert main(["data", "verify", str(store)]) == (0 if unchanged else 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    (
+        ("a chunk is gone", "2t is absent"),
+        ("a chunk is cut off", "2t"),
+        ("times are gone", "time"),
+        ("no description", "zarr.json|Zarr"),
+        ("a description is a number", "Zarr"),
+        ("a description of depth", "Zarr"),
+        ("chunks of nothing", "2t|Zarr"),
+        ("a codec that nobody knows", "rot13"),
+        ("times by the billion", "time|Zarr"),
+    ),
+)
+def test_stores_as_sources(
+    case: str, expected: str, sound: Path, places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs, out = places
+    shutil.copytree(sound, inputs / "store")
+    STORES[case][0](inputs / "store")
+    ends_well("zarr", inputs / "store", expected, inputs, out, capsys)
+
+
 @pytest.mark.parametrize("name", ("../../etc/x", "/etc/x", "a/b", "..", "a\nb", ""))
 def test_an_entry_of_the_registry_stays_in_the_cache(
     name: str, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -252,11 +252,11 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
                 # Convert in double precision, then round once.
                 converted = array.astype(np.float64) * change[0] + change[1]
                 note(f"{name} converted from {units} to {variable.units}")
-    converted = xr.apply_ufunc(_single, converted, dask="parallelized", output_dtypes=[np.float32])
+    single: xr.DataArray = xr.apply_ufunc(_single, converted, dask="parallelized", output_dtypes=[np.float32])
     if "accumulation_hours" in array.attrs:
         attributes["accumulation_hours"] = array.attrs["accumulation_hours"]
-    converted.attrs = attributes
-    return converted.rename(name)
+    single.attrs = attributes
+    return single.rename(name)
 
 
 def _single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -144,6 +144,12 @@ def damaged(path: Path) -> None:
     path.write_bytes(content[: at + 10] + bytes(20) + content[at + 30 :])
 
 
+def unnamed(dataset: netCDF4.Dataset) -> None:
+    """Coordinates under other names than their dimensions."""
+    for name in DIMENSIONS:
+        dataset.renameVariable(name, f"x{name}")
+
+
 def curved(dataset: netCDF4.Dataset) -> None:
     """Two-dimensional coordinates of another shape than the field's."""
     dataset.createDimension("y", 2)
@@ -162,7 +168,7 @@ NETCDF: dict[str, tuple[Make, str]] = {
     "another format": (lambda path: path.write_bytes(b"GRIB" + bytes(200)), "not readable as NetCDF"),
     "a damaged chunk": (damaged, "t2m cannot be read"),
     "no variable": (netcdf(variable=False), "holds a field"),
-    "no coordinates": (netcdf(lambda d: [d.renameVariable(n, f"x{n}") for n in DIMENSIONS]), "latitude is needed"),
+    "no coordinates": (netcdf(unnamed), "latitude is needed"),
     "a field in a group": (netcdf(in_group, variable=False), "holds a field"),
     "text": (netcdf(words, variable=False), "t2m holds <U4 values, numbers expected"),
     "characters": (netcdf(add("t2m", "S1", data=b"a"), variable=False), "t2m holds .S1 values, numbers expected"),

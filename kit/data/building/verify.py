@@ -29,7 +29,7 @@ from kit.errors import StoreError
 __all__ = ["Problem", "Verification", "verify"]
 
 _BATCH = 256
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ def verify(store: Path, workers: int | None = None) -> Verification:
         StoreError: there is no such folder, or it holds no store with hashes.
     """
     store = Path(store)
+    if odd := list(_no_files(store)):
+        # A pipe is waited for, and a device read, without end: nothing is opened beside one.
+        return Verification(store, 0, 0, tuple(Problem(path, "is no file; nothing was compared") for path in odd))
     document = _document(store)
     problems: list[Problem] = []
     if document["attributes"][INTEGRITY].get("metadata") != document_hash(document):
@@ -94,6 +97,14 @@ def verify(store: Path, workers: int | None = None) -> Verification:
     return Verification(
         store, files + len(present), size + sum(file.stat().st_size for file in present), tuple(problems)
     )
+
+
+def _no_files(store: Path) -> Iterator[str]:
+    """What is neither a folder nor, links followed, a regular file."""
+    for folder, _, names in os.walk(store):
+        for file in (Path(folder, name) for name in names):
+            if file.exists() and not file.is_file():
+                yield file.relative_to(store).as_posix()
 
 
 def _document(store: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 REMOTE = Limits()
 LOCAL = Limits(attempts=2, backoff=0.1)
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, OverflowError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, ArithmeticError)
 _LEADS = ("prediction_timedelta", "lead_time", "step")
 _LISTED = 12
 """Most names of unknown arrays in a note."""

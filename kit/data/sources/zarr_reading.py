@@ -33,7 +33,7 @@ CHUNK_BYTES = 64 * 2**20
 """Most of an array that is computed at once, where the store's own chunks hold many states."""
 _EVERY = 120.0
 """Seconds between looks at what the store says of its arrays."""
-_UNDECODABLE = (RuntimeError, ValueError, TypeError, EOFError, OSError, MemoryError, zlib.error)
+_UNDECODABLE = (RuntimeError, ValueError, TypeError, EOFError, OSError, MemoryError, zlib.error, ArithmeticError)
 """What codecs raise for bytes that they cannot unpack."""
 
 Positions = npt.NDArray[np.intp]
