@@ -6,6 +6,7 @@ Only chunks that are needed are read: variables, levels, times and the region ar
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kit.data.fields import canonical_name, coordinate_names
+from kit.data.fields import canonical_coordinates, canonical_name, coordinate_names
 from kit.data.selection import cropped
 from kit.data.sources.base import Pieces, Place, Request, SourceData
 from kit.data.sources.merging import merge
@@ -23,7 +24,7 @@ from kit.data.sources.zarr_address import is_address, opened_store
 from kit.data.sources.zarr_patience import PatientStore
 from kit.data.sources.zarr_reading import Arrays, lazy
 from kit.data.sources.zarr_times import FILLED, Times, hours_between
-from kit.data.store_format import STATIC_PREFIX, grid_dimensions
+from kit.data.store_format import GRID, STATIC_PREFIX
 from kit.data.units import canonical_units
 from kit.data.variables import lookup, window
 from kit.errors import KitError, StoreError
@@ -55,6 +56,7 @@ def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData
         UnavailableError: it did not answer.
     """
     pieces, files, names, licences = Pieces(request), [], set[str](), []
+    requests, download_bytes = 0, 0
     with ExitStack() as stack:
         for path in map(str, paths):
             limits = REMOTE if is_address(path) else LOCAL
@@ -63,10 +65,20 @@ def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData
             files.append(found.take())
             names |= found.names
             licences.append(found.licence)
+            if is_address(path):
+                requests, download_bytes = requests + found.requests, download_bytes + found.download_bytes
             _logger.info("%s: opened with %d requests", path, store.requests)
         fields = merge(pieces.found, pieces.note)
         licence = "; ".join(dict.fromkeys(filter(None, licences)))
-        yield SourceData(fields, tuple(sorted(names)), tuple(files), tuple(pieces.notes), licence)
+        yield SourceData(
+            fields,
+            tuple(sorted(names)),
+            tuple(files),
+            tuple(pieces.notes),
+            licence,
+            requests=requests or None,
+            download_bytes=download_bytes or None,
+        )
 
 
 def _opened(store: PatientStore) -> tuple[xr.Dataset, Arrays]:
@@ -82,6 +94,7 @@ def _opened(store: PatientStore) -> tuple[xr.Dataset, Arrays]:
                 store, chunks=None, decode_timedelta=False, consolidated=arrays.consolidated, zarr_format=arrays.format
             )
             dataset = dataset.rename(coordinate_names(dataset))
+            dataset = dataset.set_coords([name for name in GRID if name in dataset.data_vars])
             for coordinate in dataset.coords.values():
                 coordinate.load()
     except KitError:
@@ -115,9 +128,18 @@ class _Found:
         self._where, self._arrays, self._pieces = arrays.store.address, arrays, pieces
         self._request = pieces.request
         self._given = dataset
+        self._check_grid()
         self._dataset = cropped(self._one_lead(dataset), self._request.region, self._where)
         self._times = self._chosen_times()
         self.names: set[str] = set()
+        self.requests = 0
+        self.download_bytes = 0
+
+    def _check_grid(self) -> None:
+        """Speak of coordinates that are none before anything is done by them."""
+        present = {name: self._given[name] for name in GRID if name in self._given.coords}
+        if all(coordinate.ndim < len(GRID) for coordinate in present.values()):
+            canonical_coordinates(xr.Dataset(coords=present), self._where, lambda _: None)
 
     @property
     def licence(self) -> str:
@@ -132,6 +154,7 @@ class _Found:
         self._arrays.store.repeated = frozenset(source for source in chosen if self._is_repeated(source))
         for source, name in chosen.items():
             self._pieces.add(self._lazy(source, name), self._where)
+            self._count(source, name)
         told = {key: str(self._given.attrs[key]) for key in FILLED if key in self._given.attrs}
         name = self._where if is_address(self._where) else Path(self._where).name
         return {"name": name, "metadata_sha256": digest, "arrays": len(chosen), **told}
@@ -156,7 +179,7 @@ class _Found:
 
     def _chosen(self) -> dict[str, str]:
         """The store's names of what is taken, and ours."""
-        grid = set(grid_dimensions(self._dataset))
+        grid = {dimension for name in GRID for dimension in self._dataset[name].dims}
         named: dict[str, list[str]] = {}
         unknown = []
         for key, array in self._dataset.data_vars.items():
@@ -233,6 +256,31 @@ class _Found:
         attributes = {**array.attrs, **({"accumulation_hours": hours} if hours else {})}
         fresh = xr.DataArray(values, array.coords, array.dims, source, attributes)
         return (fresh.compute() if name.startswith(STATIC_PREFIX) else fresh).to_dataset()
+
+    def _count(self, source: str, name: str) -> None:
+        """Add the chunks of an array to what is asked for; their sizes where nothing is built."""
+        array, positions = self._dataset[source], self._times.positions
+        if name.startswith(STATIC_PREFIX) or "time" not in array.dims:
+            # Those have been read.
+            return
+        variable = lookup(name, "surface")
+        summed = "level" not in array.dims and variable is not None and variable.accumulated
+        if self._request.step is not None and not summed:
+            hours = self._times.values.astype("datetime64[h]").astype(np.int64)
+            positions = positions[hours % self._request.step == 0]
+        given = self._given[source]
+        stored = given.encoding.get("shards") or given.encoding.get("chunks") or given.shape
+        levels = self._request.levels if "level" in array.dims else None
+        held = dict(array.sizes) | ({} if levels is None else {"level": len(set(levels))})
+        sizes = dict(zip(map(str, given.dims), map(int, stored), strict=True))
+        states = len(np.unique(positions // sizes["time"]))
+        others = (-(-held[dim] // size) for dim, size in sizes.items() if dim != "time" and dim in held)
+        chunks = states * math.prod(others)
+        self.requests += chunks
+        if self._request.sample and len(positions):
+            self.download_bytes += chunks * self._arrays.chunk_bytes(
+                source, [int(positions[0]) // sizes["time"] * (dim == "time") for dim in sizes]
+            )
 
     def _levels(self, array: xr.DataArray) -> Any:
         level = array["level"]

@@ -122,6 +122,15 @@ class PatientStore(WrapperStore[Store]):
             self._keep(key, value)
         return value
 
+    async def size_of(self, key: str) -> int:
+        """Bytes under a key, without them.
+
+        Raises:
+            OSError: it is not there, or nobody says.
+        """
+        self.requests += 1
+        return await self._store.getsize(key)
+
     def forget(self, keys: Collection[str]) -> None:
         """Ask for these chunks again the next time."""
         with self._lock:

@@ -21,6 +21,7 @@ import xarray as xr
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.core.sync import sync
 
 from kit.data.sources.zarr_patience import AbsentChunkError, PatientStore, described, keys_read
 from kit.errors import KitError, StoreError, UnavailableError
@@ -70,6 +71,18 @@ class Arrays:
         arrays = {name: group[name] for name in names}
         self.store.blosc = {name for name, array in arrays.items() if _is_blosc(array)}
         return hashlib.sha256(json.dumps(self._told, sort_keys=True).encode()).hexdigest()
+
+    def chunk_bytes(self, name: str, place: Sequence[int]) -> int:
+        """Size of a chunk of an array, as it is stored; 0 where nobody says.
+
+        Only its size is asked for.
+        """
+        array: Any = self._group()[name]
+        key = f"{name}/{array.metadata.encode_chunk_key(tuple(place))}"
+        try:
+            return sync(self.store.size_of(key))
+        except (OSError, ValueError):
+            return 0
 
     def confirm(self, *, now: bool) -> None:
         """Look whether the store still says of its arrays what it said at first.

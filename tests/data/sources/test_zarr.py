@@ -349,3 +349,37 @@ def test_fields_can_go_to_other_processes(stores: dict[str, Path]) -> None:
     with opened(stores["wb2"], variables=frozenset({"2t"})) as source:
         copy = pickle.loads(pickle.dumps(source.fields["2t"]))
         np.testing.assert_array_equal(copy.isel(time=3).values, source.fields["2t"].isel(time=3).values)
+
+
+def test_what_a_build_will_ask_for_is_told(server: Server, stores: dict[str, Path]) -> None:
+    address = serve(server, stores["arco"])
+    wanted = Request(frozenset({"2t", "tp"}), frozenset(), step=3, sample=True)
+    with zarr.open_source([address], wanted) as source:
+        # Two states of the temperature, all six hours of rain.
+        assert source.requests == 8
+        names = ("2m_temperature", "total_precipitation")
+        sizes = [(stores["arco"] / name / "0.0.0").stat().st_size for name in names]
+        assert source.download_bytes == 2 * sizes[0] + 6 * sizes[1]
+    assert chunks_of(server) == ["2m_temperature/0.0.0", "total_precipitation/0.0.0"]
+    assert {request.method for request in server.requests if request.path.endswith("2m_temperature/0.0.0")} == {"HEAD"}
+    with opened(stores["arco"]) as source:
+        assert source.requests is None
+
+
+def test_curved_grids(tmp_path: Path) -> None:
+    rows, columns = np.meshgrid(np.arange(5), np.arange(6), indexing="ij")
+    values = 280 + np.random.default_rng(0).random((3, 5, 6))
+    data = xr.Dataset(
+        {
+            "t2m": (("time", "south_north", "west_east"), values, {"units": "K"}),
+            "lat": (("south_north", "west_east"), 30.0 + rows + 0.1 * columns),
+            "lon": (("south_north", "west_east"), -100.0 + columns + 0.1 * rows),
+        },
+        {"time": np.arange("2020-01-01T00", "2020-01-01T03", dtype="datetime64[h]").astype("datetime64[ns]")},
+    )
+    path = write(data, tmp_path / "lambert.zarr")
+    store = make(path, tmp_path / "out", statics=("coslat",), region=(33, 261, 31, 263))
+    # Rows 1 and 2, columns 1 and 2, northwards first.
+    assert store.curvilinear
+    np.testing.assert_array_equal(store.latitude, data["lat"].values[1:3][::-1, 1:3])
+    np.testing.assert_allclose(store.read("2t", [1])[0], data["t2m"].values[1, 1:3, 1:3][::-1], rtol=1e-6)
