@@ -15,7 +15,12 @@ _HEAD = """# Variables that the kit knows
 
 This page is written by `python ci/variables_page.py` from the kit's own tables.
 
-A store calls a variable by Aurora's short name, which is ECMWF's. Sources call it by any of the other names, in any case, or by ECMWF's parameter number in GRIB; their units are converted to these. A name may end in the hours of a window: `total_precipitation_6hr` is `tp` accumulated over 6 hours. Values beyond the range are reported by [the checks](quality.md). What is accumulated belongs to the hours that end at its time, and is summed where `--step` is longer than them; all else is taken at its time. A variable that is not listed is taken as it is if it is asked for by name.
+A store calls a variable by Aurora's short name, which is ECMWF's. Sources call it by any of the other names, in any \
+case, or by ECMWF's parameter number in GRIB; their units are converted to these. A name may end in the hours of a \
+window: `total_precipitation_6hr` is `tp` accumulated over 6 hours. Values beyond the range are reported by \
+[the checks](quality.md). What is accumulated belongs to the hours that end at its time, and is summed where `--step` \
+is longer than they are; all else is taken at its time. A variable that is not listed is taken as it is if it is asked \
+for by name.
 """
 _TITLES = {"surface": "At the surface", "atmospheric": "On pressure levels", "static": "Static"}
 

@@ -162,7 +162,11 @@ class Server:
         return path
 
     def listing(self, path: str) -> File | None:
-        """A bucket's objects under a prefix, as Google's JSON API lists them; None for other paths."""
+        """A bucket's objects under a prefix, or what is said of one, as Google's JSON API does; None for other paths."""
+        match = re.fullmatch(r"/storage/v1/b/([\w.-]+)/o/([^?]+)(\?.*)?", path)
+        if match is not None and (content := self.buckets.get(match[1], {}).get(match[2])) is not None:
+            facts = {"kind": "storage#object", "name": match[2], "bucket": match[1], "size": str(len(content))}
+            return File(json.dumps(facts).encode(), None, {"Content-Type": "application/json"})
         match = re.fullmatch(r"/storage/v1/b/([\w.-]+)/o/?\?(.*)", path)
         if match is None or match[1] not in self.buckets:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -45,7 +46,8 @@ def shaped(source: SourceData, settings: BuildSettings) -> SourceData:
     region, target = wanted_region(settings), _target(settings)
     if not source.fields or (region is None and target is None):
         return source
-    notes, facts = list(source.notes), {}
+    notes = list(source.notes)
+    facts: dict[str, Any] = {}
     fields = {name: cropped(field, region, settings.path) for name, field in source.fields.items()}
     if target is not None:
         if settings.region is not None:

@@ -141,3 +141,16 @@ def test_real_data_sets_by_name(name: str, options: dict[str, Any], cache: Path,
     assert store.attributes["registry"] == name
     assert "Copernicus Climate Change Service" in store.attributes["licence"]
     assert len(store.attributes["registry_files"]) == len(registry.dataset(name))
+
+
+def test_stores_in_the_cloud_by_name_and_by_address(cache: Path) -> None:
+    origin = locate("arco-era5", "zarr")
+    assert origin.paths == ("gs://gcp-public-data-arco-era5/ar/full_37-1h-0p25deg-chunk-1.zarr-v3",)
+    assert origin.licence.startswith("Copernicus")
+    assert origin.attributes["registry"] == "arco-era5"
+    address = "https://example.org/a.zarr"
+    assert locate(address, "zarr").paths == (address,)
+    with pytest.raises(StoreError, match="is a Zarr store, which is read where it is: --source zarr"):
+        locate("arco-era5", "netcdf")
+    with pytest.raises(StoreError, match="no such file or folder"):
+        locate(address, "netcdf")

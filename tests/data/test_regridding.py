@@ -122,7 +122,7 @@ def test_what_a_field_is_decides_how(name: str, method: str) -> None:
 def test_what_is_missing_stays_missing_and_spreads_no_further_than_its_neighbours(method: str) -> None:
     data = field()
     data[6, 6] = np.nan
-    missing = np.isnan(to(data, 9, asked=method))
+    missing = to(data, 9, asked=method).isnull()
     assert missing.sel(latitude=0, longitude=90).all()
     near = missing.where(missing, drop=True)
     # Old points or cells are 15 degrees apart, new cells are 9 wide.
@@ -147,7 +147,8 @@ def test_states_are_read_one_by_one() -> None:
         read.append(block_info[None]["chunk-location"][0])
         return np.ones((1, 13, 24), dtype=np.float32)
 
-    lazy = da.map_blocks(block, chunks=((1,) * 5, (13,), (24,)), dtype=np.float32, meta=np.zeros((0, 0, 0), "f4"))
+    mapped: Any = da.map_blocks
+    lazy = mapped(block, chunks=((1,) * 5, (13,), (24,)), dtype=np.float32, meta=np.zeros((0, 0, 0), "f4"))
     data = field(times=5).copy(data=lazy)
     for name in ("2t", "tp"):
         result = to(data, 9, name)

@@ -127,7 +127,8 @@ def test_nothing_outside_is_read() -> None:
         read.append(block_info[None]["array-location"])
         return np.zeros((1, 19, 4))
 
-    values = da.map_blocks(block, chunks=((1, 1), (19,), (4,) * 9), dtype=float, meta=np.zeros((0, 0, 0)))
+    mapped: Any = da.map_blocks
+    values = mapped(block, chunks=((1, 1), (19,), (4,) * 9), dtype=float, meta=np.zeros((0, 0, 0)))
     dataset = xr.Dataset(
         {"t2m": (("time", "latitude", "longitude"), values, {"units": "K"})},
         {

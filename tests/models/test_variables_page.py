@@ -1,9 +1,8 @@
 """The manual's table of variables is what the code says."""
 
-from variables_page import PAGE, read_by, text
-
 from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE
 from kit.models.variants import INSOLATION, VARIANTS
+from variables_page import PAGE, read_by, text
 
 
 def test_the_page_is_up_to_date() -> None:

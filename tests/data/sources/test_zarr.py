@@ -268,6 +268,9 @@ def test_google_storage(
     server.fail(object_path, Fault(status=500), always=True)
     with pytest.raises(UnavailableError, match="gs://bucket/.*: chunk 2.0.0 of 2m_temperature: .* answers 500"):
         make(address, tmp_path / "other", variables=("2t", "t"))
+    with opened(address, variables=frozenset({"t"}), sample=True) as source:
+        size = sum(len(content) for name, content in server.buckets["bucket"].items() if "/temperature/0.0" in name)
+        assert (source.requests, source.download_bytes) == (6, 6 * size)
     # What has no list of its arrays is listed by the bucket.
     listed = serve_bucket(server, stores["listed"], at="era5/listed.zarr")
     assert values_of(listed, variables=frozenset({"2t"})).shape == (3, 8, 16)

@@ -1,0 +1,45 @@
+"""Zarr stores in the registry: known by name, read where they are, never fetched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from kit.errors import RegistryError
+from kit.registry.entry import Entry
+from kit.registry.obtain import fetch_all
+from kit.registry.places import state
+
+STORE: dict[str, Any] = {
+    "name": "era5",
+    "file": "a.zarr",
+    "url": "gs://bucket/a.zarr",
+    "licence": "CC BY 4.0",
+    "kind": "zarr",
+    "description": "states",
+}
+
+
+def test_a_store_is_never_fetched() -> None:
+    entry = Entry(**STORE)
+    assert (state(entry)["fetched"], state(entry)["cached"], entry.scheme) == (False, False, "gs")
+    told = r"era5: is a Zarr store at gs://bucket/a.zarr, .* kit data build --source zarr --path era5"
+    with pytest.raises(RegistryError, match=told):
+        fetch_all([entry])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    (
+        ({"sha256": "0" * 64, "size": 3}, "has neither a hash nor a size"),
+        ({"url": ["gs://bucket/a.zarr", "https://example.org/a.zarr"]}, "url of a Zarr store is one address"),
+        ({"url": "embedded:a.zarr"}, "url of a Zarr store is one address"),
+        ({"url": "gs:///a.zarr"}, "expected gs://HOST/PATH"),
+        ({"kind": "states"}, "gs:// leads to a Zarr store alone"),
+    ),
+)
+def test_what_is_no_store(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Entry(**{**STORE, **changes})
