@@ -162,7 +162,7 @@ class Server:
         return path
 
     def listing(self, path: str) -> File | None:
-        """A bucket's objects under a prefix, or what is said of one, as Google's JSON API does; None for other paths."""
+        """A bucket's objects under a prefix, or what is said of one, as Google's JSON API does; else None."""
         match = re.fullmatch(r"/storage/v1/b/([\w.-]+)/o/([^?]+)(\?.*)?", path)
         if match is not None and (content := self.buckets.get(match[1], {}).get(match[2])) is not None:
             facts = {"kind": "storage#object", "name": match[2], "bucket": match[1], "size": str(len(content))}
