@@ -106,7 +106,7 @@ class Chunks:
             status = os.fstat(descriptor)
             size = status.st_size - checksum.size
             body = _scratch.bytes("file", max(size, 0)) if self.packed else target
-            if size != body.size or os.readv(descriptor, [memoryview(body), memoryview(checksum)]) != status.st_size:
+            if size != body.size or os.readv(descriptor, [body.data, checksum.data]) != status.st_size:
                 msg = f"{file} holds {size} bytes, {body.size} expected"
                 raise ValueError(msg)
         # Once for each process: what is read again and again would take a third more of it.
