@@ -55,7 +55,8 @@ _SHARE = 0.7
 """Of the speed of a raw read that must be reached."""
 STEP = 0.5
 """Seconds of the step that is stood in for."""
-_STEPS = 8
+_WARM, _STEPS = 6, 10
+"""Batches until memory is used again, and steps that are measured after them."""
 _WAIT = 0.05
 """Of a step's time, that waiting must not exceed."""
 _GIB = 2**30
@@ -288,13 +289,16 @@ def _take_turns(ways: Iterable[_Compared], repeats: int) -> None:
 
 
 def _waited(pairs: Pairs, reader: Reader) -> tuple[float, float]:
-    """Seconds for the first batch, and what part of the steps after it was spent waiting."""
-    order = [[number % len(pairs)] for number in range(_STEPS + 1)]
+    """Seconds for the first batch, and what part of later steps was spent waiting."""
+    order = [[number % len(pairs)] for number in range(_WARM + _STEPS)]
     batches = Waiting(load_pairs(pairs, reader, order=order))
     next(batches)
     first = batches.seconds
-    started = time.perf_counter()
-    time.sleep(STEP)
-    for _ in batches:
+    for _ in range(_WARM - 1):
         time.sleep(STEP)
-    return first, (batches.seconds - first) / (time.perf_counter() - started)
+        next(batches)
+    before, started = batches.seconds, time.perf_counter()
+    for _ in range(_STEPS):
+        time.sleep(STEP)
+        next(batches, None)
+    return first, (batches.seconds - before) / (time.perf_counter() - started)

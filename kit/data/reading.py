@@ -71,7 +71,8 @@ class _Plain:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.memory = np.empty(size, dtype=np.uint8)
+        # NumPy would ask for huge pages, which take seconds to find where the page cache has split memory up.
+        self.memory = mmap.mmap(-1, size)
 
 
 Kind = TypeVar("Kind", _Plain, Block)
