@@ -188,7 +188,7 @@ def _beside_files(dataset: xr.Dataset, store: Store, folder: Path, repeats: int,
     for packed, encoding in _FILES.items():
         files = folder / "netcdf"
         paths = _written(dataset, files, encoding)
-        with xr.open_mfdataset(paths, combine="by_coords") as opened:
+        with xr.open_mfdataset(paths, combine="by_coords", engine="netcdf4") as opened:
             ways = {
                 "kit": _Compared(lambda: sum(_bytes(pair) for pair in load_pairs(pairs))),
                 "files": _Compared(lambda opened=opened: _sliced(opened, pairs)),  # type: ignore[misc]
