@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kit.bench.building import GLOBE, building_rows, length_rows, year_rows
+from kit.bench.loading import loading_rows, sample_rows, waiting_rows
 from kit.bench.rows import Row
 from kit.bench.settings import BenchSettings
 
@@ -11,5 +12,6 @@ __all__ = ["run"]
 
 def run(settings: BenchSettings) -> list[Row]:
     """Build, then read; another grid than the suite's own takes the place of the globe at 0.25 degrees."""
-    grid = settings.grid or GLOBE
-    return [*building_rows(grid, settings.repeats), *length_rows(), *year_rows(grid)]
+    grid, repeats = settings.grid or GLOBE, settings.repeats
+    built = [*building_rows(grid, repeats), *length_rows(), *year_rows(grid)]
+    return [*built, *loading_rows(grid, repeats), *sample_rows(repeats), *waiting_rows(grid)]

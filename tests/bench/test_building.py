@@ -23,8 +23,8 @@ def test_without_pygrib_the_suite_says_what_installs_it(monkeypatch: pytest.Monk
 
 def test_the_grid_is_the_globes_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "building_rows", lambda grid, repeats: [Row(str(grid), repeats, "s")])
-    monkeypatch.setattr(data, "length_rows", list)
-    monkeypatch.setattr(data, "year_rows", lambda grid: [])
+    for name in ("length_rows", "year_rows", "loading_rows", "sample_rows", "waiting_rows"):
+        monkeypatch.setattr(data, name, lambda *_: [])
     assert [row.name for row in data.run(BenchSettings(suites=("data",)))] == ["721x1440"]
     assert [row.name for row in data.run(BenchSettings(suites=("data",), grid=GridSize(8, 16)))] == ["8x16"]
 

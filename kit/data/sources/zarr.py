@@ -61,6 +61,7 @@ def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData
         for path in map(str, paths):
             limits = REMOTE if is_address(path) else LOCAL
             store = PatientStore(stack.enter_context(opened_store(path, limits)), path, limits)
+            stack.callback(store.end)
             found = _Found(*_opened(store), pieces)
             files.append(found.take())
             names |= found.names
@@ -109,6 +110,10 @@ def _opened(store: PatientStore) -> tuple[xr.Dataset, Arrays]:
             "there a store needs consolidated metadata. A group inside a store is named by its own path"
         )
         raise StoreError(msg)
+    for name, array in dataset.data_vars.items():
+        if not all(array.encoding.get("chunks") or (1,)):
+            msg = f"{store.address}: {name} has chunks of the shape {array.encoding['chunks']}, which hold nothing"
+            raise StoreError(msg)
     return dataset, arrays
 
 

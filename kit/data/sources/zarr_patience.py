@@ -63,6 +63,35 @@ def described(key: str) -> str:
     return key if _is_metadata(key) or not array else f"chunk {chunk} of {array}"
 
 
+class _Calls:
+    """What is being asked for, so that it can be ended: a thread that waits for an answer would keep the process."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def __reduce__(self) -> tuple[type[_Calls], tuple[()]]:
+        """Another process has calls of its own."""
+        return _Calls, ()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Know of the running task while the block runs."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    def end(self) -> None:
+        """Cancel what is under way; what comes later is refused."""
+        self.ended = True
+        for task in tuple(self._tasks):
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+
 class PatientStore(WrapperStore[Store]):
     """A store that is read with patience.
 
@@ -85,10 +114,16 @@ class PatientStore(WrapperStore[Store]):
         self.blosc: Collection[str] = frozenset()
         self._kept: OrderedDict[str, Buffer] = OrderedDict()
         self._lock = threading.Lock()
+        self._calls = _Calls()
+
+    def end(self) -> None:
+        """Give up what other threads still wait for: nobody reads any more."""
+        self._calls.end()
 
     def _with_store(self, store: Store) -> PatientStore:
         other = PatientStore(store, self.address, self.limits)
         other.sparse, other.repeated, other.blosc = self.sparse, self.repeated, self.blosc
+        other._calls = self._calls
         return other
 
     def __getstate__(self) -> dict[str, object]:
@@ -138,8 +173,15 @@ class PatientStore(WrapperStore[Store]):
                 self._kept.pop(key, None)
 
     async def _asked(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        with self._calls.counted():
+            return await self._insisted(key, prototype, byte_range)
+
+    async def _insisted(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         failures = 0
         while True:
+            if self._calls.ended:
+                msg = f"{self.address}: {described(key)} was asked for after the store had been closed"
+                raise UnavailableError(msg)
             try:
                 self.requests += 1
                 return await self._attempt(key, prototype, byte_range)

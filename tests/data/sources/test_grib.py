@@ -120,13 +120,13 @@ def test_strangers_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     assert source.notes == ("10fg left out: not in the kit's table of variables; ask for it by name to have it",)
     with pytest.raises(StoreError, match=r"10fg is a state, but this is a statistic of the type 'max' over 1 h"):
         read(path, wanted=("10fg",))
-    plain = write(tmp_path / "b.grib", message(), message(param=207))
-    np.testing.assert_array_equal(read(plain, wanted=("10si",)).fields["10si"].values[0], FIELD)
+    plain = write(tmp_path / "b.grib", message(), message(param=198))
+    np.testing.assert_array_equal(read(plain, wanted=("src",)).fields["src"].values[0], FIELD)
 
 
 def test_only_strangers(tmp_path: Path) -> None:
-    text = refusal(write(tmp_path / "a.grib", message(param=207)))
-    assert "none of 1 messages is of a variable that the kit knows. 10si left out" in text
+    text = refusal(write(tmp_path / "a.grib", message(param=189)))
+    assert "none of 1 messages is of a variable that the kit knows. sund left out" in text
 
 
 def test_a_static_variable_that_changes(tmp_path: Path) -> None:

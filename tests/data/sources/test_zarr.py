@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from kit.data.build import build
 from kit.data.build_settings import BuildSettings
 from kit.data.settings import Period
 from kit.data.sources import zarr
 from kit.data.sources.base import Request
+from kit.data.sources.zarr_patience import PatientStore
 from kit.data.store import Store
 from kit.errors import KitError, SettingsError, StoreError, UnavailableError
 from kit.registry.patience import Limits
@@ -386,3 +393,25 @@ def test_curved_grids(tmp_path: Path) -> None:
     assert store.curvilinear
     np.testing.assert_array_equal(store.latitude, data["lat"].values[1:3][::-1, 1:3])
     np.testing.assert_allclose(store.read("2t", [1])[0], data["t2m"].values[1, 1:3, 1:3][::-1], rtol=1e-6)
+
+
+class _Silent(MemoryStore):
+    """Never answers."""
+
+    async def get(self, *_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+def test_nobody_waits_for_a_store_that_is_closed() -> None:
+    """A thread that did would keep the process from ending."""
+    store = PatientStore(_Silent(), "memory", zarr.LOCAL)
+    prototype = default_buffer_prototype()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: sync(store.get("t/c/0", prototype)))
+        while not store.requests:
+            time.sleep(0.01)
+        store.end()
+        with pytest.raises(CancelledError):
+            waiting.result(timeout=10)
+    with pytest.raises(UnavailableError, match="chunk 0 of t was asked for after the store had been closed"):
+        sync(store.get("t/c/0", prototype))
