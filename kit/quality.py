@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kit.data.store_format import STATISTICS_FILE
+from kit.data.store_format import REPORT_FILE, STATISTICS_FILE
 from kit.errors import StoreError
 from kit.publish import write_atomically
 from kit.qa import variant
@@ -23,12 +23,10 @@ from kit.qa.report import Check, Report
 from kit.qa.subject import Subject, open_subject
 from kit.qa.table import Examined
 
-__all__ = ["KEPT", "Quality", "expected_of", "fit_for_training", "quality_of", "write_page"]
+__all__ = ["Quality", "expected_of", "fit_for_training", "quality_of", "write_page"]
 
 _logger = logging.getLogger(__name__)
 
-KEPT = "qa.json"
-"""Name of the kept report, in the store's folder."""
 _LOOKED_AT = 20000
 """Most chunks whose size and time of change are looked at."""
 
@@ -205,7 +203,7 @@ def _seen(file: Path) -> str:
 def _places(path: Path, key: str) -> tuple[Path, Path]:
     from kit.registry import cache_dir
 
-    return path / KEPT, cache_dir() / "qa" / f"{key}.json"
+    return path / REPORT_FILE, cache_dir() / "qa" / f"{key}.json"
 
 
 def _kept(path: Path, key: str) -> Quality | None:

@@ -18,7 +18,8 @@ from kit.cli import main
 from kit.errors import SettingsError, StoreError
 from kit.qa.checks import VERSION, examine
 from kit.qa.expected import Expected
-from kit.quality import KEPT, expected_of, fit_for_training, quality_of, write_page
+from kit.data.store_format import REPORT_FILE
+from kit.quality import expected_of, fit_for_training, quality_of, write_page
 from tests.factories import synthetic_store
 
 
@@ -73,10 +74,10 @@ def test_a_store_that_changed_is_read_again(store: Path, readings: list[Path]) -
 
 @pytest.mark.parametrize("content", ("{", "[]", '{"key": "another"}'))
 def test_a_spoilt_report_is_made_anew(store: Path, readings: list[Path], content: str) -> None:
-    (store / KEPT).write_text(content)
+    (store / REPORT_FILE).write_text(content)
     quality_of(store)
     assert readings == [store]
-    assert json.loads((store / KEPT).read_text())["checks"]
+    assert json.loads((store / REPORT_FILE).read_text())["checks"]
 
 
 def test_checks_of_another_version_are_run_again(
@@ -91,7 +92,7 @@ def test_checks_of_another_version_are_run_again(
 def test_where_the_store_cannot_be_written_the_cache_keeps_the_report(
     store: Path, readings: list[Path], tmp_path: Path
 ) -> None:
-    (store / KEPT).mkdir()
+    (store / REPORT_FILE).mkdir()
     quality_of(store)
     quality_of(store)
     assert len(readings) == 1
@@ -101,7 +102,7 @@ def test_where_the_store_cannot_be_written_the_cache_keeps_the_report(
 def test_where_neither_can_be_written_a_warning_says_so(
     store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (store / KEPT).mkdir()
+    (store / REPORT_FILE).mkdir()
     (tmp_path / "cache").write_text("a file")
     assert quality_of(store).report.passed
     assert "cannot be kept" in caplog.text

@@ -23,6 +23,7 @@ __all__ = [
     "GRID",
     "INTEGRITY",
     "STATIC_PREFIX",
+    "REPORT_FILE",
     "STATISTICS_FILE",
     "STORE_FORMAT",
     "Times",
@@ -39,6 +40,8 @@ __all__ = [
 STORE_FORMAT = 1
 STATIC_PREFIX = "static_"
 STATISTICS_FILE = "stats.json"
+REPORT_FILE = "qa.json"
+"""Report of the checks on a store, which is kept beside it; anyone may remove it."""
 INTEGRITY = "integrity"
 """Attribute of a store that holds the hashes of its files."""
 Times = npt.NDArray[np.datetime64]

@@ -23,7 +23,7 @@ from kit.data.building.manifest import (
 )
 from kit.data.building.part import folder_of
 from kit.data.building.records import ChunkFact
-from kit.data.store_format import INTEGRITY, STATISTICS_FILE, pending_statistics, statistics_file
+from kit.data.store_format import INTEGRITY, REPORT_FILE, STATISTICS_FILE, pending_statistics, statistics_file
 from kit.errors import StoreError
 
 __all__ = ["Problem", "Verification", "verify"]
@@ -211,7 +211,7 @@ def _beside(store: Path, document: Mapping[str, Any]) -> set[str]:
         times |= {file.name for file in store.glob("stats-*.json")}
     pending = pending_statistics(store, document["attributes"]).name
     arrays = {f"{name}/zarr.json" for name in _arrays(document)}
-    return {"zarr.json", MANIFEST, STATISTICS_FILE, pending, *times, *arrays}
+    return {"zarr.json", MANIFEST, STATISTICS_FILE, REPORT_FILE, pending, *times, *arrays}
 
 
 def _strangers(store: Path, known: set[str]) -> list[str]:

@@ -42,6 +42,11 @@ def test_what_was_not_touched_passes(store: Path) -> None:
     assert result.size == sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
 
 
+def test_a_report_of_the_checks_is_no_stranger(store: Path) -> None:
+    (store / "qa.json").write_text("{}")
+    assert verify(store).problems == ()
+
+
 def edited(name: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
     def edit(store: Path) -> None:
         content = json.loads((store / name).read_text())
