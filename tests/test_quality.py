@@ -15,10 +15,10 @@ import zarr
 
 from kit import quality
 from kit.cli import main
+from kit.data.store_format import REPORT_FILE
 from kit.errors import SettingsError, StoreError
 from kit.qa.checks import VERSION, examine
 from kit.qa.expected import Expected
-from kit.data.store_format import REPORT_FILE
 from kit.quality import expected_of, fit_for_training, quality_of, write_page
 from tests.factories import synthetic_store
 
