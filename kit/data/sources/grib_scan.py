@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from kit.data.sources.grib_grid import REGULAR, Grid, Header, read_regular
 from kit.errors import SettingsError, StoreError
 
 __all__ = ["Message", "is_grib", "load_eccodes", "scan"]
+
+T = TypeVar("T")
 
 MAGIC = b"GRIB"
 SUFFIXES = (".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2", ".gb2")
@@ -150,6 +152,11 @@ class _Scanner:
     grids: dict[str, Grid]
     names: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Short name and units by parameter number: looking them up takes longer than all the rest."""
+    alike: dict[tuple[type, Any], Any] = field(default_factory=dict)
+
+    def _once(self, value: T) -> T:
+        """The same object for equal values: of a year of the globe there are a hundred thousand messages."""
+        return cast(T, self.alike.setdefault((type(value), value), value))
 
     def messages(self) -> Iterator[Message]:
         number, end = 0, 0
@@ -201,15 +208,15 @@ class _Scanner:
             param=param,
             short_name=short_name,
             units=units,
-            level_type=level_type,
-            level=round(float(get("level", 0)) * PRESSURE.get(level_type, 1.0), 6),
-            time=time,
-            lead=float((time - base) / np.timedelta64(3600, "s")),
-            window=end - start,
-            step_type=str(get("stepType", "instant")),
-            data_type=str(get("dataType", "")),
+            level_type=self._once(level_type),
+            level=self._once(round(float(get("level", 0)) * PRESSURE.get(level_type, 1.0), 6)),
+            time=self._once(time),
+            lead=self._once(float((time - base) / np.timedelta64(3600, "s"))),
+            window=self._once(end - start),
+            step_type=self._once(str(get("stepType", "instant"))),
+            data_type=self._once(str(get("dataType", ""))),
             member=get("number"),
-            version=str(get("experimentVersionNumber", "")),
+            version=self._once(str(get("experimentVersionNumber", ""))),
             grid=self.grids[section],
         )
 
