@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -29,6 +29,8 @@ _ENVELOPE = 128
 """Bytes between messages that are passed over: telecommunication puts headings there. No message is so short."""
 _NOWHERE: list[IO[bytes]] = []
 """What the library writes its complaints to. It keeps the file, so that it stays open as long as the process."""
+_HEADERS = (1, 2, 3)
+"""Sections that say which field it is, and where."""
 _UNIT_HOURS = {"s": 1 / 3600, "m": 1 / 60, "": 1.0, "h": 1.0, "D": 24.0}
 
 
@@ -191,6 +193,7 @@ class _Scanner:
                 return default
 
         length, param, level_type = int(get("totalLength", 0)), int(get("paramId", 0)), str(get("typeOfLevel"))
+        self._check_sections(get, number, length)
         # Steps before times: eccodes never returns from a time whose step is of no unit.
         start, end = _hours(get("startStep", 0)), _hours(get("endStep", 0))
         time, base = (_moment(int(get(f"{kind}Date", 0)), int(get(f"{kind}Time", 0))) for kind in ("validity", "data"))
@@ -219,6 +222,13 @@ class _Scanner:
             version=self._once(str(get("experimentVersionNumber", ""))),
             grid=self.grids[section],
         )
+
+    def _check_sections(self, get: Callable[[str, Any], Any], number: int, length: int) -> None:
+        """Refuse headers that claim more than the message has: eccodes reads on behind its end, and crashes."""
+        for section in _HEADERS:
+            end = int(get(f"offsetSection{section}", 0)) + int(get(f"section{section}Length", 0))
+            if end > length:
+                raise self._damaged(number, f"section {section} ends at byte {end}, the message at {length}")
 
     def _check_gap(self, stream: IO[bytes], start: int, stop: int, number: int) -> None:
         if stop - start <= _ENVELOPE:

@@ -108,3 +108,14 @@ import sqlite3; print(sqlite3.sqlite_version)
     script = "from kit.data.sources.grib_scan import load_eccodes; load_eccodes()" + script
     after = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert after == before
+
+
+def test_a_section_that_claims_more_than_the_message(tmp_path: Path) -> None:
+    """Eccodes would read behind the message's end, and take the process with it."""
+    content = bytearray(message())
+    # GRIB 1: 8 bytes of section 0, 52 of section 1, then the length of section 2.
+    assert int.from_bytes(content[60:63]) == 32
+    content[60:63] = (10**6).to_bytes(3)
+    path = tmp_path / "a.grib"
+    path.write_bytes(content)
+    assert f"message 1 cannot be read (section 2 ends at byte 1000060, the message at {len(content)})" in refusal(path)
