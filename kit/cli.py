@@ -31,7 +31,7 @@ COMMANDS = {
     "data list": "list the files that the kit may use",
     "data fetch": "have files of the registry on this machine, verified",
     "data pin": "record the hash of files that have none",
-    "data build": "build a store from files",
+    "data build": "build a store from files, archives or data stores",
     "data verify": "compare a store's files with their hashes",
     "data qa": "check a store",
     "data stats": "show a store's statistics, and hold them against upstream's or another's",

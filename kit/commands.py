@@ -306,7 +306,7 @@ def data_pin(arguments: Sequence[str]) -> Outcome:
 
 
 def data_build(arguments: Sequence[str]) -> Outcome:
-    """Build a store from files: read, reconcile, check, compute statistics, write.
+    """Build a store from files, archives or data stores: read, reconcile, check, compute statistics, write.
 
     An interrupted build is gone on with by the same command, and several processes that run it share the work.
     """

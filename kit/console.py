@@ -20,6 +20,7 @@ __all__ = [
     "TrainingProgress",
     "error_console",
     "bytes_text",
+    "duration",
     "loading",
     "log_to_screen",
     "show_bench",
@@ -103,7 +104,7 @@ class TrainingProgress:
         now = time.monotonic()
         if step == self._total or now - self._printed >= _LOG_EVERY:
             self._printed = now
-            left = _duration((self._total - step) * self._seconds)
+            left = duration((self._total - step) * self._seconds)
             self._out.print(f"step {step}/{self._total}  {facts}  {left} left", soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -338,7 +339,8 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, int | float) else "-"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds: ``0:12:05``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

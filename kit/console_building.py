@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kit.console import bytes_text, error_console, show_facts
+from kit.console import bytes_text, duration, error_console, show_facts
 
 __all__ = ["BuildProgress", "build_progress", "show_estimate", "show_verification"]
 
@@ -84,7 +84,7 @@ def show_estimate(result: Mapping[str, Any]) -> None:
     }
     if measured:
         facts |= {
-            "time": f"{result['hours']:.3g} hours by {result['workers']} threads",
+            "time": f"{duration(3600 * result['hours'])} by {result['workers']} threads",
             "measured on": f"{result['slice_states']} states, {result['slice_seconds']:.3g} s in one thread",
         }
     show_facts("A build would take (nothing is written)", facts)

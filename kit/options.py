@@ -27,6 +27,7 @@ _METAVARS = {
     "float": "NUMBER",
     "int": "WHOLE",
     "tuple[str,...]": "NAME,...",
+    "tuple[Rule,...]": "NAME=METHOD,...",
     "tuple[float,...]": "NUMBER,...",
     "tuple[int,...]": "WHOLE,...",
     "tuple[float,float,float,float]": "N,W,S,E",

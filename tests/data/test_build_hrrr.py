@@ -12,10 +12,9 @@ import xarray as xr
 from kit.data.build import build, estimate
 from kit.data.build_settings import BuildSettings
 from kit.data.store import Store
-from kit.finetune import finetune
-from kit.settings import Settings
 from tests.data.sources.hrrr_files import HEIGHT, WIDTH, put_hour
 from tests.servers import Server, serving
+from tests.training import trains
 
 HOURS = 8
 
@@ -72,12 +71,4 @@ def test_a_store_of_hrrr(store: Store) -> None:
 
 @pytest.mark.slow
 def test_it_trains(store: Store, tmp_path: Path) -> None:
-    settings = Settings.model_validate(
-        {
-            "run": {"name": "hrrr", "dir": tmp_path},
-            "data": {"store": str(store.path), "statics": ("z", "lsm")},
-            "model": {"weights": "random", "timestep": "1h"},
-            "train": {"steps": 2},
-        }
-    )
-    assert np.isfinite(finetune(settings)["loss"]["last"])
+    assert trains(store.path, tmp_path, data={"statics": ("z", "lsm")}, model={"timestep": "1h"})

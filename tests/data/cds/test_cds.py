@@ -17,10 +17,9 @@ from kit.data.build_settings import BuildSettings
 from kit.data.store import Store
 from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE
 from kit.errors import StoreError
-from kit.finetune import finetune
-from kit.settings import Settings
 from tests.data_stores import KEY, DataStores, values
 from tests.servers import Fault
+from tests.training import trains
 
 REGION = (51.0, 5.0, 50.0, 6.0)
 
@@ -182,12 +181,4 @@ def test_two_steps_on_what_came(stores: DataStores, run_dir: Path) -> None:
     }
     region = (52.5, 5.0, 50.0, 9.0)
     store = make(run_dir / "store", **options, region=region, train=days[0], valid=days[1], test=days[1])
-    sections: dict[str, Any] = {
-        "run": {"name": "cds", "dir": run_dir},
-        "data": {"store": str(store.path)},
-        "model": {"weights": "random"},
-        "train": {"steps": 2},
-    }
-    result = finetune(Settings.model_validate(sections))
-    assert result["steps"] == 2
-    assert np.isfinite([result["loss"]["first"], result["loss"]["last"]]).all()
+    assert trains(store.path, run_dir)
