@@ -11,7 +11,7 @@ import sys
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
-from kit.cli import COMMANDS, main
+from kit.cli.main import COMMANDS, main
 
 _WIDTH = "84"
 _HEAD = """# Commands

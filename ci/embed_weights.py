@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from embed import embed
-from kit.models.weights import TENSORS
-from kit.train.run_folder import RunFolder
+from kit.checkpoint.run_folder import RunFolder
+from kit.models.weights.load import TENSORS
 
 NAME = "aurora-tiny"
 FILE = "aurora-tiny.safetensors"

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from kit.adapt import build, trainable
+from kit.adapt import factory as build
+from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import write_checkpoint
-from kit.data.store import Store
-from kit.models import weights as weights_room
+from kit.data.store.reader import Store
 from kit.models.spec import ModelSpec
+from kit.models.weights import load as weights_room
 from tests.adapt.models import awake_model
 from tests.batches import small_spec
 from tests.factories import synthetic_store

@@ -28,8 +28,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import numpy.typing as npt
 
+from kit.checks.physics import standard_geopotential, standard_temperature
 from kit.data.variables import Variable, find
-from kit.qa.atmosphere import standard_geopotential, standard_temperature
 from tests.data.sources.grib_files import message
 from tests.servers import Fault, Server, serving
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from kit.checks.physics import standard_geopotential, standard_temperature
 from kit.data.settings import Period
-from kit.data.store import Store, write_store
-from kit.data.store_format import CURVILINEAR, GRID
+from kit.data.store.format import CURVILINEAR, GRID
+from kit.data.store.reader import Store, write_store
 from kit.models.transforms import PRECIPITATION
-from kit.qa.atmosphere import standard_geopotential, standard_temperature
 
 __all__ = ["LAMBERT", "as_matrices", "synthetic_dataset", "synthetic_store", "write_synthetic"]
 

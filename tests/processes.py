@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Python", "run"]
 
 # With what a run imports only when it comes to it.
-_IMPORTED = ("kit.commands", "kit.finetune", "kit.evaluate.scorecard", "mlflow.store.tracking.sqlalchemy_store")
+_IMPORTED = (
+    "kit.cli.commands",
+    "kit.run.finetune",
+    "kit.verification.scorecard",
+    "mlflow.store.tracking.sqlalchemy_store",
+)
 _server = multiprocessing.get_context("forkserver")
 
 

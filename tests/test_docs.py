@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import main
+from kit.cli.main import main
 from tests.real_data import real_data
 
 ROOT = Path(__file__).parents[1]

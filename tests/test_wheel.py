@@ -50,7 +50,12 @@ def test_what_it_carries_is_whole(wheel: zipfile.ZipFile, name: str) -> None:
 def test_its_licence_and_its_command(wheel: zipfile.ZipFile) -> None:
     (info,) = {name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-    assert wheel.read(f"{info}/entry_points.txt").decode().split() == ["[console_scripts]", "kit", "=", "kit.cli:main"]
+    assert wheel.read(f"{info}/entry_points.txt").decode().split() == [
+        "[console_scripts]",
+        "kit",
+        "=",
+        "kit.cli.main:main",
+    ]
     metadata = wheel.read(f"{info}/METADATA").decode()
     for line in ("License-Expression: MIT", "Requires-Python: >=3.11", "Provides-Extra: grib", "Provides-Extra: peft"):
         assert line in metadata.splitlines()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kit.finetune import finetune
+from kit.run.finetune import finetune
 from kit.settings import Settings
 
 __all__ = ["trains"]

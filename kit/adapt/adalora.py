@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kit.adapt.settings import AdaptSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 
 __all__ = ["Allocation", "Pruning", "orthogonality", "pruning"]
 

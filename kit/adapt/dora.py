@@ -1,6 +1,6 @@
 """DoRA (Liu et al. 2024): a weight's direction is adapted by LoRA, the length of each of its rows by a vector.
 
-Import this module only after ``kit.adapt.extras.load``.
+Import this module only after ``kit.adapt.method.load``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora.dora import DoraLinearLayer
 from torch._subclasses.fake_tensor import FakeTensor
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 
 __all__ = ["Magnitude"]
 

@@ -11,11 +11,11 @@ import torch
 from aurora import Aurora, Batch
 
 from kit import registry
-from kit.adapt.features import FeatureCache, Shape, digest_of, refuse_beyond
-from kit.adapt.light import heads_of
+from kit.adapt.feature_cache import FeatureCache, Shape, digest_of, refuse_beyond
+from kit.adapt.mlp_decoder import heads_of
 from kit.adapt.settings import AdaptSettings
-from kit.data.pairs import Pairs
-from kit.errors import SettingsError
+from kit.data.dataset import Pairs
+from kit.io.errors import SettingsError
 from kit.models.space import Fields, TrainingSpace, Window
 from kit.models.spec import ModelSpec
 

@@ -25,7 +25,7 @@ from aurora import Aurora, Batch
 
 from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 
 __all__ = ["Prompt", "attach", "refuse_finer_than_patches"]
 

@@ -16,9 +16,9 @@ from aurora import Aurora
 
 from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings, RolloutMode
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
-from kit.models.weights import Weights
+from kit.models.weights.load import Weights
 
 __all__ = ["attach", "mode_of", "spec_for"]
 

@@ -14,8 +14,8 @@ import torch
 from aurora import Aurora
 
 from kit.adapt import lora
-from kit.errors import CheckpointError
-from kit.models.weights import ADAPTER_PREFIX
+from kit.io.errors import CheckpointError
+from kit.models.weights.load import ADAPTER_PREFIX
 
 __all__ = ["Specialist", "Specialists", "refuse_different"]
 

@@ -10,25 +10,29 @@ from typing import Any
 import torch
 from aurora import Aurora
 
-from kit.adapt import lora, merging, prefix, prompt, rollout_lora
-from kit.adapt.method import Attach, StepHook
-from kit.adapt.partial import attach_freeze, attach_full, attach_head
-from kit.adapt.settings import AdaptSettings, Method
-from kit.errors import CheckpointError
-from kit.models import rollout_lora as merged_lora
-from kit.models.weights import ADAPTER_PREFIX, LoraFate
+from kit.adapt import lora, prefix, prompt, rollout_lora
+from kit.adapt import mlp_decoder as light
+from kit.adapt.method import Attach, Attached, StepHook
+from kit.adapt.settings import AdaptSettings, Method, matching
+from kit.io.errors import CheckpointError, SettingsError
+from kit.models.weights import convert as merged_lora
+from kit.models.weights.load import ADAPTER_PREFIX, LoraFate
 
-__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
-
-_METHODS: Mapping[Method, Attach] = {
-    "full": attach_full,
-    "freeze": attach_freeze,
-    "head": attach_head,
-    "rollout-lora": rollout_lora.attach,
-    "prefix": prefix.attach,
-    "prompt": prompt.attach,
-}
-"""Methods without PEFT's adapters."""
+__all__ = [
+    "Trained",
+    "adapter_config",
+    "attach_freeze",
+    "attach_full",
+    "attach_head",
+    "count",
+    "load",
+    "merge",
+    "merge_adapters",
+    "module_group",
+    "select",
+    "size",
+    "tensors",
+]
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def merge(
             merged_lora.add(model, loras)
     _overlay(model, others)
     if settings.adds_adapter:
-        merging.merge(model, settings, adapters)
+        merge_adapters(model, settings, adapters)
 
 
 def _overlay(model: Aurora, others: Mapping[str, torch.Tensor]) -> None:
@@ -191,3 +195,118 @@ def size(parameter: torch.nn.Parameter) -> int:
 def module_group(name: str) -> str:
     """Group under which a parameter is reported: its first two module names, such as ``encoder.level_agg``."""
     return ".".join(name.split(".")[:-1][:2])
+
+
+# Training a part of upstream's own parameters: ``full``, ``freeze`` and ``head``.
+
+
+def attach_full(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+    """Train every parameter but upstream's roll-out LoRA.
+
+    That is part of the weights that training starts from: where it was kept, it stays as it is.
+    """
+    _train(model, _own(model))
+    return Attached()
+
+
+def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+    """Train all but what ``adapt.freeze`` selects, or only what ``adapt.train_only`` selects.
+
+    Raises:
+        SettingsError: a pattern selects no parameter, or nothing is left to train, or nothing to freeze.
+    """
+    names = _own(model)
+    setting = "freeze" if settings.freeze is not None else "train_only"
+    patterns = settings.freeze or settings.train_only or ()
+    chosen = {name for pattern in patterns for name in matching(names, pattern, f"adapt.{setting}")}
+    trained = [name for name in names if (name in chosen) == (setting == "train_only")]
+    if not 0 < len(trained) < len(names):
+        what = "nothing to train" if not trained else "nothing frozen"
+        msg = f"adapt.{setting}: {', '.join(patterns)} leaves {what}; choose other patterns, or --adapt.method full"
+        raise SettingsError(msg)
+    _train(model, trained)
+    return Attached()
+
+
+def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+    """Train the decoder's heads and, if asked, the last stages of the backbone's decoder; or light decoders alone.
+
+    Raises:
+        SettingsError: more stages are asked for than there are.
+    """
+    if settings.decoder == "mlp":
+        _train(model, [name for name in _own(model) if name.startswith(f"decoder.{light.NAME}.")])
+        return Attached()
+    stages = len(model.backbone.decoder_layers)
+    asked = settings.decoder_stages or 0
+    if asked > stages:
+        msg = f"adapt.decoder_stages: expected at most {stages}, the stages of the backbone's decoder, got {asked}"
+        raise SettingsError(msg)
+    parts = ["decoder.surf_heads.", "decoder.atmos_heads."]
+    parts += [f"backbone.decoder_layers.{index}." for index in range(stages - asked, stages)]
+    _train(model, [name for name in _own(model) if name.startswith(tuple(parts))])
+    return Attached()
+
+
+def _own(model: Aurora) -> list[str]:
+    return [name for name, _ in model.named_parameters() if ".loras." not in name]
+
+
+def _train(model: Aurora, names: Collection[str]) -> None:
+    chosen = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+
+
+# Adapters merged into the weights below them, by each method's formula, in fp32; no package is needed for it.
+
+_EPSILON = 1e-5
+"""What PEFT's AdaLoRA adds to the rank that it divides by (``peft/tuners/adalora/layer.py``)."""
+
+
+@torch.no_grad()
+def merge_adapters(model: torch.nn.Module, settings: AdaptSettings, saved: Mapping[str, torch.Tensor]) -> None:
+    """Put saved adapters into the weights of a model without adapters.
+
+    Args:
+        model: changed in place; its layers are upstream's own. Adapters that were trained on NF4 are added to the
+            weights that NF4 was made from.
+        settings: the adapters'.
+        saved: what ``kit.adapt.lora.tensors`` gave.
+    """
+    for name in saved:
+        layer, found, _ = name.removeprefix(ADAPTER_PREFIX).partition(".lora_A")
+        if found:
+            linear = model.get_submodule(layer)
+            assert isinstance(linear, torch.nn.Linear)
+            linear.weight.copy_(_merged(linear.weight, settings, _parts(saved, layer)))
+
+
+def _parts(saved: Mapping[str, torch.Tensor], layer: str) -> dict[str, torch.Tensor]:
+    """An adapter's tensors by PEFT's names for them: ``lora_A``, ``lora_B`` and what else there is."""
+    start = f"{ADAPTER_PREFIX}{layer}.lora_"
+    own = {name: value for name, value in saved.items() if name.startswith(start)}
+    return {name.removeprefix(start).removesuffix(".weight"): value for name, value in own.items()}
+
+
+def _merged(weight: torch.Tensor, settings: AdaptSettings, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """W + scale B A; for ``dora`` with each row at its own length; for ``adalora`` W + scale B diag(E) A."""
+    adapter = settings.adapter
+    down, up = parts["A"], parts["B"]
+    if settings.method == "adalora":
+        return weight + adapter.alpha / (adapter.rank + _EPSILON) * (up @ (down * parts["E"]))
+    whole = weight + adapter.scale * (up @ down)
+    if settings.method == "dora":
+        whole = whole * (parts["magnitude_vector"] / torch.linalg.vector_norm(whole, dim=1)).unsqueeze(1)
+    return whole
+
+
+_METHODS: Mapping[Method, Attach] = {
+    "full": attach_full,
+    "freeze": attach_freeze,
+    "head": attach_head,
+    "rollout-lora": rollout_lora.attach,
+    "prefix": prefix.attach,
+    "prompt": prompt.attach,
+}
+"""Methods without PEFT's adapters."""

@@ -13,9 +13,9 @@ import psutil
 import torch
 
 from kit.bench import report, results
-from kit.bench.rows import Row
+from kit.bench.results import Row
 from kit.bench.settings import SUITES, BenchSettings
-from kit.plan.cards import card_named
+from kit.planning.cost import card_named
 from kit.tracking import provenance
 from kit.tracking.tracker import RunStatus, Tracker
 

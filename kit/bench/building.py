@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from kit.bench.apart import Taken, apart
-from kit.bench.rows import Row, rounded
+from kit.bench.results import Row, rounded
+from kit.bench.subprocess_measure import Taken, apart
 from kit.bench.weather import LEVELS, fields, noise, write_grib
-from kit.data.build import build, estimate
-from kit.data.build_settings import BuildSettings
-from kit.errors import SettingsError
-from kit.plan.settings import GridSize
+from kit.data.settings import BuildSettings
+from kit.data.store.build import build, estimate
+from kit.io.errors import SettingsError
+from kit.planning.settings import GridSize
 
 __all__ = ["GLOBE", "building_rows", "length_rows", "make_store", "write_year", "year_rows"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kit.bench.building import GLOBE, building_rows, length_rows, year_rows
 from kit.bench.loading import loading_rows, sample_rows, waiting_rows
-from kit.bench.rows import Row
+from kit.bench.results import Row
 from kit.bench.settings import BenchSettings
 
 __all__ = ["run"]

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from kit.adapt.trainable import Trained
-from kit.bench.case import Case
-from kit.bench.ways import Way, plain_name, upstreams_model
-from kit.job import build_trainer
+from kit.bench.configurations import Way, plain_name, upstreams_model
+from kit.bench.workload import Case
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.settings import Settings
+from kit.train.build import build_trainer
 from kit.train.loss import PaperMAE
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater

@@ -6,14 +6,14 @@ import logging
 from typing import Any
 
 from kit.bench.planning import Planner, read
-from kit.bench.rows import Row, rounded
+from kit.bench.results import Row, rounded
 from kit.bench.settings import BenchSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.plan.cards import card_named
-from kit.plan.fit import RESERVE_GIB, Fitted, Judge, fit
-from kit.plan.settings import GridSize
-from kit.plan.subject import subject_of
+from kit.planning.cost import card_named
+from kit.planning.fit import RESERVE_GIB, Fitted, Judge, fit
+from kit.planning.settings import GridSize
+from kit.planning.workload import subject_of
 
 __all__ = ["run", "words_for"]
 

@@ -21,17 +21,17 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from kit.bench.rows import Row, rounded
+from kit.bench.results import Row, rounded
 from kit.bench.weather import LEVELS, noise
-from kit.data.build import open_store
 from kit.data.chunks import Part
+from kit.data.dataset import Pairs, Selection
 from kit.data.grid import Grid
-from kit.data.loading import Waiting, load_pairs
-from kit.data.pairs import Pairs, Selection
-from kit.data.reading import HERE, Reader, Wanted, reader_for
+from kit.data.loader import Waiting, load_pairs
+from kit.data.readers import HERE, Reader, Wanted, reader_for
 from kit.data.settings import Codec, Period
-from kit.data.store import Store, write_store
-from kit.plan.settings import GridSize
+from kit.data.store.build import open_store
+from kit.data.store.reader import Store, write_store
+from kit.planning.settings import GridSize
 
 __all__ = ["STEP", "loading_rows", "sample_rows", "waiting_rows"]
 

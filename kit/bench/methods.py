@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kit import config
-from kit.adapt import extras
+from kit.adapt import method as extras
 from kit.bench.planning import Planner, size_of
-from kit.bench.rows import Row, rounded
+from kit.bench.results import Row, rounded
 from kit.bench.settings import BenchSettings
-from kit.data.build import open_store
-from kit.data.store import Store, write_store
-from kit.evaluate.scorecard import evaluate
-from kit.evaluate.settings import EvaluateSettings
-from kit.finetune import finetune
-from kit.options import parse
-from kit.plan.settings import GridSize
+from kit.config import layers as config
+from kit.config.command_line import parse
+from kit.data.store.build import open_store
+from kit.data.store.reader import Store, write_store
+from kit.planning.settings import GridSize
+from kit.run.finetune import finetune
 from kit.settings import Settings
+from kit.verification.scorecard import evaluate
+from kit.verification.settings import EvaluateSettings
 
 __all__ = ["NEW", "WAYS", "Scored", "run", "with_wind_speed"]
 

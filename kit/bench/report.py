@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kit.bench.exactness import CURVE_STEPS
+from kit.bench.planning import FULL_BELOW_LORA
 from kit.bench.settings import SUITES
 from kit.bench.step import TARGET
-from kit.bench.targets import FULL_BELOW_LORA
 
 __all__ = ["page"]
 

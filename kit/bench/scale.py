@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 from kit.bench.planning import Planner, size_of
-from kit.bench.rows import Row, rounded
+from kit.bench.results import Row, rounded
 from kit.bench.settings import BenchSettings
-from kit.plan.plan import Plan
-from kit.plan.settings import GridSize
+from kit.planning.plan import Plan
+from kit.planning.settings import GridSize
 
 __all__ = ["Size", "growth_rows", "run"]
 

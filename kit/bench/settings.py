@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
-from kit.plan.settings import Size
+from kit.planning.settings import Size
 from kit.settings import RunSettings
 from kit.tracking.settings import TrackSettings
 

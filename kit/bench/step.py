@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from kit.bench.case import make_case, on_rows
+from kit.bench.configurations import Measured, Way, by_kit, measure, plain_adam, plain_name, upstreams_loop
 from kit.bench.exactness import Exactness, Reference, loss_curve, upstreams_curve
-from kit.bench.rows import Row, rounded
+from kit.bench.results import Row, rounded
 from kit.bench.settings import BenchSettings
-from kit.bench.ways import Measured, Way, by_kit, measure, plain_adam, plain_name, upstreams_loop
-from kit.job import choose_device
-from kit.plan.settings import GridSize
+from kit.bench.workload import make_case, on_rows
+from kit.planning.settings import GridSize
 from kit.settings import Settings
+from kit.train.build import choose_device
 
 __all__ = ["CROP", "TARGET", "kit_ways", "rows_of", "run"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kit.data.sources.grib_scan import load_eccodes
+from kit.data.sources.grib.scan import load_eccodes
 
 __all__ = ["LEVELS", "Field", "fields", "noise", "write_grib"]
 

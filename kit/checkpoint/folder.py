@@ -24,20 +24,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kit.errors import CheckpointError
-from kit.models.ranks import shrunk
+from kit.io.atomic import sync
+from kit.io.errors import CheckpointError
 from kit.models.spec import ModelSpec
-from kit.models.weights import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    ADAPTER_PREFIX,
-    DESCRIPTION,
-    TENSORS,
-    TRAINED,
-    read_tensors,
-)
-from kit.models.whereabouts import with_relative
-from kit.publish import sync
+from kit.models.weights.convert import shrunk
+from kit.models.weights.load import ADAPTER, ADAPTER_CONFIG, ADAPTER_PREFIX, DESCRIPTION, TENSORS, TRAINED, read_tensors
+from kit.models.weights.locate import with_relative
 
 __all__ = ["FORMAT", "Checkpoint", "open_checkpoint", "settle", "write_checkpoint"]
 

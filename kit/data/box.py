@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.circle import is_closed, western_edge
-from kit.data.store import Store
-from kit.errors import SettingsError, StoreError
+from kit.data.store.reader import Store
+from kit.io.errors import SettingsError, StoreError
 
 __all__ = ["Range", "Region", "Side", "columns_of", "extent", "nothing", "rows_of", "two_pieces"]
 

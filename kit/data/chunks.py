@@ -4,7 +4,7 @@ Zarr reads a chunk through an event loop, a thread of its own, and copies: a new
 are packed the way this kit packs them, one state is one file and one call of the unpacker. Anything else that Zarr can
 read, Zarr reads.
 
-Processes that read data import this module and little else: see ``kit.data.workers``.
+Processes that read data import this module and little else: see ``kit.data.reader_processes``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import zarr.errors
 from numcodecs import blosc
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 
 __all__ = ["Chunks", "Columns", "Part", "damage"]
 

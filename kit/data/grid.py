@@ -19,8 +19,8 @@ from kit.data.box import Range, Region, columns_of, extent, rows_of
 from kit.data.chunks import Columns, Part
 from kit.data.circle import is_closed
 from kit.data.rectangle import sides_of
-from kit.data.store import Store
-from kit.errors import StoreError
+from kit.data.store.reader import Store
+from kit.io.errors import StoreError
 
 __all__ = ["Grid"]
 

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.fields import Note
-from kit.data.infill_rules import Rule, told
-from kit.data.store_format import STATIC_PREFIX
+from kit.data.settings import Rule, told
+from kit.data.sources.fields import Note
+from kit.data.store.format import STATIC_PREFIX
 from kit.data.variables import lookup
-from kit.errors import SettingsError, StoreError
+from kit.io.errors import SettingsError, StoreError
 
 __all__ = ["REACH", "filled"]
 

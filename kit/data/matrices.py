@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.store_format import CURVILINEAR, GRID, plain_attributes
-from kit.errors import StoreError
+from kit.data.store.format import CURVILINEAR, GRID, plain_attributes
+from kit.io.errors import StoreError
 
 __all__ = ["projection_of", "with_matrices"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.box import Range, Region, Side, extent, nothing, two_pieces
-from kit.data.store import Store
-from kit.errors import StoreError
+from kit.data.store.reader import Store
+from kit.io.errors import StoreError
 
 __all__ = ["points_within", "rectangle", "sides_of"]
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.circle import is_closed, western_edge
-from kit.data.fields import Note
-from kit.errors import StoreError
+from kit.data.sources.fields import Note
+from kit.io.errors import StoreError
 
 __all__ = ["Region", "cropped", "describe", "with_context"]
 

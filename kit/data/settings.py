@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-__all__ = ["Codec", "DataSettings", "Period", "TimeRange", "check_region"]
+__all__ = [
+    "BuildSettings",
+    "Codec",
+    "DataSettings",
+    "Method",
+    "Period",
+    "Rule",
+    "Rules",
+    "SOURCES",
+    "SourceKind",
+    "TimeRange",
+    "check_region",
+    "retold",
+    "told",
+]
 
 Codec = Literal["fast", "small", "none"]
 """How a store's chunks are packed."""
@@ -125,3 +151,227 @@ class DataSettings(BaseModel):
             raise ValueError(msg)
         check_region(self.region, "data.region")
         return self
+
+
+# How missing values are filled, as settings say it: ``2t=nearest``, ``sst=constant:273.15``.
+
+_TOLD = re.compile(r"(\S+): (\d+) of \d+ values(?: in \d+ of \d+ states)? were missing and filled by (\S+)")
+
+Method = Literal["nearest", "linear-time", "constant"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One variable, and how its missing values are filled."""
+
+    variable: str
+    """Under its name in the store: static ones with their prefix."""
+    method: Method
+    value: float = math.nan
+    """For ``constant``."""
+
+    @property
+    def how(self) -> str:
+        """As it was given."""
+        return f"{self.method}:{self.value:g}" if self.method == "constant" else self.method
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.how}"
+
+
+def _rule(text: Any) -> Rule:
+    if isinstance(text, Rule):
+        return text
+    name, _, how = str(text).strip().partition("=")
+    method, _, number = how.partition(":")
+    try:
+        value = float(number) if number else math.nan
+    except ValueError:
+        value = math.inf
+    fits = math.isfinite(value) if method == "constant" else not number
+    if not name or method not in get_args(Method) or not fits:
+        msg = f"expected VARIABLE=nearest, VARIABLE=linear-time or VARIABLE=constant:NUMBER, got {str(text)!r}"
+        raise ValueError(msg)
+    return Rule(name, method, value)  # type: ignore[arg-type]
+
+
+def _rules(given: Any) -> tuple[Rule, ...]:
+    parts = given.split(",") if isinstance(given, str) else given
+    rules = tuple(_rule(part) for part in parts or ())
+    names = [rule.variable for rule in rules]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"{', '.join(twice)} is named twice; give one method for each variable"
+        raise ValueError(msg)
+    return rules
+
+
+Rules = Annotated[
+    tuple[Rule, ...],
+    BeforeValidator(_rules, json_schema_input_type=str),
+    PlainSerializer(lambda rules: [str(rule) for rule in rules]),
+]
+
+
+def told(rule: Rule, count: int, size: int, states: tuple[int, int] | None) -> str:
+    """Say in a store's history what was filled.
+
+    Args:
+        rule: the variable and the method.
+        count: values that were missing.
+        size: values in all.
+        states: with some missing, and all; None for a static variable.
+    """
+    where = "" if states is None else f" in {states[0]} of {states[1]} states"
+    return f"{rule.variable}: {count} of {size} values{where} were missing and filled by {rule.how}"
+
+
+def retold(history: Iterable[Any]) -> dict[str, tuple[int, str]]:
+    """Values that were filled, and the methods, by variable; an append adds its own to the history."""
+    found: dict[str, tuple[int, str]] = {}
+    for sentence in history:
+        if said := _TOLD.fullmatch(str(sentence)):
+            count, how = found.get(said[1], (0, said[3]))
+            found[said[1]] = (count + int(said[2]), how if said[3] in how.split(" and ") else f"{how} and {said[3]}")
+    return found
+
+
+# Settings of ``kit data build``: what is read, what is taken of it, where the store goes.
+
+SourceKind = Literal["netcdf", "grib", "pickle", "zarr", "cds", "hrrr"]
+SOURCES: tuple[str, ...] = get_args(SourceKind)
+
+
+def _hours(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        value = f"{value.total_seconds() / 3600:g}"
+    found = re.fullmatch(r"(\d+) ?(?:h|hours?)?", str(value).strip())
+    if found is None or int(found[1]) == 0:
+        msg = f"expected whole hours such as 6h, got {value!r}"
+        raise ValueError(msg)
+    return int(found[1])
+
+
+Hours = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str), PlainSerializer(lambda h: f"{h}h")]
+
+
+_CARRIED_OUT = ("path", "out", "workers", "scheduler", "append", "restart")
+"""Settings that say how a build is carried out, and not what is built."""
+
+
+class BuildSettings(BaseModel):
+    """What a store is built from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    source: SourceKind
+    """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file
+    of GRIB 1 or 2), ``pickle``, ``zarr`` (a folder, a zip or an address), ``cds`` (asked of the Copernicus data
+    stores), or ``hrrr`` (NOAA's analyses of the United States at 3 km)."""
+    path: str
+    """The data: a folder, a file or, of ``zarr``, an address; or the name of a data set or of an entry of the registry
+    (``kit data list``), whose files are fetched and verified. For ``cds``: ``era5``, ``era5-land``, ``cams``,
+    ``cams-eac4``, or the name of a data set there. For ``hrrr``: the word ``hrrr``."""
+    out: Path
+    """Folder of the new store; must not exist, except with ``append``."""
+    variables: tuple[str, ...] | None = None
+    """Surface and atmospheric variables by Aurora's short names; by default all that the kit knows."""
+    levels: tuple[float, ...] | None = None
+    """Pressure levels in hPa; by default all that the data hold."""
+    region: tuple[float, float, float, float] | None = None
+    """North, west, south, east in degrees, as ``data.region``; by default all that the data hold."""
+    halo: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Degrees of context to take around ``--region``, for ``data.halo`` in training; it ends where the data end."""
+    regrid: float | None = Field(default=None, gt=0, le=90)
+    """Degrees between the points of another grid to bring the data to, that of the globe with both poles: 0.4 is 451 x
+    900, 0.25 is 721 x 1440; by default the data's own grid."""
+    regrid_like: str | None = None
+    """A store or a NetCDF file whose grid to bring the data to."""
+    regrid_method: Literal["linear", "conservative", "nearest"] | None = None
+    """How fields are brought to it; by default states linearly, what is accumulated and shares by area, soil types and
+    directions from the nearest point (these in any case)."""
+    statics: tuple[str, ...] | None = None
+    """Static variables without prefix, from the data or derived from the coordinates (``coslat``,
+    ``sinlat``, ``coslon``, ``sinlon``); by default all that the data hold."""
+    statics_from: str | None = None
+    """A file of static fields on the data's own grid or the globe around it, which stand over those of the data: a
+    registry entry such as ``aurora-0.25-static``, a pickle like it, or NetCDF."""
+    times: TimeRange | None = None
+    """Times to take, ``START/END`` inclusive, such as ``2019/2020`` or ``2019-01-01/2019-03-31T18``; by default all
+    that the data hold."""
+    step: Hours | None = None
+    """Hours between states, such as ``6h``; by default the data's own."""
+    infill: Rules = ()
+    """How missing values are filled, by variable: ``2t=nearest`` (single points), ``tp=linear-time`` (between the
+    states before and after), ``sst=constant:273.15``; by default they stay missing."""
+    leave_out_missing: tuple[str, ...] = ()
+    """Variables to leave out because the data lack them, or hold nothing but missing values of them."""
+    train: TimeRange | None = None
+    """Times to train on, ``START/END`` inclusive. When neither this nor the next two are given: the first
+    70 % of the states, then 15 % and 15 %."""
+    valid: TimeRange | None = None
+    """Times to validate on."""
+    test: TimeRange | None = None
+    """Times that evaluation scores."""
+    absent_chunks: tuple[str, ...] = ()
+    """Variables of a Zarr store whose absent chunks stand for its fill value, such as ``sst`` where it is missing over
+    a whole chunk; of any other an absent chunk is an error."""
+    weights: Literal["none", "area"] = "none"
+    """How points are weighted in the statistics: ``none``, all alike; ``area``, by the area of their cells, so that a
+    grid's crowded poles do not count more than they cover."""
+    codec: Codec = "fast"
+    """How chunks are packed. ``fast`` is read at the speed of memory; ``small`` takes a tenth to a quarter less room
+    and twice the time to read; ``none`` packs nothing, for a disk that is faster than that."""
+    workers: int | None = Field(default=None, ge=1)
+    """Threads that read, pack and write blocks of states; by default as many as there are processors. Each holds one
+    variable of a block."""
+    scheduler: str | None = None
+    """Address of a ``dask.distributed`` scheduler, such as ``tcp://host:8786``, whose workers write the blocks instead;
+    they share the file systems of the data and of the store."""
+    append: bool = False
+    """Add later times to the store that is at ``out``; no chunk of it is written anew. Its splits stay, but for those
+    that are given."""
+    restart: bool = False
+    """Discard what an interrupted build has left at this place, instead of going on with it."""
+    licence: str | None = None
+    """Licence or attribution of the data; by default what the files say."""
+
+    @model_validator(mode="after")
+    def _check_region(self) -> BuildSettings:
+        if self.region is None and self.halo:
+            msg = f"--halo {self.halo:g} has no effect without --region: everything is taken; leave it out"
+            raise ValueError(msg)
+        check_region(self.region, "--region")
+        return self
+
+    @model_validator(mode="after")
+    def _check_regrid(self) -> BuildSettings:
+        if self.regrid is not None and self.regrid_like is not None:
+            msg = "--regrid and --regrid_like name two grids; leave one of them out"
+            raise ValueError(msg)
+        if self.regrid_method is not None and self.regrid is None and self.regrid_like is None:
+            msg = "--regrid_method has no effect without --regrid or --regrid_like; leave it out"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _check_source(self) -> BuildSettings:
+        if self.absent_chunks and self.source != "zarr":
+            msg = f"--absent_chunks has no effect with --source {self.source}: only Zarr stores have chunks"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> BuildSettings:
+        if self.workers is not None and self.scheduler is not None:
+            msg = "workers has no effect with scheduler: the cluster's workers write the blocks; leave one of them out"
+            raise ValueError(msg)
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, short of how and where it is done: builds of the same data that agree in it are alike."""
+        return self.model_dump(mode="json", exclude=set(_CARRIED_OUT))

@@ -1,18 +1,250 @@
-"""Static variables: those of the data, or derived from the coordinates or from classes in the data."""
+"""Static fields from a file of their own: those that upstream publishes beside its weights, or any like them.
+
+Upstream's files (``aurora-0.25-static.pickle`` and its like) are pickles of a dictionary from names to arrays on the
+whole grid of a model, without coordinates: 721 x 1440 at 0.25 degrees, 1801 x 3600 at 0.1, 451 x 900 at 0.4. Rows go
+from 90 degrees north southwards, the last of them (the pole) may be missing; columns go from 0 degrees eastwards. A
+store takes the values at its own grid points, which must be points of the file's grid at the same spacing: static
+fields are never interpolated.
+
+Dimension letters: H latitude, W longitude.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from kit.data.fields import Note
-from kit.data.store_format import GRID, STATIC_PREFIX, grid_dimensions
+from kit.data.sources.base import SourceData, file_facts
+from kit.data.sources.fields import Note, canonical_coordinates, canonical_name, canonical_values
+from kit.data.sources.netcdf import check_length
+from kit.data.sources.pickle.unpickle import Array, load
+from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions
 from kit.data.variables import STATIC
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 
-__all__ = ["CLASSES", "DERIVED", "choose_statics"]
+__all__ = ["CLASSES", "DERIVED", "choose_statics", "with_statics"]
+
+_GRID = ("latitude", "longitude")
+_NETCDF = (b"CDF", b"\x89HDF")
+_TOLERANCE = 1e-3
+"""Share of the grid spacing by which coordinates may differ: they come in single precision."""
+
+
+def with_statics(source: SourceData, reference: str | None, names: Sequence[str] | None) -> SourceData:
+    """Lay static fields from a file of their own over those of a source.
+
+    Args:
+        source: whose grid points they are taken at.
+        reference: a registry entry of the kind ``statics``, a pickle or a NetCDF file; None for none.
+        names: the static variables that the store will hold; None for all that there are.
+
+    Returns:
+        The source with them, the file among its files, and a note that names file and hash.
+
+    Raises:
+        StoreError: the file cannot be read, lies on another grid, or has nothing that is asked for.
+        RegistryError: the registry's file cannot be had, or is not the one that it describes.
+    """
+    grid = next(iter(source.fields.values()), None)
+    if reference is None or grid is None:
+        return source
+    file, origin = _located(reference)
+    notes = list(source.notes)
+    fields = _at(grid, _opened(file, notes.append), file, notes.append)
+    used = sorted(name.removeprefix(STATIC_PREFIX) for name in fields if _is_asked_for(name, names))
+    if not used:
+        held = ", ".join(sorted(name.removeprefix(STATIC_PREFIX) for name in fields)) or "no fields"
+        msg = f"--statics_from {reference} has no effect: it holds {held}, of which --statics names none"
+        raise StoreError(msg)
+    facts = {**file_facts([file])[0], **origin}
+    over = sorted(name.removeprefix(STATIC_PREFIX) for name in fields.keys() & source.fields.keys())
+    notes.append(
+        f"static variables {', '.join(used)} taken from {file.name} (SHA-256 {facts['sha256']})"
+        + (f", in the place of the data's own {', '.join(over)}" if over else "")
+    )
+    return replace(
+        source,
+        fields={**source.fields, **fields},
+        names=tuple(sorted({*source.names, *fields})),
+        files=(*source.files, facts),
+        notes=tuple(dict.fromkeys(notes)),
+        licence="; ".join(filter(None, (source.licence, origin.get("licence", "")))),
+    )
+
+
+def _is_asked_for(name: str, names: Sequence[str] | None) -> bool:
+    """Whether a static is to be in the store, or one that is derived from it, as ``slt_3`` is from ``slt``."""
+    bare = name.removeprefix(STATIC_PREFIX)
+    return names is None or any(wanted == bare or wanted.rpartition("_")[0] == bare for wanted in names)
+
+
+def _located(reference: str) -> tuple[Path, dict[str, str]]:
+    """The file, and what the registry says of it."""
+    path = Path(reference)
+    if path.is_file():
+        return path, {}
+    from kit import registry
+
+    entries = {name: entry for name, entry in registry.entries().items() if entry.kind == "statics"}
+    if reference not in entries:
+        near = difflib.get_close_matches(reference, entries, n=3) or sorted(entries)
+        msg = (
+            f"--statics_from: {reference!r} is no file, and the registry's static fields are {', '.join(near)} "
+            "(all: kit data list)"
+        )
+        raise StoreError(msg)
+    return registry.fetch(reference), {"registry": reference, "licence": entries[reference].licence}
+
+
+def _opened(file: Path, note: Note) -> xr.Dataset:
+    """All fields of a file with coordinates in the store's form, north to south and from Greenwich eastwards."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if start.startswith(_NETCDF):
+        check_length(file)
+        try:
+            with xr.open_dataset(file, engine="netcdf4", decode_timedelta=False) as dataset:
+                loaded = dataset.load()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            msg = f"{file}: not readable as NetCDF ({error}); fetch the file again"
+            raise StoreError(msg) from error
+        return canonical_coordinates(loaded, file.name, note)
+    return canonical_coordinates(_unpickled(file), file.name, note)
+
+
+def _unpickled(file: Path) -> xr.Dataset:
+    content = load(file)
+    if not isinstance(content, dict) or not content:
+        msg = f"{file}: holds a {type(content).__name__}, expected a dictionary from names to arrays [H, W]"
+        raise StoreError(msg)
+    arrays = {str(name): _values(item, str(name), file) for name, item in content.items()}
+    given = {name: arrays.pop(name) for name in _GRID if name in arrays}
+    shapes = sorted({values.shape for values in arrays.values()})
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        msg = f"{file}: expected arrays of one shape [H, W], got the shapes {', '.join(map(str, shapes)) or 'of none'}"
+        raise StoreError(msg)
+    coordinates = given if len(given) == len(_GRID) else _implied(shapes[0], file)
+    if tuple(coordinates[name].shape for name in _GRID) != tuple((side,) for side in shapes[0]):
+        msg = f"{file}: coordinates of the shapes {[coordinates[name].shape for name in _GRID]} for arrays {shapes[0]}"
+        raise StoreError(msg)
+    return xr.Dataset({name: (_GRID, values) for name, values in arrays.items()}, coords=coordinates)
+
+
+def _values(item: Any, name: str, file: Path) -> npt.NDArray[Any]:
+    if isinstance(item, Array) and item.values is not None and item.values.dtype.kind in "biuf":
+        return item.values
+    kind = item.values.dtype if isinstance(item, Array) and item.values is not None else type(item).__name__
+    msg = f"{file}: {name!r} holds a {kind}, expected an array of numbers [H, W]"
+    raise StoreError(msg)
+
+
+def _implied(shape: tuple[int, ...], file: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """Coordinates of a global grid that are known from its shape, as upstream's examples build them."""
+    height, width = shape
+    whole = width // 2
+    if width < 2 or width % 2 or height not in (whole, whole + 1):
+        msg = (
+            f"{file}: arrays of {height} x {width} points are no global grid whose coordinates follow from its shape: "
+            f"expected {whole + 1} rows (or {whole}, without the south pole) for {width} columns. Give a NetCDF file, "
+            "or add 'latitude' and 'longitude' to the dictionary"
+        )
+        raise StoreError(msg)
+    spacing = 360 / width
+    return {
+        "latitude": np.round(90 - spacing * np.arange(height), 9),
+        "longitude": np.round(spacing * np.arange(width), 9),
+    }
+
+
+def _at(grid: xr.DataArray, dataset: xr.Dataset, file: Path, note: Note) -> dict[str, xr.DataArray]:
+    """Static fields of a file at the points of a grid, by the store's names."""
+    dimensions = grid_dimensions(grid)
+    places = _same_points(dataset, grid, file) if CURVILINEAR in (dimensions, grid_dimensions(dataset)) else None
+    if places is None:
+        places = {axis: _matched(axis, dataset[axis].values, grid[axis].values, file) for axis in _GRID}
+    fields = {}
+    for array in dataset.data_vars.values():
+        if not set(dimensions) <= set(array.dims):
+            continue
+        name, variable = canonical_name(array)
+        if variable is not None and variable.kind != "static":
+            continue
+        extra = [dim for dim in array.dims if dim not in dimensions]
+        if any(array.sizes[dim] > 1 for dim in extra):
+            msg = f"{file}: {array.name} has the dimensions {array.dims}; a static field has latitude and longitude"
+            raise StoreError(msg)
+        key = name if variable is not None else STATIC_PREFIX + name.removeprefix(STATIC_PREFIX)
+        points = array.squeeze(extra, drop=True).isel(places)
+        points = points.assign_coords({axis: grid[axis] for axis in _GRID})
+        fields[key] = canonical_values(points, key, variable, file.name, note)
+    return fields
+
+
+def _same_points(dataset: xr.Dataset, grid: xr.DataArray, file: Path) -> dict[str, npt.NDArray[np.intp]]:
+    """Nothing to be chosen: on a curvilinear grid the file must have the very points of the data.
+
+    Raises:
+        StoreError: it has others.
+    """
+    for axis in _GRID:
+        held, wanted = dataset[axis].values, grid[axis].values
+        if held.shape != wanted.shape or np.abs(held - wanted).max() > _TOLERANCE:
+            msg = (
+                f"{file}: its {axis}s are {_described(held)}, those of the data {_described(wanted)}; static fields "
+                "are not interpolated: on a curvilinear grid they must come on the data's own points"
+            )
+            raise StoreError(msg)
+    return {}
+
+
+def _described(values: npt.NDArray[np.float64]) -> str:
+    return f"{' x '.join(map(str, values.shape))} from {values.min():g} to {values.max():g}"
+
+
+def _matched(
+    axis: str, held: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], file: Path
+) -> npt.NDArray[np.intp]:
+    """Position in a file of each of a grid's coordinates.
+
+    Raises:
+        StoreError: the spacings differ, or a coordinate is not among the file's.
+    """
+    spacing, asked = _spacing(axis, held), _spacing(axis, wanted)
+    if asked and abs(spacing - asked) > _TOLERANCE * spacing:
+        msg = (
+            f"{file}: its {axis}s are {spacing:g} degrees apart, those of the data {asked:g}; static fields are not "
+            "interpolated: give a file of the data's own grid"
+        )
+        raise StoreError(msg)
+    order = np.argsort(held)
+    found = order[np.rint(np.interp(wanted, held[order], np.arange(len(held)))).astype(np.intp)]
+    off = np.abs(held[found] - wanted)
+    worst = int(off.argmax())
+    if off[worst] > _TOLERANCE * (spacing or 1):
+        msg = (
+            f"{file}: has no {axis} {wanted[worst]:g}; it holds {len(held)} from {held[0]:g} to {held[-1]:g}, "
+            f"{spacing:g} degrees apart. Give a file of the data's own grid, or crop the data to it"
+        )
+        raise StoreError(msg)
+    return found
+
+
+def _spacing(axis: str, values: npt.NDArray[np.float64]) -> float:
+    """Degrees between neighbours, around the circle in longitude; 0 where there is but one."""
+    if len(values) < 2:
+        return 0.0
+    steps = np.abs(np.diff(values))
+    return float(min(steps.min(), 360 - abs(values[-1] - values[0])) if axis == "longitude" else steps.min())
+
+
+# Static variables: those of the data, or derived from the coordinates or from classes in the data.
 
 DERIVED = {
     "coslat": ("latitude", np.cos),

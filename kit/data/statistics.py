@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from kit.data.area import area_weights
 from kit.data.moments import FieldMoments, field_moments
 from kit.data.settings import TimeRange
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 
 __all__ = [
     "QUANTILES",

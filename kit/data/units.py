@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 
 __all__ = ["STANDARD_GRAVITY", "canonical_units", "conversion"]
 

@@ -14,11 +14,10 @@ import psutil
 
 from kit import registry
 from kit.doctor.finding import Finding, error, ok, skipped, warning
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
 from kit.registry import Entry
-from kit.registry.entry import EMBEDDED
-from kit.registry.hashes import mismatch
-from kit.registry.places import place
+from kit.registry.entry import EMBEDDED, mismatch
+from kit.registry.paths import place
 
 __all__ = ["Place", "check_files", "check_place", "places", "probe_place"]
 

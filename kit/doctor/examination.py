@@ -8,12 +8,10 @@ from pathlib import Path
 
 from kit.doctor import disk
 from kit.doctor.attention import examine_attention
-from kit.doctor.datastores import check_key
-from kit.doctor.driver import check_driver, no_gpu, probe_driver
 from kit.doctor.finding import Examination, Finding, skipped
-from kit.doctor.gpu import check_gpus
+from kit.doctor.gpu import check_driver, check_gpus, no_gpu, probe_driver
 from kit.doctor.host import check_host, probe_host
-from kit.doctor.network import examine_network
+from kit.doctor.network import check_key, examine_network
 from kit.doctor.packages import Torch, check_lock, check_pins, check_torch, probe_packages, probe_torch
 from kit.doctor.settings import DoctorSettings
 from kit.doctor.tracking import examine_tracking

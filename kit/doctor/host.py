@@ -81,7 +81,7 @@ def probe_host(threads: int) -> Host:
 
 
 def _available() -> int:
-    from kit.memory.available import host_available
+    from kit.memory.host_memory import host_available
 
     return host_available()
 

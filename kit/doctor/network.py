@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from kit import registry
+from kit.data.sources.cds.access import find_access, key_file
 from kit.doctor.finding import Finding, error, ok, skipped, warning
-from kit.errors import RegistryError
-from kit.tracking.scrub import scrub
+from kit.io.errors import RegistryError, SettingsError
+from kit.io.secrets import scrub
 
-__all__ = ["Reply", "addresses", "check_environment", "check_reply", "examine_network", "reach"]
+__all__ = ["Reply", "addresses", "check_environment", "check_key", "check_reply", "examine_network", "reach"]
 
 _HUB = "https://huggingface.co"
 _SECONDS = 5.0
@@ -133,3 +135,28 @@ def check_environment(environment: Mapping[str, str]) -> list[Finding]:
 
 def _either(environment: Mapping[str, str], name: str) -> str:
     return environment.get(name) or environment.get(name.lower()) or ""
+
+
+# Whether there is a key to Copernicus' data stores, and whether it can be one; nobody is asked.
+
+_NAME = "data stores"
+_OTHERS = 0o077
+
+
+def check_key(environment: Mapping[str, str], home: Path) -> Finding:
+    """Look for the key that ``--source cds`` needs.
+
+    Args:
+        environment: of the process.
+        home: of the user.
+    """
+    file = key_file(environment, home)
+    if file is None and not environment.get("ECMWF_DATASTORES_KEY"):
+        return skipped(_NAME, "no key to the Climate or the Atmosphere Data Store; only --source cds needs one")
+    try:
+        access = find_access("CDS", environment, home)
+    except SettingsError as error:
+        return warning(_NAME, str(error), "write url and key anew, as docs/cds.md shows")
+    if access.where == str(file) and file is not None and file.stat().st_mode & _OTHERS:
+        return warning(_NAME, f"the key in {file} can be read by other users", f"chmod 600 {file}")
+    return ok(_NAME, f"a key in {access.where}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kit.doctor.finding import Finding, error, ok, skipped, warning
 from kit.doctor.network import Reply, reach
-from kit.tracking.scrub import scrub
+from kit.io.secrets import scrub
 from kit.tracking.settings import TrackSettings
 from kit.tracking.store import resolve_uri, sqlite_path
 

@@ -6,8 +6,10 @@ stays a delta, and the weights below it come along, byte for byte.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,19 +18,18 @@ from typing import Any
 import torch
 
 from kit import __version__
-from kit.adapt import build
+from kit.adapt import factory as build
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import FORMAT, Checkpoint, open_checkpoint, write_checkpoint
-from kit.errors import CheckpointError
-from kit.export.archive import pack
 from kit.export.card import card
 from kit.export.settings import ExportSettings
-from kit.models import weights as weights_room
-from kit.models.weights import ADAPTER_CONFIG, DESCRIPTION, Weights
-from kit.models.whereabouts import identified
-from kit.publish import published, refuse_existing
+from kit.io.atomic import published, refuse_existing
+from kit.io.errors import CheckpointError
+from kit.models.weights import load as weights_room
+from kit.models.weights.load import ADAPTER_CONFIG, DESCRIPTION, Weights
+from kit.models.weights.locate import identified
 
-__all__ = ["export"]
+__all__ = ["export", "pack"]
 
 _README = "README.md"
 _BASE = "base"
@@ -234,3 +235,42 @@ def _facts(folder: Path, *, merged: bool) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in files),
         "weights_sha256": held["sha256"],
     }
+
+
+# One archive of a folder, with the same bytes whoever packs it and whenever.
+
+_BLOCK = 2**20
+
+
+def pack(folder: Path, file: Path, name: str) -> str:
+    """Write a tar file of a folder: names in order, without times, owners and rights.
+
+    Args:
+        folder: what is packed.
+        file: what is written.
+        name: of the folder inside the archive.
+
+    Returns:
+        The archive's SHA-256.
+
+    Raises:
+        OSError: the disk is full, or refuses.
+    """
+    # GNU's format holds files of any size and has no record of its own that depends on the machine.
+    with tarfile.open(file, "w", format=tarfile.GNU_FORMAT) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                entry = tarfile.TarInfo(f"{name}/{path.relative_to(folder).as_posix()}")
+                entry.size = path.stat().st_size
+                entry.mode = 0o644
+                with path.open("rb") as stream:
+                    archive.addfile(entry, stream)
+    return _digest(file)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,6 +1,6 @@
 """What saves memory next, by the settings in force alone: for a step that has failed, or that is known to be too much.
 
-A plan knows what its step is made of and can say more (``kit.plan.advice``).
+A plan knows what its step is made of and can say more (``kit.planning.advice``).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
 
 __all__ = ["refuse_in_forecast", "refuse_without_effect"]

@@ -13,13 +13,13 @@ import torch
 from aurora import Aurora
 from aurora.model.swin3d import PatchMerging3D, PatchSplitting3D, Swin3DTransformerBlock
 
-from kit.errors import SettingsError
-from kit.memory.banded import run_bands
-from kit.memory.bands import BandedDecoder, BandedEncoder
-from kit.memory.blocks import BlockForward, BlockWork, Segment, compiled_residual, residual
+from kit.io.errors import SettingsError
+from kit.memory.activation_offload import InputKeeper
+from kit.memory.block_tiling import BlockForward, BlockWork, Segment, compiled_residual, residual
+from kit.memory.encoder_decoder_tiling import BandedDecoder, BandedEncoder
 from kit.memory.recompute import Recomputation
-from kit.memory.saved import InputKeeper
 from kit.memory.settings import MemorySettings
+from kit.memory.tiling import run_bands
 
 __all__ = ["install"]
 

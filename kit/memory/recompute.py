@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from kit.memory.saved import InputKeeper
+from kit.memory.activation_offload import InputKeeper
 
 __all__ = ["Recomputation", "is_random"]
 

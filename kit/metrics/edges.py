@@ -20,7 +20,7 @@ from kit.metrics.scores import area_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kit.data.pairs import Pairs
+    from kit.data.dataset import Pairs
     from kit.metrics.scores import Coordinates
 
 __all__ = ["EdgeBoard"]

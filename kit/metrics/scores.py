@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Coordinates = Tensor | np.ndarray | Sequence[float]
 
-__all__ = ["ScoreBoard", "Scores", "area_weights", "skill"]
+__all__ = ["ScoreBoard", "Scores", "area_weights", "persistence", "skill"]
 
 
 @dataclass(frozen=True)
@@ -168,3 +168,27 @@ def _scores(sums: list[float]) -> Scores:
     if count == 0:
         return Scores(math.nan, math.nan, math.nan, 0)
     return Scores(math.sqrt(squared / weight), absolute / weight, error / weight, int(count))
+
+
+# Forecasts that cost nothing: what a model has to beat.
+#
+# Dimensions: B batch, T history, C level, H latitude, W longitude.
+
+
+def persistence(history: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Forecast that nothing changes: the last input state, at every lead time.
+
+    Args:
+        history: Input states by variable, the last being the initial time: [B, T, H, W] or [B, T, C, H, W].
+
+    Returns:
+        Views of the last state, [B, H, W] or [B, C, H, W].
+
+    Raises:
+        ValueError: a variable has no history dimension; names it and its shape.
+    """
+    for name, states in history.items():
+        if states.ndim not in (4, 5) or states.shape[1] == 0:
+            msg = f"{name}: expected a history [B, T, H, W] or [B, T, C, H, W] with T > 0, got {list(states.shape)}"
+            raise ValueError(msg)
+    return {name: states[:, -1] for name, states in history.items()}

@@ -17,7 +17,7 @@ import torch
 from aurora import Aurora, Batch
 from aurora.model.patchembed import LevelPatchEmbed
 
-from kit.data.store_format import STATIC_PREFIX
+from kit.data.store.format import STATIC_PREFIX
 
 __all__ = ["embed_apart", "let_decoder_predict"]
 

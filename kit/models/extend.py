@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from aurora import Aurora
 
-from kit.data.store import Store
-from kit.data.store_format import STATIC_PREFIX
-from kit.errors import SettingsError
+from kit.data.store.format import STATIC_PREFIX
+from kit.data.store.reader import Store
+from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 import torch
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.transforms import PRECIPITATION
 
 __all__ = ["RAIN_M", "Head", "Quantiles", "TwoPart", "parse_head", "parse_heads"]

@@ -6,19 +6,18 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kit.data.pairs import Grid, Selection
+from kit.data.dataset import Grid, Selection
 from kit.data.settings import DataSettings
-from kit.data.store import Store
-from kit.errors import SettingsError, StoreError
-from kit.models.encode import encoded, with_head_statistics
+from kit.data.store.reader import Store
+from kit.io.errors import SettingsError, StoreError
+from kit.models.encoding import encoded, with_head_statistics
 from kit.models.extend import extended, refuse_beyond
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec, RolloutLora
 from kit.models.statistics import Statistics, level_key
-from kit.models.transformed import transformed_statistics
-from kit.models.transforms import parse_transforms
+from kit.models.transforms import parse_transforms, transformed_statistics
 from kit.models.variants import INSOLATION, Variant, variant_named
-from kit.models.weights import Weights
+from kit.models.weights.load import Weights
 
 __all__ = ["resolve_spec", "select"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from aurora import normalisation
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 
 __all__ = ["Statistics", "level_key"]
 

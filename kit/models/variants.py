@@ -20,7 +20,7 @@ from typing import Any
 import aurora
 from aurora import Aurora
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 
 __all__ = ["INSOLATION", "VARIANTS", "Variant", "variant_named"]
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from kit.plots.figure import framed, plain
-from kit.plots.styles import BLUE, INK, ORANGE, style_of
+from kit.plots.styles import BLUE, INK, ORANGE, framed, plain, style_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -18,8 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from kit.data.cells import corners, edges
 from kit.data.circle import continuous
 from kit.metrics.scores import area_weights
-from kit.plots.figure import framed
-from kit.plots.styles import ERROR_COLOURS, GREY, INK, Style, channel_label, style_of
+from kit.plots.styles import ERROR_COLOURS, GREY, INK, Style, channel_label, framed, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

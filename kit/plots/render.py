@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
-from kit.data.pairs import Pairs, collate
-from kit.errors import KitError, SettingsError
-from kit.evaluate.scorecard import physical
-from kit.forecaster import Conditions, Forecaster, build_forecaster
-from kit.memory.shortage import readable
+from kit.checkpoint.run_folder import MetricsLog, RunFolder
+from kit.data.dataset import Pairs, collate
+from kit.forecasting.predictor import Conditions, Forecaster, build_forecaster
+from kit.io.errors import KitError, SettingsError
+from kit.memory.out_of_memory import readable
 from kit.metrics.scores import skill
 from kit.plots.curves import edge_errors, loss_curves, scorecard
-from kit.plots.figure import save
 from kit.plots.maps import comparison_map
 from kit.plots.settings import PlotSettings
-from kit.train.run_folder import MetricsLog, RunFolder
+from kit.plots.styles import save
+from kit.verification.scorecard import physical
 
 if TYPE_CHECKING:
     import numpy as np

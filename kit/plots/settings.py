@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, model_validator
 
-from kit.evaluate.settings import EvaluateData
 from kit.memory.settings import MemorySettings
+from kit.verification.settings import EvaluateData
 
 __all__ = ["PlotSettings"]
 

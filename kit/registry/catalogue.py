@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
 from kit.registry.entry import EMBEDDED, Entry
-from kit.registry.places import user_registry
+from kit.registry.paths import user_registry
 
 __all__ = ["PIN_FIELDS", "REGISTRY_PATH", "chosen", "dataset", "entries", "find", "read_tables"]
 

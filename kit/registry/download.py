@@ -11,11 +11,11 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
+from kit.io.progress import Watch
+from kit.io.retry import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
 from kit.registry.entry import host_of
-from kit.registry.part import Part, Version
-from kit.registry.patience import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
-from kit.registry.watch import Watch
+from kit.registry.partial_download import Part, Version
 
 if TYPE_CHECKING:
     import requests

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-__all__ = ["EMBEDDED", "HUB", "Entry", "HubFile", "host_of", "shown"]
+from kit.io.hashes import digest
+
+__all__ = ["mismatch", "EMBEDDED", "HUB", "Entry", "HubFile", "host_of", "shown"]
 
 EMBEDDED = "embedded"
 """Scheme of a package resource."""
@@ -161,3 +164,19 @@ def host_of(url: str) -> str:
     if scheme == EMBEDDED:
         return "in the kit"
     return f"hub {HubFile.of(url).repo}" if scheme == HUB else urlsplit(url).netloc
+
+
+def mismatch(entry: Entry, path: Path) -> tuple[str, str] | None:
+    """Compare a file with all that its entry says of it.
+
+    Returns:
+        What was found and what was expected, or None if the file is the one that the entry describes.
+    """
+    size = path.stat().st_size
+    if entry.size is not None and size != entry.size:
+        return f"size is {size} bytes", f"{entry.size}"
+    if entry.sha256 is not None and (found := digest(path, "sha256")) != entry.sha256:
+        return f"SHA-256 is {found}", entry.sha256
+    if entry.git_blob is not None and (found := digest(path, "git_blob")) != entry.git_blob:
+        return f"git object id is {found}", entry.git_blob
+    return None

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
+from kit.io.progress import Watch
+from kit.io.retry import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
 from kit.registry.entry import HubFile
-from kit.registry.patience import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
-from kit.registry.watch import Watch
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError

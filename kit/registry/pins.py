@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.errors import RegistryError
-from kit.registry import catalogue, hashes, hub
+from kit.io import hashes
+from kit.io.errors import RegistryError
+from kit.io.progress import Watch, current
+from kit.io.retry import Limits, SourceError
+from kit.registry import catalogue, hub
 from kit.registry.entry import HUB, Entry, HubFile, shown
-from kit.registry.obtain import arrive, locked, offline, refuse_stores, settle
-from kit.registry.part import Part
-from kit.registry.patience import Limits, SourceError
-from kit.registry.places import cache_dir, place, user_registry
-from kit.registry.watch import Watch, current
+from kit.registry.fetching import arrive, locked, offline, refuse_stores, settle
+from kit.registry.partial_download import Part
+from kit.registry.paths import cache_dir, place, user_registry
 
 __all__ = ["Pin", "pin"]
 

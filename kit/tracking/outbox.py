@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from kit.errors import KitError
+from kit.io.errors import KitError
 
 __all__ = ["Outbox", "Point"]
 

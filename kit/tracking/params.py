@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 
-from kit.tracking.scrub import is_secret_name, scrub
+from kit.io.secrets import is_secret_name, scrub
 
 __all__ = ["fit_value", "flatten", "valid_key"]
 

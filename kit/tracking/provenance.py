@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import kit
+from kit.io.secrets import scrub, scrub_argv
 from kit.tracking.params import flatten
-from kit.tracking.scrub import scrub, scrub_argv
 
 __all__ = ["collect", "settings_hash", "tags"]
 

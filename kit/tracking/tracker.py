@@ -9,13 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from kit.errors import KitError
+from kit.io.errors import KitError
+from kit.io.secrets import scrub
 from kit.tracking.artifacts import link_into, local_folder
 from kit.tracking.outbox import Outbox, Point
 from kit.tracking.params import fit_value, flatten, valid_key
-from kit.tracking.runs import MissingRunError, get_run, make_run
-from kit.tracking.scrub import scrub
-from kit.tracking.store import artifact_root, connect, resolve_uri, store_errors
+from kit.tracking.store import MissingRunError, artifact_root, connect, get_run, make_run, resolve_uri, store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

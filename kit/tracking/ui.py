@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from kit.errors import KitError
-from kit.tracking.scrub import scrub
+from kit.io.errors import KitError
+from kit.io.secrets import scrub
 from kit.tracking.store import artifact_root, environment, resolve_uri, sqlite_path
 
 __all__ = ["serve"]

@@ -20,7 +20,7 @@ from aurora import Aurora, Batch
 from aurora.model.perceiver import PerceiverResampler
 from aurora.model.swin3d import PatchMerging3D, PatchSplitting3D, Swin3DTransformerBlock
 
-from kit.train.optimise import DivergenceError
+from kit.train.optim import DivergenceError
 
 __all__ = ["Activation", "watched_modules", "watching"]
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any, Protocol
 
-from kit.data.loading import Upcoming, Waiting
-from kit.data.pairs import Pair
+from kit.data.dataset import Pair
+from kit.data.loader import Upcoming, Waiting
 from kit.train.trainer import StepReport, Trainer
 
 __all__ = ["Interruption", "LoopState", "Recorder", "Schedule", "fit", "watch_signals"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.metrics.contingency import RainBoard, flattened
+from kit.metrics.precipitation import RainBoard, flattened
 from kit.models.space import Fields, TrainingSpace
 
 __all__ = ["RainWatch"]

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from aurora import Batch
 
-from kit.data.loading import read_ahead
-from kit.data.pairs import Pair, Pairs, concatenate
-from kit.data.reading import Reader, reader_for
-from kit.errors import CheckpointError, SettingsError, StoreError
-from kit.train.draws import Draw, draws
+from kit.data.dataset import Pair, Pairs, concatenate
+from kit.data.loader import read_ahead
+from kit.data.readers import Reader, reader_for
+from kit.io.errors import CheckpointError, SettingsError, StoreError
+from kit.train.replay_sampler import Draw, draws
+from kit.train.replay_storage import DiskShelf, Held, HostShelf, Shelf
 from kit.train.settings import RolloutSettings
-from kit.train.shelf import DiskShelf, Held, HostShelf, Shelf
 
 __all__ = ["Drawn", "ReplayBuffer"]
 

@@ -13,7 +13,7 @@ from datetime import datetime
 import torch
 from aurora import Batch
 
-from kit.data.pairs import Pair, moved
+from kit.data.dataset import Pair, moved
 from kit.models.space import Fields, TrainingSpace
 from kit.train.loss import Criterion, Loss
 from kit.train.settings import RolloutSettings

@@ -11,15 +11,15 @@ from datetime import datetime
 import torch
 from aurora import Metadata
 
-from kit.adapt.check import TrainingCheck
 from kit.adapt.method import StepHook
 from kit.adapt.trainable import Trained
-from kit.data.loading import Upcoming
-from kit.data.pairs import Pair
+from kit.adapt.training_check import TrainingCheck
+from kit.data.dataset import Pair
+from kit.data.loader import Upcoming
 from kit.models.space import TrainingSpace
 from kit.train.activations import Activation, watching
 from kit.train.loss import Criterion, Loss
-from kit.train.optimise import DivergenceError, GradientNorms
+from kit.train.optim import DivergenceError, GradientNorms
 from kit.train.rain import RainWatch
 from kit.train.replay import Drawn
 from kit.train.rollout import Graded, Observer, one_step, roll_out

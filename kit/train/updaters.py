@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import torch
 
-from kit.errors import SettingsError
-from kit.memory.host_adam import HostAdam
+from kit.io.errors import SettingsError
+from kit.memory.optimizers import HostAdam
 from kit.memory.settings import MemorySettings
-from kit.train.groups import Group, assign
-from kit.train.optimise import (
+from kit.train.optim import (
     BETAS,
     GradientNorms,
+    Group,
+    assign,
     build_optimizer,
     clip_gradients,
     group_norms,

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from kit.adapt import extras, lora, merging, trainable
+from kit.adapt import lora, trainable
+from kit.adapt import method as extras
+from kit.adapt import trainable as merging
 from kit.adapt.adalora import Allocation, orthogonality, pruning
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
-from kit.errors import SettingsError
-from kit.models.ranks import expanded, shrunk
+from kit.io.errors import SettingsError
 from kit.models.variants import VARIANTS
+from kit.models.weights.convert import expanded, shrunk
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.adapt.test_dora import close
 from tests.batches import small_spec

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kit.adapt import extras, lora, merging, trainable
+from kit.adapt import lora, trainable
+from kit.adapt import method as extras
+from kit.adapt import trainable as merging
 from kit.adapt.settings import AdaptSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.space import Fields
 from kit.models.variants import VARIANTS
 from tests.adapt.models import assert_planned, awake_model, equal, predicted, size

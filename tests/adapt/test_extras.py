@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from kit.adapt import extras
-from kit.errors import SettingsError
+from kit.adapt import method as extras
+from kit.io.errors import SettingsError
 
 
 @pytest.mark.parametrize(("method", "package"), (("lora", "peft"), ("qlora", "bitsandbytes")))

@@ -11,13 +11,13 @@ import pytest
 import torch
 from aurora import Aurora, Batch
 
-from kit.adapt.features import FeatureCache, Shape
+from kit.adapt.feature_cache import FeatureCache, Shape
 from kit.adapt.latent import LatentSpace
-from kit.adapt.light import attach, heads_of
+from kit.adapt.mlp_decoder import attach, heads_of
 from kit.adapt.settings import AdaptSettings
-from kit.data.pairs import Pairs
+from kit.data.dataset import Pairs
 from kit.data.settings import DataSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.resolve import select
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec

@@ -12,10 +12,12 @@ import torch
 from aurora import Aurora
 from safetensors.torch import save_file
 
-from kit.adapt import lora, merging, targets, trainable
+from kit.adapt import lora, trainable
+from kit.adapt import lora as targets
+from kit.adapt import trainable as merging
 from kit.adapt.settings import AdaptSettings
 from kit.bench.exactness import distance
-from kit.errors import CheckpointError, SettingsError
+from kit.io.errors import CheckpointError, SettingsError
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.variants import VARIANTS

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kit.adapt import extras, lora, trainable
+from kit.adapt import lora, trainable
+from kit.adapt import method as extras
 from kit.adapt.settings import AdaptSettings
 from tests.adapt.models import assert_planned, awake_model, predicted, size
 from tests.batches import small_spec

@@ -6,7 +6,7 @@ from aurora import Aurora
 
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from tests.adapt.models import awake_model
 from tests.batches import small_spec
 

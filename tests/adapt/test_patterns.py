@@ -1,7 +1,7 @@
 import pytest
 
-from kit.adapt.patterns import matches, matching
-from kit.errors import SettingsError
+from kit.adapt.settings import matches, matching
+from kit.io.errors import SettingsError
 
 NAMES = ["encoder.level_agg.a.weight", "decoder.surf_heads.2t.weight", "decoder.surf_heads.2t.bias"]
 

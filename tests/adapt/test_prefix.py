@@ -15,11 +15,11 @@ from kit.adapt.prefix import Prefix
 from kit.adapt.settings import AdaptSettings
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
-from kit.models import rollout_lora
 from kit.models.space import Fields
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.plan.simulation import simulated_gpu
+from kit.models.weights import convert as rollout_lora
+from kit.planning.simulation import simulated_gpu
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.batches import small_spec
 

@@ -13,11 +13,11 @@ from kit.adapt import trainable
 from kit.adapt.prompt import Prompt, refuse_finer_than_patches
 from kit.adapt.settings import AdaptSettings
 from kit.data.longitudes import EastwardLongitudes, longitudes
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.variants import VARIANTS
-from kit.plan.simulation import simulated_gpu
+from kit.planning.simulation import simulated_gpu
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.adapt.test_prefix import GRADIENT_TOLERANCE, MEMORY, distance, run
 from tests.batches import small_spec

@@ -11,16 +11,17 @@ import torch
 from aurora import Aurora
 from safetensors.torch import save_file
 
-from kit.adapt import build, trainable
+from kit.adapt import factory as build
+from kit.adapt import trainable
 from kit.adapt.rollout_lora import mode_of, spec_for
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import write_checkpoint
-from kit.errors import SettingsError
-from kit.models import weights as weights_room
+from kit.io.errors import SettingsError
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.models.weights import Weights
+from kit.models.weights import load as weights_room
+from kit.models.weights.load import Weights
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.adapt.test_dora import close
 from tests.batches import small_spec, synthetic_batch

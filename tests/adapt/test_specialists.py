@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from kit.adapt import build
+from kit.adapt import factory as build
 from kit.adapt.settings import AdaptSettings
 from kit.adapt.specialists import Specialist, Specialists
 from kit.checkpoint.folder import open_checkpoint
-from kit.errors import CheckpointError
-from kit.models import weights as weights_room
+from kit.io.errors import CheckpointError
 from kit.models.space import Fields
+from kit.models.weights import load as weights_room
 from tests.adapt.models import equal, predicted
 from tests.checkpoints import SPEC, store_for, write_delta, write_whole
 

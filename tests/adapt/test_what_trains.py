@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from kit.adapt import trainable
-from kit.adapt.check import TrainingCheck, UntrainedError, Verdict
-from kit.adapt.report import Pace, report
 from kit.adapt.rollout_lora import spec_for
 from kit.adapt.settings import AdaptSettings
+from kit.adapt.trainable_report import Pace, report
+from kit.adapt.training_check import TrainingCheck, UntrainedError, Verdict
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.extend import added_names

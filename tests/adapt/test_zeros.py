@@ -9,7 +9,7 @@ import pytest
 import torch
 from aurora import Batch
 
-from kit.adapt.zeros import Watched
+from kit.adapt.trainable_report import Watched
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.train.loss import PaperMAE

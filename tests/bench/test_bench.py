@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from kit import cli
 from kit.bench import fitting, results, scale
 from kit.bench.bench import bench, command_of, machine_of
-from kit.bench.rows import Row
+from kit.bench.results import Row
 from kit.bench.settings import BenchSettings
-from kit.plan.settings import GridSize
+from kit.cli import main as cli
+from kit.planning.settings import GridSize
 
 MORE = {"peak_gib": 1.0, "host_gib": 1.0, "seconds_estimate": 1.0, "tokens": 1, "pixels": 1, "command": "kit plan"}
 

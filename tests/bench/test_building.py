@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 
 from kit.bench import building, data
-from kit.bench.apart import apart
-from kit.bench.rows import Row
+from kit.bench.results import Row
 from kit.bench.settings import BenchSettings
-from kit.errors import SettingsError
-from kit.plan.settings import GridSize
+from kit.bench.subprocess_measure import apart
+from kit.io.errors import SettingsError
+from kit.planning.settings import GridSize
 
 
 def test_without_pygrib_the_suite_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ import pytest
 from kit.bench import fitting
 from kit.bench.fitting import words_for
 from kit.bench.settings import BenchSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.plan.settings import GridSize, PlanSettings
+from kit.planning.settings import GridSize, PlanSettings
 
 
 def test_settings_are_told_as_on_the_command_line() -> None:

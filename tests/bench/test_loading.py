@@ -8,7 +8,7 @@ import pytest
 
 from kit.bench import loading
 from kit.bench.loading import loading_rows, made_up, waiting_rows
-from kit.plan.settings import GridSize
+from kit.planning.settings import GridSize
 
 GRID = GridSize(9, 16)
 

@@ -6,9 +6,9 @@ import pytest
 
 from kit.bench import planning
 from kit.bench.planning import Planner, read, size_of
-from kit.errors import SettingsError
-from kit.plan.plan import Plan, plan
-from kit.plan.settings import GridSize, PlanSettings
+from kit.io.errors import SettingsError
+from kit.planning.plan import Plan, plan
+from kit.planning.settings import GridSize, PlanSettings
 
 
 def test_a_plan_is_made_once_and_is_that_of_its_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

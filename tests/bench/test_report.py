@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kit.bench.planning import FULL_BELOW_LORA
 from kit.bench.report import page
 from kit.bench.step import TARGET
-from kit.bench.targets import FULL_BELOW_LORA
 
 
 def suite(*rows: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kit.bench import results
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 
 
 def suite(date: str) -> dict[str, Any]:

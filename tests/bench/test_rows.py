@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kit.bench.rows import Row, rounded, verdict
+from kit.bench.results import Row, rounded, verdict
 
 
 def test_a_row_is_a_number_beside_its_baseline() -> None:

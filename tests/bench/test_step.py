@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from kit.bench import exactness, step
-from kit.bench.case import make_case
+from kit.bench.configurations import Measured, Seconds, by_kit, measure, plain_name, upstreams_loop
 from kit.bench.exactness import Exactness, Reference
-from kit.bench.rows import Row
+from kit.bench.results import Row
 from kit.bench.settings import BenchSettings
 from kit.bench.step import TARGET, rows_of
-from kit.bench.ways import Measured, Seconds, by_kit, measure, plain_name, upstreams_loop
-from kit.errors import SettingsError
-from kit.plan.counter import Peak
-from kit.plan.settings import GridSize
+from kit.bench.workload import make_case
+from kit.io.errors import SettingsError
+from kit.planning.counter import Peak
+from kit.planning.settings import GridSize
 from kit.settings import Settings
 
 GRID = GridSize(32, 32)
@@ -116,7 +116,7 @@ def test_the_best_repetition_counts() -> None:
             turns.append(self.name)
             return Seconds(10.0 - len(turns), float(len(turns)))
 
-    from kit.bench.ways import Way
+    from kit.bench.configurations import Way
 
     ways = [Way(name, lambda case, name=name: Fake(name)) for name in "ab"]  # type: ignore[misc, arg-type]
     found = measure(ways, case, 2, count=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from kit.bench.weather import fields, noise, write_grib
-from kit.data.build import build
-from kit.data.build_settings import BuildSettings
+from kit.data.settings import BuildSettings
+from kit.data.store.build import build
 
 
 def test_amplitudes_fall_with_the_wave_number() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from kit.finetune import finetune
-from kit.job import build_job
+from kit.run.finetune import finetune
 from kit.settings import Settings
+from kit.train.build import build_job
 from kit.train.updaters import DeviceUpdater
 from tests.factories import synthetic_store
 
@@ -73,7 +73,7 @@ def test_loop_overhead_on_the_small_model(
         monkeypatch.setattr(job.trainer, "step", watched_step)
         return job
 
-    monkeypatch.setattr("kit.finetune.build_job", build_watched)
+    monkeypatch.setattr("kit.run.finetune.build_job", build_watched)
     result = benchmark.pedantic(finetune, args=(settings,), rounds=1)  # type: ignore[no-untyped-call]
     whole = result["step_seconds"] * STEPS
     benchmark.extra_info["step_seconds"] = result["step_seconds"]

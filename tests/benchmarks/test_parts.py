@@ -10,12 +10,12 @@ import torch
 from aurora import Aurora, Batch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from kit.bench.case import Case, make_case
 from kit.bench.step import CROP
+from kit.bench.workload import Case, make_case
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
-from kit.plan.counter import tensors_in
+from kit.planning.counter import tensors_in
 
 # The second block of a stage shifts its windows.
 BLOCK, DECODER = "backbone.encoder_layers.0.blocks.1", "decoder"

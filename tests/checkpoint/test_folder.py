@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from kit.checkpoint import folder as folder_module
 from kit.checkpoint.folder import open_checkpoint, settle, write_checkpoint
-from kit.errors import CheckpointError
+from kit.io.errors import CheckpointError
 from tests.batches import small_spec
 from tests.hostile import Command
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from kit.data.accumulation import at_step, trimmed
-from kit.errors import StoreError
+from kit.data.windows import at_step, trimmed
+from kit.io.errors import StoreError
 
 
 def hourly(values: list[float], *, start: str = "2020-01-01T00", every: int = 1, name: str = "tp") -> xr.DataArray:

@@ -12,8 +12,8 @@ import xarray as xr
 import zarr
 
 from kit.data.chunks import Chunks, Part
-from kit.data.store import Store
-from kit.errors import StoreError
+from kit.data.store.reader import Store
+from kit.io.errors import StoreError
 from tests.factories import synthetic_store
 
 EVERYTHING = slice(None)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kit.data.build import build
-from kit.data.build_settings import BuildSettings
 from kit.data.grid import Grid
-from kit.data.settings import DataSettings
-from kit.data.store import Store
-from kit.errors import SettingsError, StoreError
+from kit.data.settings import BuildSettings, DataSettings
+from kit.data.store.build import build
+from kit.data.store.reader import Store
+from kit.io.errors import SettingsError, StoreError
 from tests.factories import as_matrices, synthetic_dataset, synthetic_store, write_synthetic
 from tests.real_data import real_data
 

@@ -9,11 +9,10 @@ import xarray as xr
 from pydantic import ValidationError
 
 from kit.data import infill
-from kit.data.build import build
-from kit.data.build_settings import BuildSettings
 from kit.data.infill import filled
-from kit.data.infill_rules import Rule, retold
-from kit.errors import SettingsError, StoreError
+from kit.data.settings import BuildSettings, Rule, retold
+from kit.data.store.build import build
+from kit.io.errors import SettingsError, StoreError
 from tests.data.sources.era5_files import old_form, write
 
 LATITUDE, LONGITUDE = 60 - np.arange(20.0), np.arange(30.0)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kit.data.fields import canonical_coordinates
 from kit.data.matrices import projection_of
 from kit.data.sources.base import Request
+from kit.data.sources.fields import canonical_coordinates
 from kit.data.sources.merging import merge
 from kit.data.sources.netcdf import open_source
 from kit.data.statics import choose_statics
-from kit.data.store_format import GRID
-from kit.errors import StoreError
+from kit.data.store.format import GRID
+from kit.io.errors import StoreError
 from tests.factories import LAMBERT, as_matrices, synthetic_dataset
 
 LATITUDE = np.array([[50.0, 50.5, 50.0], [49.0, 49.5, 49.0]])

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kit.checks.run import examine, report_on
 from kit.data.area import area_weights
-from kit.data.measure import measure
 from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics
-from kit.data.store import Store, write_store
-from kit.errors import StoreError
-from kit.qa.checks import examine, report_on
+from kit.data.store.reader import Store, write_store
+from kit.data.store.update_statistics import measure
+from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset, synthetic_store
 
 

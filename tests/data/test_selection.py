@@ -9,12 +9,11 @@ import pytest
 import xarray as xr
 from pydantic import ValidationError
 
-from kit.data.build import build
-from kit.data.build_settings import BuildSettings
 from kit.data.selection import cropped, describe, with_context
-from kit.data.settings import Period
+from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Pieces, Request
-from kit.errors import StoreError
+from kit.data.store.build import build
+from kit.io.errors import StoreError
 from tests.data.sources.era5_files import new_form, write
 
 GLOBE = np.arange(0, 360, 10.0)

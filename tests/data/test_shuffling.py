@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.data.shuffling import Share, ShuffledPairs
-from kit.errors import SettingsError
+from kit.data.loader import Share, ShuffledPairs
+from kit.io.errors import SettingsError
 from tests import processes
 
 
@@ -61,7 +61,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 _SHARES = """
 import sys, torch
-from kit.data.shuffling import Share
+from kit.data.loader import Share
 torch.distributed.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 print(Share.of_process())
 torch.distributed.destroy_process_group()

@@ -13,12 +13,12 @@ import pytest
 import torch
 import xarray as xr
 
-from kit.cli import main
-from kit.data.build import build
-from kit.data.build_settings import BuildSettings
+from kit.cli.main import main
+from kit.data.settings import BuildSettings
 from kit.data.sources.base import SourceData
-from kit.data.static_files import with_statics
-from kit.errors import StoreError
+from kit.data.statics import with_statics
+from kit.data.store.build import build
+from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset
 from tests.hostile import Command
 

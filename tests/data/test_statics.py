@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kit.data.statics import choose_statics
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset
 
 FIELDS = {str(name): array for name, array in synthetic_dataset(height=3, width=4).data_vars.items()}

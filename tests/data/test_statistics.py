@@ -8,7 +8,7 @@ import pytest
 
 from kit.data.settings import Period
 from kit.data.statistics import SAMPLE_SIZE, FieldAccumulator, StoreStatistics, VariableStatistics, channel_key
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 
 
 def accumulate(*fields: list[float]) -> VariableStatistics:

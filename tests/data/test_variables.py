@@ -4,10 +4,10 @@ import contextlib
 
 import pytest
 
-from kit.data.sources.grib_scan import load_eccodes
+from kit.data.sources.grib.scan import load_eccodes
 from kit.data.units import canonical_units, conversion
 from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, find, find_param, lookup
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 
 
 @pytest.mark.parametrize(

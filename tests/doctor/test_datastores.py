@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.datastores import check_key
+from kit.doctor.network import check_key
 from tests.data_stores import KEY
 
 

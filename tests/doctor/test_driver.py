@@ -9,9 +9,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from kit.doctor.driver import Driver, check_driver, probe_driver
 from kit.doctor.finding import Finding
-from kit.doctor.gpu import Gpu
+from kit.doctor.gpu import Driver, Gpu, check_driver, probe_driver
 from kit.doctor.packages import Torch
 
 GIB = 2**30

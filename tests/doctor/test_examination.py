@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import main
+from kit.cli.main import main
 from kit.doctor import examination
 from kit.doctor.finding import Examination, Finding, error, ok, skipped, warning
 from kit.doctor.packages import Torch

@@ -13,18 +13,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from kit.adapt import build
+from kit.adapt import factory as build
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint
-from kit.cli import main
-from kit.errors import CheckpointError, SettingsError
+from kit.cli.main import main
 from kit.export.export import export
 from kit.export.settings import ExportSettings
-from kit.finetune import finetune
-from kit.forecast.forecast import forecast
-from kit.forecast.settings import ForecastSettings
-from kit.models import weights as weights_room
+from kit.forecasting.forecast import forecast
+from kit.forecasting.settings import ForecastSettings
+from kit.io.errors import CheckpointError, SettingsError
 from kit.models.space import Fields
+from kit.models.weights import load as weights_room
+from kit.run.finetune import finetune
 from kit.settings import Settings
 from tests.adapt.models import equal, predicted
 from tests.batches import small_spec

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from kit.config import command_line_layer, resolve
+from kit.config.command_line import parse
+from kit.config.layers import command_line_layer, resolve
 from kit.memory.advice import Situation, advise, advise_forecast
 from kit.memory.checks import refuse_without_effect
 from kit.memory.settings import MemorySettings
-from kit.options import parse
 from kit.settings import Settings
 from kit.train.updaters import build_updater
 

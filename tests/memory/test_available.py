@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from kit.memory import available
+from kit.memory import host_memory as available
 
 FREE = 10 * 2**30
 

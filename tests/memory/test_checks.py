@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory.checks import refuse_without_effect
 from kit.memory.settings import MemorySettings
 

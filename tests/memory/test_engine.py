@@ -9,13 +9,13 @@ import torch
 from aurora import Aurora, Batch
 
 from kit.bench.exactness import distance
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.plan.counter import Counter
+from kit.planning.counter import Counter
 from kit.train.loss import PaperMAE
 from tests.batches import small_spec, synthetic_batch
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kit.metrics.baselines import persistence
+from kit.metrics.scores import persistence
 
 
 def test_persistence_is_the_last_state() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.extend import capability, refuse_beyond
 from kit.models.variants import VARIANTS, Variant
 

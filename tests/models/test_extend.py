@@ -7,15 +7,15 @@ import pytest
 import torch
 from aurora import Aurora
 
-from kit.adapt import build
+from kit.adapt import factory as build
 from kit.adapt.settings import AdaptSettings
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.extend import added_names, extended
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics, level_key
 from kit.models.variants import VARIANTS
-from kit.models.weights import Weights
+from kit.models.weights.load import Weights
 from tests.adapt.models import awake_model, predicted, size
 from tests.batches import small_spec, synthetic_batch
 from tests.factories import synthetic_store

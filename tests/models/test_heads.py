@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.heads import Quantiles, TwoPart, parse_heads
 
 

@@ -12,13 +12,13 @@ import torch
 from aurora.normalisation import locations, scales
 
 from kit.data.settings import DataSettings
-from kit.data.store import Store
-from kit.errors import SettingsError, StoreError
+from kit.data.store.reader import Store
+from kit.io.errors import SettingsError, StoreError
 from kit.models.resolve import resolve_spec, select
 from kit.models.settings import ModelSettings
 from kit.models.statistics import Statistics
 from kit.models.variants import VARIANTS
-from kit.models.weights import Weights
+from kit.models.weights.load import Weights
 from tests.batches import small_spec
 from tests.factories import synthetic_store
 

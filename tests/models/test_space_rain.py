@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kit.models.encode import encoded, with_head_statistics
+from kit.models.encoding import encoded, with_head_statistics
 from kit.models.heads import RAIN_M, parse_heads
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec

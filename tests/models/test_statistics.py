@@ -6,7 +6,7 @@ import pytest
 import torch
 from aurora import normalisation
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.space import TrainingSpace
 from kit.models.statistics import Statistics, level_key
 from tests.batches import small_spec, synthetic_batch

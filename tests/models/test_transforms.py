@@ -9,7 +9,7 @@ import pytest
 import torch
 from aurora.normalisation import log_transform, log_untransform
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.transforms import Transform, default_transform, parse_transform, parse_transforms
 
 EVERY = ("identity", "sqrt", "log1p", "log1p:0.001", "log", "log:1e-05")

@@ -15,9 +15,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from kit.plots.curves import edge_errors, loss_curves, scorecard
-from kit.plots.figure import SYNTHETIC_LABEL, save
 from kit.plots.maps import comparison_map
-from kit.plots.styles import style_of
+from kit.plots.styles import SYNTHETIC_LABEL, save, style_of
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from kit.errors import KitError, SettingsError
-from kit.evaluate.scorecard import evaluate
-from kit.evaluate.settings import EvaluateSettings
-from kit.finetune import finetune
+from kit.io.errors import KitError, SettingsError
 from kit.plots.render import plot
 from kit.plots.settings import PlotSettings
+from kit.run.finetune import finetune
 from kit.settings import Settings
+from kit.verification.scorecard import evaluate
+from kit.verification.settings import EvaluateSettings
 from tests.factories import synthetic_store
 
 

@@ -10,11 +10,11 @@ import pytest
 from huggingface_hub import close_session
 
 from kit import registry
+from kit.io.progress import Watch
+from kit.io.retry import Limits
 from kit.registry import Entry, entries
-from kit.registry.part import Part
-from kit.registry.patience import Limits
-from kit.registry.places import place
-from kit.registry.watch import Watch
+from kit.registry.partial_download import Part
+from kit.registry.paths import place
 from tests.servers import Server, serving
 
 CONTENT = hashlib.sha256(b"forty-two states").digest() * 1000

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kit import registry
-from kit.errors import RegistryError
-from kit.registry import catalogue, places
+from kit.io.errors import RegistryError
+from kit.registry import catalogue
+from kit.registry import paths as places
 
 CONTENT = b"forty-two states\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

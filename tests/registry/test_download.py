@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kit import registry
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
 from tests.registry.conftest import CONTENT, SHA256, Notes, Register, fetch, leave_part, left_over
 from tests.servers import Fault, Server, git_blob
 

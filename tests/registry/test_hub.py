@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit import registry
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
 from kit.registry import catalogue, hub
 from kit.registry.entry import HubFile
 from tests.registry.conftest import CONTENT, QUICK, SHA256, Notes, Register, fetch

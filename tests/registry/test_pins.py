@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit import registry
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
 from tests.registry.conftest import CONTENT, QUICK, SHA256, Notes, Register
 from tests.servers import Fault, Server, git_blob
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kit.errors import RegistryError
+from kit.io.errors import RegistryError
 from kit.registry.entry import Entry
-from kit.registry.obtain import fetch_all
-from kit.registry.places import state
+from kit.registry.fetching import fetch_all
+from kit.registry.paths import state
 
 STORE: dict[str, Any] = {
     "name": "era5",

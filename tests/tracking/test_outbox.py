@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kit.errors import KitError
+from kit.io.errors import KitError
 from kit.tracking.outbox import Outbox, Point
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from kit.errors import KitError
+from kit.checkpoint.run_folder import MetricsLog, RunFolder
+from kit.io.errors import KitError
 from kit.tracking import tracker
-from kit.tracking.account import Account
+from kit.tracking.run_records import Account, sync
 from kit.tracking.store import connect, reach
-from kit.tracking.sync import sync
 from kit.tracking.tracker import MissingRunError, Tracker
-from kit.train.run_folder import MetricsLog, RunFolder
 from tests.tracking.servers import Gate, Server, silence
 
 
@@ -209,7 +208,7 @@ def test_sync_to_where_the_run_began_makes_no_second_one(run: RunFolder, run_dir
 
 
 def test_the_users_name_and_password_are_not_kept() -> None:
-    from kit.tracking.scrub import without_user
+    from kit.io.secrets import without_user
 
     assert without_user("https://ann:pa55@host:5000/mlflow") == "https://host:5000/mlflow"
     assert without_user("postgresql://ann:pa55@host/db") == "postgresql://***@host/db"
@@ -219,7 +218,7 @@ def test_the_users_name_and_password_are_not_kept() -> None:
 def test_a_password_in_the_address_is_kept_nowhere(
     server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from kit.finetune import finetune
+    from kit.run.finetune import finetune
     from kit.settings import Settings
     from tests.factories import synthetic_store
 

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from kit.tracking.machine import watching
+from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.tracking.store import connect
-from kit.tracking.system import Probe, SystemMonitor
-from kit.train.run_folder import MetricsLog, RunFolder
+from kit.tracking.system import Probe, SystemMonitor, watching
 from tests.tracking.conftest import StartRun
 
 HOST = {

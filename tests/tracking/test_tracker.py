@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from kit.errors import KitError
+from kit.io.errors import KitError
 from kit.tracking.store import connect
 from kit.tracking.tracker import MissingRunError, Record, Tracker
 from tests.tracking.conftest import StartRun

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.errors import KitError
+from kit.io.errors import KitError
 from kit.tracking.store import connect
 from kit.tracking.tracker import Record
 from kit.tracking.ui import serve

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from kit.finetune import finetune
 from kit.memory.settings import MemorySettings
+from kit.run.finetune import finetune
 from kit.settings import Settings
 from kit.train.activations import Activation, watched_modules, watching
 from kit.train.trainer import DivergenceError, Trainer

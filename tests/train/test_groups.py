@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.train.groups import assign, settled
-from kit.train.optimise import BETAS
+from kit.train.optim import BETAS, assign, settled
 from kit.train.settings import MAIN, NEW, GroupSettings, OptimSettings
 from kit.train.updaters import Update, Updater, build_updater
 

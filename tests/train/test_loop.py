@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kit.train.loop import Interruption, LoopState, Schedule, fit, watch_signals
-from kit.train.optimise import GradientNorms
+from kit.train.optim import GradientNorms
 from kit.train.trainer import StepReport
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.models.heads import Quantiles, TwoPart
 from kit.models.space import Fields
-from kit.train.loss import FieldLoss, PaperMAE, point_weights
-from kit.train.pointwise import pinball
+from kit.train.loss import FieldLoss, PaperMAE, pinball, point_weights
 from kit.train.settings import LossSettings
 
 

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 import torch
 
+from kit.data.dataset import Pairs, Selection
 from kit.data.grid import Grid
-from kit.data.pairs import Pairs, Selection
 from kit.data.settings import Period
-from kit.data.store import Store
+from kit.data.store.reader import Store
 from kit.models.space import Fields, TrainingSpace
 from kit.train.loss import PaperMAE
 from kit.train.rollout import roll_out

@@ -14,17 +14,17 @@ from aurora import Batch
 
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
-from kit.config import Layer, resolve
-from kit.data.pairs import Grid, Pair, Pairs, Selection
+from kit.config.layers import Layer, resolve
+from kit.data.dataset import Grid, Pair, Pairs, Selection
 from kit.data.settings import Period
-from kit.data.store import Store, write_store
-from kit.errors import CheckpointError, SettingsError, StoreError
+from kit.data.store.reader import Store, write_store
+from kit.io.errors import CheckpointError, SettingsError, StoreError
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.models.variants import VARIANTS
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
-from kit.train.optimise import DivergenceError
+from kit.train.optim import DivergenceError
 from kit.train.replay import Drawn, ReplayBuffer
 from kit.train.rollout import one_step, roll_out
 from kit.train.settings import OptimSettings, RolloutSettings

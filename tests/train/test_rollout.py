@@ -13,14 +13,14 @@ from aurora import Batch
 
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
-from kit.config import Layer, resolve
-from kit.data.pairs import Pair
-from kit.errors import SettingsError
+from kit.config.layers import Layer, resolve
+from kit.data.dataset import Pair
+from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
-from kit.train.optimise import DivergenceError
+from kit.train.optim import DivergenceError
 from kit.train.rollout import roll_out
 from kit.train.settings import OptimSettings, RolloutSettings
 from kit.train.trainer import Trainer

@@ -11,7 +11,7 @@ import torch
 
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
-from kit.data.pairs import Pair, collate
+from kit.data.dataset import Pair, collate
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace

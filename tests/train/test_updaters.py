@@ -12,9 +12,9 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from kit.errors import SettingsError
+from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.train.optimise import DivergenceError
+from kit.train.optim import DivergenceError
 from kit.train.settings import OptimSettings
 from kit.train.updaters import DeviceUpdater, HostUpdater, InBackwardUpdater, Update, Updater, build_updater
 

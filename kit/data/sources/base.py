@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import xarray as xr
 
-from kit.data.fields import canonical_coordinates, canonical_name, canonical_values
 from kit.data.matrices import projection_of
 from kit.data.selection import cropped
 from kit.data.settings import Period
-from kit.data.store_format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
-from kit.errors import StoreError
+from kit.data.sources.fields import canonical_coordinates, canonical_name, canonical_values
+from kit.data.store.format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
+from kit.io.errors import StoreError
 
 __all__ = [
     "Announcement",

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.fields import Note
-from kit.data.store_format import STATIC_PREFIX, listed
-from kit.errors import StoreError
+from kit.data.sources.fields import Note
+from kit.data.store.format import STATIC_PREFIX, listed
+from kit.io.errors import StoreError
 
 __all__ = ["merge"]
 

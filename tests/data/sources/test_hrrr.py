@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from kit.data.settings import Period
-from kit.data.sources import hrrr, hrrr_index
 from kit.data.sources.base import Request, SourceData
-from kit.data.sources.hrrr_index import load_herbie
-from kit.errors import KitError, SettingsError, StoreError, UnavailableError
-from kit.registry.patience import Limits
+from kit.data.sources.hrrr import index as hrrr_index
+from kit.data.sources.hrrr import source as hrrr
+from kit.data.sources.hrrr.index import load_herbie
+from kit.io.errors import KitError, SettingsError, StoreError, UnavailableError
+from kit.io.retry import Limits
 from tests.data.sources.hrrr_files import LEVELS, WIDTH, field, lambert, put_hour, put_run
 from tests.servers import Fault, File, Server, serving
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from kit.data.sources.base import Request, SourceData
 from kit.data.sources.netcdf import open_source
-from kit.errors import StoreError
+from kit.io.errors import StoreError
 from tests.data.sources.era5_files import new_form, old_form, write
 from tests.real_data import real_data
 

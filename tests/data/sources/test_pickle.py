@@ -17,8 +17,8 @@ import torch
 from aurora import Batch, Metadata
 
 from kit.data.sources.base import Request, SourceData
-from kit.data.sources.pickle import open_source
-from kit.errors import StoreError
+from kit.data.sources.pickle.source import open_source
+from kit.io.errors import StoreError
 
 START = datetime.fromisoformat("2020-01-01")
 STEP = timedelta(hours=6)

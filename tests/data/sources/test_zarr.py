@@ -18,15 +18,14 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from kit.data.build import build
-from kit.data.build_settings import BuildSettings
-from kit.data.settings import Period
-from kit.data.sources import zarr
+from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Request
-from kit.data.sources.zarr_patience import PatientStore
-from kit.data.store import Store
-from kit.errors import KitError, SettingsError, StoreError, UnavailableError
-from kit.registry.patience import Limits
+from kit.data.sources.zarr import source as zarr
+from kit.data.sources.zarr.retry_store import PatientStore
+from kit.data.store.build import build
+from kit.data.store.reader import Store
+from kit.io.errors import KitError, SettingsError, StoreError, UnavailableError
+from kit.io.retry import Limits
 from tests.data.sources.zarr_files import arco, serve, serve_bucket, weatherbench, write
 from tests.servers import Fault, Server, serving
 

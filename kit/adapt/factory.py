@@ -1,0 +1,161 @@
+"""A model from its spec and its weights, adapters included."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from aurora import Aurora
+
+from kit.adapt import mlp_decoder as light
+from kit.adapt import trainable
+from kit.adapt.settings import AdaptSettings
+from kit.adapt.trainable import Trained
+from kit.io.errors import CheckpointError
+from kit.models.extend import added_names, start_new
+from kit.models.spec import ModelSpec
+from kit.models.weights import load as weights_room
+from kit.models.weights.load import LoraFate, Weights
+
+__all__ = ["base_of", "for_prediction", "for_training", "rebased"]
+
+
+def for_training(
+    spec: ModelSpec,
+    weights: Weights | None,
+    settings: AdaptSettings,
+    *,
+    autocast: bool,
+    steps: int | None = None,
+    start: Literal["zero", "random"] = "zero",
+) -> tuple[Aurora, Trained]:
+    """Build a model on the CPU and mark what trains.
+
+    What an earlier stage trained beside frozen weights goes on training where the settings are those that it was
+    trained with. Otherwise it is merged into these weights, in fp32, and training starts from there.
+
+    Args:
+        spec: the model.
+        weights: what it starts from; None for random weights.
+        settings: what trains.
+        autocast: run the forward pass in bfloat16.
+        steps: of the whole run; None where nothing will train.
+        start: of the embeddings of variables that the weights lack.
+
+    Returns:
+        The model, and what trains.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+        SettingsError: the method cannot be had for this model.
+    """
+    going_on = weights is not None and _goes_on(weights, settings)
+    model = spec.build(autocast=autocast)
+    new = added_names(model, spec.added, stabilised=spec.arguments.get("stabilise_level_agg", False))
+    start_new(model, new, start)
+    if weights is not None:
+        fate: LoraFate = "keep" if spec.rollout_lora == "kept" else "merge"
+        fresh = settings.method == "rollout-lora"
+        new &= _install(model, spec, weights, fate, merged=not going_on, fresh=fresh)
+    if settings.decoder == "mlp":
+        new = light.install(model, spec, settings, new)
+    trained = trainable.select(model, settings, steps=steps, new=new)
+    if weights is not None and going_on:
+        trainable.load(model, settings, weights.state)
+    return model, trained
+
+
+def rebased(spec: ModelSpec, weights: Weights | None, settings: AdaptSettings) -> ModelSpec:
+    """The model as its checkpoints describe it: what the weights lack that they will name."""
+    if weights is None or weights.spec is None or not _goes_on(weights, settings):
+        return spec
+    return replace(spec, added=(*weights.spec.added, *spec.added))
+
+
+def for_prediction(spec: ModelSpec, weights: Weights | None, *, autocast: bool) -> Aurora:
+    """Build a model as it was trained: adapters stay beside their layers, and what was in NF4 is again.
+
+    Its predictions are then those of the model in training, to the last bit.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+        SettingsError: a package that the adapters need is missing.
+    """
+    if weights is not None and weights.under is not None:
+        return for_training(rebased(spec, weights, _own(weights)), weights, _own(weights), autocast=autocast)[0]
+    model = spec.build(autocast=autocast)
+    if weights is not None:
+        _refuse_missing(weights, weights_room.install(model, spec, weights))
+    return model
+
+
+def _refuse_missing(weights: Weights, missing: frozenset[str]) -> None:
+    """Refuse to predict with parameters that no weights were loaded into.
+
+    Raises:
+        CheckpointError: there are some.
+    """
+    if missing:
+        msg = f"{weights.base['name']}: the weights lack {len(missing)} parameters, the first is {min(missing)}"
+        raise CheckpointError(msg)
+
+
+def base_of(weights: Weights, settings: AdaptSettings) -> dict[str, Any]:
+    """Name, file and SHA-256 of the weights that an adapter belongs to when its training starts from ``weights``.
+
+    A path is given in full, so that it is found from any folder.
+    """
+    if _goes_on(weights, settings) and weights.adapter is not None:
+        return dict(weights.adapter["base"])
+    path = Path(weights.base["name"])
+    return {**weights.base, "name": str(path.absolute()) if path.exists() else weights.base["name"]}
+
+
+def _goes_on(weights: Weights, settings: AdaptSettings) -> bool:
+    """Whether training goes on with the weights' own adapters."""
+    if weights.under is None:
+        return False
+    own = _own(weights).defining()
+    # Where none is asked for, the mode of a roll-out LoRA is the weights'.
+    return settings.defining() == (own if settings.mode else own.model_copy(update={"mode": None}))
+
+
+def _own(weights: Weights) -> AdaptSettings:
+    """The settings that weights were trained with, as far as an adapter among them tells."""
+    return AdaptSettings() if weights.adapter is None else AdaptSettings.model_validate(weights.adapter["settings"])
+
+
+def _install(
+    model: Aurora, spec: ModelSpec, weights: Weights, fate: LoraFate, *, merged: bool, fresh: bool
+) -> frozenset[str]:
+    """Load weights; of a delta those below it, with the delta merged into them or left out.
+
+    Args:
+        model: built from ``spec``.
+        spec: the model's.
+        weights: what is loaded.
+        fate: what becomes of a roll-out LoRA among these weights.
+        merged: whether a delta is, or will be loaded later.
+        fresh: whether a roll-out LoRA may begin where no weights have one.
+
+    Returns:
+        Parameters of added variables that the weights lack, and that are as they were.
+    """
+    if weights.under is None:
+        return weights_room.install(model, spec, weights, fate, fresh=fresh)
+    assert weights.spec is not None
+    below = replace(spec, added=(*spec.added, *weights.spec.added))
+    missing = _install(model, below, weights.under, _fate_below(weights, fate), merged=True, fresh=fresh)
+    if not merged:
+        return missing
+    trainable.merge(model, _own(weights), weights.state, fate)
+    return missing - weights.state.keys()
+
+
+def _fate_below(weights: Weights, fate: LoraFate) -> LoraFate:
+    """What becomes of a roll-out LoRA below a delta, of which it shares the fate or whose own takes its place."""
+    assert weights.spec is not None
+    if weights.spec.rollout_lora != "kept":
+        return "merge"
+    return "drop" if any(".loras." in name for name in weights.state) else fate

@@ -1,0 +1,293 @@
+"""The check that what was to train does train, and that nothing else changes.
+
+Gradients are looked at by hooks on the parameters, weights by fingerprints from before the first step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from aurora import Aurora
+
+from kit.adapt.trainable_report import Watched
+from kit.io.errors import KitError
+from kit.models.space import Fields
+
+__all__ = ["Fingerprint", "TrainingCheck", "UntrainedError", "Verdict", "fingerprints"]
+
+_SETTLED = 3
+"""Steps by which gradients have come through layers that start at zero: behind one of them in the second step, behind
+two, such as LoRA in a new model's backbone, in the third."""
+_MOVES_BY_ITSELF = (re.compile(r"\.ranknum\."),)
+"""What is no weight and yet a parameter that may change: AdaLoRA's count of the ranks that it keeps."""
+_PRUNED = re.compile(r"\.lora_E\.")
+"""What AdaLoRA prunes by setting it to zero, which is also where it starts."""
+_SHOWN = 5
+
+
+class UntrainedError(KitError):
+    """Something that was to train does not, or something that was to stay has changed."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        step: after which it was made.
+        moved: parameters that had a gradient and have changed.
+        zeros: names of the parameters without a gradient that could move them, by the reason for that.
+        waiting: names of parameters of which it was too early to say: in the first steps, or in the warm-up.
+        still: parameters and buffers that were to stay, and are what they were to the last bit.
+    """
+
+    step: int
+    moved: int
+    zeros: dict[str, list[str]]
+    waiting: list[str]
+    still: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "step": self.step,
+            "moved": self.moved,
+            "structural_zeros": self.zeros,
+            "too_early": self.waiting,
+            "unchanged": self.still,
+        }
+
+    def text(self) -> str:
+        """In a sentence."""
+        zeros = sum(map(len, self.zeros.values()))
+        parts = [f"{self.moved} parameters had gradients and moved"]
+        parts += [f"{zeros} have none for a reason ({', '.join(self.zeros)})"] if zeros else []
+        parts += [f"of {len(self.waiting)} it is too early to say"] if self.waiting else []
+        parts += [f"{self.still} others, buffers among them, are unchanged to the last bit"]
+        return f"check after step {self.step}: {'; '.join(parts)}"
+
+
+class TrainingCheck:
+    """Watches a model from before its first step.
+
+    Make it before anything else takes gradients away: hooks run in the order in which they were made, and those that
+    keep memory low free the gradient.
+
+    Args:
+        model: on its device, as it will be trained.
+        parameters: what trains.
+        unscored: variables that weigh nothing in the loss.
+    """
+
+    def __init__(
+        self, model: Aurora, parameters: Mapping[str, torch.nn.Parameter], *, unscored: Collection[str] = ()
+    ) -> None:
+        self._model = model
+        self._names = list(parameters)
+        self._declared = frozenset(parameters)
+        self._watched: Watched | None = Watched(model, unscored)
+        device = next(iter(parameters.values())).device
+        # On the device, so that no step waits for the answer.
+        self._reached = torch.zeros(len(parameters), dtype=torch.bool, device=device)
+        self._reasons: dict[str, str] = {}
+        self._handles = [
+            parameter.register_post_accumulate_grad_hook(partial(self._note, index))  # type: ignore[no-untyped-call]
+            for index, parameter in enumerate(parameters.values())
+        ]
+        self._start: dict[str, tuple[int, int]] = {}
+        self._begun = 0
+
+    def see(self, target: Fields) -> None:
+        """Look at what a loss is taken against, in training space; every loss of a step has to be seen."""
+        if self._watched is not None:
+            self._watched.see(target)
+
+    def begin(self, step: int = 0) -> None:
+        """Note what everything is.
+
+        Args:
+            step: after which the run goes on.
+        """
+        self._begun = step
+        self._start = fingerprints(self._everything())
+
+    def due(self, after: int) -> int:
+        """The step after which a check may be made: the one asked for, or the first that can tell."""
+        return self._begun + max(after, _SETTLED)
+
+    @property
+    def watching(self) -> bool:
+        """Whether gradients are being looked at, which ends with the first verdict."""
+        return self._watched is not None
+
+    def judge(self, step: int, *, warmup: int, final: bool) -> Verdict:
+        """Say what has moved, and look at no more gradients.
+
+        Args:
+            step: that has been taken.
+            warmup: steps of the longest warm-up; what had a gradient may be too slow to move before its end.
+            final: whether the run ends here.
+
+        Raises:
+            UntrainedError: something that was to train does not, without a reason; or something else has changed.
+        """
+        self._stop_watching()
+        now = fingerprints(self._everything())
+        changed = {name for name, start in self._start.items() if now.get(name) != start}
+        self._refuse_changed([name for name in now if name in changed and not self._may_change(name)])
+        reached = dict(zip(self._names, self._reached.tolist(), strict=True))
+        zeros: dict[str, list[str]] = {}
+        waiting: list[str] = []
+        faults: list[str] = []
+        for name in self._names:
+            if reached[name] and name in changed:
+                continue
+            reason = self._reasons.get(name) or self._pruned(name)
+            if reason is not None:
+                zeros.setdefault(reason, []).append(name)
+            elif step - self._begun < _SETTLED or (reached[name] and step < warmup and not final):
+                waiting.append(name)
+            else:
+                faults.append(name)
+        self._refuse_untrained(step, faults, reached)
+        moved = len(self._names) - sum(map(len, zeros.values())) - len(waiting)
+        return Verdict(step, moved, zeros, waiting, len(now) - len(self._names))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to know: plain values."""
+        return {
+            "start": {name: list(sums) for name, sums in self._start.items()},
+            "begun": self._begun,
+            "reached": self._reached.tolist(),
+            "reasons": dict(self._reasons),
+            "watching": self.watching,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, after the weights have been loaded."""
+        self._start = {name: (a, b) for name, (a, b) in state["start"].items()}
+        self._begun = state["begun"]
+        self._reached.logical_or_(torch.tensor(state["reached"], device=self._reached.device))
+        self._reasons = dict(state["reasons"])
+        if not state["watching"]:
+            self._stop_watching()
+            self._reasons = dict(state["reasons"])
+
+    def _everything(self) -> dict[str, torch.Tensor]:
+        return dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+
+    def _pruned(self, name: str) -> str | None:
+        pruned = _PRUNED.search(name) is not None and not bool(self._model.get_parameter(name).any())
+        return "AdaLoRA has pruned all of its parts" if pruned else None
+
+    def _may_change(self, name: str) -> bool:
+        return name in self._declared or any(pattern.search(name) for pattern in _MOVES_BY_ITSELF)
+
+    @torch.no_grad()
+    def _note(self, index: int, parameter: torch.nn.Parameter) -> None:
+        assert parameter.grad is not None, "the check has to be made before what takes gradients away"
+        self._reached[index].logical_or_(parameter.grad.any())
+
+    def _stop_watching(self) -> None:
+        """Take the hooks away, and keep the reasons that they found."""
+        if self._watched is None:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._watched.close()
+        self._reasons = {name: reason for name in self._names if (reason := self._watched.reason(name)) is not None}
+        self._watched = None
+
+    def _refuse_changed(self, names: list[str]) -> None:
+        if names:
+            msg = (
+                f"{len(names)} parameters or buffers were to stay as they were and have changed: {_listed(names)}. "
+                "This is a defect of the kit or of the machine: start again, and report it if it comes back"
+            )
+            raise UntrainedError(msg)
+
+    def _refuse_untrained(self, step: int, names: list[str], reached: Mapping[str, bool]) -> None:
+        if not names:
+            return
+        silent = [name for name in names if not reached[name]]
+        told = [f"{len(silent)} have had no gradient: {_listed(silent)}"] if silent else []
+        stuck = [name for name in names if reached[name]]
+        told += [f"{len(stuck)} have had gradients and have not moved: {_listed(stuck)}"] if stuck else []
+        msg = (
+            f"after step {step}, {len(names)} parameters that were to train do not, and no reason for that is known. "
+            f"{'; '.join(told)}. Choose what trains with adapt.*, raise optim.lr where they cannot move, or "
+            "turn the check off with --train.check_after none"
+        )
+        raise UntrainedError(msg)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+# Fingerprints of tensors, made where the tensors are, by which any later change shows.
+#
+# A tensor is read as a row of integers, its own bits. Each is multiplied by an odd number that depends on where it
+# stands, and all are added up modulo 2^64; two such sums, with other numbers, make a fingerprint. One value that
+# changes always changes both sums, because an odd number has an inverse modulo 2^64; changes of several values cancel
+# in both with a chance of about 2^-128.
+
+Fingerprint = tuple[int, int]
+
+_CHUNK = 2**19
+"""Values that are read at a time: a few times 8 bytes each is all the memory that this takes."""
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SEEDS = (0x0123_4567_89AB_CDEF, 0x7EDC_BA98_7654_3210)
+# Constants of SplitMix64 (Steele, Lea, Flood 2014), as signed integers.
+_STEP, _MIX, _MIX_AGAIN = (
+    value - 2**64 for value in (0x9E37_79B9_7F4A_7C15, 0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB)
+)
+
+
+@torch.no_grad()
+def fingerprints(tensors: Mapping[str, torch.Tensor]) -> dict[str, Fingerprint]:
+    """Fingerprint tensors of any type and size, on any devices, waiting for each device once.
+
+    Args:
+        tensors: by name; they have to have memory. Equal bits have equal fingerprints on every device.
+    """
+    multipliers: dict[torch.device, torch.Tensor] = {}
+    sums: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        device = tensor.device
+        if device not in multipliers:
+            multipliers[device] = _multipliers(device)
+        sums.setdefault(device, {})[name] = _sums(tensor, multipliers[device])
+    found: dict[str, Fingerprint] = {}
+    for own in sums.values():
+        found |= {name: (a, b) for name, (a, b) in zip(own, torch.stack(list(own.values())).tolist(), strict=True)}
+    return {name: found[name] for name in tensors}
+
+
+def _multipliers(device: torch.device) -> torch.Tensor:
+    """Odd numbers without a pattern, [2, chunk]."""
+    position = torch.arange(1, _CHUNK + 1, device=device)
+    rows = []
+    for seed in _SEEDS:
+        x = position * _STEP + seed
+        x = (x ^ (x >> 30)) * _MIX
+        x = (x ^ (x >> 27)) * _MIX_AGAIN
+        rows.append((x ^ (x >> 31)) | 1)
+    return torch.stack(rows)
+
+
+def _sums(tensor: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
+    """The two sums of one tensor, [2]."""
+    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    bits = plain.reshape(-1).view(_BITS[plain.element_size()])
+    total = torch.zeros(2, dtype=torch.int64, device=bits.device)
+    for chunk in torch.split(bits, _CHUNK):
+        # What was before is multiplied by an odd number too, so that chunks cannot change places.
+        total = total * _STEP + (multipliers[:, : len(chunk)] * chunk.to(torch.int64)).sum(1)
+    return total

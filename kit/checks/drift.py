@@ -1,0 +1,386 @@
+"""How far statistics are from others: of what upstream publishes, of another store, of a file of statistics.
+
+Two numbers tell of each channel: by how many of the reference's scales the mean is shifted, and the ratio of the
+scales. They are the mean and the standard deviation that values have which are normalised by the reference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kit.checks.expected import published
+from kit.checks.scan import LONG_TAILED
+from kit.data import variables
+from kit.data.moments import FieldMoments, field_moments
+from kit.data.store.format import STATISTICS_FILE
+from kit.data.store.reader import Store
+from kit.data.store.update_statistics import keys_of
+from kit.io.errors import StoreError
+
+__all__ = [
+    "CHANGED",
+    "Drift",
+    "FAR",
+    "Reference",
+    "SplitDrift",
+    "UPSTREAM",
+    "Verdict",
+    "WIDE",
+    "compared",
+    "drift",
+    "judged",
+    "read_reference",
+    "skewed",
+    "split_drift",
+    "stability_index",
+    "upstream",
+]
+
+Verdict = Literal["ok", "warning", "error"]
+
+FAR = (4.0, 10.0)
+"""Shifts of the mean, in the reference's scales, that are worth a look and that are wrong.
+
+The extremes of a climate are about 4 of the globe's scales from its mean (surface pressure on the highest plateau,
+temperature on the ice sheets), so that no region and no season of the same quantity is 10 away."""
+WIDE = (2.5, 5.0)
+"""Ratios of the scales that are worth a look and that are wrong: a part is as wide as the whole, or less, unless the
+whole has long tails."""
+_FLAT = 1e-3
+"""Ratio of the scales below which even a small region in one season is too flat: a constant, or another unit."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How one channel's statistics differ from a reference's."""
+
+    key: str
+    mean: float
+    scale: float
+    reference_mean: float
+    reference_scale: float
+    shift: float
+    """Of the mean, in the reference's scales."""
+    ratio: float
+    """Of the scale to the reference's."""
+    verdict: Verdict
+    effect: str = ""
+    """What training on this normalisation would come to; empty where the verdict is ok."""
+    remedy: str = ""
+
+    def told(self, whose: str) -> str:
+        """Both, in words; ``whose`` names the reference."""
+        return (
+            f"mean {self.mean:.6g} and scale {self.scale:.6g}, where {whose} has {self.reference_mean:.6g} and "
+            f"{self.reference_scale:.6g}: {abs(self.shift):.1f} scales away, {self.ratio:.2f} times as wide"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def skewed(key: str) -> bool:
+    """Whether a channel is mostly small and sometimes not, so that a region may be many times as wide as the globe."""
+    name = re.sub(r"(_\d+)+$", "", key)
+    known = variables.lookup(key, "surface") or variables.lookup(name, "atmospheric")
+    return (known is not None and known.non_negative) or name in LONG_TAILED | {"q"}
+
+
+def compared(
+    key: str, mean: float, scale: float, reference: tuple[float, float] | None, *, whole: bool = True
+) -> Drift | None:
+    """Compare a channel's mean and scale with a reference's; None where either is not there, or not a number.
+
+    Args:
+        key: of the channel: ``2t``, ``t_500``.
+        mean: in the store's units.
+        scale: standard deviation.
+        reference: mean and scale to compare with.
+        whole: the reference is of the globe and of years, of which any other data are a part; if not, a scale that is
+            many times smaller than the reference's is worth a look as well.
+    """
+    if reference is None or not all(map(math.isfinite, (mean, scale, *reference))) or reference[1] <= 0:
+        return None
+    shift, ratio = (mean - reference[0]) / reference[1], scale / reference[1]
+    verdict = judged(shift, ratio, whole=whole)
+    if verdict == "error" and skewed(key):
+        verdict = "warning"
+    found = Drift(key, mean, scale, *reference, shift, ratio, verdict)
+    if verdict == "ok":
+        return found
+    return replace(found, effect=_effect(found), remedy=_remedy(found))
+
+
+def drift(key: str, mean: float, scale: float) -> Drift | None:
+    """Hold statistics of a channel against those that upstream publishes; None where it publishes none."""
+    return compared(key, mean, scale, published().get(key))
+
+
+def judged(shift: float, ratio: float, *, whole: bool = True) -> Verdict:
+    """Say how bad a shift and a ratio are; see ``compared``."""
+    if ratio > WIDE[1] or abs(shift) > FAR[1]:
+        return "error"
+    narrow = 0 < ratio < (_FLAT if whole else 1 / WIDE[1])
+    return "warning" if ratio > WIDE[0] or abs(shift) > FAR[0] or narrow else "ok"
+
+
+def _effect(found: Drift) -> str:
+    """What normalisation by these statistics does to weights that were trained with the reference's."""
+    parts = []
+    if found.ratio > WIDE[0]:
+        parts.append(
+            f"normalised by this scale, {found.key} varies {found.ratio:.1f} times less than by the reference's: the "
+            f"weights read fields that are nearly flat, and an error in it counts {found.ratio:.1f} times less in the "
+            "loss, so that it is hardly trained"
+        )
+    elif found.ratio < 1 / WIDE[0]:
+        parts.append(
+            f"normalised by the reference's scale, {found.key} varies {found.ratio:.2g} times as much as the values "
+            "that the reference was made of"
+        )
+    if abs(found.shift) > FAR[0]:
+        parts.append(
+            f"normalised by the reference's, its values lie {abs(found.shift):.1f} scales from where the weights have "
+            "seen any"
+        )
+    return "; ".join(parts)
+
+
+def _remedy(found: Drift) -> str:
+    share = _share_of_zeros(found)
+    zeros = f" ({share:.1%} of zeros among the values would make such a scale)" if share is not None else ""
+    if found.ratio > WIDE[0]:
+        return f"look for fill values, zeros or another unit in what it was made of{zeros}, and do not normalise by it"
+    if abs(found.shift) > FAR[0]:
+        return "check unit, region and period of the data that the statistics were made of"
+    return "check that both are of the same region and period; if so, do not normalise by the reference's"
+
+
+def _share_of_zeros(found: Drift) -> float | None:
+    """Share of zeros that would make a scale of the reference's as wide as it was found; None where it is no such case.
+
+    A share f of zeros among values with mean m and scale s has the mean (1 - f) m and, about it, the variance
+    (1 - f) s^2 + f (1 - f) m^2, which is dominated by its last term where m is many s.
+    """
+    if found.ratio <= WIDE[0] or abs(found.reference_mean) < 10 * found.reference_scale or not found.mean:
+        return None
+    odds = (found.scale**2 - found.reference_scale**2) / found.mean**2
+    share = odds / (1 + odds)
+    return share if share < 0.5 else None
+
+
+# Statistics to compare with: upstream's, those of a store, or a file of them in any of the forms in circulation.
+
+UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Mean and scale of channels.
+
+    Attributes:
+        name: where they are from.
+        values: by key: ``2t``, ``t_500``.
+        whole: they are of the globe and of years, of which other data are a part.
+    """
+
+    name: str
+    values: Mapping[str, tuple[float, float]]
+    whole: bool = False
+
+
+def upstream() -> Reference:
+    """What upstream publishes."""
+    return Reference(UPSTREAM, published(), whole=True)
+
+
+def read_reference(path: Path) -> Reference:
+    """Read the statistics of a store's folder, or a JSON file.
+
+    A file has, for each channel, ``{"mean": ..., "std": ...}`` (vibe-kit's form) or ``[mean, std]``, on its own or
+    under ``variables`` (the form of a store's ``stats.json`` and of ``kit data stats --json``); or ``locations`` and
+    ``scales``, a mapping each (upstream's names).
+
+    Raises:
+        StoreError: there is no such file, or it is none of these.
+    """
+    file = path / STATISTICS_FILE if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        msg = f"{path}: no statistics there; give upstream, a store's folder, the name of a data set, or a JSON file"
+        raise StoreError(msg) from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        msg = f"{file}: not a file of statistics: {error}. {_FORMS}"
+        raise StoreError(msg) from error
+    values = _values(content)
+    if not values:
+        msg = f"{file}: no statistics found in it. {_FORMS}"
+        raise StoreError(msg)
+    return Reference(str(path), values)
+
+
+_FORMS = 'Expected for each channel {"mean": ..., "std": ...} or [mean, std], such as {"2t": [278.5, 21.2]}'
+
+
+def _values(content: Any) -> dict[str, tuple[float, float]]:
+    if not isinstance(content, Mapping):
+        return {}
+    if isinstance(content.get("variables"), Mapping):
+        content = content["variables"]
+    locations, scales = content.get("locations"), content.get("scales")
+    if isinstance(locations, Mapping) and isinstance(scales, Mapping):
+        content = {key: [locations[key], scales[key]] for key in locations if key in scales}
+    pairs = {str(key): _pair(value) for key, value in content.items()}
+    return {key: pair for key, pair in pairs.items() if pair is not None}
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    if isinstance(value, Mapping):
+        value = [value.get("mean"), value.get("std")]
+    if not (isinstance(value, list) and len(value) == 2):
+        return None
+    mean, scale = value
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in value):
+        return None
+    try:
+        return float(mean), float(scale)
+    except OverflowError:
+        # JSON's integers have no end.
+        return None
+
+
+# Whether a store's validation and test states are of the same distribution as those that it is trained on.
+#
+# The measure is the population stability index over classes cut at the training split's quantiles: the sum over
+# classes of (p - q) ln(p / q), with the shares p of the one split and q of the other (Kullback and Leibler's
+# divergence, both ways). By the usual rule (Lewis 1994; Siddiqi 2006, *Credit Risk Scorecards*) below 0.1 nothing has
+# changed, from 0.25 on the distribution has.
+#
+# Dimensions: K classes.
+
+CHANGED = 0.25
+"""Index from which a distribution counts as another one."""
+_LEAST = 1e-4
+"""Share that an empty class is given, for which the logarithm would be infinite."""
+
+
+@dataclass(frozen=True)
+class SplitDrift:
+    """How one channel in another split differs from the training split, by some states of each."""
+
+    key: str
+    split: str
+    psi: float
+    """Population stability index; NaN where there is nothing to compare."""
+    shift: float
+    """Of the mean, in the training states' scales."""
+    ratio: float
+    """Of the scales."""
+    verdict: Verdict
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def stability_index(counts_K: npt.NDArray[Any], others_K: npt.NDArray[Any]) -> float:
+    """Population stability index of two distributions over the same classes; NaN where one of them is empty."""
+    if not (counts_K.sum() and others_K.sum()):
+        return math.nan
+    p_K, q_K = (np.maximum(counts / counts.sum(), _LEAST) for counts in (counts_K, others_K))
+    return float(((p_K - q_K) * np.log(p_K / q_K)).sum())
+
+
+def split_drift(store: Store, states: int, watch: Callable[[], None] = lambda: None) -> list[SplitDrift]:
+    """Compare the validation and the test split with the training split.
+
+    Args:
+        store: with its splits.
+        states: of each split that are read; one from each of as many equal parts of it.
+        watch: called after each state of each variable.
+
+    Raises:
+        StoreError: a chunk is damaged.
+    """
+    chosen = {name: _spread(store.indices(period), states) for name, period in store.splits.items()}
+    train = chosen.pop("train", np.empty(0, np.int64))
+    found: list[SplitDrift] = []
+    for name in (*store.surface, *store.atmospheric) if chosen and train.size else ():
+        keys = keys_of(store, name)
+        edges = [_edges(store, key) for key in keys]
+        base = _glance(store, name, train, edges, watch)
+        for split, indices in chosen.items():
+            other = _glance(store, name, indices, edges, watch)
+            found += [_judged(key, split, *pair) for key, *pair in zip(keys, base, other, strict=True)]
+    return found
+
+
+_Glance = tuple[npt.NDArray[np.int64], FieldMoments]
+
+
+def _spread(indices: npt.NDArray[np.int64], states: int) -> npt.NDArray[np.int64]:
+    """One from anywhere in each of as many parts: equal distances could meet the same hour of every day."""
+    if len(indices) <= states:
+        return indices
+    places = (np.arange(states) + np.random.default_rng(0).random(states)) * (len(indices) / states)
+    return indices[places.astype(np.int64)]
+
+
+def _edges(store: Store, key: str) -> npt.NDArray[np.float64]:
+    """Where classes are cut: quantiles that are apart; rain has fewer, because many of its quantiles are zero."""
+    quantiles = np.array(list(store.statistics.variables[key].quantiles.values()))
+    return np.unique(quantiles[np.isfinite(quantiles)])
+
+
+def _glance(
+    store: Store,
+    name: str,
+    indices: npt.NDArray[np.int64],
+    edges: list[npt.NDArray[np.float64]],
+    watch: Callable[[], None],
+) -> list[_Glance]:
+    """Counts of values by class, [K], and moments, of each level."""
+    found: list[_Glance] = [(np.zeros(len(cuts) + 1, np.int64), FieldMoments()) for cuts in edges]
+    for index in indices.tolist():
+        state = store.read(name, [index])
+        for level, field in enumerate(state[0] if state.ndim == 4 else state):
+            counts, moments = found[level]
+            finite = np.isfinite(field)
+            values = field[finite] if not finite.all() else field
+            reached = [np.count_nonzero(values <= cut) for cut in edges[level]]
+            counts = counts + np.diff([0, *reached, values.size])
+            found[level] = counts, moments.merged(field_moments(values))
+        watch()
+    return found
+
+
+def _judged(key: str, split: str, base: _Glance, other: _Glance) -> SplitDrift:
+    index = stability_index(base[0], other[0])
+    scale = base[1].scale
+    known = base[1].weight > 0 and other[1].weight > 0 and scale > 0
+    shift = (other[1].mean - base[1].mean) / scale if known else math.nan
+    ratio = other[1].scale / scale if known else math.nan
+    verdict = judged(shift, ratio, whole=False) if known else "ok"
+    if verdict == "error" and skewed(key):
+        verdict = "warning"
+    if verdict == "ok" and index >= CHANGED:
+        verdict = "warning"
+    remedy = {
+        "ok": "",
+        "warning": "scores there are of another season, region of values or regime than was trained on: choose periods "
+        "that hold the same seasons, or know that you test how far the model carries",
+        "error": "so far apart are other units or other data: look where the source changes, with `kit data qa`",
+    }[verdict]
+    return SplitDrift(key, split, index, shift, ratio, verdict, remedy)

@@ -1,0 +1,231 @@
+"""Checks that hold one variable against another: hydrostatic balance, land and sea, dew point, statics in their place.
+
+They look at means over all states, at the points of a map: what is wrong with a store as a whole shows there.
+
+Dimensions: C level, h and w those of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kit.checks.check import REBUILD, Examined, Finding, Findings, check
+from kit.checks.results import Severity
+
+__all__ = [
+    "CHECKS",
+    "DRY_AIR",
+    "GRAVITY",
+    "standard_geopotential",
+    "standard_temperature",
+    "thickness",
+    "virtual_temperature",
+]
+
+Array = npt.NDArray[Any]
+
+_LAYER, _COARSE = 0.02, 0.04
+"""Relative error of a thickness that is let pass: a share of its own, and one that grows with the logarithm of the
+pressures' ratio, because temperature is not linear in it. Upstream's published means at 13 levels are within 0.003."""
+_WRONG = 0.15
+"""Relative error that no weather explains."""
+_MANY = 20
+"""States over whose mean temperature says where the mountains are."""
+_POINTS = 0.05
+"""Share of points that may be off."""
+
+
+@check("hydrostatic", "error", "geopotential, temperature and levels fit the hypsometric equation", needs=("level",))
+def _hydrostatic(store: Examined) -> Findings:
+    z, t, q = (store.found(name) for name in ("z", "t", "q"))
+    levels = store.subject.coordinates["level"]
+    if z is None or t is None or len(levels) < 2 or not ((levels > 0).all() and (np.diff(levels) != 0).all()):
+        return
+    warm_Chw = virtual_temperature(t.mean_Chw, 0.0 if q is None else np.nan_to_num(np.clip(q.mean_Chw, 0, 0.05)))
+    worst: tuple[float, int, float] | None = None
+    for upper in range(len(levels) - 1):
+        expected = thickness(warm_Chw[upper], warm_Chw[upper + 1], levels[upper], levels[upper + 1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = (z.mean_Chw[upper] - z.mean_Chw[upper + 1]) / expected - 1
+        error = error[np.isfinite(error)]
+        if not error.size:
+            continue
+        tolerance = _LAYER + _COARSE * abs(np.log(levels[upper + 1] / levels[upper]))
+        typical, share = float(np.median(error)), float((np.abs(error) > 2 * tolerance).mean())
+        if (abs(typical) > tolerance or share > _POINTS) and (worst is None or abs(typical) > abs(worst[0])):
+            worst = typical, upper, share
+    if worst is None:
+        return
+    typical, upper, share = worst
+    layer = f"{levels[upper]:g} and {levels[upper + 1]:g} hPa"
+    detail = (
+        f"between {layer} the thickness from z is {1 + typical:.3g} times that from t and q (hypsometric equation); "
+        f"{share:.0%} of points are off"
+    )
+    remedy = (
+        "z, t or the levels are not what they say: another unit, levels in another order, model levels? "
+        f"Correct the source, then {REBUILD}"
+    )
+    severity: Severity = "error" if abs(typical) > _WRONG else "warning"
+    yield Finding("z", detail, remedy, severity, {"ratio": 1 + typical, "share": share})
+
+
+@check("dew-point", "warning", "the dew point is not above the temperature")
+def _dew_point(store: Examined) -> Findings:
+    warm, dew = store.found("2t"), store.found("2d")
+    if warm is None or dew is None:
+        return
+    excess = dew.mean_Chw - warm.mean_Chw
+    share = float((excess > 0.5).mean())
+    if share > 0.001:
+        detail = f"on average above 2t at {share:.1%} of points, by up to {np.nanmax(excess):.2g} K"
+        yield Finding(
+            "2d", detail, f"the two are of different grids, times or units: correct the source, then {REBUILD}"
+        )
+
+
+@check("land-sea-mask", "error", "the land-sea mask is within [0, 1], with land where the ground is high")
+def _land_sea_mask(store: Examined) -> Findings:
+    mask, ground = store.found("static_lsm"), store.found("static_z")
+    if mask is None:
+        return
+    if mask.low < -1e-3 or mask.high > 1 + 1e-3:
+        detail = f"spans {mask.low:g} to {mask.high:g}; shares of land, 0 to 1, are expected"
+        yield Finding("static_lsm", detail, f"divide by 100 if these are percent; else correct it, then {REBUILD}")
+        return
+    if ground is None:
+        return
+    land, height = mask.mean_Chw[0] >= 0.5, ground.mean_Chw[0]
+    high = height > 0.25 * np.nanmax(height)
+    if min(np.count_nonzero(land), np.count_nonzero(~land)) < 20 or np.nanmax(height) < 1000 or not high.any():
+        return
+    on_land = float(land[high].mean())
+    if on_land < 0.5 and np.nanmean(height[land]) < np.nanmean(height[~land]):
+        detail = f"{1 - on_land:.0%} of the highest ground (static_z) is sea by the mask"
+        remedy = "the mask is inverted (sea 1, land 0), or it or static_z is turned or of another grid"
+        yield Finding("static_lsm", detail, f"{remedy}: correct it, then {REBUILD}", None, {"on_land": on_land})
+
+
+@check("soil-type", "warning", "land has a soil type and sea has none")
+def _soil_type(store: Examined) -> Findings:
+    mask, soil = store.found("static_lsm"), store.found("static_slt")
+    if mask is None or soil is None:
+        return
+    land, type_hw = mask.mean_Chw[0], soil.mean_Chw[0]
+    wrong = ((land > 0.95) & (type_hw < 0.5)) | ((land < 0.05) & (type_hw > 0.5))
+    share = float(wrong.mean())
+    if share > 0.1:
+        detail = f"at {share:.0%} of points static_slt contradicts static_lsm: land without soil, or soil at sea"
+        yield Finding(
+            "static_slt", detail, f"the two are of different grids, or one is turned: correct it, then {REBUILD}"
+        )
+
+
+_TURNS: dict[str, Callable[[Array], Array]] = {
+    "north and south are exchanged": lambda field: field[::-1],
+    "it is half the circle off in longitude": lambda field: np.roll(field, field.shape[1] // 2, axis=1),
+    "it is turned upside down and half the circle off": lambda field: np.roll(field[::-1], field.shape[1] // 2, axis=1),
+    "east and west are exchanged": lambda field: field[:, ::-1],
+}
+
+
+@check("static-alignment", "error", "the orography lies where surface pressure or temperature says")
+def _static_alignment(store: Examined) -> Findings:
+    """Surface pressure falls by a tenth each kilometre, and temperature by 6.5 K: mountains show in their means.
+
+    Temperature says so on the globe and over some time alone: weather has patterns of its own.
+    """
+    ground = store.found("static_z")
+    witness = next((name for name in ("sp", "2t") if store.found(name)), None)
+    if ground is None or witness is None or np.ptp(ground.mean_Chw) < 3000:
+        return
+    seen = store.found(witness)
+    assert seen is not None
+    if witness == "2t" and (seen.states < _MANY or not _is_global(store)):
+        return
+    field, height = _anomaly(seen.mean_Chw[0], zonal=witness == "2t"), ground.mean_Chw[0]
+    straight = _correlation(height, field, zonal=witness == "2t")
+    turned = {name: _correlation(turn(height), field, zonal=witness == "2t") for name, turn in _TURNS.items()}
+    best = min(turned, key=turned.__getitem__)
+    if turned[best] < (-0.8 if witness == "sp" else -0.6) and turned[best] < straight - 0.4:
+        detail = (
+            f"against the mean of {witness}, {best}: correlation {turned[best]:.2f} when put right, {straight:.2f} as "
+            "it is"
+        )
+        remedy = f"turn the static fields as the other variables are, or take them from the same source: {REBUILD}"
+        severity: Severity = "error" if witness == "sp" else "warning"
+        yield Finding("static_z", detail, remedy, severity, {"correlation": straight, "turned": turned[best]})
+
+
+def _is_global(store: Examined) -> bool:
+    latitude, longitude = (store.subject.coordinates[name] for name in ("latitude", "longitude"))
+    return bool(np.ptp(latitude) > 150 and np.ptp(longitude) > 300)
+
+
+def _anomaly(field_hw: Array, *, zonal: bool) -> Array:
+    return np.asarray(field_hw - (np.nanmean(field_hw, axis=1, keepdims=True) if zonal else np.nanmean(field_hw)))
+
+
+def _correlation(height_hw: Array, field_hw: Array, *, zonal: bool) -> float:
+    height = _anomaly(height_hw, zonal=zonal)
+    there = np.isfinite(height) & np.isfinite(field_hw)
+    norm = np.sqrt((height[there] ** 2).sum() * (field_hw[there] ** 2).sum())
+    return float((height[there] * field_hw[there]).sum() / norm) if norm > 0 else 0.0
+
+
+CHECKS = (_hydrostatic, _dew_point, _land_sea_mask, _soil_type, _static_alignment)
+"""In the order in which they are reported."""
+
+
+# The air, as far as checks need to know it: a standard atmosphere and the hypsometric equation.
+
+
+GRAVITY = 9.80665
+"""Standard gravity, m s-2."""
+DRY_AIR = 287.0597
+"""Gas constant of dry air, J kg-1 K-1 (ECMWF, IFS documentation, part IV, chapter 12)."""
+_VAPOUR = 0.609133
+"""Gas constant of water vapour over that of dry air, less one (same source)."""
+_TROPOPAUSE = (226.32, 11000.0, 216.65)
+"""hPa, m, K."""
+_LAPSE = 0.0065
+"""K m-1."""
+
+
+def standard_geopotential(pressure: Any) -> Array:
+    """Geopotential of pressures in hPa, in m2 s-2 (International Standard Atmosphere, ISO 2533:1975, up to 20 km)."""
+    pressure = np.asarray(pressure, dtype=np.float64)
+    edge, height, temperature = _TROPOPAUSE
+    below = 288.15 / _LAPSE * (1 - (pressure / 1013.25) ** (DRY_AIR * _LAPSE / GRAVITY))
+    above = height + DRY_AIR * temperature / GRAVITY * np.log(edge / pressure)
+    return np.asarray(GRAVITY * np.where(pressure >= edge, below, above))
+
+
+def standard_temperature(pressure: Any) -> Array:
+    """Temperature at pressures in hPa, in K (same source)."""
+    height = standard_geopotential(pressure) / GRAVITY
+    return np.asarray(np.maximum(288.15 - _LAPSE * height, _TROPOPAUSE[2]))
+
+
+def virtual_temperature(temperature: Array, humidity: Array | float) -> Array:
+    """Temperature, in K, of dry air as dense as moist air of a temperature and a specific humidity, in kg kg-1."""
+    return np.asarray(temperature * (1 + _VAPOUR * humidity))
+
+
+def thickness(upper: Array, lower: Array, upper_pressure: float, lower_pressure: float) -> Array:
+    """Difference of geopotential between two pressure levels, in m2 s-2.
+
+    The hypsometric equation (Wallace and Hobbs, Atmospheric Science, 2nd ed., 2006, eq. 3.24), with the virtual
+    temperature linear in the logarithm of pressure between the levels.
+
+    Args:
+        upper: virtual temperature at the upper level, K.
+        lower: at the lower one.
+        upper_pressure: in any unit.
+        lower_pressure: in the same unit.
+    """
+    return np.asarray(DRY_AIR * (upper + lower) / 2 * np.log(lower_pressure / upper_pressure))

@@ -1,0 +1,107 @@
+"""What the checks found, as values; printing is the command line's, deciding is the reader's."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from kit.io.errors import SettingsError
+
+__all__ = ["Check", "Report", "Severity", "Status", "accept"]
+
+Status = Literal["passed", "failed", "skipped"]
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding of a check, or its clean bill."""
+
+    name: str
+    status: Status
+    severity: Severity
+    """What it means if it failed: an error makes the store unfit, a warning wants a look, info is for the record."""
+    variable: str | None
+    """The variable or coordinate concerned, under its name in the store; None concerns the store as a whole."""
+    detail: str
+    """Evidence: how many, where first, which values."""
+    remedy: str = ""
+    """What to do about it; empty where nothing is to be done."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Figures behind the detail: counts, between which times, levels, latitudes and longitudes."""
+    accepted: bool = False
+    """An error that the user has accepted by name."""
+
+    @property
+    def key(self) -> str:
+        """Name by which it is accepted: ``nan:2t``, or the check's name alone where no variable is concerned."""
+        return self.name if self.variable is None else f"{self.name}:{self.variable}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one store."""
+
+    store: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed with severity error, but for what was accepted."""
+        return not self.unresolved
+
+    @property
+    def unresolved(self) -> tuple[Check, ...]:
+        """Errors that nobody has accepted."""
+        return tuple(check for check in self.failed("error") if not check.accepted)
+
+    def failed(self, severity: Severity) -> tuple[Check, ...]:
+        """Failed checks of one severity."""
+        return tuple(check for check in self.checks if check.status == "failed" and check.severity == severity)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form: ``store``, ``passed``, ``checks``, and ``accepted``, the names of accepted findings."""
+        accepted = sorted({check.key for check in self.checks if check.accepted})
+        checks = [asdict(check) for check in self.checks]
+        return {"store": self.store, "passed": self.passed, "checks": checks, "accepted": accepted}
+
+
+# Accept findings by name: what is left unresolved keeps a store from being trained on.
+
+
+def accept(report: Report, names: Sequence[str], setting: str = "data.accept") -> Report:
+    """Mark errors as accepted.
+
+    Args:
+        report: of a store.
+        names: of the errors, as ``Check.key`` has them: ``nan:2t``.
+        setting: where the names come from, for the message.
+
+    Returns:
+        The report with these errors marked.
+
+    Raises:
+        SettingsError: a name is none of the errors that were found, so that accepting it has no effect.
+    """
+    errors = {check.key for check in report.failed("error")}
+    needless = [name for name in names if name not in errors]
+    if needless:
+        others = {check.key: check for check in report.checks}
+        known = others.get(needless[0])
+        reason = "nothing of that name was found"
+        if known is not None:
+            reason = "it passed" if known.status == "passed" else f"it is no error but {known.severity}: nothing waits"
+        near = difflib.get_close_matches(needless[0], errors, n=3, cutoff=0.4) or sorted(errors)[:8]
+        msg = (
+            f"{setting}: {needless[0]} has no effect on {report.store}: {reason}; leave it out. Errors that were "
+            f"found: {', '.join(near) or 'none'}"
+        )
+        raise SettingsError(msg)
+    chosen = frozenset(names)
+    checks = (
+        replace(check, accepted=True) if check.key in chosen and check in report.failed("error") else check
+        for check in report.checks
+    )
+    return replace(report, checks=tuple(checks))

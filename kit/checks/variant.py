@@ -1,0 +1,97 @@
+"""Checks of a store against what a variant of Aurora reads, or, where none is named, what Aurora's models usually read.
+
+What is missing is no error: the kit trains without it, and says so. It is a warning where the variant was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
+from kit.checks.results import Severity
+from kit.data.store.format import STATIC_PREFIX
+from kit.data.variables import Kind
+
+__all__ = ["CHECKS"]
+
+
+@check("missing-variables", "info", "all variables that the model reads are there")
+def _missing_variables(store: Examined) -> Findings:
+    expected = store.expected
+    kinds: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+        ("surface", expected.surface),
+        ("atmospheric", expected.atmospheric),
+        ("static", expected.static),
+    )
+    for kind, names in kinds:
+        held = {channel.name.removeprefix(STATIC_PREFIX) for channel in store.subject.channels if channel.kind == kind}
+        held |= {channel.name for channel in store.subject.channels if channel.kind == kind}
+        missing = [name for name in names if name not in held]
+        if missing:
+            shown = ", ".join(missing)
+            detail = f"{expected.label} reads {len(names)} {kind} variables; the store lacks {shown}"
+            remedy = f"add {'them' if len(missing) > 1 else 'it'} to the data and {REBUILD}"
+            remedy += ", or train without: its weights then know less than they did"
+            yield Finding(None, detail, remedy, _severity(store), {"missing": missing})
+
+
+@check("missing-levels", "info", "all pressure levels that the model knows are there, and no others")
+def _missing_levels(store: Examined) -> Findings:
+    held, expected = store.subject.coordinates.get("level", np.empty(0)), store.expected
+    missing = [level for level in expected.levels if not np.isclose(held, level).any()]
+    if missing:
+        detail = f"{expected.label} knows {len(expected.levels)} levels; the store lacks {_hpa(missing)}"
+        remedy = f"add them with `--levels` if the source has them: {REBUILD}"
+        yield Finding("level", detail, remedy, _severity(store), {"missing": missing})
+    others = [float(level) for level in held if not np.isclose(expected.levels, level).any()]
+    if others:
+        detail = f"{_hpa(others)}: upstream publishes no statistics there, and its weights have not seen them"
+        remedy = "leave them out with `data.levels`, or train on them with the store's own statistics"
+        yield Finding("level", detail, remedy, "info", {"others": others})
+
+
+@check("time-step", "error", "states come at a step that the model can take", needs=("time",))
+def _time_step(store: Examined) -> Findings:
+    step, wanted = store.step_hours, store.expected.step_hours
+    if step is None:
+        return
+    if wanted is not None and (wanted / step) % 1:
+        detail = f"states come every {step:g} h, and {store.expected.label} steps {wanted:g} h: no pair fits"
+        yield Finding("time", detail, f"choose a step that divides {wanted:g} h with `--step`: {REBUILD}")
+    elif (24 / step) % 1:
+        detail = f"states come every {step:g} h, which does not divide a day: their hours of the day drift"
+        yield Finding("time", detail, f"choose a step that divides a day with `--step`: {REBUILD}", "warning")
+
+
+@check("accumulation-window", "error", "what is accumulated says over how long, and the windows fit the step")
+def _accumulation_window(store: Examined) -> Findings:
+    step = store.expected.step_hours or store.step_hours
+    wanted = store.expected.window_hours or step
+    for channel in store.subject.channels:
+        if channel.known is None or not channel.known.accumulated or channel.kind != "surface":
+            continue
+        window = channel.window_hours
+        if window is None:
+            detail = "does not say over how many hours it is accumulated (attribute accumulation_hours)"
+            yield Finding(channel.name, detail, f"{REBUILD}, which records it", "warning")
+        elif wanted is not None and window != wanted:
+            asked = store.expected.name is not None
+            model = f"{store.expected.label} predicts {wanted:g} h" if asked else f"states come every {step:g} h"
+            fewer = "what fell in between is lost" if window < wanted else "windows overlap"
+            detail = f"is accumulated over {window:g} h, but {model}: {fewer}"
+            remedy = f"give hourly data and `--step {step:g}h`, which sums them: {REBUILD}"
+            yield Finding(channel.name, detail, remedy, None if asked else "warning", {"window_hours": window})
+
+
+def _severity(store: Examined) -> Severity:
+    return "info" if store.expected.name is None else "warning"
+
+
+def _hpa(levels: Iterable[float]) -> str:
+    return few([f"{level:g}" for level in levels]) + " hPa"
+
+
+CHECKS = (_missing_variables, _missing_levels, _time_step, _accumulation_window)
+"""In the order in which they are reported."""

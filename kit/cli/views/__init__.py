@@ -1,0 +1,1 @@
+"""What people see of results and of progress, on standard error."""

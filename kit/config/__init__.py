@@ -1,0 +1,1 @@
+"""Settings in layers, looked up and explained."""

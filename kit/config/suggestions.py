@@ -1,0 +1,29 @@
+"""Near names: what a person who mistyped may have meant; the only module that compares spellings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["did_you_mean", "near_names"]
+
+
+def near_names(name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Find the names closest to one that is unknown.
+
+    Args:
+        name: Name as it was given.
+        known: Names that exist.
+        count: Most names to return.
+        cutoff: Least similarity, from 0 to 1, by ``difflib``'s ratio.
+
+    Returns:
+        Similar names, closest first; empty where none is similar.
+    """
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6) -> str:
+    """List the names closest to one that is unknown, all names if none is close, as ``a or b or c``."""
+    names = list(known)
+    return " or ".join(near_names(name, names, count=count, cutoff=cutoff) or sorted(names))

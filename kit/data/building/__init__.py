@@ -1,1 +1,0 @@
-"""Building a store at scale: block by block, resumable, by several processes at once."""

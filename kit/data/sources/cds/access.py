@@ -1,0 +1,121 @@
+"""The key to a data store: where it is looked for, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from kit.data.sources.cds.products import STORES
+from kit.io.errors import SettingsError
+
+__all__ = ["Access", "find_access", "key_file"]
+
+_FILES = (("ECMWF_DATASTORES_RC_FILE", ".ecmwfdatastoresrc"), ("CDSAPI_RC", ".cdsapirc"))
+"""Variables that name a file of a key, and where it lies by default: the new client's, then the old one's."""
+_COPERNICUS = ("cds.climate.copernicus.eu", "ads.atmosphere.copernicus.eu", "ewds.climate.copernicus.eu")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to enter a data store.
+
+    Attributes:
+        url: of its interface.
+        key: of the user; never shown.
+        where: the key was found, for messages.
+    """
+
+    url: str
+    key: str = field(repr=False)
+    where: str
+
+    @property
+    def host(self) -> str:
+        """Of the data store."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def site(self) -> str:
+        """Address of its pages."""
+        return f"{urlsplit(self.url).scheme}://{self.host}"
+
+
+def key_file(environment: Mapping[str, str], home: Path) -> Path | None:
+    """The first file that may hold a key, if there is one."""
+    places = [Path(environment.get(variable) or home / name).expanduser() for variable, name in _FILES]
+    return next((place for place in places if place.is_file()), None)
+
+
+def find_access(store: str, environment: Mapping[str, str] | None = None, home: Path | None = None) -> Access:
+    """Find the key to a data store as its own client does: in the environment, then in a file.
+
+    A file for one of Copernicus' data stores serves the others too, at their own addresses: an account is of ECMWF,
+    not of one of them. Any other address, such as a mirror's, stands.
+
+    Args:
+        store: of ``STORES``.
+        environment: by default this process's.
+        home: by default the user's.
+
+    Raises:
+        SettingsError: there is no key, or what there is cannot be one.
+    """
+    environment = os.environ if environment is None else environment
+    file = key_file(environment, home or Path.home())
+    held = {} if file is None else _read(file)
+    key, where = environment.get("ECMWF_DATASTORES_KEY", "").strip(), "ECMWF_DATASTORES_KEY"
+    if not key:
+        key, where = held.get("key", ""), str(file)
+    if not key:
+        raise SettingsError(_no_key(store, file))
+    _check_key(key, where)
+    return Access(_address(environment.get("ECMWF_DATASTORES_URL") or held.get("url", ""), store), key, where)
+
+
+def _read(file: Path) -> dict[str, str]:
+    """The lines ``name: value`` of a file."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        msg = f"{file}: the file of the key cannot be read ({why})"
+        raise SettingsError(msg) from error
+    parts = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip().strip("'\"") for name, colon, value in parts if colon}
+
+
+def _check_key(key: str, where: str) -> None:
+    if ":" in key:
+        msg = f"the key in {where} is of the old form UID:KEY; the data stores want what comes after the colon alone"
+    elif not key.isascii() or not key.isprintable() or " " in key:
+        msg = f"the key in {where} holds characters that no key has; copy it anew from your profile's page"
+    else:
+        return
+    # The key itself stays out of the message.
+    raise SettingsError(msg)
+
+
+def _address(given: str, store: str) -> str:
+    url = given.strip().rstrip("/")
+    parts = urlsplit(url)
+    if not url or parts.hostname in _COPERNICUS:
+        return STORES[store]
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        shown = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "what is given"
+        msg = f"the data store's address must begin with https://, or the key would be readable on the way; got {shown}"
+        raise SettingsError(msg)
+    return url
+
+
+def _no_key(store: str, file: Path | None) -> str:
+    site = STORES[store].removesuffix("/api")
+    there = f"{file} holds no line `key: ...`" if file else "there is none yet"
+    return (
+        f"--source cds needs your key to the data stores ({there}). Make an account at {site}, copy the key from "
+        f"{site}/profile, and write two lines into ~/.ecmwfdatastoresrc:\n  url: {STORES[store]}\n  key: YOUR-KEY\n"
+        "or set ECMWF_DATASTORES_KEY; ~/.cdsapirc of the older client is read as well"
+    )

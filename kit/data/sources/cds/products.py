@@ -1,0 +1,253 @@
+"""What can be asked of the Copernicus data stores, and how: data sets, their hours, grids and names of variables.
+
+Facts are from the data sets' own pages (``https://cds.climate.copernicus.eu/datasets/...`` and the same at
+``https://ads.atmosphere.copernicus.eu``), whose forms show the request that belongs to a choice.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any, Literal, TypeVar
+
+from kit.data.variables import Kind, Variable, lookup
+from kit.io.errors import SettingsError
+
+__all__ = ["Dates", "PRODUCTS", "Product", "STORES", "Times", "blocks", "dated", "product_of", "request_name"]
+
+STORES = {
+    "CDS": "https://cds.climate.copernicus.eu/api",
+    "ADS": "https://ads.atmosphere.copernicus.eu/api",
+}
+"""Addresses of the Climate Data Store and of the Atmosphere Data Store."""
+
+_WEATHER = ("2t", "10u", "10v", "msl", "t", "u", "v", "q", "z")
+_POLLUTION = ("pm1", "pm2p5", "pm10", "tcco", "tc_no", "tcno2", "gtco3", "tcso2", "co", "no", "no2", "go3", "so2")
+_EXTRA_NAMES = {"go3": "ozone"}
+"""Names in requests that the table's aliases do not tell from others."""
+_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")
+
+
+@dataclass(frozen=True)
+class Product:
+    """One thing to ask for, which may lie in two data sets.
+
+    Attributes:
+        name: what ``--path`` calls it.
+        store: of ``STORES``.
+        surface: data set of variables without levels; empty if there is none.
+        levels: data set of variables on pressure levels; empty if there is none.
+        hours: of the day, UTC, at which there are states.
+        spacing: of the grid, in degrees.
+        dates: how days are written: year, month and day apart, or ``date`` as START/END.
+        extra: further parameters of each request.
+        why_not_accumulated: why it has no accumulations of one window; empty if it has them.
+        names: of statics in requests, where they are not ERA5's; None if the data set holds no statics.
+        variables: that are asked for if nobody says which; empty if somebody must.
+        statics: likewise.
+        credit: licence, and whom to name.
+    """
+
+    name: str
+    store: Literal["CDS", "ADS"]
+    surface: str
+    levels: str
+    hours: tuple[int, ...] = tuple(range(24))
+    spacing: float = 0.25
+    dates: Dates = "days"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    why_not_accumulated: str = ""
+    names: Mapping[str, str] | None = field(default_factory=dict)
+    variables: tuple[str, ...] = ()
+    statics: tuple[str, ...] = ()
+    credit: str = ""
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Its data sets."""
+        return tuple(dict.fromkeys(name for name in (self.surface, self.levels) if name))
+
+
+_C3S = (
+    "CC BY 4.0; contains modified Copernicus Climate Change Service information; neither the European Commission nor "
+    "ECMWF is responsible for any use of it"
+)
+_CAMS = (
+    "CC BY 4.0; contains modified Copernicus Atmosphere Monitoring Service information; neither the European "
+    "Commission nor ECMWF is responsible for any use of it"
+)
+_OF_CAMS = {"z": "surface_geopotential", "lsm": "land_sea_mask"}
+
+PRODUCTS: dict[str, Product] = {
+    product.name: product
+    for product in (
+        Product(
+            name="era5",
+            store="CDS",
+            surface="reanalysis-era5-single-levels",
+            levels="reanalysis-era5-pressure-levels",
+            extra={"product_type": ["reanalysis"]},
+            variables=_WEATHER,
+            statics=("z", "lsm", "slt"),
+            credit=f"{_C3S}; Hersbach et al. (2023), DOI 10.24381/cds.adbb2d47 and 10.24381/cds.bd0915c6",
+        ),
+        Product(
+            name="era5-land",
+            store="CDS",
+            surface="reanalysis-era5-land",
+            levels="",
+            spacing=0.1,
+            why_not_accumulated="its accumulations run from midnight, over another number of hours at each time",
+            names=None,
+            credit=f"{_C3S}; Munoz Sabater (2019), DOI 10.24381/cds.e2161bac",
+        ),
+        Product(
+            name="cams",
+            store="ADS",
+            surface="cams-global-atmospheric-composition-forecasts",
+            levels="cams-global-atmospheric-composition-forecasts",
+            hours=(0, 12),
+            spacing=0.4,
+            dates="range",
+            extra={"type": ["forecast"], "leadtime_hour": ["0"]},
+            why_not_accumulated="the kit asks for the beginning of each forecast, where nothing has accumulated yet",
+            names=_OF_CAMS,
+            variables=(*_WEATHER, *_POLLUTION),
+            statics=("z", "lsm"),
+            credit=_CAMS,
+        ),
+        Product(
+            name="cams-eac4",
+            store="ADS",
+            surface="cams-global-reanalysis-eac4",
+            levels="cams-global-reanalysis-eac4",
+            hours=tuple(range(0, 24, 3)),
+            spacing=0.75,
+            dates="range",
+            why_not_accumulated="it is made of analyses, which accumulate nothing",
+            names=_OF_CAMS,
+            variables=(*_WEATHER, *_POLLUTION),
+            statics=("z", "lsm"),
+            credit=f"{_CAMS}; Inness et al. (2019), DOI 10.5194/acp-19-3515-2019",
+        ),
+    )
+}
+"""What the kit knows by name."""
+
+
+def product_of(path: str) -> Product:
+    """Find what ``--path`` asks for: a product by name, one of its data sets, or any other data set.
+
+    Of a data set that the kit does not know, it is assumed that requests are written as for ERA5 (at the Climate Data
+    Store) or as for CAMS (if its name begins with ``cams-``, at the Atmosphere Data Store), on a grid of 0.25 degrees
+    at every hour; the data store says so if that is not true.
+
+    Raises:
+        SettingsError: it is no name of a data set.
+    """
+    if path in PRODUCTS:
+        return PRODUCTS[path]
+    for product in PRODUCTS.values():
+        if path in product.datasets:
+            surface, levels = (path if path == one else "" for one in (product.surface, product.levels))
+            places: tuple[tuple[Kind, str], ...] = (("surface", surface), ("atmospheric", levels))
+            kinds = [kind for kind, dataset in places if dataset]
+            variables = tuple(name for name in product.variables if any(lookup(name, kind) for kind in kinds))
+            statics = product.statics if surface else ()
+            return replace(product, name=path, surface=surface, levels=levels, variables=variables, statics=statics)
+    if not _ID.fullmatch(path):
+        msg = (
+            f"--path {path!r}: --source cds wants {', '.join(PRODUCTS)}, or the name of a data set of the Climate or "
+            "the Atmosphere Data Store as it stands in its page's address, such as reanalysis-era5-single-levels"
+        )
+        raise SettingsError(msg)
+    like = PRODUCTS["cams-eac4" if path.startswith("cams-") else "era5"]
+    return replace(
+        like, name=path, surface=path, levels=path, hours=tuple(range(24)), spacing=0.25, extra={}, variables=(),
+        statics=(), why_not_accumulated="", credit=f"see the page of {path}; {like.credit.split(';')[1].strip()}",
+    )  # fmt: skip
+
+
+def request_name(variable: Variable, product: Product) -> str:
+    """What a data store calls a variable of the kit's table: ERA5's long name, which is among the aliases.
+
+    Raises:
+        SettingsError: it has no such name.
+    """
+    if variable.kind == "static" and product.names and variable.name in product.names:
+        return product.names[variable.name]
+    slug = variable.long_name.lower().replace(" ", "_")
+    for alias in variable.aliases:
+        words = "_" in alias and not alias.startswith("var_") and not alias.endswith("_1h")
+        if words or alias == slug or (alias.isalpha() and len(alias) > 6):
+            return alias
+    if variable.name in _EXTRA_NAMES:
+        return _EXTRA_NAMES[variable.name]
+    msg = f"{variable.name}: the Copernicus data stores have no name for it that the kit knows; leave it out"
+    raise SettingsError(msg)
+
+
+# Times as requests name them: days of a month and hours of a day, each day with the same hours.
+
+T = TypeVar("T")
+Times = tuple[datetime, ...]
+Dates = Literal["days", "range"]
+"""How days are written: year, month and day apart, or ``date`` as START/END."""
+
+
+def blocks(times: Times, most: int, *, together: bool) -> list[tuple[tuple[datetime, ...], tuple[int, ...]]]:
+    """Days of one month with the same hours, at most so many times in a block.
+
+    Args:
+        times: in order.
+        most: times in a block.
+        together: the days of a block must follow each other.
+    """
+    days: dict[datetime, list[int]] = {}
+    for moment in times:
+        days.setdefault(moment.replace(hour=0), []).append(moment.hour)
+    groups: dict[tuple[int, int, tuple[int, ...]], list[datetime]] = {}
+    for day, of_day in days.items():
+        groups.setdefault((day.year, day.month, tuple(of_day)), []).append(day)
+    blocks = []
+    for (_, _, hours), members in groups.items():
+        for run in _runs(members) if together else [members]:
+            for some in _even(hours, most):
+                blocks += [(part, some) for part in _even(run, max(1, most // len(some)))]
+    return sorted(blocks)
+
+
+def _even(items: Sequence[T], most: int) -> list[tuple[T, ...]]:
+    """Parts of nearly the same length, none longer than that."""
+    count = math.ceil(len(items) / most)
+    edges = [round(index * len(items) / count) for index in range(count + 1)]
+    return [tuple(items[start:end]) for start, end in pairwise(edges)]
+
+
+def _runs(days: Sequence[datetime]) -> list[list[datetime]]:
+    """Days that follow each other."""
+    runs: list[list[datetime]] = []
+    for day in days:
+        if runs and day - runs[-1][-1] == timedelta(days=1):
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return runs
+
+
+def dated(days: Sequence[datetime], hours: Sequence[int], form: Dates) -> dict[str, Any]:
+    """The part of a request that says when."""
+    time = [f"{hour:02d}:00" for hour in hours]
+    if form == "range":
+        return {"date": [f"{days[0]:%Y-%m-%d}/{days[-1]:%Y-%m-%d}"], "time": time}
+    first = days[0]
+    return {
+        "year": [f"{first:%Y}"],
+        "month": [f"{first:%m}"],
+        "day": [f"{day:%d}" for day in days],
+        "time": time,
+    }

@@ -1,0 +1,310 @@
+"""From what a build wants to the requests that bring it: how many, for what, and how large.
+
+Nothing here asks anybody: a plan follows from the settings alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kit.data.settings import Period
+from kit.data.sources.base import Request
+from kit.data.sources.cds.products import Product, Times, blocks, dated, product_of, request_name
+from kit.data.statics import CLASSES, DERIVED
+from kit.data.store.format import STATIC_PREFIX, listed
+from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, Variable, lookup
+from kit.io.errors import SettingsError
+
+__all__ = ["Planned", "Selection", "plan", "select"]
+
+LEVELS = (50.0, 100.0, 150.0, 200.0, 250.0, 300.0, 400.0, 500.0, 600.0, 700.0, 850.0, 925.0, 1000.0)
+"""In hPa; those that Aurora's published weights know, for who does not say which."""
+MOST_FIELDS = 5000
+"""In one request. The Climate Data Store refuses "too large" ones by a cost that it does not publish; of hourly ERA5,
+users report 5,952 fields as taken and 8,928 as refused."""
+MOST_BYTES = 4 * 10**9
+"""In one result, as estimated: what one cut, one failed request or one full disk costs at most."""
+_BYTES_PER_POINT = 2
+"""ERA5 and CAMS pack values into 16 bits."""
+_HEADER = 200
+"""Bytes of a GRIB message beside its values, roughly."""
+_WAVES = tuple(name for name, variable in SURFACE.items() if any(140000 < n < 141000 for n in variable.param_ids))
+_HOUR = timedelta(hours=1)
+
+Area = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One request.
+
+    Attributes:
+        dataset: whom it is put to.
+        inputs: the request itself, as the data store takes it.
+        fields: that it will bring.
+        size: of its result in bytes, as estimated.
+    """
+
+    dataset: str
+    inputs: dict[str, Any]
+    fields: int
+    size: int
+
+    @property
+    def digest(self) -> str:
+        """By which its result is known in the cache: SHA-256 of data set and request, shortened."""
+        text = json.dumps([self.dataset, self.inputs], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def __str__(self) -> str:
+        inputs = self.inputs
+        when = inputs.get("date") or [f"{inputs['year'][0]}-{inputs['month'][0]}"]
+        return f"{self.dataset} of {when[0]} ({self.fields} fields)"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked of a product.
+
+    Attributes:
+        product: what it is asked of.
+        variables: without levels, each value of one moment.
+        accumulated: without levels, each value of the hour before its time.
+        atmospheric: on levels.
+        statics: without prefix.
+        levels: in hPa.
+        times: of the states.
+        hours: at which accumulated variables are needed: those of the states, and the hours between.
+        area: north, west, south, east of what is asked, on points of the grid; None for the globe.
+    """
+
+    product: Product
+    variables: tuple[str, ...]
+    accumulated: tuple[str, ...]
+    atmospheric: tuple[str, ...]
+    statics: tuple[str, ...]
+    levels: tuple[float, ...]
+    times: Times
+    hours: Times
+    area: Area | None
+
+    @property
+    def points(self) -> int:
+        """Of one field."""
+        spacing = self.product.spacing
+        if self.area is None:
+            return (round(180 / spacing) + 1) * round(360 / spacing)
+        north, west, south, east = self.area
+        return (round((north - south) / spacing) + 1) * (round((east - west) / spacing) + 1)
+
+
+def select(path: str, request: Request) -> Selection:
+    """Say what of a product a build wants.
+
+    Raises:
+        SettingsError: there is no such product or variable, no time is named, or the choice cannot be served.
+    """
+    product = product_of(path)
+    names = _names(product, request)
+    kinds = {name: _kind(name, product) for name in names}
+    surface = tuple(name for name in names if kinds[name] == "surface")
+    atmospheric = tuple(name for name in names if kinds[name] == "atmospheric")
+    accumulated = tuple(name for name in surface if SURFACE[name].accumulated)
+    statics = _statics(product, request)
+    if accumulated and product.why_not_accumulated:
+        msg = f"{product.name} has no {', '.join(accumulated)} that add up: {product.why_not_accumulated}; leave it out"
+        raise SettingsError(msg)
+    _check_waves(product, surface, atmospheric, statics)
+    if request.levels and not atmospheric:
+        msg = f"--levels {listed(request.levels)} has no effect: none of {', '.join(names)} lies on levels"
+        raise SettingsError(msg)
+    times = _times(product, request)
+    between = product.hours == tuple(range(24)) and request.step is not None
+    return Selection(
+        product=product,
+        variables=tuple(name for name in surface if name not in accumulated),
+        accumulated=accumulated,
+        atmospheric=atmospheric,
+        statics=statics,
+        levels=tuple(sorted(request.levels or LEVELS)) if atmospheric else (),
+        times=times,
+        hours=_hours(times, request.step or 1) if between else times,
+        area=_area(request.region, product.spacing),
+    )
+
+
+def plan(selection: Selection) -> tuple[Planned, ...]:
+    """Split what is wanted into requests: by month and kind, none of them too large.
+
+    Returns:
+        Those of static fields first, then in the order of time.
+    """
+    of, product = selection, selection.product
+    planned = _split(of, product.surface, of.statics, (), of.times[:1], static=True)
+    together = of.hours == of.times
+    planned += _split(of, product.surface, (*of.variables, *(of.accumulated if together else ())), (), of.times)
+    planned += _split(of, product.surface, () if together else of.accumulated, (), of.hours)
+    planned += _split(of, product.levels, of.atmospheric, of.levels, of.times)
+    return tuple(planned)
+
+
+def _names(product: Product, request: Request) -> tuple[str, ...]:
+    if request.variables is not None:
+        return tuple(sorted(request.variables))
+    if not product.variables:
+        msg = f"--path {product.name} needs --variables: the kit does not know what is wanted of it"
+        raise SettingsError(msg)
+    return product.variables
+
+
+def _kind(name: str, product: Product) -> str:
+    """Whether a variable lies on levels, in a product that has it."""
+    surface, atmospheric = lookup(name, "surface"), lookup(name, "atmospheric")
+    variable = (surface if product.surface else None) or (atmospheric if product.levels else None)
+    if variable is not None:
+        request_name(variable, product)
+        return variable.kind
+    if surface or atmospheric:
+        where = "without pressure levels" if surface else "on pressure levels"
+        msg = f"{product.name} has no variables {where}, and {name} is one; ask for it with another --path"
+        raise SettingsError(msg)
+    msg = (
+        f"{name} is not in the kit's table, so that its name in a request is not known; there are "
+        f"{', '.join((*SURFACE, *ATMOSPHERIC))}"
+    )
+    raise SettingsError(msg)
+
+
+def _statics(product: Product, request: Request) -> tuple[str, ...]:
+    """Statics to ask for: those from which classes are derived, and none of those that follow from coordinates."""
+    if request.statics is None:
+        if not product.statics and not request.statics_elsewhere:
+            msg = f"{product.name} needs --statics: it holds none by itself; the kit derives {', '.join(DERIVED)}"
+            raise SettingsError(msg)
+        return product.statics
+    asked = []
+    for name in sorted(one.removeprefix(STATIC_PREFIX) for one in request.statics):
+        static, _, number = name.rpartition("_")
+        base = static if static in CLASSES and number.isdecimal() else name
+        if base not in DERIVED and _is_held(base, product, elsewhere=request.statics_elsewhere):
+            asked.append(base)
+    return tuple(dict.fromkeys(asked))
+
+
+def _is_held(static: str, product: Product, *, elsewhere: bool) -> bool:
+    """Whether a product can be asked for a static variable.
+
+    Raises:
+        SettingsError: it cannot, and nobody else has it.
+    """
+    variable = STATIC.get(static)
+    if variable is not None and variable.param_ids and product.names is not None and product.surface:
+        return True
+    if elsewhere:
+        return False
+    msg = (
+        f"the static variable {static} is none that {product.name} can be asked for; the kit derives "
+        f"{', '.join(DERIVED)}; take others from a file with --statics_from"
+    )
+    raise SettingsError(msg)
+
+
+def _check_waves(product: Product, surface: Sequence[str], atmospheric: Sequence[str], statics: Sequence[str]) -> None:
+    waves = [name for name in surface if name in _WAVES]
+    others = [name for name in (*surface, *atmospheric, *statics) if name not in waves]
+    if waves and others and product.store == "CDS":
+        msg = (
+            f"{', '.join(waves)} come on the grid of ERA5's wave model (0.5 degrees), {', '.join(others)} on that of "
+            "its atmosphere (0.25 degrees): a store has one grid. Build one store of each, with statics of their own"
+        )
+        raise SettingsError(msg)
+
+
+def _times(product: Product, request: Request) -> Times:
+    if request.times is None:
+        msg = f"--times START/END is needed: {product.name} goes back for decades"
+        raise SettingsError(msg)
+    step, own = request.step or 1, 24 // len(product.hours)
+    if request.step is not None and request.step % own:
+        msg = f"--step {step}h: {product.name} has states every {own} h, which makes no step of {step} h"
+        raise SettingsError(msg)
+    moments = [
+        moment
+        for moment in _every_hour(request.times)
+        if moment.hour in product.hours and (moment.timestamp() // 3600) % step == 0
+    ]
+    if not moments:
+        at = ", ".join(f"{hour:02d}" for hour in product.hours)
+        msg = f"--times {request.times}: {product.name} has no state there at a step of {step} h; it has {at} UTC"
+        raise SettingsError(msg)
+    return tuple(moments)
+
+
+def _every_hour(period: Period) -> Iterable[datetime]:
+    moment = period.start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    moment += _HOUR if moment < period.start else timedelta(0)
+    while moment <= period.end:
+        yield moment
+        moment += _HOUR
+
+
+def _hours(times: Times, step: int) -> Times:
+    """The hours of the windows that end at the times of states."""
+    return tuple(sorted({moment - index * _HOUR for moment in times for index in range(step)}))
+
+
+def _area(region: Area | None, spacing: float) -> Area | None:
+    """A region, widened to points of the grid; west in [-180, 180) and east beyond it."""
+    if region is None:
+        return None
+    north, west, south, east = region
+    width, west = (east - west) % 360 or 360.0, (west + 180) % 360 - 180
+    first, last = math.floor(round(west / spacing, 6)), math.ceil(round((west + width) / spacing, 6))
+    top = min(90.0, math.ceil(round(north / spacing, 6)) * spacing)
+    bottom = max(-90.0, math.floor(round(south / spacing, 6)) * spacing)
+    if (last - first) * spacing >= 360 - spacing / 2:
+        first, last = 0, round(360 / spacing) - 1
+    return round(top, 6), round(first * spacing, 6), round(bottom, 6), round(last * spacing, 6)
+
+
+def _split(
+    selection: Selection,
+    dataset: str,
+    names: Sequence[str],
+    levels: Sequence[float],
+    times: Times,
+    *,
+    static: bool = False,
+) -> list[Planned]:
+    """Requests for some variables of one kind."""
+    if not names:
+        return []
+    size = _BYTES_PER_POINT * selection.points + _HEADER
+    at_once = len(names) * max(1, len(levels))
+    most = max(1, min(MOST_FIELDS, MOST_BYTES // size) // at_once)
+    variables = [_variable(name, static=static, levels=bool(levels)) for name in names]
+    wanted = [request_name(variable, selection.product) for variable in variables]
+    planned = []
+    for days, hours in blocks(times, most, together=selection.product.dates == "range"):
+        inputs = {"variable": wanted, **dated(days, hours, selection.product.dates), **selection.product.extra}
+        if levels:
+            inputs["pressure_level"] = [f"{level:g}" for level in levels]
+        inputs["data_format"] = "grib"
+        if selection.product.store == "CDS":
+            # The Atmosphere Data Store has no such choice, and sends GRIB as it is.
+            inputs["download_format"] = "unarchived"
+        if selection.area is not None:
+            inputs["area"] = list(selection.area)
+        fields = at_once * len(days) * len(hours)
+        planned.append(Planned(dataset, inputs, fields, fields * size))
+    return planned
+
+
+def _variable(name: str, *, static: bool, levels: bool) -> Variable:
+    return STATIC[name] if static else ATMOSPHERIC[name] if levels else SURFACE[name]

@@ -1,0 +1,279 @@
+"""What a GRIB file holds: the headers of its messages, without their values."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+import numpy as np
+
+from kit.data.sources.grib.grid import CURVED, REGULAR, Grid, Header, read_curved, read_regular
+from kit.io.errors import SettingsError, StoreError
+
+__all__ = ["Message", "is_grib", "load_eccodes", "scan"]
+
+T = TypeVar("T")
+
+MAGIC = b"GRIB"
+SUFFIXES = (".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2", ".gb2")
+PRESSURE = {"isobaricInhPa": 1.0, "isobaricInPa": 0.01}
+"""Types of level that are pressure, and what turns their numbers into hPa."""
+_ENVELOPE = 128
+"""Bytes between messages that are passed over: telecommunication puts headings there. No message is so short."""
+_NOWHERE: list[IO[bytes]] = []
+"""What the library writes its complaints to. It keeps the file, so that it stays open as long as the process."""
+_HEADERS = (1, 2, 3)
+"""Sections that say which field it is, and where."""
+_UNIT_HOURS = {"s": 1 / 3600, "m": 1 / 60, "": 1.0, "h": 1.0, "D": 24.0}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """One field of a file, as its headers describe it.
+
+    Attributes:
+        path: the file.
+        number: of the message in the file, from 1.
+        offset: of its first byte.
+        length: in bytes.
+        param: ECMWF's parameter number (``paramId``).
+        short_name: of the parameter.
+        units: of its values.
+        level_type: what ``level`` is counted in.
+        level: in hPa where it is pressure.
+        time: when it is valid, ``datetime64[s]``, UTC.
+        lead: hours from the start of the forecast to that time; 0 in an analysis.
+        window: hours that a statistic runs over; 0 for a moment.
+        step_type: ``instant``, or which statistic it is: ``accum``, ``avg``, ``max``, ...
+        data_type: ``an``, ``fc``, ``es``, ...
+        member: of an ensemble, where it is said.
+        version: the experiment, where it is said: 1 is ERA5, 5 preliminary ERA5T.
+        grid: where its values lie.
+    """
+
+    path: Path
+    number: int
+    offset: int
+    length: int
+    param: int
+    short_name: str
+    units: str
+    level_type: str
+    level: float
+    time: np.datetime64
+    lead: float
+    window: float
+    step_type: str
+    data_type: str
+    member: int | None
+    version: str
+    grid: Grid
+
+    @property
+    def on_pressure(self) -> bool:
+        """Whether it lies on a pressure level."""
+        return self.level_type in PRESSURE
+
+    def __str__(self) -> str:
+        return f"{self.path.name}, message {self.number}"
+
+
+def load_eccodes() -> Any:
+    """Import the library that decodes GRIB.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    # eccodes brings an old SQLite, and loads it so that Python's own module, if it comes later, is bound to it: MLflow
+    # refuses that. It also brings a PROJ, with which a pyproj that comes later crashes.
+    for earlier in ("sqlite3", "pyproj"):
+        if importlib.util.find_spec(earlier) is not None:
+            importlib.import_module(earlier)
+    try:
+        eccodes = importlib.import_module("eccodes")
+    # Without its binary part the package fails with a RuntimeError.
+    except (ImportError, RuntimeError) as error:
+        msg = (
+            f"--source grib needs the package eccodes, which cannot be imported ({error}); install it with: "
+            'pip install "aurora-finetune-kit[grib]"'
+        )
+        raise SettingsError(msg) from error
+    _quieten(eccodes)
+    return eccodes
+
+
+def _quieten(eccodes: Any) -> None:
+    """Keep the library from writing to the screen: what it finds wrong, the kit says in its own message."""
+    if not _NOWHERE:
+        _NOWHERE.append(Path(os.devnull).open("wb"))  # noqa: SIM115
+        eccodes.codes_context_set_logging(_NOWHERE[0])
+
+
+def is_grib(path: Path) -> bool:
+    """Whether a file is GRIB by its name or by its first bytes."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
+def scan(path: Path, grids: dict[str, Grid] | None = None) -> list[Message]:
+    """Read the headers of all messages of a file.
+
+    Args:
+        path: the file.
+        grids: those of other files, by what eccodes calls them; is given those of this one.
+
+    Raises:
+        StoreError: the file holds anything else, a message is damaged, cut off, or holds several fields.
+        SettingsError: eccodes is not installed.
+    """
+    return list(_Scanner(path, load_eccodes(), {} if grids is None else grids).messages())
+
+
+def read_grid(eccodes: Any, handle: Any) -> Grid:
+    """Read the grid of a message; one that cannot be read says why."""
+    header = Header(eccodes, handle)
+    kind = header.kind
+    if kind in REGULAR:
+        return read_regular(header, kind)
+    return read_curved(header, kind) if kind in CURVED else Grid(kind, problem=f"lies on a {kind} grid")
+
+
+@dataclass
+class _Scanner:
+    path: Path
+    eccodes: Any
+    grids: dict[str, Grid]
+    names: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Short name and units by parameter number: looking them up takes longer than all the rest."""
+    alike: dict[tuple[type, Any], Any] = field(default_factory=dict)
+
+    def _once(self, value: T) -> T:
+        """The same object for equal values: of a year of the globe there are a hundred thousand messages."""
+        return cast(T, self.alike.setdefault((type(value), value), value))
+
+    def messages(self) -> Iterator[Message]:
+        number, end = 0, 0
+        with self.path.open("rb") as stream:
+            while True:
+                number += 1
+                try:
+                    handle = self.eccodes.codes_grib_new_from_file(stream, headers_only=True)
+                except self.eccodes.CodesInternalError as error:
+                    raise self._damaged(number, error) from error
+                if handle is None:
+                    break
+                try:
+                    offset = self.eccodes.codes_get_message_offset(handle)
+                    self._check_gap(stream, end, offset, number)
+                    message = self._message(handle, number, offset)
+                except (self.eccodes.CodesInternalError, ValueError, OverflowError) as error:
+                    raise error if isinstance(error, StoreError) else self._damaged(number, error) from error
+                finally:
+                    self.eccodes.codes_release(handle)
+                if self._is_edition_2(stream, offset):
+                    self._check_single(stream, message)
+                end = offset + message.length
+                yield message
+            self._check_gap(stream, end, self.path.stat().st_size, number)
+
+    def _message(self, handle: Any, number: int, offset: int) -> Message:
+        def get(key: str, default: Any = None) -> Any:
+            try:
+                return self.eccodes.codes_get(handle, key)
+            except self.eccodes.KeyValueNotFoundError:
+                return default
+
+        length, param, level_type = int(get("totalLength", 0)), int(get("paramId", 0)), str(get("typeOfLevel"))
+        self._check_sections(get, number, length)
+        # Steps before times: eccodes never returns from a time whose step is of no unit.
+        start, end = _hours(get("startStep", 0)), _hours(get("endStep", 0))
+        time, base = (_moment(int(get(f"{kind}Date", 0)), int(get(f"{kind}Time", 0))) for kind in ("validity", "data"))
+        if param not in self.names:
+            self.names[param] = (str(get("shortName", "unknown")), str(get("units", "")))
+        short_name, units = self.names[param]
+        section = str(get("md5GridSection", f"{self.path}, message {number}"))
+        if section not in self.grids:
+            self.grids[section] = read_grid(self.eccodes, handle)
+        return Message(
+            path=self.path,
+            number=number,
+            offset=offset,
+            length=length,
+            param=param,
+            short_name=short_name,
+            units=units,
+            level_type=self._once(level_type),
+            level=self._once(round(float(get("level", 0)) * PRESSURE.get(level_type, 1.0), 6)),
+            time=self._once(time),
+            lead=self._once(float((time - base) / np.timedelta64(3600, "s"))),
+            window=self._once(end - start),
+            step_type=self._once(str(get("stepType", "instant"))),
+            data_type=self._once(str(get("dataType", ""))),
+            member=get("number"),
+            version=self._once(str(get("experimentVersionNumber", ""))),
+            grid=self.grids[section],
+        )
+
+    def _check_sections(self, get: Callable[[str, Any], Any], number: int, length: int) -> None:
+        """Refuse headers that claim more than the message has: eccodes reads on behind its end, and crashes."""
+        for section in _HEADERS:
+            end = int(get(f"offsetSection{section}", 0)) + int(get(f"section{section}Length", 0))
+            if end > length:
+                raise self._damaged(number, f"section {section} ends at byte {end}, the message at {length}")
+
+    def _check_gap(self, stream: IO[bytes], start: int, stop: int, number: int) -> None:
+        if stop - start <= _ENVELOPE:
+            return
+        # eccodes looks for the next message by its first bytes, and would pass over one that has lost them.
+        held = os.pread(stream.fileno(), min(stop - start, 2**20), start)
+        if held.count(0) < len(held):
+            what = "not a GRIB file" if number == 1 else f"{stop - start} bytes before message {number} are no message"
+            msg = f"{self.path}: {what}; the file is damaged or of another format: fetch it again"
+            raise StoreError(msg)
+
+    @staticmethod
+    def _is_edition_2(stream: IO[bytes], offset: int) -> bool:
+        return os.pread(stream.fileno(), 1, offset + 7) == b"\x02"
+
+    def _check_single(self, stream: IO[bytes], message: Message) -> None:
+        """Refuse a message with several fields, of which eccodes would read the first alone."""
+        at, fields = message.offset + 16, 0
+        while at < message.offset + message.length - 4:
+            head = os.pread(stream.fileno(), 5, at)
+            size = int.from_bytes(head[:4])
+            if size < 5:
+                raise self._damaged(message.number, f"a section of {size} bytes")
+            fields += head[4] == 7
+            at += size
+        if fields > 1:
+            msg = (
+                f"{self.path}: message {message.number} holds {fields} fields; split them first with eccodes' "
+                f"`grib_copy {self.path.name} NEW.grib`"
+            )
+            raise StoreError(msg)
+
+    def _damaged(self, number: int, error: object) -> StoreError:
+        return StoreError(
+            f"{self.path}: message {number} cannot be read ({error}): the file is damaged or cut off; fetch it again"
+        )
+
+
+def _moment(date: int, time: int) -> np.datetime64:
+    text = f"{date:08d}"
+    return np.datetime64(f"{text[:-4]}-{text[-4:-2]}-{text[-2:]}T{time // 100:02d}:{time % 100:02d}", "s")
+
+
+def _hours(step: int | str) -> float:
+    found = re.fullmatch(r"(\d+)([smhD]?)", str(step))
+    if found is None:
+        msg = f"a forecast step of {step!r}"
+        raise ValueError(msg)
+    return int(found[1]) * _UNIT_HOURS[found[2]]

@@ -1,0 +1,349 @@
+"""GRIB 1 and 2, as ECMWF, the Climate Data Store and others deliver ERA5 and analyses.
+
+Headers are read first, without the values; then whole states are laid out, whichever files and whichever order their
+messages come in, and each message is decoded when its state is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from kit.data.sources.base import Pieces, Place, Request, SourceData, data_files, file_facts
+from kit.data.sources.fields import Note
+from kit.data.sources.grib.grid import Grid
+from kit.data.sources.grib.scan import Message, is_grib, scan
+from kit.data.sources.grib.values import lazy, same_values
+from kit.data.sources.grib.winds import check_vectors, partner, turned, turns
+from kit.data.sources.merging import merge
+from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions, listed
+from kit.data.units import canonical_units
+from kit.data.variables import Variable, find, find_param
+from kit.io.errors import StoreError
+
+__all__ = ["add_fields", "check_steps", "laid_out", "named", "open_source", "window_of"]
+
+
+@contextmanager
+def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
+    """Open GRIB data.
+
+    Args:
+        paths: files, and folders, in which every file counts that is GRIB by its name or by its first bytes.
+        request: what is taken.
+
+    Raises:
+        StoreError: no files, a damaged file, or messages that cannot be brought into one form.
+        SettingsError: eccodes is not installed.
+    """
+    files = data_files(paths, "GRIB", ".grib, .grb, .grib2, .grb2, or any that begins with GRIB", is_grib)
+    grids: dict[str, Grid] = {}
+    messages = [message for file in files for message in scan(file, grids)]
+    yield laid_out(messages, request, file_facts(files), str(paths[0]))
+
+
+def laid_out(
+    messages: Sequence[Message], request: Request, files: tuple[dict[str, Any], ...], where: str
+) -> SourceData:
+    """Bring messages into one form, as ``open_source`` does those of its files.
+
+    Args:
+        messages: of all files.
+        request: what is taken.
+        files: their names, hashes and sizes.
+        where: they are from, for messages.
+
+    Raises:
+        StoreError: there is nothing that could be taken, or not in one form.
+    """
+    pieces = Pieces(request)
+    add_fields(messages, pieces)
+    if not pieces.found:
+        _refuse_nothing(where, messages, pieces)
+    fields = merge(pieces.found, pieces.note)
+    curved = any(grid_dimensions(field) == CURVILINEAR for field in fields.values())
+    known = (message.grid.projection for message in messages if message.grid.projection)
+    projection = next(known, {}) if curved else {}
+    return SourceData(fields, tuple(sorted(pieces.names)), files, tuple(pieces.notes), projection=projection)
+
+
+def _refuse_nothing(path: str, messages: Sequence[Message], pieces: Pieces) -> None:
+    """Say what there is instead, where nothing could be taken."""
+    if not messages:
+        msg = f"{path}: holds no GRIB message"
+        raise StoreError(msg)
+    foreign = next((message for message in messages if message.grid.problem), None)
+    if foreign is not None:
+        msg = (
+            f"{foreign}: {foreign.short_name} (paramId {foreign.param}) {foreign.grid.problem}, and nothing else was "
+            "found that the store could take; it wants rows that go south and columns that go east"
+        )
+        raise StoreError(msg)
+    if pieces.request.variables is None:
+        msg = f"{path}: none of {len(messages)} messages is of a variable that the kit knows. {' '.join(pieces.notes)}"
+        raise StoreError(msg)
+
+
+# Forecast steps: which a state may come from, and the hours that an accumulation runs over.
+
+_SHORT = 12.0
+"""Hours: a reanalysis takes what it does not analyse from forecasts no longer than that, one after the other."""
+
+
+def check_steps(name: str, messages: Sequence[Message], accumulated: bool, note: Note) -> None:
+    """Refuse statistics in the place of states, and long forecasts in the place of analyses.
+
+    Raises:
+        StoreError: one of the two.
+    """
+    allowed = ("accum", "instant") if accumulated else ("instant",)
+    for message in messages:
+        if message.step_type not in allowed:
+            kind = "an accumulation" if accumulated else "a state"
+            msg = (
+                f"{message}: {name} is {kind}, but this is a statistic of the type {message.step_type!r} over "
+                f"{message.window:g} h; leave it out"
+            )
+            raise StoreError(msg)
+    leads = sorted({message.lead for message in messages})
+    if len(leads) > 1 and leads[-1] > _SHORT:
+        msg = (
+            f"{messages[0].path.name}: {name} comes from {len(leads)} forecast steps, up to {leads[-1]:g} h ahead; "
+            f"give analyses, one step, or steps of at most {_SHORT:g} h"
+        )
+        raise StoreError(msg)
+    if leads != [0.0] and not accumulated:
+        note(f"{name} comes from forecasts {listed(leads)} h ahead; its times are those that it is valid at")
+
+
+def window_of(name: str, messages: Sequence[Message]) -> int:
+    """Hours that the values of an accumulated variable belong to; the same in all messages.
+
+    Raises:
+        StoreError: there are several, as in accumulations since the start of a forecast; or none is stated, or it is
+            not of whole hours.
+    """
+    # Old ECMWF headers call an accumulation since the start of the forecast a moment at its end.
+    windows = {message.lead if message.step_type == "instant" else message.window: message for message in messages}
+    if len(windows) > 1:
+        ordered = sorted(windows)
+        msg = (
+            f"{windows[ordered[0]]} and {windows[ordered[-1]]}: {name} is accumulated over {listed(ordered)} h; "
+            "give one window (of accumulations since the start of a forecast: take differences first)"
+        )
+        raise StoreError(msg)
+    ((window, message),) = windows.items()
+    if window <= 0 or window != int(window):
+        stated = f"over {window:g} h" if window else "but its header states no window (step 0)"
+        msg = f"{message}: {name} is an accumulation {stated}; whole hours are needed: mend the header, or leave it out"
+        raise StoreError(msg)
+    return int(window)
+
+
+# From messages to fields: which belong together, and whether they make whole states.
+
+_MODEL_LEVELS = ("hybrid", "sigma", "eta", "generalVertical")
+_FINAL, _PRELIMINARY = "1", "5"
+
+
+def add_fields(messages: Iterable[Message], pieces: Pieces) -> None:
+    """Put messages together, and take the fields that were asked for.
+
+    Args:
+        messages: of all files.
+        pieces: is given one piece for each variable.
+
+    Raises:
+        StoreError: messages of a variable lie on a grid that the store cannot keep, on several grids or model levels,
+            are of several members, steps or windows, contradict each other, leave holes, or are components of a wind
+            that cannot be turned. Nothing has been decoded but static fields and what came twice.
+    """
+    groups: dict[str, tuple[Variable | None, list[Message]]] = {}
+    for message in messages:
+        name, variable = named(message)
+        if variable is not None and variable.kind == "atmospheric" and not message.on_pressure:
+            _off_pressure(name, message, pieces)
+            continue
+        # A component along the grid's axes is turned together with the other one, whichever was asked for.
+        other = partner(name) if turns(message) else None
+        if pieces.takes(name, known=variable is not None) or (other and pieces.request.takes(other, known=True)):
+            groups.setdefault(name, (variable, []))[1].append(message)
+    fields, grids = {}, {}
+    for name, (variable, group) in groups.items():
+        _check_alike(name, group, pieces.note)
+        check_vectors(name, group)
+        field = _static(name, group) if name.startswith(STATIC_PREFIX) else _dynamic(name, variable, group, pieces.note)
+        # The name that the table recognises: static variables have their prefix from there.
+        field.name = name if variable is None else variable.name
+        fields[name] = field
+        if partner(name) is not None and turns(group[0]):
+            grids[name] = group[0].grid
+    where = {name: _files(group) for name, (_, group) in groups.items()}
+    for name, field in turned(fields, grids, where, pieces.note).items():
+        if pieces.request.takes(name, known=groups[name][0] is not None):
+            pieces.add(field.to_dataset(), where[name])
+
+
+def _files(messages: Sequence[Message]) -> str:
+    files = dict.fromkeys(message.path.name for message in messages)
+    return next(iter(files)) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def named(message: Message) -> tuple[str, Variable | None]:
+    """The store's name of a field, and what the table knows of it, by its parameter number alone."""
+    variable = find_param(message.param, on_levels=message.on_pressure)
+    if variable is None and not message.on_pressure:
+        # A quantity of the atmosphere on some other level: its kind says so.
+        variable = find_param(message.param, on_levels=True)
+    if variable is not None:
+        return (STATIC_PREFIX + variable.name if variable.kind == "static" else variable.name), variable
+    # A short name that another quantity goes by in the table must not be taken for it.
+    plain = message.short_name.isalnum() and find(message.short_name, on_levels=message.on_pressure) is None
+    return (message.short_name if plain else f"p{message.param}"), None
+
+
+def _off_pressure(name: str, message: Message, pieces: Pieces) -> None:
+    if not pieces.takes(name, known=True):
+        return
+    if message.level_type.startswith(_MODEL_LEVELS):
+        msg = (
+            f"{message}: {name} lies on model levels ({message.level_type} {message.level:g}); the store wants "
+            "pressure levels: interpolate the data first, leave these messages out with eccodes' "
+            "`grib_copy -w typeOfLevel=isobaricInhPa IN OUT`, or name what is wanted with --variables"
+        )
+        raise StoreError(msg)
+    pieces.note(f"{name} on levels of the type {message.level_type} left out: the store wants pressure levels")
+
+
+def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
+    """Refuse what cannot be one field: grids, members, kinds of data, levels of a surface variable."""
+    first = messages[0]
+    for message in messages:
+        if message.grid.problem:
+            msg = (
+                f"{message}: {name} {message.grid.problem}; the store wants rows that follow each other southwards "
+                "and columns that go east: ask for the data on such a grid, crop or interpolate them"
+            )
+            raise StoreError(msg)
+        if not message.grid.same_points(first.grid):
+            msg = (
+                f"the grids of two messages of {name} differ: {message} has {message.grid}, {first} has {first.grid}; "
+                "give one grid, in files of its own"
+            )
+            raise StoreError(msg)
+        if message.data_type in ("es", "ses"):
+            msg = f"{message}: {name} is the spread of an ensemble, no state; leave it out"
+            raise StoreError(msg)
+        if message.units != first.units:
+            msg = (
+                f"{first} and {message}: {name} comes in several units, {first.units} and {message.units}; "
+                "give files of one kind"
+            )
+            raise StoreError(msg)
+        if message.grid.note:
+            note(f"{message.path.name}: {message.grid.note}")
+        if message.grid.northwards:
+            note("rows flipped so that latitudes decrease" if first.grid.curved else "latitudes flipped to decrease")
+    _check_members(name, messages)
+    if not first.on_pressure:
+        _check_one_level(name, messages)
+
+
+def _check_members(name: str, messages: Sequence[Message]) -> None:
+    members = {message.member or 0 for message in messages}
+    if len(members) > 1:
+        msg = (
+            f"{messages[0].path.name}: {name} comes from {len(members)} ensemble members, {min(members)} to "
+            f"{max(members)}; select one with eccodes' `grib_copy -w number={min(members)} IN OUT`"
+        )
+        raise StoreError(msg)
+
+
+def _check_one_level(name: str, messages: Sequence[Message]) -> None:
+    """Refuse a surface variable on several levels at a time; what its level is called may change over the years."""
+    held: dict[np.datetime64, Message] = {}
+    for message in messages:
+        other = held.setdefault(message.time, message)
+        if (other.level_type, other.level) != (message.level_type, message.level):
+            places = " and ".join(f"{m.level_type} {m.level:g}" for m in (other, message))
+            msg = (
+                f"{other} and {message} hold {name} at {message.time} on several levels, {places}; select one with "
+                f"eccodes' `grib_copy -w typeOfLevel={other.level_type} IN OUT`"
+            )
+            raise StoreError(msg)
+
+
+def _static(name: str, messages: Sequence[Message]) -> xr.DataArray:
+    """The one field of a static variable, however often it comes."""
+    first = messages[0]
+    for message in messages[1:]:
+        if not same_values(first, message):
+            msg = (
+                f"{name.removeprefix(STATIC_PREFIX)} has no pressure levels and so is taken to be static, but "
+                f"{message} at {message.time} differs from {first} at {first.time}; a field on a level needs its level"
+            )
+            raise StoreError(msg)
+    return _array(lazy([[first]], np.float64), [first]).isel(time=0, level=0, drop=True)
+
+
+def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], note: Note) -> xr.DataArray:
+    accumulated = variable is not None and variable.accumulated
+    check_steps(name, messages, accumulated, note)
+    window = window_of(name, messages) if accumulated else None
+    held: dict[tuple[np.datetime64, float], Message] = {}
+    for message in messages:
+        place = (message.time, message.level if message.on_pressure else 0.0)
+        held[place] = _better(name, held[place], message, note) if place in held else message
+    if count := sum(message.version.lstrip("0") == _PRELIMINARY for message in held.values()):
+        note(f"{name}: {count} of {len(held)} fields are preliminary (ERA5T)")
+    times, levels = (sorted(set(part)) for part in zip(*held, strict=True))
+    if holes := [(time, level) for time in times for level in levels if (time, level) not in held]:
+        where = f"{holes[0][1]:g} hPa at {holes[0][0]}"
+        msg = (
+            f"{name}: {len(holes)} of {len(times)} x {len(levels)} fields are missing, the first at {where}; the files "
+            f"hold the levels {listed(levels)} hPa. Give all levels for the same times"
+        )
+        raise StoreError(msg)
+    units_stay = variable is None or canonical_units(messages[0].units) == variable.units
+    # Converted in double precision, then rounded once.
+    values = lazy([[held[time, level] for level in levels] for time in times], "f4" if units_stay else "f8")
+    field = _array(values, [held[time, levels[0]] for time in times])
+    field = field.assign_coords(level=levels) if messages[0].on_pressure else field.isel(level=0)
+    return field if window is None else field.assign_attrs(accumulation_hours=window)
+
+
+def _better(name: str, first: Message, other: Message, note: Note) -> Message:
+    """Which of two messages of one field and time stands."""
+    versions = {message.version.lstrip("0"): message for message in (first, other)}
+    if set(versions) == {_FINAL, _PRELIMINARY}:
+        note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
+        return versions[_FINAL]
+    if same_values(first, other):
+        note(f"{name}: states that come twice, alike, were taken once")
+        return first
+    level = f" at {other.level:g} hPa" if other.on_pressure else ""
+    differing = [
+        f"{key} {getattr(first, key)} and {getattr(other, key)}"
+        for key in ("lead", "version", "data_type")
+        if getattr(first, key) != getattr(other, key)
+    ]
+    why = f" ({'; '.join(differing)})" if differing else ""
+    msg = f"{first} and {other} both hold {name}{level} at {other.time}, with different values{why}; remove one of them"
+    raise StoreError(msg)
+
+
+def _array(values: Any, messages: Sequence[Message]) -> xr.DataArray:
+    """A field with its times, its grid and its units."""
+    first = messages[0]
+    dimensions = CURVILINEAR if first.grid.curved else GRID
+    coords = {
+        "time": np.array([message.time for message in messages]).astype("datetime64[ns]"),
+        "latitude": (dimensions if first.grid.curved else "latitude", first.grid.latitude),
+        "longitude": (dimensions if first.grid.curved else "longitude", first.grid.longitude),
+    }
+    attributes = {"units": first.units, "long_name": first.short_name}
+    return xr.DataArray(values, coords, ("time", "level", *dimensions), attrs=attributes)

@@ -1,0 +1,132 @@
+"""The values of GRIB messages, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from kit.data.sources.base import states_together
+from kit.data.sources.grib.scan import Message, load_eccodes
+from kit.io.errors import StoreError
+
+__all__ = ["decoded", "lazy", "same_values"]
+
+_MISSING = 1e300
+"""Stands for a point without a value while a message is decoded; eccodes' own, 9999, may be a value."""
+
+
+def lazy(messages: Sequence[Sequence[Message]], dtype: npt.DTypeLike) -> da.Array:
+    """Lay messages out as an array that decodes what is computed, a state (or some small ones) at a time.
+
+    Args:
+        messages: by time, then by level.
+        dtype: of the values.
+
+    Returns:
+        [T, C, H, W].
+    """
+    cube = _Cube(messages, np.dtype(dtype))
+    chunks = (states_together(int(np.prod(cube.shape[2:]))), *cube.shape[1:])
+    meta = np.empty((0,) * cube.ndim, cube.dtype)
+    name = f"grib-{uuid.uuid4().hex}"
+    array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
+        cube, chunks=chunks, name=name, asarray=False, fancy=False, meta=meta
+    )
+    return array
+
+
+class _Cube:
+    """What dask takes for an array: a shape, and slices that are decoded as they are taken."""
+
+    def __init__(self, messages: Sequence[Sequence[Message]], dtype: np.dtype[Any]) -> None:
+        self._messages = [list(row) for row in messages]
+        grid = self._messages[0][0].grid
+        self.shape = (len(messages), len(self._messages[0]), *grid.shape)
+        self.dtype, self.ndim = dtype, len(self.shape)
+
+    def __getitem__(self, key: tuple[slice | int, ...]) -> npt.NDArray[Any]:
+        parts: list[slice | int] = [*key, *(slice(None) for _ in range(self.ndim - len(key)))]
+        times, levels, points = parts[0], parts[1], parts[2:]
+        rows = _taken(self._messages, times)
+        chosen = [message for row in rows for message in _taken(row, levels)]
+        values = np.empty((len(chosen), *self.shape[2:]), self.dtype)
+        # What single precision cannot hold becomes infinite, which the checks report.
+        with np.errstate(over="ignore"):
+            for index, field in enumerate(decoded(chosen)):
+                values[index] = field
+        kept = [len(rows), len(chosen) // max(1, len(rows))]
+        states = values.reshape((*kept, *self.shape[2:]))[(..., *points)]
+        return states[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in (times, levels))]
+
+
+def _taken(items: list[Any], part: slice | int) -> list[Any]:
+    return items[part] if isinstance(part, slice) else [items[part]]
+
+
+def decoded(messages: Sequence[Message]) -> Iterator[npt.NDArray[np.float64]]:
+    """Decode messages, each to rows southwards and columns eastwards, [H, W], NaN where there is no value.
+
+    Raises:
+        StoreError: a message cannot be decoded; names file and message.
+    """
+    eccodes = load_eccodes()
+    for content, message in _contents(messages):
+        try:
+            handle = eccodes.codes_new_from_message(content)
+            try:
+                # Before any memory is taken: a damaged header may claim billions.
+                size = eccodes.codes_get_size(handle, "values")
+                if size != message.grid.size:
+                    msg = f"{message.path}: message {message.number} holds {size} values, but {message.grid}"
+                    raise StoreError(msg)
+                eccodes.codes_set_double(handle, "missingValue", _MISSING)
+                values = eccodes.codes_get_double_array(handle, "values")
+            finally:
+                eccodes.codes_release(handle)
+        except eccodes.CodesInternalError as error:
+            msg = f"{message.path}: message {message.number} cannot be decoded ({error}); fetch the file again"
+            raise StoreError(msg) from error
+        values[values == _MISSING] = np.nan
+        yield message.grid.arranged(values)
+
+
+def same_values(first: Message, other: Message) -> bool:
+    """Whether two messages of one quantity hold the same values; most often their packed bytes tell."""
+    (one, _), (two, _) = _contents([first, other])
+    if _packed(one) == _packed(two) and first.grid is other.grid:
+        return True
+    left, right = decoded([first, other])
+    return np.array_equal(left, right, equal_nan=True)
+
+
+def _contents(messages: Sequence[Message]) -> Iterator[tuple[bytes, Message]]:
+    for path, run in itertools.groupby(messages, key=lambda message: message.path):
+        with path.open("rb") as stream:
+            for message in run:
+                stream.seek(message.offset)
+                content = stream.read(message.length)
+                if len(content) < message.length or content[:4] != b"GRIB":
+                    msg = f"{path}: message {message.number} is gone: the file was changed while it was read"
+                    raise StoreError(msg)
+                yield content, message
+
+
+def _packed(content: bytes) -> bytes:
+    """Everything that the values follow from: all but what says which field it is, and when."""
+    if content[7] == 1:
+        section = 8 + int.from_bytes(content[8:11])
+        # The decimal scale stands at the end of what every first section holds.
+        return content[34:36] + content[section:]
+    parts, at = [], 16
+    while at < len(content) - 4:
+        size = int.from_bytes(content[at : at + 4])
+        if content[at + 4] >= 5:
+            parts.append(content[at : at + size])
+        at += size
+    return b"".join(parts)

@@ -1,0 +1,1 @@
+"""HRRR, NOAA's 3 km analyses of the contiguous United States."""

@@ -1,0 +1,284 @@
+"""Read a pickle of plain arrays without letting it run anything.
+
+A pickle names functions and classes to be called as it is read. Only the names in ``_ALLOWED`` are honoured,
+and none of them reaches the real function: each maps to a small stand-in of ours that can hold a value and
+nothing more (NumPy's own ``__setstate__`` methods, for one, trust their input). Tensors come with a whole
+``torch.load`` inside; theirs is read by the weights-only loader.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import struct
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from kit.io.errors import StoreError
+
+__all__ = ["Array", "PickledBatch", "PickledMetadata", "PickledPair", "load"]
+
+_NOT_A_PICKLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    RecursionError,
+    struct.error,
+)
+
+
+def load(path: Path) -> Any:
+    """Read a pickle; arrays and tensors in it arrive as ``Array``.
+
+    Raises:
+        StoreError: the pickle asks for anything but plain data, or is damaged; nothing of it was executed.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _Unpickler(stream).load()
+    except _RefusedError as error:
+        msg = (
+            f"{path}: refused: the pickle asks for {error}, which is no plain data. Nothing was executed. "
+            "Accepted are a dictionary of NumPy arrays and a list of (input, target) aurora.Batch pairs; "
+            "write the data so, or as NetCDF"
+        )
+        raise StoreError(msg) from None
+    except _NOT_A_PICKLE as error:
+        msg = f"{path}: not a readable pickle ({type(error).__name__}: {error}); nothing was executed. Write it again"
+        raise StoreError(msg) from error
+
+
+class _RefusedError(Exception):
+    """Something that is not plain data; the message names it."""
+
+
+def _refuse(what: str, cause: BaseException | None = None) -> NoReturn:
+    raise _RefusedError(what) from cause
+
+
+@dataclass
+class _Dtype:
+    """Stands for ``numpy.dtype``: a plain kind and size, never objects or fields."""
+
+    code: str
+    unit: str = ""
+
+    def __init__(self, code: object, *_: object) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[biufSUMm]\d+", code):
+            _refuse(f"an array of the type {code!r}")
+        self.code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.code = state[1] + self.code.lstrip("<>|=")
+        if self.code.lstrip("<>|=")[0] in "Mm" and len(state) > 8:
+            unit, number = state[8][1][:2]
+            name = unit.decode() if isinstance(unit, bytes) else str(unit)
+            if not re.fullmatch(r"[A-Za-z]{1,2}", name):
+                _refuse(f"an array of times in {name!r}")
+            self.unit = f"[{int(number)}{name}]"
+        if state[3] is not None or state[4] is not None:
+            _refuse("an array with named fields")
+
+    def real(self) -> np.dtype[Any]:
+        """The dtype itself, made from its checked name."""
+        return np.dtype(self.code + self.unit)
+
+
+@dataclass
+class Array:
+    """Stands for an array or a tensor until its values are asked for."""
+
+    values: npt.NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[4], bytes | bytearray | str):
+            _refuse("an array of Python objects")
+        _, shape, dtype, column_major, data = state
+        raw = data.encode("latin1") if isinstance(data, str) else data
+        self.values = _from_bytes(raw, dtype, shape, "F" if column_major else "C")
+
+
+def _from_bytes(data: Any, dtype: Any, shape: Any, order: str) -> npt.NDArray[Any]:
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray | pickle.PickleBuffer):
+        _refuse("an array made of something else than bytes")
+    sides = tuple(int(side) for side in shape)
+    real = dtype.real()
+    raw = memoryview(data)
+    if raw.nbytes != math.prod(sides) * real.itemsize:
+        msg = f"an array of the shape {sides} and the type {real} has {raw.nbytes} bytes"
+        raise pickle.UnpicklingError(msg)
+    return np.frombuffer(raw, dtype=real).reshape(sides, order="F" if order == "F" else "C")
+
+
+def _reconstruct(*_: Any) -> Array:
+    # An empty array; shape, type and bytes follow through __setstate__.
+    return Array()
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: str) -> Array:
+    return Array(_from_bytes(data, dtype, shape, order))
+
+
+def _scalar(dtype: Any, data: Any) -> Array:
+    raw = data.encode("latin1") if isinstance(data, str) else data
+    return Array(_from_bytes(raw, dtype, (), "C"))
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    # Protocol 2 writes bytes as text in this one encoding.
+    if not isinstance(text, str) or encoding != "latin1":
+        _refuse(f"_codecs.encode to {encoding!r}")
+    return text.encode("latin1")
+
+
+class _NdarrayName:
+    """Stands for the name ``numpy.ndarray``, which is passed on and never called."""
+
+
+@dataclass
+class _Storage:
+    """A tensor's storage, read by the weights-only loader."""
+
+    real: Any
+
+
+def _storage_from_bytes(data: Any) -> _Storage:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            # It warns of unusual protocols before it refuses what they hold.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = f"{named[1]} inside a tensor" if named else f"a tensor that is not one ({str(error).splitlines()[0]})"
+        _refuse(found, error)
+    except (*_NOT_A_PICKLE, OSError) as error:
+        _refuse(f"a tensor that is not one ({type(error).__name__}: {error})", error)
+    if not isinstance(loaded, torch.storage.TypedStorage):
+        _refuse(f"a tensor whose storage is a {type(loaded).__name__}")
+    return _Storage(loaded)
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Array:
+    """``torch._utils._rebuild_tensor_v2`` without gradients, hooks and metadata."""
+    import torch
+
+    if not isinstance(storage, _Storage):
+        _refuse(f"a tensor whose storage is a {type(storage).__name__}")
+    typed = storage.real
+    # Bounds are checked by set_.
+    tensor = torch.empty(0, dtype=typed.dtype).set_(
+        typed._untyped_storage, int(offset), tuple(map(int, size)), tuple(map(int, stride))
+    )
+    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return Array(wide.numpy())
+
+
+class _Record:
+    """Stands for a dataclass: takes its fields and does nothing with them."""
+
+    fields: tuple[str, ...] = ()
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict) or not set(self.fields) <= set(state):
+            msg = f"a {type(self).__name__} with the fields {sorted(state) if isinstance(state, dict) else state!r}"
+            raise pickle.UnpicklingError(msg)
+        for name in self.fields:
+            object.__setattr__(self, name, state[name])
+
+
+class PickledMetadata(_Record):
+    """What ``aurora.Metadata`` held."""
+
+    fields = ("lat", "lon", "time", "atmos_levels")
+    lat: Array
+    lon: Array
+    time: tuple[datetime, ...]
+    atmos_levels: tuple[Any, ...]
+
+
+class PickledBatch(_Record):
+    """What ``aurora.Batch`` held."""
+
+    fields = ("surf_vars", "static_vars", "atmos_vars", "metadata")
+    surf_vars: dict[str, Array]
+    static_vars: dict[str, Array]
+    atmos_vars: dict[str, Array]
+    metadata: PickledMetadata
+
+    def is_complete(self) -> bool:
+        """Whether the fields are there and of their types, which nothing has ensured so far."""
+        groups = (getattr(self, name, None) for name in self.fields[:3])
+        metadata = getattr(self, "metadata", None)
+        if not all(isinstance(group, dict) for group in groups) or not isinstance(metadata, PickledMetadata):
+            return False
+        times, levels = (getattr(metadata, name, None) for name in ("time", "atmos_levels"))
+        return (
+            isinstance(times, tuple)
+            and all(isinstance(time, datetime) for time in times)
+            and isinstance(levels, tuple | list)
+            and all(isinstance(getattr(metadata, name, None), Array) for name in ("lat", "lon"))
+        )
+
+
+class PickledPair(_Record):
+    """What vibe-kit's ``SupervisedTrainingDataPair`` held."""
+
+    fields = ("input_batch", "target_batch")
+    input_batch: PickledBatch
+    target_batch: PickledBatch
+
+
+_ALLOWED: dict[str, Callable[..., Any]] = {
+    "numpy.dtype": _Dtype,
+    "numpy.ndarray": _NdarrayName,
+    **{
+        f"numpy.{core}.{name}": function
+        for core in ("core", "_core")
+        for name, function in (
+            ("multiarray._reconstruct", _reconstruct),
+            ("multiarray.scalar", _scalar),
+            ("numeric._frombuffer", _frombuffer),
+        )
+    },
+    "_codecs.encode": _encode,
+    "collections.OrderedDict": OrderedDict,
+    "datetime.datetime": datetime,
+    "datetime.timedelta": timedelta,
+    "datetime.timezone": timezone,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch.storage._load_from_bytes": _storage_from_bytes,
+    "aurora.batch.Batch": PickledBatch,
+    "aurora.batch.Metadata": PickledMetadata,
+    "vibe_tune_aurora.types.SupervisedTrainingDataPair": PickledPair,
+    "vibe_tune_aurora.custom_types.SupervisedTrainingDataPair": PickledPair,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        full = f"{module_name}.{global_name}"
+        if full not in _ALLOWED:
+            _refuse(full)
+        return _ALLOWED[full]

@@ -1,0 +1,1 @@
+"""Zarr stores, in a folder or at an address."""

@@ -1,0 +1,1 @@
+"""The store: written block by block, opened for training."""

@@ -1,1 +1,0 @@
-"""Scorecards from a checkpoint and a store."""

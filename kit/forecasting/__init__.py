@@ -1,0 +1,1 @@
+"""Predictions of a checkpoint: roll-outs from the states of a store."""

@@ -1,0 +1,1 @@
+"""What every room reads and writes with: errors, whole files, locks, hashes, retries, progress, secrets."""

@@ -1,0 +1,125 @@
+"""Files and folders that are whole or absent: written beside their final name, fsynced, then renamed.
+
+The only module that gives files their final names. A rename is atomic, but not durable: after a power loss the new
+name may stand for an empty file. So content is fsynced before the rename, and the folder that holds the name after it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kit.io.errors import SettingsError
+
+__all__ = ["move", "publish", "published", "refuse_existing", "remove_tree", "sync", "write_atomically"]
+
+_REMOVALS = 40
+
+
+def refuse_existing(out: Path, setting: str = "--out") -> None:
+    """Check that a place is free, before any work is done for it.
+
+    Raises:
+        SettingsError: something is there.
+    """
+    # A dangling link exists for nobody and would still be replaced.
+    if out.exists() or out.is_symlink():
+        msg = f"{out}: exists already; choose another place with {setting}, or remove it first"
+        raise SettingsError(msg)
+
+
+@contextmanager
+def published(out: Path) -> Iterator[Path]:
+    """Yield a place beside ``out`` that becomes ``out`` if the body succeeds, and vanishes if it does not.
+
+    A process that is killed leaves what it had under a hidden name that ends in ``.part``.
+
+    Args:
+        out: File or folder; its parents are made.
+
+    Raises:
+        SettingsError: something is at ``out``, before the body or after it.
+    """
+    refuse_existing(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.part"
+    try:
+        yield part
+        refuse_existing(out)
+        publish(part, out)
+    except BaseException:
+        if part.is_file():
+            part.unlink()
+        else:
+            remove_tree(part)
+        raise
+
+
+def publish(part: Path, out: Path) -> None:
+    """Give a finished file or folder its final name, durably; a file of that name is replaced.
+
+    Raises:
+        OSError: ``out`` is a folder that is not empty, or on another file system.
+    """
+    if part.is_dir():
+        for file in part.rglob("*"):
+            sync(file)
+    sync(part)
+    move(part, out)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder whose content the disk holds already, and make the new name durable.
+
+    Raises:
+        OSError: ``target`` is a folder that is not empty, or on another file system.
+    """
+    source.replace(target)
+    sync(target.parent)
+    if source.parent != target.parent:
+        sync(source.parent)
+
+
+def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
+    """Write a file so that it is whole or absent at any moment; what is there is replaced.
+
+    Args:
+        path: File to write.
+        content: Its text, encoded as UTF-8, or its bytes.
+        mode: Permission bits; by default those of any new file.
+
+    Raises:
+        OSError: the folder is missing, full or not writable; what was at ``path`` is still there.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        part.write_bytes(data)
+        if mode is not None:
+            part.chmod(mode)
+        publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder into which threads may still be finishing what they had begun; a missing one is no error."""
+    for _ in range(_REMOVALS):
+        if not folder.exists():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)

@@ -1,0 +1,81 @@
+"""Locks that the system lets go of however a process ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["LockHandle", "take"]
+
+_logger = logging.getLogger(__name__)
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True)
+class LockHandle:
+    """A lock that this process has."""
+
+    file: Path
+    descriptor: int
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go of it.
+
+        Args:
+            remove: the file too, while it is still held: whoever waits for it sees that it is gone.
+        """
+        if remove:
+            self.file.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = False) -> LockHandle | None:
+    """Lock a file; None if another one holds it, in this process or in another.
+
+    A file system without locks grants every one, with a warning.
+
+    Args:
+        file: is locked as a whole; its content stays.
+        shared: others may hold it, too, if they share it.
+        make: the file, if it is not there.
+        wait: until it is free; None is then never returned.
+
+    Raises:
+        FileNotFoundError: there is no such folder; or no such file, and it was not to be made.
+        OSError: the file cannot be opened.
+    """
+    flags = os.O_RDWR
+    if make:
+        flags |= os.O_CREAT
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if not wait:
+        operation |= fcntl.LOCK_NB
+    while True:
+        descriptor = os.open(file, flags, 0o644)
+        try:
+            fcntl.flock(descriptor, operation)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+            _logger.warning("%s: this file system has no locks; let one process at a time work there", file.parent)
+            return LockHandle(file, descriptor)
+        if _is_current(descriptor, file):
+            return LockHandle(file, descriptor)
+        os.close(descriptor)
+
+
+def _is_current(descriptor: int, file: Path) -> bool:
+    """Whether the file that is locked is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False

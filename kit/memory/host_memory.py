@@ -1,0 +1,136 @@
+"""Memory of the host that stands in for the device's: allocated here, so that whoever counts can tell them apart.
+
+A step is planned on the CPU, where the device's tensors and the host's look the same. What is allocated here is the
+host's, and ``is_host`` says so of its storage, whether it is real or fake.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import psutil
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["allocating_host", "available", "empty_host", "empty_hosts", "host_available", "is_host", "mark_host"]
+
+_storages = WeakIdKeyDictionary()
+_allocating: ContextVar[bool] = ContextVar("allocating_host", default=False)
+
+_SLAB = 2**28
+"""Bytes of a slab: four times Aurora's largest parameter, so that little of one stays empty."""
+_ALIGNED = 64
+"""Bytes to a multiple of which tensors begin inside a slab: a cache line."""
+
+
+def empty_host(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> torch.Tensor:
+    """Allocate host memory, uninitialised.
+
+    Args:
+        shape: of the tensor.
+        dtype: of the tensor.
+        pin: page-locked, so that a GPU copies to and from it while it computes; needs one. PyTorch rounds each such
+            allocation up to a power of two bytes, and keeps it for the next one of that size.
+    """
+    with _as_host():
+        return mark_host(torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=pin))
+
+
+def empty_hosts(shapes: Sequence[Sequence[int]], dtype: torch.dtype, *, pin: bool = False) -> list[torch.Tensor]:
+    """Allocate many tensors that live as long as each other.
+
+    They share slabs, because pinned memory is rounded up to a power of two: a slab is nearly one, a parameter is not.
+    """
+    step = _ALIGNED // dtype.itemsize
+    sizes = [-(-math.prod(shape) // step) * step for shape in shapes]
+    slabs: list[list[int]] = []
+    room = 0
+    for index, size in enumerate(sizes):
+        if not slabs or size > room:
+            slabs.append([])
+            room = _SLAB // dtype.itemsize
+        slabs[-1].append(index)
+        room -= size
+    found: list[torch.Tensor] = []
+    for members in slabs:
+        slab = empty_host([sum(sizes[index] for index in members)], dtype, pin=pin)
+        parts = torch.split(slab, [sizes[index] for index in members])
+        found += [part[: math.prod(shapes[i])].view(tuple(shapes[i])) for i, part in zip(members, parts, strict=True)]
+    return found
+
+
+def mark_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Count a tensor that was allocated elsewhere as the host's."""
+    _storages[tensor.untyped_storage()] = True
+    return tensor
+
+
+def is_host(storage: torch.UntypedStorage) -> bool:
+    """Whether a storage was allocated here, or marked; a view's is its base's."""
+    return storage in _storages
+
+
+def allocating_host() -> bool:
+    """Whether the tensor that is being made right now will be the host's: for whoever watches operations run."""
+    return _allocating.get()
+
+
+@contextmanager
+def _as_host() -> Iterator[None]:
+    token = _allocating.set(True)
+    try:
+        yield
+    finally:
+        _allocating.reset(token)
+
+
+# How much memory there is to be had: of a GPU, or of the host within the limits that this process has.
+
+_GROUP = Path("/sys/fs/cgroup")
+_PAGES = Path("/proc/self/statm")
+
+
+def available(device: torch.device) -> int:
+    """Bytes that this process can still have on a device, those that PyTorch holds there and does not use included."""
+    if device.type != "cuda":
+        return host_available()
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+def host_available() -> int:
+    """Bytes of the host that this process can still have: what is free, what its container may use, its own limit."""
+    free: int = psutil.virtual_memory().available
+    return max(min([free, *_left_in_container(), *_left_of_addresses()]), 0)
+
+
+def _left_in_container() -> Iterator[int]:
+    """By the control group at the root of what this process sees, version 2 or 1, which is a container's own."""
+    for limit, used, statistics in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        most = _read(_GROUP / limit)
+        if not most.isdigit():
+            continue
+        # Cached files count as used, and go when memory is needed.
+        words = _read(_GROUP / statistics).split()
+        cached = dict(zip(words[::2], words[1::2], strict=False)).get("inactive_file", "0")
+        yield int(most) - int(_read(_GROUP / used) or 0) + int(cached)
+
+
+def _left_of_addresses() -> Iterator[int]:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = _read(_PAGES).split()
+    if limit != resource.RLIM_INFINITY and used:
+        yield limit - int(used[0]) * resource.getpagesize()
+
+
+def _read(path: Path) -> str:
+    """Contents of a file of the system; empty where it does not exist."""
+    return path.read_text(encoding="ascii").strip() if path.exists() else ""

@@ -1,0 +1,210 @@
+"""Runs a module on one band of its input at a time, and computes each band again in the backward pass.
+
+``torch.utils.checkpoint`` per band would do, but it keeps every band's input and output until the whole is put
+together. Here bands are read from and written into whole tensors: a pass holds its input, its output and one band,
+and nothing else. Gradients of parameters are summed over the bands and handed to autograd once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from kit.memory.activation_offload import InputKeeper
+from kit.memory.recompute import is_random
+
+__all__ = ["Work", "run_bands"]
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+class Work(ABC):
+    """A module's work, divided into bands that need nothing of each other.
+
+    Attributes:
+        module: whose parameters are used.
+        bands: how many there are.
+    """
+
+    module: torch.nn.Module
+    bands: int
+
+    @abstractmethod
+    def run(self, band: int, inputs: Tensors) -> Tensors:
+        """Compute one band's outputs from its part of the banded inputs, and the shared ones."""
+
+    @abstractmethod
+    def read(self, whole: torch.Tensor, band: int) -> torch.Tensor:
+        """Take a band out of an input; a view or a copy."""
+
+    @abstractmethod
+    def allocate(self, like: torch.Tensor) -> torch.Tensor:
+        """Make room for a whole input, or for its gradient, given one band."""
+
+    @abstractmethod
+    def write(self, whole: torch.Tensor, band: int, part: torch.Tensor) -> None:
+        """Put a band where ``read`` takes it from."""
+
+    # Outputs are laid out as inputs are, unless a work says otherwise.
+
+    def read_output(self, whole: torch.Tensor, band: int) -> torch.Tensor:
+        """Take a band out of an output's gradient."""
+        return self.read(whole, band)
+
+    def allocate_output(self, like: torch.Tensor) -> torch.Tensor:
+        """Make room for a whole output, given one band."""
+        return self.allocate(like)
+
+    def write_output(self, whole: torch.Tensor, band: int, part: torch.Tensor) -> None:
+        """Put a band of an output where it belongs."""
+        self.write(whole, band, part)
+
+
+def run_bands(work: Work, keeper: InputKeeper, banded: Tensors, shared: Tensors = ()) -> Tensors:
+    """Run all bands.
+
+    Args:
+        work: to be done.
+        keeper: how inputs are kept for the backward pass.
+        banded: inputs of which every band reads its own part.
+        shared: inputs that every band reads whole.
+
+    Returns:
+        Whole outputs.
+    """
+    parameters = [parameter for parameter in work.module.parameters() if parameter.requires_grad]
+    outputs: Tensors = _Bands.apply(  # type: ignore[no-untyped-call]
+        work, keeper, len(banded), *banded, *shared, *parameters
+    )
+    return outputs
+
+
+class _Bands(torch.autograd.Function):
+    """The forward pass without a graph, and the backward pass band by band."""
+
+    @staticmethod
+    def forward(ctx: Any, work: Work, keeper: InputKeeper, banded: int, *tensors: torch.Tensor) -> Tensors:
+        whole, rest = tensors[:banded], tensors[banded:]
+        parameters = sum(1 for parameter in work.module.parameters() if parameter.requires_grad)
+        shared = rest[: len(rest) - parameters]
+        ctx.work, ctx.banded, ctx.shared = work, banded, len(shared)
+        ctx.conditions = _Conditions(tensors[0].device, random=is_random(work.module))
+        ctx.parked = [[] for _ in range(work.bands)] if keeper.parks else None
+        outputs: list[torch.Tensor] = []
+        for band in range(work.bands):
+            parts = tuple(work.read(tensor, band) for tensor in whole)
+            if ctx.parked is not None and any(ctx.needs_input_grad):
+                ctx.parked[band] = [keeper.park(part) for part in parts]
+            ctx.conditions.note()
+            results = work.run(band, (*parts, *shared))
+            outputs = outputs or [work.allocate_output(result) for result in results]
+            for output, result in zip(outputs, results, strict=True):
+                work.write_output(output, band, result)
+        # Copies in bf16 of this module's weights are no use to the next one.
+        torch.clear_autocast_cache()
+        ctx.save_for_backward(*(() if keeper.parks else whole), *rest)
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        work: Work = ctx.work
+        saved = ctx.saved_tensors
+        whole = () if ctx.parked is not None else saved[: ctx.banded]
+        rest = saved[len(whole) :]
+        wanted = ctx.needs_input_grad[3:]
+        sums = _Sums(work, wanted, ctx.banded)
+        with ctx.conditions.precision():
+            for band in range(work.bands):
+                if ctx.parked is None:
+                    parts = [work.read(tensor, band) for tensor in whole]
+                else:
+                    parts, ctx.parked[band] = [item.take() for item in ctx.parked[band]], None
+                sums.add(band, _gradients(ctx, band, parts, rest, wanted, gradients))
+        torch.clear_autocast_cache()
+        return (None, None, None, *sums.result())
+
+
+def _gradients(
+    ctx: Any,
+    band: int,
+    parts: Sequence[torch.Tensor],
+    rest: Sequence[torch.Tensor],
+    wanted: Sequence[bool],
+    gradients: Tensors,
+) -> list[torch.Tensor | None]:
+    """Compute a band again, and the gradients of its inputs and of the parameters; None where none is wanted."""
+    inputs = [*parts, *rest[: ctx.shared]]
+    leaves = [tensor.detach().requires_grad_(want) for tensor, want in zip(inputs, wanted, strict=False)]
+    with torch.enable_grad(), ctx.conditions.randomness(band):
+        results = ctx.work.run(band, tuple(leaves))
+    sources = [*leaves, *rest[ctx.shared :]]
+    asked = [source for source, want in zip(sources, wanted, strict=True) if want]
+    given = [ctx.work.read_output(gradient, band) for gradient in gradients]
+    with ctx.conditions.precision(backward=True):
+        found = iter(torch.autograd.grad(results, asked, given, allow_unused=True))
+    return [next(found) if want else None for want in wanted]
+
+
+class _Sums:
+    """Gradients of whole inputs, put together, and of everything else, summed."""
+
+    def __init__(self, work: Work, wanted: Sequence[bool], banded: int) -> None:
+        self._work = work
+        self._banded = banded
+        self._values: list[torch.Tensor | None] = [None] * len(wanted)
+
+    def add(self, band: int, gradients: Sequence[torch.Tensor | None]) -> None:
+        for index, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            value = self._values[index]
+            if index < self._banded:
+                value = self._work.allocate(gradient) if value is None else value
+                self._work.write(value, band, gradient)
+            else:
+                value = gradient if value is None else value.add_(gradient)
+            self._values[index] = value
+
+    def result(self) -> list[torch.Tensor | None]:
+        return self._values
+
+
+class _Conditions:
+    """Under which bands ran: precision, and random numbers where they draw any."""
+
+    def __init__(self, device: torch.device, *, random: bool) -> None:
+        self._device = device
+        self._enabled = torch.is_autocast_enabled(device.type)
+        self._dtype = torch.get_autocast_dtype(device.type)
+        self._random = random
+        self._states: list[Tensors] = []
+
+    def note(self) -> None:
+        """Remember where random numbers are, before a band."""
+        if self._random:
+            states = (torch.get_rng_state(),)
+            self._states.append((*states, torch.cuda.get_rng_state(self._device)) if self._on_gpu else states)
+
+    def precision(self, *, backward: bool = False) -> AbstractContextManager[None]:
+        """Autocast as it was; its copies of weights serve all bands. Backward passes run without, as everywhere."""
+        return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._enabled and not backward)
+
+    @contextmanager
+    def randomness(self, band: int) -> Iterator[None]:
+        """Draw what a band drew; random numbers outside go on where they were."""
+        with torch.random.fork_rng([self._device] if self._on_gpu else [], enabled=self._random):
+            if self._random:
+                torch.set_rng_state(self._states[band][0])
+                if self._on_gpu:
+                    torch.cuda.set_rng_state(self._states[band][1], self._device)
+            yield
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"

@@ -1,0 +1,1 @@
+"""Weights: their formats, their places, their way into a model."""

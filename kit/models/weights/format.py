@@ -1,0 +1,253 @@
+"""Checkpoints that are pickles, read as tensors and nothing more, mapped into memory where the format allows it.
+
+``torch.load`` with ``weights_only`` builds tensors and plain containers and calls nothing else. A file of PyTorch's
+present format (a zip) is mapped: its tensors lie in the page cache until they are copied into a model, and what is not
+asked for, such as the states of an optimiser, is never read. The mapping is private, so that nothing that is done to
+the tensors reaches the file.
+
+Lightning keeps the weights under ``state_dict``, named as its module names them (``model.backbone...``), beside
+optimisers, callbacks and the module's arguments, ``hyper_parameters``. Objects of some known harmless libraries among
+those are passed over: a stand-in takes their place that does nothing. Anything else is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+
+from kit.io.errors import CheckpointError
+from kit.models.spec import ModelSpec
+from kit.models.statistics import Statistics, level_key
+from kit.models.variants import Variant
+
+__all__ = ["Pickled", "plain_names", "read", "told"]
+
+_logger = logging.getLogger(__name__)
+
+_ZIP = b"PK\x03\x04"
+_STATES = ("state_dict", "model_state_dict", "model")
+"""Keys under which a training script keeps the weights; the first is Lightning's."""
+_ASIDE = (
+    "pathlib", "datetime", "argparse", "enum", "typing", "omegaconf", "antlr4", "lightning", "pytorch_lightning",
+    "lightning_fabric", "lightning_utilities", "torchmetrics", "vibe_tune_aurora", "numpy",
+)  # fmt: skip
+"""Libraries whose objects lie beside weights and mean nothing to them."""
+_WRAPPERS = re.compile(r"(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+"""What compilation, recomputation and sharding put into names."""
+_ANCHOR = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)backbone\.")
+"""Every one of upstream's models has a ``backbone``; what stands before it is somebody's wrapper."""
+
+
+@dataclass(frozen=True)
+class Pickled:
+    """What a pickled checkpoint holds.
+
+    Attributes:
+        state: tensors, under the names of the file.
+        arguments: ``hyper_parameters`` of a Lightning module; empty where there are none.
+    """
+
+    state: dict[str, torch.Tensor]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Aside:
+    """Stands for an object that is no part of the weights: takes anything, keeps nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> _Aside:  # noqa: PYI034
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget it."""
+
+
+def read(file: Path) -> Pickled:
+    """Read a checkpoint on the CPU.
+
+    Args:
+        file: as ``torch.save`` writes it, in its present or its former format.
+
+    Raises:
+        CheckpointError: it holds other things than tensors, or is damaged; nothing in it was executed.
+    """
+    mapped = _is_zip(file)
+    if not mapped:
+        _logger.warning(
+            "%s is in the format of PyTorch before 1.6, which cannot be mapped: all of its %.1f GiB are read into "
+            "memory",
+            file, file.stat().st_size / 2**30,
+        )  # fmt: skip
+    try:
+        content = _loaded(file, mapped=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise CheckpointError(_unreadable(file, error)) from error
+    return _parted(content, file)
+
+
+def _is_zip(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_ZIP)) == _ZIP
+
+
+def _loaded(file: Path, *, mapped: bool) -> object:
+    with warnings.catch_warnings():
+        # It warns of unusual protocols before it refuses what they hold.
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError:
+            aside = _aside(file) if mapped else []
+            if not aside:
+                raise
+        with torch.serialization.safe_globals(aside):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _aside(file: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Stand-ins for the objects of known libraries that a file holds."""
+    asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    return [(_Aside, name) for name in asked if name.split(".")[0] in _ASIDE]
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    return (
+        f"{file}: cannot be read as a checkpoint of tensors alone ({_found(error)}); nothing in it was executed. "
+        "Read are a dictionary from parameter names to tensors, and Lightning's checkpoints; where you trust the file, "
+        "save its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+    )
+
+
+def _found(error: Exception) -> str:
+    """What the loader stumbled over, without the advice that it wraps it in."""
+    text = str(error)
+    if named := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it asks for {named[1]}"
+    if wrapped := re.search(r"WeightsUnpickler error:\s*(.+)", text):
+        return wrapped[1]
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def _parted(content: object, file: Path) -> Pickled:
+    """Find the weights in what was read."""
+    if _is_state(content):
+        return Pickled(dict(content))
+    if isinstance(content, dict):
+        for key in _STATES:
+            if _is_state(content.get(key)):
+                arguments = content.get("hyper_parameters")
+                return Pickled(dict(content[key]), arguments if isinstance(arguments, dict) else {})
+    held = f"; it holds {', '.join(str(key) for key in list(content)[:8])}" if isinstance(content, dict) else ""
+    msg = (
+        f"{file}: expected a dictionary from parameter names to tensors, or one under {' or '.join(_STATES)}, got "
+        f"{type(content).__name__}{held}"
+    )
+    raise CheckpointError(msg)
+
+
+def _is_state(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items())
+    )
+
+
+def plain_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
+    """Bring names down to upstream's: without what a wrapper put before them or between.
+
+    Args:
+        state: tensors under the names of a file.
+        file: for messages.
+
+    Returns:
+        The tensors of the one Aurora among them.
+
+    Raises:
+        CheckpointError: there are several, such as a model and its running average.
+    """
+    bare = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    prefixes = sorted({found["prefix"] for name in bare if (found := _ANCHOR.match(name))})
+    if len(prefixes) > 1:
+        msg = (
+            f"{file}: holds several models, under {', '.join(repr(prefix) for prefix in prefixes)}; save the one that "
+            "is meant by itself"
+        )
+        raise CheckpointError(msg)
+    prefix = prefixes[0] if prefixes else ""
+    others = [name for name in bare if not name.startswith(prefix)]
+    if others:
+        _logger.info("%s: %d tensors beside %r are no part of the model (%s)", file, len(others), prefix, others[0])
+    return {name.removeprefix(prefix): tensor for name, tensor in bare.items() if name.startswith(prefix)}
+
+
+# The model that vibe-kit's Lightning module says that it trained.
+#
+# Microsoft's vibe-kit (``aurora-finetune``: ``vibe_tune_aurora/aurora_module.py`` and ``model_init.py``) trains
+# upstream's small model, to which it adds surface variables: embeddings and heads that upstream's weights lack. Their
+# names and the statistics that all surface variables are normalised with stand in the module's arguments, which
+# Lightning keeps.
+
+_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+"""Levels, in hPa, that upstream publishes statistics for."""
+_UNCHANGED = "pretrained"
+"""The ``init_mode`` in which the model is upstream's own, whatever the other arguments say."""
+
+
+def told(arguments: Mapping[str, Any], variant: Variant, file: Path) -> ModelSpec | None:
+    """Read the model from a module's arguments.
+
+    Args:
+        arguments: ``hyper_parameters`` of the checkpoint.
+        variant: whose weights they are taken for.
+        file: for messages.
+
+    Returns:
+        The variant with the module's surface variables and statistics; None where the arguments name none, so that
+        the model is the variant's own.
+
+    Raises:
+        CheckpointError: names or statistics are not what that module writes.
+    """
+    if arguments.get("init_mode") == _UNCHANGED or not {"surf_vars", "surf_stats"} <= arguments.keys():
+        return None
+    names, given = arguments["surf_vars"], arguments["surf_stats"]
+    if not _are_names(names) or not isinstance(given, dict) or not all(map(_is_pair, given.values())):
+        msg = (
+            f"{file}: hyper_parameters: expected the names of variables in surf_vars and a mean and a standard "
+            f"deviation for each in surf_stats, got {names!r} and {given!r}"
+        )
+        raise CheckpointError(msg)
+    keys = [*names, *variant.static, *(level_key(name, level) for name in variant.atmospheric for level in _LEVELS)]
+    values = {key: found for key in keys if (found := Statistics.published(key)) is not None}
+    values |= {name: (float(given[name][0]), float(given[name][1])) for name in names if name in given}
+    return ModelSpec(
+        variant=variant.name,
+        surface=tuple(names),
+        static=variant.static,
+        atmospheric=variant.atmospheric,
+        levels=_LEVELS,
+        history=variant.default("max_history_size"),
+        timestep=variant.timestep,
+        statistics=Statistics(values),
+    )
+
+
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
+
+
+def _is_pair(pair: Any) -> bool:
+    return (
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in pair)
+    )

@@ -1,0 +1,351 @@
+"""Weights: where they come from, and how they get into a model.
+
+These forms are read, none of them by unrestricted pickle: upstream's checkpoints (``.ckpt``, old and new key
+names), Lightning's (``kit.models.weights.format``), safetensors under upstream's names, and the kit's own checkpoint
+folders and files, which carry their spec with them. A checkpoint folder may hold a delta: what trained alone, and the
+name of the weights that it belongs to.
+
+Files are mapped into memory, privately, and copied into the model: nothing that happens to the model reaches them, and
+nothing that happens to them afterwards reaches the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from aurora import Aurora
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from kit.io.errors import CheckpointError
+from kit.models.extend import added_names
+from kit.models.spec import ModelSpec
+from kit.models.variants import Variant
+from kit.models.weights import convert as rollout_lora
+from kit.models.weights import format as lightning
+from kit.models.weights import format as pickled
+from kit.models.weights import locate as whereabouts
+from kit.models.weights.convert import Pattern, expanded
+from kit.models.weights.locate import RANDOM
+
+__all__ = [
+    "ADAPTER",
+    "ADAPTER_CONFIG",
+    "ADAPTER_PREFIX",
+    "DESCRIPTION",
+    "RANDOM",
+    "LoraFate",
+    "TENSORS",
+    "TRAINED",
+    "Weights",
+    "install",
+    "load",
+    "load_base",
+    "read_tensors",
+    "tensor_files",
+]
+
+TENSORS = "model.safetensors"
+DESCRIPTION = "kit.json"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+TRAINED = "trained.safetensors"
+"""What trained beside frozen weights and is no adapter of PEFT's, under upstream's names."""
+ADAPTER_PREFIX = "base_model.model."
+"""What PEFT puts before upstream's names in the file of an adapter."""
+
+LoraFate = Literal["keep", "merge", "drop"]
+"""What becomes of the roll-out LoRA that weights have: it stays beside its layers, it is added to them, or it makes
+room for what a later stage trained it to."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors with their origin.
+
+    Attributes:
+        state: tensors under the names of the file.
+        base: what identifies them: name, file, its size, SHA-256.
+        description: contents of ``kit.json``, for weights that the kit wrote.
+        under: for a delta, the weights that it was trained on; ``state`` then holds an adapter's tensors under PEFT's
+            names and whatever else trained under upstream's.
+        path: of the file that the SHA-256 is of; of a delta, the folder.
+        told: the model that a foreign file tells of, where it is not the variant's own.
+        stamp: of the file, as it was when its SHA-256 was taken.
+    """
+
+    state: dict[str, torch.Tensor]
+    base: dict[str, Any]
+    description: dict[str, Any] | None = field(default=None, repr=False)
+    under: Weights | None = field(default=None, repr=False)
+    path: Path | None = field(default=None, repr=False)
+    told: ModelSpec | None = field(default=None, repr=False)
+    stamp: tuple[int, ...] | None = field(default=None, repr=False)
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """The model that the weights belong to, if they say so."""
+        return self.told if self.description is None else ModelSpec.from_dict(self.description["model"])
+
+    @property
+    def adapter(self) -> Mapping[str, Any] | None:
+        """What ``kit.json`` says of a delta: its ``settings``, and the ``base`` that it was trained on."""
+        return None if self.under is None or self.description is None else self.description["adapter"]
+
+
+def load(reference: str | None, variant: Variant) -> Weights | None:
+    """Read weights on the CPU.
+
+    Args:
+        reference: a checkpoint folder, a file, a registry name, ``hub``, or ``random``; None for the variant's own.
+        variant: whose weights they are.
+
+    Returns:
+        The weights, or None for random ones.
+
+    Raises:
+        CheckpointError: they are missing, cannot be read, or belong to another variant.
+        RegistryError: a registry name that is not pinned, cannot be had, or does not verify.
+    """
+    if reference == RANDOM:
+        return None
+    name, path = whereabouts.locate(reference, variant)
+    weights = _read(path, name, variant)
+    if weights.spec is not None and weights.spec.variant != variant.name:
+        msg = (
+            f"model.weights: {weights.base['name']} holds a model of variant {weights.spec.variant!r}, but "
+            f"model.variant is {variant.name!r}; set --model.variant {weights.spec.variant}"
+        )
+        raise CheckpointError(msg)
+    return weights
+
+
+def _read(path: Path, name: str, variant: Variant) -> Weights:
+    folder = path.parent if path.name in (ADAPTER, TRAINED) else path
+    if any((folder / file).is_file() for file in (ADAPTER, TRAINED)):
+        return _read_delta(folder, name, variant)
+    file = path / TENSORS if path.is_dir() else path
+    if not file.is_file():
+        msg = f"{path}: expected a checkpoint folder with {TENSORS}, {ADAPTER} or {TRAINED}, but there is none of them"
+        raise CheckpointError(msg)
+    stamp = _stamp(file)
+    base = whereabouts.identified(name, [file])
+    if file.suffix == ".safetensors":
+        weights = _read_safetensors(file, base)
+    else:
+        content = pickled.read(file)
+        told = lightning.told(content.arguments, variant, file)
+        weights = Weights(pickled.plain_names(content.state, file), base, told=told)
+    if _stamp(file) != stamp:
+        raise CheckpointError(_changed(file))
+    return replace(weights, path=file, stamp=stamp)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file does, or another takes its place."""
+    facts = file.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _changed(file: Path) -> str:
+    return f"{file}: changed while it was being read; wait until what writes it has ended, then start again"
+
+
+def _refuse_changed(weights: Weights) -> None:
+    """Refuse tensors that were copied out of a file while somebody wrote to it.
+
+    A file that took its place, or its removal, leaves the mapped one as it was.
+
+    Raises:
+        CheckpointError: it was written to since its SHA-256 was taken.
+    """
+    if weights.stamp is None or weights.path is None or not weights.path.exists():
+        return
+    now = _stamp(weights.path)
+    if now[0] == weights.stamp[0] and now != weights.stamp:
+        raise CheckpointError(_changed(weights.path))
+
+
+def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
+    """Read what trained beside frozen weights, and these weights.
+
+    Raises:
+        CheckpointError: those weights are not where they were, or are others.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        msg = (
+            f"{folder}: holds {tensor_files(folder)[0]} without the {DESCRIPTION} that names the weights it belongs "
+            "to; expected a checkpoint folder as kit finetune writes it"
+        )
+        raise CheckpointError(msg)
+    description = json.loads((folder / DESCRIPTION).read_text())
+    under = load_base(description["adapter"]["base"], folder, variant)
+    base = whereabouts.identified(name, [folder / file for file in tensor_files(folder)])
+    return Weights(read_tensors(folder), base, description, under, folder)
+
+
+def tensor_files(folder: Path) -> list[str]:
+    """Names of the files of tensors in a checkpoint folder."""
+    return [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()] or [TENSORS]
+
+
+def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> Weights:
+    """Read the weights that a checkpoint belongs to, or was trained from.
+
+    They are looked for under their name (a registry entry or a path), at the same place beside the checkpoint, by
+    their SHA-256 in the folders of ``KIT_WEIGHTS`` and in the cache, and last where the registry has them.
+
+    Args:
+        recorded: what ``kit.json`` says of them: ``name``, ``file``, ``sha256`` and perhaps ``relative``, ``size``,
+            ``repository`` and ``revision``.
+        folder: of the checkpoint.
+        variant: whose weights they are.
+
+    Raises:
+        CheckpointError: they are nowhere, or others are where they should be.
+    """
+    name, wanted = str(recorded["name"]), recorded["sha256"]
+    problems: list[str] = []
+    for path in whereabouts.places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
+        try:
+            found = _read(path, name, variant)
+        except CheckpointError as error:
+            problems.append(f"{path} cannot be read: {error}")
+            continue
+        if found.base["sha256"] == wanted:
+            return found
+        problems.append(f"{path} holds others, with SHA-256 {found.base['sha256']}")
+    msg = (
+        f"{folder}: belongs to weights {name} ({recorded['file']}, SHA-256 {wanted}), which are not there: "
+        f"{'; '.join(problems) or f'nothing is at {name!r}'}. No file of that SHA-256 is in {whereabouts.looked_in()}. "
+        f"Put them back, or into a folder that {whereabouts.WEIGHTS_VARIABLE} names"
+    )
+    raise CheckpointError(msg)
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder, on the CPU: the whole model, or an adapter and what trained beside it.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name in tensor_files(folder):
+        try:
+            tensors |= load_file(str(folder / name))
+        except SafetensorError as error:
+            raise CheckpointError(_unreadable(folder / name, error)) from error
+    return expanded(tensors, _rank_pattern(folder), ADAPTER_PREFIX)
+
+
+def _rank_pattern(folder: Path) -> Pattern:
+    """What is left of pruned adapters; empty where nothing was pruned."""
+    file = folder / ADAPTER_CONFIG
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return config.get("rank_pattern") or {}
+
+
+def _unreadable(file: Path, error: SafetensorError) -> str:
+    return f"{file}: not a readable safetensors file ({error}); fetch or write it again"
+
+
+def _read_safetensors(file: Path, base: dict[str, Any]) -> Weights:
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        state = load_file(str(file))
+    except SafetensorError as error:
+        raise CheckpointError(_unreadable(file, error)) from error
+    if "kit" in metadata:
+        return Weights(state, base, json.loads(metadata["kit"]))
+    return Weights(pickled.plain_names(state, file), base)
+
+
+def install(
+    model: Aurora, spec: ModelSpec, weights: Weights, fate: LoraFate | None = None, *, fresh: bool = False
+) -> frozenset[str]:
+    """Load weights into a model built from ``spec``.
+
+    Args:
+        model: built from ``spec``.
+        spec: the model's.
+        weights: of a whole model.
+        fate: what becomes of their roll-out LoRA; by default as the spec says.
+        fresh: the model may have one, beginning with its own first values, where the weights have none.
+
+    Returns:
+        Parameters of added variables that the weights lack; they stay as they are.
+
+    Raises:
+        CheckpointError: names or shapes do not match; names the first of each.
+    """
+    state = _as_upstream(model, spec, weights)
+    fate = fate or ("keep" if spec.rollout_lora == "kept" else "merge")
+    merged = rollout_lora.of(state) if fate == "merge" else {}
+    if fate != "keep":
+        state = rollout_lora.without(state)
+    if fate != "keep" or fresh:
+        state = {**rollout_lora.of(model.state_dict()), **state}
+    stabilised = spec.arguments.get("stabilise_level_agg", False)
+    lacking = added_names(model, spec.added, stabilised=stabilised) - state.keys()
+    _check_names(model, state, weights.base["name"], lacking)
+    try:
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        msg = f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: {first}"
+        raise CheckpointError(msg) from error
+    # In the model, a layer at a time: a second copy of all adapted layers is a third of the model.
+    rollout_lora.add(model, merged)
+    _refuse_changed(weights)
+    return lacking
+
+
+def _as_upstream(model: Aurora, spec: ModelSpec, weights: Weights) -> dict[str, torch.Tensor]:
+    """The tensors under the names, and with the history, of upstream's present classes.
+
+    Raises:
+        CheckpointError: they are not those of the variant.
+    """
+    state = dict(weights.state)
+    try:
+        if weights.description is None:
+            # Upstream's adapters add to biases in place; those of the file are not theirs to change.
+            state = {name: value.clone() if name.endswith(".bias") else value for name, value in state.items()}
+            state = _adapted(model, spec, state)
+        model.adapt_checkpoint_max_history_size(state)
+    except (AssertionError, KeyError, IndexError, RuntimeError) as error:
+        msg = (
+            f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: upstream's adapter for old "
+            f"checkpoints fails ({type(error).__name__}: {error}). Check model.variant and data.history"
+        )
+        raise CheckpointError(msg) from error
+    return state
+
+
+def _adapted(model: Aurora, spec: ModelSpec, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Let upstream's class adapt old names, which stand for the variant's own variables, whatever the model adds."""
+    own = spec.upstream
+    as_published: Any = SimpleNamespace(
+        patch_size=model.patch_size, surf_vars=own.surface, static_vars=own.static, atmos_vars=own.atmospheric
+    )
+    adapted: dict[str, torch.Tensor] = own.constructor._adapt_checkpoint(as_published, state)
+    return adapted
+
+
+def _check_names(model: Aurora, state: Mapping[str, torch.Tensor], name: str, lacking: frozenset[str]) -> None:
+    expected = model.state_dict().keys() - lacking
+    missing, surplus = sorted(expected - state.keys()), sorted(state.keys() - expected)
+    if missing or surplus:
+        msg = (
+            f"{name}: the weights do not fit the model: {len(missing)} parameters are missing "
+            f"({', '.join(missing[:3])}), {len(surplus)} are unknown ({', '.join(surplus[:3])}). Check model.variant, "
+            "model.rollout_lora and the variables"
+        )
+        raise CheckpointError(msg)

@@ -1,0 +1,287 @@
+"""Where weights are: what ``model.weights`` names, and those that a checkpoint belongs to.
+
+A delta names its base by SHA-256. The name and the path that were recorded with it say where to look first; on
+another machine, or under another user, folders are searched for a file of that hash, and the registry for an entry
+of it. What would have to be downloaded comes last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pooch
+
+from kit import registry
+from kit.io.errors import CheckpointError, RegistryError
+from kit.models.variants import VARIANTS, Variant
+from kit.registry import Entry
+from kit.registry.entry import HUB, HubFile
+from kit.registry.paths import place
+
+__all__ = [
+    "OFFICIAL",
+    "RANDOM",
+    "WEIGHTS_VARIABLE",
+    "candidates",
+    "identified",
+    "is_official",
+    "locate",
+    "looked_in",
+    "places",
+    "weights_folders",
+    "with_relative",
+]
+
+OFFICIAL = "hub"
+"""What ``model.weights`` calls upstream's published weights of a variant."""
+RANDOM = "random"
+
+WEIGHTS_VARIABLE = "KIT_WEIGHTS"
+"""Environment variable with folders of weights, separated as in ``PATH``."""
+_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+_TOGETHER = "+"
+"""Between the names of files that are weights together."""
+
+
+def locate(reference: str | None, variant: Variant) -> tuple[str, Path]:
+    """Find what ``model.weights`` names.
+
+    Args:
+        reference: a checkpoint folder, a file, a registry name, or ``hub``; None for the variant's own.
+        variant: whose weights they are.
+
+    Returns:
+        The name that they are recorded under, a registry name or the path as it was given; and the path.
+
+    Raises:
+        CheckpointError: there are none of that name, or they are another variant's.
+        RegistryError: the registry's are not pinned, cannot be had, or are not those that it describes.
+    """
+    name = _registered(reference, variant)
+    if name is not None:
+        return name, _of_registry(name, variant)
+    path = Path(str(reference))
+    if path.exists():
+        return str(reference), path
+    raise CheckpointError(_not_found(path, variant))
+
+
+def is_official(reference: str | None, variant: Variant) -> bool:
+    """Whether upstream's published weights of the variant are meant."""
+    return variant.is_official and _registered(reference, variant) == variant.weights
+
+
+def _registered(reference: str | None, variant: Variant) -> str | None:
+    """The registry's name of what is meant; None for a path."""
+    if reference == OFFICIAL and not variant.is_official:
+        msg = (
+            f"model.weights {OFFICIAL}: there are no official weights of variant {variant.name!r}, whose settings are "
+            f"the kit's; its own are {variant.weights!r}, which are taken when model.weights is left out. Official "
+            f"are those of {', '.join(name for name, row in VARIANTS.items() if row.is_official)}"
+        )
+        raise CheckpointError(msg)
+    if reference in (None, OFFICIAL):
+        return variant.weights
+    return reference if not Path(str(reference)).exists() and reference in registry.entries() else None
+
+
+def _of_registry(name: str, variant: Variant) -> Path:
+    entry = registry.entries().get(name)
+    if entry is None:
+        return registry.fetch(name)
+    if entry.kind != "weights":
+        msg = f"model.weights: the registry's {name} are {entry.kind}, not weights; see kit data list"
+        raise CheckpointError(msg)
+    owner = next((row.name for row in VARIANTS.values() if row.weights == name), variant.name)
+    if owner != variant.name:
+        msg = (
+            f"model.weights: {name} are the weights of variant {owner!r}, but model.variant is {variant.name!r}; set "
+            f"--model.variant {owner}"
+        )
+        raise CheckpointError(msg)
+    if not _at_hand(entry):
+        held = {"file": entry.file, "size": entry.size, "sha256": entry.sha256}
+        for path in () if entry.sha256 is None else _of_hash(held, ()):
+            return path
+    try:
+        return registry.fetch(name)
+    except RegistryError as error:
+        msg = f"{error}{_same_named(entry)}"
+        raise RegistryError(msg) from error
+
+
+def _at_hand(entry: Entry) -> bool:
+    """Whether an entry's file is on this machine where the registry keeps it."""
+    path = place(entry)
+    return path is not None and path.is_file()
+
+
+def _same_named(entry: Entry) -> str:
+    """Point to a file of the entry's name that nothing vouches for."""
+    for folder in weights_folders():
+        for file in _files(folder):
+            if file.name == entry.file:
+                return f". {file} has its name; if you trust it, pass --model.weights {file}"
+    return ""
+
+
+def _not_found(path: Path, variant: Variant) -> str:
+    nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir() or p.suffix in _SUFFIXES)
+    seen = f"; beside it are {', '.join(nearby[:8])}" if nearby else ""
+    official = f"{OFFICIAL!r}, " if variant.is_official else ""
+    return (
+        f"model.weights: expected a checkpoint folder, a .ckpt or .safetensors file, a registry name, {official}or "
+        f"{RANDOM!r}; nothing is at {str(path)!r}{seen}"
+    )
+
+
+def places(
+    recorded: Mapping[str, Any], folder: Path, problems: list[str], *, fixed: Collection[str] = ()
+) -> Iterator[Path]:
+    """Every place where recorded weights may be, the likeliest first and downloads last.
+
+    Args:
+        recorded: as ``candidates`` takes it, and perhaps ``repository`` and ``revision``.
+        folder: of the checkpoint that recorded them.
+        problems: is told what kept a registry entry from being had.
+        fixed: as ``candidates`` takes it.
+    """
+    entries = _entries_of(recorded)
+    yield from _fetched([entry for entry in entries if _at_hand(entry)], problems)
+    seen: set[Path] = set()
+    for path in candidates(recorded, folder, fixed=fixed):
+        if path.resolve() not in seen:
+            seen.add(path.resolve())
+            yield path
+    yield from _fetched([entry for entry in entries if not _at_hand(entry)], problems)
+
+
+def _entries_of(recorded: Mapping[str, Any]) -> list[Entry]:
+    """Entries of the registry that are the recorded weights: by name, by hash, or by the hub's file at a commit."""
+    origin = {key: recorded[key] for key in ("repository", "revision") if key in recorded}
+    return [
+        entry
+        for entry in registry.entries().values()
+        if entry.name == recorded["name"]
+        or (entry.sha256 is not None and entry.sha256 == recorded["sha256"])
+        or (origin and origin == _origin(entry) and entry.file == recorded["file"])
+    ]
+
+
+def _fetched(entries: Iterable[Entry], problems: list[str]) -> Iterator[Path]:
+    for entry in entries:
+        try:
+            yield registry.fetch(entry.name)
+        except RegistryError as error:
+            problems.append(str(error))
+
+
+def _origin(entry: Entry) -> dict[str, str]:
+    """Repository and revision of a hub's file; nothing for others."""
+    if entry.scheme != HUB:
+        return {}
+    hub = HubFile.of(entry.urls[0])
+    return {"repository": hub.repo, "revision": hub.revision}
+
+
+def with_relative(base: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Add where weights lie as seen from a checkpoint's folder, if they lie anywhere.
+
+    Args:
+        base: ``name``, ``file`` and ``sha256`` of weights.
+        folder: of the checkpoint that names them.
+    """
+    path = Path(str(base["name"]))
+    if not path.exists():
+        return dict(base)
+    return {**base, "relative": os.path.relpath(path.absolute(), folder.absolute())}
+
+
+def candidates(recorded: Mapping[str, Any], folder: Path, *, fixed: Collection[str] = ()) -> Iterator[Path]:
+    """Places where weights may be, the likeliest first; the caller compares their SHA-256.
+
+    Args:
+        recorded: ``name``, ``file``, ``sha256`` and perhaps ``relative`` and ``size``, as ``kit.json`` has them.
+        folder: of the checkpoint that recorded them.
+        fixed: names of files that mean something only under their names, beside others.
+
+    Yields:
+        Paths that exist: of the name, where that is one; of the same place beside the checkpoint; then files of that
+        hash in the folders of ``KIT_WEIGHTS`` and in the cache, or their folder where the weights are several files.
+    """
+    for path in _named(recorded, folder):
+        if path.exists():
+            yield path
+    yield from _of_hash(recorded, fixed)
+
+
+def _named(recorded: Mapping[str, Any], folder: Path) -> Iterator[Path]:
+    # A registry entry is fetched by its name, and is not looked for on the disk.
+    if recorded["name"] not in registry.entries():
+        yield Path(str(recorded["name"]))
+    if "relative" in recorded:
+        yield folder / str(recorded["relative"])
+
+
+def _of_hash(recorded: Mapping[str, Any], fixed: Collection[str]) -> Iterator[Path]:
+    """Files of the recorded hash; only those of the recorded size, or else the recorded name, are hashed."""
+    names = str(recorded["file"]).split(_TOGETHER)
+    renamed = len(names) == 1 and names[0] not in fixed and "size" in recorded
+    for searched in (*weights_folders(), registry.cache_dir() / "files"):
+        for file in _files(searched):
+            if not renamed and file.name != names[0]:
+                continue
+            group = [file] if renamed else [file.with_name(name) for name in names]
+            if _sized(group, recorded) and _digest(group) == recorded["sha256"]:
+                yield file if len(group) == 1 else file.parent
+
+
+def _files(place: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(place):
+        folders.sort()
+        yield from (Path(root) / name for name in sorted(names) if name.endswith(_SUFFIXES))
+
+
+def _sized(files: Sequence[Path], recorded: Mapping[str, Any]) -> bool:
+    """Whether files are there, of the size that was recorded, if one was."""
+    try:
+        size = sum(file.stat().st_size for file in files)
+    except OSError:
+        return False
+    return bool(size == recorded.get("size", size))
+
+
+def weights_folders() -> list[Path]:
+    """The folders of ``KIT_WEIGHTS``."""
+    return [Path(part).expanduser() for part in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if part]
+
+
+def looked_in() -> str:
+    """Say where files were looked for by their hash, and which of these folders are none."""
+    folders = weights_folders()
+    told = [f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders]
+    named = f"{WEIGHTS_VARIABLE} ({', '.join(told)})" if folders else f"{WEIGHTS_VARIABLE} (not set)"
+    return f"{named} and the cache {registry.cache_dir() / 'files'}"
+
+
+def identified(name: str, files: Sequence[Path]) -> dict[str, Any]:
+    """What identifies weights: their name, and the files' own names, size and SHA-256.
+
+    Of several files it is the SHA-256 of their digests one after the other. Official weights are known by their name
+    or their hash, wherever they lie, and have the ``repository`` and ``revision`` that they are published in.
+    """
+    size, digest = sum(file.stat().st_size for file in files), _digest(files)
+    facts = {"name": name, "file": _TOGETHER.join(file.name for file in files), "size": size, "sha256": digest}
+    for entry in registry.entries().values():
+        if entry.scheme == HUB and (entry.name == name or entry.sha256 == digest):
+            return {**facts, "file": entry.file, **_origin(entry)}
+    return facts
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digests = [pooch.file_hash(str(file)) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

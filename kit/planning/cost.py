@@ -1,0 +1,210 @@
+"""What a step costs: arithmetic, and an estimate of time from it.
+
+Every operation takes the longer of two times: that of its arithmetic at the card's rate for the precision, and that of
+reading its inputs and writing its results once. This is a roofline (Williams et al. 2009): no kernel is faster, and
+``EFFICIENCY`` says how much slower they usually are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter as Tally
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from kit.io.errors import SettingsError
+from kit.memory.host_memory import is_host
+
+__all__ = ["CARDS", "Card", "Cost", "EFFICIENCY", "Meter", "card_named"]
+
+EFFICIENCY = 0.6
+"""Share of a card's best rates that kernels reach, one with the other. Large matrix products reach 0.7 to 0.8,
+normalisation and copies 0.7 to 0.9 of the bandwidth, small and oddly shaped ones less."""
+_LAUNCH = 4e-6
+"""Seconds that a kernel takes at least."""
+_HOST_BANDWIDTH = 40e9
+"""Bytes that a host reads and writes in a second, of two channels of DDR5 or six of DDR4."""
+
+_Unit = Literal["bf16", "tf32", "fp32"]
+_aten = torch.ops.aten
+_CONVOLUTIONS = (_aten.convolution.default, _aten.convolution_backward.default)
+_NO_KERNEL = frozenset({_aten._unsafe_view.default, _aten._local_scalar_dense.default})
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What operations take, added up.
+
+    Attributes:
+        kernels: how many of each unit of arithmetic, floating-point operations, and bytes read and written.
+        carried: bytes between device and host.
+        on_host: bytes that operations on the host read and write.
+    """
+
+    kernels: Mapping[tuple[_Unit, int, int], int]
+    carried: int
+    on_host: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of matrix products, convolutions and attention; recomputed ones count again."""
+        return sum(flops * count for (_, flops, _), count in self.kernels.items())
+
+    def seconds(self, card: Card) -> float:
+        """Estimate of the time on a card; copies to and from the host go on meanwhile, its arithmetic does not."""
+        rates = {"bf16": card.bf16_tflops, "tf32": card.tf32_tflops, "fp32": card.fp32_tflops}
+        total = 0.0
+        for (unit, flops, size), count in self.kernels.items():
+            best = max(flops / (1e12 * rates[unit]), size / (1e9 * card.memory_gb_s))
+            total += count * max(best / EFFICIENCY, _LAUNCH)
+        return max(total, self.carried / (1e9 * card.pcie_gb_s) / EFFICIENCY) + self.on_host / _HOST_BANDWIDTH
+
+    def times(self, factor: float) -> Cost:
+        """As many steps."""
+        kernels = {key: round(count * factor) for key, count in self.kernels.items()}
+        return Cost(kernels, round(self.carried * factor), round(self.on_host * factor))
+
+
+class Meter:
+    """Adds up what operations cost; an observer for ``kit.planning.counter.Counter``."""
+
+    def __init__(self) -> None:
+        self._kernels: Tally[tuple[_Unit, int, int]] = Tally()
+        self._carried = self._on_host = 0
+
+    def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, hosts: bool) -> None:
+        """Take in an operation.
+
+        Args:
+            func: the operation.
+            args: its arguments.
+            kwargs: its named arguments.
+            result: what it returned.
+            hosts: whether some of the tensors may be the host's.
+        """
+        if func.is_view or func in _NO_KERNEL:
+            return
+        tensors = _tensors([*args, *kwargs.values()])
+        made = _tensors(result if isinstance(result, tuple | list) else [result])
+        if not tensors:
+            return
+        written = sum(map(_bytes, made))
+        size = sum(map(_bytes, tensors)) + written
+        if hosts:
+            places = {is_host(tensor.untyped_storage()) for tensor in (*tensors, *made)}
+            if True in places:
+                if False in places:
+                    self._carried += written
+                else:
+                    self._on_host += size
+                return
+        self._kernels[_unit(func, tensors[0]), _flops(func, args, kwargs, result), size] += 1
+
+    def cost(self) -> Cost:
+        """All so far."""
+        return Cost(dict(self._kernels), self._carried, self._on_host)
+
+
+def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [part for part in value if isinstance(part, torch.Tensor)]
+    return found
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    # An expanded tensor has more elements than its storage holds.
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def _unit(func: Any, tensor: torch.Tensor) -> _Unit:
+    if tensor.element_size() == 2:
+        return "bf16"
+    return "tf32" if func in _CONVOLUTIONS else "fp32"
+
+
+def _flops(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
+    if func is _aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))  # type: ignore[no-untyped-call]
+    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))  # type: ignore[no-untyped-call]
+    count = flop_registry.get(func._overloadpacket)
+    return int(count(*args, **kwargs, out_val=result)) if count is not None else 0
+
+
+# GPUs that a plan knows: how much they hold, and how fast they are at best.
+#
+# Arithmetic and bandwidth are those of NVIDIA's data sheets and architecture papers (Ampere GA102, Ada, Blackwell
+# RTX, A10, L4, L40S, A100, H100, H200), for dense matrices with sums in fp32; PCIe is one direction of 16 lanes of
+# the card's generation. Memory is what the driver reports, in GiB: cards that keep error correction in the same
+# memory report 6 % less than their name says.
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU.
+
+    Attributes:
+        name: as people write it.
+        memory_gib: what the driver reports.
+        bf16_tflops: of matrix products in bf16.
+        tf32_tflops: of convolutions in fp32, for which PyTorch uses TF32.
+        fp32_tflops: of matrix products in fp32.
+        memory_gb_s: bandwidth of its memory, 1e9 bytes a second.
+        pcie_gb_s: bandwidth from and to the host.
+    """
+
+    name: str
+    memory_gib: float
+    bf16_tflops: float
+    tf32_tflops: float
+    fp32_tflops: float
+    memory_gb_s: float
+    pcie_gb_s: float
+
+
+CARDS: Mapping[str, Card] = {
+    card.name: card
+    for card in (
+        Card("RTX 3090", 24.0, 71.0, 35.6, 35.6, 936, 32),
+        Card("RTX 4090", 24.0, 165.2, 82.6, 82.6, 1008, 32),
+        Card("RTX 5090", 31.8, 209.5, 104.8, 104.8, 1792, 64),
+        Card("RTX 6000 Ada", 48.0, 364.2, 182.1, 91.1, 960, 32),
+        Card("A10", 22.5, 125.0, 62.5, 31.2, 600, 32),
+        Card("L4", 22.5, 121.0, 60.0, 30.3, 300, 32),
+        Card("L40S", 45.0, 362.0, 183.0, 91.6, 864, 32),
+        Card("A100 40GB", 40.0, 312.0, 156.0, 19.5, 1555, 32),
+        Card("A100 80GB", 80.0, 312.0, 156.0, 19.5, 2039, 32),
+        Card("H100 SXM", 79.6, 989.0, 494.0, 67.0, 3350, 64),
+        Card("H200", 140.4, 989.0, 494.0, 67.0, 4800, 64),
+    )
+}
+
+
+def card_named(name: str) -> Card:
+    """Look a card up; case, spaces, hyphens and the maker's name do not matter, and a part will do.
+
+    Raises:
+        SettingsError: no card has that name, or several have it in theirs; names the nearest, or all.
+    """
+    known = {_bare(card): card for card in CARDS}
+    asked = _bare(name)
+    found = [asked] if asked in known else [bare for bare in known if asked and asked in bare]
+    if len(found) == 1:
+        return CARDS[known[found[0]]]
+    near = found or difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(known[bare] for bare in near)}?" if near else f"there are {', '.join(CARDS)}"
+    msg = f"card: there is no card {name!r}; {hint}"
+    raise SettingsError(msg)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"nvidia|geforce|[^a-z0-9]", "", name.lower())

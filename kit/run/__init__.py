@@ -1,0 +1,1 @@
+"""The main job: a run folder, from the first step or from a checkpoint, on the record."""

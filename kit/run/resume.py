@@ -1,0 +1,135 @@
+"""How a run begins: in a fresh folder, or from a checkpoint of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kit.checkpoint.folder import Checkpoint, open_checkpoint, settle
+from kit.checkpoint.run_folder import RunFolder
+from kit.io.errors import CheckpointError, SettingsError
+from kit.settings import Settings
+from kit.tracking.params import flatten
+from kit.train.build import Job
+
+__all__ = ["Origin", "check_same", "find_folder", "find_origin"]
+
+# Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read.
+_FREE = (
+    "run",
+    "track",
+    "train.resume",
+    "train.check_after",
+    "data.workers",
+    "data.accept",
+    "adapt.cache",
+    "adapt.cache_budget",
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run begins.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: to go on from, if there is one.
+        state: training state of that checkpoint.
+        fresh: whether the folder is still to be made.
+    """
+
+    folder: RunFolder
+    checkpoint: Checkpoint | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = True
+
+
+def find_folder(settings: Settings, recipe: str | None) -> RunFolder:
+    """Decide which run folder it is, touching nothing.
+
+    Raises:
+        SettingsError: the run exists and was not to be gone on with, has no name to be found by, or its folder cannot
+            be made.
+        CheckpointError: there is no checkpoint where the run is to go on from.
+    """
+    resume = settings.train.resume
+    if resume not in ("never", "auto"):
+        return RunFolder(open_checkpoint(Path(resume)).path.absolute().parent.parent)
+    if resume == "auto" and settings.run.name is None:
+        msg = "train.resume auto goes on with the run of a given name; set run.name too"
+        raise SettingsError(msg)
+    stamp = datetime.now(tz=UTC).strftime("%Y%m%d-%H%M%S")
+    folder = RunFolder(settings.run.dir / (settings.run.name or f"{recipe or 'finetune'}-{stamp}"))
+    if resume == "never":
+        folder.refuse_existing()
+    if not folder.path.exists():
+        folder.refuse_unwritable()
+    return folder
+
+
+def find_origin(settings: Settings, folder: RunFolder, *, fresh: bool) -> Origin:
+    """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short.
+
+    Args:
+        settings: of the run.
+        folder: of the run; where it is not fresh, this process has claimed it.
+        fresh: whether the folder is still to be made.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be gone on from.
+    """
+    resume = settings.train.resume
+    if resume not in ("never", "auto"):
+        checkpoint = open_checkpoint(Path(resume))
+        return Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+    if fresh:
+        return Origin(folder)
+    for path in (folder.best, folder.last):
+        settle(path)
+    if not folder.last.exists():
+        return Origin(folder, fresh=False)
+    checkpoint = open_checkpoint(folder.last)
+    return Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+
+
+def _resumable(checkpoint: Checkpoint) -> dict[str, Any]:
+    state = checkpoint.resume_state()
+    if state["torch"] != torch.__version__:
+        msg = (
+            f"{checkpoint.path}: was written with PyTorch {state['torch']}, this is {torch.__version__}; a resumed run "
+            "would not be the same run. Install the locked environment of that run, or start a new one from its weights"
+        )
+        raise CheckpointError(msg)
+    return state
+
+
+def check_same(origin: Origin, job: Job) -> None:
+    """Refuse to go on with other settings or other data than the run was started with.
+
+    Raises:
+        SettingsError: names what has changed.
+    """
+    before, now = (_decisive(dump) for dump in (origin.state["settings"], job.settings.model_dump(mode="json")))
+    changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
+    if origin.state["store_sha256"] != job.store.fingerprint():
+        changed.append(f"{job.store.path} holds other data")
+    base = None if origin.checkpoint is None or job.adapter is None else origin.checkpoint.description["base"]
+    if base is not None and job.weights is not None and base["sha256"] != job.weights.base["sha256"]:
+        changed.append(f"the weights {base['name']} had SHA-256 {base['sha256']}, have {job.weights.base['sha256']}")
+    if changed:
+        what = "; ".join(changed)
+        msg = f"{origin.folder.path}: cannot go on with other settings or data: {what}. Start a new run instead"
+        raise SettingsError(msg)
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    }

@@ -1,0 +1,62 @@
+"""Every check fires where it should, and stays silent where it should."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kit.checks.expected import LEVELS
+from kit.checks.results import Report
+from kit.checks.run import CHECKS
+from tests.checks.cases import COSINE, FIRES, SILENT
+from tests.checks.stores import Edit, dry_above, examine, failed, of, report_of
+from tests.factories import synthetic_dataset, write_synthetic
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "variable", "severity", "detail"), FIRES, ids=[f"{i}-{case[0]}" for i, case in enumerate(FIRES)]
+)
+def test_fires(path: Path, name: str, edit: Edit, variable: str | None, severity: str, detail: str) -> None:
+    report = examine(path, edit)
+    there = [check for check in failed(report, name) if check.variable == variable]
+    found = [check for check in there if re.search(detail, check.detail)]
+    assert len(found) == 1, there
+    assert found[0].severity == severity
+    assert found[0].remedy
+    assert severity != "error" or not report.passed
+
+
+@pytest.mark.parametrize(("name", "edit"), SILENT, ids=[f"{i}-{case[0]}" for i, case in enumerate(SILENT)])
+def test_stays_silent(path: Path, name: str, edit: Edit) -> None:
+    (check,) = of(examine(path, edit), name)
+    assert check.status == "passed", check
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Of a store with something to look at for every check: all that Aurora reads, and what is held against it."""
+    surface = ("2t", "2d", "10u", "10v", "msl", "sp", "tp")
+    dataset = synthetic_dataset(surface=surface, levels=LEVELS, times=10)
+    dataset["static_coslat"] = (("latitude", "longitude"), COSINE.astype(np.float32))
+    dataset = dataset.assign({"q": dry_above(dataset["q"]), "2d": dataset["2t"] - 5})
+    path = tmp_path_factory.mktemp("clean") / "store"
+    write_synthetic(dataset, path)
+    return report_of(path)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_fires_somewhere_and_passes_a_clean_store(name: str, clean: Report) -> None:
+    assert any(case[0] == name for case in FIRES), f"tests/checks/cases.py has no store in which {name} fires"
+    assert [check.status for check in of(clean, name)] == ["passed"]
+
+
+def test_the_manual_lists_every_check() -> None:
+    """In the order in which they are reported, each with what to do about it."""
+    text = (Path(__file__).parents[2] / "docs" / "quality.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == list(CHECKS)
+    for name, severity, *_ in rows:
+        assert severity.startswith(CHECKS[name].severity), name

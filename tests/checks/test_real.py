@@ -1,0 +1,66 @@
+"""What the checks say of real ERA5."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kit.checks.drift import drift
+from kit.data.settings import BuildSettings
+from kit.data.sources.grib.scan import load_eccodes
+from kit.data.store.build import build
+from tests.checks.stores import report_of
+from tests.real_data import real_data
+
+
+def test_europe_lacks_variables_and_has_no_fault(tmp_path: Path) -> None:
+    path = real_data("era5-europe-2020-01-01")
+    statics = ("coslat", "sinlat", "coslon", "sinlon")
+    build(BuildSettings(source="netcdf", path=path, out=tmp_path / "store", statics=statics))
+    report = report_of(tmp_path / "store")
+    assert report.passed
+    assert not report.failed("warning")
+    told = {check.detail for check in report.failed("info")}
+    assert "Aurora reads 4 surface variables; the store lacks 2t, msl" in told
+    assert "Aurora knows 13 levels; the store lacks 50, 150, 250 hPa" in told
+    assert {check.name for check in report.failed("info")} == {"missing-variables", "missing-levels"}
+
+
+def test_one_global_state_is_in_balance_but_no_pair(tmp_path: Path) -> None:
+    """37 levels, ascending latitudes and transposed dimensions in the file; clouds have none at the top."""
+    path = real_data("era5-global-tl31-1959")
+    settings = {"train": "1959-01-02/1959-01-02", "statics": ("coslat", "sinlat")}
+    build(BuildSettings.model_validate({"source": "netcdf", "path": path, "out": tmp_path / "store", **settings}))
+    report = report_of(tmp_path / "store")
+    assert {check.key for check in report.unresolved} == {
+        "time-gaps:time", "statistics:ciwc", "statistics:clwc", "constant-in-space:ciwc", "constant-in-space:clwc",
+    }  # fmt: skip
+    passed = {check.name for check in report.checks if check.status == "passed"}
+    assert passed >= {"hydrostatic", "unit-mistake", "range", "negative", "statistics-drift", "latitude", "longitude"}
+
+
+def test_single_levels_alone_are_not_enough(tmp_path: Path) -> None:
+    # By its own loader: pyproj crashes if it comes after eccodes.
+    load_eccodes()
+    build(BuildSettings(source="grib", path=real_data("era5-western-usa-2025-01"), out=tmp_path / "store"))
+    report = report_of(tmp_path / "store")
+    assert [check.key for check in report.unresolved] == ["variables"]
+    told = {check.detail for check in report.failed("info")}
+    assert "Aurora reads 5 atmospheric variables; the store lacks z, u, v, t, q" in told
+    passed = {check.name for check in report.checks if check.status == "passed"}
+    assert passed >= {"land-sea-mask", "soil-type", "static-alignment", "range", "statistics-match", "grid-spacing"}
+
+
+def test_shipped_statistics_that_are_off_by_seven_are_caught() -> None:
+    shipped = json.loads((real_data("era5-western-usa-2025-01") / "era5_surface_stats.json").read_text())
+    verdicts = {
+        key: found for key, one in shipped.items() if (found := drift(key, one["mean"], one["std"])) is not None
+    }
+    assert {key for key, found in verdicts.items() if found.verdict != "ok"} == {"msl"}
+    assert verdicts["msl"].verdict == "error"
+    assert verdicts["msl"].ratio == pytest.approx(9151.2138671875 / 1332.246, rel=1e-3)
+    assert "counts 6.9 times less in the loss" in verdicts["msl"].effect
+    # The data have a mean of 102393 Pa: 0.8 % of zeros among them give the shipped mean and the shipped scale.
+    assert "(0.8% of zeros among the values would make such a scale)" in verdicts["msl"].remedy

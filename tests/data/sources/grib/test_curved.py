@@ -1,0 +1,148 @@
+"""Grids whose rows and columns are no parallels and meridians, and winds along them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import pytest
+
+from kit.data.sources.base import Request, SourceData
+from kit.data.sources.grib.scan import scan
+from kit.data.sources.grib.source import open_source
+from kit.data.sources.grib.winds import angle_of
+from kit.io.errors import StoreError
+from tests.data.sources.grib_files import eccodes, write
+from tests.data.sources.hrrr_files import CONE, HEIGHT, WIDTH, lambert
+from tests.real_data import real_data
+
+HOURS = tuple(np.datetime64("2024-06-01T00") + np.arange(2) * np.timedelta64(1, "h"))
+UNITY = np.ones((HEIGHT, WIDTH))
+PLANE = pyproj.Proj(proj="lcc", lat_1=38.5, lat_2=38.5, lat_0=38.5, lon_0=262.5, R=6371229)
+
+
+def read(path: Path, *wanted: str) -> SourceData:
+    with open_source([path], Request(variables=frozenset(wanted) if wanted else None)) as source:
+        for array in source.fields.values():
+            array.load()
+        return source
+
+
+def refusal(path: Path, *wanted: str) -> str:
+    with pytest.raises(StoreError) as caught:
+        read(path, *wanted)
+    return str(caught.value)
+
+
+def test_points_of_a_lambert_grid(tmp_path: Path) -> None:
+    values = np.arange(HEIGHT * WIDTH, dtype=np.float64).reshape(HEIGHT, WIDTH)
+    content = [lambert("TMP:2 m above ground", time, values=values) for time in HOURS]
+    source = read(write(tmp_path / "a.grib2", *content))
+    field = source.fields["2t"]
+    assert field.dims == ("time", "y", "x")
+    assert field["latitude"].dims == field["longitude"].dims == ("y", "x")
+    # HRRR's rows go north; the store's do not.
+    np.testing.assert_array_equal(field.values[1], values[::-1])
+    west, south = PLANE(237.280472, 21.138123)
+    x, y = np.meshgrid(west + 135000 * np.arange(WIDTH), south + 135000 * np.arange(HEIGHT)[::-1])
+    longitude, latitude = PLANE(x, y, inverse=True)
+    np.testing.assert_allclose(field["latitude"], latitude, atol=1e-6)
+    np.testing.assert_allclose(field["longitude"], longitude % 360, atol=1e-6)
+    assert source.projection == {
+        "grid_mapping_name": "lambert_conformal_conic",
+        "standard_parallel": 38.5,
+        "longitude_of_central_meridian": 262.5,
+        "latitude_of_projection_origin": 38.5,
+        "earth_radius": 6371229,
+    }
+
+
+def test_winds_are_turned(tmp_path: Path) -> None:
+    along = {"UGRD:10 m above ground": 10 * UNITY, "VGRD:10 m above ground": 0 * UNITY}
+    path = write(tmp_path / "a.grib2", *(lambert(line, HOURS[0], values=values) for line, values in along.items()))
+    source = read(path)
+    u, v = (source.fields[name].values[0, -1, 0] for name in ("10u", "10v"))
+    # At the south-western corner the grid's y axis points (237.280472 - 262.5) sin(38.5) = -15.69953 degrees east of
+    # north, which is west of it: what goes along x goes as much north of east.
+    assert (u, v) == pytest.approx((9.626933, 2.705917), abs=1e-5)
+    assert (
+        "10u and 10v turned from the grid's axes to east and north, by 0.622515 x (longitude - 262.5) degrees"
+        in source.notes
+    )
+    # One is not had without the other, but taken alone.
+    alone = read(path, "10v")
+    assert (list(alone.fields), alone.names) == (["10v"], ("10u", "10v"))
+    np.testing.assert_array_equal(alone.fields["10v"], source.fields["10v"])
+
+
+def test_the_angle_is_that_between_the_meridian_and_the_axis(tmp_path: Path) -> None:
+    (message,) = scan(write(tmp_path / "a.grib2", lambert("REFC:entire atmosphere", HOURS[0])))
+    grid = message.grid
+    convergence = PLANE.get_factors(grid.longitude, grid.latitude).meridian_convergence
+    np.testing.assert_allclose(angle_of(grid), convergence, atol=1e-5)
+    assert grid.cone == pytest.approx((CONE, 262.5))
+
+
+def test_two_standard_parallels(tmp_path: Path) -> None:
+    (message,) = scan(write(tmp_path / "a.grib2", lambert("REFC:entire atmosphere", HOURS[0], Latin2InDegrees=45)))
+    plane = pyproj.Proj(proj="lcc", lat_1=38.5, lat_2=45, lon_0=262.5, R=6371229)
+    convergence = plane.get_factors(message.grid.longitude, message.grid.latitude).meridian_convergence
+    np.testing.assert_allclose(angle_of(message.grid), convergence, atol=1e-5)
+    assert message.grid.projection["standard_parallel"] == [38.5, 45]
+
+
+def test_winds_to_east_and_north_are_left_alone(tmp_path: Path) -> None:
+    content = lambert("UGRD:10 m above ground", HOURS[0], values=10 * UNITY, resolutionAndComponentFlags=48)
+    source = read(write(tmp_path / "a.grib2", content))
+    np.testing.assert_array_equal(source.fields["10u"], 10 * UNITY[None])
+    assert not [note for note in source.notes if "turned" in note]
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    (
+        ([("UGRD:500 mb", 0, {})], "a.grib2: u is a component along the grid's own axes, and v, without which it"),
+        (
+            [("UGRD:500 mb", 0, {}), ("VGRD:500 mb", 1, {})],
+            "components along the grid's own axes, which are turned together, but they differ in their times",
+        ),
+        (
+            [("UGRD:500 mb", 0, {}), ("UGRD:500 mb", 1, {"resolutionAndComponentFlags": 48}), ("VGRD:500 mb", 0, {})],
+            "a.grib2, message 1 holds u along the grid's axes, a.grib2, message 2 along parallels",
+        ),
+        (
+            [("TMP:500 mb", 0, {"longitudeOfFirstGridPointInDegrees": 350, "LoVInDegrees": 2})],
+            "t lies on a lambert grid that crosses Greenwich (359.",
+        ),
+        (
+            [("TMP:500 mb", 0, {"LoVInDegrees": 82.5})],
+            "t lies on a lambert grid that has columns that do not go east throughout",
+        ),
+        ([("TMP:500 mb", 0, {"scanningMode": 0})], "in which its points cannot be placed (scanning mode 0)"),
+    ),
+)
+def test_what_cannot_be_read(tmp_path: Path, messages: list[tuple[str, int, dict[str, Any]]], expected: str) -> None:
+    content = [lambert(line, HOURS[hour], **keys) for line, hour, keys in messages]
+    assert expected in refusal(write(tmp_path / "a.grib2", *content))
+
+
+def test_winds_along_a_rotated_grid(tmp_path: Path) -> None:
+    handle = eccodes.codes_grib_new_from_samples("rotated_ll_pl_grib2")
+    # 16 x 31 points around 50 N 10 E, of which the pole of the rotation makes 0 N 0 E.
+    keys = {"paramId": 131, "resolutionAndComponentFlags": 56, "latitudeOfSouthernPoleInDegrees": -40,
+            "longitudeOfSouthernPoleInDegrees": 20, "longitudeOfFirstGridPointInDegrees": 356,
+            "longitudeOfLastGridPointInDegrees": 3.5, "iDirectionIncrementInDegrees": 0.5,
+            "latitudeOfFirstGridPointInDegrees": 15, "latitudeOfLastGridPointInDegrees": 0,
+            "jDirectionIncrementInDegrees": 0.5}  # fmt: skip
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    path = write(tmp_path / "a.grib2", eccodes.codes_get_message(handle))
+    assert "u is a component along the grid's own axes, and the kit turns none of a rotated_ll grid" in refusal(path)
+
+
+def test_a_real_grid_across_greenwich() -> None:
+    path = real_data("bad-grib") / "lambert_grid.grib"
+    text = refusal(path)
+    assert "lies on a lambert grid that crosses Greenwich (359.9" in text

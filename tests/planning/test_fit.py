@@ -1,0 +1,116 @@
+"""What ``memory.fit`` chooses, and what it says when nothing will do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from kit.io.errors import SettingsError
+from kit.memory.settings import MemorySettings
+from kit.planning.fit import RESERVE_GIB, Judge, fit, ladder, settle
+from kit.planning.settings import PlanSettings
+from kit.planning.trace import trace
+from kit.planning.workload import Subject, subject_of
+from kit.settings import Settings
+
+GIB = 2**30
+NARROW = {
+    "embed_dim": 32,
+    "num_heads": 4,
+    "encoder_depths": (3, 4),
+    "encoder_num_heads": (4, 8),
+    "decoder_depths": (4, 3),
+    "decoder_num_heads": (8, 4),
+    "window_size": (2, 4, 4),
+}
+
+
+def asked(fit: str | None = None, **sections: Any) -> PlanSettings:
+    memory = {} if fit is None else {"fit": fit}
+    return PlanSettings.model_validate({"grid": "32x64", "model": {"variant": "small"}, "memory": memory, **sections})
+
+
+def narrow(settings: PlanSettings) -> Subject:
+    subject = subject_of(settings)
+    return dataclasses.replace(subject, spec=dataclasses.replace(subject.spec, arguments=NARROW))
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {},
+        pytest.param({"recompute": "selective", "latitude_bands": 4}, marks=pytest.mark.slow),
+        pytest.param({"recompute": "blocks", "latitude_bands": 4, "window_bands": 2}, marks=pytest.mark.slow),
+        {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2, "offload": ("inputs",)},
+    ],
+)
+def test_short_traces_foresee_the_peak(memory: dict[str, Any]) -> None:
+    settings = asked()
+    subject, chosen = narrow(settings), MemorySettings(**memory)
+    whole = trace(settings.model_copy(update={"memory": chosen}), subject)
+    assert Judge(settings, subject).foresee(chosen) == pytest.approx(whole.peak.bytes, rel=0.1)
+
+
+@pytest.mark.slow
+def test_takes_the_first_rung_that_fits() -> None:
+    subject = narrow(asked())
+    most = trace(asked(), subject).peak.bytes / GIB
+    limit = 0.7 * most
+    fitted = fit(asked(f"{RESERVE_GIB + limit:.5f}GiB"), subject)
+    assert fitted.memory in ladder(asked(), subject)[1:]
+    assert fitted.trace.peak.bytes / GIB <= limit
+    assert all(foreseen > limit for _, foreseen in fitted.tried)
+
+
+@pytest.mark.slow
+def test_plenty_of_memory_changes_nothing() -> None:
+    fitted = fit(asked("80GiB"), narrow(asked()))
+    assert fitted.memory == MemorySettings()
+    assert str(fitted).startswith("nothing to save: a peak of 0.")
+
+
+@pytest.mark.slow
+def test_what_cannot_fit_says_what_is_missing() -> None:
+    with pytest.raises(
+        SettingsError, match=r"memory.fit 1.001GiB: the least that exact settings need is 1\.\d GiB.*What is left: --"
+    ):
+        fit(asked("1.001GiB"), narrow(asked()))
+
+
+def test_refuses_a_setting_that_it_chooses() -> None:
+    settings = asked(memory={"fit": "8GiB", "window_bands": 3})
+    with pytest.raises(SettingsError, match=r"memory.window_bands and memory.fit were both given"):
+        fit(settings, narrow(asked()))
+
+
+def test_keeps_what_is_the_users() -> None:
+    settings = asked(memory={"fit": "80GiB", "saved_inputs": "bf16"})
+    assert all(rung.saved_inputs == "bf16" for rung in ladder(settings, narrow(asked())))
+
+
+def test_frozen_weights_are_halved_where_that_is_exact() -> None:
+    subject = narrow(asked())
+
+    def frozen(**sections: Any) -> set[str]:
+        return {rung.frozen_weights for rung in ladder(asked("8GiB", **sections), subject)}
+
+    assert frozen(adapt={"method": "lora"}) == {"bf16"}
+    assert frozen(adapt={"method": "lora"}, train={"precision": "fp32"}) == {"fp32"}
+    assert frozen() == {"fp32"}
+
+
+def test_a_cpu_has_no_host_to_offload_to() -> None:
+    subject = narrow(asked())
+    assert any(rung.offload for rung in ladder(asked("8GiB"), subject))
+    assert not any(rung.offload for rung in ladder(asked("8GiB", train={"device": "cpu"}), subject))
+
+
+def test_a_run_gets_settings_and_no_fit() -> None:
+    settings = Settings.model_validate({"memory": {"fit": "60GiB"}})
+    settled, fitted = settle(settings, torch.device("cpu"))
+    assert settled.memory == MemorySettings()
+    assert fitted is not None
+    assert settle(settled, torch.device("cpu")) == (settled, None)

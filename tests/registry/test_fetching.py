@@ -1,0 +1,268 @@
+"""Fetching: whole or absent, whatever the server, the disk and other processes do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from kit import registry
+from kit.io.errors import RegistryError
+from kit.io.progress import watched
+from kit.registry import fetching as obtain
+from kit.registry.paths import place
+from tests.limits import largest_file
+from tests.real_data import real_data
+from tests.registry.conftest import CONTENT, QUICK, SHA256, Notes, Register, fetch, leave_part, left_over
+from tests.servers import Fault, Server, git_blob
+
+SIZE = len(CONTENT)
+
+
+# What arrives.
+
+
+def test_a_file_is_fetched_verified_and_kept(server: Server, register: Register, cache: Path) -> None:
+    entry = register(server.put("/states.bin", CONTENT))
+    path = fetch()
+    assert path == cache / "files" / SHA256[:12] / "states.bin" == place(entry)
+    assert path.read_bytes() == CONTENT
+    assert left_over(cache) == ["states.bin"]
+    assert fetch() == path
+    assert len(server.requests) == 1
+
+
+def test_a_git_object_id_is_enough(server: Server, register: Register) -> None:
+    register(server.put("/states.bin", CONTENT), sha256=None, size=None, git_blob=git_blob(CONTENT))
+    assert fetch().read_bytes() == CONTENT
+    register(server.url("/states.bin"), name="wrong", sha256=None, size=None, git_blob=git_blob(CONTENT + b"."))
+    with pytest.raises(RegistryError, match=f"git object id is {git_blob(CONTENT)}, the registry says"):
+        fetch("wrong")
+
+
+@pytest.mark.parametrize("folder", ["era5-europe-2020-01-01", "era5-western-usa-2025-01", "era5-global-tl31-1959"])
+def test_git_object_ids_verify_the_real_files(folder: str, cache: Path) -> None:
+    files = {path.name: path for path in real_data(folder).iterdir()}
+    known = [entry for entry in registry.dataset(folder) if entry.file in files]
+    assert len(known) == len(files)
+    for entry in known:
+        assert entry.git_blob
+        only = entry.model_copy(update={"sha256": None, "size": None})
+        path = place(only)
+        assert path is not None
+        path.parent.mkdir(parents=True)
+        path.write_bytes(files[entry.file].read_bytes())
+        obtain._verify(only, path)
+        with pytest.raises(RegistryError, match=f"git object id is {entry.git_blob}, the registry says"):
+            obtain._verify(only.model_copy(update={"git_blob": "0" * 40}), path)
+
+
+def test_what_was_put_there_by_hand_is_used(register: Register) -> None:
+    entry = register("https://example.org/states.bin")
+    path = place(entry)
+    assert path is not None
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert fetch() == path
+
+
+# Tampering.
+
+
+def tampered(at: int) -> bytes:
+    return CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1 :]
+
+
+@pytest.mark.parametrize("at", [0, 15_000, SIZE - 1])
+def test_a_byte_that_changed_in_transit_is_refused(at: int, server: Server, register: Register, cache: Path) -> None:
+    register(server.put("/states.bin", CONTENT))
+    server.fail("/states.bin", Fault(body=tampered(at)))
+    pattern = f"(?s)127.0.0.1.*SHA-256 is .*the registry says {SHA256}.*deleted.*By hand: download .*put it at"
+    with pytest.raises(RegistryError, match=pattern):
+        fetch()
+    assert left_over(cache) == []
+    assert fetch().read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("at", [0, 9999])
+def test_a_byte_that_changed_in_the_part_is_refused(at: int, server: Server, register: Register, cache: Path) -> None:
+    entry = register(server.put("/states.bin", CONTENT))
+    leave_part(entry, tampered(at)[:10_000], server.files["/states.bin"].etag)
+    with pytest.raises(RegistryError, match="SHA-256 is"):
+        fetch()
+    assert server.requests[0].range == "bytes=10000-"
+    assert left_over(cache) == []
+    assert fetch().read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("at", [0, 15_000, SIZE - 1])
+def test_a_byte_that_changed_in_the_cache_is_refused(at: int, server: Server, register: Register) -> None:
+    register(server.put("/states.bin", CONTENT))
+    path = fetch()
+    path.write_bytes(tampered(at))
+    with pytest.raises(RegistryError, match="was not used: it is damaged or was changed; delete the file and fetch"):
+        fetch()
+    path.unlink()
+    assert fetch().read_bytes() == CONTENT
+
+
+# Mirrors.
+
+
+def test_mirrors_are_tried_in_order(server: Server, register: Register) -> None:
+    register([server.url("/gone"), server.put("/bad", tampered(5)), server.put("/good", CONTENT), server.url("/never")])
+    notes = Notes()
+    assert fetch(notes=notes).read_bytes() == CONTENT
+    assert [request.path for request in server.requests] == ["/gone", "/bad", "/good"]
+    assert "404" in notes.texts[0]
+    assert "SHA-256" in notes.texts[1]
+
+
+def test_what_has_a_mirror_is_given_up_sooner(server: Server, register: Register) -> None:
+    server.fail("/busy", Fault(status=503), always=True)
+    register([server.url("/busy"), server.put("/good", CONTENT)])
+    assert fetch().read_bytes() == CONTENT
+    assert [request.path for request in server.requests] == ["/busy", "/busy", "/good"]
+
+
+def test_every_source_is_told_if_none_will_do(server: Server, register: Register) -> None:
+    register([server.url("/gone"), server.put("/bad", tampered(5))])
+    with pytest.raises(RegistryError, match="(?s)/gone: the server answered 404.*/bad: SHA-256 is"):
+        fetch()
+
+
+# Several at once.
+
+
+def test_two_processes_at_once(server: Server, register: Register, cache: Path) -> None:
+    register(server.put("/states.bin", CONTENT))
+    server.fail("/states.bin", Fault(pace=0.03))
+    script = (
+        "import sys\nfrom kit import registry\nfrom kit.io.progress import Watch\n"
+        "class Say(Watch):\n    def said(self, text): sys.stdout.write(text)\n"
+        "registry.fetch('states', watch=Say())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(server.requests) == 1
+    assert sorted("another process is at it" in text for text in told) == [False, True]
+    assert left_over(cache) == ["states.bin"]
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_two_threads_at_once(server: Server, register: Register) -> None:
+    register(server.put("/states.bin", CONTENT))
+    server.fail("/states.bin", Fault(pace=0.005))
+    threads = [threading.Thread(target=fetch) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 1
+    assert fetch().read_bytes() == CONTENT
+
+
+# The disk.
+
+
+def test_a_disk_that_fills_leaves_what_can_be_continued(server: Server, register: Register, cache: Path) -> None:
+    register(server.put("/states.bin", CONTENT))
+    with (
+        largest_file(10_000),
+        pytest.raises(RegistryError, match="no space left .* after 10000 bytes.*goes on from"),
+    ):
+        fetch()
+    assert left_over(cache) == [".states.bin.part", ".states.bin.part.json"]
+    assert fetch().read_bytes() == CONTENT
+    assert server.requests[-1].range == "bytes=10000-"
+
+
+def test_a_disk_that_is_too_small_is_told_before(
+    server: Server, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(server.put("/states.bin", CONTENT))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 31_999})())
+    with pytest.raises(RegistryError, match=f"needs {SIZE} bytes in .*, where 31999 are free"):
+        fetch()
+
+
+def test_a_cache_that_cannot_be_written_is_told(server: Server, register: Register, cache: Path) -> None:
+    register(server.put("/states.bin", CONTENT))
+    (cache / "files").write_text("a file in the place of the folder")
+    with pytest.raises(RegistryError, match="cannot be written to: Not a directory.*KIT_CACHE"):
+        fetch()
+
+
+def test_a_disk_that_refuses_is_told(server: Server, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(server.put("/states.bin", CONTENT))
+
+    def refuse(path: Path, *arguments: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(RegistryError, match="cannot be written: Read-only file system"):
+        fetch()
+
+
+# What is not asked for.
+
+
+def test_offline_says_what_to_put_where(server: Server, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = register(server.put("/states.bin", CONTENT))
+    monkeypatch.setenv("KIT_OFFLINE", "1")
+    pattern = f"KIT_OFFLINE is set.*{entry.urls[0]} .{SIZE} bytes, SHA-256 {SHA256}. and put it at {place(entry)}"
+    with pytest.raises(RegistryError, match=pattern):
+        fetch()
+    assert not server.requests
+    monkeypatch.setenv("KIT_OFFLINE", "0")
+    fetch()
+    monkeypatch.setenv("KIT_OFFLINE", "1")
+    assert fetch().read_bytes() == CONTENT
+    register("https://example.org/a.bin", name="first", sha256="1" * 64)
+    register("https://example.org/b.bin", name="second", sha256="2" * 64)
+    with pytest.raises(RegistryError, match="(?s)first, second are not on.*\nBy hand: .*a.bin.*\nBy hand: .*b.bin"):
+        registry.fetch_all(registry.chosen(["first", "states", "second"]))
+    monkeypatch.setenv("KIT_OFFLINE", "maybe")
+    with pytest.raises(RegistryError, match="KIT_OFFLINE is 'maybe'; expected 1"):
+        obtain.offline()
+
+
+def test_an_entry_without_a_hash_is_refused_with_the_command(server: Server, register: Register) -> None:
+    register(server.put("/states.bin", CONTENT), sha256=None)
+    with pytest.raises(RegistryError, match=r"states: no hash.*: kit data pin states$"):
+        fetch()
+    with pytest.raises(RegistryError, match="kit data pin states"):
+        registry.fetch_all(registry.chosen(["era5-sample", "states"]))
+    assert not server.requests
+
+
+def test_a_proxy_is_used(server: Server, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(server.put("http://data.example.org/states.bin", CONTENT))
+    monkeypatch.setenv("http_proxy", server.url())
+    assert fetch().read_bytes() == CONTENT
+    assert server.requests[0].headers["host"] == "data.example.org"
+
+
+def test_a_proxy_that_is_not_there_is_named_as_such(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    register("http://data.example.org/states.bin")
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(RegistryError, match="through the proxy: .*Connection refused") as error:
+        fetch()
+    assert "secret" not in str(error.value)
+
+
+def test_whoever_watches_is_told(server: Server, register: Register) -> None:
+    register(server.put("/states.bin", CONTENT))
+    notes = Notes()
+    with watched(lambda: notes):
+        registry.fetch("states", limits=QUICK)
+    assert notes.starts == [0]
