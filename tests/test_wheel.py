@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CARRIED = (
-    "kit/py.typed", "kit/data-registry.toml", "kit/recipes/tiny-pretrain.toml", "kit/resources/era5-sample.pickle",
+    "kit/py.typed", "kit/data-registry.toml", "kit/config/recipes/tiny-pretrain.toml",
+    "kit/resources/era5-sample.pickle",
     "kit/resources/aurora-tiny.safetensors",
 )  # fmt: skip
 

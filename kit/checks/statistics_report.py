@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from kit.checks.check import few
-from kit.checks.drift import UPSTREAM, Drift, Reference, compared, drift, read_reference, split_drift, upstream
+from kit.checks.drift import UPSTREAM, Drift, Reference, compared, drift, read_reference, upstream
 from kit.checks.expected import published
 from kit.checks.settings import StatsSettings
+from kit.checks.stability import split_drift
 from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics, VariableStatistics, Weighting
 from kit.data.store.build import open_store

@@ -154,7 +154,7 @@ def test_files_hold_what_is_left_and_predict_the_same(stop: int, tmp_path: Path)
     assert torch.equal(again.model(run.x), expected)
 
     merged = four_layers()
-    merging.merge(merged, run.settings, saved)
+    merging.merge_adapters(merged, run.settings, saved)
     torch.testing.assert_close(merged(run.x), expected, rtol=1e-5, atol=1e-5)
 
     loaded = PeftModel.from_pretrained(four_layers(), str(tmp_path / "best")).eval()
@@ -243,7 +243,7 @@ def test_a_trained_model_is_merged_and_loaded_again() -> None:
     trainable.select(again, ADALORA)
     trainable.load(again, ADALORA, saved)
     assert equal(expected, predicted(again, spec))
-    trainable.merge(whole, ADALORA, saved)
+    trainable.merge_adapters(whole, ADALORA, saved)
     close(expected, predicted(whole, spec), 1e-5)
 
 

@@ -108,7 +108,7 @@ def test_lengths_by_hand() -> None:
     torch.testing.assert_close(model(torch.eye(2)).flatten(), expected)
     merged = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))
     merged.get_parameter("0.weight").data = torch.tensor([[3.0, 4.0]])
-    merging.merge(merged, AdaptSettings(method="dora", rank=1, alpha=1), lora.tensors(model))
+    merging.merge_adapters(merged, AdaptSettings(method="dora", rank=1, alpha=1), lora.tensors(model))
     torch.testing.assert_close(merged.get_parameter("0.weight").flatten(), expected)
 
 
@@ -138,7 +138,7 @@ def test_what_trained_is_merged_loaded_again_and_loaded_by_peft(tmp_path: Path) 
     expected = predicted(model, spec)
     whole = awake_model(spec)
     assert not equal(expected, predicted(whole, spec))
-    trainable.merge(whole, DORA, saved)
+    trainable.merge_adapters(whole, DORA, saved)
     close(expected, predicted(whole, spec), 1e-5)
 
     again = awake_model(spec)

@@ -114,7 +114,7 @@ def test_process_killed_while_it_writes_leaves_nothing_that_is_read(tmp_path: Pa
 import os, signal, torch
 from pathlib import Path
 from datetime import datetime, UTC
-from kit.adapt import features
+from kit.adapt import feature_cache as features
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 shape = features.Shape(2, (2, 3), 4, torch.bfloat16)
 root = Path({str(tmp_path)!r})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kit.checks.drift import SplitDrift, split_drift, stability_index
+from kit.checks.stability import SplitDrift, split_drift, stability_index
 from tests.factories import synthetic_dataset, write_synthetic
 
 SPLITS = {
@@ -82,7 +82,7 @@ def test_there_is_nothing_to_compare_without_other_splits(tmp_path: Path) -> Non
 
 
 def test_states_of_any_hour_are_taken() -> None:
-    from kit.checks.drift import _spread
+    from kit.checks.stability import _spread
 
     chosen = _spread(np.arange(224), 8)
     assert len(chosen) == 8

@@ -310,7 +310,7 @@ CODE = """
 import sys
 from kit.data.sources.cds.queue import Pace
 from kit.data.settings import Period
-from kit.data.sources import cds
+from kit.data.sources.cds import source as cds
 from kit.data.sources.base import Request
 cds.PACE = Pace(shortest=0.01, longest=0.02)
 times = Period.parse("2020-01-31T18/2020-02-01")
