@@ -243,7 +243,7 @@ def test_a_trained_model_is_merged_and_loaded_again() -> None:
     trainable.select(again, ADALORA)
     trainable.load(again, ADALORA, saved)
     assert equal(expected, predicted(again, spec))
-    trainable.merge_adapters(whole, ADALORA, saved)
+    trainable.merge(whole, ADALORA, saved)
     close(expected, predicted(whole, spec), 1e-5)
 
 

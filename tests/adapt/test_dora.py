@@ -138,7 +138,7 @@ def test_what_trained_is_merged_loaded_again_and_loaded_by_peft(tmp_path: Path) 
     expected = predicted(model, spec)
     whole = awake_model(spec)
     assert not equal(expected, predicted(whole, spec))
-    trainable.merge_adapters(whole, DORA, saved)
+    trainable.merge(whole, DORA, saved)
     close(expected, predicted(whole, spec), 1e-5)
 
     again = awake_model(spec)

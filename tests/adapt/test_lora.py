@@ -212,7 +212,7 @@ def test_layers_of_new_variables_train_themselves(method: str) -> None:
     assert any("surf_heads.msl" in name for name in trained.parameters)
     for parameter in trained.parameters.values():
         torch.nn.init.normal_(parameter, std=0.05)
-    trainable.merge_adapters(whole, settings, trainable.tensors(model, settings))
+    trainable.merge(whole, settings, trainable.tensors(model, settings))
     with torch.no_grad():
         one, other = (predicted(each, spec).surface["2t"] for each in (model, whole))
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
