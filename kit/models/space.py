@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,13 +25,15 @@ from aurora.normalisation import log_untransform
 
 from kit.models.heads import Quantiles, parse_heads
 from kit.models.spec import ModelSpec
-from kit.models.transforms import PRECIPITATION, Transform, parse_transforms
-from kit.models.variants import INSOLATION
+from kit.models.transforms import PRECIPITATION, parse_transforms
+from kit.models.variants import INSOLATION, drop_names
 
 __all__ = ["Fields", "TrainingSpace", "Window"]
 
 Window = tuple[slice, slice]
 """Rows and columns, of those that the model sees."""
+
+_Function = Callable[[torch.Tensor], torch.Tensor]
 
 # Which past state each differenced variable refers to; upstream's table has no public name.
 _DIFFERENCED: Mapping[str, int] = AuroraAirPollution._predict_difference_history_dim_lookup
@@ -57,12 +58,10 @@ class Fields:
         """The same values in a window; views. All of them where it is None."""
         if window is None:
             return self
-        rows, columns = window
-        surface, atmospheric, masks = (
-            {name: value[..., rows, columns] for name, value in values.items()}
-            for values in (self.surface, self.atmospheric, self.masks)
+        inside = (..., *window)
+        return Fields(
+            _selected(self.surface, inside), _selected(self.atmospheric, inside), _selected(self.masks, inside)
         )
-        return Fields(surface, atmospheric, masks)
 
 
 class TrainingSpace:
@@ -80,11 +79,15 @@ class TrainingSpace:
         self._window = window
         self._variant = spec.upstream
         self._heads = parse_heads(spec.heads)
-        self._transforms = parse_transforms(spec.transforms)
-        self._inverses: dict[str, Transform] = dict(self._transforms)
-        for name, head in self._heads.items():
-            if isinstance(head, Quantiles) and name in self._transforms:
-                self._inverses |= dict.fromkeys(head.channels(name), self._transforms[name])
+        self._transforms: dict[str, _Function] = {}
+        self._inverses: dict[str, _Function] = {}
+        for name, transform in parse_transforms(spec.transforms).items():
+            self._transforms[name] = transform.forward
+            self._inverses[name] = transform.inverse
+            head = self._heads.get(name)
+            # Quantiles are values of the variable itself; the channel of a two-part head is a logit.
+            if isinstance(head, Quantiles):
+                self._inverses |= dict.fromkeys(head.channels(name), transform.inverse)
 
     def inputs(self, state: Batch) -> Batch:
         """Derive upstream's channels from physical variables.
@@ -97,21 +100,16 @@ class TrainingSpace:
         """
         surface = {self._variant.channel_name(name): value for name, value in state.surf_vars.items()}
         if self._variant.is_v1p5 and INSOLATION in self.spec.surface:
-            surface[INSOLATION] = self._insolation(state, next(iter(surface.values())))
+            # At every input time, by upstream's formula, [B, T, H, W].
+            like_BTHW = next(iter(surface.values()))
+            lat = state.metadata.lat.cpu().numpy().astype(np.float32)
+            lon = state.metadata.lon.cpu().numpy().astype(np.float32)
+            samples = []
+            for time in state.metadata.time:
+                times = [_naive(time - step * self.spec.timestep) for step in reversed(range(like_BTHW.shape[1]))]
+                samples.append(insolation(times, lat, lon, enforce_2d=True))
+            surface[INSOLATION] = torch.from_numpy(np.stack(samples)).to(like_BTHW)
         return dataclasses.replace(state, surf_vars=surface, atmos_vars=dict(state.atmos_vars))
-
-    def _insolation(self, state: Batch, like_BTHW: torch.Tensor) -> torch.Tensor:
-        """Solar insolation at every input time, [B, T, H, W], by upstream's formula."""
-        history = like_BTHW.shape[1]
-        lat = state.metadata.lat.cpu().numpy().astype(np.float32)
-        lon = state.metadata.lon.cpu().numpy().astype(np.float32)
-        rows = [
-            insolation(
-                [_naive(time - k * self.spec.timestep) for k in reversed(range(history))], lat, lon, enforce_2d=True
-            )
-            for time in state.metadata.time
-        ]
-        return torch.from_numpy(np.stack(rows)).to(like_BTHW)
 
     def predict_fields(self, inputs: Batch, *, release: bool = False) -> Fields:
         """Run the model and return its decoder's output in training space.
@@ -134,27 +132,32 @@ class TrainingSpace:
             The decoder's output in training space, and the prediction in physical units as ``advance`` takes it:
             [B, 1, H, W] and [B, 1, C, H, W], under upstream's names.
         """
-        with self._releasing(inputs) if release else nullcontext():
-            prediction, heads = self._forward(inputs)
-        fields = self._arranged(Fields(heads.surf_vars, heads.atmos_vars))
-        if self._variant.is_wave:
-            fields = self._with_densities(fields)
-        elif self._variant.is_air_pollution:
-            fields = self._with_differences(fields, inputs)
-        return fields.within(self._window), prediction
 
-    @contextmanager
-    def _releasing(self, inputs: Batch) -> Iterator[None]:
-        """Empty input states as soon as the model has normalised them."""
-        if self._variant.is_air_pollution:
-            # Differences are taken from the states themselves.
-            yield
-            return
-        handle = self.model.encoder.register_forward_pre_hook(lambda *_: _empty(inputs))
+        def empty(*_: object) -> None:
+            inputs.surf_vars.clear()
+            inputs.atmos_vars.clear()
+
+        handle = None
+        # The air-pollution model's differences are taken from the states themselves, after the forward pass.
+        if release and not self._variant.is_air_pollution:
+            # The encoder is called when the states have been normalised.
+            handle = self.model.encoder.register_forward_pre_hook(empty)
         try:
-            yield
+            prediction, heads = self._forward(inputs)
         finally:
-            handle.remove()
+            if handle is not None:
+                handle.remove()
+        surface, atmospheric = self._arranged(heads.surf_vars), heads.atmos_vars
+        if self._variant.is_wave:
+            # Density logits become densities, as upstream's post-decoder hook makes them.
+            for name in surface:
+                if name.endswith("_density"):
+                    surface[name] = torch.sigmoid(surface[name])
+        elif self._variant.is_air_pollution:
+            past = self._normalised(inputs)
+            surface = _with_past(surface, past.surf_vars)
+            atmospheric = _with_past(atmospheric, past.atmos_vars)
+        return Fields(surface, atmospheric).within(self._window), prediction
 
     def advance(self, state: Batch, prediction: Batch) -> Batch:
         """Make the next input states of a roll-out, as ``aurora.rollout`` makes them.
@@ -185,7 +188,9 @@ class TrainingSpace:
     @property
     def may_be_missing(self) -> frozenset[str]:
         """Surface variables that are NaN by design: waves, over land and in calm water. Any other NaN is a fault."""
-        return frozenset({*self.model.density_channel_surf_vars, "dwi"}) if self._variant.is_wave else frozenset()
+        if not self._variant.is_wave:
+            return frozenset()
+        return frozenset({*self.model.density_channel_surf_vars, "dwi"})
 
     def predict(self, state: Batch) -> Batch:
         """Predict physical variables one step ahead.
@@ -210,8 +215,8 @@ class TrainingSpace:
         if {"10u_wave", "10v_wave"} <= surface.keys():
             u, v = surface.pop("10u_wave"), surface.pop("10v_wave")
             surface["dwi"] = torch.rad2deg(torch.atan2(-u, -v)) % 360
-        renamed = {self._variant.physical_name(name): value for name, value in surface.items()}
-        return dataclasses.replace(prediction, surf_vars=renamed)
+        named = {self._variant.physical_name(name): value for name, value in surface.items()}
+        return dataclasses.replace(prediction, surf_vars=named)
 
     @torch.no_grad()
     def rain(self, fields: Fields, *, observed: bool = False) -> dict[str, torch.Tensor]:
@@ -228,17 +233,18 @@ class TrainingSpace:
         for channel, name in self.precipitation.items():
             if channel not in fields.surface:
                 continue
-            head = None if observed else self._heads.get(name)
-            keys = (channel,) if head is None else (channel, *head.channels(name))
-            decoded = {}
-            for key in keys:
-                location, scale = self.spec.statistics.values[key]
-                decoded[key] = fields.surface[key].float() * scale + location
+            head = None
+            keys: tuple[str, ...] = (channel,)
+            if not observed and name in self._heads:
+                head = self._heads[name]
+                keys += head.channels(name)
+            decoded = {key: self._denormalised(key, fields.surface[key]) for key in keys}
             if channel.startswith("scaled_"):
                 decoded[channel] = log_untransform(decoded[channel])
-            decoded = self._inverted(decoded)
-            physical = decoded if head is None else head.physical(name, decoded)
-            found[name] = physical[channel].clamp(min=0)
+            decoded = _applied(self._inverses, decoded)
+            if head is not None:
+                decoded = head.physical(name, decoded)
+            found[name] = decoded[channel].clamp(min=0)
         return found
 
     @property
@@ -249,76 +255,58 @@ class TrainingSpace:
 
     def _forward(self, inputs: Batch) -> tuple[Batch, Batch]:
         """Prediction, and the decoder's output before upstream's hooks change it."""
-        seen: list[Batch] = []
+        captured: list[Batch] = []
 
         def capture(_module: torch.nn.Module, _args: Any, output: Batch) -> None:
             # The hooks that follow replace and delete entries of these dictionaries.
-            seen.append(
-                dataclasses.replace(output, surf_vars=dict(output.surf_vars), atmos_vars=dict(output.atmos_vars))
-            )
+            captured.append(_copied(output))
 
+        lead_times = None
+        if self.model.variable_lead_time:
+            lead_times = torch.full((len(inputs.metadata.time),), self.spec.lead_hours)
         handle = self.model.decoder.register_forward_hook(capture)
         try:
             with self.spec.statistics.installed(), warnings.catch_warnings():
                 # Version 1.5 hands aware datetimes to NumPy, which converts them to UTC and says so.
                 warnings.filterwarnings("ignore", message="no explicit representation of timezones")
                 # By position: Python would hold on to states that it has to unpack, for as long as the model runs.
-                prediction = self.model.forward(self._transformed(inputs), self._lead_times(inputs))
+                prediction = self.model.forward(self._transformed(inputs), lead_times)
         finally:
             handle.remove()
-        return self._decoded(self._with_dropped(prediction, seen[0])), seen[0]
-
-    def _with_dropped(self, prediction: Batch, heads: Batch) -> Batch:
-        """Put back what upstream's hooks drop: the air-pollution model returns only what it has read."""
-        dropped = [name for name in self.spec.never_read if name not in prediction.surf_vars]
-        if not dropped:
-            return prediction
+        heads = captured[0]
         surface = dict(prediction.surf_vars)
-        for name in dropped:
-            location, scale = self.spec.statistics.values[name]
-            surface[name] = heads.surf_vars[name][:, None].float() * scale + location
-        return dataclasses.replace(prediction, surf_vars=surface)
+        # The air-pollution model returns only what it has read: what it only predicts is put back.
+        for name in drop_names(self.spec.never_read, surface):
+            surface[name] = self._denormalised(name, heads.surf_vars[name][:, None])
+        # Physical values come from those that upstream un-normalised: our transforms are undone, then heads combined.
+        surface = _applied(self._inverses, surface)
+        for name, head in self._heads.items():
+            surface |= head.physical(name, surface)
+        atmospheric = _applied(self._inverses, prediction.atmos_vars)
+        return dataclasses.replace(prediction, surf_vars=surface, atmos_vars=atmospheric), heads
 
     def _transformed(self, batch: Batch) -> Batch:
         """Our own transforms of physical values, in dictionaries of their own.
 
         They come before all of upstream's steps and not with the states: a roll-out goes on with physical values.
         """
-        surface, atmospheric = (
-            {
-                name: self._transforms[name].forward(value) if name in self._transforms else value
-                for name, value in values.items()
-            }
-            for values in (batch.surf_vars, batch.atmos_vars)
+        return dataclasses.replace(
+            batch,
+            surf_vars=_applied(self._transforms, batch.surf_vars),
+            atmos_vars=_applied(self._transforms, batch.atmos_vars),
         )
-        return dataclasses.replace(batch, surf_vars=surface, atmos_vars=atmospheric)
 
-    def _decoded(self, prediction: Batch) -> Batch:
-        """Undo our own transforms and let heads speak: physical values from those that upstream un-normalised."""
-        if not (self._inverses or self._heads):
-            return prediction
-        surface, atmospheric = (self._inverted(values) for values in (prediction.surf_vars, prediction.atmos_vars))
+    def _denormalised(self, channel: str, values: torch.Tensor) -> torch.Tensor:
+        location, scale = self.spec.statistics.values[channel]
+        return values.float() * scale + location
+
+    def _arranged(self, surface: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The channels of heads as they are scored; a light decoder's variables may be a part of them."""
+        arranged = dict(surface)
         for name, head in self._heads.items():
-            surface |= head.physical(name, surface)
-        return dataclasses.replace(prediction, surf_vars=surface, atmos_vars=atmospheric)
-
-    def _inverted(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {
-            name: self._inverses[name].inverse(value) if name in self._inverses else value
-            for name, value in values.items()
-        }
-
-    def _arranged(self, fields: Fields) -> Fields:
-        """The channels of heads as they are scored."""
-        surface = dict(fields.surface)
-        for name, head in self._heads.items():
-            surface |= head.arranged(name, surface)
-        return dataclasses.replace(fields, surface=surface)
-
-    def _lead_times(self, inputs: Batch) -> torch.Tensor | None:
-        if not self.model.variable_lead_time:
-            return None
-        return torch.full((len(inputs.metadata.time),), self.spec.lead_hours)
+            if name in arranged:
+                arranged |= head.arranged(name, arranged)
+        return arranged
 
     def targets(self, target: Batch) -> Fields:
         """Encode a target state in the way that the decoder's output is encoded.
@@ -330,16 +318,26 @@ class TrainingSpace:
         encoded = self._normalised(state)
         masks: dict[str, torch.Tensor] = {}
         if self._variant.is_wave:
-            encoded, masks = self._wave_targets(encoded)
-        surface = {name: value[:, 0] for name, value in encoded.surf_vars.items()}
+            # Waves are scored over sea, where they are present; their density is scored over all of it.
+            ocean = encoded.static_vars["wmb"] > 0
+            for name in self.model.density_channel_surf_vars:
+                if name not in encoded.surf_vars:
+                    continue
+                present = encoded.surf_vars[name][:, 0].isfinite() & ocean
+                parts: tuple[str, ...] = (name,)
+                if name in self.model.angle_surf_vars:
+                    parts = (f"{name}_sin", f"{name}_cos")
+                masks |= dict.fromkeys(parts, present)
+                masks[f"{name}_density"] = ocean.expand_as(present)
+            encoded = self.model._pre_encoder_hook(_copied(encoded))
+        surface = _selected(encoded.surf_vars, (slice(None), 0))
         for name, head in self._heads.items():
             if name in surface:
                 rows = surface[name].shape[-2]
                 physical = state.surf_vars[name][:, 0, :rows].to(surface[name].device)
                 channels, scored = head.targets(name, surface[name], physical)
                 surface, masks = surface | channels, masks | scored
-        atmospheric = {name: value[:, 0] for name, value in encoded.atmos_vars.items()}
-        return Fields(surface, atmospheric, masks).within(self._window)
+        return Fields(surface, _selected(encoded.atmos_vars, (slice(None), 0)), masks).within(self._window)
 
     def _normalised(self, batch: Batch) -> Batch:
         """Upstream's own steps from a batch to normalised values, cropped, on the model's device."""
@@ -349,39 +347,31 @@ class TrainingSpace:
             batch = self.model._pre_norm_hook(batch).normalise(surf_stats={})
         return batch.crop(self.model.patch_size).to(parameter.device)
 
-    def _wave_targets(self, batch: Batch) -> tuple[Batch, dict[str, torch.Tensor]]:
-        """Densities, sines and cosines of targets; waves are scored over sea, where they are present."""
-        ocean = batch.static_vars["wmb"] > 0
-        present = {name: value[:, 0].isfinite() & ocean for name, value in batch.surf_vars.items()}
-        encoded = self.model._pre_encoder_hook(_copied(batch))
-        masks: dict[str, torch.Tensor] = {}
-        for name in present.keys() & set(self.model.density_channel_surf_vars):
-            parts = (f"{name}_sin", f"{name}_cos") if name in self.model.angle_surf_vars else (name,)
-            masks |= dict.fromkeys(parts, present[name])
-            masks[f"{name}_density"] = ocean.expand_as(present[name])
-        return encoded, masks
 
-    def _with_densities(self, fields: Fields) -> Fields:
-        """Turn density logits into densities, as upstream's post-decoder hook does."""
-        surface = {
-            name: torch.sigmoid(value) if name.endswith("_density") else value for name, value in fields.surface.items()
-        }
-        return dataclasses.replace(fields, surface=surface)
+def _selected(values: Mapping[str, torch.Tensor], index: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+    """Index every variable; views."""
+    return {name: value[index] for name, value in values.items()}
 
-    def _with_differences(self, fields: Fields, inputs: Batch) -> Fields:
-        """Add the past state that the heads of differenced variables refer to, as upstream's hook does."""
-        past = self._normalised(inputs)
 
-        def combine(heads: dict[str, torch.Tensor], states: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {
-                name: head + (1 + heads[f"{name}_mod"]) * states[name][:, _DIFFERENCED[name]]
-                if name in _DIFFERENCED
-                else head
-                for name, head in heads.items()
-                if not name.endswith("_mod")
-            }
+def _applied(functions: Mapping[str, _Function], values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Apply functions to the variables that have one, and leave the others."""
+    applied = dict(values)
+    for name, function in functions.items():
+        if name in applied:
+            applied[name] = function(applied[name])
+    return applied
 
-        return Fields(combine(fields.surface, past.surf_vars), combine(fields.atmospheric, past.atmos_vars))
+
+def _with_past(heads: Mapping[str, torch.Tensor], states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Add the past state that the heads of differenced variables refer to, as upstream's hook does."""
+    fields: dict[str, torch.Tensor] = {}
+    for name, head in heads.items():
+        if name.endswith("_mod"):
+            continue
+        fields[name] = head
+        if name in _DIFFERENCED:
+            fields[name] = head + (1 + heads[f"{name}_mod"]) * states[name][:, _DIFFERENCED[name]]
+    return fields
 
 
 def _shifted(states: Mapping[str, torch.Tensor], newest: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -392,11 +382,6 @@ def _shifted(states: Mapping[str, torch.Tensor], newest: Mapping[str, torch.Tens
     return {name: torch.cat([states[name][:, 1:], value], 1) for name, value in newest.items() if name in states}
 
 
-def _empty(batch: Batch) -> None:
-    batch.surf_vars.clear()
-    batch.atmos_vars.clear()
-
-
 def _copied(batch: Batch) -> Batch:
     """The same tensors in new dictionaries: upstream's hooks change those that they are given."""
     return dataclasses.replace(batch, surf_vars=dict(batch.surf_vars), atmos_vars=dict(batch.atmos_vars))
@@ -404,4 +389,6 @@ def _copied(batch: Batch) -> Batch:
 
 def _naive(time: datetime) -> datetime:
     """UTC without a zone, as NumPy wants it."""
-    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    if time.tzinfo is None:
+        return time
+    return time.astimezone(UTC).replace(tzinfo=None)

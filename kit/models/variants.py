@@ -11,23 +11,35 @@ A store holds physical variables only. Some channels of upstream's models are de
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aurora
 from aurora import Aurora
 
 from kit.io.errors import SettingsError
 
-__all__ = ["INSOLATION", "VARIANTS", "Variant", "variant_named"]
+__all__ = ["INSOLATION", "VARIANTS", "Variant", "drop_names", "keep_names", "variant_named"]
 
 INSOLATION = "insolation"
 _SCALED = "scaled_"
 _HOURLY = "_1h"
 _WAVE_WIND = ("10u_wave", "10v_wave")
+
+T = TypeVar("T")
+
+
+def keep_names(names: Iterable[T], wanted: Container[Any]) -> tuple[T, ...]:
+    """Keep the names, or levels, that are wanted, in their order."""
+    return tuple(name for name in names if name in wanted)
+
+
+def drop_names(names: Iterable[T], unwanted: Container[Any]) -> tuple[T, ...]:
+    """Leave out the names, or levels, that are unwanted, and keep the others in their order."""
+    return tuple(name for name in names if name not in unwanted)
 
 
 @dataclass(frozen=True)
@@ -115,20 +127,25 @@ class Variant:
     def physical(self, channels: tuple[str, ...]) -> tuple[str, ...]:
         """Physical surface variables that a store must hold for these surface channels."""
         if self.is_wave and set(_WAVE_WIND) & set(channels):
-            kept = tuple(name for name in channels if name not in _WAVE_WIND)
-            return (*kept, *(name for name in ("wind", "dwi") if name not in kept))
-        return tuple(self.physical_name(name) for name in channels if name != INSOLATION)
+            kept = drop_names(channels, _WAVE_WIND)
+            return (*kept, *drop_names(("wind", "dwi"), kept))
+        return tuple(map(self.physical_name, drop_names(channels, (INSOLATION,))))
 
     def physical_name(self, channel: str) -> str:
         """Name in a store of a channel of version 1.5: ``scaled_tp_1h`` is ``tp``, accumulated over an hour."""
-        return channel.removeprefix(_SCALED).removesuffix(_HOURLY) if self.is_v1p5 else channel
+        if not self.is_v1p5:
+            return channel
+        return channel.removeprefix(_SCALED).removesuffix(_HOURLY)
 
     def channel_name(self, physical: str) -> str:
         """Inverse of ``physical_name``."""
         if not self.is_v1p5:
             return physical
-        forms = (f"{before}{physical}{after}" for before in ("", _SCALED) for after in ("", _HOURLY))
-        return next((form for form in forms if form in self.surface), physical)
+        own = self.surface
+        for form in (physical, f"{physical}{_HOURLY}", f"{_SCALED}{physical}", f"{_SCALED}{physical}{_HOURLY}"):
+            if form in own:
+                return form
+        return physical
 
 
 _TINY: dict[str, Any] = {
