@@ -6,19 +6,20 @@ name may stand for an empty file. So content is fsynced before the rename, and t
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kit.io.errors import SettingsError
+from kit.io.retry import poll
 
 __all__ = ["move", "publish", "published", "refuse_existing", "remove_tree", "sync", "write_atomically"]
 
-_REMOVALS = 40
+_REMOVAL_SECONDS = 2.0
 
 
 def refuse_existing(out: Path, setting: str = "--out") -> None:
@@ -67,8 +68,10 @@ def publish(part: Path, out: Path) -> None:
         OSError: ``out`` is a folder that is not empty, or on another file system.
     """
     if part.is_dir():
-        for file in part.rglob("*"):
-            sync(file)
+        for inner in part.rglob("*"):
+            # A link's own content is its name, which the folder's fsync covers; it may also lead nowhere.
+            if not inner.is_symlink():
+                sync(inner)
     sync(part)
     move(part, out)
 
@@ -96,10 +99,14 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
     Raises:
         OSError: the folder is missing, full or not writable; what was at ``path`` is still there.
     """
+    if isinstance(content, str):
+        content = content.encode()
     part = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-    data = content.encode() if isinstance(content, str) else content
     try:
-        part.write_bytes(data)
+        if mode is not None:
+            # Nobody else may read the content before the file has its permissions.
+            part.touch(mode=0o600)
+        part.write_bytes(content)
         if mode is not None:
             part.chmod(mode)
         publish(part, path)
@@ -112,14 +119,19 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # fsync(2): EINVAL where a file system cannot synchronise this; some network file systems cannot for folders.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
 
 def remove_tree(folder: Path) -> None:
     """Delete a folder into which threads may still be finishing what they had begun; a missing one is no error."""
-    for _ in range(_REMOVALS):
-        if not folder.exists():
-            return
+
+    def is_gone() -> bool:
         shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.05)
+        return not folder.exists()
+
+    poll(is_gone, every=0.05, limit=_REMOVAL_SECONDS)

@@ -1,0 +1,23 @@
+"""Names that a person may have meant."""
+
+from __future__ import annotations
+
+from kit.config.suggestions import did_you_mean, near_names
+
+
+def test_near_names_come_closest_first() -> None:
+    # 2 * matching letters / all letters: 8/9 for "step" and "steps", 8/10 for "stepps".
+    assert near_names("step", ["seed", "stepps", "steps", "epochs"]) == ["steps", "stepps"]
+    assert near_names("step", ["seed", "stepps", "steps"], count=1) == ["steps"]
+    assert near_names("step", iter(["stepps", "steps"]), cutoff=0.85) == ["steps"]
+
+
+def test_nothing_is_near() -> None:
+    assert near_names("xyzzy", ["steps", "seed"]) == []
+    assert near_names("steps", []) == []
+
+
+def test_all_names_are_listed_where_none_is_near() -> None:
+    assert did_you_mean("step", iter(["steps", "seed", "stepps"])) == "steps or stepps"
+    assert did_you_mean("xyzzy", iter(["steps", "seed"])) == "seed or steps"
+    assert did_you_mean("steps", []) == ""
