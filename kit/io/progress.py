@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Watch", "current", "watched"]
+__all__ = ["ProgressCallback", "current", "watched"]
 
 _log = logging.getLogger(__name__)
 
 
-class Watch:
+class ProgressCallback:
     """Is told how a download goes; this one logs what is said and shows nothing else."""
 
     def started(self, name: str, host: str, done: int, total: int | None) -> None:
@@ -31,16 +31,16 @@ class Watch:
         """Nothing more comes of this file, whether it is whole or not."""
 
 
-_factories: list[Callable[[], Watch]] = [Watch]
+_factories: list[Callable[[], ProgressCallback]] = [ProgressCallback]
 
 
-def current() -> Watch:
+def current() -> ProgressCallback:
     """Return a watch of the kind that is in force."""
     return _factories[-1]()
 
 
 @contextmanager
-def watched(factory: Callable[[], Watch]) -> Iterator[None]:
+def watched(factory: Callable[[], ProgressCallback]) -> Iterator[None]:
     """Have downloads inside the block tell such a watch, wherever they are started from."""
     _factories.append(factory)
     try:

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from kit.io.progress import Watch
+from kit.io.progress import ProgressCallback
 
-__all__ = ["AGAIN", "Interrupted", "Limits", "SourceError", "patiently", "poll", "reason", "retry_after"]
+__all__ = ["RETRY_STATUS", "RetryableError", "Limits", "SourceError", "patiently", "poll", "reason", "retry_after"]
 
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that may be others a moment later."""
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class SourceError(Exception):
     """A source does not have the file, or not as the registry describes it; another might."""
 
 
-class Interrupted(Exception):
+class RetryableError(Exception):
     """Something that may go better the next time.
 
     Attributes:
@@ -54,7 +54,9 @@ class Interrupted(Exception):
         self.wait = wait
 
 
-def patiently(run: Callable[[], T], limits: Limits, watch: Watch, progress: Callable[[], int] = lambda: 0) -> T:
+def patiently(
+    run: Callable[[], T], limits: Limits, watch: ProgressCallback, progress: Callable[[], int] = lambda: 0
+) -> T:
     """Do something again while it is interrupted, after waits that double; anew after each attempt that got further.
 
     Args:
@@ -73,7 +75,7 @@ def patiently(run: Callable[[], T], limits: Limits, watch: Watch, progress: Call
     while True:
         try:
             return run()
-        except Interrupted as interrupted:
+        except RetryableError as interrupted:
             failures = 1 if progress() > best else failures + 1
             best = max(best, progress())
             wait = limits.backoff * 2 ** (failures - 1) if interrupted.wait is None else interrupted.wait

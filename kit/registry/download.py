@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kit.io.errors import RegistryError
-from kit.io.progress import Watch
-from kit.io.retry import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
+from kit.io.progress import ProgressCallback
+from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
 from kit.registry.entry import host_of
-from kit.registry.partial_download import Part, Version
+from kit.registry.partial_download import PartialDownload, Version
 
 if TYPE_CHECKING:
     import requests
@@ -54,7 +54,9 @@ class _Bearer:
         return request
 
 
-def download(source: Source, part: Part, size: int | None, limits: Limits, watch: Watch, name: str) -> None:
+def download(
+    source: Source, part: PartialDownload, size: int | None, limits: Limits, watch: ProgressCallback, name: str
+) -> None:
     """Bring a part to its full length.
 
     Args:
@@ -85,10 +87,10 @@ class _Attempt:
 
     session: requests.Session
     source: Source
-    part: Part
+    part: PartialDownload
     size: int | None
     limits: Limits
-    watch: Watch
+    watch: ProgressCallback
     name: str
 
     def run(self) -> None:
@@ -111,7 +113,7 @@ class _Attempt:
             raise SourceError(msg) from error
         except (failures.RequestException, urllib3.exceptions.HTTPError) as error:
             msg = f"{self.name}: {reason(error)} after {self.part.length} bytes"
-            raise Interrupted(msg) from error
+            raise RetryableError(msg) from error
 
     def _ask(self, have: int, version: Version | None) -> requests.Response:
         headers = {"Accept-Encoding": "identity"}
@@ -129,10 +131,10 @@ class _Attempt:
         if status == 416:
             self.part.discard()
             msg = f"{self.name}: the server has no more than what is there already; beginning anew"
-            raise Interrupted(msg, wait=0.0)
-        if status in AGAIN:
+            raise RetryableError(msg, wait=0.0)
+        if status in RETRY_STATUS:
             msg = f"{self.name}: the server answered {status} ({answer.reason})"
-            raise Interrupted(msg, retry_after(answer.headers))
+            raise RetryableError(msg, retry_after(answer.headers))
         if status not in (200, 206):
             msg = f"the server answered {status} ({answer.reason})"
             raise SourceError(msg)
@@ -155,7 +157,7 @@ class _Attempt:
                 return version
             self.part.discard()
             msg = f"{self.name}: the file changed at the server; beginning anew"
-            raise Interrupted(msg, wait=0.0)
+            raise RetryableError(msg, wait=0.0)
         if have:
             self.watch.said(f"{self.name}: the server sends the whole file again; beginning anew")
         self.part.begin(arrives)
@@ -177,7 +179,7 @@ class _Attempt:
                 self.watch.advanced(have)
         if version.total is not None and have < version.total:
             msg = f"{self.name}: the connection was cut after {have} of {version.total} bytes"
-            raise Interrupted(msg)
+            raise RetryableError(msg)
 
     def _check_space(self, have: int, total: int | None) -> None:
         if total is None:

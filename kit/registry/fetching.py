@@ -10,18 +10,18 @@ from pathlib import Path
 
 from kit.io.atomic import sync
 from kit.io.errors import RegistryError
-from kit.io.progress import Watch, current
+from kit.io.progress import ProgressCallback, current
 from kit.io.retry import Limits, SourceError
 from kit.registry import catalogue, hub
 from kit.registry.download import Source, download
 from kit.registry.entry import EMBEDDED, HUB, Entry, HubFile, mismatch, shown
-from kit.registry.partial_download import Part
+from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import place
 
 __all__ = ["arrive", "fetch", "fetch_all", "locked", "offline", "refuse_stores", "settle", "unpinned"]
 
 
-def fetch(name: str, *, watch: Watch | None = None, limits: Limits | None = None) -> Path:
+def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | None = None) -> Path:
     """Return the path of a registry file whose bytes have just been verified; downloads it if it is absent.
 
     Several processes may do so at once: one downloads, the others wait for it.
@@ -104,7 +104,7 @@ def offline() -> bool:
 
 
 @contextmanager
-def locked(path: Path, watch: Watch, name: str) -> Iterator[None]:
+def locked(path: Path, watch: ProgressCallback, name: str) -> Iterator[None]:
     """Be the only process that works on a file; says so when it has to wait.
 
     Raises:
@@ -132,7 +132,7 @@ def locked(path: Path, watch: Watch, name: str) -> Iterator[None]:
         lock.release()
 
 
-def arrive(entry: Entry, part: Part, path: Path, watch: Watch, limits: Limits) -> None:
+def arrive(entry: Entry, part: PartialDownload, path: Path, watch: ProgressCallback, limits: Limits) -> None:
     """Bring a whole file that the entry describes to a part, from the first of the entry's sources that has it.
 
     Raises:
@@ -157,7 +157,7 @@ def arrive(entry: Entry, part: Part, path: Path, watch: Watch, limits: Limits) -
     raise RegistryError(msg)
 
 
-def settle(part: Part, path: Path) -> None:
+def settle(part: PartialDownload, path: Path) -> None:
     """Move a verified part to its place; it is there whole, or not at all."""
     sync(part.path)
     part.path.replace(path)
@@ -167,20 +167,20 @@ def settle(part: Part, path: Path) -> None:
         sync(path.parent)
 
 
-def _download(entry: Entry, path: Path, watch: Watch, limits: Limits) -> bool:
+def _download(entry: Entry, path: Path, watch: ProgressCallback, limits: Limits) -> bool:
     """Bring a file to its place, verified on the way; False if another process has put it there meanwhile."""
     if offline():
         raise RegistryError(_not_here([(entry, path)]))
     with locked(path, watch, entry.name):
         if path.is_file():
             return False
-        part = Part(path)
+        part = PartialDownload(path)
         arrive(entry, part, path, watch, limits)
         settle(part, path)
         return True
 
 
-def _source(entry: Entry, url: str, watch: Watch, limits: Limits) -> Source:
+def _source(entry: Entry, url: str, watch: ProgressCallback, limits: Limits) -> Source:
     """Say where an address leads; a hub is asked first whether it has the file that the registry means.
 
     Raises:
@@ -204,7 +204,7 @@ def _source(entry: Entry, url: str, watch: Watch, limits: Limits) -> Source:
     return Source(url, hub.address(file), hub.token())
 
 
-def _accept(entry: Entry, part: Part) -> None:
+def _accept(entry: Entry, part: PartialDownload) -> None:
     """Check what arrived.
 
     Raises:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kit.io.errors import RegistryError
-from kit.io.progress import Watch
-from kit.io.retry import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
+from kit.io.progress import ProgressCallback
+from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
 from kit.registry.entry import HubFile
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def token() -> str | None:
     return get_token()
 
 
-def facts(file: HubFile, limits: Limits, watch: Watch) -> HubFacts:
+def facts(file: HubFile, limits: Limits, watch: ProgressCallback) -> HubFacts:
     """Ask the hub what it knows of a file, without its bytes.
 
     Raises:
@@ -92,7 +92,7 @@ def _ask(file: HubFile, limits: Limits) -> HubFacts:
         raise _refusal(file, error) from None
     except no_answer as error:
         msg = f"{endpoint()}: {reason(error)}"
-        raise Interrupted(msg) from error
+        raise RetryableError(msg) from error
     except (ImportError, ValueError) as error:
         # Its client reads the proxies' variables by itself; its text may hold their passwords.
         msg = f"{endpoint()}: a proxy variable (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not understood"
@@ -132,8 +132,8 @@ def _refusal(file: HubFile, error: HfHubHTTPError) -> Exception:
         return SourceError(f"{where} is not there, or not for you{hint}")
     if isinstance(error, EntryNotFoundError):
         return SourceError(f"{where} has no {file.path} at commit {file.revision}")
-    if status in AGAIN:
-        return Interrupted(f"{endpoint()}: the hub answered {status}", retry_after(error.response.headers))
+    if status in RETRY_STATUS:
+        return RetryableError(f"{endpoint()}: the hub answered {status}", retry_after(error.response.headers))
     return SourceError(f"{endpoint()}: the hub answered {status}")
 
 

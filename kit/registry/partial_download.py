@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kit.io.errors import RegistryError
 
-__all__ = ["Part", "Version"]
+__all__ = ["PartialDownload", "Version"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -47,7 +47,7 @@ class Version:
         return self.modified is None or self.modified != other.modified
 
 
-class Part:
+class PartialDownload:
     """A file on its way, beside its place: ``.NAME.part``, and ``.NAME.part.json`` which says of what it is a part."""
 
     def __init__(self, place: Path) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 from kit.io import hashes
 from kit.io.errors import RegistryError
-from kit.io.progress import Watch, current
+from kit.io.progress import ProgressCallback, current
 from kit.io.retry import Limits, SourceError
 from kit.registry import catalogue, hub
 from kit.registry.entry import HUB, Entry, HubFile, shown
 from kit.registry.fetching import arrive, locked, offline, refuse_stores, settle
-from kit.registry.partial_download import Part
+from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import cache_dir, place, user_registry
 
 __all__ = ["Pin", "pin"]
@@ -46,7 +46,7 @@ class Pin:
     new: bool = True
 
 
-def pin(name: str, *, watch: Watch | None = None, limits: Limits | None = None) -> Pin:
+def pin(name: str, *, watch: ProgressCallback | None = None, limits: Limits | None = None) -> Pin:
     """Record the hash of an entry that has none, in the user's own registry.
 
     A hub is asked for its own record of the file; of other files the bytes are fetched, hashed, and kept.
@@ -76,7 +76,7 @@ def pin(name: str, *, watch: Watch | None = None, limits: Limits | None = None) 
     return _from_bytes(entry, watch, limits)
 
 
-def _from_hub(entry: Entry, watch: Watch, limits: Limits) -> Pin | None:
+def _from_hub(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin | None:
     """Take a hub's own record; None if no hub has one.
 
     Raises:
@@ -102,12 +102,12 @@ def _from_hub(entry: Entry, watch: Watch, limits: Limits) -> Pin | None:
     return None
 
 
-def _from_bytes(entry: Entry, watch: Watch, limits: Limits) -> Pin:
+def _from_bytes(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin:
     """Fetch the file, hash it, record that, and keep the file under its hash."""
     key = hashlib.sha256(entry.urls[0].encode()).hexdigest()[:12]
     waiting = cache_dir() / "files" / f"unpinned-{key}" / entry.file
     with locked(waiting, watch, entry.name):
-        part = Part(waiting)
+        part = PartialDownload(waiting)
         arrive(entry, part, waiting, watch, limits)
         found = Pin(
             entry.name,
@@ -126,7 +126,7 @@ def _from_bytes(entry: Entry, watch: Watch, limits: Limits) -> Pin:
     return found
 
 
-def _record(found: Pin, watch: Watch) -> None:
+def _record(found: Pin, watch: ProgressCallback) -> None:
     """Add a hash to the user's list; the rest of the file stays as it is.
 
     Raises:

@@ -35,7 +35,7 @@ from kit.tracking.params import flatten
 from kit.tracking.run_records import Account, begin, first_told, numbers, peaks, send_results
 from kit.tracking.store import reach, resolve_uri
 from kit.tracking.system import visible_gpus, watching
-from kit.tracking.tracker import Record, RunStatus, Tracker
+from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 from kit.train.build import Job, build_job, choose_device
 from kit.train.loop import LoopState, fit, watch_signals
 from kit.train.trainable_record import WhatTrains
@@ -223,8 +223,8 @@ class _Run:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.trains.begin(self.folder, self.state.step, self.origin.state.get("check"))
         step = self.state.step if self.origin.checkpoint else -1
-        kept = [Record(kept["step"], numbers(kept), kept["time_ms"]) for kept in self.metrics.cut(step)]
-        seen = [Record(kept["step"], peaks(kept), kept["time_ms"]) for kept in self.activations.cut(step)]
+        kept = [MetricRecord(kept["step"], numbers(kept), kept["time_ms"]) for kept in self.metrics.cut(step)]
+        seen = [MetricRecord(kept["step"], peaks(kept), kept["time_ms"]) for kept in self.activations.cut(step)]
         self._kept = [*kept, *seen]
 
     def _open_records(self) -> None:

@@ -13,7 +13,7 @@ from kit.io.atomic import write_atomically
 from kit.io.errors import KitError
 from kit.tracking.artifacts import track_uri
 from kit.tracking.store import MissingRunError, reach, resolve_uri
-from kit.tracking.tracker import Record, RunStatus, Tracker
+from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 
 __all__ = [
     "Account",
@@ -165,11 +165,11 @@ def note(sentences: Mapping[str, str]) -> str:
 _NO_METRICS = ("step", "time_ms", "kind")
 
 
-def recorded(folder: RunFolder) -> Iterator[Record]:
+def recorded(folder: RunFolder) -> Iterator[MetricRecord]:
     """All that a run has recorded: steps and validations, activations, samples of the machine."""
     for log, named in ((folder.metrics, numbers), (folder.activations, peaks), (folder.system, system_values)):
         for line in MetricsLog(log).records():
-            yield Record(line["step"], named(line), line["time_ms"])
+            yield MetricRecord(line["step"], named(line), line["time_ms"])
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:

@@ -20,7 +20,7 @@ import psutil
 
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.tracking.run_records import system_values
-from kit.tracking.tracker import Record, Tracker
+from kit.tracking.tracker import MetricRecord, Tracker
 
 __all__ = ["Probe", "SystemMonitor", "visible_gpus", "watching"]
 
@@ -178,18 +178,18 @@ def watching(folder: RunFolder, tracker: Tracker, seconds: float | None, gpus: S
     """
     log = MetricsLog(folder.system)
     earlier = log.cut(sys.maxsize)
-    tracker.reconcile(Record(line["step"], system_values(line), line["time_ms"]) for line in earlier)
+    tracker.reconcile(MetricRecord(line["step"], system_values(line), line["time_ms"]) for line in earlier)
     if seconds is None:
         yield
         return
     numbers = count(len(earlier))
-    held: list[Record] = []
+    held: list[MetricRecord] = []
 
     def keep(values: dict[str, float]) -> None:
         step, moment = next(numbers), time.time_ns() // 10**6
         line = {"step": step, "time_ms": moment, **values}
         log.append(line)
-        held.append(Record(step, system_values(line), moment))
+        held.append(MetricRecord(step, system_values(line), moment))
         # MLflow's page of two runs opens with the metric that came first: a loss, not the CPU.
         while held and folder.metrics.exists():
             tracker.log(*held.pop(0))

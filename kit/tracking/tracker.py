@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["MissingRunError", "Record", "RunStatus", "Tracker"]
+__all__ = ["MissingRunError", "MetricRecord", "RunStatus", "Tracker"]
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _MAX_TAG = 8000
 _NOTE = "mlflow.note.content"
 
 
-class Record(NamedTuple):
+class MetricRecord(NamedTuple):
     """What one line of ``metrics.jsonl`` holds."""
 
     step: int
@@ -141,7 +141,7 @@ class Tracker:
         """
         self._outbox.put(self._points(step, metrics, time_ms))
 
-    def reconcile(self, records: Iterable[Record]) -> int:
+    def reconcile(self, records: Iterable[MetricRecord]) -> int:
         """Send what an earlier process recorded but MLflow never got; return how many values that were.
 
         Call it once after ``start``, with all records left in ``metrics.jsonl`` after it was cut back to the

@@ -9,13 +9,13 @@ from email.utils import format_datetime
 
 import pytest
 
-from kit.io.progress import Watch
-from kit.io.retry import Interrupted, Limits, SourceError, patiently, poll, reason, retry_after
+from kit.io.progress import ProgressCallback
+from kit.io.retry import Limits, RetryableError, SourceError, patiently, poll, reason, retry_after
 
 LIMITS = Limits(attempts=4, backoff=1.0, longest=3.0)
 
 
-class Notes(Watch):
+class Notes(ProgressCallback):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
@@ -31,7 +31,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def failing(*errors: Interrupted) -> Callable[[], str]:
+def failing(*errors: RetryableError) -> Callable[[], str]:
     """Fail as often as there are errors, then succeed."""
     left = list(errors)
 
@@ -45,28 +45,28 @@ def failing(*errors: Interrupted) -> Callable[[], str]:
 
 def test_waits_double_up_to_the_longest(waits: list[float]) -> None:
     notes = Notes()
-    assert patiently(failing(*[Interrupted("cut")] * 3), LIMITS, notes) == "there"
+    assert patiently(failing(*[RetryableError("cut")] * 3), LIMITS, notes) == "there"
     assert waits == [1.0, 2.0, 3.0]
     assert notes.texts == [f"cut; trying again in {n} s" for n in (1, 2, 3)]
 
 
 def test_it_is_given_up(waits: list[float]) -> None:
     with pytest.raises(SourceError, match="cut; given up after 4 attempts"):
-        patiently(failing(*[Interrupted("cut")] * 4), LIMITS, Notes())
+        patiently(failing(*[RetryableError("cut")] * 4), LIMITS, Notes())
     assert waits == [1.0, 2.0, 3.0]
 
 
 def test_an_attempt_that_got_further_counts_as_the_first(waits: list[float]) -> None:
     there = iter([0, 0, 0, 5, 5, 5, 5, 9, 9, 9, 9, 9, 9])
-    patiently(failing(*[Interrupted("cut")] * 5), LIMITS, Notes(), lambda: next(there))
+    patiently(failing(*[RetryableError("cut")] * 5), LIMITS, Notes(), lambda: next(there))
     assert waits == [1.0, 1.0, 2.0, 1.0, 2.0]
 
 
 def test_a_server_says_how_long(waits: list[float]) -> None:
-    patiently(failing(Interrupted("busy", wait=2.5), Interrupted("busy", wait=0.0)), LIMITS, Notes())
+    patiently(failing(RetryableError("busy", wait=2.5), RetryableError("busy", wait=0.0)), LIMITS, Notes())
     assert waits == [2.5, 0.0]
     with pytest.raises(SourceError, match="busy; the server asks to wait 4 s"):
-        patiently(failing(Interrupted("busy", wait=4.0)), LIMITS, Notes())
+        patiently(failing(RetryableError("busy", wait=4.0)), LIMITS, Notes())
 
 
 def test_other_failures_are_not_tried_again(waits: list[float]) -> None:

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import close_session
 
 from kit import registry
-from kit.io.progress import Watch
+from kit.io.progress import ProgressCallback
 from kit.io.retry import Limits
 from kit.registry import Entry, entries
-from kit.registry.partial_download import Part
+from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import place
 from tests.servers import Server, serving
 
@@ -25,7 +25,7 @@ QUICK = Limits(connect=2.0, read=0.5, attempts=3, backoff=0.001, longest=0.05)
 Register = Callable[..., Entry]
 
 
-class Notes(Watch):
+class Notes(ProgressCallback):
     """Remembers what was told."""
 
     def __init__(self) -> None:
@@ -54,12 +54,12 @@ def left_over(cache: Path) -> list[str]:
     return sorted(path.name for path in files)
 
 
-def leave_part(entry: Entry, content: bytes, etag: str | None) -> Part:
+def leave_part(entry: Entry, content: bytes, etag: str | None) -> PartialDownload:
     """Leave a part as a download that was cut would."""
     path = place(entry)
     assert path is not None
     path.parent.mkdir(parents=True)
-    part = Part(path)
+    part = PartialDownload(path)
     part.path.write_bytes(content)
     quoted = "null" if etag is None else f'"{etag.replace(chr(34), chr(92) + chr(34))}"'
     part.note.write_text(f'{{"url": "{entry.urls[0]}", "etag": {quoted}, "modified": null, "total": {len(CONTENT)}}}')

@@ -142,8 +142,8 @@ def test_two_processes_at_once(server: Server, register: Register, cache: Path) 
     register(server.put("/states.bin", CONTENT))
     server.fail("/states.bin", Fault(pace=0.03))
     script = (
-        "import sys\nfrom kit import registry\nfrom kit.io.progress import Watch\n"
-        "class Say(Watch):\n    def said(self, text): sys.stdout.write(text)\n"
+        "import sys\nfrom kit import registry\nfrom kit.io.progress import ProgressCallback\n"
+        "class Say(ProgressCallback):\n    def said(self, text): sys.stdout.write(text)\n"
         "registry.fetch('states', watch=Say())"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -16,15 +16,15 @@ from mlflow.tracking import MlflowClient
 
 from kit.io.errors import KitError
 from kit.tracking.store import connect
-from kit.tracking.tracker import MissingRunError, Record, Tracker
+from kit.tracking.tracker import MetricRecord, MissingRunError, Tracker
 from tests.tracking.conftest import StartRun
 
 
-def record(step: int, time_ms: int | None = None) -> Record:
-    return Record(step, {"loss": 1.0 / step, "loss/2t": 2.0 / step}, 1000 + step if time_ms is None else time_ms)
+def record(step: int, time_ms: int | None = None) -> MetricRecord:
+    return MetricRecord(step, {"loss": 1.0 / step, "loss/2t": 2.0 / step}, 1000 + step if time_ms is None else time_ms)
 
 
-def log(tracker: Tracker, records: Iterable[Record]) -> None:
+def log(tracker: Tracker, records: Iterable[MetricRecord]) -> None:
     for item in records:
         tracker.log(*item)
 
@@ -227,7 +227,7 @@ def test_killed_between_log_and_flush(start: StartRun, run_dir: Path, sent: int,
     assert done.stderr == ""
 
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    kept = [item for item in (Record(*json.loads(line)) for line in lines) if item.step <= checkpoint]
+    kept = [item for item in (MetricRecord(*json.loads(line)) for line in lines) if item.step <= checkpoint]
     tracker = start(run_id=(run_dir / "run_id").read_text())
     assert tracker.reconcile(kept) == 2 * max(0, checkpoint - sent)
     log(tracker, (record(step, time_ms=9000 + step) for step in range(checkpoint + 1, 13)))

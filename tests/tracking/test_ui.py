@@ -12,7 +12,7 @@ import pytest
 
 from kit.io.errors import KitError
 from kit.tracking.store import connect
-from kit.tracking.tracker import Record
+from kit.tracking.tracker import MetricRecord
 from kit.tracking.ui import serve
 from tests.tracking.conftest import StartRun
 
@@ -67,7 +67,7 @@ def test_pages_tracking_and_the_end(
     assert first.flush()
     second = start(uri=url, params={"seed": 0}, experiment="remote", run_key="k", run_id=None)
     assert second.run_id == first.run_id
-    assert second.reconcile([Record(1, {"loss": 0.5, "other": 1.0}, 1001)]) == 1
+    assert second.reconcile([MetricRecord(1, {"loss": 0.5, "other": 1.0}, 1001)]) == 1
     second.log(2, {"loss": 0.4, "nan": float("nan")}, 9002)
     second.log(3, {"loss": 0.3}, 9003)
     (run_dir / "config.toml").write_text("[train]\n")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from kit.cli.views.console import bytes_text, error_console
-from kit.io.progress import Watch
+from kit.io.progress import ProgressCallback
 from kit.registry.entry import host_of
 
 __all__ = ["DownloadProgress", "show_entries", "show_fetched", "show_pins"]
@@ -20,7 +20,7 @@ _EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
 
 
-class DownloadProgress(Watch):
+class DownloadProgress(ProgressCallback):
     """Shows where a download is: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:

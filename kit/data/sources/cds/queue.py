@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from kit.data.sources.cds.request_cache import Kept
 from kit.data.sources.cds.service import Result, Service, State
 from kit.io.errors import StoreError, UnavailableError
-from kit.io.progress import Watch
-from kit.io.retry import Interrupted, Limits, SourceError
+from kit.io.progress import ProgressCallback
+from kit.io.retry import Limits, RetryableError, SourceError
 from kit.registry.download import Source, download
 
 __all__ = ["Pace", "fetch_all", "readable"]
@@ -44,10 +44,10 @@ class Pace:
     attempts: int = 3
 
 
-class _Arrival(Watch):
+class _Arrival(ProgressCallback):
     """Counts the bytes of one download, and ends it when the others are given up."""
 
-    def __init__(self, stop: threading.Event, watch: Watch) -> None:
+    def __init__(self, stop: threading.Event, watch: ProgressCallback) -> None:
         self._stop, self._watch = stop, watch
         self.done = 0
 
@@ -86,7 +86,11 @@ class _StoppedError(Exception):
 
 
 def fetch_all(
-    kept: Sequence[Kept], service: Callable[[], Service], watch: Watch, limits: Limits, pace: Pace | None = None
+    kept: Sequence[Kept],
+    service: Callable[[], Service],
+    watch: ProgressCallback,
+    limits: Limits,
+    pace: Pace | None = None,
 ) -> None:
     """Have the results of requests in the cache.
 
@@ -123,7 +127,7 @@ class _Queue:
     tasks: list[_Task]
     total: int
     service: Service
-    watch: Watch
+    watch: ProgressCallback
     limits: Limits
     pace: Pace
     stop: threading.Event = field(default_factory=threading.Event)
@@ -267,7 +271,7 @@ class _Queue:
         """Ask again where the result lies; a link may have run out. Give up in the end, and say what it was."""
         task.failures += 1
         host = self.service.access.host
-        if isinstance(error.__cause__, Interrupted):
+        if isinstance(error.__cause__, RetryableError):
             msg = f"{host}: the result for {task.kept.planned} does not come: {error}"
             raise UnavailableError(msg) from error
         if task.failures >= self.pace.attempts:

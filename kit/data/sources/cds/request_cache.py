@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kit.data.sources.cds.requests import Planned
 from kit.io.atomic import sync, write_atomically
 from kit.io.errors import RegistryError
-from kit.registry.partial_download import Part
+from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class Kept:
         self._lock: BaseFileLock | None = None
 
     @property
-    def part(self) -> Part:
+    def part(self) -> PartialDownload:
         """What has arrived of the result."""
-        return Part(self.path)
+        return PartialDownload(self.path)
 
     def lock(self) -> bool:
         """Take the request for this process; False if another one works on it.

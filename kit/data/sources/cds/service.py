@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kit.data.sources.cds.access import Access
 from kit.io.errors import KitError, SettingsError, StoreError, UnavailableError
-from kit.io.progress import Watch
-from kit.io.retry import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
+from kit.io.progress import ProgressCallback
+from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
 
 if TYPE_CHECKING:
     import requests
@@ -78,7 +78,7 @@ def load_client() -> Any:
 class Service:
     """One data store, and the jobs of one user there."""
 
-    def __init__(self, access: Access, limits: Limits, watch: Watch) -> None:
+    def __init__(self, access: Access, limits: Limits, watch: ProgressCallback) -> None:
         self.access = access
         self._limits = limits
         self._watch = watch
@@ -193,7 +193,7 @@ class Service:
         try:
             self._remotes[job].get_results()
         except self._http_error() as error:
-            if error.response is None or error.response.status_code in AGAIN:
+            if error.response is None or error.response.status_code in RETRY_STATUS:
                 raise
             return _words(error.response)
         except RuntimeError as error:
@@ -218,9 +218,9 @@ class Service:
         except failures.HTTPError as error:
             if error.response is None:
                 raise
-            if error.response.status_code in AGAIN:
+            if error.response.status_code in RETRY_STATUS:
                 msg = f"{self.access.host} answered {error.response.status_code} ({error.response.reason})"
-                raise Interrupted(msg, retry_after(error.response.headers)) from error
+                raise RetryableError(msg, retry_after(error.response.headers)) from error
             raise self._refusal(error.response, dataset) from error
         except (
             failures.InvalidURL,
@@ -239,7 +239,7 @@ class Service:
             raise StoreError(msg) from error
         except failures.RequestException as error:
             msg = f"{self.access.host}: {reason(error)}"
-            raise Interrupted(msg) from error
+            raise RetryableError(msg) from error
 
     def _refusal(self, answer: requests.Response, dataset: str) -> KitError:
         """What a refusal means, with what to do about it."""

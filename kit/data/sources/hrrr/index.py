@@ -24,7 +24,7 @@ from kit.data.sources.base import Request
 from kit.data.sources.hrrr.transport import Transport
 from kit.data.store.format import STATIC_PREFIX
 from kit.io.errors import SettingsError, StoreError
-from kit.io.retry import Interrupted, SourceError, patiently
+from kit.io.retry import RetryableError, SourceError, patiently
 
 __all__ = [
     "ANALYSIS",
@@ -193,7 +193,7 @@ def read_index(
         text = transport.text(index, attempts)
         if why := _damage(text, run):
             msg = f"the index of {run} {why}"
-            raise Interrupted(msg)
+            raise RetryableError(msg)
         return text
 
     text = patiently(once, dataclasses.replace(transport.limits, attempts=min(2, attempts)), transport.watch)

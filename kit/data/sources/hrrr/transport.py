@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from kit.io.progress import Watch
-from kit.io.retry import AGAIN, Interrupted, Limits, SourceError, patiently, reason, retry_after
+from kit.io.progress import ProgressCallback
+from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
 from kit.registry.entry import host_of
 
 __all__ = ["AbsentError", "Piece", "ShorterError", "Transport"]
@@ -54,7 +54,7 @@ class Transport:
     """
 
     limits: Limits
-    watch: Watch
+    watch: ProgressCallback
     stop: threading.Event = field(default_factory=threading.Event)
     _sessions: threading.local = field(default_factory=threading.local)
 
@@ -101,14 +101,14 @@ class Transport:
             raise SourceError(msg) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             msg = f"{host_of(address)}: {reason(error)}"
-            raise Interrupted(msg) from error
+            raise RetryableError(msg) from error
 
     def _refuse(self, answer: Any, *, ranged: bool) -> None:
         """Turn an answer that is not what was asked for into what it means."""
         status = answer.status_code
-        if status in AGAIN:
+        if status in RETRY_STATUS:
             msg = f"{host_of(answer.url)} answered {status} ({answer.reason})"
-            raise Interrupted(msg, retry_after(answer.headers))
+            raise RetryableError(msg, retry_after(answer.headers))
         if status in (404, 410):
             msg = f"the archive answered {status} ({answer.reason})"
             raise AbsentError(msg)
@@ -130,7 +130,7 @@ def _taken(answer: Any, start: int | None, end: int | None) -> Piece:
         content = answer.raw.read(_MOST_TEXT + 1, decode_content=False)
         if len(content) > _MOST_TEXT or (length.isdigit() and len(content) < int(length)):
             msg = f"{host_of(answer.url)}: {len(content)} of {length or 'unknown'} bytes arrived"
-            raise Interrupted(msg)
+            raise RetryableError(msg)
         return Piece(content, len(content), version)
     told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
     if told is None or int(told[1]) != start or (end is not None and int(told[2]) > end):
@@ -140,5 +140,5 @@ def _taken(answer: Any, start: int | None, end: int | None) -> Piece:
     content = answer.raw.read(wanted, decode_content=False)
     if len(content) < wanted:
         msg = f"{host_of(answer.url)}: the connection was cut after {len(content)} of {wanted} bytes"
-        raise Interrupted(msg)
+        raise RetryableError(msg)
     return Piece(content, int(told[3]), version)

@@ -20,7 +20,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
 
 from kit.io.errors import KitError, StoreError, UnavailableError
-from kit.io.retry import AGAIN, Interrupted, Limits, reason, retry_after
+from kit.io.retry import RETRY_STATUS, Limits, RetryableError, reason, retry_after
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -185,7 +185,7 @@ class PatientStore(WrapperStore[Store]):
             try:
                 self.requests += 1
                 return await self._attempt(key, prototype, byte_range)
-            except Interrupted as interrupted:
+            except RetryableError as interrupted:
                 failures += 1
                 wait = self.limits.backoff * 2 ** (failures - 1) if interrupted.wait is None else interrupted.wait
                 asked = interrupted.wait is not None and wait > self.limits.longest
@@ -215,11 +215,11 @@ class PatientStore(WrapperStore[Store]):
                     return None
                 msg = f"{self.address}: {described(key)} is refused: {reason(error)} {error}. It is not open to all"
                 raise StoreError(msg) from error
-            if status is not None and status not in AGAIN:
+            if status is not None and status not in RETRY_STATUS:
                 msg = f"{self.address}: {described(key)}: the server answers {status}; see whether the address is right"
                 raise StoreError(msg) from error
             why = reason(error) if status is None else f"the server answers {status}"
-            raise Interrupted(why, retry_after(getattr(error, "headers", None) or {})) from error
+            raise RetryableError(why, retry_after(getattr(error, "headers", None) or {})) from error
         whole = value is not None and byte_range is None and not _is_metadata(key)
         if value is not None and whole and _array_of(key) in self.blosc:
             _check_blosc(value.to_bytes())
@@ -263,9 +263,9 @@ def _check_blosc(chunk: bytes) -> None:
     """Compare a chunk's length with the one that its header states.
 
     Raises:
-        Interrupted: they differ; the next answer may be whole.
+        RetryableError: they differ; the next answer may be whole.
     """
     if len(chunk) < _BLOSC_HEADER or (stated := struct.unpack_from("<I", chunk, 12)[0]) != len(chunk):
         told = f"its header states {stated}" if len(chunk) >= _BLOSC_HEADER else "too few for its header"
         msg = f"the chunk has {len(chunk)} bytes, {told}: it came cut off or damaged"
-        raise Interrupted(msg)
+        raise RetryableError(msg)

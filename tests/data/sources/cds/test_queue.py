@@ -24,7 +24,7 @@ from kit.data.sources.cds.queue import Pace
 from kit.data.sources.cds.request_cache import Kept, folder
 from kit.data.sources.cds.requests import Planned
 from kit.io.errors import KitError, RegistryError, SettingsError, StoreError, UnavailableError
-from kit.io.progress import Watch, watched
+from kit.io.progress import ProgressCallback, watched
 from tests.data_stores import KEY, DataStores
 from tests.processes import Python
 from tests.servers import Fault
@@ -39,7 +39,7 @@ FIRST = "00000001-0000-4000-8000-000000000000"
 RESULT = f"/results/{FIRST}.grib"
 
 
-class Lines(Watch):
+class Lines(ProgressCallback):
     """Keeps what is said."""
 
     said_so_far: list[str]
