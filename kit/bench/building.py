@@ -17,7 +17,7 @@ from kit.bench.results import Row, rounded
 from kit.bench.subprocess_measure import Taken, apart
 from kit.bench.weather import LEVELS, fields, noise, write_grib
 from kit.data.settings import BuildSettings
-from kit.data.store.build import build, estimate
+from kit.data.store.build import build_store, estimate
 from kit.io.errors import SettingsError
 from kit.planning.settings import GridSize
 
@@ -53,7 +53,7 @@ _STATIC = {"geopotential_at_surface": ("m**2 s**-2", 5_000.0, 900.0), "land_sea_
 
 def make_store(path: Path, out: Path) -> int:
     """Build a store from a file of GRIB; returns its states."""
-    return len(build(BuildSettings(source="grib", path=str(path), out=out)).times)
+    return len(build_store(BuildSettings(source="grib", path=str(path), out=out)).times)
 
 
 def building_rows(grid: GridSize, repeats: int) -> list[Row]:

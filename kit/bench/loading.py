@@ -23,11 +23,11 @@ import zarr
 
 from kit.bench.results import Row, rounded
 from kit.bench.weather import LEVELS, noise
-from kit.data.chunks import Part
+from kit.data.chunks import ChunkSlice
 from kit.data.dataset import Pairs, Selection
 from kit.data.grid import Grid
 from kit.data.loader import Waiting, load_pairs
-from kit.data.readers import HERE, Reader, Wanted, reader_for
+from kit.data.readers import DEFAULT_READER, Reader, ReadRequest, reader_for
 from kit.data.settings import Codec, Period
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store, write_store
@@ -267,15 +267,15 @@ def _beside_raw(stores: Mapping[str, Store], repeats: int, told: str) -> list[Ro
     return rows
 
 
-def _states(store: Store) -> Iterator[list[Part]]:
+def _states(store: Store) -> Iterator[list[ChunkSlice]]:
     for index in range(len(store.times)):
         yield [store.part(name, index) for name in (*store.surface, *store.atmospheric)]
 
 
 def _by_kit(store: Store) -> int:
     """One state after another, into tensors that are made for it."""
-    wanted = ([Wanted((1, 1), [part]) for part in state] for state in _states(store))
-    return sum(4 * tensor.numel() for state in wanted for tensor in HERE.read(state))
+    wanted = ([ReadRequest((1, 1), [part]) for part in state] for state in _states(store))
+    return sum(4 * tensor.numel() for state in wanted for tensor in DEFAULT_READER.read(state))
 
 
 def _by_zarr(store: Store) -> int:

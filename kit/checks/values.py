@@ -8,7 +8,7 @@ from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
 from kit.checks.results import Severity
 from kit.checks.scan import Survey, Tally, box, form
 from kit.checks.store_reader import Subject
-from kit.data.settings import retold
+from kit.data.settings import parse_infill_notes
 
 __all__ = ["CHECKS"]
 
@@ -57,7 +57,7 @@ def _nan(store: Examined) -> Findings:
 @check("infilled", "info", "no value was filled in")
 def _infilled(store: Examined) -> Findings:
     history = store.subject.attributes.get("history")
-    filled = retold(history) if isinstance(history, list) else {}
+    filled = parse_infill_notes(history) if isinstance(history, list) else {}
     for channel in store.subject.channels:
         if channel.name not in filled:
             continue

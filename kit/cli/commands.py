@@ -319,12 +319,12 @@ def data_build(arguments: Sequence[str]) -> Outcome:
     settings, options = _settle(data_build, BuildSettings, arguments, _BuildOptions)
     with console.loading("the array libraries"):
         from kit.cli.views import building as console_building
-        from kit.data.store.build import build, estimate
+        from kit.data.store.build import build_store, estimate
     if options.dry_run:
         told = estimate(settings).as_dict()
         return Outcome(told, options.as_json, lambda: console_building.show_estimate(told))
     with console_building.build_progress() as progress:
-        store = build(settings, watch=progress)
+        store = build_store(settings, watch=progress)
     result = {
         "store": str(store.path),
         "states": len(store.times),

@@ -29,7 +29,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from kit.io.errors import StoreError
 
-__all__ = ["Chunks", "Columns", "Part", "damage"]
+__all__ = ["Chunks", "Columns", "ChunkSlice", "damage"]
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -126,7 +126,7 @@ class Chunks:
 
 
 @dataclass(frozen=True)
-class Part:
+class ChunkSlice:
     """What is wanted of one state of one variable.
 
     Attributes:

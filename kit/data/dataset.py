@@ -16,7 +16,7 @@ from aurora import Batch, Metadata
 
 from kit.data.grid import Grid
 from kit.data.longitudes import longitudes
-from kit.data.readers import HERE, Reader, Wanted
+from kit.data.readers import DEFAULT_READER, Reader, ReadRequest
 from kit.data.settings import Period
 from kit.data.sources.fields import refuse_negative
 from kit.data.store.reader import Store
@@ -157,7 +157,7 @@ class Pairs:
     def __getitem__(self, index: int) -> Pair:
         return self.batch([index])
 
-    def batch(self, indices: Sequence[int], reader: Reader = HERE) -> Pair:
+    def batch(self, indices: Sequence[int], reader: Reader = DEFAULT_READER) -> Pair:
         """Read several pairs, one behind the other along the batch dimension.
 
         Args:
@@ -175,7 +175,7 @@ class Pairs:
         first, *between, target = self._read([*inputs, *targets], reader)
         return Pair(first, target, tuple(between))
 
-    def inputs(self, indices: Sequence[int], reader: Reader = HERE) -> Batch:
+    def inputs(self, indices: Sequence[int], reader: Reader = DEFAULT_READER) -> Batch:
         """The input states of pairs alone."""
         return self._read([(self._inputs(indices), self.selection.inputs)], reader)[0]
 
@@ -194,7 +194,7 @@ class Pairs:
         moments = takewhile(self._where.__contains__, range(first + step, min(first + steps * step, end) + 1, step))
         return tuple(self._where[moment] for moment in moments)
 
-    def target(self, places: Sequence[int], reader: Reader = HERE) -> Batch:
+    def target(self, places: Sequence[int], reader: Reader = DEFAULT_READER) -> Batch:
         """The states at places in the store, as targets."""
         return self._read([([(place,) for place in places], self.selection.targets)], reader)[0]
 
@@ -205,7 +205,7 @@ class Pairs:
     def newest(self, name: str, indices: Sequence[int]) -> torch.Tensor:
         """States of a surface variable at the last input time of pairs, [B, H, W]; it need not be an input itself."""
         states = [each[-1:] for each in self._inputs(indices)]
-        (values,) = self._tensors([(states, name)], HERE)
+        (values,) = self._tensors([(states, name)], DEFAULT_READER)
         return values[:, 0]
 
     @property
@@ -238,10 +238,10 @@ class Pairs:
                 refuse_negative(self.store, name, [*chain(*states)], values.flatten(0, 1).numpy())
         return tensors
 
-    def _wanted(self, states: States, name: str) -> Wanted:
+    def _wanted(self, states: States, name: str) -> ReadRequest:
         grid, levels = self.selection.grid, self._levels
         parts = [grid.part(self.store, name, place, levels) for each in states for place in each]
-        return Wanted((len(states), len(states[0])), parts)
+        return ReadRequest((len(states), len(states[0])), parts)
 
 
 def _aware(time: np.datetime64) -> datetime:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.box import Range, Region, columns_of, extent, rows_of
-from kit.data.chunks import Columns, Part
+from kit.data.chunks import Columns, ChunkSlice
 from kit.data.circle import is_closed
 from kit.data.rectangle import sides_of
 from kit.data.store.reader import Store
@@ -120,7 +120,7 @@ class Grid:
         """Read states of a variable: [T, H, W] at the surface, [T, C, H, W] in the atmosphere."""
         return store.read(name, times, slice(*self.rows), self._columns, levels)
 
-    def part(self, store: Store, name: str, time: int, levels: Sequence[int] | None = None) -> Part:
+    def part(self, store: Store, name: str, time: int, levels: Sequence[int] | None = None) -> ChunkSlice:
         """Name what is read of one state of a variable."""
         return store.part(name, time, slice(*self.rows), self._columns, levels)
 

@@ -17,7 +17,7 @@ from kit.data.dataset import Pair, Pairs
 from kit.data.readers import Reader, reader_for
 from kit.io.errors import SettingsError
 
-__all__ = ["Loader", "Share", "ShuffledPairs", "Upcoming", "Waiting", "load_pairs", "read_ahead"]
+__all__ = ["Loader", "ProcessShare", "ShuffledPairs", "Upcoming", "Waiting", "load_pairs", "read_ahead"]
 
 Read = TypeVar("Read")
 
@@ -118,14 +118,14 @@ class Waiting(Generic[Read]):
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessShare:
     """Which of the processes that train together this is."""
 
     rank: int = 0
     ranks: int = 1
 
     @classmethod
-    def of_process(cls) -> Share:
+    def of_process(cls) -> ProcessShare:
         """As ``torch.distributed`` has it; the only one where no process group has been made."""
         group = torch.distributed
         if not (group.is_available() and group.is_initialized()):
@@ -153,7 +153,7 @@ class ShuffledPairs:
         seed: int,
         batches: int,
         start: int = 0,
-        share: Share | None = None,
+        share: ProcessShare | None = None,
     ) -> None:
         """Plan the batches.
 
@@ -169,7 +169,7 @@ class ShuffledPairs:
         Raises:
             SettingsError: a batch is larger than an epoch, or cannot be shared evenly.
         """
-        share = share or Share()
+        share = share or ProcessShare()
         if batch_size > pairs:
             msg = f"data.batch_size is {batch_size}, but the training period holds only {pairs} pairs; make it smaller"
             raise SettingsError(msg)

@@ -24,10 +24,10 @@ from multiprocessing.util import Finalize
 
 import numpy as np
 
-from kit.data.chunks import Part
+from kit.data.chunks import ChunkSlice
 from kit.io.errors import KitError, SettingsError, WorkerError
 
-__all__ = ["Block", "Order", "Workers"]
+__all__ = ["SharedBuffer", "ReadTask", "Workers"]
 
 _PATIENCE = 5.0
 """Seconds for a process to end by itself."""
@@ -35,7 +35,7 @@ _FIRST = 10
 """Ends them when Python ends, before it waits for them."""
 
 
-class Block:
+class SharedBuffer:
     """Memory that other processes can write to: anonymous, of no size limit but the host's, gone with its last user.
 
     Shared memory under ``/dev/shm`` would do as well, but containers have 64 MB of it.
@@ -58,10 +58,10 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Order:
+class ReadTask:
     """One part of a state, and the place in a block where it goes."""
 
-    part: Part
+    part: ChunkSlice
     offset: int
 
     def carry_out(self, path: str) -> None:
@@ -99,7 +99,7 @@ class Workers:
         self._started: dict[Connection, SpawnProcess] = {}
         self._finalize = Finalize(self, _end, (self._started,), exitpriority=_FIRST)
 
-    def read(self, orders: Sequence[Order], path: str) -> None:
+    def read(self, orders: Sequence[ReadTask], path: str) -> None:
         """Have orders carried out, all of them when this returns.
 
         Args:
@@ -120,7 +120,7 @@ class Workers:
         if failure is not None:
             raise failure
 
-    def _read(self, orders: list[Order], path: str) -> KitError | None:
+    def _read(self, orders: list[ReadTask], path: str) -> KitError | None:
         self._start()
         failure: KitError | None = None
         busy: set[Connection] = set()
@@ -149,7 +149,7 @@ class Workers:
             self._started[ours] = process
 
 
-def _give(connection: Connection, process: SpawnProcess, order: Order, path: str) -> None:
+def _give(connection: Connection, process: SpawnProcess, order: ReadTask, path: str) -> None:
     try:
         connection.send((order, path))
     except BrokenPipeError as error:

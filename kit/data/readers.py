@@ -20,10 +20,10 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from kit.data.chunks import Part
-from kit.data.reader_processes import Block, Order, Workers
+from kit.data.chunks import ChunkSlice
+from kit.data.reader_processes import ReadTask, SharedBuffer, Workers
 
-__all__ = ["HERE", "ProcessReader", "Reader", "ThreadReader", "Wanted", "reader_for"]
+__all__ = ["DEFAULT_READER", "ProcessReader", "Reader", "ThreadReader", "ReadRequest", "reader_for"]
 
 _MOST_THREADS = 4
 _MOST_FREE = 4
@@ -32,7 +32,7 @@ _FLOAT = torch.float32
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReadRequest:
     """One tensor to be read.
 
     Attributes:
@@ -41,7 +41,7 @@ class Wanted:
     """
 
     leading: tuple[int, ...]
-    parts: Sequence[Part]
+    parts: Sequence[ChunkSlice]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ class Wanted:
 class Reader(Protocol):
     """Reads tensors; safe to be used by several threads."""
 
-    def read(self, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
+    def read(self, wanted: Sequence[ReadRequest]) -> list[torch.Tensor]:
         """Read all that is wanted, float32 on the host.
 
         Raises:
@@ -75,7 +75,7 @@ class _Plain:
         self.memory = mmap.mmap(-1, size)
 
 
-Kind = TypeVar("Kind", _Plain, Block)
+Kind = TypeVar("Kind", _Plain, SharedBuffer)
 
 
 class _Recycled(Generic[Kind]):
@@ -109,14 +109,14 @@ class _Recycled(Generic[Kind]):
         return None
 
 
-def _places(wanted: Sequence[Wanted]) -> tuple[list[int], int]:
+def _places(wanted: Sequence[ReadRequest]) -> tuple[list[int], int]:
     """First byte of each tensor in memory for all, each at the beginning of a page; and the bytes of all."""
     page = mmap.ALLOCATIONGRANULARITY
     *starts, size = accumulate((-(-one.bytes // page) * page for one in wanted), initial=0)
     return starts, size
 
 
-def _cut(flat: torch.Tensor, wanted: Sequence[Wanted], starts: Sequence[int]) -> list[torch.Tensor]:
+def _cut(flat: torch.Tensor, wanted: Sequence[ReadRequest], starts: Sequence[int]) -> list[torch.Tensor]:
     places = [start // _FLOAT.itemsize for start in starts]
     return [
         flat[place : place + math.prod(one.shape)].view(one.shape) for one, place in zip(wanted, places, strict=True)
@@ -140,7 +140,7 @@ class ThreadReader:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="states")
 
-    def read(self, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
+    def read(self, wanted: Sequence[ReadRequest]) -> list[torch.Tensor]:
         """Read straight into the tensors."""
         if self._pin:
             # PyTorch uses pinned memory again by itself.
@@ -155,7 +155,7 @@ class ThreadReader:
             for state in tensor.numpy().reshape(-1, *one.parts[0].shape)
         ]
         run = map if self._threads == 1 else self._pool.map
-        for _ in run(Part.read, parts, states):
+        for _ in run(ChunkSlice.read, parts, states):
             pass
         return tensors
 
@@ -171,15 +171,15 @@ class ProcessReader:
             pin: copy what was read to pinned memory.
         """
         self._workers, self._pin = Workers(workers), pin
-        self._memory = _Recycled(Block)
+        self._memory = _Recycled(SharedBuffer)
 
-    def read(self, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
+    def read(self, wanted: Sequence[ReadRequest]) -> list[torch.Tensor]:
         """Have the processes read into one block of memory, of which the tensors are parts."""
         starts, size = _places(wanted)
         block, flat = self._memory.take(size)
         each = [one.bytes // len(one.parts) for one in wanted]
         orders = [
-            Order(part, start + number * step)
+            ReadTask(part, start + number * step)
             for one, start, step in zip(wanted, starts, each, strict=True)
             for number, part in enumerate(one.parts)
         ]
@@ -188,7 +188,7 @@ class ProcessReader:
         return [tensor.pin_memory() for tensor in tensors] if self._pin else tensors
 
 
-HERE: Reader = ThreadReader()
+DEFAULT_READER: Reader = ThreadReader()
 """Reads in the calling thread."""
 
 

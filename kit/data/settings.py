@@ -33,7 +33,7 @@ __all__ = [
     "SourceKind",
     "TimeRange",
     "check_region",
-    "retold",
+    "parse_infill_notes",
     "told",
 ]
 
@@ -225,7 +225,7 @@ def told(rule: Rule, count: int, size: int, states: tuple[int, int] | None) -> s
     return f"{rule.variable}: {count} of {size} values{where} were missing and filled by {rule.how}"
 
 
-def retold(history: Iterable[Any]) -> dict[str, tuple[int, str]]:
+def parse_infill_notes(history: Iterable[Any]) -> dict[str, tuple[int, str]]:
     """Values that were filled, and the methods, by variable; an append adds its own to the history."""
     found: dict[str, tuple[int, str]] = {}
     for sentence in history:

@@ -15,10 +15,10 @@ from kit.data.store.reader import Store
 from kit.data.variables import lookup
 from kit.io.errors import StoreError
 
-__all__ = ["at_step", "refuse_other_windows", "source_step", "trimmed"]
+__all__ = ["at_step", "check_windows", "source_step", "trimmed"]
 
 
-def refuse_other_windows(store: Store, names: Iterable[str], hours: float, *, hourly: bool = False) -> None:
+def check_windows(store: Store, names: Iterable[str], hours: float, *, hourly: bool = False) -> None:
     """Refuse accumulated variables whose window is not that of a prediction.
 
     Args:

@@ -23,7 +23,7 @@ from kit.adapt.specialists import Specialist, Specialists, refuse_different
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.dataset import Pairs
 from kit.data.settings import BuildSettings, Period
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.data.variables import Kind, lookup
 from kit.forecasting.predictor import Conditions, Forecaster, build_starter
 from kit.forecasting.settings import ForecastSettings
@@ -103,7 +103,7 @@ def _initial_store(settings: ForecastSettings, checkpoint: Checkpoint) -> Iterat
             levels=data["levels"],
             train=_EVER,
         )
-        yield str(build(built).path)
+        yield str(build_store(built).path)
 
 
 class _Job:

@@ -21,12 +21,12 @@ from kit.adapt import prompt, rollout_lora
 from kit.adapt.latent import LatentSpace, refuse_rollout
 from kit.adapt.training_check import TrainingCheck
 from kit.data.dataset import Pair, Pairs, Selection
-from kit.data.loader import Share, ShuffledPairs, load_pairs
+from kit.data.loader import ProcessShare, ShuffledPairs, load_pairs
 from kit.data.readers import Reader, reader_for
 from kit.data.settings import DataSettings, Period
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store
-from kit.data.windows import refuse_other_windows
+from kit.data.windows import check_windows
 from kit.io.errors import SettingsError
 from kit.memory import engine
 from kit.memory.checks import refuse_without_effect
@@ -122,7 +122,7 @@ class Job:
             seed=self.settings.train.seed,
             batches=self.schedule.steps * self.schedule.accumulate,
             start=start,
-            share=Share.of_process(),
+            share=ProcessShare.of_process(),
         )
         return load_pairs(self.train, self.reader, order=sampler, beside=self._beside)
 
@@ -188,7 +188,7 @@ def build_job(settings: Settings) -> Job:
     spec = build.rebased(spec, weights, settings.adapt)
     selection = select(spec, settings.data, store, spec.patch_size)
     stored = {*selection.inputs, *selection.targets}
-    refuse_other_windows(store, sorted(stored), spec.lead_hours, hourly=spec.upstream.is_v1p5)
+    check_windows(store, sorted(stored), spec.lead_hours, hourly=spec.upstream.is_v1p5)
     axes = selection.grid.latitude(store), selection.grid.longitude(store)
     prompt.refuse_finer_than_patches(settings.adapt, *axes, spec.patch_size)
     periods = _periods(settings.data, store)
@@ -355,7 +355,7 @@ def _refuse_overlap(what: str, seen: Period, name: str, unseen: Period) -> None:
 
 
 def _schedule(settings: Settings, pairs: int) -> Schedule:
-    batches = -(-Share.of_process().even(pairs) // settings.data.batch_size)
+    batches = -(-ProcessShare.of_process().even(pairs) // settings.data.batch_size)
     per_epoch = -(-batches // settings.train.accumulate)
     steps = settings.train.steps or (settings.train.epochs or _DEFAULT_EPOCHS) * per_epoch
     return Schedule(steps, per_epoch, settings.train.accumulate, settings.train.checkpoint_every or per_epoch)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kit.bench.weather import fields, noise, write_grib
 from kit.data.settings import BuildSettings
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 
 
 def test_amplitudes_fall_with_the_wave_number() -> None:
@@ -30,7 +30,7 @@ def test_a_file_makes_a_store(tmp_path: Path) -> None:
     size = write_grib(tmp_path / "states.grib", (8, 16), fields(3, levels=(500, 850)))
     # Three statics; three states of four surface and five times two atmospheric fields.
     assert size == (3 + 3 * 14) * 8 * 16 * 4
-    store = build(BuildSettings(source="grib", path=str(tmp_path / "states.grib"), out=tmp_path / "store"))
+    store = build_store(BuildSettings(source="grib", path=str(tmp_path / "states.grib"), out=tmp_path / "store"))
     assert (store.levels, store.static) == ((500, 850), ("lsm", "slt", "z"))
     assert (len(store.times), store.times[1] - store.times[0]) == (3, np.timedelta64(6, "h"))
     assert len(store.surface + store.atmospheric) == 9

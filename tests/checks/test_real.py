@@ -10,7 +10,7 @@ import pytest
 from kit.checks.drift import drift
 from kit.data.settings import BuildSettings
 from kit.data.sources.grib.scan import load_eccodes
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from tests.checks.stores import report_of
 from tests.real_data import real_data
 
@@ -18,7 +18,7 @@ from tests.real_data import real_data
 def test_europe_lacks_variables_and_has_no_fault(tmp_path: Path) -> None:
     path = real_data("era5-europe-2020-01-01")
     statics = ("coslat", "sinlat", "coslon", "sinlon")
-    build(BuildSettings(source="netcdf", path=path, out=tmp_path / "store", statics=statics))
+    build_store(BuildSettings(source="netcdf", path=path, out=tmp_path / "store", statics=statics))
     report = report_of(tmp_path / "store")
     assert report.passed
     assert not report.failed("warning")
@@ -32,7 +32,7 @@ def test_one_global_state_is_in_balance_but_no_pair(tmp_path: Path) -> None:
     """37 levels, ascending latitudes and transposed dimensions in the file; clouds have none at the top."""
     path = real_data("era5-global-tl31-1959")
     settings = {"train": "1959-01-02/1959-01-02", "statics": ("coslat", "sinlat")}
-    build(BuildSettings.model_validate({"source": "netcdf", "path": path, "out": tmp_path / "store", **settings}))
+    build_store(BuildSettings.model_validate({"source": "netcdf", "path": path, "out": tmp_path / "store", **settings}))
     report = report_of(tmp_path / "store")
     assert {check.key for check in report.unresolved} == {
         "time-gaps:time", "statistics:ciwc", "statistics:clwc", "constant-in-space:ciwc", "constant-in-space:clwc",
@@ -44,7 +44,7 @@ def test_one_global_state_is_in_balance_but_no_pair(tmp_path: Path) -> None:
 def test_single_levels_alone_are_not_enough(tmp_path: Path) -> None:
     # By its own loader: pyproj crashes if it comes after eccodes.
     load_eccodes()
-    build(BuildSettings(source="grib", path=real_data("era5-western-usa-2025-01"), out=tmp_path / "store"))
+    build_store(BuildSettings(source="grib", path=real_data("era5-western-usa-2025-01"), out=tmp_path / "store"))
     report = report_of(tmp_path / "store")
     assert [check.key for check in report.unresolved] == ["variables"]
     told = {check.detail for check in report.failed("info")}

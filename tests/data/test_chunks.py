@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from kit.data.chunks import Chunks, Part
+from kit.data.chunks import Chunks, ChunkSlice
 from kit.data.store.reader import Store
 from kit.io.errors import StoreError
 from tests.factories import synthetic_store
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
     return synthetic_store(tmp_path / "store", times=4, surface=("2t",), atmospheric=("t",), static=())
 
 
-def read(part: Part) -> np.ndarray:
+def read(part: ChunkSlice) -> np.ndarray:
     out = np.full(part.shape, 7.0, dtype=np.float32)
     part.read(out)
     return out
@@ -45,7 +45,9 @@ def test_parts_are_what_zarr_reads(store: Store, rows: slice, columns: slice | r
     array = zarr.open_array(store.path / "t", mode="r")
     direct = store.part("t", 2, rows, columns, levels)
     assert direct.chunks.array is None
-    by_zarr = Part(Chunks(direct.chunks.folder, direct.chunks.shape, False, False, array), 2, "", rows, columns, levels)
+    by_zarr = ChunkSlice(
+        Chunks(direct.chunks.folder, direct.chunks.shape, False, False, array), 2, "", rows, columns, levels
+    )
     expected = np.asarray(array[2])[EVERYTHING if levels is None else levels][:, rows]
     expected = expected[..., columns if isinstance(columns, slice) else list(columns)]
     assert direct.shape == expected.shape
@@ -64,7 +66,7 @@ def test_a_store_of_zarrs_default_codecs_is_read_by_zarr(store: Store) -> None:
     )  # fmt: skip
     old[:] = values
     (store.path / "zarr.json").unlink()
-    part = Part(Chunks.of(old, store.path / "t"), 1, "t at 1", EVERYTHING, EVERYTHING)
+    part = ChunkSlice(Chunks.of(old, store.path / "t"), 1, "t at 1", EVERYTHING, EVERYTHING)
     assert part.chunks.array is not None
     np.testing.assert_array_equal(read(part), values[1])
     Path(part.chunks.file(1)).unlink()
@@ -85,7 +87,7 @@ def test_a_form_that_is_not_the_kits_is_left_to_zarr(tmp_path: Path) -> None:
         assert Chunks.of(array, tmp_path / "group" / f"a{number}").array is not None, options
     plain = group.create_array("plain", shape=(2, 4, 4), chunks=(1, 4, 4), dtype="<f4", compressors=None)
     plain[:] = np.arange(32.0).reshape(2, 4, 4)
-    part = Part(Chunks.of(plain, tmp_path / "group" / "plain"), 1, "", EVERYTHING, EVERYTHING)
+    part = ChunkSlice(Chunks.of(plain, tmp_path / "group" / "plain"), 1, "", EVERYTHING, EVERYTHING)
     assert part.chunks.array is None
     np.testing.assert_array_equal(read(part), np.asarray(plain[1]))
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from kit.data.chunks import Part
+from kit.data.chunks import ChunkSlice
 from kit.data.dataset import Grid, Pairs, Selection, collate
 from kit.data.settings import Period
 from kit.data.store.reader import Store, write_store
@@ -133,13 +133,13 @@ def test_a_target_may_lie_several_steps_ahead(store: Store) -> None:
 
 def test_only_what_is_graded_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    read = Part.read
+    read = ChunkSlice.read
 
-    def noting(self: Part, out: npt.NDArray[np.float32]) -> None:
+    def noting(self: ChunkSlice, out: npt.NDArray[np.float32]) -> None:
         asked.append(self.index)
         read(self, out)
 
-    monkeypatch.setattr(Part, "read", noting)
+    monkeypatch.setattr(ChunkSlice, "read", noting)
     Pairs(store, selection(store), ALL, steps=3)[0]
     assert asked == [0, 1] * 3 + [4] * 3
 

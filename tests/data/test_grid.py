@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from kit.data.grid import Grid
 from kit.data.settings import BuildSettings, DataSettings
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import SettingsError, StoreError
 from tests.factories import as_matrices, synthetic_dataset, synthetic_store, write_synthetic
@@ -230,7 +230,7 @@ def test_real_globe_across_greenwich(tmp_path: Path) -> None:
     source = real_data("era5-global-tl31-1959")
     settings = {"source": "netcdf", "path": source, "out": tmp_path / "store", "variables": ("t",)}
     period = "1959-01-02/1959-01-02"
-    store = build(BuildSettings.model_validate({**settings, "statics": ("coslon",), "train": period}))
+    store = build_store(BuildSettings.model_validate({**settings, "statics": ("coslon",), "train": period}))
     grid = Grid.of(store, (70, -30, 20, 40), 4)
     assert grid.columns == (-8, 8)
     assert longitudes(grid, store)[7:9] == [354.375, 0]
@@ -246,7 +246,7 @@ def test_real_europe_with_a_halo(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     source, out = real_data("era5-europe-2020-01-01"), tmp_path / "store"
     periods = {"train": "2020-01-01T00/2020-01-01T17", "valid": "2020-01-01T18/2020-01-01T23"}
     settings = {"source": "netcdf", "path": source, "out": out, "variables": ("10u",), "statics": ("coslat",)}
-    store = build(BuildSettings.model_validate(settings | periods))
+    store = build_store(BuildSettings.model_validate(settings | periods))
     with caplog.at_level(logging.WARNING, "kit"):
         grid = Grid.of(store, (54, 1, 46, 9), 4, halo=1)
         assert not caplog.records

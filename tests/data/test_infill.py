@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from kit.data import infill
 from kit.data.infill import filled
-from kit.data.settings import BuildSettings, Rule, retold
-from kit.data.store.build import build
+from kit.data.settings import BuildSettings, Rule, parse_infill_notes
+from kit.data.store.build import build_store
 from kit.io.errors import SettingsError, StoreError
 from tests.data.sources.era5_files import old_form, write
 
@@ -50,7 +50,7 @@ def test_the_nearest_point_on_the_sphere() -> None:
     whole = dataset()["2t"].values
     assert (values != whole).sum() == 3
     assert notes == ["2t: 3 of 6000 values in 2 of 10 states were missing and filled by nearest"]
-    assert retold(notes) == {"2t": (3, "nearest")}
+    assert parse_infill_notes(notes) == {"2t": (3, "nearest")}
     facts = {"infill_method": "nearest", "infill_values": 3, "infill_states": 2}
     assert result.attrs == facts
 
@@ -171,7 +171,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: Path, **options: Any) -> Any:
-    return build(BuildSettings.model_validate({"source": "netcdf", "path": source, "out": source / "store", **options}))
+    return build_store(
+        BuildSettings.model_validate({"source": "netcdf", "path": source, "out": source / "store", **options})
+    )
 
 
 def test_a_store_says_what_was_filled_and_left_out(source: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from kit.data.selection import cropped, describe, with_context
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Pieces, Request
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.io.errors import StoreError
 from tests.data.sources.era5_files import new_form, write
 
@@ -148,8 +148,8 @@ def test_a_region_of_a_build_is_in_its_history(tmp_path: Path) -> None:
     write(new_form(("lsm",)).isel(valid_time=0, drop=True), tmp_path / "b.nc")
     options: dict[str, Any] = {"source": "netcdf", "path": tmp_path, "train": "2020/2020"}
     region = (50.25, 5, 50, 5.25)
-    store = build(BuildSettings(out=tmp_path / "out", region=region, halo=0.25, **options))
-    whole = build(BuildSettings(out=tmp_path / "whole", **options))
+    store = build_store(BuildSettings(out=tmp_path / "out", region=region, halo=0.25, **options))
+    whole = build_store(BuildSettings(out=tmp_path / "whole", **options))
     rows, columns = slice(0, 3), slice(0, 3)
     assert store.latitude.tolist() == [50.5, 50.25, 50]
     assert store.longitude.tolist() == [5, 5.25, 5.5]
@@ -158,7 +158,7 @@ def test_a_region_of_a_build_is_in_its_history(tmp_path: Path) -> None:
     history = " ".join(store.attributes["history"])
     assert "region north 50.25, west 5, south 50, east 5.25 with 0.25 degrees around it: 3 x 3" in history
     with pytest.raises(StoreError, match="selects no grid point"):
-        build(BuildSettings(out=tmp_path / "none", region=(-60, 0, -70, 10), **options))
+        build_store(BuildSettings(out=tmp_path / "none", region=(-60, 0, -70, 10), **options))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from kit.cli.main import main
 from kit.data.settings import BuildSettings
 from kit.data.sources.base import SourceData
 from kit.data.statics import with_statics
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset
 from tests.hostile import Command
@@ -169,7 +169,7 @@ def test_built_into_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         source="pickle", path=tmp_path / "data.pickle", out=tmp_path / "store", statics_from=str(file),
         statics=("z", "slt_3", "coslat"),
     )  # fmt: skip
-    store = build(made)
+    store = build_store(made)
     assert store.static == ("coslat", "slt_3", "z")
     np.testing.assert_array_equal(store.read_static("z"), numbered(17, 32)[:16])
     assert store.attributes["source_files"][-1]["name"] == "s.pickle"

@@ -9,7 +9,7 @@ import xarray as xr
 
 from kit.data.settings import Period
 from kit.data.store.reader import Store, write_store
-from kit.data.windows import refuse_other_windows
+from kit.data.windows import check_windows
 from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset, synthetic_store
 
@@ -23,8 +23,8 @@ def hourly(path: Path, *, stated: bool = True) -> Store:
 
 
 def test_the_window_of_the_step_is_welcome(tmp_path: Path) -> None:
-    refuse_other_windows(synthetic_store(tmp_path / "s", surface=("2t", "tp")), ("2t", "tp"), 6)
-    refuse_other_windows(hourly(tmp_path / "h"), ("2t", "tp"), 1)
+    check_windows(synthetic_store(tmp_path / "s", surface=("2t", "tp")), ("2t", "tp"), 6)
+    check_windows(hourly(tmp_path / "h"), ("2t", "tp"), 1)
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,16 @@ def test_the_window_of_the_step_is_welcome(tmp_path: Path) -> None:
 )
 def test_another_window_is_refused_with_how_to_build_it(tmp_path: Path, hours: float, told: str) -> None:
     with pytest.raises(StoreError, match=told):
-        refuse_other_windows(hourly(tmp_path / "h"), ("2t", "tp"), hours)
+        check_windows(hourly(tmp_path / "h"), ("2t", "tp"), hours)
 
 
 def test_a_window_that_nobody_states_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="tp does not say over how many hours it is accumulated"):
-        refuse_other_windows(hourly(tmp_path / "h", stated=False), ("tp",), 1)
+        check_windows(hourly(tmp_path / "h", stated=False), ("tp",), 1)
 
 
 def test_version_1p5_predicts_the_last_hour_whatever_its_step(tmp_path: Path) -> None:
-    refuse_other_windows(hourly(tmp_path / "h"), ("tp",), 6, hourly=True)
+    check_windows(hourly(tmp_path / "h"), ("tp",), 6, hourly=True)
     six = synthetic_store(tmp_path / "s", surface=("2t", "tp"))
     with pytest.raises(StoreError, match="predicts that of the last hour: build the store from hourly data, without"):
-        refuse_other_windows(six, ("tp",), 6, hourly=True)
+        check_windows(six, ("tp",), 6, hourly=True)

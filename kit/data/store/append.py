@@ -19,8 +19,8 @@ import zarr
 from kit.data.settings import Codec, Period
 from kit.data.statistics import StoreStatistics, Weighting, channel_key
 from kit.data.store.build_plan import plan_of
-from kit.data.store.build_state import Part, discard, folder_of, join
-from kit.data.store.executor import How, write_blocks
+from kit.data.store.build_state import BuildState, discard, folder_of, join
+from kit.data.store.executor import ExecutionOptions, write_blocks
 from kit.data.store.finalize import commit, merged_statistics, prepare, recover
 from kit.data.store.format import INTEGRITY, STATIC_PREFIX, compressors, listed, period_indices
 from kit.data.store.layout import check_dataset, check_splits, coordinate_values, times_of
@@ -42,7 +42,7 @@ def append(
     settings: Mapping[str, Any],
     weights: Weighting | None = None,
     codec: Codec | None = None,
-    how: How | None = None,
+    how: ExecutionOptions | None = None,
 ) -> None:
     """Add the states of a dataset to a store.
 
@@ -63,7 +63,7 @@ def append(
             finished.
         OSError: the disk is full; the store is what it was, and what is done is kept.
     """
-    how = how or How()
+    how = how or ExecutionOptions()
     folder = folder_of(out, "append.part")
     check_dataset(dataset, out)
     dynamic = dataset[[name for name in dataset.data_vars if not str(name).startswith(STATIC_PREFIX)]]
@@ -110,7 +110,7 @@ def _request(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: content[key] for key in ("settings", "attributes", "times", "coordinates", "variables")}
 
 
-def _statistics(part: Part, dataset: xr.Dataset, store: Store) -> StoreStatistics | None:
+def _statistics(part: BuildState, dataset: xr.Dataset, store: Store) -> StoreStatistics | None:
     """Statistics of the training states as they are now; None where they are those that they were."""
     times, train = times_of(dataset), part.plan.splits["train"]
     if train == store.splits["train"] and not period_indices(times, train).size:
@@ -139,7 +139,7 @@ _SAME = ("units", "accumulation_hours")
 
 
 def codec_of(store: Store) -> Codec:
-    """How the chunks of a store are packed.
+    """ExecutionOptions the chunks of a store are packed.
 
     Raises:
         StoreError: in none of the kit's ways, or the store is of an earlier version.

@@ -18,12 +18,12 @@ import xarray as xr
 
 from kit.data.settings import Codec
 from kit.data.statistics import Summary, channel_key, point_weights, share_of_sample, summarise
-from kit.data.store.build_state import STATIC, Part
+from kit.data.store.build_state import STATIC, BuildState
 from kit.data.store.format import compressors, period_indices
 from kit.data.store.layout import chunk_file, times_of
-from kit.data.store.manifest import ChunkFact, Record, write_file
+from kit.data.store.manifest import BlockRecord, ChunkFact, write_file
 
-__all__ = ["Block", "Encode", "Stopped", "block_of", "encoder", "keys_of", "write_block"]
+__all__ = ["WriteTask", "Encode", "Stopped", "block_of", "encoder", "keys_of", "write_block"]
 
 
 class Stopped(Exception):
@@ -31,7 +31,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Block:
+class WriteTask:
     """What it takes to write a block.
 
     Attributes:
@@ -67,7 +67,7 @@ def keys_of(array: xr.DataArray) -> tuple[str, ...]:
     return (name,) if "level" not in array.dims else tuple(channel_key(name, v) for v in array["level"].values)
 
 
-def block_of(part: Part, dataset: xr.Dataset, number: int, *, offset: int = 0) -> Block:
+def block_of(part: BuildState, dataset: xr.Dataset, number: int, *, offset: int = 0) -> WriteTask:
     """Cut a block out of a dataset.
 
     Args:
@@ -83,7 +83,7 @@ def block_of(part: Part, dataset: xr.Dataset, number: int, *, offset: int = 0) -
     start, stop = (0, 1) if static else part.plan.edges[number : number + 2]
     counted = range(1) if static else (train[(train >= start) & (train < stop)] - start).tolist()
     states = 1 if static else part.plan.content["counted"]
-    return Block(
+    return WriteTask(
         store=part.store,
         scratch=part.scratch,
         record=part.record_file(number),
@@ -103,7 +103,7 @@ def block_of(part: Part, dataset: xr.Dataset, number: int, *, offset: int = 0) -
     )
 
 
-def write_block(block: Block, stop: threading.Event | None = None) -> int:
+def write_block(block: WriteTask, stop: threading.Event | None = None) -> int:
     """Write a block, and the record of it when all of its chunks are there.
 
     Writing one again writes the same bytes, so that two that do so by mistake do no harm.
@@ -132,11 +132,11 @@ def write_block(block: Block, stop: threading.Event | None = None) -> int:
         facts += _write_chunks(block, name, states)
         for row, position in enumerate(block.counted):
             summaries[row] += _summaries(block, name, states[position], block.moments[position])
-    Record(tuple(facts), tuple(map(tuple, summaries))).save(block.record, block.scratch)
+    BlockRecord(tuple(facts), tuple(map(tuple, summaries))).save(block.record, block.scratch)
     return size
 
 
-def _write_chunks(block: Block, name: str, states: npt.NDArray[np.float32]) -> Iterator[ChunkFact]:
+def _write_chunks(block: WriteTask, name: str, states: npt.NDArray[np.float32]) -> Iterator[ChunkFact]:
     encode = encoder(block.codec)
     static = block.indices is None
     for position, state in enumerate(states):
@@ -147,7 +147,9 @@ def _write_chunks(block: Block, name: str, states: npt.NDArray[np.float32]) -> I
         yield ChunkFact(path, len(content), hashlib.sha256(content).hexdigest())
 
 
-def _summaries(block: Block, name: str, state: npt.NDArray[np.float32], moment: int) -> Iterator[tuple[str, Summary]]:
+def _summaries(
+    block: WriteTask, name: str, state: npt.NDArray[np.float32], moment: int
+) -> Iterator[tuple[str, Summary]]:
     keys = block.keys[name]
     layers = state if state.ndim == 3 else state[None]
     for key, layer in zip(keys, layers, strict=True):

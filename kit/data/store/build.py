@@ -1,14 +1,13 @@
-"""Build a store from foreign data, or open one that is there."""
+"""Stores from foreign data: building, estimating, and opening by folder or registry name."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import errno
 import importlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
 from types import ModuleType
@@ -18,17 +17,18 @@ import dask
 import numpy as np
 import xarray as xr
 
+from kit.config.suggestions import near_names
 from kit.data.infill import filled
 from kit.data.settings import BuildSettings, Period
-from kit.data.sources.base import Announcement, OpenSource, Place, Request, SourceData
+from kit.data.sources.base import Announcement, OpenSource, Request, SourceData
 from kit.data.sources.crop_regrid import shaped, wanted_region
 from kit.data.sources.missing_variables import without_missing
 from kit.data.sources.resolve_path import locate
 from kit.data.statics import choose_statics, with_statics
 from kit.data.store.append import append
 from kit.data.store.build_state import OtherPlanError
-from kit.data.store.estimate import Estimate, measure, unmeasured
-from kit.data.store.executor import How, Watch
+from kit.data.store.estimate import BuildEstimate, measure, unmeasured
+from kit.data.store.executor import BuildProgressCallback, ExecutionOptions
 from kit.data.store.format import STATIC_PREFIX, Times, listed, period_indices
 from kit.data.store.layout import times_of
 from kit.data.store.reader import Store, StoreExistsError, write_store
@@ -36,7 +36,7 @@ from kit.data.variables import lookup
 from kit.data.windows import at_step, trimmed
 from kit.io.errors import StoreError
 
-__all__ = ["build", "default_splits", "estimate", "open_store"]
+__all__ = ["build_store", "default_splits", "estimate", "open_store"]
 
 _REFUSED = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
@@ -54,15 +54,35 @@ _SOURCES = {
 """The module of each kind of source; imported when a build asks for it, because each needs packages of its own."""
 
 
-def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = None, watch: Watch | None = None) -> Store:
-    """Read data, bring them into one form, and write them as a store.
+def build_store(
+    settings: BuildSettings | None = None,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    watch: BuildProgressCallback | None = None,
+    **keywords: Any,
+) -> Store:
+    """Build a store from files, archives or data stores, or add states to one with ``append``.
+
+    Reads the data, brings variables, units, grid and times into the store's form, computes statistics of the training
+    states, and writes everything as float32 with a hash of each file. An interrupted build is continued by the same
+    call; several processes that make the same call share the work.
+
+        build_store(source="netcdf", path="era5/", out="stores/europe", step="6h", region=(60, -10, 35, 30))
 
     Args:
-        settings: what is read and taken.
-        attributes: added to the store's, over those that the data give.
-        watch: is told how it goes.
+        settings: Data to read, what to take of it, and folder of the store. Times are UTC, levels hPa, coordinates
+            degrees north and east, steps whole hours.
+        attributes: Attributes of the store, which take precedence over those that the data give.
+        watch: Callback that receives the progress.
+        **keywords: Fields of ``BuildSettings``, in place of ``settings``.
+
+    Returns:
+        The store, opened.
 
     Raises:
+        TypeError: both settings and keywords are given.
+        ValueError: the keywords are no valid settings (pydantic's ``ValidationError``).
+        StoreExistsError: the folder of the store exists already; without ``append`` alone.
         StoreError: the data are absent, damaged, or cannot be reconciled. Nothing is left behind, unless blocks of
             states were written before: those are kept beside ``out``, and the same build goes on from there.
         UnavailableError: a source did not answer; what is done is kept in the same way.
@@ -70,31 +90,50 @@ def build(settings: BuildSettings, *, attributes: Mapping[str, Any] | None = Non
         SettingsError: a package that the source needs is not installed.
         OSError: the disk is full or the folder cannot be written; what is done is kept in the same way.
     """
-    if settings.append:
-        return _appended(settings, attributes or {}, watch)
-    if settings.out.exists():
+    if settings is None:
+        settings = BuildSettings(**keywords)
+    elif keywords:
+        msg = f"build_store takes settings or keywords, not both; got settings and {', '.join(keywords)}"
+        raise TypeError(msg)
+    if settings.append and not settings.out.exists():
+        msg = f"{settings.out}: no such store to append to; leave --append out to build one"
+        raise StoreError(msg)
+    if settings.out.exists() and not settings.append:
         msg = f"{settings.out}: exists already; choose another folder with --out, or remove this one first"
         raise StoreExistsError(msg)
+    how = ExecutionOptions(settings.workers, settings.scheduler, settings.restart, watch)
     with _prepared(settings) as (source, dataset, described):
-        return write_store(
-            dataset,
-            settings.out,
-            splits=_splits(times_of(dataset), settings),
-            attributes={**described, **(attributes or {})},
-            weights=settings.weights,
-            codec=settings.codec,
-            settings=_asked(settings, source),
-            how=_how(settings, watch),
-        )
+        described.update(attributes or {})
+        # Beside the hashes of the files, these are what the store follows from; without hashes, the place of the data
+        # takes their part.
+        asked = settings.asked()
+        if not source.files or any("sha256" not in file for file in source.files):
+            asked["path"] = settings.path
+        if not settings.append:
+            return write_store(
+                dataset,
+                settings.out,
+                splits=_splits(times_of(dataset), settings),
+                attributes=described,
+                weights=settings.weights,
+                codec=settings.codec,
+                settings=asked,
+                how=how,
+            )
+        # A default must not pass for a wish: those who give none of these take what the store has.
+        given = settings.model_dump(include={"weights", "codec"}, exclude_unset=True)
+        splits = _given_splits(settings)
+        append(dataset, settings.out, splits=splits, attributes=described, settings=asked, how=how, **given)
+    return Store.open(settings.out)
 
 
-def estimate(settings: BuildSettings) -> Estimate:
-    """Say what a build will take: opens the data, reads one block of states, and writes nothing that stays.
+def estimate(settings: BuildSettings) -> BuildEstimate:
+    """Estimate size, requests and time of a build from one block of states; nothing that is written stays.
 
     Of a source that fetches all before it opens anything, what is not fetched yet is only announced: nothing is asked.
 
     Raises:
-        StoreError: as ``build``.
+        StoreError: as ``build_store``.
     """
     announce = getattr(_module(settings), "announce", None)
     if announce is not None:
@@ -102,6 +141,7 @@ def estimate(settings: BuildSettings) -> Estimate:
         if announced is not None:
             return unmeasured(announced, settings.out, workers=settings.workers)
     with _prepared(settings, sample=True) as (source, dataset, _):
+        # Splits that a build would refuse are refused here, too.
         _splits(times_of(dataset), settings)
         return measure(
             dataset,
@@ -117,98 +157,78 @@ def estimate(settings: BuildSettings) -> Estimate:
 def _prepared(
     settings: BuildSettings, *, sample: bool = False
 ) -> Iterator[tuple[SourceData, xr.Dataset, dict[str, Any]]]:
-    """The source, what is taken of it, and what the store says of both."""
+    """Yield the source, the dataset that is taken of it, and the attributes that describe both."""
     origin = locate(settings.path, settings.source)
+    open_source: OpenSource = _module(settings).open_source
     # What is computed here is little; and no cluster that happens to be there is to be asked for it.
     with (
         dask.config.set(scheduler="synchronous"),
-        _open_source(settings, origin.paths, sample=sample) as opened,
+        open_source(origin.paths, _request(settings, sample=sample)) as opened,
     ):
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
         source = with_statics(shaped(known, settings), settings.statics_from, settings.statics)
         notes = list(source.notes)
         dataset = _assemble(source, settings, notes)
-        described = {
+        described: dict[str, Any] = {
             "source": settings.source,
             "source_files": list(source.files),
             "licence": settings.licence or source.licence,
             "history": notes,
             "synthetic": source.synthetic,
-            **({"projection": dict(source.projection)} if source.projection else {}),
-            **({"regridding": dict(source.regridding)} if source.regridding else {}),
-            **origin.attributes,
         }
-        yield source, dataset, described
+        if source.projection:
+            described["projection"] = dict(source.projection)
+        if source.regridding:
+            described["regridding"] = dict(source.regridding)
+        yield source, dataset, described | origin.attributes
 
 
-def _appended(settings: BuildSettings, attributes: Mapping[str, Any], watch: Watch | None) -> Store:
-    if not settings.out.exists():
-        msg = f"{settings.out}: no such store to append to; leave --append out to build one"
-        raise StoreError(msg)
-    given = {name: getattr(settings, name) for name in ("train", "valid", "test")}
-    with _prepared(settings) as (source, dataset, described):
-        append(
-            dataset,
-            settings.out,
-            splits={name: period for name, period in given.items() if period is not None},
-            attributes={**described, **attributes},
-            weights=settings.weights if "weights" in settings.model_fields_set else None,
-            codec=settings.codec if "codec" in settings.model_fields_set else None,
-            settings=_asked(settings, source),
-            how=_how(settings, watch),
-        )
-    return Store.open(settings.out)
-
-
-def _how(settings: BuildSettings, watch: Watch | None) -> How:
-    return How(settings.workers, settings.scheduler, settings.restart, watch)
-
-
-def _asked(settings: BuildSettings, source: SourceData) -> dict[str, Any]:
-    """What the store follows from, beside the hashes of the files; where there are none, the place of the data."""
-    hashed = bool(source.files) and all("sha256" in file for file in source.files)
-    return settings.asked() | ({} if hashed else {"path": settings.path})
-
-
-def open_store(name_or_path: str) -> Store:
+def open_store(path_or_name: str | Path) -> Store:
     """Open a store by its folder, or by the name of a registry entry.
 
-    A registry entry is built into a store in the cache the first time; several processes may do so at once.
+    A registry entry is fetched, verified and built into a store in the cache (``KIT_CACHE``) the first time; several
+    processes may do so at once.
+
+        store = open_store("era5-sample")
+        store.read("2t", [0])  # [1, H, W], kelvin
+
+    Args:
+        path_or_name: Folder of a store, or name of an entry of the kind ``states`` (``kit data list``).
+
+    Returns:
+        The store: its variables, grid (degrees), levels (hPa) and times (UTC) are attributes.
 
     Raises:
-        StoreError: it is neither, or the folder is no store.
+        StoreError: it is neither, the folder is no store, or the cache cannot be written.
         RegistryError: the entry's file is absent or not the one that the registry describes.
     """
-    path = Path(name_or_path)
+    path = Path(path_or_name)
     if path.exists():
         return Store.open(path)
     from kit import registry
 
+    name = str(path_or_name)
     entries = {name: entry for name, entry in registry.entries().items() if entry.kind == "states"}
-    if name_or_path not in entries:
-        near = difflib.get_close_matches(name_or_path, entries, n=3) or sorted(entries)
+    if name not in entries:
+        near = near_names(name, entries) or sorted(entries)
         msg = (
-            f"data.store is {name_or_path!r}: there is no such folder, and the registry's data sets are "
+            f"data.store is {name!r}: there is no such folder, and the registry's data sets are "
             f"{', '.join(near)}; build a store with `kit data build`"
         )
         raise StoreError(msg)
-    entry = entries[name_or_path]
+    entry = entries[name]
     # The file is verified each time, also when the store that was built from it is there.
-    file = registry.fetch(name_or_path)
-    out = registry.cache_dir() / "stores" / f"{name_or_path}-{str(entry.hash)[:12]}"
+    file = registry.fetch(name)
+    out = registry.cache_dir() / "stores" / f"{name}-{str(entry.hash)[:12]}"
     settings = BuildSettings(source="pickle", path=str(file), out=out, licence=entry.licence)
-    facts = {"registry": name_or_path, "registry_sha256": entry.hash, "synthetic": entry.synthetic}
-    return _cached(settings, facts)
-
-
-def _cached(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
+    facts = {"registry": name, "registry_sha256": entry.hash, "synthetic": entry.synthetic}
     try:
         return _open_or_build(settings, facts)
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
         msg = (
-            f"{settings.out}: the store cannot be built in the cache ({error.strerror}): free some space there, or set "
+            f"{out}: the store cannot be built in the cache ({error.strerror}): free some space there, or set "
             "KIT_CACHE to a folder that can be written"
         )
         raise StoreError(msg) from error
@@ -219,14 +239,15 @@ def _open_or_build(settings: BuildSettings, facts: Mapping[str, Any]) -> Store:
         try:
             return Store.open(settings.out)
         except StoreError:
-            # The cache is ours: what is damaged or of an older format is made anew.
+            # The cache is ours: a store that is damaged or of an older format is replaced.
             shutil.rmtree(settings.out)
     try:
-        return build(settings, attributes=facts)
+        return build_store(settings, attributes=facts)
     except OtherPlanError:
-        # Of an earlier version of the kit.
-        return build(settings.model_copy(update={"restart": True}), attributes=facts)
+        # An earlier version of the kit began this build, and its plan is another.
+        return build_store(settings.model_copy(update={"restart": True}), attributes=facts)
     except StoreExistsError:
+        # Another process was faster.
         return Store.open(settings.out)
 
 
@@ -234,18 +255,15 @@ def _module(settings: BuildSettings) -> ModuleType:
     return importlib.import_module(_SOURCES[settings.source])
 
 
-def _open_source(
-    settings: BuildSettings, paths: Sequence[Place], *, sample: bool
-) -> AbstractContextManager[SourceData]:
-    opener: OpenSource = _module(settings).open_source
-    return opener(paths, _request(settings, sample=sample))
-
-
 def _request(settings: BuildSettings, *, sample: bool) -> Request:
-    variables, statics = settings.variables, settings.statics
+    variables = statics = None
+    if settings.variables is not None:
+        variables = frozenset(settings.variables)
+    if settings.statics is not None:
+        statics = frozenset(STATIC_PREFIX + name for name in settings.statics)
     return Request(
-        None if variables is None else frozenset(variables),
-        None if statics is None else frozenset(STATIC_PREFIX + name for name in statics),
+        variables,
+        statics,
         times=settings.times,
         levels=settings.levels,
         region=wanted_region(settings),
@@ -257,17 +275,27 @@ def _request(settings: BuildSettings, *, sample: bool) -> Request:
 
 
 def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> xr.Dataset:
+    """Choose variables, levels, times and static variables, and fill missing values, all lazily."""
+
     def note(text: str) -> None:
         if text not in notes:
             notes.append(text)
 
     source, settings = without_missing(source, settings, note)
-    fields = _chosen(source, settings.variables)
+    fields = {name: field for name, field in source.fields.items() if not name.startswith(STATIC_PREFIX)}
+    missing = [name for name in settings.variables or () if name not in fields]
+    if missing or not fields:
+        held = ", ".join(name for name in source.names if not name.startswith(STATIC_PREFIX)) or "none"
+        wanted = ", ".join(missing) or "that the kit knows"
+        msg = f"the data lack the variables {wanted}; they hold {held}. {' '.join(source.notes)}".rstrip()
+        raise StoreError(msg)
     fields = {name: _on_levels(field, settings.levels) for name, field in fields.items()}
-    fields = {
-        name: at_step(field, accumulated=_is_accumulated(name, field), hours=settings.step, note=note)
-        for name, field in fields.items()
-    }
+    for name, field in fields.items():
+        accumulated = "accumulation_hours" in field.attrs
+        if "level" not in field.dims:
+            variable = lookup(name, "surface")
+            accumulated = accumulated or (variable is not None and variable.accumulated)
+        fields[name] = at_step(field, accumulated=accumulated, hours=settings.step, note=note)
     fields = trimmed(fields, note)
     fields = {name: _in_times(field, settings.times) for name, field in fields.items()}
     _check_same_coordinates(fields)
@@ -278,23 +306,8 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
     return filled(xr.Dataset({**fields, **statics}), settings.infill, note)
 
 
-def _is_accumulated(name: str, field: xr.DataArray) -> bool:
-    variable = None if "level" in field.dims else lookup(name, "surface")
-    return "accumulation_hours" in field.attrs or (variable is not None and variable.accumulated)
-
-
-def _chosen(source: SourceData, names: Sequence[str] | None) -> dict[str, xr.DataArray]:
-    chosen = {name: field for name, field in source.fields.items() if not name.startswith(STATIC_PREFIX)}
-    missing = [name for name in names or () if name not in chosen]
-    if missing or not chosen:
-        held = ", ".join(name for name in source.names if not name.startswith(STATIC_PREFIX)) or "none"
-        wanted = ", ".join(missing) or "that the kit knows"
-        msg = f"the data lack the variables {wanted}; they hold {held}. {' '.join(source.notes)}".rstrip()
-        raise StoreError(msg)
-    return chosen
-
-
 def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataArray:
+    """Select levels in hPa, in increasing order; a field without levels stays as it is."""
     if levels is None or "level" not in field.dims:
         return field
     held = field["level"].values.tolist()
@@ -306,6 +319,7 @@ def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataAr
 
 
 def _in_times(field: xr.DataArray, period: Period | None) -> xr.DataArray:
+    """Select the states inside a period."""
     if period is None:
         return field
     times = field["time"].values.astype("datetime64[s]")
@@ -318,11 +332,16 @@ def _in_times(field: xr.DataArray, period: Period | None) -> xr.DataArray:
 
 def _check_same_coordinates(fields: Mapping[str, xr.DataArray]) -> None:
     for coordinate in ("time", "level"):
-        holders = [(name, f[coordinate].values) for name, f in fields.items() if coordinate in f.dims]
-        for name, values in holders[1:]:
-            if not np.array_equal(values, holders[0][1]):
+        first = None
+        for name, field in fields.items():
+            if coordinate not in field.dims:
+                continue
+            values = field[coordinate].values
+            if first is None:
+                first = (name, values)
+            elif not np.array_equal(values, first[1]):
                 msg = (
-                    f"{holders[0][0]} and {name} differ in their {coordinate}s: {_described(holders[0][1])}; "
+                    f"{first[0]} and {name} differ in their {coordinate}s: {_described(first[1])}; "
                     f"{_described(values)}. Give both for the same ones, or choose with --levels, --variables or --step"
                 )
                 raise StoreError(msg)
@@ -335,9 +354,13 @@ def _described(values: Any) -> str:
     return f"{listed(values.tolist())} hPa"
 
 
+def _given_splits(settings: BuildSettings) -> dict[str, Period]:
+    splits = {"train": settings.train, "valid": settings.valid, "test": settings.test}
+    return {name: period for name, period in splits.items() if period is not None}
+
+
 def _splits(times: Times, settings: BuildSettings) -> dict[str, Period]:
-    given = {name: getattr(settings, name) for name in ("train", "valid", "test")}
-    splits: dict[str, Period] = {name: period for name, period in given.items() if period is not None}
+    splits = _given_splits(settings)
     if not splits:
         return default_splits(times)
     if "train" not in splits:
@@ -347,7 +370,10 @@ def _splits(times: Times, settings: BuildSettings) -> dict[str, Period]:
 
 
 def default_splits(times: Times) -> dict[str, Period]:
-    """The first 70 % of the states to train, the next 15 % to validate, the last 15 % to test.
+    """Split states in the order of time: the first 70 % to train, the next 15 % to validate, the last 15 % to test.
+
+    Args:
+        times: Times of all states, ``datetime64``, UTC.
 
     Raises:
         StoreError: there are fewer than three states.
@@ -359,6 +385,7 @@ def default_splits(times: Times) -> dict[str, Period]:
             "or --train START/END alone for a store that is not to be trained on"
         )
         raise StoreError(msg)
+    # Each split has a state at least, however few there are.
     first = min(max(1, round(0.7 * count)), count - 2)
     second = min(max(first + 1, round(0.85 * count)), count - 1)
     edges = {"train": (0, first - 1), "valid": (first, second - 1), "test": (second, count - 1)}

@@ -20,7 +20,7 @@ from kit.data.statistics import Weighting
 from kit.data.store.format import STORE_FORMAT, period_indices, plain_attributes
 from kit.data.store.layout import coordinate_values, times_of
 
-__all__ = ["BLOCK_BYTES", "LARGEST_BLOCK", "Plan", "block_edges", "differences", "plan_of"]
+__all__ = ["BLOCK_BYTES", "LARGEST_BLOCK", "BuildPlan", "block_edges", "differences", "plan_of"]
 
 BLOCK_BYTES = 32 * 2**20
 """Values in a block of small states, float32."""
@@ -30,7 +30,7 @@ _SHOWN = 60
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """Everything that the bytes of a store follow from."""
 
     content: Mapping[str, Any]
@@ -79,7 +79,7 @@ def plan_of(
     settings: Mapping[str, Any],
     counted: int | None = None,
     base: Mapping[str, Any] | None = None,
-) -> Plan:
+) -> BuildPlan:
     """Make the plan of a build.
 
     Args:
@@ -115,7 +115,7 @@ def plan_of(
         "edges": block_edges([array for array in dataset.data_vars.values() if "time" in array.dims]),
         "base": base,
     }
-    return Plan(json.loads(json.dumps(content)))
+    return BuildPlan(json.loads(json.dumps(content)))
 
 
 def _hash(values: npt.NDArray[Any]) -> str:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.data.store.build_plan import Plan, differences
-from kit.data.store.manifest import Record
+from kit.data.store.build_plan import BuildPlan, differences
+from kit.data.store.manifest import BlockRecord
 from kit.io.errors import StoreError
 from kit.io.locks import LockHandle, take
 
-__all__ = ["STATIC", "OtherPlanError", "Part", "discard", "folder_of", "join"]
+__all__ = ["STATIC", "OtherPlanError", "BuildState", "discard", "folder_of", "join"]
 
 STATIC = -1
 """Number of the block of static variables."""
@@ -35,7 +35,7 @@ class OtherPlanError(StoreError):
 
 
 @dataclass(frozen=True)
-class Part:
+class BuildState:
     """An unfinished build that this process works on.
 
     Attributes:
@@ -46,7 +46,7 @@ class Part:
     """
 
     folder: Path
-    plan: Plan
+    plan: BuildPlan
     private: bool
     lock: LockHandle
 
@@ -144,7 +144,7 @@ class Part:
 
 def _intact(file: Path, store: Path) -> bool:
     try:
-        return Record.load(file).holds(store)
+        return BlockRecord.load(file).holds(store)
     except (OSError, ValueError, KeyError, EOFError):
         return False
 
@@ -155,8 +155,8 @@ def folder_of(out: Path, kind: str = "part") -> Path:
 
 
 def join(
-    folder: Path, plan: Plan, make: Callable[[Path], None], *, private: bool = False, restart: bool = False
-) -> Part:
+    folder: Path, plan: BuildPlan, make: Callable[[Path], None], *, private: bool = False, restart: bool = False
+) -> BuildState:
     """Begin a build, or go on with one of the same plan.
 
     Args:
@@ -192,7 +192,7 @@ def join(
         time.sleep(_PAUSE)
 
 
-def _begin(folder: Path, plan: Plan, make: Callable[[Path], None]) -> None:
+def _begin(folder: Path, plan: BuildPlan, make: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:12]}")
     try:
@@ -210,10 +210,10 @@ def _begin(folder: Path, plan: Plan, make: Callable[[Path], None]) -> None:
         _remove(new)
 
 
-def _checked(folder: Path, plan: Plan, lock: LockHandle, *, private: bool) -> Part:
+def _checked(folder: Path, plan: BuildPlan, lock: LockHandle, *, private: bool) -> BuildState:
     text = (folder / _PLAN).read_text(encoding="utf-8")
     if text == plan.text:
-        return Part(folder, plan, private, lock)
+        return BuildState(folder, plan, private, lock)
     lock.release()
     try:
         places = list(differences(plan.content, json.loads(text)))

@@ -16,18 +16,18 @@ import xarray as xr
 from kit.data.settings import Codec
 from kit.data.sources.base import Announcement
 from kit.data.statistics import share_of_sample
-from kit.data.store.blocks import Block, keys_of, write_block
+from kit.data.store.blocks import WriteTask, keys_of, write_block
 from kit.data.store.build_plan import block_edges
 from kit.data.store.layout import check_dataset, times_of
-from kit.data.store.manifest import Record
+from kit.data.store.manifest import BlockRecord
 
-__all__ = ["Estimate", "measure", "unmeasured"]
+__all__ = ["BuildEstimate", "measure", "unmeasured"]
 
 _GB = 1e9
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BuildEstimate:
     """What a build will take; what only the data tell is None where they are not here yet.
 
     Attributes:
@@ -73,7 +73,7 @@ def measure(
     workers: int | None = None,
     requests: int | None = None,
     download_bytes: int | None = None,
-) -> Estimate:
+) -> BuildEstimate:
     """Read one block in the middle of a dataset, and say what all of it will take.
 
     Hours are those of one thread divided by the threads: as many as the processors have work for, and more than that
@@ -102,7 +102,7 @@ def measure(
     ratio = packed / size
     states = dynamic.sizes["time"]
     free = shutil.disk_usage(_existing(out)).free
-    return Estimate(
+    return BuildEstimate(
         states=states,
         gb_raw=raw / _GB,
         gb_disk=ratio * raw / _GB,
@@ -119,7 +119,7 @@ def measure(
     )
 
 
-def unmeasured(announced: Announcement, out: Path, *, workers: int | None = None) -> Estimate:
+def unmeasured(announced: Announcement, out: Path, *, workers: int | None = None) -> BuildEstimate:
     """What a build will take of a source that has fetched nothing yet, so that no slice of it can be read.
 
     Args:
@@ -128,7 +128,7 @@ def unmeasured(announced: Announcement, out: Path, *, workers: int | None = None
         workers: threads of the build; as many as there are processors by default.
     """
     free = shutil.disk_usage(_existing(out)).free
-    return Estimate(
+    return BuildEstimate(
         states=announced.states,
         gb_raw=announced.value_bytes / _GB,
         gb_disk=None,
@@ -152,7 +152,7 @@ def _timed(dynamic: xr.Dataset, start: int, stop: int, codec: Codec) -> tuple[fl
         store, scratch, record = (Path(folder) / name for name in ("store", "scratch", "record.npz"))
         store.mkdir()
         scratch.mkdir()
-        block = Block(
+        block = WriteTask(
             store=store,
             scratch=scratch,
             record=record,
@@ -170,7 +170,7 @@ def _timed(dynamic: xr.Dataset, start: int, stop: int, codec: Codec) -> tuple[fl
         with cf.ThreadPoolExecutor(1) as pool:
             size = pool.submit(write_block, block).result()
         seconds = time.perf_counter() - began
-        return seconds, size, sum(chunk.size for chunk in Record.load(record).chunks)
+        return seconds, size, sum(chunk.size for chunk in BlockRecord.load(record).chunks)
 
 
 def _existing(out: Path) -> Path:

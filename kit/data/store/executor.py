@@ -18,12 +18,12 @@ from typing import Any, Protocol
 
 import xarray as xr
 
-from kit.data.store.blocks import Block, block_of, write_block
-from kit.data.store.build_state import Part
+from kit.data.store.blocks import WriteTask, block_of, write_block
+from kit.data.store.build_state import BuildState
 from kit.io.errors import SettingsError, StoreError, UnavailableError
 from kit.io.locks import LockHandle
 
-__all__ = ["How", "Watch", "write_blocks"]
+__all__ = ["ExecutionOptions", "BuildProgressCallback", "write_blocks"]
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _PATIENCE = 20.0
 """Seconds until a scheduler that does not answer is given up."""
 
 
-class Watch(Protocol):
+class BuildProgressCallback(Protocol):
     """Is told how a build goes."""
 
     def begin(self, blocks: int, done: int) -> None:
@@ -46,8 +46,8 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True)
-class How:
-    """How a build is carried out; what is written does not depend on it.
+class ExecutionOptions:
+    """ExecutionOptions a build is carried out; what is written does not depend on it.
 
     Attributes:
         workers: threads that write blocks; as many as there are processors by default.
@@ -59,11 +59,11 @@ class How:
     workers: int | None = None
     scheduler: str | None = None
     restart: bool = False
-    watch: Watch | None = None
+    watch: BuildProgressCallback | None = None
 
 
 @dataclass(frozen=True)
-class _Crew:
+class _Executor:
     """Who writes blocks.
 
     Attributes:
@@ -73,13 +73,13 @@ class _Crew:
         lost: exceptions that say that a worker is gone.
     """
 
-    submit: Callable[[Block], cf.Future[int]]
+    submit: Callable[[WriteTask], cf.Future[int]]
     limit: int
     stop: Callable[[], None] = lambda: None
     lost: tuple[type[BaseException], ...] = ()
 
 
-def write_blocks(part: Part, dataset: xr.Dataset, how: How, *, offset: int = 0) -> None:
+def write_blocks(part: BuildState, dataset: xr.Dataset, how: ExecutionOptions, *, offset: int = 0) -> None:
     """Write all blocks of a build that are not done, and wait for those that other processes write.
 
     Args:
@@ -106,7 +106,9 @@ def write_blocks(part: Part, dataset: xr.Dataset, how: How, *, offset: int = 0) 
 class _Loop:
     """Blocks on their way."""
 
-    def __init__(self, part: Part, cut: Callable[[int], Block], crew: _Crew, watch: Watch | None) -> None:
+    def __init__(
+        self, part: BuildState, cut: Callable[[int], WriteTask], crew: _Executor, watch: BuildProgressCallback | None
+    ) -> None:
         self._part, self._cut, self._crew, self._watch = part, cut, crew, watch
         self._busy: dict[cf.Future[int], tuple[int, LockHandle]] = {}
         self._size, self._told = 0, -math.inf
@@ -170,7 +172,7 @@ class _Loop:
 
 
 @contextmanager
-def _crew(how: How) -> Iterator[_Crew]:
+def _crew(how: ExecutionOptions) -> Iterator[_Executor]:
     if how.scheduler is not None:
         with _cluster(how.scheduler) as crew:
             yield crew
@@ -180,14 +182,14 @@ def _crew(how: How) -> Iterator[_Crew]:
     pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="kit-build")
     try:
         # One more than can be at work, so that nobody waits; it holds nothing yet.
-        yield _Crew(lambda block: pool.submit(write_block, block, stop), workers + 1, stop.set)
+        yield _Executor(lambda block: pool.submit(write_block, block, stop), workers + 1, stop.set)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _cluster(address: str) -> Iterator[_Crew]:
+def _cluster(address: str) -> Iterator[_Executor]:
     """The workers of a ``dask.distributed`` cluster; each block is a task."""
     try:
         distributed: Any = importlib.import_module("distributed")
@@ -210,16 +212,16 @@ def _cluster(address: str) -> Iterator[_Crew]:
             raise SettingsError(msg)
         pool = stack.enter_context(client.get_executor(pure=False))
 
-        def submit(block: Block) -> cf.Future[int]:
+        def submit(block: WriteTask) -> cf.Future[int]:
             # Packed here: graphs in arguments would be taken for work of the cluster's own.
             future: cf.Future[int] = pool.submit(_unpacked, cloudpickle.dumps(block))
             return future
 
-        yield _Crew(submit, threads + 1, lost=(distributed.KilledWorker, distributed.client.FutureCancelledError))
+        yield _Executor(submit, threads + 1, lost=(distributed.KilledWorker, distributed.client.FutureCancelledError))
 
 
 def _unpacked(content: bytes) -> int:
     import pickle
 
-    block: Block = pickle.loads(content)  # noqa: S301 - from the process that gave the task
+    block: WriteTask = pickle.loads(content)  # noqa: S301 - from the process that gave the task
     return write_block(block)

@@ -19,15 +19,15 @@ import zarr
 from kit.data.settings import Period
 from kit.data.statistics import FieldAccumulator, StoreStatistics, point_weights
 from kit.data.store.blocks import keys_of
-from kit.data.store.build_plan import Plan
-from kit.data.store.build_state import Part, discard
+from kit.data.store.build_plan import BuildPlan
+from kit.data.store.build_state import BuildState, discard
 from kit.data.store.format import INTEGRITY, STATISTICS_FILE, STORE_FORMAT, Times, pending_statistics
 from kit.data.store.layout import coordinate_values
 from kit.data.store.manifest import (
     MANIFEST,
+    BlockRecord,
     ChunkFact,
     Manifest,
-    Record,
     document_bytes,
     file_hash,
     values_hash,
@@ -56,7 +56,7 @@ class StoreExistsError(StoreError):
     """The folder of a store to be written is there already."""
 
 
-def finish(part: Part, dataset: xr.Dataset, out: Path) -> None:
+def finish(part: BuildState, dataset: xr.Dataset, out: Path) -> None:
     """Make the store of a build whose blocks are all done, or wait until another process has made it.
 
     Raises:
@@ -85,7 +85,7 @@ def finish(part: Part, dataset: xr.Dataset, out: Path) -> None:
         time.sleep(_PAUSE)
 
 
-def _complete(part: Part, dataset: xr.Dataset) -> None:
+def _complete(part: BuildState, dataset: xr.Dataset) -> None:
     """Write everything beside the chunks; the same bytes, whoever does it and however often."""
     statistics = merged_statistics(part, dataset)
     manifest = Manifest.of([*_coordinate_chunks(part.store), *(c for r in records_of(part) for c in r.chunks)])
@@ -138,13 +138,13 @@ def root_attributes(
     }
 
 
-def records_of(part: Part) -> Iterator[Record]:
+def records_of(part: BuildState) -> Iterator[BlockRecord]:
     """Records of all blocks, in the order of time."""
-    return (Record.load(part.record_file(number)) for number in part.numbers)
+    return (BlockRecord.load(part.record_file(number)) for number in part.numbers)
 
 
 def merged_statistics(
-    part: Part, dataset: xr.Dataset, before: Iterable[tuple[str, npt.NDArray[np.float32], int]] = ()
+    part: BuildState, dataset: xr.Dataset, before: Iterable[tuple[str, npt.NDArray[np.float32], int]] = ()
 ) -> StoreStatistics:
     """Statistics of all training states, the same whatever the blocks were.
 
@@ -176,7 +176,7 @@ def _coordinate_chunks(store: Path) -> Iterator[ChunkFact]:
                 yield ChunkFact(file.relative_to(store).as_posix(), size, sha256)
 
 
-def _publish(part: Part, out: Path) -> None:
+def _publish(part: BuildState, out: Path) -> None:
     try:
         # Renaming onto a folder that holds something fails, so two stores cannot mix.
         part.store.rename(out)
@@ -197,7 +197,7 @@ def _publish(part: Part, out: Path) -> None:
 
 
 def prepare(
-    part: Part, out: Path, attributes: Mapping[str, Any], times: Times, statistics: StoreStatistics | None
+    part: BuildState, out: Path, attributes: Mapping[str, Any], times: Times, statistics: StoreStatistics | None
 ) -> Path:
     """Write all metadata of the store with its new states to a folder.
 
@@ -236,7 +236,7 @@ def prepare(
     return folder
 
 
-def _joined(attributes: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def _joined(attributes: Mapping[str, Any], plan: BuildPlan) -> dict[str, Any]:
     """Attributes of the store, with what the new states bring."""
     added, times = plan.content["attributes"], plan.content["times"]
     joined = dict(attributes)
@@ -253,7 +253,7 @@ def _joined(attributes: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     return joined
 
 
-def commit(part: Part, out: Path, prepared: Callable[[], Path]) -> None:
+def commit(part: BuildState, out: Path, prepared: Callable[[], Path]) -> None:
     """Make the new states part of the store, or wait until another process has.
 
     Args:
@@ -294,7 +294,7 @@ def recover(folder: Path, out: Path) -> Mapping[str, Any] | None:
         return None
     if lock is None:
         return None
-    part = Part(folder, Plan(json.loads((folder / "plan.json").read_text(encoding="utf-8"))), False, lock)
+    part = BuildState(folder, BuildPlan(json.loads((folder / "plan.json").read_text(encoding="utf-8"))), False, lock)
     if not part.closing.exists():
         lock.release()
         return None
@@ -304,7 +304,7 @@ def recover(folder: Path, out: Path) -> Mapping[str, Any] | None:
     return part.plan.content
 
 
-def _exchange(part: Part, out: Path) -> None:
+def _exchange(part: BuildState, out: Path) -> None:
     new = part.closing
     now = json.loads((out / "zarr.json").read_text(encoding="utf-8"))["attributes"][INTEGRITY]["metadata"]
     document = json.loads((new / "zarr.json").read_text(encoding="utf-8"))
@@ -330,7 +330,7 @@ def _exchange(part: Part, out: Path) -> None:
     shutil.rmtree(part.store)
 
 
-def _place(source: Path, target: Path, part: Part) -> None:
+def _place(source: Path, target: Path, part: BuildState) -> None:
     write_file(target, source.read_bytes(), part.scratch)
 
 

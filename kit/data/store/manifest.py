@@ -27,7 +27,7 @@ __all__ = [
     "ChunkFact",
     "MANIFEST",
     "Manifest",
-    "Record",
+    "BlockRecord",
     "document_bytes",
     "document_hash",
     "file_hash",
@@ -132,7 +132,7 @@ class ChunkFact:
 
 
 @dataclass(frozen=True)
-class Record:
+class BlockRecord:
     """A block that is done.
 
     Attributes:
@@ -162,7 +162,7 @@ class Record:
         write_file(path, stream.getvalue(), scratch)
 
     @classmethod
-    def load(cls, path: Path) -> Record:
+    def load(cls, path: Path) -> BlockRecord:
         """Read a record."""
         with np.load(path, allow_pickle=False) as held:
             header = json.loads(held["header"].tobytes())

@@ -25,10 +25,10 @@ import xarray as xr
 import zarr
 import zarr.errors
 
-from kit.data.chunks import Chunks, Columns, Part, damage
+from kit.data.chunks import Chunks, ChunkSlice, Columns, damage
 from kit.data.settings import Codec, Period
 from kit.data.statistics import StoreStatistics, Weighting
-from kit.data.store.executor import How
+from kit.data.store.executor import ExecutionOptions
 from kit.data.store.finalize import StoreExistsError
 from kit.data.store.format import (
     CURVILINEAR,
@@ -171,7 +171,7 @@ class Store:
         rows: slice = slice(None),
         columns: Columns = slice(None),
         levels: Sequence[int] | None = None,
-    ) -> Part:
+    ) -> ChunkSlice:
         """Name a part of one state, to be read into memory that is there, in any thread or process.
 
         Args:
@@ -188,7 +188,7 @@ class Store:
             array = self._array(name, self.surface + self.atmospheric)
             self._chunks[name] = Chunks.of(array, self.path / name)
         told = f"{self.path}: {name} at {self.times[index]}"
-        return Part(self._chunks[name], index, told, rows, columns, levels if name in self.atmospheric else None)
+        return ChunkSlice(self._chunks[name], index, told, rows, columns, levels if name in self.atmospheric else None)
 
     def read_static(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Float32:
         """Read a static variable by its name without prefix; float32, shape [H, W]."""
@@ -255,7 +255,7 @@ def write_store(
     weights: Weighting = "none",
     codec: Codec = "fast",
     settings: Mapping[str, Any] | None = None,
-    how: How | None = None,
+    how: ExecutionOptions | None = None,
 ) -> Store:
     """Write a dataset as a store, with statistics of its training states.
 

@@ -14,9 +14,9 @@ import xarray as xr
 
 from kit.data.settings import Codec, Period
 from kit.data.statistics import Weighting
-from kit.data.store.build_plan import Plan, plan_of
-from kit.data.store.build_state import Part, discard, folder_of, join
-from kit.data.store.executor import How, write_blocks
+from kit.data.store.build_plan import BuildPlan, plan_of
+from kit.data.store.build_state import BuildState, discard, folder_of, join
+from kit.data.store.executor import ExecutionOptions, write_blocks
 from kit.data.store.finalize import StoreExistsError, finish
 from kit.data.store.format import INTEGRITY
 from kit.data.store.layout import check_dataset, check_splits, make_skeleton, times_of
@@ -35,7 +35,7 @@ def write(
     weights: Weighting = "none",
     codec: Codec = "fast",
     settings: Mapping[str, Any] | None = None,
-    how: How | None = None,
+    how: ExecutionOptions | None = None,
 ) -> None:
     """Do what ``kit.data.store.reader.write_store`` says, short of opening the result.
 
@@ -57,7 +57,7 @@ def write(
     if _is_made(out, plan, private=private):
         return
     folder = folder_of(out, f"{uuid.uuid4().hex[:12]}.part") if private else folder_of(out)
-    how = how or How()
+    how = how or ExecutionOptions()
     skeleton = functools.partial(make_skeleton, dataset, codec=codec)
     part = join(folder, plan, skeleton, private=private, restart=how.restart)
     try:
@@ -71,7 +71,7 @@ def write(
     discard(folder)
 
 
-def _is_made(out: Path, plan: Plan, *, private: bool) -> bool:
+def _is_made(out: Path, plan: BuildPlan, *, private: bool) -> bool:
     """Whether another process has made this very store.
 
     Raises:
@@ -90,7 +90,7 @@ def _is_made(out: Path, plan: Plan, *, private: bool) -> bool:
     return True
 
 
-def say_what_is_kept(part: Part) -> None:
+def say_what_is_kept(part: BuildState) -> None:
     """Leave an interrupted build, and tell people what there is of it."""
     kept = part.abandon()
     if kept:

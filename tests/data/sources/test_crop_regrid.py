@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from kit.data.settings import BuildSettings
 from kit.data.sources.crop_regrid import Target, method_of, regridded
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.io.errors import StoreError
 from tests.data.sources.zarr_files import weatherbench, write
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_regridded(tmp_path: Path) -> None:
 def test_a_build_on_another_grid(tmp_path: Path) -> None:
     source = write(weatherbench(times=4), tmp_path / "wb.zarr", chunk=2)
     options: dict[str, Any] = {"source": "zarr", "path": str(source), "variables": ("2t", "tp"), "train": "2020/2020"}
-    whole = build(BuildSettings(out=tmp_path / "whole", regrid=18, **options))
+    whole = build_store(BuildSettings(out=tmp_path / "whole", regrid=18, **options))
     assert (len(whole.latitude), len(whole.longitude)) == (11, 20)
     told = whole.attributes["regridding"]
     assert told["methods"]["tp"] == told["methods"]["static_lsm"] == "conservative"
@@ -206,11 +206,11 @@ def test_a_build_on_another_grid(tmp_path: Path) -> None:
     assert "regridded from 8 x 16 points 22.5 degrees apart" in history
     assert "the new grid is finer than the data's (22.5 degrees)" in history
     # A region is regridded with its surroundings, and is the same as a part of the whole.
-    region = build(BuildSettings(out=tmp_path / "region", regrid=18, region=(40, 340, -40, 40), **options))
+    region = build_store(BuildSettings(out=tmp_path / "region", regrid=18, region=(40, 340, -40, 40), **options))
     assert region.latitude.tolist() == [36, 18, 0, -18, -36]
     assert region.longitude.tolist() == [0, 18, 36, 342]
     part = whole.read("2t", [2], slice(3, 8))[..., [0, 1, 2, 19]]
     np.testing.assert_allclose(region.read("2t", [2]), part, rtol=1e-6)
     # Another's grid.
-    like = build(BuildSettings(out=tmp_path / "like", regrid_like=str(tmp_path / "region"), **options))
+    like = build_store(BuildSettings(out=tmp_path / "like", regrid_like=str(tmp_path / "region"), **options))
     np.testing.assert_allclose(like.read("tp", [2]), region.read("tp", [2]), rtol=1e-5)

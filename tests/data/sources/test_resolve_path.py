@@ -10,7 +10,7 @@ import pytest
 from kit import registry
 from kit.data.settings import BuildSettings
 from kit.data.sources.resolve_path import locate
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import KitError, RegistryError, StoreError
 from kit.registry.paths import place
@@ -58,7 +58,7 @@ def alps(tmp_path: Path, cache: Path) -> Path:
 
 
 def make(folder: Path, path: str, source: Any = "netcdf", **options: Any) -> Store:
-    return build(BuildSettings(source=source, path=Path(path), out=folder / "store", **options))
+    return build_store(BuildSettings(source=source, path=Path(path), out=folder / "store", **options))
 
 
 def test_a_data_set_is_built_from_all_its_files(alps: Path) -> None:

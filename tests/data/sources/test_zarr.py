@@ -22,7 +22,7 @@ from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Request
 from kit.data.sources.zarr import source as zarr
 from kit.data.sources.zarr.retry_store import PatientStore
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import KitError, SettingsError, StoreError, UnavailableError
 from kit.io.retry import Limits
@@ -66,7 +66,7 @@ def values_of(place: object, name: str = "2t", **wanted: Any) -> Any:
 
 
 def make(path: object, out: Path, **options: Any) -> Store:
-    return build(BuildSettings(source="zarr", path=str(path), out=out, **options))
+    return build_store(BuildSettings(source="zarr", path=str(path), out=out, **options))
 
 
 def test_weatherbench_becomes_a_store(stores: dict[str, Path], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import xarray as xr
 from kit.data.settings import Period
 from kit.data.store import build_plan as plan
 from kit.data.store import executor as driver
-from kit.data.store.blocks import Block, write_block
-from kit.data.store.executor import How
+from kit.data.store.blocks import WriteTask, write_block
+from kit.data.store.executor import ExecutionOptions
 from kit.data.store.reader import Store, write_store
 from tests.factories import synthetic_dataset
 
@@ -50,7 +50,7 @@ def build(
         splits=splits or SPLITS,
         attributes=ATTRIBUTES if attributes is None else attributes,
         settings={"source": "test"},
-        how=How(workers=workers, **how),
+        how=ExecutionOptions(workers=workers, **how),
     )
 
 
@@ -68,7 +68,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, afte
     """Let an error end a build after so many blocks; the list takes the first state of each block that is written."""
     written: list[int] = []
 
-    def watched(block: Block, *rest: Any) -> int:
+    def watched(block: WriteTask, *rest: Any) -> int:
         if error is not None and len(written) == after:
             raise error
         size = write_block(block, *rest)

@@ -15,7 +15,7 @@ from kit.data.settings import Codec, Period
 from kit.data.store import finalize as commit
 from kit.data.store.append import append
 from kit.data.store.build_state import OtherPlanError
-from kit.data.store.executor import How
+from kit.data.store.executor import ExecutionOptions
 from kit.data.store.reader import Store
 from kit.data.store.verify import verify
 from kit.io.errors import SettingsError, StoreError
@@ -64,7 +64,7 @@ def add(
         attributes=MORE,
         settings={"splits": {name: str(period) for name, period in splits.items()}},
         codec=codec,
-        how=How(workers=1, **how),
+        how=ExecutionOptions(workers=1, **how),
     )
     return Store.open(store)
 

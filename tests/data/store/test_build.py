@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from kit.data.settings import BuildSettings
-from kit.data.store.build import build, default_splits, open_store
+from kit.data.store.build import build_store, default_splits, open_store
 from kit.data.store.reader import Store, StoreExistsError
 from kit.io.errors import StoreError
 from tests.data.sources.era5_files import new_form, write
@@ -30,7 +30,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: Path, **options: Any) -> Store:
-    return build(BuildSettings(source="netcdf", path=source, out=source.parent / "out" / "store", **options))
+    return build_store(BuildSettings(source="netcdf", path=source, out=source.parent / "out" / "store", **options))
 
 
 def test_everything_by_default(source: Path) -> None:
@@ -120,11 +120,11 @@ def test_existing_folders_and_absent_data(source: Path) -> None:
         make(source)
     settings = BuildSettings(source="pickle", path=source / "absent", out=source / "out")
     with pytest.raises(StoreError, match="no such file or folder; --path names the pickle data"):
-        build(settings)
+        build_store(settings)
 
 
 def test_the_same_data_make_the_same_store(source: Path) -> None:
-    stores = [build(BuildSettings(source="netcdf", path=source, out=source.parent / name)) for name in ("a", "b")]
+    stores = [build_store(BuildSettings(source="netcdf", path=source, out=source.parent / name)) for name in ("a", "b")]
     assert stores[0].fingerprint() == stores[1].fingerprint()
 
 
@@ -237,7 +237,7 @@ def test_real_europe(tmp_path: Path) -> None:
         train="2020-01-01T00/2020-01-01T17",
         valid="2020-01-01T18/2020-01-01T23",
     )
-    store = build(settings)
+    store = build_store(settings)
     assert store.read("q", slice(None)).shape == (24, 20, 41, 41)
     assert store.statistics.states == 18
     assert store.variable_attributes("tp")["units"] == "m"
@@ -249,11 +249,11 @@ def test_real_europe(tmp_path: Path) -> None:
 def test_real_global_state(tmp_path: Path) -> None:
     settings = {"source": "netcdf", "path": real_data("era5-global-tl31-1959"), "out": tmp_path / "store"}
     with pytest.raises(StoreError, match="Aurora needs at least one"):
-        build(BuildSettings.model_validate(settings))
+        build_store(BuildSettings.model_validate(settings))
     settings["statics"] = ("coslat",)
     with pytest.raises(StoreError, match=r"1 state\(s\) cannot be split"):
-        build(BuildSettings.model_validate(settings))
-    store = build(BuildSettings.model_validate({**settings, "train": "1959-01-02/1959-01-02"}))
+        build_store(BuildSettings.model_validate(settings))
+    store = build_store(BuildSettings.model_validate({**settings, "train": "1959-01-02/1959-01-02"}))
     assert len(store.levels) == 37
     assert store.atmospheric == ("ciwc", "clwc", "q", "t", "u", "v", "z")
     assert (np.diff(store.latitude) < 0).all()

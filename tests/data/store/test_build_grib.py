@@ -11,7 +11,7 @@ import pytest
 
 from kit.cli import main as cli
 from kit.data.settings import BuildSettings
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import SettingsError, StoreError
 from kit.run.finetune import finetune
@@ -27,7 +27,7 @@ BOX = (55.0, 0.0, 45.0, 10.0)
 
 
 def make(path: Path, out: Path, **options: Any) -> Store:
-    return build(BuildSettings(source="grib", path=path, out=out, **options))
+    return build_store(BuildSettings(source="grib", path=path, out=out, **options))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from kit.data.settings import BuildSettings
-from kit.data.store.build import build, estimate
+from kit.data.store.build import build_store, estimate
 from kit.data.store.reader import Store
 from tests.data.sources.hrrr_files import HEIGHT, WIDTH, put_hour
 from tests.servers import Server, serving
@@ -53,7 +53,7 @@ def store(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Store:
     told, fetched = len(server.requests), len([asked for asked in server.requests if asked.range])
     # Of the first state; its indices are read again for the bytes.
     assert (taken.states, fetched) == (HOURS, len([a for a in server.requests if a.range and "t00z" in a.path]))
-    store = build(settings)
+    store = build_store(settings)
     assert taken.requests == len(server.requests) - told + fetched + 2
     return store
 

@@ -19,7 +19,7 @@ from kit.data.store import build_plan as plan
 from kit.data.store.blocks import encoder
 from kit.data.store.build_plan import block_edges, differences
 from kit.data.store.format import compressors
-from kit.data.store.manifest import ChunkFact, Record, write_file
+from kit.data.store.manifest import BlockRecord, ChunkFact, write_file
 from kit.io.locks import take
 
 
@@ -63,9 +63,9 @@ def test_a_chunk_is_packed_as_zarr_does(tmp_path: Path, codec: Codec) -> None:
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     fields = {"2t": np.arange(12.0), "q_500": np.array([np.nan, 0.0, np.inf]), "u_500": np.full(3, np.nan)}
     summaries = tuple((key, summarise(key, field, draw=4, moment=7)) for key, field in fields.items())
-    record = Record((ChunkFact("2t/c/0", 3, "ab"),), (summaries, summaries[:1]))
+    record = BlockRecord((ChunkFact("2t/c/0", 3, "ab"),), (summaries, summaries[:1]))
     record.save(tmp_path / "record.npz", tmp_path)
-    read = Record.load(tmp_path / "record.npz")
+    read = BlockRecord.load(tmp_path / "record.npz")
     assert read.chunks == record.chunks
     assert repr(list(read.pairs())) == repr(list(record.pairs()))
     assert read.pairs().__next__()[1].sample.dtype == np.float32

@@ -12,7 +12,7 @@ import pytest
 
 from kit.data.store import finalize as finish
 from kit.data.store import writer as write
-from kit.data.store.blocks import Block, write_block
+from kit.data.store.blocks import WriteTask, write_block
 from kit.data.store.build_state import OtherPlanError
 from kit.data.store.reader import Store, StoreExistsError
 from kit.io.errors import StoreError, UnavailableError
@@ -191,7 +191,7 @@ def test_the_same_store_is_not_built_twice(tmp_path: Path) -> None:
 def test_who_watches_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told: list[tuple[int, int]] = []
 
-    class Watch:
+    class BuildProgressCallback:
         def begin(self, blocks: int, done: int) -> None:
             told.append((blocks, done))
 
@@ -199,7 +199,7 @@ def test_who_watches_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
             told.append((done, size))
 
     with caplog.at_level(logging.INFO):
-        build(tmp_path / "store", watch=Watch())
+        build(tmp_path / "store", watch=BuildProgressCallback())
     # 8 states of 4 x 8 points at the surface and on three levels, and one static field; 4 bytes each.
     assert (told[0], told[-1]) == ((9, 0), (9, 4 * 32 * (8 * 4 + 1)))
 
@@ -208,7 +208,7 @@ def test_a_failure_ends_what_runs_beside_it(tmp_path: Path, monkeypatch: pytest.
     """Blocks that are under way in other threads are given up, and no record says that they are done."""
     first = threading.Event()
 
-    def write(block: Block, stop: threading.Event) -> int:
+    def write(block: WriteTask, stop: threading.Event) -> int:
         if block.indices is not None and block.indices[0] == 2:
             first.set()
             raise StoreError("damaged")

@@ -13,7 +13,7 @@ import xarray as xr
 
 from kit.cli import main as cli
 from kit.data.settings import BuildSettings
-from kit.data.store.build import build
+from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE
 from kit.io.errors import StoreError
@@ -33,7 +33,7 @@ def make(out: Path, path: str = "era5", **options: Any) -> Store:
         "statics": ("z", "lsm", "coslat"),
         "region": REGION,
     }
-    return build(BuildSettings(source="cds", path=path, out=out, **(given | options)))
+    return build_store(BuildSettings(source="cds", path=path, out=out, **(given | options)))
 
 
 def test_from_requests_to_a_store(stores: DataStores, tmp_path: Path) -> None:
