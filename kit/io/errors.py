@@ -52,14 +52,20 @@ class OutOfMemoryError(KitError):
 
 
 def refusal_of(error: BaseException) -> str | None:
-    """Say what the machine refused: any OSError, or a full disk however a library tells it. None for defects."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen)
+    """Explain what the machine refused: any OSError, or a full disk in whatever words a library reports it.
+
+    Returns:
+        The explanation; None for defects.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
         if any(words in text for words in _FULL):
             return f"no space left while writing: {text}. Free some, or choose another folder"
-        if isinstance(seen, OSError) and seen is error:
-            where = f": {seen.filename}" if seen.filename else ""
-            return f"{seen.strerror or text}{where}"
-        seen = seen.__cause__ or seen.__context__
+        if isinstance(cause, OSError) and cause is error:
+            words = cause.strerror or text
+            if cause.filename:
+                words += f": {cause.filename}"
+            return words
+        cause = cause.__cause__ or cause.__context__
     return None

@@ -1,4 +1,4 @@
-"""Locks that the system lets go of however a process ends."""
+"""File locks, which the system releases however a process ends."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ __all__ = ["LockHandle", "take"]
 
 _logger = logging.getLogger(__name__)
 
+# What flock(2) answers on a file system that has no locks, such as some network mounts.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
 class LockHandle:
-    """A lock that this process has."""
+    """A lock that this process holds."""
 
     file: Path
     descriptor: int
 
     def release(self, *, remove: bool = False) -> None:
-        """Let go of it.
+        """Release the lock.
 
         Args:
-            remove: the file too, while it is still held: whoever waits for it sees that it is gone.
+            remove: Whether to delete the file too, while it is still locked: whoever waits for it sees that it is gone.
         """
         if remove:
             self.file.unlink(missing_ok=True)
@@ -35,15 +36,18 @@ class LockHandle:
 
 
 def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = False) -> LockHandle | None:
-    """Lock a file; None if another one holds it, in this process or in another.
+    """Lock a file.
 
     A file system without locks grants every one, with a warning.
 
     Args:
-        file: is locked as a whole; its content stays.
-        shared: others may hold it, too, if they share it.
-        make: the file, if it is not there.
-        wait: until it is free; None is then never returned.
+        file: File to lock as a whole; its content stays.
+        shared: Whether others may hold it at the same time, if they share it too.
+        make: Whether to create the file if it is not there.
+        wait: Whether to wait until it is free.
+
+    Returns:
+        The lock; None if another holder has it, in this process or in another, and ``wait`` is false.
 
     Raises:
         FileNotFoundError: there is no such folder; or no such file, and it was not to be made.
@@ -68,13 +72,14 @@ def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = Fa
                 raise
             _logger.warning("%s: this file system has no locks; let one process at a time work there", file.parent)
             return LockHandle(file, descriptor)
+        # The holder before may have removed the file: others would then lock a new one of that name.
         if _is_current(descriptor, file):
             return LockHandle(file, descriptor)
         os.close(descriptor)
 
 
 def _is_current(descriptor: int, file: Path) -> bool:
-    """Whether the file that is locked is still the one of that name."""
+    """Check whether the file that is locked is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:

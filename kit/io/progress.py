@@ -1,4 +1,4 @@
-"""How a download tells where it is, to whoever shows it."""
+"""Progress of downloads: the events that a display can show."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ _log = logging.getLogger(__name__)
 
 
 class ProgressCallback:
-    """Is told how a download goes; this one logs what is said and shows nothing else."""
+    """Receiver of a download's events; this one logs what is said and shows nothing else."""
 
     def started(self, name: str, host: str, done: int, total: int | None) -> None:
-        """The body of a file begins to arrive; bytes that are there already, bytes in all if known."""
-        _log.info(
-            "fetching %s from %s: %s of %s bytes", name, host, done, "an unknown number of" if total is None else total
-        )
+        """Report that the body of a file begins to arrive.
+
+        Args:
+            name: Name of the file, for people.
+            host: Where it comes from, for people.
+            done: Number of bytes that are there already.
+            total: Number of bytes in all, if known.
+        """
+        size = "an unknown number of"
+        if total is not None:
+            size = str(total)
+        _log.info("fetching %s from %s: %s of %s bytes", name, host, done, size)
 
     def advanced(self, done: int) -> None:
-        """So many bytes are there now."""
+        """Report how many bytes are there now."""
 
     def said(self, text: str) -> None:
-        """Something that a person who waits wants to know."""
+        """Report something that a person who waits wants to know."""
         _log.warning("%s", text)
 
     def ended(self) -> None:
-        """Nothing more comes of this file, whether it is whole or not."""
+        """Report that nothing more comes of this file, whether it is whole or not."""
 
 
 _factories: list[Callable[[], ProgressCallback]] = [ProgressCallback]
 
 
 def current() -> ProgressCallback:
-    """Return a watch of the kind that is in force."""
+    """Make a callback of the kind that is in force."""
     return _factories[-1]()
 
 
 @contextmanager
 def watched(factory: Callable[[], ProgressCallback]) -> Iterator[None]:
-    """Have downloads inside the block tell such a watch, wherever they are started from."""
+    """Report all downloads inside the block to callbacks of one kind, wherever they are started from."""
     _factories.append(factory)
     try:
         yield

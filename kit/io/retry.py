@@ -1,4 +1,4 @@
-"""Trying again: what may go better the next time, how long is waited, and when it is given up."""
+"""Retries: which failures may pass, how long to wait between attempts, and when to give up."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from kit.io.progress import ProgressCallback
 __all__ = ["RETRY_STATUS", "RetryableError", "Limits", "SourceError", "patiently", "poll", "reason", "retry_after"]
 
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses that may be others a moment later."""
+"""HTTP statuses of servers that are busy, restarting or behind a failing gateway; a later request may succeed."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long is waited, and how often tried.
+    """Waiting times and numbers of attempts.
 
     Attributes:
-        connect: seconds until a connection stands.
-        read: seconds without a byte until a connection counts as cut.
-        attempts: in a row of which none got further.
-        backoff: seconds before the second attempt; doubled before each one after it.
-        longest: seconds that are waited at most; a server that asks for more is given up.
+        connect: Seconds until a connection stands.
+        read: Seconds without a byte until a connection counts as cut.
+        attempts: Attempts in a row, none of which got further than the one before, until it is given up.
+        backoff: Seconds before the second attempt; doubled before each one after it.
+        longest: Longest wait in seconds; a server that asks for more is given up.
     """
 
     connect: float = 10.0
@@ -43,10 +43,10 @@ class SourceError(Exception):
 
 
 class RetryableError(Exception):
-    """Something that may go better the next time.
+    """A failure that may pass.
 
     Attributes:
-        wait: seconds that the server asks to wait, if it does.
+        wait: Seconds that the server asks to wait, if it does.
     """
 
     def __init__(self, why: str, wait: float | None = None) -> None:
@@ -57,13 +57,15 @@ class RetryableError(Exception):
 def patiently(
     run: Callable[[], T], limits: Limits, watch: ProgressCallback, progress: Callable[[], int] = lambda: 0
 ) -> T:
-    """Do something again while it is interrupted, after waits that double; anew after each attempt that got further.
+    """Repeat an operation while it fails with a ``RetryableError``, waiting twice as long each time.
+
+    An attempt that got further than those before it counts as the first one.
 
     Args:
-        run: what is done.
-        limits: of patience.
-        watch: is told of each wait.
-        progress: bytes that are there, by which it is seen that an attempt got further.
+        run: Operation without arguments.
+        limits: Waiting times and number of attempts.
+        watch: Receiver of a message before each wait.
+        progress: Number of bytes that are there, by which it shows whether an attempt got further.
 
     Returns:
         What ``run`` returned at last.
@@ -75,18 +77,23 @@ def patiently(
     while True:
         try:
             return run()
-        except RetryableError as interrupted:
-            failures = 1 if progress() > best else failures + 1
-            best = max(best, progress())
-            wait = limits.backoff * 2 ** (failures - 1) if interrupted.wait is None else interrupted.wait
+        except RetryableError as failure:
+            failures += 1
+            reached = progress()
+            if reached > best:
+                best, failures = reached, 1
             if failures >= limits.attempts:
-                msg = f"{interrupted}; given up after {failures} attempts"
-                raise SourceError(msg) from interrupted
-            if interrupted.wait is not None and wait > limits.longest:
-                msg = f"{interrupted}; the server asks to wait {wait:.0f} s"
-                raise SourceError(msg) from interrupted
-            watch.said(f"{interrupted}; trying again in {min(wait, limits.longest):.3g} s")
-            time.sleep(min(wait, limits.longest))
+                msg = f"{failure}; given up after {failures} attempts"
+                raise SourceError(msg) from failure
+            wait = limits.backoff * 2 ** (failures - 1)
+            if failure.wait is not None:
+                wait = failure.wait
+                if wait > limits.longest:
+                    msg = f"{failure}; the server asks to wait {wait:.0f} s"
+                    raise SourceError(msg) from failure
+            wait = min(wait, limits.longest)
+            watch.said(f"{failure}; trying again in {wait:.3g} s")
+            time.sleep(wait)
 
 
 def poll(done: Callable[[], bool], every: float, limit: float | None = None) -> bool:
@@ -109,21 +116,34 @@ def poll(done: Callable[[], bool], every: float, limit: float | None = None) -> 
 
 
 def reason(error: BaseException) -> str:
-    """Say why a connection failed, by the system's own words, which hold no address and no secret."""
-    seen: list[BaseException] = [error]
-    for known in seen:
-        inner = [known.__cause__, known.__context__, getattr(known, "reason", None), *known.args]
-        seen += [one for one in inner if isinstance(one, BaseException) and one not in seen]
-    if any("Timeout" in type(one).__name__ for one in seen):
+    """Explain why a connection failed, in the system's own words, which hold no address and no secret."""
+    # HTTP libraries wrap the system's error several times, as cause, as ``reason`` or among the arguments.
+    causes = [error]
+    for cause in causes:
+        for inner in (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args):
+            if isinstance(inner, BaseException) and inner not in causes:
+                causes.append(inner)
+    # By name: requests, urllib3, httpx and aiohttp have classes of their own, and none is imported for this.
+    names = " ".join(type(cause).__name__ for cause in causes)
+    if "Timeout" in names:
         return "no answer in time"
-    told = [one.strerror for one in seen if isinstance(one, OSError) and isinstance(one.strerror, str)]
-    broken = any("IncompleteRead" in type(one).__name__ or "RemoteDisconnected" in type(one).__name__ for one in seen)
-    via = "through the proxy: " if any("ProxyError" in type(one).__name__ for one in seen) else ""
-    return f"{via}{told[-1] if told else 'the connection was cut' if broken else type(error).__name__}"
+    words = type(error).__name__
+    if "IncompleteRead" in names or "RemoteDisconnected" in names:
+        words = "the connection was cut"
+    for cause in causes:
+        if isinstance(cause, OSError) and isinstance(cause.strerror, str):
+            words = cause.strerror
+    if "ProxyError" in names:
+        words = f"through the proxy: {words}"
+    return words
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read ``Retry-After``: seconds, or a date; None if it is missing or makes no sense."""
+    """Read the header ``Retry-After``, seconds or a date.
+
+    Returns:
+        Seconds from now; None if the header is missing or makes no sense.
+    """
     text = headers.get("Retry-After", "").strip()
     if text.isdigit():
         return float(text)
@@ -131,4 +151,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         then = parsedate_to_datetime(text)
     except ValueError:
         return None
-    return max(0.0, (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp())
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return max(0.0, then.timestamp() - datetime.now(UTC).timestamp())

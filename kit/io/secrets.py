@@ -1,4 +1,4 @@
-"""What must never reach a log, a file or a tracking server: passwords, tokens and keys."""
+"""Masks for passwords, tokens and keys, which must never reach a log, a file or a tracking server."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ __all__ = ["MASK", "is_secret_name", "scrub", "scrub_argv", "without_user"]
 MASK = "***"
 """Stands where a secret was."""
 
-_SECRET_WORDS = frozenset({"credential", "credentials", "passwd", "password", "secret", "secrets", "token"})
+_SECRET_WORDS = frozenset(
+    {"accesskey", "apikey", "credential", "credentials", "passwd", "password", "secret", "secrets", "token"}
+)
 _SECRET_PAIRS = frozenset({("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key")})
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
-_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]{0,30}://)[^/\s'\"]+@", re.IGNORECASE)  # bounded: long texts stay cheap
+# The scheme is bounded: without a bound, a long text of letters would be searched from each letter to its end.
+_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]{0,30}://)[^/\s'\"]+@", re.IGNORECASE)
 _SERVER = re.compile(rf"^(https?://){re.escape(MASK)}@", re.IGNORECASE)
 _QUERY = re.compile(
     r"([?&;][\w.-]*(?:access_?key|api_?key|credential|passw(?:or)?d|secret|sig|signature|token)=)[^&;\s'\"]+",
     re.IGNORECASE,
 )
+# Prefixes of tokens of Hugging Face, GitHub, GitLab and OpenAI.
 _ISSUED = re.compile(r"\b(hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}")
 
 
 def is_secret_name(name: str) -> bool:
-    """Say whether a setting or a flag of this name holds a secret (``hub.token``, ``--api-key``, ``cdsPassword``).
+    """Check whether a setting or a flag of this name holds a secret (``hub.token``, ``--api-key``, ``cdsPassword``).
 
     Whole words decide: ``max_tokens`` and ``monkey`` are no secrets.
     """
     words = [word.lower() for word in _WORD.findall(name)]
-    return any(word in _SECRET_WORDS or word in {"apikey", "accesskey"} for word in words) or any(
-        pair in _SECRET_PAIRS for pair in pairwise(words)
-    )
+    return not _SECRET_WORDS.isdisjoint(words) or not _SECRET_PAIRS.isdisjoint(pairwise(words))
 
 
 def scrub(text: str) -> str:
