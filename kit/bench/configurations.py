@@ -15,11 +15,12 @@ from aurora import Aurora
 
 from kit.adapt import method as extras
 from kit.bench.workload import Case
-from kit.forecasting.predictor import build_predictor
+from kit.forecasting.predictor import build_prediction_space
 from kit.models.space import TrainingSpace
 from kit.planning.counter import Counter, Peak, tensors_in
 from kit.settings import Settings
 from kit.train.build import build_trainer
+from kit.train.resolve import resolve_step
 from kit.train.loss import PaperMAE
 from kit.train.updaters import After, Update, Updater
 
@@ -161,7 +162,9 @@ class _Kits:
     def __init__(self, settings: Settings, case: Case) -> None:
         extras.load(settings.adapt.method)
         self._case = case
-        self._trainer = build_trainer(settings, case.spec, case.weights, _STEPS, case.device, autocast=case.autocast)
+        self._trainer = build_trainer(
+            resolve_step(settings, case.spec, _STEPS, autocast=case.autocast), case.weights, case.device
+        )
         self._timed = _Timed(self._trainer.updater, case.clock)
         self._trainer.updater = self._timed
         self.space = self._trainer.space
@@ -181,7 +184,7 @@ class _Forecasts:
     """Predictions, without gradients."""
 
     def __init__(self, settings: Settings, case: Case) -> None:
-        space = build_predictor(case.spec, case.weights, settings.memory, case.device, autocast=case.autocast)
+        space = build_prediction_space(case.spec, case.weights, settings.memory, case.device, autocast=case.autocast)
         self.space, self._case = space, case
 
     @torch.no_grad()

@@ -114,7 +114,7 @@ def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> 
     summary = finetune(run_settings)
     checkpoint = Path(summary["checkpoint"])
     card = evaluate(EvaluateSettings(checkpoint=checkpoint, device=settings.device))
-    return _summed(summary, card["scores"], checkpoint)
+    return _summed(summary, card.scores, checkpoint)
 
 
 def _summed(summary: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]], checkpoint: Path) -> Scored:

@@ -235,9 +235,10 @@ def evaluate(arguments: Sequence[str]) -> Outcome:
     settings, options = _settle(evaluate, EvaluateSettings, arguments)
     with console.loading("PyTorch and Aurora"):
         from kit.verification import scorecard
-    result = scorecard.evaluate(settings)
+    card = scorecard.evaluate(settings)
     if run := run_folder_of(settings.checkpoint):
-        attach(run, metrics=scorecard.headlines(result), files=[run / "scores.json"])
+        attach(run, metrics=scorecard.headlines(card), files=[run / "scores.json"])
+    result = card.to_dict()
     return Outcome(result, options.as_json, lambda: console.show_scores(result))
 
 
@@ -250,7 +251,7 @@ def forecast(arguments: Sequence[str]) -> Outcome:
     console.log_to_screen(logging.INFO)
     with console.loading("PyTorch and Aurora"):
         from kit.forecasting.forecast import forecast as run
-    result = run(settings)
+    result = run(settings).to_dict()
     return Outcome(result, options.as_json, lambda: console.show_facts("Forecast", result))
 
 
@@ -262,7 +263,7 @@ def export(arguments: Sequence[str]) -> Outcome:
     settings, options = _settle(export, ExportSettings, arguments)
     with console.loading("PyTorch and Aurora"):
         from kit.export.export import export as run
-    result = run(settings)
+    result = run(settings).to_dict()
     return Outcome(result, options.as_json, lambda: console.show_facts("Export", result))
 
 

@@ -6,96 +6,175 @@ stays a delta, and the weights below it come along, byte for byte.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kit import __version__
-from kit.adapt import factory as build
+from kit.adapt.factory import for_training
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import FORMAT, Checkpoint, open_checkpoint, write_checkpoint
 from kit.export.card import card
 from kit.export.settings import ExportSettings
-from kit.io.atomic import published, refuse_existing
+from kit.forecasting.writing import portable_name
+from kit.io.atomic import move, published, refuse_existing
+from kit.io.documents import read_json
 from kit.io.errors import CheckpointError
-from kit.models.weights import load as weights_room
-from kit.models.weights.load import ADAPTER_CONFIG, DESCRIPTION, Weights
+from kit.io.hashes import sha256_of_file
+from kit.models.weights.load import ADAPTER_CONFIG, DESCRIPTION, Weights, load, tensor_files
 from kit.models.weights.locate import identified
 
-__all__ = ["export", "pack"]
+__all__ = ["ExportResult", "export", "pack"]
 
 _README = "README.md"
 _BASE = "base"
 """Folder of the weights that come along with what cannot be merged."""
 
 
-def export(settings: ExportSettings) -> dict[str, Any]:
-    """Write a checkpoint, or the average of several, for others.
+@dataclass(frozen=True)
+class ExportResult:
+    """A checkpoint that was exported.
+
+    Attributes:
+        out: Folder or archive.
+        checkpoint: Folder of the checkpoint; of an average, the folders of all.
+        merged: Whether it is one whole model; otherwise a delta with the weights below it.
+        files: Files of the exported folder, relative to it.
+        bytes: Size of these files.
+        weights_sha256: SHA-256 of the exported weights.
+        archive_sha256: SHA-256 of the archive; None where a folder was written.
+    """
+
+    out: str
+    checkpoint: str | list[str]
+    merged: bool
+    files: list[str]
+    bytes: int
+    weights_sha256: str
+    archive_sha256: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``kit export --json`` prints; ``archive_sha256`` only for an archive."""
+        facts = asdict(self)
+        if self.archive_sha256 is None:
+            del facts["archive_sha256"]
+        return facts
+
+
+def export(settings: ExportSettings) -> ExportResult:
+    """Write a checkpoint, or the average of several, so that it needs nothing beside it.
+
+    Args:
+        settings: Checkpoints, and the folder or archive to write.
 
     Returns:
-        What ``kit export --json`` prints.
+        What was written, with hashes.
 
     Raises:
-        KitError: a checkpoint cannot be read, or several cannot be averaged.
+        KitError: a checkpoint cannot be read, several cannot be averaged, or something is at ``out``.
         OSError: the disk is full, or refuses; nothing is left behind.
     """
     refuse_existing(settings.out)
     checkpoints = [open_checkpoint(folder) for folder in settings.checkpoint]
-    _refuse_average(checkpoints)
+    _check_average(checkpoints)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
+    names = [str(checkpoint.path) for checkpoint in checkpoints]
+    merged = _adapt_settings(checkpoints[0]).can_merge
     with (
         published(settings.out) as part,
         tempfile.TemporaryDirectory(prefix=".kit-export-", dir=settings.out.parent) as scratch,
     ):
         folder = Path(scratch) / settings.out.stem
-        merged = _fill(folder, checkpoints)
-        facts = _facts(folder, merged=merged)
-        if settings.is_archive:
-            facts["archive_sha256"] = pack(folder, part, settings.out.stem)
+        if merged:
+            write_checkpoint(folder, _averaged(checkpoints), _description(checkpoints))
         else:
-            folder.rename(part)
-    names = [str(checkpoint.path) for checkpoint in checkpoints]
-    return {"out": str(settings.out), "checkpoint": names[0] if len(names) == 1 else names, **facts}
+            _bundle(folder, _load(checkpoints[0]))
+        scores = None
+        if len(checkpoints) == 1:
+            scores = _scores(checkpoints[0])
+        (folder / _README).write_text(card(read_json(folder / DESCRIPTION), folder.name, scores))
+        weights = identified("", [folder / file for file in tensor_files(folder)])
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        paths = [path.relative_to(folder).as_posix() for path in files]
+        size = sum(path.stat().st_size for path in files)
+        archive_sha256 = None
+        if settings.is_archive:
+            archive_sha256 = pack(folder, part, settings.out.stem)
+        else:
+            move(folder, part)
+    checkpoint = names if len(names) > 1 else names[0]
+    return ExportResult(str(settings.out), checkpoint, merged, paths, size, weights["sha256"], archive_sha256)
 
 
-def _fill(folder: Path, checkpoints: Sequence[Checkpoint]) -> bool:
-    """Write everything; returns whether it is one whole model."""
-    apart = [checkpoint for checkpoint in checkpoints if not _settings(checkpoint).can_merge]
-    if apart and len(checkpoints) > 1:
-        method = _settings(apart[0]).method
-        msg = f"{apart[0].path}: what adapt.method {method} trained is no part of weights that could be averaged"
-        raise CheckpointError(msg)
-    if apart:
-        _bundle(folder, _loaded(apart[0]))
-    else:
-        write_checkpoint(folder, _averaged(checkpoints), _description(checkpoints))
-    written = json.loads((folder / DESCRIPTION).read_text())
-    scores = _scores(checkpoints[0]) if len(checkpoints) == 1 else None
-    (folder / _README).write_text(card(written, folder.name, scores))
-    return not apart
+def _check_average(checkpoints: Sequence[Checkpoint]) -> None:
+    """Check that models belong together, before they are averaged; a single one always does.
+
+    Raises:
+        CheckpointError: their bases or their models differ, they began with random weights of their own, or what one
+            of them trained cannot be merged.
+    """
+    first = checkpoints[0]
+    base = _base_sha256(first)
+    for other in checkpoints[1:]:
+        other_base = _base_sha256(other)
+        if base is None or other_base is None:
+            random = first if base is None else other
+            msg = (
+                f"{random.path} began with random weights: its average with another model means nothing. Average "
+                "checkpoints that were trained from the same weights"
+            )
+            raise CheckpointError(msg)
+        if base != other_base:
+            msg = (
+                f"{first.path} was trained from weights with SHA-256 {base}, {other.path} from others with "
+                f"{other_base}; only what began with the same weights can be averaged"
+            )
+            raise CheckpointError(msg)
+        one, two = first.description["model"], other.description["model"]
+        differing = sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+        if differing:
+            msg = f"{first.path} and {other.path} hold different models: {', '.join(differing)} differ"
+            raise CheckpointError(msg)
+    for checkpoint in checkpoints:
+        adapt = _adapt_settings(checkpoint)
+        if len(checkpoints) > 1 and not adapt.can_merge:
+            msg = (
+                f"{checkpoint.path}: what adapt.method {adapt.method} trained is no part of weights that could be "
+                "averaged"
+            )
+            raise CheckpointError(msg)
 
 
-def _settings(checkpoint: Checkpoint) -> AdaptSettings:
-    """What a checkpoint was trained with, if it is a delta."""
+def _base_sha256(checkpoint: Checkpoint) -> str | None:
+    base = checkpoint.description.get("adapter", checkpoint.description)["base"]
+    if base is None:
+        return None
+    return str(base["sha256"])
+
+
+def _adapt_settings(checkpoint: Checkpoint) -> AdaptSettings:
+    """Return what a delta was trained with; the defaults for a whole model."""
     adapter = checkpoint.description.get("adapter")
-    return AdaptSettings() if adapter is None else AdaptSettings.model_validate(adapter["settings"])
+    if adapter is None:
+        return AdaptSettings()
+    return AdaptSettings.model_validate(adapter["settings"])
 
 
-def _loaded(checkpoint: Checkpoint) -> Weights:
-    weights = weights_room.load(str(checkpoint.path), checkpoint.spec.upstream)
+def _load(checkpoint: Checkpoint) -> Weights:
+    weights = load(str(checkpoint.path), checkpoint.spec.upstream)
     assert weights is not None
     return weights
 
 
 def _averaged(checkpoints: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
-    """Merged weights, or their mean over checkpoints; beside the sum one model at a time is held."""
+    """Return merged weights, or their mean over checkpoints; beside the sum one model at a time is held."""
     total = _merged(checkpoints[0])
     for checkpoint in checkpoints[1:]:
         for name, value in _merged(checkpoint).items():
@@ -106,149 +185,92 @@ def _averaged(checkpoints: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
 
 
 def _merged(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint's model, under upstream's names, in fp32."""
+    """Return all tensors of a checkpoint's model, under upstream's names, in fp32."""
     # Training it in full would start from these weights.
-    model, trained = build.for_training(checkpoint.spec, _loaded(checkpoint), AdaptSettings(), autocast=False)
+    model, trained = for_training(checkpoint.spec, _load(checkpoint), AdaptSettings(), autocast=False)
     if trained.new:
         msg = f"{checkpoint.path}: the weights lack {len(trained.new)} parameters, the first is {min(trained.new)}"
         raise CheckpointError(msg)
     return {name: value.detach() for name, value in model.state_dict().items()}
 
 
-def _refuse_average(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse an average of models that do not belong together.
-
-    Raises:
-        CheckpointError: their bases or their models differ, or they began with random weights of their own.
-    """
-    first = checkpoints[0]
-    for other in checkpoints[1:]:
-        bases = [_base(checkpoint) for checkpoint in (first, other)]
-        if None in bases:
-            msg = (
-                f"{(first if bases[0] is None else other).path} began with random weights: its average with another "
-                "model means nothing. Average checkpoints that were trained from the same weights"
-            )
-            raise CheckpointError(msg)
-        if bases[0] != bases[1]:
-            msg = (
-                f"{first.path} was trained from weights with SHA-256 {bases[0]}, {other.path} from others with "
-                f"{bases[1]}; only what began with the same weights can be averaged"
-            )
-            raise CheckpointError(msg)
-        one, two = (checkpoint.description["model"] for checkpoint in (first, other))
-        differing = sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
-        if differing:
-            msg = f"{first.path} and {other.path} hold different models: {', '.join(differing)} differ"
-            raise CheckpointError(msg)
-
-
-def _base(checkpoint: Checkpoint) -> str | None:
-    base = checkpoint.description.get("adapter", checkpoint.description)["base"]
-    return None if base is None else str(base["sha256"])
-
-
 def _description(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
-    """What ``kit.json`` says of a merged model: the checkpoint's, without what is this machine's."""
+    """Return the contents of ``kit.json`` for a merged model: the first checkpoint's, without this machine's paths."""
     described = [_portable(checkpoint.description) for checkpoint in checkpoints]
-    origins = [_origin(checkpoint) for checkpoint in checkpoints]
-    first = {key: value for key, value in described[0].items() if key not in ("adapter", "format")}
-    if len(described) == 1:
-        return {**first, "exported": {"kit_version": __version__, "merged": origins}}
-    histories = [each["lineage"] for each in described]
-    stage = {
-        "kit_version": __version__,
-        "method": "average",
-        "steps": max(history[-1]["steps"] for history in histories if history),
-        "base": first["base"],
-        "of": [{**origin, "lineage": history} for origin, history in zip(origins, histories, strict=True)],
-    }
-    del first["validation"]
-    return {**first, "lineage": [stage], "exported": {"kit_version": __version__, "merged": origins}}
-
-
-def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
-    files = weights_room.tensor_files(checkpoint.path)
-    return identified(_portable_name(str(checkpoint.path.absolute())), [checkpoint.path / file for file in files])
+    origins = []
+    for checkpoint in checkpoints:
+        files = [checkpoint.path / file for file in tensor_files(checkpoint.path)]
+        origins.append(identified(portable_name(checkpoint.path), files))
+    first: dict[str, Any] = {key: value for key, value in described[0].items() if key not in ("adapter", "format")}
+    if len(described) > 1:
+        histories = [each["lineage"] for each in described]
+        stage = {
+            "kit_version": __version__,
+            "method": "average",
+            "steps": max(history[-1]["steps"] for history in histories if history),
+            "base": first["base"],
+            "of": [{**origin, "lineage": history} for origin, history in zip(origins, histories, strict=True)],
+        }
+        # The scores of one of several say nothing of their average.
+        del first["validation"]
+        first["lineage"] = [stage]
+    return {**first, "exported": {"kit_version": __version__, "merged": origins}}
 
 
 def _portable(value: Any, key: str = "") -> Any:
-    """A description without the folders of the machine that wrote it: paths become their last parts."""
+    """Return a description without the folders of the machine that wrote it: paths become their last parts."""
     if isinstance(value, Mapping):
         return {name: _portable(part, name) for name, part in value.items() if name != "relative"}
     if isinstance(value, list | tuple):
         return [_portable(part, key) for part in value]
-    return _portable_name(value) if key in ("name", "store") and isinstance(value, str) else value
-
-
-def _portable_name(name: str) -> str:
-    path = Path(name)
-    if not path.is_absolute():
-        return name
-    return "/".join(path.parts[-3:] if path.parent.name == "checkpoints" else path.parts[-1:])
+    if key in ("name", "store") and isinstance(value, str) and Path(value).is_absolute():
+        return portable_name(Path(value))
+    return value
 
 
 def _bundle(folder: Path, weights: Weights) -> None:
     """Copy a delta, and below it all that it belongs to; hashes stay what they were."""
     assert weights.path is not None
     assert weights.description is not None
-    assert weights.under is not None
+    below = weights.under
+    assert below is not None
     folder.mkdir(parents=True)
-    files = [*weights_room.tensor_files(weights.path), ADAPTER_CONFIG]
-    for file in files:
+    for file in (*tensor_files(weights.path), ADAPTER_CONFIG):
         if (weights.path / file).is_file():
             shutil.copyfile(weights.path / file, folder / file)
-    relative = _copy_base(folder / _BASE, weights.under)
+    relative = _BASE
+    if below.under is not None:
+        _bundle(folder / _BASE, below)
+    else:
+        assert below.path is not None
+        relative = f"{_BASE}/{below.path.name}"
+        (folder / _BASE).mkdir()
+        shutil.copyfile(below.path, folder / relative)
     described = _portable(weights.description)
     described["adapter"]["base"]["relative"] = relative
     described["exported"] = {"kit_version": __version__, "merged": False}
     (folder / DESCRIPTION).write_text(json.dumps({"format": FORMAT, **described}, indent=2) + "\n")
 
 
-def _copy_base(folder: Path, weights: Weights) -> str:
-    """Copy weights into a folder; returns where they then are, as seen from its parent."""
-    assert weights.path is not None
-    if weights.under is not None:
-        _bundle(folder, weights)
-        return folder.name
-    folder.mkdir(parents=True)
-    shutil.copyfile(weights.path, folder / weights.path.name)
-    return f"{folder.name}/{weights.path.name}"
-
-
 def _scores(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The scorecard that kit evaluate left in the run folder of a best checkpoint."""
+    """Read the scorecard that kit evaluate left in the run folder of a best checkpoint."""
     folder = checkpoint.path.absolute()
     file = folder.parent.parent / "scores.json"
     if folder.name != "best" or folder.parent.name != "checkpoints" or not file.is_file():
         return None
-    scores: dict[str, Any] = json.loads(file.read_text())
+    scores: dict[str, Any] = read_json(file)
     return scores
 
 
-def _facts(folder: Path, *, merged: bool) -> dict[str, Any]:
-    held = identified("", [folder / file for file in weights_room.tensor_files(folder)])
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        "merged": merged,
-        "files": [path.relative_to(folder).as_posix() for path in files],
-        "bytes": sum(path.stat().st_size for path in files),
-        "weights_sha256": held["sha256"],
-    }
-
-
-# One archive of a folder, with the same bytes whoever packs it and whenever.
-
-_BLOCK = 2**20
-
-
 def pack(folder: Path, file: Path, name: str) -> str:
-    """Write a tar file of a folder: names in order, without times, owners and rights.
+    """Write a tar file of a folder, with the same bytes whoever packs it and whenever.
+
+    Names are in order, without times, owners and rights.
 
     Args:
-        folder: what is packed.
-        file: what is written.
-        name: of the folder inside the archive.
+        folder: Folder to pack.
+        file: Archive to write.
+        name: Name of the folder inside the archive.
 
     Returns:
         The archive's SHA-256.
@@ -265,12 +287,4 @@ def pack(folder: Path, file: Path, name: str) -> str:
                 entry.mode = 0o644
                 with path.open("rb") as stream:
                     archive.addfile(entry, stream)
-    return _digest(file)
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of_file(file)

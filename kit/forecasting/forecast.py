@@ -8,13 +8,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from aurora import Batch
 
@@ -25,15 +24,15 @@ from kit.data.dataset import Pairs
 from kit.data.settings import BuildSettings, Period
 from kit.data.store.build import build_store
 from kit.data.variables import Kind, lookup
-from kit.forecasting.predictor import Conditions, Forecaster, build_starter
+from kit.forecasting.predictor import Conditions, Predictor, load_forecast_predictor
 from kit.forecasting.settings import ForecastSettings
-from kit.forecasting.writing import Layout, Writer, bytes_of, writing
+from kit.forecasting.writing import ForecastLayout, Writer, bytes_of, portable_name, writing
 from kit.io.atomic import refuse_existing
 from kit.io.errors import CheckpointError, KitError, SettingsError, StoreError
 from kit.memory.out_of_memory import readable
 from kit.models.space import TrainingSpace
 
-__all__ = ["forecast", "roll_out"]
+__all__ = ["ForecastResult", "forecast", "roll_out"]
 
 _logger = logging.getLogger(__name__)
 
@@ -42,52 +41,83 @@ _SAY_EVERY = 10.0
 _EVER = Period(datetime(1000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 
 
-def forecast(settings: ForecastSettings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ForecastResult:
+    """A forecast that was written.
+
+    Attributes:
+        out: NetCDF file or Zarr group.
+        checkpoint: Folder of the checkpoint; of an ensemble, the folders of all.
+        store: Store or file of the initial states.
+        synthetic: Whether the initial states are made up.
+        start: Initial times, UTC, such as ``2020-01-01T06:00``.
+        steps: Number of model steps.
+        lead_hours: Lead time of each step, hours.
+        members: Number of checkpoints.
+        written: ``each`` member's forecast, or their ``mean``.
+        variables: Variables written, those at the surface first.
+        levels: Pressure levels, hPa.
+        grid: Number of rows and of columns.
+        bytes: Size on the disk.
+    """
+
+    out: str
+    checkpoint: str | list[str]
+    store: str
+    synthetic: bool
+    start: list[str]
+    steps: int
+    lead_hours: list[float]
+    members: int
+    written: str
+    variables: list[str]
+    levels: list[float]
+    grid: list[int]
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``kit forecast --json`` prints."""
+        return asdict(self)
+
+
+def forecast(settings: ForecastSettings) -> ForecastResult:
     """Roll checkpoints out from initial states and write what they predict.
 
     Memory does not depend on the number of steps: every prediction is written before the next one is made.
 
+    Args:
+        settings: Checkpoints, initial times (UTC), number of model steps, file to write, device and memory.
+
     Returns:
-        What ``kit forecast --json`` prints.
+        What was written, and where.
 
     Raises:
-        KitError: checkpoints, store and settings do not fit together, or a prediction is not finite.
+        KitError: checkpoints, store and settings do not fit together, a prediction is not finite, or memory runs out.
         OSError: the disk is full, or refuses; nothing is left behind.
     """
     refuse_existing(settings.out)
     checkpoints = [open_checkpoint(folder) for folder in settings.checkpoint]
-    _check_members(settings, checkpoints)
+    if len(checkpoints) > 1:
+        refuse_different([(str(checkpoint.path), checkpoint.description) for checkpoint in checkpoints])
+        if settings.members == "mean" and checkpoints[0].spec.upstream.is_wave:
+            msg = (
+                "members: the wave model predicts directions, which have no plain mean, and waves that are absent in "
+                "some members; write each member and average what you need"
+            )
+            raise SettingsError(msg)
     with _initial_store(settings, checkpoints[0]) as name:
         conditions = Conditions(name, None, settings.device, settings.precision, settings.memory)
         with readable(conditions.out_of_memory) as watched:
-            forecaster = build_starter(checkpoints[0], conditions)
-            watched.model = forecaster.space.model
-            job = _Job(settings, checkpoints, forecaster)
+            predictor = load_forecast_predictor(checkpoints[0], conditions)
+            watched.model = predictor.space.model
+            job = _ForecastJob(settings, checkpoints, predictor)
             with torch.no_grad():
                 return job.run()
 
 
-def _check_members(settings: ForecastSettings, checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse checkpoints that are no ensemble.
-
-    Raises:
-        CheckpointError: they are not deltas on one base.
-        SettingsError: their mean means nothing.
-    """
-    if len(checkpoints) == 1:
-        return
-    refuse_different([(str(checkpoint.path), checkpoint.description) for checkpoint in checkpoints])
-    if settings.members == "mean" and checkpoints[0].spec.upstream.is_wave:
-        msg = (
-            "members: the wave model predicts directions, which have no plain mean, and waves that are absent in some "
-            "members; write each member and average what you need"
-        )
-        raise SettingsError(msg)
-
-
 @contextmanager
 def _initial_store(settings: ForecastSettings, checkpoint: Checkpoint) -> Iterator[str | None]:
-    """The store to start from; a NetCDF file becomes one for as long as the forecast takes."""
+    """Yield the store to start from; a NetCDF file becomes one for as long as the forecast takes."""
     name = settings.data.store
     if name is None or not Path(name).is_file():
         yield name
@@ -106,154 +136,157 @@ def _initial_store(settings: ForecastSettings, checkpoint: Checkpoint) -> Iterat
         yield str(build_store(built).path)
 
 
-class _Job:
-    """One forecast: members, initial times, steps."""
-
-    def __init__(self, settings: ForecastSettings, checkpoints: Sequence[Checkpoint], forecaster: Forecaster) -> None:
-        self._settings = settings
-        self._checkpoints = checkpoints
-        self._space, self._pairs, self._store = forecaster.space, forecaster.pairs, forecaster.store
-        self._starts = _chosen_starts(settings, checkpoints[0], forecaster.pairs)
-        self._specialists = _specialists(forecaster.space, checkpoints)
-        self._said = time.monotonic()
-
-    def run(self) -> dict[str, Any]:
-        """Predict, write, and say what was written."""
-        out = self._settings.out
-        predictions = self._predictions()
-        where, first = next(predictions)
-        layout = self._layout(first)
-        with writing(out, layout) as writer:
-            self._write(writer, where, first)
-            del first
-            for where, prediction in predictions:
-                self._write(writer, where, prediction)
-        return self._result(layout)
-
-    def _predictions(self) -> Iterator[tuple[_Where, Batch]]:
-        """All predictions under a store's names, members outermost: each takes the model's place once."""
-        for member, name in enumerate(self._specialists.names if self._specialists else [""]):
-            if self._specialists:
-                self._specialists.switch(name)
-            for start, index in enumerate(self._starts):
-                state = self._pairs.inputs([index])
-                _check_finite(state, self._space, f"{self._store.path}: the initial state of {_text(state)}")
-                rolled = roll_out(self._space, state, self._settings.steps)
-                del state
-                for step, prediction in enumerate(rolled):
-                    _check_prediction(prediction, self._space, step + 1, name)
-                    yield _Where(member, start, step), prediction
-                    self._say(member, start, step)
-
-    def _write(self, writer: Writer, where: _Where, prediction: Batch) -> None:
-        members = len(self._checkpoints)
-        for name, value in (prediction.surf_vars | prediction.atmos_vars).items():
-            values = value[(0, 0, ..., *self._window)].float().cpu().numpy()
-            if members == 1:
-                writer.write(name, (where.start, where.step), values)
-            elif self._settings.members == "each":
-                writer.write(name, (where.member, where.start, where.step), values)
-            else:
-                # The sum so far stands in the file, so that no member's forecast has to be held.
-                index = (where.start, where.step)
-                total = values if where.member == 0 else writer.read(name, index) + values
-                writer.write(name, index, total / members if where.member == members - 1 else total)
-
-    def _layout(self, prediction: Batch) -> Layout:
-        latitude, longitude = self._pairs.selection.grid.scored_coordinates(self._store)
-        return Layout(
-            surface={name: self._described(name, "surface") for name in prediction.surf_vars},
-            atmospheric={name: self._described(name, "atmospheric") for name in prediction.atmos_vars},
-            levels=[float(level) for level in prediction.metadata.atmos_levels],
-            latitude=latitude,
-            longitude=_increasing(longitude),
-            starts=[self._pairs.time(index) for index in self._starts],
-            timestep=self._space.spec.timestep,
-            steps=self._settings.steps,
-            members=len(self._checkpoints) if self._members_apart else 0,
-            attributes=self._attributes(),
-        )
-
-    @property
-    def _window(self) -> tuple[slice, slice]:
-        """Rows and columns that are written: without the halo, which is context alone."""
-        return self._pairs.selection.grid.window or (slice(None), slice(None))
-
-    @property
-    def _members_apart(self) -> bool:
-        return len(self._checkpoints) > 1 and self._settings.members == "each"
-
-    def _described(self, name: str, kind: Kind) -> dict[str, Any]:
-        """Attributes of a variable: the table's, and the store's where the model was given it from there."""
-        for parent in self._space.spec.heads:
-            if name.startswith(f"{parent}_"):
-                return _described_head(name.removeprefix(f"{parent}_"), self._described(parent, kind))
-        known = lookup(name, kind)
-        held = name in (self._store.surface if kind == "surface" else self._store.atmospheric)
-        own = self._store.variable_attributes(name) if held else {}
-        described = {**(known.attributes() if known else {}), **own}
-        if self._specialists is not None and not self._members_apart:
-            described["cell_methods"] = f"{described.get('cell_methods', '')} realization: mean".strip()
-        return described
-
-    def _attributes(self) -> dict[str, Any]:
-        store, spec = self._store, self._space.spec
-        names = [_short(checkpoint.path) for checkpoint in self._checkpoints]
-        return {
-            "Conventions": "CF-1.11",
-            "title": f"Forecast of a fine-tuned Aurora, variant {spec.variant}",
-            "source": f"Aurora ({spec.variant}), fine-tuned and run with aurora-finetune-kit {__version__}",
-            "checkpoint": names,
-            "lead_hours": spec.lead_hours,
-            "initial_states": Path(self._settings.data.store or store.attributes.get("registry") or store.path).name,
-            "licence_of_initial_states": str(store.attributes.get("licence", "")),
-            "synthetic": bool(store.attributes.get("synthetic")),
-            **({"projection": projection} if (projection := store.attributes.get("projection")) else {}),
-        }
-
-    def _say(self, member: int, start: int, step: int) -> None:
-        if time.monotonic() - self._said >= _SAY_EVERY:
-            self._said = time.monotonic()
-            steps = self._settings.steps
-            runs, done = len(self._starts) * len(self._checkpoints), member * len(self._starts) + start
-            _logger.info("forecast %d of %d: step %d of %d", done + 1, runs, step + 1, steps)
-
-    def _result(self, layout: Layout) -> dict[str, Any]:
-        settings = self._settings
-        names = [str(checkpoint.path) for checkpoint in self._checkpoints]
-        return {
-            "out": str(settings.out),
-            "checkpoint": names[0] if len(names) == 1 else names,
-            "store": settings.data.store or str(self._store.path),
-            "synthetic": bool(self._store.attributes.get("synthetic")),
-            "start": [f"{start:%Y-%m-%dT%H:%M}" for start in layout.starts],
-            "steps": settings.steps,
-            "lead_hours": [self._space.spec.lead_hours * step for step in range(1, settings.steps + 1)],
-            "members": len(names),
-            "written": "mean" if len(names) > 1 and settings.members == "mean" else "each",
-            "variables": [*layout.surface, *layout.atmospheric],
-            "levels": list(layout.levels),
-            "grid": list(layout.shape),
-            "bytes": bytes_of(settings.out),
-        }
-
-
-@dataclass(frozen=True)
-class _Where:
-    """Place of a prediction: member, initial time and step, each counted from 0."""
+class _Position(NamedTuple):
+    """Member, initial time and step of a prediction, each counted from 0."""
 
     member: int
     start: int
     step: int
 
 
+class _ForecastJob:
+    """One forecast: members, initial times, steps."""
+
+    def __init__(self, settings: ForecastSettings, checkpoints: Sequence[Checkpoint], predictor: Predictor) -> None:
+        self._settings = settings
+        self._checkpoints = checkpoints
+        self._space, self._pairs, self._store = predictor.space, predictor.pairs, predictor.store
+        self._starts = _chosen_starts(settings, checkpoints[0], predictor.pairs)
+        # Rows and columns that are written: without the halo, which is context alone.
+        self._window = predictor.pairs.selection.grid.window or (slice(None), slice(None))
+        self._has_members = len(checkpoints) > 1 and settings.members == "each"
+        self._specialists: Specialists | None = None
+        if len(checkpoints) > 1:
+            # What each checkpoint has beside the base; the model in ``space`` is the first one's.
+            members = [Specialist(str(each.path), each.description, each.tensors()) for each in checkpoints]
+            self._specialists = Specialists(predictor.space.model, members)
+
+    def run(self) -> ForecastResult:
+        """Predict and write everything."""
+        settings = self._settings
+        predictions = self._predictions()
+        # The layout needs names and levels, which the first prediction has.
+        position, first = next(predictions)
+        layout = self._layout(first)
+        with writing(settings.out, layout) as writer:
+            self._write(writer, position, first)
+            del first
+            for position, prediction in predictions:
+                self._write(writer, position, prediction)
+        names = [str(checkpoint.path) for checkpoint in self._checkpoints]
+        written = "each"
+        if len(names) > 1:
+            written = settings.members
+        return ForecastResult(
+            out=str(settings.out),
+            checkpoint=names if len(names) > 1 else names[0],
+            store=settings.data.store or str(self._store.path),
+            synthetic=bool(self._store.attributes.get("synthetic")),
+            start=[f"{start:%Y-%m-%dT%H:%M}" for start in layout.starts],
+            steps=settings.steps,
+            lead_hours=[self._space.spec.lead_hours * step for step in range(1, settings.steps + 1)],
+            members=len(names),
+            written=written,
+            variables=[*layout.surface, *layout.atmospheric],
+            levels=list(layout.levels),
+            grid=list(layout.shape),
+            bytes=bytes_of(settings.out),
+        )
+
+    def _predictions(self) -> Iterator[tuple[_Position, Batch]]:
+        """Predict under a store's names, members outermost: each takes the model's place once."""
+        steps, said = self._settings.steps, time.monotonic()
+        names = [""]
+        if self._specialists is not None:
+            names = list(self._specialists.names)
+        for member, name in enumerate(names):
+            if self._specialists is not None:
+                self._specialists.switch(name)
+            for start, index in enumerate(self._starts):
+                state = self._pairs.inputs([index])
+                _check_finite(state, self._space, f"{self._store.path}: the initial state of {_valid_time(state)}")
+                rolled = roll_out(self._space, state, steps)
+                # Held by the roll-out alone, which lets go of it after the first step.
+                del state
+                for step, prediction in enumerate(rolled):
+                    _check_prediction(prediction, self._space, step + 1, name)
+                    yield _Position(member, start, step), prediction
+                    if time.monotonic() - said >= _SAY_EVERY:
+                        said = time.monotonic()
+                        number, runs = member * len(self._starts) + start + 1, len(self._starts) * len(names)
+                        _logger.info("forecast %d of %d: step %d of %d", number, runs, step + 1, steps)
+
+    def _write(self, writer: Writer, position: _Position, prediction: Batch) -> None:
+        members = len(self._checkpoints)
+        index = position[1:]
+        for name, value in (prediction.surf_vars | prediction.atmos_vars).items():
+            values = value[(0, 0, ..., *self._window)].float().cpu().numpy()
+            if self._has_members:
+                writer.write(name, tuple(position), values)
+                continue
+            # The sum so far stands in the file, so that no member's forecast has to be held.
+            if position.member > 0:
+                values = writer.read(name, index) + values
+            if members > 1 and position.member == members - 1:
+                values = values / members
+            writer.write(name, index, values)
+
+    def _layout(self, prediction: Batch) -> ForecastLayout:
+        store, spec = self._store, self._space.spec
+        latitude, longitude = self._pairs.selection.grid.scored_coordinates(store)
+        if longitude.ndim == 1:
+            # Readers of files want increasing longitudes: those of a box across Greenwich are negative in its west.
+            drop = np.flatnonzero(np.diff(longitude) < 0)
+            if drop.size:
+                longitude = np.where(np.arange(len(longitude)) <= drop[0], longitude - 360, longitude)
+        attributes = {
+            "Conventions": "CF-1.11",
+            "title": f"Forecast of a fine-tuned Aurora, variant {spec.variant}",
+            "source": f"Aurora ({spec.variant}), fine-tuned and run with aurora-finetune-kit {__version__}",
+            "checkpoint": [portable_name(checkpoint.path) for checkpoint in self._checkpoints],
+            "lead_hours": spec.lead_hours,
+            "initial_states": Path(self._settings.data.store or store.attributes.get("registry") or store.path).name,
+            "licence_of_initial_states": str(store.attributes.get("licence", "")),
+            "synthetic": bool(store.attributes.get("synthetic")),
+        }
+        if projection := store.attributes.get("projection"):
+            attributes["projection"] = projection
+        return ForecastLayout(
+            surface={name: self._described(name, "surface") for name in prediction.surf_vars},
+            atmospheric={name: self._described(name, "atmospheric") for name in prediction.atmos_vars},
+            levels=[float(level) for level in prediction.metadata.atmos_levels],
+            latitude=latitude,
+            longitude=longitude,
+            starts=[self._pairs.time(index) for index in self._starts],
+            timestep=spec.timestep,
+            steps=self._settings.steps,
+            members=len(self._checkpoints) if self._has_members else 0,
+            attributes=attributes,
+        )
+
+    def _described(self, name: str, kind: Kind) -> dict[str, Any]:
+        """Return the attributes of a variable: the table's, and the store's where the model was given it from there."""
+        for parent in self._space.spec.heads:
+            if name.startswith(f"{parent}_"):
+                return _described_head(name.removeprefix(f"{parent}_"), self._described(parent, kind))
+        described: dict[str, Any] = {}
+        if known := lookup(name, kind):
+            described |= known.attributes()
+        stored = {"surface": self._store.surface, "atmospheric": self._store.atmospheric}
+        if name in stored[kind]:
+            described |= self._store.variable_attributes(name)
+        if self._specialists is not None and not self._has_members:
+            described["cell_methods"] = f"{described.get('cell_methods', '')} realization: mean".strip()
+        return described
+
+
 def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
     """Predict step by step, each prediction becoming the newest input state.
 
     Args:
-        space: predicts.
-        state: physical variables of the input states, [1, T, H, W] and [1, T, C, H, W].
-        steps: how many.
+        space: Model that predicts.
+        state: Physical variables of the input states, [1, T, H, W] and [1, T, C, H, W].
+        steps: Number of model steps.
 
     Yields:
         Physical variables under a store's names, [1, 1, H, W] and [1, 1, C, H, W], on the model's device.
@@ -265,27 +298,18 @@ def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
     for step in range(1, steps + 1):
         _, prediction = space.step(space.inputs(state))
         if step < steps:
-            state = _advanced(space, state, prediction, step)
+            try:
+                state = space.advance(state, prediction)
+            except KitError:
+                raise
+            except ValueError as error:
+                msg = f"the forecast cannot go on after step {step}: {error}. Ask for no more, with --steps {step}"
+                raise CheckpointError(msg) from error
         yield space.physical(prediction)
 
 
-def _advanced(space: TrainingSpace, state: Batch, prediction: Batch, step: int) -> Batch:
-    """The next input states.
-
-    Raises:
-        CheckpointError: the model does not predict all that it reads.
-    """
-    try:
-        return space.advance(state, prediction)
-    except KitError:
-        raise
-    except ValueError as error:
-        msg = f"the forecast cannot go on after step {step}: {error}. Ask for no more, with --steps {step}"
-        raise CheckpointError(msg) from error
-
-
 def _described_head(channel: str, variable: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of what a head says beside its variable: a probability, or another quantile."""
+    """Return the attributes of what a head predicts beside its variable: a probability, or another quantile."""
     long_name = str(variable.get("long_name", ""))
     if channel == "occurrence":
         return {"long_name": f"Probability of {long_name.lower()} of 0.1 mm or more", "units": "1"}
@@ -293,24 +317,8 @@ def _described_head(channel: str, variable: Mapping[str, Any]) -> dict[str, Any]
     return {**variable, "long_name": f"{long_name}, quantile of {order} %"}
 
 
-def _increasing(longitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Longitudes as readers of files want them: those of a box across Greenwich are negative in its west."""
-    if longitude.ndim == 2:
-        return longitude
-    drop = np.flatnonzero(np.diff(longitude) < 0)
-    return longitude if not drop.size else np.where(np.arange(len(longitude)) <= drop[0], longitude - 360, longitude)
-
-
-def _specialists(space: TrainingSpace, checkpoints: Sequence[Checkpoint]) -> Specialists | None:
-    """Of several checkpoints, what each has beside the base; the model in ``space`` is the first one's."""
-    if len(checkpoints) == 1:
-        return None
-    members = [Specialist(str(each.path), each.description, each.tensors()) for each in checkpoints]
-    return Specialists(space.model, members)
-
-
 def _chosen_starts(settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pairs) -> list[int]:
-    """Positions among the initial states: those asked for, or the first of the test split.
+    """Return positions among the initial states: those asked for, or the first of the test split.
 
     Raises:
         StoreError: the store has no initial state then; names the nearest.
@@ -318,12 +326,12 @@ def _chosen_starts(settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pa
     possible = [pairs.time(index) for index in range(len(pairs))]
     if settings.start is None:
         return [_default_start(settings, checkpoint, pairs, possible)]
-    chosen: list[int] = []
+    chosen: set[int] = set()
     for period in settings.start:
         found = [index for index, moment in enumerate(possible) if period.start <= moment <= period.end]
         if not found:
             raise StoreError(_no_start(period, pairs, possible))
-        chosen += [index for index in found if index not in chosen]
+        chosen.update(found)
     return sorted(chosen)
 
 
@@ -335,24 +343,25 @@ def _default_start(
     test = Period.parse(checkpoint.description["data"]["test"])
     # Every input state lies in the test split, so that none was trained on.
     earliest = test.start + (pairs.selection.history - 1) * pairs.selection.timestep
-    found = [index for index, moment in enumerate(possible) if earliest <= moment <= test.end]
-    if not found:
-        msg = (
-            f"{pairs.store.path}: no initial state in the checkpoint's test split {test}; possible are {len(possible)} "
-            f"from {possible[0]:%Y-%m-%dT%H:%M} to {possible[-1]:%Y-%m-%dT%H:%M}: choose with --start"
-        )
-        raise StoreError(msg)
-    return found[0]
+    for index, moment in enumerate(possible):
+        if earliest <= moment <= test.end:
+            return index
+    msg = (
+        f"{pairs.store.path}: no initial state in the checkpoint's test split {test}; possible are {len(possible)} "
+        f"from {possible[0]:%Y-%m-%dT%H:%M} to {possible[-1]:%Y-%m-%dT%H:%M}: choose with --start"
+    )
+    raise StoreError(msg)
 
 
 def _no_start(period: Period, pairs: Pairs, possible: Sequence[datetime]) -> str:
-    single = period.start == period.end
-    asked = f"{period.start:%Y-%m-%dT%H:%M}" if single else str(period)
+    asked = f"in {period}"
+    if period.start == period.end:
+        asked = f"at {period.start:%Y-%m-%dT%H:%M}"
     place = bisect.bisect(possible, period.start)
     nearest = [f"{moment:%Y-%m-%dT%H:%M}" for moment in possible[max(0, place - 1) : place + 1]]
     hours = pairs.selection.timestep.total_seconds() / 3600
     return (
-        f"start: {pairs.store.path} has no initial state {'at' if single else 'in'} {asked}: "
+        f"start: {pairs.store.path} has no initial state {asked}: "
         f"{pairs.selection.history} states {hours:g} h apart, the last at the initial time, are needed. The nearest "
         f"possible {'are' if len(nearest) > 1 else 'is'} {' and '.join(nearest)}"
     )
@@ -360,28 +369,24 @@ def _no_start(period: Period, pairs: Pairs, possible: Sequence[datetime]) -> str
 
 def _check_prediction(prediction: Batch, space: TrainingSpace, step: int, member: str) -> None:
     whose = f" of {member}" if member else ""
-    lead = f"step {step} (+{step * space.spec.lead_hours:g} h, valid {_text(prediction)})"
+    lead = f"step {step} (+{step * space.spec.lead_hours:g} h, valid {_valid_time(prediction)})"
     _check_finite(prediction, space, f"the forecast{whose} breaks down at {lead}: the prediction")
 
 
 def _check_finite(batch: Batch, space: TrainingSpace, what: str) -> None:
-    """Refuse to go on from, or to write, what is no number and should be one.
+    """Check that everything that should be a number is one.
 
     Raises:
         CheckpointError: names the variables.
     """
-    values: Mapping[str, torch.Tensor] = batch.surf_vars | batch.atmos_vars
-    bad = [name for name, value in values.items() if name not in space.may_be_missing and not value.isfinite().all()]
+    bad = []
+    for name, value in (batch.surf_vars | batch.atmos_vars).items():
+        if name not in space.may_be_missing and not value.isfinite().all():
+            bad.append(name)
     if bad:
         msg = f"{what} holds NaN or Inf in {', '.join(bad)}; nothing was written"
         raise CheckpointError(msg)
 
 
-def _text(batch: Batch) -> str:
+def _valid_time(batch: Batch) -> str:
     return f"{batch.metadata.time[0]:%Y-%m-%dT%H:%M}"
-
-
-def _short(folder: Path) -> str:
-    """A checkpoint's name without the folders that are this machine's."""
-    parts = folder.absolute().parts
-    return "/".join(parts[-3:] if folder.absolute().parent.name == "checkpoints" else parts[-1:])

@@ -1,4 +1,4 @@
-"""From a checkpoint and a store to predictions: what scores, figures and forecasts have in common."""
+"""Models loaded for prediction, with the data to try them on: what scores, figures and forecasts have in common."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kit.adapt import factory as build
+from kit.adapt.factory import for_prediction
 from kit.checkpoint.folder import Checkpoint
 from kit.data.dataset import Pairs
 from kit.data.settings import DataSettings, Period
@@ -22,32 +22,31 @@ from kit.memory.settings import MemorySettings
 from kit.models.resolve import select
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
-from kit.models.weights import load as weights_room
 from kit.models.weights.base import base_spec, known_to
-from kit.models.weights.load import Weights
-from kit.train.build import choose_device, uses_autocast
+from kit.models.weights.load import Weights, load, load_base
+from kit.memory.device import choose_device, uses_autocast
 
 __all__ = [
     "Conditions",
-    "Forecaster",
-    "build_base_forecaster",
-    "build_forecaster",
-    "build_predictor",
-    "build_starter",
+    "Predictor",
+    "build_prediction_space",
+    "load_base_predictor",
+    "load_forecast_predictor",
+    "load_predictor",
 ]
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a checkpoint is tried on, and how.
+    """Data, device and precision that a checkpoint is tried with.
 
     Attributes:
-        store: another store than the one that it was trained on.
-        period: times to predict; by default the test split that the checkpoint recorded.
+        store: Folder or registry name of another store than the one that the checkpoint was trained on.
+        period: Times to predict, UTC; by default the test split that the checkpoint recorded.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
-        memory: how a forecast fits the device.
-        steps: from the input states to the state that is predicted.
+        memory: Settings that fit a forecast into the device's memory.
+        steps: Model steps from the input states to the state that is predicted.
     """
 
     store: str | None = None
@@ -58,20 +57,20 @@ class Conditions:
     steps: int = 1
 
     def out_of_memory(self, shortage: Shortage, batch_size: int = 1) -> str:
-        """Say what a lack of memory means here."""
+        """Describe a lack of memory under these conditions, with settings that help."""
         device = choose_device(self.device)
         autocast = uses_autocast(self.precision, device)
         return explain_forecast(shortage, Situation(self.memory, device.type, autocast, batch_size=batch_size))
 
 
 @dataclass(frozen=True)
-class Forecaster:
+class Predictor:
     """A model with the data that it is tried on.
 
     Attributes:
-        space: predicts physical variables.
-        pairs: what it is tried on.
-        store: where they come from.
+        space: Model, between physical variables and its own encoding.
+        pairs: Samples that it is tried on.
+        store: Store that they come from.
     """
 
     space: TrainingSpace
@@ -79,25 +78,26 @@ class Forecaster:
     store: Store
 
 
-def build_predictor(
+def build_prediction_space(
     spec: ModelSpec, weights: Weights | None, memory: MemorySettings, device: torch.device, *, autocast: bool
 ) -> TrainingSpace:
-    """Compose what predicts: model, and how it fits into memory. The planner traces the very one."""
-    model = build.for_prediction(spec, weights, autocast=autocast).requires_grad_(False)
+    """Build a model for prediction and fit it into memory; the planner traces the very same."""
+    model = for_prediction(spec, weights, autocast=autocast).requires_grad_(False)
     engine.install(model, memory)
     return TrainingSpace(model.to(device).eval(), spec)
 
 
-def build_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster:
+def load_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor:
     """Load a checkpoint for prediction.
 
     Raises:
         KitError: the checkpoint and the data do not fit together.
     """
-    return _forecaster(checkpoint, weights_room.load(str(checkpoint.path), checkpoint.spec.upstream), conditions)
+    weights = load(str(checkpoint.path), checkpoint.spec.upstream)
+    return _load(checkpoint, checkpoint.spec, weights, conditions)
 
 
-def build_base_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster | None:
+def load_base_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor | None:
     """Load the weights that a checkpoint's training started from; None where they were random.
 
     Raises:
@@ -106,11 +106,11 @@ def build_base_forecaster(checkpoint: Checkpoint, conditions: Conditions) -> For
     base: dict[str, Any] | None = checkpoint.description["base"]
     if base is None:
         return None
-    weights = weights_room.load_base(base, checkpoint.path, checkpoint.spec.upstream)
-    return _forecaster(checkpoint, weights, conditions, base_spec(checkpoint.spec, weights))
+    weights = load_base(base, checkpoint.path, checkpoint.spec.upstream)
+    return _load(checkpoint, base_spec(checkpoint.spec, weights), weights, conditions)
 
 
-def build_starter(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster:
+def load_forecast_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor:
     """Load a checkpoint for forecasts from the states of a store; its pairs are input states, without targets.
 
     What the model never reads need not be there.
@@ -118,44 +118,45 @@ def build_starter(checkpoint: Checkpoint, conditions: Conditions) -> Forecaster:
     Raises:
         KitError: the checkpoint and the data do not fit together.
     """
-    weights = weights_room.load(str(checkpoint.path), checkpoint.spec.upstream)
-    return _forecaster(checkpoint, weights, conditions, targets=False)
+    weights = load(str(checkpoint.path), checkpoint.spec.upstream)
+    return _load(checkpoint, checkpoint.spec, weights, conditions, targets=False)
 
 
-def _forecaster(
-    checkpoint: Checkpoint,
-    weights: Weights | None,
-    conditions: Conditions,
-    spec: ModelSpec | None = None,
-    *,
-    targets: bool = True,
-) -> Forecaster:
-    """Load a model, by default the checkpoint's own, and what it can predict of what the checkpoint predicts."""
-    spec, data = spec or checkpoint.spec, checkpoint.description["data"]
+def _load(
+    checkpoint: Checkpoint, spec: ModelSpec, weights: Weights | None, conditions: Conditions, *, targets: bool = True
+) -> Predictor:
+    """Load a model and its data.
+
+    Args:
+        checkpoint: Checkpoint that recorded which data it was trained on.
+        spec: Model: the checkpoint's own, or that of the weights below it.
+        weights: Its weights; None for random ones.
+        conditions: Data, device and precision.
+        targets: Whether the state that is predicted has to be in the store.
+    """
+    data = checkpoint.description["data"]
     device = choose_device(conditions.device)
     autocast = uses_autocast(conditions.precision, device)
     refuse_in_forecast(conditions.memory, autocast=autocast)
     name = conditions.store or data["store"]
-    store = _store(name, own=conditions.store is None)
-    chosen = {"region": data["region"], "levels": spec.levels, **known_to(spec, data)}
-    if not targets:
-        never_read = spec.upstream.physical(spec.output_only)
-        chosen["variables"] = tuple(variable for variable in chosen["variables"] if variable not in never_read)
-    # Checkpoints from before there were halos do not speak of one.
-    settings = DataSettings(store=name, history=spec.history, halo=data.get("halo", 0.0), **chosen)
-    selection = select(spec, settings, store, spec.patch_size)
-    period = conditions.period or (Period.parse(data["test"]) if targets else store.period)
-    pairs = Pairs(store, selection, period, steps=conditions.steps if targets else 0)
-    space = build_predictor(spec, weights, conditions.memory, device, autocast=autocast)
-    return Forecaster(space, pairs, store)
-
-
-def _store(name: str, *, own: bool) -> Store:
-    """Open a store; of the one that a checkpoint was trained on say what it was."""
     try:
-        return open_store(name)
+        store = open_store(name)
     except StoreError as error:
-        if not own:
+        if conditions.store is not None:
             raise
         msg = f"the store that the checkpoint was trained on cannot be had; name another with --data.store: {error}"
         raise StoreError(msg) from error
+    # Base weights may know fewer variables and levels than the checkpoint, which is then scored on what both know.
+    chosen = {"region": data["region"], "levels": spec.levels, **known_to(spec, data)}
+    period, steps = conditions.period, conditions.steps
+    if targets:
+        period = period or Period.parse(data["test"])
+    else:
+        never_read = spec.upstream.physical(spec.output_only)
+        chosen["variables"] = tuple(variable for variable in chosen["variables"] if variable not in never_read)
+        period, steps = period or store.period, 0
+    # Checkpoints from before there were halos do not speak of one.
+    settings = DataSettings(store=name, history=spec.history, halo=data.get("halo", 0.0), **chosen)
+    pairs = Pairs(store, select(spec, settings, store, spec.patch_size), period, steps=steps)
+    space = build_prediction_space(spec, weights, conditions.memory, device, autocast=autocast)
+    return Predictor(space, pairs, store)

@@ -1,4 +1,4 @@
-"""A forecast on the disk: NetCDF or Zarr v3, CF attributes, one chunk for each lead time, written as it goes.
+"""Forecasts on the disk: NetCDF or Zarr v3, CF attributes, one chunk for each lead time, written as it goes.
 
 Dimensions are ``member`` (of an ensemble), ``time`` (the initial time), ``lead_time``, ``level``, ``latitude`` and
 ``longitude``; ``valid_time`` is a coordinate of ``time`` and ``lead_time``. On a curvilinear grid the last two are
@@ -12,12 +12,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,9 @@ from kit.data.store.layout import COORDINATES, consolidate
 from kit.io.atomic import published
 from kit.io.errors import SettingsError
 
-__all__ = ["Layout", "Writer", "bytes_of", "writing"]
+__all__ = ["ForecastLayout", "Writer", "bytes_of", "portable_name", "writing"]
 
 Float32 = npt.NDArray[np.float32]
-T = TypeVar("T")
 
 _FULL = 2**20
 """Free bytes below which a failed write was a full disk's."""
@@ -39,20 +38,20 @@ _SECONDS = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregoria
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a forecast holds.
+class ForecastLayout:
+    """Variables, dimensions and attributes of a forecast.
 
     Attributes:
-        surface: attributes by variable.
-        atmospheric: the same.
-        levels: hPa.
-        latitude: degrees north, [H]; [H, W] on a curvilinear grid.
-        longitude: degrees east, [W] or [H, W].
-        starts: initial times, UTC.
-        timestep: from one lead time to the next.
-        steps: lead times.
-        members: of an ensemble; 0 where there is no such dimension.
-        attributes: of the whole.
+        surface: Attributes of the variables at the surface, by name.
+        atmospheric: Attributes of the variables on levels, by name.
+        levels: Pressure levels, hPa.
+        latitude: Degrees north, [H]; [H, W] on a curvilinear grid.
+        longitude: Degrees east, [W] or [H, W].
+        starts: Initial times, UTC.
+        timestep: Time from one lead time to the next.
+        steps: Number of lead times.
+        members: Number of members of an ensemble; 0 where there is no such dimension.
+        attributes: Attributes of the whole file.
     """
 
     surface: Mapping[str, Mapping[str, Any]]
@@ -68,15 +67,18 @@ class Layout:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Length of every dimension."""
-        sizes = {"member": self.members} if self.members else {}
-        sizes |= {"time": len(self.starts), "lead_time": self.steps, "level": len(self.levels)}
+        """Length of every dimension, in the order of a variable's axes."""
+        sizes = {"time": len(self.starts), "lead_time": self.steps, "level": len(self.levels)}
+        if self.members:
+            sizes = {"member": self.members, **sizes}
         return sizes | dict(zip(self.grid, self.shape, strict=True))
 
     @property
     def grid(self) -> tuple[str, str]:
         """Dimensions of rows and columns."""
-        return CURVILINEAR if self.latitude.ndim == 2 else GRID
+        if self.latitude.ndim == 2:
+            return CURVILINEAR
+        return GRID
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,13 +90,18 @@ class Layout:
         return tuple(key for key in self.sizes if key != "level" or name in self.atmospheric)
 
     def chunks(self, name: str) -> tuple[int, ...]:
-        """One member's, one initial time's, one lead time's values."""
-        return tuple(1 if key in ("member", "time", "lead_time") else self.sizes[key] for key in self.dimensions(name))
+        """Chunk of a variable: one member's, one initial time's, one lead time's values."""
+        sizes = self.sizes | dict.fromkeys(("member", "time", "lead_time"), 1)
+        return tuple(sizes[key] for key in self.dimensions(name))
+
+    def lengths(self, name: str) -> tuple[int, ...]:
+        """Length of each dimension of a variable."""
+        return tuple(self.sizes[key] for key in self.dimensions(name))
 
     @property
     def bytes(self) -> int:
         """Size of all values, in float32."""
-        return 4 * sum(math.prod(self.sizes[key] for key in self.dimensions(name)) for name in self.variables)
+        return 4 * sum(math.prod(self.lengths(name)) for name in self.variables)
 
     @property
     def variables(self) -> dict[str, Mapping[str, Any]]:
@@ -102,29 +109,34 @@ class Layout:
         return {**self.surface, **self.atmospheric}
 
     def coordinates(self) -> dict[str, tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]]:
-        """Dimensions, values and attributes of every coordinate."""
+        """Return dimensions, values and attributes of every coordinate."""
         starts = np.array([int(start.timestamp()) for start in self.starts])
         leads = self.timestep.total_seconds() * np.arange(1, self.steps + 1)
         hours = leads / 3600
-        whole = hours.astype(np.int64)
+        if np.array_equal(hours.astype(np.int64), hours):
+            hours = hours.astype(np.int64)
         found: dict[str, tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]] = {
-            "time": (("time",), starts, {"standard_name": "forecast_reference_time", "long_name": "initial time"}),
+            "time": (
+                ("time",),
+                starts,
+                {"standard_name": "forecast_reference_time", "long_name": "initial time", **_SECONDS},
+            ),
             "lead_time": (
                 ("lead_time",),
-                whole if np.array_equal(whole, hours) else hours,
+                hours,
                 # The type tells xarray to read a duration, and others that it is hours.
                 {"standard_name": "forecast_period", "units": "hours", "dtype": "timedelta64[ns]"},
             ),
             "valid_time": (
                 ("time", "lead_time"),
                 starts[:, None] + leads.astype(np.int64)[None],
-                {"standard_name": "time", "long_name": "time that is predicted"},
+                {"standard_name": "time", "long_name": "time that is predicted", **_SECONDS},
             ),
         }
-        for name in ("time", "valid_time"):
-            found[name][2].update(_SECONDS)
         for name, values in (("level", self.levels), ("latitude", self.latitude), ("longitude", self.longitude)):
-            dimensions = self.grid if np.ndim(values) == 2 else (name,)
+            dimensions: tuple[str, ...] = (name,)
+            if np.ndim(values) == 2:
+                dimensions = self.grid
             found[name] = (dimensions, np.asarray(values, dtype=np.float64), dict(COORDINATES[name]))
         if self.members:
             found["member"] = (("member",), np.arange(self.members), {"standard_name": "realization"})
@@ -132,12 +144,15 @@ class Layout:
 
     def described(self, name: str) -> dict[str, Any]:
         """Attributes of a variable, as they are written."""
-        beside = ["valid_time", *(GRID if self.grid == CURVILINEAR else ())]
-        return {**plain_attributes(self.variables[name]), "coordinates": " ".join(beside)}
+        coordinates = ["valid_time"]
+        if self.grid == CURVILINEAR:
+            # CF asks for the names of coordinates that are no dimensions.
+            coordinates += GRID
+        return {**plain_attributes(self.variables[name]), "coordinates": " ".join(coordinates)}
 
 
 class Writer(Protocol):
-    """Takes fields one lead time at a time."""
+    """Writer of fields, one lead time at a time."""
 
     def write(self, name: str, index: tuple[int, ...], values: Float32) -> None:
         """Write a variable's values, [H, W] or [C, H, W], of (member,) initial time and lead time."""
@@ -150,20 +165,27 @@ class Writer(Protocol):
 
 
 @contextmanager
-def writing(out: Path, layout: Layout) -> Iterator[Writer]:
+def writing(out: Path, layout: ForecastLayout) -> Iterator[Writer]:
     """Open a new forecast; it stands at ``out`` when the body is done, and nothing does if it fails.
 
     Args:
-        out: ends in ``.nc`` or ``.zarr``.
-        layout: what it will hold.
+        out: Path that ends in ``.nc`` or ``.zarr``.
+        layout: Variables and dimensions to write.
 
     Raises:
         SettingsError: something is there, or the disk has no room for it.
         OSError: the disk fills up, or refuses.
     """
     with published(out) as part:
-        _check_room(part.parent, out, layout)
-        writer = _Zarr(part, layout) if out.suffix == ".zarr" else _NetCDF(part, layout)
+        free = shutil.disk_usage(part.parent).free
+        # NetCDF is not compressed; of Zarr nobody knows how far it will be.
+        if out.suffix == ".nc" and layout.bytes > free:
+            msg = (
+                f"{out}: the forecast takes {layout.bytes / _GIB:.2f} GiB, and the disk has {free / _GIB:.2f} free; "
+                "ask for fewer steps or starts, or choose another disk with --out"
+            )
+            raise SettingsError(msg)
+        writer = _WRITERS[out.suffix](part, layout)
         try:
             yield writer
         except BaseException:
@@ -172,32 +194,19 @@ def writing(out: Path, layout: Layout) -> Iterator[Writer]:
         writer.close()
 
 
-def _check_room(folder: Path, out: Path, layout: Layout) -> None:
-    """Refuse what cannot fit; NetCDF is not compressed, of Zarr nobody knows how far it will be."""
-    free = shutil.disk_usage(folder).free
-    if out.suffix == ".nc" and layout.bytes > free:
-        msg = (
-            f"{out}: the forecast takes {layout.bytes / _GIB:.2f} GiB, and the disk has {free / _GIB:.2f} free; ask "
-            "for fewer steps or starts, or choose another disk with --out"
-        )
-        raise SettingsError(msg)
-
-
-class _Zarr:
-    def __init__(self, folder: Path, layout: Layout) -> None:
+class _ZarrWriter:
+    def __init__(self, folder: Path, layout: ForecastLayout) -> None:
         import zarr
 
         self._folder = folder
-        self._root = zarr.create_group(folder, zarr_format=3, attributes=plain_attributes(layout.attributes))
+        root = zarr.create_group(folder, zarr_format=3, attributes=plain_attributes(layout.attributes))
         for name, (dimensions, values, attributes) in layout.coordinates().items():
-            self._root.create_array(
-                name, data=values, chunks=values.shape, dimension_names=dimensions, attributes=attributes
-            )
-        sizes = layout.sizes
-        self._arrays = {
-            name: self._root.create_array(
+            root.create_array(name, data=values, chunks=values.shape, dimension_names=dimensions, attributes=attributes)
+        self._arrays = {}
+        for name in layout.variables:
+            self._arrays[name] = root.create_array(
                 name,
-                shape=tuple(sizes[key] for key in layout.dimensions(name)),
+                shape=layout.lengths(name),
                 chunks=layout.chunks(name),
                 dtype="float32",
                 fill_value=float("nan"),
@@ -206,8 +215,6 @@ class _Zarr:
                 # A chunk of nothing but NaN is written too, so that a lost chunk cannot pass for one.
                 config={"write_empty_chunks": True},
             )
-            for name in layout.variables
-        }
 
     def write(self, name: str, index: tuple[int, ...], values: Float32) -> None:
         self._arrays[name][index] = values
@@ -219,22 +226,24 @@ class _Zarr:
         consolidate(self._folder)
 
     def abandon(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
-class _NetCDF:
-    def __init__(self, file: Path, layout: Layout) -> None:
+class _NetCDFWriter:
+    def __init__(self, file: Path, layout: ForecastLayout) -> None:
         import netCDF4
 
         self._file = file
-        self._dataset = self._told(lambda: netCDF4.Dataset(str(file), "w", format="NETCDF4"))
+        with self._system_errors():
+            self._dataset = netCDF4.Dataset(str(file), "w", format="NETCDF4")
         try:
-            self._told(lambda: self._define(layout))
+            with self._system_errors():
+                self._define(layout)
         except BaseException:
             self.abandon()
             raise
 
-    def _define(self, layout: Layout) -> None:
+    def _define(self, layout: ForecastLayout) -> None:
         self._dataset.setncatts(_as_netcdf(layout.attributes))
         for name, size in layout.sizes.items():
             self._dataset.createDimension(name, size)
@@ -247,16 +256,19 @@ class _NetCDF:
                 name, "f4", layout.dimensions(name), chunksizes=layout.chunks(name), fill_value=np.float32("nan")
             )
             variable.setncatts(_as_netcdf(layout.described(name)))
+            # The library would give masked arrays for NaN, which waves have by design.
             variable.set_auto_mask(False)
 
     def write(self, name: str, index: tuple[int, ...], values: Float32) -> None:
-        self._told(lambda: self._dataset.variables[name].__setitem__(index, values))
+        with self._system_errors():
+            self._dataset.variables[name][index] = values
 
     def read(self, name: str, index: tuple[int, ...]) -> Float32:
         return np.asarray(self._dataset.variables[name][index], dtype=np.float32)
 
     def close(self) -> None:
-        self._told(self._dataset.close)
+        with self._system_errors():
+            self._dataset.close()
 
     def abandon(self) -> None:
         """Close the file, whatever state it is in: it is about to be deleted."""
@@ -265,38 +277,52 @@ class _NetCDF:
             with suppress(RuntimeError):
                 self._dataset.close()
 
-    def _told(self, act: Callable[[], T]) -> T:
-        """Do something with the library, whose errors do not say what the system said.
+    @contextmanager
+    def _system_errors(self) -> Iterator[None]:
+        """Say what the system said, which the library's errors do not.
 
         Raises:
-            OSError: it failed; for want of room where there is none.
+            OSError: the body failed; for want of room where there is none.
         """
         try:
-            return act()
+            yield
         except RuntimeError as error:
-            full = shutil.disk_usage(self._file.parent).free < _FULL
-            code = errno.ENOSPC if full else errno.EIO
-            told = os.strerror(code) if full else f"the NetCDF library cannot write ({error})"
-            raise OSError(code, told, str(self._file)) from error
+            code, reason = errno.EIO, f"the NetCDF library cannot write ({error})"
+            if shutil.disk_usage(self._file.parent).free < _FULL:
+                code, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
+            raise OSError(code, reason, str(self._file)) from error
+
+
+_WRITERS: Mapping[str, type[_ZarrWriter | _NetCDFWriter]] = {".nc": _NetCDFWriter, ".zarr": _ZarrWriter}
 
 
 def _as_netcdf(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as NetCDF has them: numbers and text."""
-    plain = plain_attributes(attributes)
-    return {key: value if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
-            for key, value in plain.items() if value is not None}  # fmt: skip
+    """Return attributes as NetCDF has them: numbers and text."""
+    found: dict[str, Any] = {}
+    for key, value in plain_attributes(attributes).items():
+        if isinstance(value, bool):
+            found[key] = str(value).lower()
+        elif isinstance(value, int | float):
+            found[key] = value
+        elif isinstance(value, list):
+            found[key] = ", ".join(map(str, value))
+        elif isinstance(value, dict):
+            found[key] = json.dumps(value)
+        elif value is not None:
+            found[key] = str(value)
+    return found
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if isinstance(value, dict):
-        return json.dumps(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def portable_name(path: Path) -> str:
+    """Name a file or folder without the folders that are this machine's, as ``NAME/checkpoints/best`` or ``NAME``."""
+    path = path.absolute()
+    if path.parent.name == "checkpoints":
+        return "/".join(path.parts[-3:])
+    return path.name
 
 
 def bytes_of(out: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     if out.is_file():
         return out.stat().st_size
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kit.data.statistics import channel_key
-from kit.metrics.scores import area_weights
+from kit.metrics.scores import add_sums, area_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,12 +52,20 @@ class EdgeBoard:
             scored_HW: whether losses and scores are taken there; everywhere by default.
             may_be_missing: variables whose targets are expected to hold missing values.
         """
-        self._starts = _starts(int(distance_HW.max()), patch)
+        farthest = int(distance_HW.max())
+        starts = [0, patch]
+        while 2 * starts[-1] <= farthest:
+            starts.append(2 * starts[-1])
+        # A patch may be wider than half the box.
+        self._starts = [start for start in starts if start <= farthest]
         self._ring_P = torch.bucketize(distance_HW.flatten(), torch.tensor(self._starts[1:]), right=True)
         weights = area_weights(lat, lon)
-        weights = weights[:, None] if weights.ndim == 1 else weights
+        if weights.ndim == 1:
+            weights = weights[:, None]
         self._weight_P = weights.expand(distance_HW.shape).flatten()
-        scored_P = torch.ones_like(self._weight_P) if scored_HW is None else scored_HW.flatten().double()
+        scored_P = torch.ones_like(self._weight_P)
+        if scored_HW is not None:
+            scored_P = scored_HW.flatten().double()
         self._points_R = self._summed(torch.ones_like(scored_P)[None])[0]
         self._scored_R = self._summed(scored_P[None])[0] / self._points_R
         self._may_be_missing = frozenset(may_be_missing)
@@ -104,20 +112,20 @@ class EdgeBoard:
             levels: pressures of the C levels, hPa.
         """
         for name, target in targets.items():
-            keys = (name,) if target.ndim == 3 else tuple(channel_key(name, level) for level in levels)
+            keys = [name]
+            if target.ndim == 4:
+                keys = [channel_key(name, level) for level in levels]
             for kind, states in (("rmse", predictions), ("persistence_rmse", last)):
-                if name in states:
-                    self._add(kind, keys, states[name], target, masked=name in self._may_be_missing)
-
-    def _add(self, kind: str, keys: Sequence[str], predicted: Tensor, target: Tensor, *, masked: bool) -> None:
-        error_BCP = (predicted.double() - target.double()).reshape(len(target), len(keys), -1)
-        present_BCP = torch.isfinite(target).reshape(error_BCP.shape) if masked else torch.ones_like(error_BCP).bool()
-        weight_P = self._weight_P.to(error_BCP.device)
-        squared_CP = (error_BCP.where(present_BCP, 0).square() * weight_P).sum(0)
-        sums_2CR = torch.stack([self._summed((present_BCP * weight_P).sum(0)), self._summed(squared_CP)])
-        held = self._sums[kind]
-        for index, key in enumerate(keys):
-            held[key] = held[key] + sums_2CR[:, index] if key in held else sums_2CR[:, index]
+                if name not in states:
+                    continue
+                error_BCP = (states[name].double() - target.double()).reshape(len(target), len(keys), -1)
+                present_BCP = torch.ones_like(error_BCP).bool()
+                if name in self._may_be_missing:
+                    present_BCP = torch.isfinite(target).reshape(error_BCP.shape)
+                weight_P = self._weight_P.to(error_BCP.device)
+                squared_CP = (error_BCP.where(present_BCP, 0).square() * weight_P).sum(0)
+                sums_2CR = torch.stack([self._summed((present_BCP * weight_P).sum(0)), self._summed(squared_CP)])
+                add_sums(self._sums[kind], keys, sums_2CR.unbind(1))
 
     def _summed(self, values_CP: Tensor) -> Tensor:
         """Sums over the points of each ring, [C, R]."""
@@ -132,26 +140,18 @@ class EdgeBoard:
             the share of them that losses and scores are taken over; ``rmse`` and ``persistence_rmse`` by variable
             and level, in its unit, None where nothing is there.
         """
-        table = {kind: {key: _roots(sums) for key, sums in held.items()} for kind, held in self._sums.items()}
-        return [
-            {
-                "distance": start,
-                "points": int(self._points_R[ring]),
-                "scored": float(self._scored_R[ring]),
-                **{kind: {key: roots[ring] for key, roots in rows.items()} for kind, rows in table.items()},
-            }
-            for ring, start in enumerate(self._starts)
-        ]
+        rings = []
+        for ring, start in enumerate(self._starts):
+            points, scored = int(self._points_R[ring]), float(self._scored_R[ring])
+            row: dict[str, Any] = {"distance": start, "points": points, "scored": scored}
+            for kind, channels in self._sums.items():
+                row[kind] = {key: _root(*sums_2R[:, ring].tolist()) for key, sums_2R in channels.items()}
+            rings.append(row)
+        return rings
 
 
-def _starts(farthest: int, patch: int) -> list[int]:
-    starts = [0, patch]
-    while 2 * starts[-1] <= farthest:
-        starts.append(2 * starts[-1])
-    return [start for start in starts if start <= farthest]
-
-
-def _roots(sums_2R: Tensor) -> list[float | None]:
-    pairs = zip(*sums_2R.tolist(), strict=True)
-    roots = [math.sqrt(squared / weight) if weight else math.nan for weight, squared in pairs]
-    return [root if math.isfinite(root) else None for root in roots]
+def _root(weight: float, squared: float) -> float | None:
+    """Return the root of a weighted mean; None where nothing is there, or an error is no number."""
+    if not weight or not math.isfinite(squared):
+        return None
+    return math.sqrt(squared / weight)

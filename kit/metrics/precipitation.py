@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kit.metrics.scores import add_sums
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -76,42 +78,39 @@ class RainBoard:
             if predicted.shape != targets[name].shape:
                 msg = f"{name}: {list(predicted.shape)} predicted, but {list(targets[name].shape)} as target"
                 raise ValueError(msg)
-            sums = self._counted(predicted, targets[name].to(predicted.device))
-            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
-
-    def _counted(self, predicted: Tensor, observed: Tensor) -> Tensor:
-        squared = (predicted.double() - observed.double()).square().sum()
-        sums = [squared, squared.new_tensor(predicted.numel())]
-        for threshold in self._thresholds:
-            # In the values' own precision: 0.1 mm in float32 is a little less than in float64.
-            forecast, event = (values >= threshold / _MM_PER_M for values in (predicted, observed))
-            sums += [(forecast & event).sum(), (~forecast & event).sum(), (forecast & ~event).sum()]
-        return torch.stack([value.double() for value in sums])
+            observed = targets[name].to(predicted.device)
+            squared = (predicted.double() - observed.double()).square().sum()
+            sums = [squared, squared.new_tensor(predicted.numel())]
+            for threshold in self._thresholds:
+                # In the values' own precision: 0.1 mm in float32 is a little less than in float64.
+                amount = threshold / _MM_PER_M
+                forecast, event = predicted >= amount, observed >= amount
+                sums += [(forecast & event).sum(), (~forecast & event).sum(), (forecast & ~event).sum()]
+            add_sums(self._sums, [name], [torch.stack([value.double() for value in sums])])
 
     def results(self) -> dict[str, RainScores]:
         """Score everything added so far, by variable."""
-        return {name: self._scores(sums.tolist()) for name, sums in self._sums.items()}
-
-    def _scores(self, sums: Sequence[float]) -> RainScores:
-        squared, points, *counts = sums
-        csi, bias = {}, {}
-        for index, threshold in enumerate(self._thresholds):
-            hits, misses, alarms = counts[3 * index : 3 * index + 3]
-            known = math.isfinite(squared)
-            csi[threshold] = _ratio(hits, hits + misses + alarms) if known else math.nan
-            bias[threshold] = _ratio(hits + alarms, hits + misses) if known else math.nan
-        return RainScores(_MM_PER_M * math.sqrt(squared / points), csi, bias)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
+        found = {}
+        for name, sums in self._sums.items():
+            squared, points, *counts = sums.tolist()
+            csi, bias = dict.fromkeys(self._thresholds, math.nan), dict.fromkeys(self._thresholds, math.nan)
+            for index, threshold in enumerate(self._thresholds):
+                hits, misses, alarms = counts[3 * index : 3 * index + 3]
+                # A missing value fails every comparison: in the counts alone it would pass for no rain.
+                if math.isfinite(squared) and hits + misses + alarms:
+                    csi[threshold] = hits / (hits + misses + alarms)
+                if math.isfinite(squared) and hits + misses:
+                    bias[threshold] = (hits + alarms) / (hits + misses)
+            found[name] = RainScores(_MM_PER_M * math.sqrt(squared / points), csi, bias)
+        return found
 
 
 def flattened(scores: Mapping[str, RainScores]) -> dict[str, float]:
-    """Scores as metrics of a run, such as ``tp_csi_0.1mm``; what cannot be said is left out."""
+    """Name scores as metrics of a run, such as ``tp_csi_0.1mm``; what cannot be said is left out."""
     found: dict[str, float] = {}
     for name, rain in scores.items():
         found[f"{name}_rmse_mm"] = rain.rmse_mm
-        found |= {f"{name}_csi_{threshold:g}mm": value for threshold, value in rain.csi.items()}
-        found |= {f"{name}_bias_{threshold:g}mm": value for threshold, value in rain.bias.items()}
+        for kind, by_threshold in (("csi", rain.csi), ("bias", rain.bias)):
+            for threshold, value in by_threshold.items():
+                found[f"{name}_{kind}_{threshold:g}mm"] = value
     return {key: value for key, value in found.items() if math.isfinite(value)}

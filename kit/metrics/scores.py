@@ -1,6 +1,6 @@
 """Area-weighted scores of predictions, accumulated in float64 batch by batch.
 
-Dimensions: B batch, C level, H latitude, W longitude.
+Dimensions: B batch, T history, C level, H latitude, W longitude.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kit.data import area
+from kit.data import grid
 from kit.data.statistics import channel_key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import numpy as np
     from torch import Tensor
 
     Coordinates = Tensor | np.ndarray | Sequence[float]
 
-__all__ = ["ScoreBoard", "Scores", "area_weights", "persistence", "skill"]
+__all__ = ["ScoreBoard", "Scores", "add_sums", "area_weights", "persistence", "skill"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def area_weights(lat: Coordinates, lon: Coordinates | None = None) -> Tensor:
 
     A cell reaches halfway to its neighbours, the outermost ones as far outwards as inwards but never beyond
     a pole; its area is the difference of the sines of its edges. A row on a pole is thus half a cell, not nothing.
-    Cells of a curvilinear grid: ``kit.data.cells.cell_areas``, which gives the same for a regular grid.
+    Cells of a curvilinear grid: ``kit.data.grid.cell_areas``, which gives the same for a regular grid.
 
     Args:
         lat: Row centres, degrees north, strictly decreasing, shape [H]; a regional box may hold any part. Or
@@ -58,8 +58,10 @@ def area_weights(lat: Coordinates, lon: Coordinates | None = None) -> Tensor:
         ValueError: ``lat`` is empty, beyond a pole, or not strictly decreasing, or longitudes do not fit it.
     """
     latitude = torch.as_tensor(lat, dtype=torch.float64, device="cpu").numpy()
-    longitude = None if lon is None else torch.as_tensor(lon, dtype=torch.float64, device="cpu").numpy()
-    return torch.from_numpy(area.area_weights(latitude, longitude))
+    longitude = None
+    if lon is not None:
+        longitude = torch.as_tensor(lon, dtype=torch.float64, device="cpu").numpy()
+    return torch.from_numpy(grid.area_weights(latitude, longitude))
 
 
 def skill(rmse: float, reference: float) -> float:
@@ -72,7 +74,9 @@ def skill(rmse: float, reference: float) -> float:
     Returns:
         ``1 - rmse / reference``; NaN where the reference is exact (0) and nothing can be compared.
     """
-    return 1 - rmse / reference if reference != 0 else math.nan
+    if reference == 0:
+        return math.nan
+    return 1 - rmse / reference
 
 
 class ScoreBoard:
@@ -116,15 +120,17 @@ class ScoreBoard:
         if predictions.keys() != targets.keys():
             msg = f"predictions hold {sorted(predictions)}, but targets hold {sorted(targets)}"
             raise ValueError(msg)
+        # All are checked before any is added: half a batch must not stay in the sums.
         for name, prediction in predictions.items():
             self._check_shape(name, prediction, targets[name], levels)
         for name, prediction in predictions.items():
             target = targets[name].to(prediction.device)
-            if prediction.ndim == 3:
-                self._add((name,), prediction[:, None], target[:, None], masked=name in self._may_be_missing)
-            else:
-                keys = tuple(channel_key(name, level) for level in levels)
-                self._add(keys, prediction, target, masked=name in self._may_be_missing)
+            keys, shape = [name], (len(target), 1, *target.shape[1:])
+            if prediction.ndim == 4:
+                keys, shape = [channel_key(name, level) for level in levels], target.shape
+            masked = name in self._may_be_missing
+            sums_C5 = self._channel_sums(prediction.reshape(shape), target.reshape(shape), masked=masked)
+            add_sums(self._sums, keys, sums_C5)
 
     def results(self) -> dict[str, Scores]:
         """Score everything added so far.
@@ -132,10 +138,18 @@ class ScoreBoard:
         Returns:
             Scores by channel: the variable's name at the surface, ``NAME_LEVEL`` in the atmosphere.
         """
-        return {key: _scores(sums.tolist()) for key, sums in self._sums.items()}
+        found = {}
+        for key, sums in self._sums.items():
+            weight, error, absolute, squared, count = sums.tolist()
+            if count == 0:
+                found[key] = Scores(math.nan, math.nan, math.nan, 0)
+            else:
+                found[key] = Scores(math.sqrt(squared / weight), absolute / weight, error / weight, int(count))
+        return found
 
     def _check_shape(self, name: str, prediction: Tensor, target: Tensor, levels: Sequence[float]) -> None:
         grid, shape = list(self._weights.shape), list(prediction.shape)
+        # Of a regular grid only the latitudes are known here, so that any number of columns will do.
         fits = prediction.ndim in (3, 4) and shape[-2:][: len(grid)] == grid
         fits = fits and (prediction.ndim == 3 or shape[1] == len(levels))
         sides = ", ".join(map(str, [*grid, "W"][:2]))
@@ -146,33 +160,26 @@ class ScoreBoard:
             )
             raise ValueError(msg)
 
-    def _add(self, keys: Sequence[str], prediction_BCHW: Tensor, target_BCHW: Tensor, *, masked: bool) -> None:
+    def _channel_sums(self, prediction_BCHW: Tensor, target_BCHW: Tensor, *, masked: bool) -> Tensor:
         error = prediction_BCHW.detach().double() - target_BCHW.detach().double()
         scored = torch.ones_like(error)
         if masked:
             present = torch.isfinite(target_BCHW)
             scored, error = present.double(), error.where(present, 0.0)
         weights = self._weights.to(error.device)
-        moments = (scored, error, error.abs(), error.square())
-        if weights.ndim == 1:
-            weighted = [m.sum((0, 3)) @ weights for m in moments]
-        else:
-            weighted = [m.sum(0).flatten(1) @ weights.flatten() for m in moments]
-        sums_C5 = torch.stack([*weighted, scored.sum((0, 2, 3))], dim=1)
-        for key, sums in zip(keys, sums_C5, strict=True):
-            self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+        sums = []
+        for moment in (scored, error, error.abs(), error.square()):
+            if weights.ndim == 1:
+                sums.append(moment.sum((0, 3)) @ weights)
+            else:
+                sums.append(moment.sum(0).flatten(1) @ weights.flatten())
+        return torch.stack([*sums, scored.sum((0, 2, 3))], dim=1)
 
 
-def _scores(sums: list[float]) -> Scores:
-    weight, error, absolute, squared, count = sums
-    if count == 0:
-        return Scores(math.nan, math.nan, math.nan, 0)
-    return Scores(math.sqrt(squared / weight), absolute / weight, error / weight, int(count))
-
-
-# Forecasts that cost nothing: what a model has to beat.
-#
-# Dimensions: B batch, T history, C level, H latitude, W longitude.
+def add_sums(held: dict[str, Tensor], keys: Sequence[str], sums: Iterable[Tensor]) -> None:
+    """Add sums of a batch to those held, by channel; the first ones are kept as they are."""
+    for key, added in zip(keys, sums, strict=True):
+        held[key] = held[key] + added if key in held else added
 
 
 def persistence(history: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from kit.adapt import method as extras
 from kit.adapt import prompt
 from kit.adapt.trainable import count
 from kit.data.dataset import Pair
-from kit.forecasting.predictor import build_predictor
+from kit.forecasting.predictor import build_prediction_space
 from kit.memory.checks import refuse_in_forecast, refuse_without_effect
 from kit.memory.host_memory import empty_host
 from kit.models.space import TrainingSpace
@@ -27,9 +27,11 @@ from kit.planning.counter import CUDA_WORKSPACES, Counter, Peak, Phase, Workspac
 from kit.planning.simulation import simulated_gpu
 from kit.planning.workload import Subject
 from kit.settings import Settings
-from kit.train.build import build_trainer, uses_autocast
+from kit.memory.device import uses_autocast
+from kit.train.build import build_trainer
+from kit.train.resolve import resolve_step
 from kit.train.loss import point_weights
-from kit.train.replay import Drawn
+from kit.train.tasks.replay import ReplayBatch
 from kit.train.trainer import Trainer
 
 __all__ = ["Trace", "buffered", "trace"]
@@ -158,13 +160,12 @@ def _compose(
 ) -> tuple[TrainingSpace, Trainer | None]:
     """What a run would compose: with a trainer where it trains."""
     if forecast:
-        return build_predictor(subject.spec, None, settings.memory, _SIMULATED, autocast=autocast), None
+        return build_prediction_space(subject.spec, None, settings.memory, _SIMULATED, autocast=autocast), None
     window = subject.selection.grid.window
     # Of a schedule that is tied to the steps only what the run itself would refuse may be refused.
     steps = max(settings.train.steps or 0, _STEPS)
-    trainer = build_trainer(
-        settings, subject.spec, None, steps, _SIMULATED, autocast=autocast, window=window, points=points
-    )
+    step = resolve_step(settings, subject.spec, steps, autocast=autocast)
+    trainer = build_trainer(step, None, _SIMULATED, window=window, points=points)
     return trainer.space, trainer
 
 
@@ -225,10 +226,10 @@ def _pair(settings: Settings, subject: Subject, axes: tuple[torch.Tensor, ...], 
         batch.counter = counter
         return batch
 
-    graded = [_START + step * selection.timestep for step in settings.rollout.graded_steps]
+    graded = [_START + step * selection.timestep for step in settings.rollout.loss_steps]
     *between, target = (states(selection.targets, 1, moment) for moment in graded)
     # What goes back into a replay buffer is made on the host, and counted by itself.
-    kind = Pair if settings.rollout.buffer is None else Drawn
+    kind = Pair if settings.rollout.buffer is None else ReplayBatch
     return kind(states(selection.inputs, selection.history, _START), target, tuple(between))
 
 

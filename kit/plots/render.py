@@ -14,7 +14,7 @@ import torch
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.data.dataset import Pairs, collate
-from kit.forecasting.predictor import Conditions, Forecaster, build_forecaster
+from kit.forecasting.predictor import Conditions, Predictor, load_predictor
 from kit.io.errors import KitError, SettingsError
 from kit.memory.out_of_memory import readable
 from kit.metrics.scores import skill
@@ -47,21 +47,21 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
     checkpoint = open_checkpoint(settings.checkpoint or RunFolder(settings.run or Path()).best)
     conditions = Conditions(settings.data.store, settings.data.test, settings.device, memory=settings.memory)
     with readable(conditions.out_of_memory) as watched:
-        forecaster = build_forecaster(checkpoint, conditions)
-        watched.model = forecaster.space.model
-        return {"files": [str(file) for file in _files(settings, folder, checkpoint, forecaster)]}
+        predictor = load_predictor(checkpoint, conditions)
+        watched.model = predictor.space.model
+        return {"files": [str(file) for file in _files(settings, folder, checkpoint, predictor)]}
 
 
 def _files(
-    settings: PlotSettings, folder: RunFolder | None, checkpoint: Checkpoint, forecaster: Forecaster
+    settings: PlotSettings, folder: RunFolder | None, checkpoint: Checkpoint, predictor: Predictor
 ) -> Iterator[Path]:
     out = settings.out or (folder.figures if folder else checkpoint.path.parent / "figures")
     out.mkdir(parents=True, exist_ok=True)
     if folder is not None:
-        yield save_loss_curves(folder, out, synthetic=_synthetic(forecaster))
+        yield save_loss_curves(folder, out, synthetic=_synthetic(predictor))
     if folder is not None and folder.scores.exists():
         yield from _save_scores(folder, out)
-    yield from _maps(forecaster, settings, out)
+    yield from _maps(predictor, settings, out)
 
 
 def _run_folder(path: Path) -> RunFolder:
@@ -73,8 +73,8 @@ def _run_folder(path: Path) -> RunFolder:
     return folder
 
 
-def _synthetic(forecaster: Forecaster) -> bool:
-    return bool(forecaster.store.attributes.get("synthetic"))
+def _synthetic(predictor: Predictor) -> bool:
+    return bool(predictor.store.attributes.get("synthetic"))
 
 
 def save_loss_curves(folder: RunFolder, out: Path, *, synthetic: bool) -> Path:
@@ -108,9 +108,9 @@ def _save_scorecard(folder: RunFolder, result: dict[str, Any], out: Path) -> Pat
 
 
 @torch.no_grad()
-def _maps(forecaster: Forecaster, settings: PlotSettings, out: Path) -> Iterator[Path]:
+def _maps(predictor: Predictor, settings: PlotSettings, out: Path) -> Iterator[Path]:
     """Prediction, target and error of each channel of each sample."""
-    pairs, space = forecaster.pairs, forecaster.space
+    pairs, space = predictor.pairs, predictor.space
     channels = _channels(settings.variables, pairs)
     device = next(space.model.parameters()).device
     for index in _samples(settings, pairs):
@@ -128,8 +128,8 @@ def _maps(forecaster: Forecaster, settings: PlotSettings, out: Path) -> Iterator
                 valid_time=moment,
                 lead_hours=space.spec.lead_hours,
                 land_sea_mask_HW=_land_sea_mask(pairs),
-                unit=forecaster.store.variable_attributes(name).get("units"),
-                synthetic=_synthetic(forecaster),
+                unit=predictor.store.variable_attributes(name).get("units"),
+                synthetic=_synthetic(predictor),
                 scored=pairs.selection.grid.window,
             )
             channel = name if level is None else f"{name}_{level:g}"

@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.checkpoint.run_folder import RunFolder
 from kit.data.dataset import Pair, Pairs
 from kit.data.loader import Waiting, load_pairs
-from kit.forecasting.predictor import Conditions, Forecaster, build_base_forecaster, build_forecaster
+from kit.forecasting.predictor import Conditions, load_base_predictor, load_predictor
 from kit.io.atomic import write_atomically
 from kit.io.errors import CheckpointError, SettingsError
 from kit.memory.out_of_memory import readable
@@ -29,80 +30,136 @@ from kit.models.space import TrainingSpace, Window
 from kit.models.transforms import PRECIPITATION
 from kit.verification.settings import EvaluateSettings
 
-__all__ = ["RainCard", "evaluate", "forgetting", "headlines", "physical", "scores_of"]
+__all__ = ["RainCard", "Scorecard", "evaluate", "forgetting", "headlines", "physical", "scores_of"]
 
 _logger = logging.getLogger(__name__)
 
+ScoreRow = Mapping[str, float | None]
+"""Numbers by name; None, as JSON has no NaN, where nothing can be scored."""
 
-def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Score a checkpoint, one step ahead or further.
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Scores of a checkpoint over the states of one period, at one lead time.
+
+    Attributes:
+        checkpoint: Folder of the checkpoint, as it was given.
+        store: Folder of the store with the states.
+        synthetic: Whether the states are made up.
+        period: Times of the states, ``START/END``, UTC.
+        samples: Number of forecasts scored.
+        steps: Model steps from the input states to the state that is scored.
+        lead_hours: The same in hours.
+        samples_per_second: Forecasts per second, reading included.
+        data_wait_fraction: Share of the time that was spent waiting for data, from 0 to 1.
+        edge: Errors of a regional model by distance from the edge, as ``EdgeBoard.results`` lists them; None on the
+            globe.
+        rain: Scores of precipitation (RMSE in mm, critical success index and frequency bias by threshold) of ``model``
+            and of ``persistence``; None where there is no precipitation.
+        scores: By variable and level: ``rmse``, ``mae`` and ``bias`` in its unit, weighted by area;
+            ``persistence_rmse`` and ``skill`` against it; and where the base weights were scored ``base_rmse`` and
+            ``skill_over_base``.
+        forgetting: By variable and level that the base weights predict: ``before``, ``after`` and ``change``, as
+            ``forgetting`` makes them.
+    """
+
+    checkpoint: str
+    store: str
+    synthetic: bool
+    period: str
+    samples: int
+    steps: int
+    lead_hours: float
+    samples_per_second: float
+    data_wait_fraction: float
+    edge: Sequence[Mapping[str, Any]] | None
+    rain: Mapping[str, Mapping[str, float]] | None
+    scores: Mapping[str, ScoreRow]
+    forgetting: Mapping[str, ScoreRow]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``kit evaluate --json`` prints; ``edge`` and ``rain`` only where there is one."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def evaluate(settings: EvaluateSettings) -> Scorecard:
+    """Score a checkpoint against persistence and the base weights, one step ahead or further.
+
+    The scorecard of a run's best checkpoint is also written into the run folder, as ``scores.json``.
+
+    Args:
+        settings: Checkpoint, store, period (UTC), number of steps, device and memory.
 
     Returns:
-        What ``kit evaluate --json`` prints: RMSE, MAE and bias of each variable and level in its unit, weighted by
-        area; the RMSE of persistence and, where they are at hand, of the base weights; skill against persistence;
-        the change of what the base weights predicted; and for a region, errors by distance from the edge. Beside them
-        ``rain``: RMSE in mm, critical success index and frequency bias of precipitation by thresholds, and the same of
-        persistence.
+        Scores by variable and level in the variable's unit.
 
     Raises:
-        KitError: the checkpoint, its store or the period cannot be used.
+        KitError: the checkpoint, its store or the period cannot be used, or memory runs out.
+        OSError: the run folder cannot be written to.
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     conditions = Conditions(
         settings.data.store, settings.data.test, settings.device, settings.precision, settings.memory, settings.steps
     )
     with readable(partial(conditions.out_of_memory, batch_size=settings.batch_size)) as watched:
-        forecaster = build_forecaster(checkpoint, conditions)
-        watched.model = forecaster.space.model
-        result, scores, reference = _result(settings, checkpoint, forecaster)
+        predictor = load_predictor(checkpoint, conditions)
+        watched.model = predictor.space.model
+        pairs, store = predictor.pairs, predictor.store
+        edges = EdgeBoard.of(pairs, checkpoint.spec.patch_size, may_be_missing=predictor.space.may_be_missing)
+        rain = RainCard()
+        batches = Waiting(load_pairs(pairs, batch_size=settings.batch_size))
+        started = time.perf_counter()
+        scores, reference = scores_of(predictor.space, pairs, batches, edges, rain)
+        seconds = time.perf_counter() - started
         # The base weights need the room that this model has.
-        del forecaster
+        del predictor
         watched.model = None
         gc.collect()
-        base = _base_scores(checkpoint, conditions, settings.batch_size) if settings.base else {}
-    result["scores"] = {key: _row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()}
-    result["forgetting"] = forgetting(scores, base)
-    _keep(checkpoint, result)
-    return result
+        base = {}
+        if settings.base:
+            base = _base_scores(checkpoint, conditions, settings.batch_size)
+    edge = None
+    if edges is not None:
+        edge = edges.results()
+    card = Scorecard(
+        checkpoint=str(settings.checkpoint),
+        store=str(store.path),
+        synthetic=bool(store.attributes.get("synthetic")),
+        period=str(pairs.period),
+        samples=len(pairs),
+        steps=settings.steps,
+        lead_hours=settings.steps * checkpoint.spec.lead_hours,
+        samples_per_second=len(pairs) / seconds,
+        data_wait_fraction=batches.seconds / seconds,
+        edge=edge,
+        rain=rain.results(),
+        scores={key: _score_row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()},
+        forgetting=forgetting(scores, base),
+    )
+    # Figures of a run are drawn from the scorecard of its best checkpoint.
+    folder = RunFolder(checkpoint.path.absolute().parent.parent)
+    if folder.best == checkpoint.path.absolute() and folder.config.exists():
+        write_atomically(folder.scores, json.dumps(card.to_dict(), indent=2) + "\n")
+    return card
 
 
-def _result(
-    settings: EvaluateSettings, checkpoint: Checkpoint, forecaster: Forecaster
-) -> tuple[dict[str, Any], dict[str, Scores], dict[str, Scores]]:
-    pairs = forecaster.pairs
-    edges = EdgeBoard.of(pairs, checkpoint.spec.patch_size, may_be_missing=forecaster.space.may_be_missing)
-    rain = RainCard()
-    batches = Waiting(load_pairs(pairs, batch_size=settings.batch_size))
-    started = time.perf_counter()
-    scores, reference = scores_of(forecaster.space, pairs, batches, edges, rain)
-    seconds = time.perf_counter() - started
-    result = {
-        "checkpoint": str(settings.checkpoint),
-        "store": str(forecaster.store.path),
-        "synthetic": bool(forecaster.store.attributes.get("synthetic")),
-        "period": str(pairs.period),
-        "samples": len(pairs),
-        "steps": settings.steps,
-        "lead_hours": settings.steps * checkpoint.spec.lead_hours,
-        "samples_per_second": len(pairs) / seconds,
-        "data_wait_fraction": batches.seconds / seconds,
-        **({} if edges is None else {"edge": edges.results()}),
-        **rain.results(),
-    }
-    return result, scores, reference
-
-
-def headlines(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """What of a scorecard goes to a page on which runs are compared; the rest is in the scorecard.
+def headlines(card: Scorecard) -> dict[str, float | None]:
+    """Pick the numbers of a scorecard that go to a page on which runs are compared.
 
     Returns:
-        ``test/rmse/2t`` and ``test/skill/2t`` for each variable and level, means over all of them, and precipitation.
+        ``test/rmse/2t`` and ``test/skill/2t`` for each variable and level, precipitation, and means over all variables
+        and levels.
     """
-    scores, changes = result["scores"], [row["change"] for row in result["forgetting"].values()]
-    found = {f"test/{kind}/{name}": row[kind] for kind in ("rmse", "skill") for name, row in scores.items()}
-    found |= {f"test/{name}": value for name, value in result.get("rain", {}).get("model", {}).items()}
-    skills = [row["skill"] for row in scores.values() if row["skill"] is not None]
-    changes = [change for change in changes if change is not None]
+    found: dict[str, float | None] = {}
+    for kind in ("rmse", "skill"):
+        for name, row in card.scores.items():
+            found[f"test/{kind}/{name}"] = row[kind]
+    if card.rain is not None:
+        for name, value in card.rain["model"].items():
+            found[f"test/{name}"] = value
+    skills = [row["skill"] for row in card.scores.values() if row["skill"] is not None]
+    changes = [row["change"] for row in card.forgetting.values() if row["change"] is not None]
     if skills:
         found["test/mean_skill"] = sum(skills) / len(skills)
         found["test/better_than_persistence"] = sum(skill > 0 for skill in skills) / len(skills)
@@ -111,14 +168,7 @@ def headlines(result: Mapping[str, Any]) -> dict[str, float | None]:
     return found
 
 
-def _keep(checkpoint: Checkpoint, result: dict[str, Any]) -> None:
-    """Leave the scorecard of a run's best checkpoint in the run folder, where its figures are drawn from."""
-    folder = RunFolder(checkpoint.path.absolute().parent.parent)
-    if folder.best == checkpoint.path.absolute() and folder.config.exists():
-        write_atomically(folder.scores, json.dumps(result, indent=2) + "\n")
-
-
-def _row(score: Scores, persistence_rmse: float, base: Scores | None) -> dict[str, float | None]:
+def _score_row(score: Scores, persistence_rmse: float, base: Scores | None) -> ScoreRow:
     row = {
         "rmse": score.rmse,
         "mae": score.mae,
@@ -127,14 +177,18 @@ def _row(score: Scores, persistence_rmse: float, base: Scores | None) -> dict[st
         "skill": skill(score.rmse, persistence_rmse),
     }
     if base is not None:
-        row |= {"base_rmse": base.rmse, "skill_over_base": skill(score.rmse, base.rmse)}
-    # JSON has no NaN: what cannot be scored is null.
+        row["base_rmse"] = base.rmse
+        row["skill_over_base"] = skill(score.rmse, base.rmse)
+    return _finite_or_none(row)
+
+
+def _finite_or_none(row: Mapping[str, float]) -> ScoreRow:
     return {name: value if math.isfinite(value) else None for name, value in row.items()}
 
 
 def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int) -> dict[str, Scores]:
     try:
-        base = build_base_forecaster(checkpoint, conditions)
+        base = load_base_predictor(checkpoint, conditions)
     except (CheckpointError, SettingsError) as error:
         # Not there, or made for statics or levels that this checkpoint does without.
         _logger.warning("the base weights are not scored: %s", error)
@@ -142,7 +196,8 @@ def _base_scores(checkpoint: Checkpoint, conditions: Conditions, batch_size: int
     if base is None:
         _logger.warning("the base weights are not scored: training started from random weights")
         return {}
-    return scores_of(base.space, base.pairs, load_pairs(base.pairs, batch_size=batch_size))[0]
+    scores, _ = scores_of(base.space, base.pairs, load_pairs(base.pairs, batch_size=batch_size))
+    return scores
 
 
 @torch.no_grad()
@@ -156,32 +211,41 @@ def scores_of(
     """Score predictions of the last step to each pair's target, and persistence on the same samples.
 
     Args:
-        space: predicts.
-        pairs: what is predicted.
-        batches: the same, in order of time.
-        edges: is given all that the model sees.
-        rain: is shown what is scored, and keeps the scores of precipitation.
+        space: Model that predicts.
+        pairs: Samples to predict.
+        batches: The same samples, in order of time.
+        edges: Accumulator of errors over all that the model sees, its halo included.
+        rain: Accumulator of the scores of precipitation.
 
     Returns:
         Scores of the model and of persistence, by variable and level.
     """
     device = next(space.model.parameters()).device
-    waves, window = space.may_be_missing, pairs.selection.grid.window or (slice(None), slice(None))
-    scored = pairs.selection.grid.scored_coordinates(pairs.store)
-    board, reference = (ScoreBoard(*scored, may_be_missing=waves) for _ in range(2))
+    window = pairs.selection.grid.window or (slice(None), slice(None))
+    latitude, longitude = pairs.selection.grid.scored_coordinates(pairs.store)
+    board = ScoreBoard(latitude, longitude, may_be_missing=space.may_be_missing)
+    reference = ScoreBoard(latitude, longitude, may_be_missing=space.may_be_missing)
     levels, first = pairs.selection.levels, 0
     for pair in batches:
         loaded = pair.to(device)
         target = physical(loaded.target)
-        predicted = physical(_ahead(space, loaded.inputs, pairs.steps))
-        last = _last(loaded.inputs, target, pairs, first)
-        first += len(loaded.inputs.metadata.time)
-        for name in waves & target.keys():
-            # Waves come and go; sizes are compared where the model, persistence and the target all have some.
+        state = loaded.inputs
+        for _ in range(pairs.steps - 1):
+            state = space.advance(state, space.step(space.inputs(state))[1])
+        predicted = physical(space.predict(state))
+        last = persistence(loaded.inputs.surf_vars | loaded.inputs.atmos_vars)
+        # Variables that the model never reads are not among its inputs: their newest states come from the store.
+        following = first + len(loaded.inputs.metadata.time)
+        for name in target.keys() - last.keys():
+            last[name] = pairs.newest(name, range(first, following)).to(target[name])
+        first = following
+        # Waves come and go; sizes are compared where the model, persistence and the target all have some.
+        for name in space.may_be_missing & target.keys():
             target[name] = target[name].where(predicted[name].isfinite() & last[name].isfinite(), torch.nan)
         if edges is not None:
             edges.update(predicted, target, last, levels)
-        predicted, target, last = (_within(window, states) for states in (predicted, target, last))
+        # The halo is context alone.
+        predicted, target, last = _crop(predicted, window), _crop(target, window), _crop(last, window)
         if rain is not None:
             rain.update(predicted, target, last)
         board.update({name: predicted[name] for name in target}, target, levels)
@@ -189,55 +253,34 @@ def scores_of(
     return board.results(), reference.results()
 
 
-def _last(inputs: Batch, target: Mapping[str, torch.Tensor], pairs: Pairs, first: int) -> dict[str, torch.Tensor]:
-    """What was last observed: the newest input states, and those of variables that the model never reads."""
-    last = persistence(inputs.surf_vars | inputs.atmos_vars)
-    indices = range(first, first + len(inputs.metadata.time))
-    return last | {name: pairs.newest(name, indices).to(target[name]) for name in target if name not in last}
-
-
-def _within(window: Window, states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What is scored of what the model sees."""
-    rows, columns = window
-    return {name: value[..., rows, columns] for name, value in states.items()}
-
-
-def _ahead(space: TrainingSpace, state: Batch, steps: int) -> Batch:
-    """Predict so many steps ahead."""
-    for _ in range(steps - 1):
-        state = space.advance(state, space.step(space.inputs(state))[1])
-    return space.predict(state)
+def _crop(states: Mapping[str, torch.Tensor], window: Window) -> dict[str, torch.Tensor]:
+    return {name: value[(..., *window)] for name, value in states.items()}
 
 
 def physical(batch: Batch) -> dict[str, torch.Tensor]:
-    """The one state of a batch: [B, H, W] at the surface, [B, C, H, W] in the atmosphere."""
+    """Take the one state out of a batch: [B, H, W] at the surface, [B, C, H, W] in the atmosphere."""
     return {name: value[:, 0] for name, value in (batch.surf_vars | batch.atmos_vars).items()}
 
 
-# What fine-tuning did to what the weights could do before.
-
-
-def forgetting(after: Mapping[str, Scores], before: Mapping[str, Scores]) -> dict[str, dict[str, float | None]]:
+def forgetting(after: Mapping[str, Scores], before: Mapping[str, Scores]) -> dict[str, ScoreRow]:
     """Compare errors with those of the weights that training started from, on the same samples.
 
     Args:
-        after: scores of the checkpoint, by variable and level.
-        before: scores of the base weights; what they cannot predict is not among them.
+        after: Scores of the checkpoint, by variable and level.
+        before: Scores of the base weights; what they cannot predict is not among them.
 
     Returns:
         For each variable and level that both predict ``before`` and ``after``, the RMSE in its unit, and ``change``,
         the relative change: above 0 it got worse. None where there is no such number.
     """
-    return {key: _change(before[key].rmse, score.rmse) for key, score in after.items() if key in before}
-
-
-def _change(before: float, after: float) -> dict[str, float | None]:
-    change = after / before - 1 if before else math.nan
-    row = {"before": before, "after": after, "change": change}
-    return {name: value if math.isfinite(value) else None for name, value in row.items()}
-
-
-# Precipitation in a scorecard: by thresholds and in millimetres, beside persistence.
+    found = {}
+    for key, score in after.items():
+        if key in before:
+            old, change = before[key].rmse, math.nan
+            if old:
+                change = score.rmse / old - 1
+            found[key] = _finite_or_none({"before": old, "after": score.rmse, "change": change})
+    return found
 
 
 class RainCard:
@@ -256,16 +299,18 @@ class RainCard:
         """Add one batch.
 
         Args:
-            predicted: physical values by variable where they are scored, [B, H, W] at the surface.
-            target: what came.
-            last: what was last observed.
+            predicted: Physical values by variable where they are scored, in metres, [B, H, W] at the surface.
+            target: Values that came, the same shapes.
+            last: Values that were last observed, the same shapes.
         """
         names = [name for name in PRECIPITATION if name in target]
         observed = {name: target[name] for name in names}
         self._model.update({name: predicted[name] for name in names}, observed)
         self._persistence.update({name: last[name] for name in names}, observed)
 
-    def results(self) -> dict[str, Any]:
-        """``rain`` of a scorecard; nothing where there is no precipitation."""
+    def results(self) -> dict[str, dict[str, float]] | None:
+        """Return the scores of ``model`` and ``persistence``; None where there is no precipitation."""
         model = flattened(self._model.results())
-        return {"rain": {"model": model, "persistence": flattened(self._persistence.results())}} if model else {}
+        if not model:
+            return None
+        return {"model": model, "persistence": flattened(self._persistence.results())}

@@ -13,7 +13,7 @@ from kit.adapt.latent import LatentSpace
 from kit.checkpoint.folder import open_checkpoint
 from kit.data.loader import load_pairs
 from kit.data.settings import Period
-from kit.forecasting.predictor import Conditions, build_forecaster
+from kit.forecasting.predictor import Conditions, load_predictor
 from kit.io.errors import CheckpointError, SettingsError
 from kit.run.finetune import finetune
 from kit.settings import Settings
@@ -101,12 +101,12 @@ def test_a_light_decoder_is_kept_resumed_gone_on_with_and_scored(
     assert description["adapter"]["settings"]["cache"] is None
     assert str(tmp_path) not in str(description)
     valid = Period.parse(description["data"]["valid"])
-    forecaster = build_forecaster(open_checkpoint(last[0]), Conditions(period=valid))
-    space = LatentSpace(forecaster.space.model, forecaster.space.spec)
-    (pair,) = load_pairs(forecaster.pairs)
+    predictor = load_predictor(open_checkpoint(last[0]), Conditions(period=valid))
+    space = LatentSpace(predictor.space.model, predictor.space.spec)
+    (pair,) = load_pairs(predictor.pairs)
     fields = space.predict_fields(space.inputs(pair.inputs))
     assert PaperMAE()(fields, space.targets(pair.target)).total.item() == result["valid"]["after"]
-    assert evaluate(EvaluateSettings(checkpoint=last[0]))["scores"]["100u"]["rmse"] < 2
+    assert evaluate(EvaluateSettings(checkpoint=last[0])).to_dict()["scores"]["100u"]["rmse"] < 2
 
     # A further stage with the same decoders goes on from them.
     onward = finetune(chosen("onward", model={"weights": str(last[0])}))
@@ -150,5 +150,5 @@ def test_heads_of_several_channels_have_a_decoder_for_each(windy_store: Path, ru
     assert result["trainable_parameters"] == 3 * ((768 + 1) * 16 + (16 + 1) * 16)
     record = metrics(run_dir / "spread")[-1]
     assert {key for key in record if key.startswith("loss/")} == {"loss/100u", "loss/100u_q10", "loss/100u_q90"}
-    scores = evaluate(EvaluateSettings(checkpoint=run_dir / "spread" / "checkpoints" / "last"))["scores"]
+    scores = evaluate(EvaluateSettings(checkpoint=run_dir / "spread" / "checkpoints" / "last")).scores
     assert scores["100u"]["rmse"] > 0

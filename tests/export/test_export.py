@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from kit.adapt import factory as build
+from kit.adapt.factory import for_prediction
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint
 from kit.cli.main import main
@@ -23,7 +23,7 @@ from kit.forecasting.forecast import forecast
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import CheckpointError, SettingsError
 from kit.models.space import Fields
-from kit.models.weights import load as weights_room
+from kit.models.weights.load import load
 from kit.run.finetune import finetune
 from kit.settings import Settings
 from tests.adapt.models import equal, predicted
@@ -46,14 +46,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def run(out: Path, *checkpoints: Path, **changes: Any) -> dict[str, Any]:
-    return export(ExportSettings.model_validate({"checkpoint": checkpoints, "out": out, **changes}))
+    return export(ExportSettings.model_validate({"checkpoint": checkpoints, "out": out, **changes})).to_dict()
 
 
 @torch.no_grad()
 def fields(folder: Path) -> Fields:
     checkpoint = open_checkpoint(folder)
-    weights = weights_room.load(str(folder), checkpoint.spec.upstream)
-    return predicted(build.for_prediction(checkpoint.spec, weights, autocast=False).eval(), checkpoint.spec)
+    weights = load(str(folder), checkpoint.spec.upstream)
+    return predicted(for_prediction(checkpoint.spec, weights, autocast=False).eval(), checkpoint.spec)
 
 
 def assert_close(one: Fields, other: Fields) -> None:
@@ -110,7 +110,7 @@ def test_every_stage_is_kept_and_no_folder_of_the_writer(made: SimpleNamespace, 
     assert str(made.folder) not in text
     assert str(made.folder) not in (tmp_path / "given" / "README.md").read_text()
     # The header of the tensors' file has the same description.
-    loaded = weights_room.load(str(tmp_path / "given" / "model.safetensors"), SPEC.upstream)
+    loaded = load(str(tmp_path / "given" / "model.safetensors"), SPEC.upstream)
     assert loaded is not None
     assert loaded.description == description
 
@@ -143,7 +143,7 @@ def test_what_is_given_can_be_scored_rolled_out_and_trained_on(
     assert main(["evaluate", "--checkpoint", str(given), *store, "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 2
     raw = {"checkpoint": (given,), "out": tmp_path / "f.nc", "data": {"store": str(made.store.path)}, "steps": 1}
-    assert forecast(ForecastSettings.model_validate(raw))["steps"] == 1
+    assert forecast(ForecastSettings.model_validate(raw)).steps == 1
     more = {
         "run": {"name": "more", "dir": run_dir},
         "data": {"store": str(made.store.path)},
@@ -184,7 +184,7 @@ def test_what_cannot_be_merged_comes_with_its_base(made: SimpleNamespace, tmp_pa
     assert result["files"] == ["README.md", "base/model.safetensors", "kit.json", "trained.safetensors"]
     kept = made.folder.rename(made.folder.with_name("away"))
     try:
-        loaded = weights_room.load(str(given), SPEC.upstream)
+        loaded = load(str(given), SPEC.upstream)
         got = fields(given)
     finally:
         kept.rename(made.folder)

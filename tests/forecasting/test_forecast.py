@@ -20,7 +20,7 @@ from kit.checkpoint.folder import open_checkpoint
 from kit.cli.main import main
 from kit.forecasting import forecast as room
 from kit.forecasting.forecast import forecast
-from kit.forecasting.predictor import Conditions, build_starter
+from kit.forecasting.predictor import Conditions, load_forecast_predictor
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import CheckpointError, SettingsError, StoreError
 from tests.adapt.models import awake_model
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 def run(out: Path, *checkpoints: Path, **changes: Any) -> dict[str, Any]:
     raw = {"checkpoint": checkpoints, "out": out, "device": "cpu", "steps": 2, **changes}
-    return forecast(ForecastSettings.model_validate(raw))
+    return forecast(ForecastSettings.model_validate(raw)).to_dict()
 
 
 def opened(out: Path) -> xr.Dataset:
@@ -52,10 +52,10 @@ def opened(out: Path) -> xr.Dataset:
 
 def by_hand(checkpoint: Path, start: int, steps: int) -> list[Batch]:
     """Upstream's own roll-out from the states ``start - 1`` and ``start`` of the store."""
-    forecaster = build_starter(open_checkpoint(checkpoint), Conditions(device="cpu"))
-    model, spec = forecaster.space.model, forecaster.space.spec
+    predictor = load_forecast_predictor(open_checkpoint(checkpoint), Conditions(device="cpu"))
+    model, spec = predictor.space.model, predictor.space.spec
     with torch.inference_mode(), spec.statistics.installed():
-        return list(rollout(model, forecaster.pairs.inputs([start - 1]), steps=steps))
+        return list(rollout(model, predictor.pairs.inputs([start - 1]), steps=steps))
 
 
 @pytest.mark.parametrize("suffix", (".nc", ".zarr"))
@@ -111,10 +111,10 @@ def test_a_box_across_greenwich_is_written_without_its_halo(made: SimpleNamespac
     dataset = opened(tmp_path / "f.nc")
     assert dataset.longitude.values.tolist() == [-45, -33.75, -22.5, -11.25, 0, 11.25, 22.5, 33.75]
     assert result["grid"] == [len(dataset.latitude), 8]
-    forecaster = build_starter(open_checkpoint(copied), Conditions(device="cpu"))
-    rows, columns = forecaster.pairs.selection.grid.window or (slice(None), slice(None))
+    predictor = load_forecast_predictor(open_checkpoint(copied), Conditions(device="cpu"))
+    rows, columns = predictor.pairs.selection.grid.window or (slice(None), slice(None))
     with torch.no_grad():
-        (expected,) = room.roll_out(forecaster.space, forecaster.pairs.inputs([1]), 1)
+        (expected,) = room.roll_out(predictor.space, predictor.pairs.inputs([1]), 1)
     assert expected.surf_vars["2t"].shape[-1] > 8
     np.testing.assert_array_equal(dataset["2t"][0, 0], expected.surf_vars["2t"][0, 0, rows, columns])
     np.testing.assert_array_equal(dataset["t"][0, 0], expected.atmos_vars["t"][0, 0, :, rows, columns])
@@ -233,15 +233,16 @@ def test_a_full_disk_is_told_before_and_while_it_fills(
     with pytest.raises(SettingsError, match="the forecast takes 0.00 GiB, and the disk has 0.00 free"):
         run(tmp_path / "f.nc", made.base)
 
-    from kit.forecasting.writing import _NetCDF
+    from kit.forecasting.writing import _NetCDFWriter
 
-    def fail(*_: Any) -> None:
-        usage.free = 0
-        msg = "NetCDF: HDF error"
-        raise RuntimeError(msg)
+    def fail(self: _NetCDFWriter, *_: Any) -> None:
+        with self._system_errors():
+            usage.free = 0
+            msg = "NetCDF: HDF error"
+            raise RuntimeError(msg)
 
     usage.free = 10**9
-    monkeypatch.setattr(_NetCDF, "write", lambda self, *_: self._told(fail))
+    monkeypatch.setattr(_NetCDFWriter, "write", fail)
     code = main(["forecast", "--checkpoint", str(made.base), "--out", str(tmp_path / "f.nc"), "--device", "cpu"])
     assert code == 2
     assert "no space left while writing" in capsys.readouterr().err

@@ -100,7 +100,7 @@ def test_a_run_on_a_lambert_grid(lambert: Store, run_dir: Path) -> None:
     """Trained on a region with its halo, scored, and forecast from the checkpoint."""
     raw = settings(lambert, run_dir, data={"region": REGION, "halo": HALO}, memory={"latitude_bands": 2})
     checkpoint = Path(finetune(Settings.model_validate(raw))["checkpoint"])
-    scores = evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu"))
+    scores = evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu")).to_dict()
     # Persistence by hand: the points of the region's smallest rectangle, weighed by their areas.
     inside = (lambert.latitude <= 42) & (lambert.latitude >= 34) & (np.abs(lambert.longitude - 262.5) <= 12.5)
     box = np.ix_(np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0)))
@@ -111,7 +111,8 @@ def test_a_run_on_a_lambert_grid(lambert: Store, run_dir: Path) -> None:
     assert scores["edge"][0]["points"] > 0
 
     out = run_dir / "f.nc"
-    result = forecast(ForecastSettings.model_validate({"checkpoint": (checkpoint,), "out": out, "device": "cpu"}))
+    raw = {"checkpoint": (checkpoint,), "out": out, "device": "cpu"}
+    result = forecast(ForecastSettings.model_validate(raw)).to_dict()
     assert result["grid"] == list(weights.shape)
     with xr.open_dataset(out) as written:
         assert written["t"].dims == ("time", "lead_time", "level", "y", "x")

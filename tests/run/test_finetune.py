@@ -20,7 +20,7 @@ from kit.adapt.training_check import UntrainedError
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
 from kit.data.loader import load_pairs
 from kit.data.settings import Period
-from kit.forecasting.predictor import Conditions, Forecaster, build_forecaster
+from kit.forecasting.predictor import Conditions, Predictor, load_predictor
 from kit.io.errors import CheckpointError, KitError, SettingsError, StoreError
 from kit.run.finetune import finetune
 from kit.settings import Settings
@@ -357,10 +357,10 @@ def test_an_adapter_is_trained_kept_resumed_and_scored(
     assert description["base"]["name"] == "aurora-tiny"
     # What is loaded is what was trained, to the last bit: the loss is that of the last validation.
     valid = Period.parse(description["data"]["valid"])
-    forecaster = build_forecaster(open_checkpoint(last[0]), Conditions(period=valid))
-    assert mean_loss(forecaster) == pytest.approx(result["valid"]["after"], rel=1e-12)
+    predictor = load_predictor(open_checkpoint(last[0]), Conditions(period=valid))
+    assert mean_loss(predictor) == pytest.approx(result["valid"]["after"], rel=1e-12)
     # And it is scored beside the weights that it was trained on.
-    scores = evaluate(EvaluateSettings(checkpoint=last[0]))["scores"]
+    scores = evaluate(EvaluateSettings(checkpoint=last[0])).scores
     assert scores["2t"]["rmse"] != scores["2t"]["base_rmse"]
 
 
@@ -383,14 +383,14 @@ def test_ranks_that_were_shared_out_are_kept_and_resumed(
     assert patterns[0] == patterns[1]
     assert sum(sum(kept) for kept in patterns[0].values()) == 2 * 4 * 8
     valid = Period.parse(open_checkpoint(last[0]).description["data"]["valid"])
-    forecaster = build_forecaster(open_checkpoint(last[0]), Conditions(period=valid))
-    assert mean_loss(forecaster) == pytest.approx(result["valid"]["after"], rel=1e-12)
+    predictor = load_predictor(open_checkpoint(last[0]), Conditions(period=valid))
+    assert mean_loss(predictor) == pytest.approx(result["valid"]["after"], rel=1e-12)
 
 
 @torch.no_grad()
-def mean_loss(forecaster: Forecaster) -> float:
-    space = forecaster.space
-    batches = load_pairs(forecaster.pairs)
+def mean_loss(predictor: Predictor) -> float:
+    space = predictor.space
+    batches = load_pairs(predictor.pairs)
     losses = [
         PaperMAE()(space.predict_fields(space.inputs(pair.inputs)), space.targets(pair.target)).total.item()
         for pair in batches

@@ -64,7 +64,7 @@ def test_rain_is_learned_scored_and_found_again(
     checkpoint = open_checkpoint(Path(result["checkpoint"]))
     assert checkpoint.spec.transforms == {"tp": model.get("transforms", {}).get("tp", "log1p:1e-05")}
     assert checkpoint.spec.heads == model.get("heads", {})
-    card = evaluate(EvaluateSettings(checkpoint=Path(result["checkpoint"]), base=False, device="cpu"))
+    card = evaluate(EvaluateSettings(checkpoint=Path(result["checkpoint"]), base=False, device="cpu")).to_dict()
     assert card["rain"]["model"]["tp_rmse_mm"] > 0
     assert card["scores"]["tp"]["rmse"] > 0
     # Persistence by hand: two predictions of the test split, each with the state before it.
@@ -82,7 +82,7 @@ def test_the_scores_in_the_loop_are_those_of_the_scorecard(store: Store, run_dir
     same = "2020-01-04T00:00/2020-01-04T18:00"
     result = finetune(settings(store, run_dir, data={"store": str(store.path), "valid": same, "test": same}))
     last = Path(result["run"]) / "checkpoints" / "last"
-    card = evaluate(EvaluateSettings(checkpoint=last, base=False, device="cpu"))["rain"]["model"]
+    card = evaluate(EvaluateSettings(checkpoint=last, base=False, device="cpu")).to_dict()["rain"]["model"]
     [loop] = [line for line in validations(result["run"]) if line["step"] == 4]
     assert {key: loop[key] for key in card} == pytest.approx(card, rel=1e-4)
 

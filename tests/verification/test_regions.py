@@ -15,7 +15,7 @@ from kit.checkpoint.folder import open_checkpoint
 from kit.data.dataset import Pairs
 from kit.data.loader import load_pairs
 from kit.data.store.reader import Store
-from kit.forecasting.predictor import Conditions, build_base_forecaster, build_forecaster
+from kit.forecasting.predictor import Conditions, load_base_predictor, load_predictor
 from kit.metrics.scores import area_weights
 from kit.run.finetune import finetune
 from kit.settings import Settings
@@ -56,7 +56,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -
 
 @pytest.fixture(scope="module")
 def result(checkpoint: Path) -> dict[str, Any]:
-    return evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu"))
+    return evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu")).to_dict()
 
 
 def test_a_checkpoint_remembers_its_halo(checkpoint: Path) -> None:
@@ -82,15 +82,15 @@ def test_scores_are_of_the_region_alone(checkpoint: Path, result: dict[str, Any]
 
 def test_predictions_are_those_of_the_larger_box(checkpoint: Path) -> None:
     """Scores of the region from predictions of all that the model sees, cut by hand."""
-    forecaster = build_forecaster(open_checkpoint(checkpoint), Conditions(device="cpu"))
-    pairs = forecaster.pairs
-    scores, _ = scores_of(forecaster.space, pairs, load_pairs(pairs))
+    predictor = load_predictor(open_checkpoint(checkpoint), Conditions(device="cpu"))
+    pairs = predictor.pairs
+    scores, _ = scores_of(predictor.space, pairs, load_pairs(pairs))
     assert pairs.selection.grid.window is not None
     rows, columns = pairs.selection.grid.window
     squares = []
     with torch.no_grad():
         for index in range(len(pairs)):
-            predicted = forecaster.space.predict(pairs[index].inputs).surf_vars["msl"]
+            predicted = predictor.space.predict(pairs[index].inputs).surf_vars["msl"]
             error = (predicted - pairs[index].target.surf_vars["msl"])[0, 0, rows, columns].double()
             squares.append((error.square() * area_weights(pairs.latitude[rows])[:, None]).mean().item())
     assert scores["msl"].rmse == pytest.approx(float(np.sqrt(np.mean(squares))), rel=1e-9)
@@ -118,11 +118,11 @@ def test_what_was_known_before_is_compared_with_before(result: dict[str, Any]) -
 def test_the_base_predicts_what_it_did_by_itself(checkpoint: Path, result: dict[str, Any]) -> None:
     """Its own checkpoint, on the same box of the other store."""
     base = json.loads((checkpoint / "kit.json").read_text())["base"]["name"]
-    forecaster = build_forecaster(open_checkpoint(checkpoint), Conditions(device="cpu"))
-    own = build_forecaster(open_checkpoint(Path(base)), Conditions(device="cpu", store=result["store"]))
-    grid = forecaster.pairs.selection.grid
+    predictor = load_predictor(open_checkpoint(checkpoint), Conditions(device="cpu"))
+    own = load_predictor(open_checkpoint(Path(base)), Conditions(device="cpu", store=result["store"]))
+    grid = predictor.pairs.selection.grid
     selection = own.pairs.selection
-    pairs = Pairs(own.store, type(selection)(**{**vars(selection), "grid": grid}), forecaster.pairs.period)
+    pairs = Pairs(own.store, type(selection)(**{**vars(selection), "grid": grid}), predictor.pairs.period)
     scores, _ = scores_of(own.space, pairs, load_pairs(pairs))
     assert scores["2t"].rmse == result["forgetting"]["2t"]["before"]
 
@@ -131,16 +131,16 @@ def test_one_model_is_there_at_a_time(checkpoint: Path, monkeypatch: pytest.Monk
     first: list[weakref.ref[torch.nn.Module]] = []
 
     def noting(*arguments: Any) -> Any:
-        forecaster = build_forecaster(*arguments)
-        first.append(weakref.ref(forecaster.space.model))
-        return forecaster
+        predictor = load_predictor(*arguments)
+        first.append(weakref.ref(predictor.space.model))
+        return predictor
 
     def asking(*arguments: Any) -> Any:
         assert first[0]() is None
-        return build_base_forecaster(*arguments)
+        return load_base_predictor(*arguments)
 
-    monkeypatch.setattr(scorecard, "build_forecaster", noting)
-    monkeypatch.setattr(scorecard, "build_base_forecaster", asking)
+    monkeypatch.setattr(scorecard, "load_predictor", noting)
+    monkeypatch.setattr(scorecard, "load_base_predictor", asking)
     bands: dict[str, Any] = {"latitude_bands": 2, "window_bands": 2}
     evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu", memory=bands))
     assert len(first) == 1
@@ -153,6 +153,6 @@ def test_a_store_across_greenwich_trains_and_scores(tmp_path: Path, empty_databa
     store = write_synthetic(dataset.assign_coords(longitude=longitude), tmp_path / "store")
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
     checkpoint = run(tmp_path, "across", data={"store": str(store.path)}, model={"weights": "random"})
-    result = evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu"))
+    result = evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu")).to_dict()
     assert result["forgetting"] == {}
     assert [ring["distance"] for ring in result["edge"]] == [0]

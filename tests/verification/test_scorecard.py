@@ -41,7 +41,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) 
 
 
 def scored(checkpoint: Path, **changes: Any) -> dict[str, Any]:
-    return evaluate(EvaluateSettings.model_validate({"checkpoint": checkpoint, "device": "cpu", **changes}))
+    return evaluate(EvaluateSettings.model_validate({"checkpoint": checkpoint, "device": "cpu", **changes})).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_forecast_further_ahead_is_upstreams_roll_out(checkpoints: list[Path],
 
     from kit.checkpoint.folder import open_checkpoint
     from kit.data.store.reader import Store
-    from kit.forecasting.predictor import Conditions, build_forecaster
+    from kit.forecasting.predictor import Conditions, load_predictor
     from kit.metrics.scores import area_weights
 
     result = scored(checkpoints[1], steps=2)
@@ -96,10 +96,10 @@ def test_a_forecast_further_ahead_is_upstreams_roll_out(checkpoints: list[Path],
     weights = area_weights(store.latitude).numpy()[:, None]
     row = result["scores"]["2t"]
     assert row["persistence_rmse"] == pytest.approx(np.sqrt(((target - first) ** 2 * weights).mean()), rel=1e-6)
-    forecaster = build_forecaster(open_checkpoint(checkpoints[1]), Conditions(device="cpu"))
-    space = forecaster.space
+    predictor = load_predictor(open_checkpoint(checkpoints[1]), Conditions(device="cpu"))
+    space = predictor.space
     with torch.no_grad(), space.spec.statistics.installed():
-        *_, prediction = aurora.rollout(space.model, forecaster.pairs[0].inputs, steps=2)
+        *_, prediction = aurora.rollout(space.model, predictor.pairs[0].inputs, steps=2)
     assert int(prediction.metadata.time[0].timestamp()) == store.times[last].astype("datetime64[s]").astype(np.int64)
     error = prediction.surf_vars["2t"][0, 0].double().numpy() - target
     assert row["rmse"] == pytest.approx(np.sqrt((error**2 * weights).mean()), rel=1e-6)
