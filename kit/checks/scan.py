@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kit.checks.moments import Moments
 from kit.checks.store_reader import READ_ERRORS, Channel, Place, Subject
+from kit.data.moments import LevelMoments
 from kit.data.statistics import VariableStatistics
 from kit.data.store.format import GRID
 
@@ -219,7 +219,7 @@ class Survey:
     """For each level, states equal to the state before."""
     empty_C: Array = field(default_factory=_zeros)
     """For each level, states without any value."""
-    training: Moments = field(default_factory=Moments)
+    training: LevelMoments = field(default_factory=LevelMoments)
     """Of the states that the statistics are made of."""
     mean_TC: list[Array] = field(default_factory=list)
     """Mean of each level of each state; NaN where it has no value."""
@@ -250,13 +250,17 @@ class Survey:
         flat_C = (low_C == high_C) & (np.ones(len(low_C), dtype=bool) if whole else finite.all(axis=(1, 2)))
         self.flat_C = self.flat_C + flat_C
         self.flat.add(time, flat_C & ~((low_C == 0) & self.channel.may_be_zero))
-        moments = Moments.of(field_CHW, None if whole else finite, low_C, high_C)
-        self.zero_C = self.zero_C + np.where(flat_C, 0, moments.zeros_C)
+        present = None if whole else finite
+        moments = LevelMoments.of(field_CHW, present)
+        zeros_C = np.zeros(len(field_CHW))
+        for level in np.flatnonzero((low_C <= 0) & (high_C >= 0) & ~flat_C):
+            zeros_C[level] = np.count_nonzero(field_CHW[level] == 0)
+        self.zero_C = self.zero_C + zeros_C
         if trains:
             there = None if whole else finite
             weighted = self.weights is not None
-            self.training.merge(Moments.of(field_CHW, there, low_C, high_C, self.weights) if weighted else moments)
-        self.mean_TC.append(np.where(moments.count_C > 0, moments.mean_C, np.nan).astype(np.float32))
+            self.training = self.training.merged(LevelMoments.of(field_CHW, there, self.weights) if weighted else moments)
+        self.mean_TC.append(np.where(moments.weight_C > 0, moments.mean_C, np.nan).astype(np.float32))
         self._map(field_CHW, finite)
         if before_CHW is not None:
             self._repeats(time, field_CHW, before_CHW, flat_C, whole=whole)

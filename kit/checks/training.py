@@ -54,7 +54,7 @@ def _statistics_match(store: Examined) -> Findings:
         yield Finding(None, detail, f"see the checks of latitude and longitude; {REBUILD}", "warning")
         return
     for name, found in store.surveys.items():
-        if found.damage or not found.training.count_C.any():
+        if found.damage or not found.training.weight_C.any():
             continue
         differing = [
             (key, worst)
@@ -72,7 +72,7 @@ def _statistics_match(store: Examined) -> Findings:
 def _difference(found: Survey, level: int, recorded: VariableStatistics) -> str:
     """Say how recorded statistics differ from the data; nothing where they do not."""
     mean, scale = float(found.training.mean_C[level]), float(found.training.scale_C[level])
-    if not found.training.count_C[level] or not math.isfinite(recorded.mean) or not math.isfinite(recorded.std):
+    if not found.training.weight_C[level] or not math.isfinite(recorded.mean) or not math.isfinite(recorded.std):
         return ""
     slack = 1e-5 * max(abs(mean), abs(found.low), abs(found.high)) + 1e-30
     if abs(recorded.mean - mean) > _MEAN * scale + slack:

@@ -18,7 +18,7 @@ from kit.data.grid import Grid
 from kit.data.longitudes import longitudes
 from kit.data.readers import DEFAULT_READER, Reader, ReadRequest
 from kit.data.settings import Period
-from kit.data.sources.fields import refuse_negative
+from kit.data.sources.fields import check_non_negative
 from kit.data.store.reader import Store
 from kit.io.errors import StoreError
 
@@ -235,7 +235,7 @@ class Pairs:
         tensors = reader.read([self._wanted(states, name) for states, name in named])
         for (states, name), values in zip(named, tensors, strict=True):
             if name in self.selection.non_negative:
-                refuse_negative(self.store, name, [*chain(*states)], values.flatten(0, 1).numpy())
+                check_non_negative(self.store, name, [*chain(*states)], values.flatten(0, 1).numpy())
         return tensors
 
     def _wanted(self, states: States, name: str) -> ReadRequest:

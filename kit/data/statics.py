@@ -22,7 +22,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.sources.base import SourceData, file_facts
-from kit.data.sources.fields import Note, canonical_coordinates, canonical_name, canonical_values
+from kit.data.sources.coordinates import canonical_coordinates
+from kit.data.sources.fields import Note, canonical_name, canonical_values
 from kit.data.sources.netcdf import check_length
 from kit.data.sources.pickle.unpickle import Array, load
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions

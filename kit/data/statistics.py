@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
-from kit.data.area import area_weights
+from kit.data.grid import area_weights
 from kit.data.moments import FieldMoments, field_moments
 from kit.data.settings import TimeRange
 from kit.io.errors import StoreError

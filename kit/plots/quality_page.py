@@ -311,7 +311,7 @@ def _profile(store: Examined, found: Survey, style: Style) -> str:
     """Mean on each level, with a scale to either side, against the logarithm of pressure."""
     levels = store.subject.coordinates["level"]
     mean, scale = found.training.mean_C, found.training.scale_C
-    if not found.training.count_C.any() or len(mean) != len(levels):
+    if not found.training.weight_C.any() or len(mean) != len(levels):
         mean, scale = found.mean_C, np.zeros(len(levels))
     there = np.isfinite(mean) & np.isfinite(scale) & (levels > 0)
     if np.count_nonzero(there) < 2:

@@ -33,7 +33,7 @@ def selection(store: Store, *, hours: int = 6, history: int = 2, grid: Grid | No
         levels=(100, 850),
         history=history,
         timestep=timedelta(hours=hours),
-        grid=grid or Grid.of(store, None, 4),
+        grid=grid or select_grid(store, None, 4),
     )
 
 
@@ -81,7 +81,7 @@ def test_a_period_without_a_pair_says_what_it_holds(store: Store) -> None:
 
 def test_a_region_keeps_its_borders_and_is_cropped_to_patches(store: Store) -> None:
     """Rows are 11.25 degrees apart from 84.375 N: 60 N to 20 S holds 50.6 ... -16.9, 7 rows, of which 4 remain."""
-    grid = Grid.of(store, (60.0, 90.0, -20.0, 180.0), 4)
+    grid = select_grid(store, (60.0, 90.0, -20.0, 180.0), 4)
     assert store.latitude[grid.rows[0]] == 50.625
     assert grid.rows[1] - grid.rows[0] == 4
     # 90 to 180 degrees every 11.25: 9 columns, of which 8 remain.
@@ -95,14 +95,14 @@ def test_a_region_keeps_its_borders_and_is_cropped_to_patches(store: Store) -> N
 
 def test_a_global_grid_is_not_cut_open(store: Store) -> None:
     with pytest.raises(StoreError, match="32 longitudes around the globe are no multiple of the patch size 5"):
-        Grid.of(store, None, 5)
+        select_grid(store, None, 5)
 
 
 def test_a_region_that_selects_nothing_says_what_there_is(store: Store) -> None:
     with pytest.raises(StoreError, match=r"selects no grid point; the store covers 84.375 to -84.375"):
-        Grid.of(store, (1.0, 5.0, 0.0, 6.0), 4)
+        select_grid(store, (1.0, 5.0, 0.0, 6.0), 4)
     with pytest.raises(StoreError, match="less than a patch of 4 x 4"):
-        Grid.of(store, (20.0, 0.0, 0.0, 40.0), 4)
+        select_grid(store, (20.0, 0.0, 0.0, 40.0), 4)
 
 
 def test_pairs_of_a_batch_are_stacked(store: Store) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kit.checks.run import examine, report_on
-from kit.data.area import area_weights
+from kit.data.grid import area_weights
 from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics
 from kit.data.store.reader import Store, write_store

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kit.data.area import area_weights
+from kit.data.grid import area_weights
 from kit.data.moments import FieldMoments, field_moments
 
 LATITUDES = np.linspace(90, -90, 19)
