@@ -1,17 +1,16 @@
-"""The list of files: the package's own, with the user's laid over it."""
+"""The registry's list of files: the package's own, with the user's laid over it."""
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
+from kit.config.suggestions import near_names
+from kit.io.documents import DocumentError, read_toml
 from kit.io.errors import RegistryError
 from kit.registry.entry import EMBEDDED, Entry
 from kit.registry.paths import user_registry
@@ -19,9 +18,9 @@ from kit.registry.paths import user_registry
 __all__ = ["PIN_FIELDS", "REGISTRY_PATH", "chosen", "dataset", "entries", "find", "read_tables"]
 
 REGISTRY_PATH = Path(__file__).parents[1] / "data-registry.toml"
-"""The package's list."""
+"""File of the package's list."""
 PIN_FIELDS = ("sha256", "git_blob", "size")
-"""What a user's list may add to an entry of the package that has no hash."""
+"""Fields that a user's list may add to an entry of the package that has no hash."""
 
 
 def entries() -> dict[str, Entry]:
@@ -34,11 +33,17 @@ def entries() -> dict[str, Entry]:
         RegistryError: a list cannot be read or is not TOML, an entry does not fit the schema, or the user's list
             contradicts the package's; names file, entry and field.
     """
-    known = {name: _entry(REGISTRY_PATH, name, table) for name, table in read_tables(REGISTRY_PATH).items()}
-    mine = user_registry()
+    known: dict[str, Entry] = {}
+    for name, table in read_tables(REGISTRY_PATH).items():
+        known[name] = _entry(REGISTRY_PATH, name, table)
+    own = user_registry()
     # Without a file there are no own entries; `kit data pin` makes it.
-    for name, table in (read_tables(mine) if mine.exists() else {}).items():
-        known[name] = _laid_over(mine, known[name], table) if name in known else _own(mine, name, table)
+    if own.exists():
+        for name, table in read_tables(own).items():
+            if name in known:
+                known[name] = _pinned(own, known[name], table)
+            else:
+                known[name] = _own(own, name, table)
     return known
 
 
@@ -52,8 +57,9 @@ def find(name: str) -> Entry:
     if name in known:
         return known[name]
     names = {*known, *(entry.dataset for entry in known.values() if entry.dataset)}
-    near = difflib.get_close_matches(name, names, n=3)
-    nearest = f"the nearest are {', '.join(near)}; " if near else ""
+    nearest = ""
+    if near := near_names(name, names):
+        nearest = f"the nearest are {', '.join(near)}; "
     msg = f"the registry has no {name!r}; {nearest}all: kit data list"
     if os.environ.get("KIT_REGISTRY") and not user_registry().exists():
         msg += f". KIT_REGISTRY names {user_registry()}, which is not there"
@@ -61,12 +67,14 @@ def find(name: str) -> Entry:
 
 
 def chosen(names: Sequence[str]) -> list[Entry]:
-    """Return the entries that are named, by themselves or by their data set; each once.
+    """Find entries by their own names or by their data sets' names; each once.
 
     Raises:
         RegistryError: a name is neither an entry's nor a data set's; names the nearest.
     """
-    found = [entry for name in names for entry in dataset(name) or [find(name)]]
+    found: list[Entry] = []
+    for name in names:
+        found += dataset(name) or [find(name)]
     return list(dict.fromkeys(found))
 
 
@@ -82,8 +90,8 @@ def read_tables(path: Path) -> dict[str, Any]:
         RegistryError: the file cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return read_toml(path)
+    except DocumentError as error:
         msg = f"{path}: not valid TOML: {error}"
         raise RegistryError(msg) from error
     except OSError as error:
@@ -92,24 +100,23 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def _entry(path: Path, name: str, table: object) -> Entry:
-    values = table if isinstance(table, dict) else {"": table}
+    """Make an entry of a table, which must fit the schema."""
+    values = {"": table}
+    if isinstance(table, dict):
+        values = table
     try:
         return Entry.model_validate({"name": name, **values})
     except ValidationError as error:
-        # A list of addresses is the other form of url: that one address is none is no fault of it.
-        told = [fault for fault in error.errors() if not (fault["type"] == "tuple_type" and _is_text(values, fault))]
-        faults = {f"{_where(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}": None for fault in told}
-        msg = f"{path}: entry [{name}] does not fit the schema: {'; '.join(faults)}"
+        faults: list[str] = []
+        for fault in error.errors():
+            # pydantic puts the form that it tried of a union behind the field, such as ``tuple[...]``.
+            fields = [part for part in fault["loc"] if isinstance(part, str) and "[" not in part] or ["entry"]
+            # A list of addresses is the other form of url: that one address is none is no fault of it.
+            if fault["type"] == "tuple_type" and isinstance(values.get(fields[0]), str):
+                continue
+            faults.append(f"{fields[0]}: {fault['msg'].removeprefix('Value error, ')}")
+        msg = f"{path}: entry [{name}] does not fit the schema: {'; '.join(dict.fromkeys(faults))}"
         raise RegistryError(msg) from error
-
-
-def _is_text(values: Mapping[str, object], fault: ErrorDetails) -> bool:
-    return isinstance(values.get(str(fault["loc"][0])), str)
-
-
-def _where(place: tuple[int | str, ...]) -> str:
-    known = [str(part) for part in place if isinstance(part, str) and "[" not in part]
-    return known[0] if known else "entry"
 
 
 def _own(path: Path, name: str, table: object) -> Entry:
@@ -124,9 +131,11 @@ def _own(path: Path, name: str, table: object) -> Entry:
     return entry
 
 
-def _laid_over(path: Path, entry: Entry, table: object) -> Entry:
+def _pinned(path: Path, entry: Entry, table: object) -> Entry:
     """Add the user's pin to an entry of the package."""
-    values = table if isinstance(table, Mapping) else {"": table}
+    values: Mapping[str, Any] = {"": table}
+    if isinstance(table, Mapping):
+        values = table
     strange = sorted(set(values) - set(PIN_FIELDS))
     if strange:
         msg = (
@@ -134,14 +143,15 @@ def _laid_over(path: Path, entry: Entry, table: object) -> Entry:
             f"{', '.join(strange)}. Give an entry of your own another name"
         )
         raise RegistryError(msg)
-    packaged = entry.model_dump()
-    contradicted = [key for key, value in values.items() if packaged[key] is not None and packaged[key] != value]
-    if contradicted or (entry.hash is not None and not set(values) <= {k for k in PIN_FIELDS if packaged[k]}):
-        said = ", ".join(f"{key} {values[key]}" for key in contradicted or values)
-        ours = ", ".join(f"{key} {packaged[key]}" for key in PIN_FIELDS if packaged[key] is not None)
+    packaged = entry.model_dump(include=set(PIN_FIELDS), exclude_none=True)
+    contradicted = [key for key in values if key in packaged and packaged[key] != values[key]]
+    # An entry that has a hash takes nothing more: a pin of another kind could not be held against it.
+    if contradicted or (entry.hash is not None and not values.keys() <= packaged.keys()):
+        theirs = ", ".join(f"{key} {values[key]}" for key in contradicted or values)
+        ours = ", ".join(f"{key} {packaged[key]}" for key in PIN_FIELDS if key in packaged)
         msg = (
-            f"{path}: [{entry.name}] says {said}, but the kit's own list says {ours}, and the kit's holds; remove "
+            f"{path}: [{entry.name}] says {theirs}, but the kit's own list says {ours}, and the kit's holds; remove "
             f"that table from the file"
         )
         raise RegistryError(msg)
-    return _entry(path, entry.name, {**{k: v for k, v in packaged.items() if k != "name"}, **values})
+    return _entry(path, entry.name, {**entry.model_dump(), **values})

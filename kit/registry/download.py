@@ -1,4 +1,4 @@
-"""The bytes of one address, over HTTP: resumed where they were cut, tried again, never more than there should be.
+"""Downloads over HTTP: resumed where they were cut, tried again, never more bytes than there should be.
 
 pooch has the cache's folder and the order of things (a temporary file, a hash, then a move), but begins each
 download anew, which weights of 5 GB do not bear.
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["Source", "download"]
 
 _PIECE = 1 << 18
+"""Most bytes that are read at once."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One place of a file.
+    """Address of a file.
 
     Attributes:
-        url: the registry's address.
-        address: where to ask, http or https.
-        token: shown to the address's own host, and to no other that it redirects to.
+        url: The registry's address.
+        address: Address to ask, http or https.
+        token: Token for the address's own host, shown to no other that it redirects to.
     """
 
     url: str
@@ -44,7 +45,7 @@ class Source:
 
 
 class _Bearer:
-    """Shows a token; requests drops it on the way to another host, and takes none from ~/.netrc in its place."""
+    """Authorization by a token; requests drops it at another host, and takes none from ~/.netrc in its place."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -57,15 +58,15 @@ class _Bearer:
 def download(
     source: Source, part: PartialDownload, size: int | None, limits: Limits, watch: ProgressCallback, name: str
 ) -> None:
-    """Bring a part to its full length.
+    """Download the rest of a file into a partial one.
 
     Args:
-        source: where from.
-        part: what is there already is continued, if it is of this source and version.
-        size: bytes that the file must have; None if nobody knows.
-        limits: of patience.
-        watch: is told.
-        name: of the entry, for people.
+        source: Address of the file.
+        part: Partial download; what is there is continued, if it is of this source and version.
+        size: Length in bytes that the file must have; None if nobody knows.
+        limits: Patience with the server.
+        watch: Receiver of the progress.
+        name: Name of the entry, for people.
 
     Raises:
         SourceError: this source will not do: it lacks the file, has one of another size, or keeps failing.
@@ -83,7 +84,7 @@ def download(
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One request for what is missing, and what is done with its answer."""
+    """One request for the bytes that are missing, and the handling of its answer."""
 
     session: requests.Session
     source: Source
@@ -94,16 +95,34 @@ class _Attempt:
     name: str
 
     def run(self) -> None:
+        """Send the request and write what arrives.
+
+        Raises:
+            RetryableError: the connection or the server failed; a further attempt may not.
+            SourceError: this source will not do.
+        """
         import requests.exceptions as failures
         import urllib3
 
-        have, version = self.part.of(self.source.url)
+        have, version = self.part.continuable(self.source.url)
         if version is not None and have == version.total:
             return
+        # Compressed bytes could not be continued by their place, nor counted against the size.
+        headers = {"Accept-Encoding": "identity"}
+        if version is not None:
+            headers["Range"] = f"bytes={have}-"
+            if version.strong and version.etag is not None:
+                headers["If-Range"] = version.etag
+        auth = None
+        if self.source.token is not None:
+            auth = _Bearer(self.source.token)
+        timeout = (self.limits.connect, self.limits.read)
         try:
-            with self._ask(have, version) as answer:
-                self._refuse(answer)
-                self._take(answer, self._agree(answer, have, version))
+            with self.session.get(
+                self.source.address, headers=headers, stream=True, timeout=timeout, auth=auth
+            ) as answer:
+                self._check_status(answer)
+                self._write(answer, self._agree_on_version(answer, have, version))
         except (failures.SSLError, failures.InvalidURL, failures.InvalidSchema, failures.InvalidHeader) as error:
             # Also what comes of a redirect to another scheme, or of a proxy that is written wrongly.
             msg = f"{type(error).__name__} ({reason(error)})"
@@ -115,42 +134,43 @@ class _Attempt:
             msg = f"{self.name}: {reason(error)} after {self.part.length} bytes"
             raise RetryableError(msg) from error
 
-    def _ask(self, have: int, version: Version | None) -> requests.Response:
-        headers = {"Accept-Encoding": "identity"}
-        if have and version is not None:
-            headers["Range"] = f"bytes={have}-"
-            if version.strong and version.etag is not None:
-                headers["If-Range"] = version.etag
-        patience = (self.limits.connect, self.limits.read)
-        auth = None if self.source.token is None else _Bearer(self.source.token)
-        return self.session.get(self.source.address, headers=headers, stream=True, timeout=patience, auth=auth)
-
-    def _refuse(self, answer: requests.Response) -> None:
-        """Turn an answer that is no file into what it means."""
+    def _check_status(self, answer: requests.Response) -> None:
+        """Check that an answer is a file, or the rest of one."""
         status = answer.status_code
         if status == 416:
             self.part.discard()
             msg = f"{self.name}: the server has no more than what is there already; beginning anew"
             raise RetryableError(msg, wait=0.0)
+        msg = f"the server answered {status} ({answer.reason})"
         if status in RETRY_STATUS:
-            msg = f"{self.name}: the server answered {status} ({answer.reason})"
+            msg = f"{self.name}: {msg}"
             raise RetryableError(msg, retry_after(answer.headers))
         if status not in (200, 206):
-            msg = f"the server answered {status} ({answer.reason})"
             raise SourceError(msg)
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             msg = "the server sends it compressed although it was asked not to"
             raise SourceError(msg)
 
-    def _agree(self, answer: requests.Response, have: int, version: Version | None) -> Version:
-        """Settle which version arrives and from which byte on; begins anew if it is not the part's, or is whole."""
-        headers, begin, total = answer.headers, 0, _length(answer)
+    def _agree_on_version(self, answer: requests.Response, have: int, version: Version | None) -> Version:
+        """Compare the version that arrives with the one that is there; begin anew if it is another, or is whole."""
+        headers, begin = answer.headers, 0
+        length = headers.get("Content-Length", "")
         if answer.status_code == 206:
-            begin, total = _range(answer)
-        if self.size is not None and total is not None and total != self.size:
-            self.part.discard()
-            msg = f"it has {total} bytes there, the registry says {self.size}; nothing of it was kept"
-            raise SourceError(msg)
+            # "bytes 500-999/1000", and * for a length that the server does not know.
+            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+            begin, length = -1, ""
+            if found is not None:
+                begin, length = int(found[1]), found[2]
+        elif "Transfer-Encoding" in headers:
+            # The length that is stated is then not the file's.
+            length = ""
+        total = None
+        if length.isdigit():
+            total = int(length)
+            if self.size is not None and total != self.size:
+                self.part.discard()
+                msg = f"it has {total} bytes there, the registry says {self.size}; nothing of it was kept"
+                raise SourceError(msg)
         arrives = Version(self.source.url, headers.get("ETag"), headers.get("Last-Modified"), total or self.size)
         if answer.status_code == 206:
             if begin == have and version is not None and not version.differs(arrives):
@@ -163,45 +183,29 @@ class _Attempt:
         self.part.begin(arrives)
         return arrives
 
-    def _take(self, answer: requests.Response, version: Version) -> None:
+    def _write(self, answer: requests.Response, version: Version) -> None:
         """Write what arrives; never more than the file has."""
-        have = self.part.length
-        self._check_space(have, version.total)
-        self.watch.started(self.name, host_of(self.source.url), have, version.total)
+        have, total = self.part.length, version.total
+        if total is not None:
+            folder = self.part.path.parent
+            free = shutil.disk_usage(folder).free
+            if free < total - have:
+                msg = (
+                    f"{self.name}: needs {total - have} bytes in {folder}, where {free} are free. Free some, or choose "
+                    "another folder with KIT_CACHE"
+                )
+                raise RegistryError(msg)
+        self.watch.started(self.name, host_of(self.source.url), have, total)
         with self.part.open() as stream:
+            # read1: what has arrived is written at once, so that a cut loses nothing.
             while piece := answer.raw.read1(_PIECE, decode_content=False):
                 have += len(piece)
-                if version.total is not None and have > version.total:
+                if total is not None and have > total:
                     self.part.discard()
-                    msg = f"it sends more than the {version.total} bytes that it should have"
+                    msg = f"it sends more than the {total} bytes that it should have"
                     raise SourceError(msg)
                 self.part.append(stream, piece)
                 self.watch.advanced(have)
-        if version.total is not None and have < version.total:
-            msg = f"{self.name}: the connection was cut after {have} of {version.total} bytes"
+        if total is not None and have < total:
+            msg = f"{self.name}: the connection was cut after {have} of {total} bytes"
             raise RetryableError(msg)
-
-    def _check_space(self, have: int, total: int | None) -> None:
-        if total is None:
-            return
-        free = shutil.disk_usage(self.part.path.parent).free
-        if free < total - have:
-            msg = (
-                f"{self.name}: needs {total - have} bytes in {self.part.path.parent}, where {free} are free. Free "
-                "some, or choose another folder with KIT_CACHE"
-            )
-            raise RegistryError(msg)
-
-
-def _length(answer: requests.Response) -> int | None:
-    """Bytes that an answer will bring; None if it does not say."""
-    told = answer.headers.get("Content-Length", "")
-    return int(told) if told.isdigit() and "Transfer-Encoding" not in answer.headers else None
-
-
-def _range(answer: requests.Response) -> tuple[int, int | None]:
-    """First byte of a partial answer, -1 if it makes no sense, and bytes of the whole file, if it says so."""
-    told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-    if told is None:
-        return -1, None
-    return int(told[1]), int(told[2]) if told[2] != "*" else None

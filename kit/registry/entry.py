@@ -1,4 +1,4 @@
-"""One file of the registry: its addresses, its hash, and what a person must know of it."""
+"""Schema of one file of the registry: its addresses, its hash, its licence and its contents."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _HUB = re.compile(
 )
 
 
-def _address(url: str) -> str:
+def _check_address(url: str) -> str:
     """Check one address.
 
     Raises:
         ValueError: its scheme is unknown, or it is not written as its scheme wants it.
     """
-    scheme = url.partition(":")[0]
-    if scheme not in _SCHEMES or ":" not in url:
+    scheme, colon, _ = url.partition(":")
+    if scheme not in _SCHEMES or not colon:
         msg = f"the scheme of {url!r} is unknown; expected one of {', '.join(_SCHEMES)}"
         raise ValueError(msg)
     if scheme == HUB:
         HubFile.of(url)
-    if scheme in (GOOGLE, "http", "https"):
+    elif scheme != EMBEDDED:
         parts = urlsplit(url)
         if parts.username is not None or parts.password is not None:
             msg = "an address with a password in it would be shown; put the password into ~/.netrc instead"
@@ -50,11 +50,11 @@ def _address(url: str) -> str:
     return url
 
 
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[str, AfterValidator(_check_address)]
 
 
 class HubFile(BaseModel):
-    """What ``hub:OWNER/REPO@REVISION/PATH`` names."""
+    """File that ``hub:OWNER/REPO@REVISION/PATH`` names."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -113,11 +113,13 @@ class Entry(BaseModel):
     @property
     def urls(self) -> tuple[str, ...]:
         """The origin, then its mirrors."""
-        return (self.url,) if isinstance(self.url, str) else self.url
+        if isinstance(self.url, str):
+            return (self.url,)
+        return self.url
 
     @property
     def scheme(self) -> str:
-        """The part of the origin's address before the colon: how the file is had."""
+        """Scheme of the origin's address, such as ``https``."""
         return self.urls[0].partition(":")[0]
 
     @property
@@ -131,24 +133,22 @@ class Entry(BaseModel):
         return self.kind != "zarr"
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
+        schemes = {url.partition(":")[0] for url in self.urls}
+        msg = None
         if not self.is_fetched and (self.scheme not in (GOOGLE, "http", "https") or len(self.urls) > 1):
             msg = f"url of a Zarr store is one address, {GOOGLE}://... or https://..., got {self.url!r}"
-            raise ValueError(msg)
-        if not self.is_fetched and (self.hash is not None or self.size is not None):
+        elif not self.is_fetched and (self.hash is not None or self.size is not None):
             msg = "a Zarr store is read in parts where it is, and has neither a hash nor a size"
-            raise ValueError(msg)
-        if self.is_fetched and any(url.startswith(f"{GOOGLE}:") for url in self.urls):
+        elif self.is_fetched and GOOGLE in schemes:
             msg = f"{GOOGLE}:// leads to a Zarr store alone (kind zarr); give a file's https address"
-            raise ValueError(msg)
-        if any(url.startswith(f"{EMBEDDED}:") for url in self.urls) and self.url != f"{EMBEDDED}:{self.file}":
+        elif EMBEDDED in schemes and self.url != f"{EMBEDDED}:{self.file}":
             msg = f"url of an embedded file is {EMBEDDED}:{self.file}, got {self.url!r}"
-            raise ValueError(msg)
-        if self.scheme == EMBEDDED and self.hash is None:
+        elif self.scheme == EMBEDDED and self.hash is None:
             msg = "an embedded file has a hash"
-            raise ValueError(msg)
-        if self.sha256 is not None and self.size is None:
+        elif self.sha256 is not None and self.size is None:
             msg = "an entry with a sha256 has a size"
+        if msg is not None:
             raise ValueError(msg)
         return self
 
@@ -159,11 +159,13 @@ def shown(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Say where an address leads, for people."""
+    """Name the place that an address leads to, for people."""
     scheme = url.partition(":")[0]
     if scheme == EMBEDDED:
         return "in the kit"
-    return f"hub {HubFile.of(url).repo}" if scheme == HUB else urlsplit(url).netloc
+    if scheme == HUB:
+        return f"hub {HubFile.of(url).repo}"
+    return urlsplit(url).netloc
 
 
 def mismatch(entry: Entry, path: Path) -> tuple[str, str] | None:

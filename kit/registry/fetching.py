@@ -1,15 +1,15 @@
-"""From a name to a file whose bytes have just been verified."""
+"""Fetching: from an entry's name to a file whose bytes have just been verified."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from kit.io.atomic import sync
 from kit.io.errors import RegistryError
+from kit.io.locks import take
 from kit.io.progress import ProgressCallback, current
 from kit.io.retry import Limits, SourceError
 from kit.registry import catalogue, hub
@@ -18,25 +18,25 @@ from kit.registry.entry import EMBEDDED, HUB, Entry, HubFile, mismatch, shown
 from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import place
 
-__all__ = ["arrive", "fetch", "fetch_all", "locked", "offline", "refuse_stores", "settle", "unpinned"]
+__all__ = ["check_fetchable", "fetch", "fetch_all", "fetch_into", "locked", "offline", "unpinned"]
 
 
 def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | None = None) -> Path:
-    """Return the path of a registry file whose bytes have just been verified; downloads it if it is absent.
+    """Return the path of a registry file whose bytes have just been verified; download it if it is absent.
 
     Several processes may do so at once: one downloads, the others wait for it.
 
     Args:
-        name: the entry's name.
-        watch: is told how a download goes; by default the watch in force.
-        limits: of the download's patience.
+        name: Name of the entry.
+        watch: Receiver of the download's progress; by default the one in force.
+        limits: Patience with the servers.
 
     Raises:
         RegistryError: the name is unknown, the entry has no hash, the file is absent and cannot be fetched, or its
             size or its hash is not the registry's.
     """
     entry = catalogue.find(name)
-    refuse_stores([entry])
+    check_fetchable([entry])
     path = place(entry)
     if path is None:
         raise RegistryError(unpinned([entry]))
@@ -44,8 +44,16 @@ def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | 
         if entry.scheme == EMBEDDED:
             msg = f"{name}: the package's own file {path} is missing; install the kit again"
             raise RegistryError(msg)
-        if _download(entry, path, watch or current(), limits or Limits()):
-            return path
+        if offline():
+            raise RegistryError(_absent_offline([(entry, path)]))
+        watch = watch or current()
+        with locked(path, watch, name):
+            # Another process may have put it there while this one waited; it is then verified like any other file.
+            if not path.is_file():
+                part = PartialDownload(path)
+                fetch_into(part, entry, path, watch, limits or Limits())
+                part.publish(path)
+                return path
     _verify(entry, path)
     return path
 
@@ -56,18 +64,22 @@ def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
     Raises:
         RegistryError: as for ``fetch``; names all entries that have no hash, or that are missing offline.
     """
-    refuse_stores(entries)
+    check_fetchable(entries)
     if missing := [entry for entry in entries if entry.hash is None]:
         raise RegistryError(unpinned(missing))
-    absent = [(entry, path) for entry in entries if (path := place(entry)) and not path.is_file()]
-    absent = [(entry, path) for entry, path in absent if entry.scheme != EMBEDDED]
-    if offline() and absent:
-        raise RegistryError(_not_here(absent))
+    if offline():
+        absent: list[tuple[Entry, Path]] = []
+        for entry in entries:
+            path = place(entry)
+            if entry.scheme != EMBEDDED and path is not None and not path.is_file():
+                absent.append((entry, path))
+        if absent:
+            raise RegistryError(_absent_offline(absent))
     return [(entry, fetch(entry.name)) for entry in entries]
 
 
-def refuse_stores(entries: Sequence[Entry]) -> None:
-    """Refuse entries that are stores of chunks.
+def check_fetchable(entries: Sequence[Entry]) -> None:
+    """Check that no entry is a store of chunks, which is read where it is.
 
     Raises:
         RegistryError: there is one; says how it is used.
@@ -82,7 +94,7 @@ def refuse_stores(entries: Sequence[Entry]) -> None:
 
 
 def unpinned(entries: Sequence[Entry]) -> str:
-    """Say why entries without a hash are refused, and which command records one."""
+    """Explain why entries without a hash are not fetched, and which command records one."""
     names = [entry.name for entry in entries]
     return (
         f"{', '.join(names)}: no hash in the registry, so that other bytes could not be told from the right ones; have "
@@ -91,35 +103,32 @@ def unpinned(entries: Sequence[Entry]) -> str:
 
 
 def offline() -> bool:
-    """Say whether ``KIT_OFFLINE`` asks to use nothing but what is on this machine.
+    """Read ``KIT_OFFLINE``, which asks to use nothing but what is on this machine.
 
     Raises:
         RegistryError: it is neither 0 nor 1.
     """
-    said = os.environ.get("KIT_OFFLINE", "").strip().lower()
-    if said not in {"", "0", "1", "false", "true", "no", "yes", "off", "on"}:
-        msg = f"KIT_OFFLINE is {said!r}; expected 1 (nothing is fetched) or 0"
+    value = os.environ.get("KIT_OFFLINE", "").strip().lower()
+    if value not in {"", "0", "1", "false", "true", "no", "yes", "off", "on"}:
+        msg = f"KIT_OFFLINE is {value!r}; expected 1 (nothing is fetched) or 0"
         raise RegistryError(msg)
-    return said in {"1", "true", "yes", "on"}
+    return value in {"1", "true", "yes", "on"}
 
 
 @contextmanager
 def locked(path: Path, watch: ProgressCallback, name: str) -> Iterator[None]:
-    """Be the only process that works on a file; says so when it has to wait.
+    """Make this process the only one that works on a file; report when it has to wait.
 
     Raises:
         RegistryError: the folder cannot be written to.
     """
-    from filelock import FileLock, Timeout
-
+    file = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        lock = take(file)
+        if lock is None:
             watch.said(f"{name}: another process is at it; waiting for it to end")
-            lock.acquire()
+            lock = take(file, wait=True)
     except OSError as error:
         msg = (
             f"{name}: {path.parent} cannot be written to: {error.strerror or error}. Mend that, or choose another "
@@ -129,113 +138,107 @@ def locked(path: Path, watch: ProgressCallback, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
-def arrive(entry: Entry, part: PartialDownload, path: Path, watch: ProgressCallback, limits: Limits) -> None:
-    """Bring a whole file that the entry describes to a part, from the first of the entry's sources that has it.
+def fetch_into(part: PartialDownload, entry: Entry, path: Path, watch: ProgressCallback, limits: Limits) -> None:
+    """Download a file into a partial one and verify it, trying the entry's addresses in order.
+
+    Args:
+        part: Partial download, continued where it can be.
+        entry: Entry that the file must fit.
+        path: Final place of the file, for the message.
+        watch: Receiver of the progress.
+        limits: Patience with the servers.
 
     Raises:
-        RegistryError: none has it; says what each of them did, and what to do.
+        RegistryError: no address has it; says what each of them did, and what to do.
     """
     failures: list[str] = []
     for url in entry.urls:
-        # What has a mirror behind it is given up sooner.
-        allowed = limits if url == entry.urls[-1] else replace(limits, attempts=min(limits.attempts, 2))
+        allowed = limits
+        if url != entry.urls[-1]:
+            # An address that has a mirror behind it is given up sooner.
+            allowed = replace(limits, attempts=min(limits.attempts, 2))
         try:
-            source = _source(entry, url, watch, allowed)
+            source = Source(url, url)
+            if url.startswith(f"{HUB}:"):
+                source = _hub_source(entry, url, watch, allowed)
             download(source, part, entry.size, allowed, watch, entry.name)
-            _accept(entry, part)
+            difference = mismatch(entry, part.path)
+            if difference is None:
+                return
+            part.discard()
+            found, expected = difference
+            failure = (
+                f"{found}, the registry says {expected}; what arrived was deleted: it was damaged on the way, or "
+                "the source changed"
+            )
         except SourceError as error:
-            failures.append(f"{shown(url)}: {error}")
-            watch.said(f"{entry.name}: {failures[-1]}")
-        else:
-            return
-    kept = f" The next attempt goes on after {part.length} bytes." if part.length else ""
+            failure = str(error)
+        failures.append(f"{shown(url)}: {failure}")
+        watch.said(f"{entry.name}: {failures[-1]}")
     tried = "\n  ".join(failures)
-    msg = f"{entry.name} could not be fetched:\n  {tried}\n{_by_hand(entry, path)}{kept}"
+    msg = f"{entry.name} could not be fetched:\n  {tried}\n{_by_hand(entry, path)}"
+    if part.length:
+        msg += f" The next attempt goes on after {part.length} bytes."
     raise RegistryError(msg)
 
 
-def settle(part: PartialDownload, path: Path) -> None:
-    """Move a verified part to its place; it is there whole, or not at all."""
-    sync(part.path)
-    part.path.replace(path)
-    part.discard()
-    # Not every file system holds folders.
-    with suppress(OSError):
-        sync(path.parent)
-
-
-def _download(entry: Entry, path: Path, watch: ProgressCallback, limits: Limits) -> bool:
-    """Bring a file to its place, verified on the way; False if another process has put it there meanwhile."""
-    if offline():
-        raise RegistryError(_not_here([(entry, path)]))
-    with locked(path, watch, entry.name):
-        if path.is_file():
-            return False
-        part = PartialDownload(path)
-        arrive(entry, part, path, watch, limits)
-        settle(part, path)
-        return True
-
-
-def _source(entry: Entry, url: str, watch: ProgressCallback, limits: Limits) -> Source:
-    """Say where an address leads; a hub is asked first whether it has the file that the registry means.
+def _hub_source(entry: Entry, url: str, watch: ProgressCallback, limits: Limits) -> Source:
+    """Find a hub's file; the hub is asked first whether its file is the one that the registry means.
 
     Raises:
-        SourceError: it has not, or may not be asked.
+        SourceError: it is not, or the hub may not be asked.
     """
-    if not url.startswith(f"{HUB}:"):
-        return Source(url, url)
     if hub.offline():
         msg = "HF_HUB_OFFLINE is set"
         raise SourceError(msg)
     file = HubFile.of(url)
-    there = hub.facts(file, limits, watch)
-    for what, told, expected in (
-        ("size", there.size, entry.size),
-        ("SHA-256", there.sha256, entry.sha256),
-        ("git object id", there.git_blob, entry.git_blob),
+    facts = hub.facts(file, limits, watch)
+    for what, found, expected in (
+        ("size", facts.size, entry.size),
+        ("SHA-256", facts.sha256, entry.sha256),
+        ("git object id", facts.git_blob, entry.git_blob),
     ):
-        if told is not None and expected is not None and told != expected:
-            msg = f"the hub's own {what} for it is {told}, the registry says {expected}; nothing was downloaded"
+        if found is not None and expected is not None and found != expected:
+            msg = f"the hub's own {what} for it is {found}, the registry says {expected}; nothing was downloaded"
             raise SourceError(msg)
     return Source(url, hub.address(file), hub.token())
 
 
-def _accept(entry: Entry, part: PartialDownload) -> None:
-    """Check what arrived.
-
-    Raises:
-        SourceError: it is not the file that the registry describes; it is deleted.
-    """
-    if (different := mismatch(entry, part.path)) is not None:
-        part.discard()
-        found, expected = different
-        msg = (
-            f"{found}, the registry says {expected}; what arrived was deleted: it was damaged on the way, or "
-            "the source changed"
-        )
-        raise SourceError(msg)
-
-
-def _not_here(absent: Sequence[tuple[Entry, Path]]) -> str:
+def _absent_offline(absent: Sequence[tuple[Entry, Path]]) -> str:
+    """Explain that files are not here, and how to bring each of them by hand."""
     names = ", ".join(entry.name for entry, _ in absent)
-    told = f"{names} {'is' if len(absent) == 1 else 'are'} not on this machine, and KIT_OFFLINE is set."
     ways = [_by_hand(entry, path) for entry, path in absent]
-    return f"{told} {ways[0]}" if len(ways) == 1 else "\n".join([told, *ways])
+    if len(ways) == 1:
+        return f"{names} is not on this machine, and KIT_OFFLINE is set. {ways[0]}"
+    return "\n".join([f"{names} are not on this machine, and KIT_OFFLINE is set.", *ways])
 
 
 def _by_hand(entry: Entry, path: Path) -> str:
-    known = [f"{entry.size} bytes"] if entry.size is not None else []
-    known += (
-        [f"SHA-256 {entry.sha256}"] if entry.sha256 else [f"git object id {entry.git_blob}"] if entry.git_blob else []
-    )
-    addresses = [hub.address(HubFile.of(url)) if url.startswith(f"{HUB}:") else shown(url) for url in entry.urls]
-    facts = f" ({', '.join(known)})" if known else ""
-    where = "" if entry.hash is None else f" and put it at {path}"
-    return f"By hand: download {' or '.join(addresses)}{facts}{where}."
+    """Explain how to download a file without the kit: from where, how to know it, and where to put it."""
+    addresses: list[str] = []
+    for url in entry.urls:
+        if url.startswith(f"{HUB}:"):
+            addresses.append(hub.address(HubFile.of(url)))
+        else:
+            addresses.append(shown(url))
+    marks: list[str] = []
+    if entry.size is not None:
+        marks.append(f"{entry.size} bytes")
+    if entry.sha256:
+        marks.append(f"SHA-256 {entry.sha256}")
+    elif entry.git_blob:
+        marks.append(f"git object id {entry.git_blob}")
+    text = f"By hand: download {' or '.join(addresses)}"
+    if marks:
+        text += f" ({', '.join(marks)})"
+    # Without a hash there is no place for it: its folder in the cache is named by the hash.
+    if entry.hash is not None:
+        text += f" and put it at {path}"
+    return f"{text}."
 
 
 def _verify(entry: Entry, path: Path) -> None:
@@ -244,10 +247,13 @@ def _verify(entry: Entry, path: Path) -> None:
     Raises:
         RegistryError: it is not the file that the registry describes.
     """
-    if (different := mismatch(entry, path)) is None:
+    difference = mismatch(entry, path)
+    if difference is None:
         return
-    found, expected = different
-    mend = "install the kit again" if entry.scheme == EMBEDDED else "delete the file and fetch it again"
+    found, expected = difference
+    mend = "delete the file and fetch it again"
+    if entry.scheme == EMBEDDED:
+        mend = "install the kit again"
     msg = (
         f"{entry.name}: {found}, the registry says {expected}. {path} was not used: it is damaged or was changed; "
         f"{mend}, or if the change is meant, update the entry"

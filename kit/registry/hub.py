@@ -1,4 +1,4 @@
-"""Files of a model hub: their address, and what the hub itself says of them.
+"""Files of a model hub: their addresses, and the hub's own record of them.
 
 ``huggingface_hub`` knows the addresses, the token and the meaning of the headers; the bytes come through the kit's
 own download, which resumes them and checks them against the registry.
@@ -25,12 +25,12 @@ __all__ = ["HubFacts", "address", "endpoint", "facts", "offline", "token"]
 
 @dataclass(frozen=True)
 class HubFacts:
-    """What the hub says of a file.
+    """The hub's own record of a file.
 
     Attributes:
-        sha256: of large files.
-        git_blob: git object id, of small ones.
-        size: bytes, if it says so.
+        sha256: SHA-256, which it has of large files.
+        git_blob: Git object id, which it has of small ones.
+        size: Length in bytes, if it is known.
     """
 
     sha256: str | None
@@ -69,7 +69,7 @@ def token() -> str | None:
 
 
 def facts(file: HubFile, limits: Limits, watch: ProgressCallback) -> HubFacts:
-    """Ask the hub what it knows of a file, without its bytes.
+    """Ask the hub for its record of a file, without the bytes.
 
     Raises:
         SourceError: the hub has no such file, does not give it to this user, or keeps failing; says which.
@@ -81,12 +81,11 @@ def _ask(file: HubFile, limits: Limits) -> HubFacts:
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
 
-    asked = address(file)
     # What its client raises where no answer came: the base is shared, and its library is not ours to name.
     no_answer: type[BaseException] = HfHubHTTPError.__mro__[1]
     try:
-        told = get_hf_file_metadata(
-            asked, token=token() or False, timeout=limits.connect, endpoint=endpoint(), retry_on_errors=False
+        answer = get_hf_file_metadata(
+            address(file), token=token() or False, timeout=limits.connect, endpoint=endpoint(), retry_on_errors=False
         )
     except HfHubHTTPError as error:
         raise _refusal(file, error) from None
@@ -97,19 +96,20 @@ def _ask(file: HubFile, limits: Limits) -> HubFacts:
         # Its client reads the proxies' variables by itself; its text may hold their passwords.
         msg = f"{endpoint()}: a proxy variable (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not understood"
         raise SourceError(msg) from error
-    if told.commit_hash is not None and told.commit_hash != file.revision:
-        msg = f"the hub answers for commit {told.commit_hash}, not for {file.revision}"
+    if answer.commit_hash is not None and answer.commit_hash != file.revision:
+        msg = f"the hub answers for commit {answer.commit_hash}, not for {file.revision}"
         raise SourceError(msg)
-    etag = told.etag or ""
-    return HubFacts(
-        sha256=etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None,
-        git_blob=etag if re.fullmatch(r"[0-9a-f]{40}", etag) else None,
-        size=told.size,
-    )
+    # The ETag of a large file is its SHA-256, of a small one its git object id; a mirror of a hub may have others.
+    etag = answer.etag or ""
+    if re.fullmatch(r"[0-9a-f]{64}", etag):
+        return HubFacts(etag, None, answer.size)
+    if re.fullmatch(r"[0-9a-f]{40}", etag):
+        return HubFacts(None, etag, answer.size)
+    return HubFacts(None, None, answer.size)
 
 
 def _refusal(file: HubFile, error: HfHubHTTPError) -> Exception:
-    """Say what a hub's no means. Its own text is not repeated: it may hold addresses with signatures."""
+    """Explain a hub's refusal. Its own text is not repeated: it may hold addresses with signatures."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -117,26 +117,30 @@ def _refusal(file: HubFile, error: HfHubHTTPError) -> Exception:
         RevisionNotFoundError,
     )
 
-    status = error.response.status_code
     where = f"{endpoint()}/{file.repo}"
+    is_known = token() is not None
+    # GatedRepoError is a RepositoryNotFoundError, too: it comes first.
     if isinstance(error, GatedRepoError):
-        known = "your token does not give it" if token() else "you are not logged in"
-        return SourceError(
-            f"{where} is gated, and {known}: accept its conditions on that page, then set HF_TOKEN or run "
-            "`hf auth login`"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return SourceError(f"{where} has no commit {file.revision}")
-    if isinstance(error, RepositoryNotFoundError):
-        hint = "" if token() else "; if it is private, set HF_TOKEN or run `hf auth login`"
-        return SourceError(f"{where} is not there, or not for you{hint}")
-    if isinstance(error, EntryNotFoundError):
-        return SourceError(f"{where} has no {file.path} at commit {file.revision}")
-    if status in RETRY_STATUS:
-        return RetryableError(f"{endpoint()}: the hub answered {status}", retry_after(error.response.headers))
-    return SourceError(f"{endpoint()}: the hub answered {status}")
+        refusal = f"{where} is gated, and you are not logged in"
+        if is_known:
+            refusal = f"{where} is gated, and your token does not give it"
+        refusal += ": accept its conditions on that page, then set HF_TOKEN or run `hf auth login`"
+    elif isinstance(error, RevisionNotFoundError):
+        refusal = f"{where} has no commit {file.revision}"
+    elif isinstance(error, RepositoryNotFoundError):
+        refusal = f"{where} is not there, or not for you"
+        if not is_known:
+            refusal += "; if it is private, set HF_TOKEN or run `hf auth login`"
+    elif isinstance(error, EntryNotFoundError):
+        refusal = f"{where} has no {file.path} at commit {file.revision}"
+    else:
+        status = error.response.status_code
+        refusal = f"{endpoint()}: the hub answered {status}"
+        if status in RETRY_STATUS:
+            return RetryableError(refusal, retry_after(error.response.headers))
+    return SourceError(refusal)
 
 
 def offline() -> bool:
-    """Say whether ``HF_HUB_OFFLINE`` asks to leave the hub alone."""
+    """Read ``HF_HUB_OFFLINE``, which asks to leave the hub alone."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}

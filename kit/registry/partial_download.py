@@ -1,4 +1,4 @@
-"""What has arrived of a file so far: its bytes, and a note that says of what they are a part."""
+"""Partial downloads: the bytes that have arrived of a file, and a note of the version that they belong to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from kit.io import atomic
+from kit.io.documents import read_text
 from kit.io.errors import RegistryError
 
 __all__ = ["PartialDownload", "Version"]
@@ -19,13 +23,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True)
 class Version:
-    """How one version of a file is told from another.
+    """Marks by which one version of a file is known from another.
 
     Attributes:
-        url: the registry's address; a part of one address is never continued from another.
-        etag: the server's name for the version, if it has one.
+        url: The registry's address; bytes of one address are never continued from another. Not the address that it
+            redirects to: a hub signs another one for each request.
+        etag: The server's name for the version, if it has one.
         modified: ``Last-Modified``, if it has one.
-        total: bytes in all, if known.
+        total: Length of the whole file in bytes, if known.
     """
 
     url: str
@@ -35,11 +40,11 @@ class Version:
 
     @property
     def strong(self) -> bool:
-        """Whether the ETag stands for the very bytes, as a condition needs it."""
+        """Whether the ETag stands for the very bytes, as ``If-Range`` needs it."""
         return self.etag is not None and not self.etag.startswith("W/")
 
     def differs(self, other: Version) -> bool:
-        """Whether two answers are surely of different versions, or cannot be compared."""
+        """Check whether two answers are surely of different versions, or cannot be compared."""
         if self.total is not None and other.total is not None and self.total != other.total:
             return True
         if self.etag is not None and other.etag is not None:
@@ -47,30 +52,42 @@ class Version:
         return self.modified is None or self.modified != other.modified
 
 
+_VERSION = TypeAdapter(Version)
+
+
 class PartialDownload:
-    """A file on its way, beside its place: ``.NAME.part``, and ``.NAME.part.json`` which says of what it is a part."""
+    """A download in progress, beside the file's final place: ``.NAME.part``, and its version in ``.NAME.part.json``."""
 
     def __init__(self, place: Path) -> None:
         self.path = place.with_name(f".{place.name}.part")
         self.note = place.with_name(f".{place.name}.part.json")
 
-    def of(self, url: str) -> tuple[int, Version | None]:
-        """Return how many bytes of an address are there, and of which version; discards what is of no use.
-
-        A part can be continued if its server named a version; without that, it is begun anew.
-        """
-        known = self._read_note()
-        length = self.path.stat().st_size if self.path.is_file() else 0
-        useful = known is not None and known.url == url and (known.etag or known.modified) is not None
-        if known is None or not useful or not length or (known.total is not None and length > known.total):
-            self.discard()
-            return 0, None
-        return length, known
-
     @property
     def length(self) -> int:
-        """Bytes that are there."""
-        return self.path.stat().st_size if self.path.is_file() else 0
+        """Number of bytes that are there."""
+        if not self.path.is_file():
+            return 0
+        return self.path.stat().st_size
+
+    def continuable(self, url: str) -> tuple[int, Version | None]:
+        """Find what can be continued from an address, and delete what cannot.
+
+        Returns:
+            Number of bytes that are there, and the version that they belong to; 0 and None to begin anew.
+        """
+        length = self.length
+        try:
+            # ``strict``: a note that is torn or was changed says nothing.
+            version = _VERSION.validate_json(read_text(self.note), strict=True)
+        except (OSError, ValueError):
+            version = Version("")
+        # Without a name for the version, nobody could say whether the rest is of the same file.
+        is_named = (version.etag or version.modified) is not None
+        is_too_long = version.total is not None and length > version.total
+        if version.url != url or not is_named or not length or is_too_long:
+            self.discard()
+            return 0, None
+        return length, version
 
     def begin(self, version: Version) -> None:
         """Begin anew with a version of the file.
@@ -84,7 +101,7 @@ class PartialDownload:
             self.path.touch()
 
     def open(self) -> FileIO:
-        """Open it to write at its end, unbuffered: a full disk is then told by the very write that met it."""
+        """Open it to write at its end, unbuffered: a full disk is then reported by the very write that met it."""
         with self._writing():
             return FileIO(self.path, "a")
 
@@ -99,37 +116,28 @@ class PartialDownload:
             while rest:
                 rest = rest[stream.write(rest) :]
 
+    def publish(self, place: Path) -> None:
+        """Move the bytes, which are whole and verified, to the file's final place."""
+        atomic.publish(self.path, place)
+        self.discard()
+
     def discard(self) -> None:
         """Delete the bytes and the note."""
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
-
-    def _read_note(self) -> Version | None:
-        """Read the note; one that is torn or strange says nothing."""
-        try:
-            found = Version(**json.loads(self.note.read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        texts = (found.etag, found.modified)
-        return (
-            found
-            if all(isinstance(text, str | None) for text in texts) and isinstance(found.total, int | None)
-            else None
-        )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            msg = (
+                f"{self.path} cannot be written: {error.strerror or error}. Mend that, or choose another folder with "
+                "KIT_CACHE"
+            )
             if error.errno in _FULL:
                 msg = (
                     f"no space left for {self.path} after {self.length} bytes ({error.strerror}). Free some and run "
                     "the same again: it goes on from there. Or choose another folder with KIT_CACHE"
-                )
-            else:
-                msg = (
-                    f"{self.path} cannot be written: {error.strerror or error}. Mend that, or choose another folder "
-                    "with KIT_CACHE"
                 )
             raise RegistryError(msg) from error

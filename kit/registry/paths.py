@@ -1,4 +1,4 @@
-"""Where files of the registry lie on this machine."""
+"""Paths of the registry's files on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kit.registry.entry import EMBEDDED, Entry
 __all__ = ["RESOURCES", "cache_dir", "place", "state", "user_registry"]
 
 RESOURCES = Path(__file__).parents[1] / "resources"
-"""Where files of the embedded scheme lie."""
+"""Folder of the files of the embedded scheme."""
 
 
 def cache_dir() -> Path:
@@ -27,14 +27,18 @@ def cache_dir() -> Path:
 def user_registry() -> Path:
     """Return the file of the user's own entries and pins: ``KIT_REGISTRY``, else in the cache."""
     chosen = os.environ.get("KIT_REGISTRY")
-    return Path(chosen).expanduser() if chosen else cache_dir() / "registry.toml"
+    if chosen:
+        return Path(chosen).expanduser()
+    return cache_dir() / "registry.toml"
 
 
 def place(entry: Entry) -> Path | None:
-    """Say where an entry's file lies, or would lie; None if it has no hash by which to know it."""
+    """Return the path that an entry's file has, or would have; None if it has no hash by which to know it."""
     if entry.scheme == EMBEDDED:
         return RESOURCES / entry.file
-    return None if entry.hash is None else cache_dir() / "files" / entry.hash[:12] / entry.file
+    if entry.hash is None:
+        return None
+    return cache_dir() / "files" / entry.hash[:12] / entry.file
 
 
 def state(entry: Entry) -> dict[str, Any]:
@@ -45,6 +49,10 @@ def state(entry: Entry) -> dict[str, Any]:
         are not looked at), and whether it is ever ``fetched`` rather than read where it is.
     """
     path = place(entry)
-    known = {"scheme": entry.scheme, "pinned": entry.hash is not None, "cached": path is not None and path.is_file()}
-    known["fetched"] = entry.is_fetched
-    return {**entry.model_dump(), **known}
+    return {
+        **entry.model_dump(),
+        "scheme": entry.scheme,
+        "pinned": entry.hash is not None,
+        "cached": path is not None and path.is_file(),
+        "fetched": entry.is_fetched,
+    }

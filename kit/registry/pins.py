@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import tempfile
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from kit.io import hashes
+from kit.io.atomic import write_atomically
+from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import RegistryError
+from kit.io.hashes import sha256_of_file, sha256_of_text
 from kit.io.progress import ProgressCallback, current
 from kit.io.retry import Limits, SourceError
 from kit.registry import catalogue, hub
 from kit.registry.entry import HUB, Entry, HubFile, shown
-from kit.registry.fetching import arrive, locked, offline, refuse_stores, settle
+from kit.registry.fetching import check_fetchable, fetch_into, locked, offline
 from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import cache_dir, place, user_registry
 
@@ -27,15 +24,15 @@ __all__ = ["Pin", "pin"]
 
 @dataclass(frozen=True)
 class Pin:
-    """An entry's hash, and where it is from.
+    """Hash of an entry, and its origin.
 
     Attributes:
-        name: of the entry.
-        sha256: its SHA-256, if that is known.
-        git_blob: its git object id, if that is known.
-        size: bytes, if that is known.
-        source: who says so.
-        new: whether it was recorded just now.
+        name: Name of the entry.
+        sha256: SHA-256 of the file, if that is known.
+        git_blob: Git object id of the file, if that is known.
+        size: Length in bytes, if that is known.
+        source: Origin of the hash, for people.
+        new: Whether it was recorded just now.
     """
 
     name: str
@@ -52,9 +49,9 @@ def pin(name: str, *, watch: ProgressCallback | None = None, limits: Limits | No
     A hub is asked for its own record of the file; of other files the bytes are fetched, hashed, and kept.
 
     Args:
-        name: the entry's name.
-        watch: is told how a download goes; by default the watch in force.
-        limits: of the download's patience.
+        name: Name of the entry.
+        watch: Receiver of the download's progress; by default the one in force.
+        limits: Patience with the servers.
 
     Returns:
         The hash; not new if the entry had one, which is then left as it is.
@@ -63,17 +60,18 @@ def pin(name: str, *, watch: ProgressCallback | None = None, limits: Limits | No
         RegistryError: the name is unknown, no source answers, or the user's registry cannot be written.
     """
     entry = catalogue.find(name)
-    refuse_stores([entry])
+    check_fetchable([entry])
     if entry.hash is not None:
         return Pin(name, entry.sha256, entry.git_blob, entry.size, "the registry", new=False)
     if offline():
         msg = f"{name}: its hash has to be asked for, and KIT_OFFLINE is set"
         raise RegistryError(msg)
     watch, limits = watch or current(), limits or Limits()
-    if (told := _from_hub(entry, watch, limits)) is not None:
-        _record(told, watch)
-        return told
-    return _from_bytes(entry, watch, limits)
+    found = _from_hub(entry, watch, limits)
+    if found is None:
+        return _from_bytes(entry, watch, limits)
+    _record(found, watch)
+    return found
 
 
 def _from_hub(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin | None:
@@ -82,9 +80,10 @@ def _from_hub(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin | No
     Raises:
         RegistryError: the hub does not have the file, and nobody else could; or it has one of another size.
     """
-    addresses = [url for url in entry.urls if url.startswith(f"{HUB}:")]
     failures: list[str] = []
-    for url in [] if hub.offline() else addresses:
+    for url in entry.urls:
+        if hub.offline() or not url.startswith(f"{HUB}:"):
+            continue
         try:
             facts = hub.facts(HubFile.of(url), limits, watch)
         except SourceError as error:
@@ -94,6 +93,7 @@ def _from_hub(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin | No
             msg = f"{entry.name}: the hub says {facts.size} bytes, the registry {entry.size}; nothing was recorded"
             raise RegistryError(msg)
         size = facts.size or entry.size
+        # The registry wants a size beside a SHA-256.
         if facts.git_blob is not None or (facts.sha256 is not None and size is not None):
             return Pin(entry.name, facts.sha256, facts.git_blob, size, f"the hub's own record of {url}")
     if failures and len(failures) == len(entry.urls):
@@ -104,25 +104,22 @@ def _from_hub(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin | No
 
 def _from_bytes(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin:
     """Fetch the file, hash it, record that, and keep the file under its hash."""
-    key = hashlib.sha256(entry.urls[0].encode()).hexdigest()[:12]
-    waiting = cache_dir() / "files" / f"unpinned-{key}" / entry.file
+    # Its place in the cache is named by the hash that is not known yet: until then, by the address.
+    waiting = cache_dir() / "files" / f"unpinned-{sha256_of_text(entry.urls[0])[:12]}" / entry.file
     with locked(waiting, watch, entry.name):
         part = PartialDownload(waiting)
-        arrive(entry, part, waiting, watch, limits)
-        found = Pin(
-            entry.name,
-            hashes.digest(part.path, "sha256"),
-            None,
-            part.length,
-            f"the bytes that came from {shown(entry.urls[0])}" if len(entry.urls) == 1 else "the bytes that came",
-        )
+        fetch_into(part, entry, waiting, watch, limits)
+        source = "the bytes that came"
+        if len(entry.urls) == 1:
+            source += f" from {shown(entry.urls[0])}"
+        found = Pin(entry.name, sha256_of_file(part.path), None, part.length, source)
         _record(found, watch)
         path = place(catalogue.find(entry.name))
         if path is None:
             msg = f"{entry.name}: its hash was recorded in {user_registry()}, but is not there any more"
             raise RegistryError(msg)
         with locked(path, watch, entry.name):
-            settle(part, path)
+            part.publish(path)
     return found
 
 
@@ -132,59 +129,51 @@ def _record(found: Pin, watch: ProgressCallback) -> None:
     Raises:
         RegistryError: the list is not TOML, or cannot be written.
     """
-    values: dict[str, Any] = {"sha256": found.sha256, "git_blob": found.git_blob, "size": found.size}
-    values = {key: value for key, value in values.items() if value is not None}
     path = user_registry()
     with locked(path, watch, str(path)):
-        tables = catalogue.read_tables(path) if path.exists() else {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        tables: dict[str, Any] = {}
+        text, mode = "", 0o644
+        if path.exists():
+            tables, text, mode = catalogue.read_tables(path), read_text(path), path.stat().st_mode & 0o777
         there = tables.get(found.name, {})
+        values: dict[str, Any] = {}
+        for key in catalogue.PIN_FIELDS:
+            if getattr(found, key) is not None:
+                values[key] = getattr(found, key)
         changed = {**tables, found.name: {**values, **there}}
-        text = _with_pin(text, found.name, {key: value for key, value in values.items() if key not in there})
-        if _tables(text) != changed:
+        added = {key: value for key, value in values.items() if key not in there}
+        text = _with_pin(text, found.name, added)
+        try:
+            fits = parse_toml(text) == changed
+        except DocumentError:
+            fits = False
+        if not fits:
             # The file writes its tables in a way that lines cannot be added to: written anew, without its comments.
             import tomli_w
 
             text = tomli_w.dumps(changed)
-        _replace(path, text)
-
-
-def _tables(text: str) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return None
+        try:
+            write_atomically(path, text, mode)
+        except OSError as error:
+            msg = f"{path} cannot be written: {error.strerror or error}; set KIT_REGISTRY to a file that can"
+            raise RegistryError(msg) from error
 
 
 def _with_pin(text: str, name: str, values: dict[str, Any]) -> str:
     """Add lines to a table, or a table to a text; the comments stay."""
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-    headers = f'(?:{re.escape(name)}|"{re.escape(name)}")' if "." not in name else f'"{re.escape(name)}"'
-    header = re.search(rf"^\[{headers}\][^\n]*(?:\n|\Z)", text, flags=re.MULTILINE)
-    if header is None:
-        gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-        return f"{text}{gap}[{json.dumps(name)}]\n{lines}"
-    begun = text[: header.end()]
-    return f"{begun}{'' if begun.endswith(chr(10)) else chr(10)}{lines}{text[header.end() :]}"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is the old one or the new one, never a piece.
-
-    Raises:
-        RegistryError: it cannot be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        msg = f"{path} cannot be written: {error.strerror or error}; set KIT_REGISTRY to a file that can"
-        raise RegistryError(msg) from error
+    spellings = f'"{re.escape(name)}"'
+    if "." not in name:
+        # Without quotes, a dot would part the names of two nested tables.
+        spellings += f"|{re.escape(name)}"
+    header = re.search(rf"^\[(?:{spellings})\][^\n]*(?:\n|\Z)", text, flags=re.MULTILINE)
+    if header is not None:
+        above, below = text[: header.end()], text[header.end() :]
+        if not above.endswith("\n"):
+            above += "\n"
+        return f"{above}{lines}{below}"
+    if text and not text.endswith("\n"):
+        text += "\n"
+    if text:
+        text += "\n"
+    return f"{text}[{json.dumps(name)}]\n{lines}"

@@ -151,6 +151,6 @@ def test_a_list_that_cannot_be_written_is_told(
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("kit.registry.pins.write_atomically", refuse)
     with pytest.raises(RegistryError, match=r"registry\.toml cannot be written: Read-only file system; set KIT"):
         pin()
