@@ -25,9 +25,9 @@ from kit.bench.results import Row, rounded
 from kit.bench.weather import LEVELS, noise
 from kit.data.chunks import ChunkSlice
 from kit.data.dataset import Pairs, Selection
-from kit.data.grid import Grid
 from kit.data.loader import Waiting, load_pairs
 from kit.data.readers import DEFAULT_READER, Reader, ReadRequest, reader_for
+from kit.data.region import select_grid
 from kit.data.settings import Codec, Period
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store, write_store
@@ -176,7 +176,7 @@ def _pairs(store: Store) -> Pairs:
         levels=store.levels,
         history=2,
         timestep=timedelta(hours=int(hours)),
-        grid=Grid.of(store, None, 1),
+        grid=select_grid(store, None, 1),
     )
     return Pairs(store, selection, store.period)
 

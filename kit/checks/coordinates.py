@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check
-from kit.data.circle import western_edge
+from kit.data.grid import western_edge
 
 __all__ = ["CHECKS"]
 

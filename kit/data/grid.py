@@ -1,4 +1,4 @@
-"""Which part of a store's grid is read, and which part of that is scored.
+"""Grids: longitudes on a circle, cells and their areas, and the part of a store's grid that a run reads.
 
 Columns are numbered from Greenwich eastwards. West of it they are negative, as in Python: column -1 is the store's
 last one. So the columns of a box that crosses Greenwich are a range like those of any other box.
@@ -10,30 +10,222 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kit.data.box import Range, Region, columns_of, extent, rows_of
-from kit.data.chunks import Columns, ChunkSlice
-from kit.data.circle import is_closed
-from kit.data.rectangle import sides_of
-from kit.data.store.reader import Store
-from kit.io.errors import StoreError
+if TYPE_CHECKING:
+    from kit.data.chunks import ChunkSlice, Columns
+    from kit.data.store.reader import Store
 
-__all__ = ["Grid"]
+__all__ = [
+    "AxisSelection",
+    "Grid",
+    "Range",
+    "area_weights",
+    "cell_areas",
+    "continuous",
+    "corners",
+    "edges",
+    "is_closed",
+    "spacing",
+    "western_edge",
+]
+
+Array = npt.NDArray[np.float64]
+Range = tuple[int, int]
+"""First index, and one past the last."""
+
+
+# Longitudes on a circle.
+
+
+def continuous(values_W: npt.NDArray[Any]) -> Array:
+    """Return longitudes without a jump, as figures and files want them: those west of Greenwich are negative.
+
+    Args:
+        values_W: Degrees east in [0, 360), each one east of the one before, [W]; they may pass 0 once.
+    """
+    values = np.asarray(values_W, dtype=np.float64)
+    passed = np.flatnonzero(np.diff(values) < 0)
+    if not passed.size:
+        return values
+    return np.where(np.arange(len(values)) <= passed[0], values - 360, values)
+
+
+def western_edge(increasing_W: npt.NDArray[Any]) -> int:
+    """Find where a box begins: the first column after its only hole, if the box goes on at 0 degrees, else 0.
+
+    Args:
+        increasing_W: All longitudes of a store, strictly increasing in [0, 360), [W].
+    """
+    steps = np.diff(increasing_W, append=increasing_W[0] + 360)
+    usual = 1.5 * float(np.median(steps)) + 1e-9
+    wide = np.flatnonzero(steps > usual)
+    if len(wide) == 1 and wide[0] + 1 < len(steps):
+        return int(wide[0]) + 1
+    return 0
+
+
+def is_closed(eastwards_W: npt.NDArray[Any]) -> bool:
+    """Whether longitudes, each one east of the one before, go around the whole circle, [W]."""
+    if len(eastwards_W) < 2:
+        return False
+    steps = np.diff(eastwards_W) % 360
+    return bool(np.isclose(steps.sum() + steps.mean(), 360))
+
+
+def spacing(degrees: npt.NDArray[Any]) -> float:
+    """Return the usual distance of neighbours, in degrees; 360 where there is one point alone."""
+    if len(degrees) < 2:
+        return 360.0
+    return float(np.median(np.abs(np.diff(degrees))))
+
+
+# Cells on the sphere.
+
+
+def edges(centres: npt.NDArray[Any], axis: int = 0) -> Array:
+    """Place edges of cells halfway between centres; the outermost cells are as wide outwards as inwards.
+
+    Args:
+        centres: Degrees, at least one along the axis; one alone is taken to be a degree wide.
+        axis: Axis along which the edges are found.
+
+    Returns:
+        One more along that axis.
+    """
+    values = np.moveaxis(np.asarray(centres, dtype=np.float64), axis, 0)
+    if len(values) == 1:
+        return np.moveaxis(np.concatenate([values - 0.5, values + 0.5]), 0, axis)
+    middle = (values[1:] + values[:-1]) / 2
+    found = np.concatenate([2 * values[:1] - middle[:1], middle, 2 * values[-1:] - middle[-1:]])
+    return np.moveaxis(found, 0, axis)
+
+
+def corners(centres_HW: npt.NDArray[Any]) -> Array:
+    """Place corners of a curvilinear grid's cells, [H + 1, W + 1], in the middle of the four centres around each."""
+    return edges(edges(centres_HW, 0), 1)
+
+
+def cell_areas(latitude_HW: npt.NDArray[Any], longitude_HW: npt.NDArray[Any]) -> Array:
+    """Compute areas of the cells of a curvilinear grid on the unit sphere.
+
+    The map from longitude and sine of latitude keeps areas (Lambert's cylindrical equal-area projection, Snyder 1987,
+    equations 10-1 and 10-2), so the area of a cell is that of its quadrilateral there: half the cross product of its
+    diagonals. Parallels and meridians are straight lines there, and the cells of a regular grid come out exactly;
+    other edges are taken to be straight between corners. No cell reaches beyond a pole.
+
+    Args:
+        latitude_HW: Latitudes of the centres, degrees north.
+        longitude_HW: Longitudes of the centres, degrees east, without a jump.
+
+    Returns:
+        Steradians, positive, [H, W].
+    """
+    x = np.deg2rad(corners(longitude_HW))
+    y = np.sin(np.deg2rad(np.clip(corners(latitude_HW), -90, 90)))
+    falling = x[1:, 1:] - x[:-1, :-1], y[1:, 1:] - y[:-1, :-1]
+    rising = x[:-1, 1:] - x[1:, :-1], y[:-1, 1:] - y[1:, :-1]
+    return np.asarray(np.abs(falling[0] * rising[1] - falling[1] * rising[0]) / 2)
+
+
+def area_weights(latitude: npt.ArrayLike, longitude: npt.ArrayLike | None = None) -> Array:
+    """Weight latitude rows, or the points of a curvilinear grid, by the area of the sphere that their cells cover.
+
+    A cell reaches halfway to its neighbours, the outermost ones as far outwards as inwards but never beyond
+    a pole; its area is the difference of the sines of its edges. A row on a pole is thus half a cell, not nothing.
+    Areas of a curvilinear grid's cells (``cell_areas``) are the same where the grid is regular.
+
+    Args:
+        latitude: Row centres, degrees north, strictly decreasing, shape [H]; a regional box may hold any part. Or
+            latitudes of all points, decreasing along every column, [H, W].
+        longitude: Longitudes of all points, degrees east, [H, W]; without effect where latitudes are a vector.
+
+    Returns:
+        Dimensionless float64 weights of mean 1, shape [H] or [H, W].
+
+    Raises:
+        ValueError: The latitudes are empty, beyond a pole, or not strictly decreasing, or longitudes do not fit them.
+    """
+    rows_H = np.asarray(latitude, dtype=np.float64)
+    if rows_H.ndim not in (1, 2) or rows_H.size == 0:
+        msg = f"latitudes must be a vector or a matrix and not empty, got shape {list(rows_H.shape)}"
+        raise ValueError(msg)
+    # Written so that a latitude that is not a number fails too.
+    if not bool((np.abs(rows_H) <= 90).all()):
+        msg = f"latitudes must lie in [-90, 90] degrees north, got {rows_H.min():g} to {rows_H.max():g}"
+        raise ValueError(msg)
+    wrong = np.argwhere(rows_H[1:] >= rows_H[:-1])
+    if len(wrong):
+        row, *column = map(int, wrong[0])
+        after, before = rows_H[(row + 1, *column)], rows_H[(row, *column)]
+        msg = f"latitudes must strictly decrease, but row {row + 1} is {after:g} after {before:g} degrees"
+        raise ValueError(msg)
+    if rows_H.ndim == 2:
+        got = longitude
+        if longitude is not None:
+            got = list(np.shape(longitude))
+        if got != list(rows_H.shape):
+            msg = f"longitudes of the latitudes' shape {list(rows_H.shape)} are needed, got {got}"
+            raise ValueError(msg)
+        areas = cell_areas(rows_H, np.asarray(longitude))
+    elif len(rows_H) == 1:
+        return np.ones(1)
+    else:
+        sines = np.sin(np.deg2rad(np.clip(edges(rows_H), -90, 90)))
+        areas = sines[:-1] - sines[1:]
+    return np.asarray(areas / areas.mean())
+
+
+# The part that a run reads.
+
+
+@dataclass(frozen=True)
+class AxisSelection:
+    """A range of rows or columns of a store.
+
+    Attributes:
+        read: Range that the model sees.
+        scored: Of that, the region's.
+        asked: Rows or columns of region and halo, before they were fitted to patches.
+        cropped: Rows or columns of the region that were left out.
+    """
+
+    read: Range
+    scored: Range
+    asked: int
+    cropped: int
+
+    @classmethod
+    def of(cls, region: Range, read: Range, asked: Range) -> AxisSelection:
+        """Put together what was asked for and what is read."""
+        start, stop = max(region[0], read[0]), min(region[1], read[1])
+        cropped = region[1] - region[0] - (stop - start)
+        return cls(read, (start - read[0], stop - read[0]), asked[1] - asked[0], cropped)
+
+    @classmethod
+    def fitted(cls, region: Range, asked: Range, patch: int) -> AxisSelection:
+        """Leave out what makes no whole patch: of the wider halo, then of the other, then of the region's end."""
+        start, stop = asked
+        for _ in range((stop - start) % patch):
+            if region[0] - start > max(stop - region[1], 0):
+                start += 1
+            else:
+                stop -= 1
+        return cls.of(region, (start, stop), asked)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The part of a store's grid that is read.
+    """The part of a store's grid that is read; ``kit.data.region.select_grid`` makes one.
 
     Attributes:
-        rows: first index, and one past the last, along latitude.
-        columns: the same along longitude; a negative first column lies west of Greenwich, counted from the store's end.
-        cropped: rows and columns of the region that are left out, so that the patch size divides the sides.
-        scored: of the rows and columns that are read, those that losses and scores are taken over; None for all. The
+        rows: First index, and one past the last, along latitude.
+        columns: The same along longitude; a negative first column lies west of Greenwich, counted from the store's end.
+        cropped: Rows and columns of the region that are left out, so that the patch size divides the sides.
+        scored: Rows and columns, of those that are read, that losses and scores are taken over; None for all. The
             others are context.
     """
 
@@ -41,44 +233,6 @@ class Grid:
     columns: Range
     cropped: tuple[int, int]
     scored: tuple[Range, Range] | None = None
-
-    @classmethod
-    def of(cls, store: Store, region: Region | None, patch: int, halo: float = 0.0) -> Grid:
-        """Select a region with its halo, in whole patches.
-
-        The halo gives way before the region does. In a box across Greenwich 0 degrees begins a patch: columns are
-        added as context where the store has them, else left out. On a curvilinear grid the region is the smallest
-        rectangle of grid points that contains it.
-
-        Args:
-            store: whose grid it is.
-            region: north, west, south, east in degrees, borders included; None for the whole grid. It goes eastwards
-                from west to east, across Greenwich where west is the greater one.
-            patch: patch size of the model in grid points.
-            halo: degrees of context around the region; it ends where the store ends.
-
-        Raises:
-            SettingsError: the region leaves so little of the circle out that no patch lies outside.
-            StoreError: the region selects nothing, less than a patch, or two pieces; or a global grid's longitudes
-                would lose their periodicity.
-        """
-        if store.curvilinear:
-            rows, columns = sides_of(store, region, halo, patch)
-        else:
-            rows, columns = rows_of(store, region, halo, patch), columns_of(store, region, halo, patch)
-        grid = cls(rows.read, columns.read, (rows.cropped, columns.cropped), (rows.scored, columns.scored))
-        height, width = grid.shape
-        empty = any(start >= stop for start, stop in (rows.scored, columns.scored))
-        if height < patch or width < patch or empty:
-            around = f" with data.halo {halo:g}" if halo else ""
-            msg = (
-                f"{store.path}: {rows.asked} x {columns.asked} grid points are selected, less than a patch of {patch} "
-                f"x {patch}; data.region is {region}{around}, the store covers {extent(store)}"
-            )
-            raise StoreError(msg)
-        if grid.scored == ((0, height), (0, width)):
-            return cls(grid.rows, grid.columns, grid.cropped)
-        return grid
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,27 +242,30 @@ class Grid:
     @property
     def window(self) -> tuple[slice, slice] | None:
         """Rows and columns that are scored, of those that are read; None for all."""
-        return None if self.scored is None else (slice(*self.scored[0]), slice(*self.scored[1]))
+        if self.scored is None:
+            return None
+        rows, columns = self.scored
+        return slice(*rows), slice(*columns)
 
-    def latitude(self, store: Store) -> npt.NDArray[np.float64]:
+    def latitude(self, store: Store) -> Array:
         """Latitudes of the rows, degrees north, [H]; [H, W] on a curvilinear grid."""
         rows = store.latitude[slice(*self.rows)]
-        return rows[:, slice(*self.columns)] if store.curvilinear else rows
+        if store.curvilinear:
+            return rows[:, slice(*self.columns)]
+        return rows
 
-    def longitude(self, store: Store) -> npt.NDArray[np.float64]:
+    def longitude(self, store: Store) -> Array:
         """Longitudes of the columns, degrees in [0, 360), each one east of the one before, [W] or [H, W]."""
         if store.curvilinear:
             return store.longitude[slice(*self.rows), slice(*self.columns)]
         return store.longitude[np.arange(*self.columns)]
 
-    def scored_coordinates(self, store: Store) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def scored_coordinates(self, store: Store) -> tuple[Array, Array]:
         """Latitudes and longitudes of what is scored, [H] and [W], or both [H, W]."""
         return self.in_window(self.latitude(store), self.longitude(store))
 
-    def in_window(
-        self, latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The part that is scored, of the coordinates of what is read."""
+    def in_window(self, latitude: Array, longitude: Array) -> tuple[Array, Array]:
+        """Cut coordinates of what is read to the part that is scored."""
         rows, columns = self.window or (slice(None), slice(None))
         if latitude.ndim == 2:
             return latitude[rows, columns], longitude[rows, columns]
@@ -130,7 +287,7 @@ class Grid:
         return np.take(whole, np.arange(*self.columns), axis=-1, mode="wrap")
 
     def distance(self, store: Store) -> npt.NDArray[np.int64] | None:
-        """Grid points between each point and the nearest edge of what is read, [H, W]; 0 at the edge.
+        """Count grid points between each point and the nearest edge of what is read, [H, W]; 0 at the edge.
 
         A pole is no edge, and the whole circle has none in the west and the east; a curvilinear grid has all four.
         None where there is no edge at all.
@@ -138,15 +295,18 @@ class Grid:
         height, width = self.shape
         rows, columns = np.arange(height), np.arange(width)
         latitude = self.latitude(store)
-        spacing = abs(latitude[1] - latitude[0])
+        # A pole that is less than a row away is no edge.
+        step = abs(latitude[1] - latitude[0])
         sides = []
-        if store.curvilinear or 90 - latitude[0] >= spacing:
+        if store.curvilinear or 90 - latitude[0] >= step:
             sides.append(rows[:, None])
-        if store.curvilinear or latitude[-1] + 90 >= spacing:
+        if store.curvilinear or latitude[-1] + 90 >= step:
             sides.append(rows[::-1, None])
         if store.curvilinear or not is_closed(self.longitude(store)):
             sides += [columns[None], columns[None, ::-1]]
-        return np.minimum.reduce([np.broadcast_to(side, self.shape) for side in sides]) if sides else None
+        if not sides:
+            return None
+        return np.minimum.reduce([np.broadcast_to(side, self.shape) for side in sides])
 
     @property
     def crosses_greenwich(self) -> bool:
@@ -155,7 +315,10 @@ class Grid:
 
     @property
     def _columns(self) -> Columns:
-        return range(*self.columns) if self.crosses_greenwich else slice(*self.columns)
+        if self.crosses_greenwich:
+            return range(*self.columns)
+        # A run of columns is read as one piece.
+        return slice(*self.columns)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kit.data import grid
+from kit.data import grid as data_grid
 from kit.data.statistics import channel_key
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def area_weights(lat: Coordinates, lon: Coordinates | None = None) -> Tensor:
     longitude = None
     if lon is not None:
         longitude = torch.as_tensor(lon, dtype=torch.float64, device="cpu").numpy()
-    return torch.from_numpy(grid.area_weights(latitude, longitude))
+    return torch.from_numpy(data_grid.area_weights(latitude, longitude))
 
 
 def skill(rmse: float, reference: float) -> float:

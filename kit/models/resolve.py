@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kit.data.dataset import Grid, Selection
+from kit.data.dataset import Selection
+from kit.data.region import select_grid
 from kit.data.settings import DataSettings
 from kit.data.store.reader import Store
 from kit.io.errors import SettingsError, StoreError
@@ -218,7 +219,7 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
         spec.levels,
         spec.history,
         spec.timestep,
-        Grid.of(store, data.region, patch, data.halo),
+        select_grid(store, data.region, patch, data.halo),
         non_negative=frozenset(spec.transforms),
     )
 

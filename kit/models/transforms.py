@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit import registry
-from kit.data.sources.fields import refuse_negative
+from kit.data.sources.fields import check_non_negative
 from kit.data.statistics import FieldAccumulator, point_weights
 from kit.data.store.reader import Store
 from kit.data.variables import Kind, lookup
@@ -246,7 +246,7 @@ def _fitted(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
     parts = [FieldAccumulator(f"{name} {transform} {level}", len(indices), weights) for level in range(levels)]
     for index in indices:
         state = store.read(name, [int(index)])
-        refuse_negative(store, name, [int(index)], state)
+        check_non_negative(store, name, [int(index)], state)
         values = transform.forward(state.astype(np.float64)).reshape(levels, *state.shape[-2:])
         for part, field in zip(parts, values, strict=True):
             part.add(field)

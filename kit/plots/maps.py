@@ -15,8 +15,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kit.data.cells import corners, edges
-from kit.data.circle import continuous
+from kit.data.grid import continuous, corners, edges
 from kit.metrics.scores import area_weights
 from kit.plots.styles import ERROR_COLOURS, GREY, INK, Style, channel_label, framed, style_of
 

@@ -19,7 +19,7 @@ from PIL import Image
 from kit.checks.check import Examined
 from kit.checks.results import Check, Report, Severity
 from kit.checks.scan import Survey, thinning
-from kit.data.circle import western_edge
+from kit.data.grid import western_edge
 from kit.plots.styles import BLUE, GREY, ORANGE, Style, style_of
 
 __all__ = ["page", "pictures"]

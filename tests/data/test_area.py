@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kit.data.area import area_weights
-from kit.data.cells import cell_areas, corners
+from kit.data.grid import area_weights, cell_areas, corners
 from kit.metrics import scores
 from tests.factories import LAMBERT, synthetic_dataset
 

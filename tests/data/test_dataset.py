@@ -12,6 +12,7 @@ import torch
 
 from kit.data.chunks import ChunkSlice
 from kit.data.dataset import Grid, Pairs, Selection, collate
+from kit.data.region import select_grid
 from kit.data.settings import Period
 from kit.data.store.reader import Store, write_store
 from kit.io.errors import StoreError

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from kit.data.grid import Grid
+from kit.data.region import select_grid
 from kit.data.settings import BuildSettings, DataSettings
 from kit.data.store.build import build_store
 from kit.data.store.reader import Store
@@ -55,7 +56,7 @@ def test_a_halo_is_context_around_the_region(globe: Store) -> None:
 
     Both halos are as wide: the south and the east give way.
     """
-    grid = Grid.of(globe, (54, 100, 31, 120), 4, halo=10)
+    grid = select_grid(globe, (54, 100, 31, 120), 4, halo=10)
     assert grid.shape == (8, 8)
     assert grid.cropped == (0, 0)
     assert scored(grid, globe) == ([52.5, 32.5], [100, 120])
@@ -66,7 +67,7 @@ def test_a_halo_is_context_around_the_region(globe: Store) -> None:
 
 def test_the_halo_is_measured_from_the_regions_border(globe: Store) -> None:
     """From 54 N, 9 degrees reach 63: the row at 62.5 is in. From 31 N they reach 22: the row at 22.5 is in."""
-    grid = Grid.of(globe, (54, 100, 31, 135), 3, halo=9)
+    grid = select_grid(globe, (54, 100, 31, 135), 3, halo=9)
     assert (grid.latitude(globe)[0], grid.latitude(globe)[-1]) == (62.5, 22.5)
     # 95 to 140 E would be 10 columns, one too many for patches of 3.
     assert (longitudes(grid, globe)[0], longitudes(grid, globe)[-1]) == (95, 135)
@@ -75,18 +76,18 @@ def test_the_halo_is_measured_from_the_regions_border(globe: Store) -> None:
 
 def test_the_wider_halo_gives_way_first_and_the_region_last(box: Store) -> None:
     """North of 55 there is one row of halo, south of 35 three: 9 rows, of which the south loses one."""
-    grid = Grid.of(box, (55, 25, 35, 40), 4, halo=15)
+    grid = select_grid(box, (55, 25, 35, 40), 4, halo=15)
     assert grid.window is not None
     assert (grid.latitude(box)[0], grid.latitude(box)[-1]) == (60, 25)
     assert grid.window[0] == slice(1, 6)
     # Without a halo the region itself is cropped, in the south and the east.
-    plain = Grid.of(box, (55, 25, 35, 40), 4)
+    plain = select_grid(box, (55, 25, 35, 40), 4)
     assert (plain.shape, plain.cropped, plain.window) == ((4, 4), (1, 0), None)
 
 
 def test_a_halo_that_leaves_the_store_is_cut_with_a_note(box: Store, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "kit"):
-        grid = Grid.of(box, (55, 20, 35, 40), 4, halo=15)
+        grid = select_grid(box, (55, 20, 35, 40), 4, halo=15)
     assert (longitudes(grid, box)[0], longitudes(grid, box)[-1]) == (10, 45)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
@@ -96,7 +97,7 @@ def test_a_halo_that_leaves_the_store_is_cut_with_a_note(box: Store, caplog: pyt
 
 def test_a_pole_is_no_end(globe: Store, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "kit"):
-        grid = Grid.of(globe, (90, 0, 50, 360), 4, halo=20)
+        grid = select_grid(globe, (90, 0, 50, 360), 4, halo=20)
     assert not caplog.records
     assert grid.rows == (0, 12)
     assert grid.columns == (0, 72)
@@ -105,16 +106,16 @@ def test_a_pole_is_no_end(globe: Store, caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_box_across_greenwich_goes_east(globe: Store) -> None:
     """20 W to 15 E is 8 columns, 4 of them in the west."""
-    grid = Grid.of(globe, (60, -20, 20, 15), 4)
+    grid = select_grid(globe, (60, -20, 20, 15), 4)
     assert grid.columns == (-4, 4)
     assert longitudes(grid, globe) == [340, 345, 350, 355, 0, 5, 10, 15]
     assert grid.window is None
-    assert grid == Grid.of(globe, (60, 340, 20, 15), 4)
+    assert grid == select_grid(globe, (60, 340, 20, 15), 4)
 
 
 def test_columns_are_added_until_greenwich_begins_a_patch(globe: Store) -> None:
     """10 W to 30 E is 2 + 7 columns; 4 + 8 are read, and the region alone is scored."""
-    grid = Grid.of(globe, (60, -10, 20, 30), 4)
+    grid = select_grid(globe, (60, -10, 20, 30), 4)
     assert grid.columns == (-4, 8)
     assert grid.cropped == (0, 0)
     assert scored(grid, globe)[1] == [350, 30]
@@ -131,7 +132,7 @@ def test_columns_are_added_until_greenwich_begins_a_patch(globe: Store) -> None:
     ),
 )
 def test_a_halo_may_cross_greenwich(globe: Store, region: tuple[float, ...], columns: object, window: slice) -> None:
-    grid = Grid.of(globe, region, 4, halo=20)  # type: ignore[arg-type]
+    grid = select_grid(globe, region, 4, halo=20)  # type: ignore[arg-type]
     assert grid.columns == columns
     assert grid.window is not None
     assert grid.window[1] == window
@@ -139,31 +140,31 @@ def test_a_halo_may_cross_greenwich(globe: Store, region: tuple[float, ...], col
 
 
 def test_a_halo_around_the_circle_reads_it_once(globe: Store) -> None:
-    assert Grid.of(globe, (60, 30, 20, 300), 4, halo=60).columns == (0, 72)
-    crossing = Grid.of(globe, (60, -100, 20, 150), 4, halo=60)
+    assert select_grid(globe, (60, 30, 20, 300), 4, halo=60).columns == (0, 72)
+    crossing = select_grid(globe, (60, -100, 20, 150), 4, halo=60)
     assert crossing.columns[1] - crossing.columns[0] == 72
     assert crossing.columns[0] % 4 == 0
     assert scored(crossing, globe)[1] == [260, 150]
-    assert Grid.of(globe, (60, -180, 20, 180), 4).columns == (0, 72)
+    assert select_grid(globe, (60, -180, 20, 180), 4).columns == (0, 72)
     with pytest.raises(SettingsError, match="leaves less than a patch out of the circle"):
-        Grid.of(globe, (60, 170, 20, 160), 4)
+        select_grid(globe, (60, 170, 20, 160), 4)
 
 
 def test_a_store_across_greenwich_is_read_as_one_box(across: Store) -> None:
     """6 columns in the west and 9 in the east: there are no more, so that 4 and 8 remain."""
-    grid = Grid.of(across, None, 4)
+    grid = select_grid(across, None, 4)
     assert grid.columns == (-4, 8)
     assert longitudes(grid, across) == [340, 345, 350, 355, 0, 5, 10, 15, 20, 25, 30, 35]
     assert grid.cropped == (1, 3)
     assert grid.window is None
-    west = Grid.of(across, (60, -30, 20, -15), 4)
+    west = select_grid(across, (60, -30, 20, -15), 4)
     assert (west.columns, longitudes(west, across)) == ((9, 13), [330, 335, 340, 345])
-    assert longitudes(Grid.of(across, (60, 10, 20, 25), 4), across) == [10, 15, 20, 25]
+    assert longitudes(select_grid(across, (60, 10, 20, 25), 4), across) == [10, 15, 20, 25]
 
 
 def test_a_store_across_greenwich_ends_where_it_ends(across: Store, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "kit"):
-        grid = Grid.of(across, (50, 0, 30, 20), 4, halo=40)
+        grid = select_grid(across, (50, 0, 30, 20), 4, halo=40)
     assert longitudes(grid, across)[0] == 340
     assert (
         "cut in the west, 10 degrees short: the store covers 60 to 20 degrees north, 330 to 40 degrees" in caplog.text
@@ -171,7 +172,7 @@ def test_a_store_across_greenwich_ends_where_it_ends(across: Store, caplog: pyte
 
 
 def test_values_are_read_with_their_coordinates(globe: Store) -> None:
-    grid = Grid.of(globe, (60, -10, 20, 30), 4)
+    grid = select_grid(globe, (60, -10, 20, 30), 4)
     whole = globe.read("t", [1], levels=[2])
     place = [list(globe.longitude).index(degrees) for degrees in longitudes(grid, globe)]
     assert np.array_equal(grid.read(globe, "t", [1], [2]), whole[:, :, slice(*grid.rows)][..., place])
@@ -191,7 +192,7 @@ def test_values_are_read_with_their_coordinates(globe: Store) -> None:
 )
 def test_what_a_store_does_not_hold_is_refused(box: Store, region: object, halo: float, message: str) -> None:
     with pytest.raises(StoreError, match=message):
-        Grid.of(box, region, 4, halo)  # type: ignore[arg-type]
+        select_grid(box, region, 4, halo)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -212,14 +213,14 @@ def test_boxes_that_are_none_are_refused(settings: dict[str, object], message: s
 
 def test_distances_are_counted_from_the_edges_that_there_are(globe: Store, box: Store) -> None:
     """A box of 8 x 8: 0 around, 3 in the middle. Up to a pole only the south is an edge; on the globe nothing is."""
-    distance = Grid.of(box, None, 4).distance(box)
+    distance = select_grid(box, None, 4).distance(box)
     assert distance is not None
     assert distance[0].tolist() == [0] * 8
     assert distance[3].tolist() == [0, 1, 2, 3, 3, 2, 1, 0]
-    north = Grid.of(globe, (90, 0, 50, 360), 4).distance(globe)
+    north = select_grid(globe, (90, 0, 50, 360), 4).distance(globe)
     assert north is not None
     assert north[:, 0].tolist() == north[:, 40].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
-    assert Grid.of(globe, None, 4).distance(globe) is None
+    assert select_grid(globe, None, 4).distance(globe) is None
 
 
 # Real data.
@@ -231,7 +232,7 @@ def test_real_globe_across_greenwich(tmp_path: Path) -> None:
     settings = {"source": "netcdf", "path": source, "out": tmp_path / "store", "variables": ("t",)}
     period = "1959-01-02/1959-01-02"
     store = build_store(BuildSettings.model_validate({**settings, "statics": ("coslon",), "train": period}))
-    grid = Grid.of(store, (70, -30, 20, 40), 4)
+    grid = select_grid(store, (70, -30, 20, 40), 4)
     assert grid.columns == (-8, 8)
     assert longitudes(grid, store)[7:9] == [354.375, 0]
     assert scored(grid, store)[1] == [331.875, 39.375]
@@ -248,9 +249,9 @@ def test_real_europe_with_a_halo(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     settings = {"source": "netcdf", "path": source, "out": out, "variables": ("10u",), "statics": ("coslat",)}
     store = build_store(BuildSettings.model_validate(settings | periods))
     with caplog.at_level(logging.WARNING, "kit"):
-        grid = Grid.of(store, (54, 1, 46, 9), 4, halo=1)
+        grid = select_grid(store, (54, 1, 46, 9), 4, halo=1)
         assert not caplog.records
-        Grid.of(store, (54, 1, 46, 9), 4, halo=2)
+        select_grid(store, (54, 1, 46, 9), 4, halo=2)
     assert len(caplog.records) == 4
     assert grid.shape == (40, 40)
     assert grid.window == (slice(4, 37), slice(4, 37))
@@ -268,11 +269,11 @@ def test_a_region_of_a_curvilinear_grid_is_the_smallest_rectangle_of_points(lamb
     inside = (lambert.latitude <= 40) & (lambert.latitude >= 36) & (abs(lambert.longitude - 262.5) <= 7.5)
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     for west, east in ((255, 270), (-105, -90)):
-        grid = Grid.of(lambert, (40, west, 36, east), 1)
+        grid = select_grid(lambert, (40, west, 36, east), 1)
         assert grid.rows == (rows[0], rows[-1] + 1)
         assert grid.columns == (columns[0], columns[-1] + 1)
         assert grid.window is None
-    patched = Grid.of(lambert, region, 2)
+    patched = select_grid(lambert, region, 2)
     assert patched.shape == (len(rows) // 2 * 2, len(columns) // 2 * 2)
     latitude, longitude = patched.latitude(lambert), patched.longitude(lambert)
     assert latitude.shape == longitude.shape == patched.shape
@@ -281,7 +282,7 @@ def test_a_region_of_a_curvilinear_grid_is_the_smallest_rectangle_of_points(lamb
 
 
 def test_a_halo_on_a_curvilinear_grid(lambert: Store, caplog: pytest.LogCaptureFixture) -> None:
-    grid = Grid.of(lambert, (40, 255, 36, 270), 2, halo=2)
+    grid = select_grid(lambert, (40, 255, 36, 270), 2, halo=2)
     assert grid.window is not None
     latitude, longitude = grid.scored_coordinates(lambert)
     inside = (lambert.latitude <= 40) & (lambert.latitude >= 36) & (abs(lambert.longitude - 262.5) <= 7.5)
@@ -294,7 +295,7 @@ def test_a_halo_on_a_curvilinear_grid(lambert: Store, caplog: pytest.LogCaptureF
     assert distance is not None
     assert distance[0].max() == distance[:, -1].max() == 0
     assert distance.max() == min(grid.shape) // 2 - 1
-    Grid.of(lambert, (40, 255, 32, 270), 2, halo=4)
+    select_grid(lambert, (40, 255, 32, 270), 2, halo=4)
     assert "data.halo is cut in the south, up to" in caplog.text
     assert "data.halo is cut in the north" not in caplog.text
 
@@ -311,13 +312,13 @@ def test_regions_that_a_curvilinear_grid_has_not(
     lambert: Store, region: tuple[float, float, float, float], message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
-        Grid.of(lambert, region, 2)
+        select_grid(lambert, region, 2)
 
 
 def test_matrices_of_a_globe_have_two_ends(tmp_path: Path) -> None:
     globe = write_synthetic(as_matrices(synthetic_dataset(times=3)), tmp_path / "globe")
     with pytest.raises(StoreError, match=r"selects both ends of the store"):
-        Grid.of(globe, (45, -30, -45, 30), 2)
+        select_grid(globe, (45, -30, -45, 30), 2)
     # The halo ends where the store ends.
-    assert Grid.of(globe, (45, 0, -45, 45), 1, halo=30).columns == (0, 7)
-    assert Grid.of(globe, (45, 0, -45, 360), 1).shape == (8, 32)
+    assert select_grid(globe, (45, 0, -45, 45), 1, halo=30).columns == (0, 7)
+    assert select_grid(globe, (45, 0, -45, 360), 1).shape == (8, 32)

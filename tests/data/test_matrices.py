@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kit.data.matrices import projection_of
 from kit.data.sources.base import Request
-from kit.data.sources.fields import canonical_coordinates
+from kit.data.sources.coordinates import canonical_coordinates, projection_of
 from kit.data.sources.merging import merge
 from kit.data.sources.netcdf import open_source
 from kit.data.statics import choose_statics

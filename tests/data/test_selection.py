@@ -9,9 +9,10 @@ import pytest
 import xarray as xr
 from pydantic import ValidationError
 
-from kit.data.selection import cropped, describe, with_context
+from kit.data.region import cropped, with_context
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Pieces, Request
+from kit.data.sources.crop_regrid import describe
 from kit.data.store.build import build_store
 from kit.io.errors import StoreError
 from tests.data.sources.era5_files import new_form, write

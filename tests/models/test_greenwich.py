@@ -13,7 +13,7 @@ from aurora import Batch, Metadata
 from aurora.model.fourier import pos_expansion, scale_expansion
 from aurora.model.posencoding import pos_scale_enc
 
-from kit.data.circle import continuous, western_edge
+from kit.data.grid import continuous, western_edge
 from kit.data.longitudes import EastwardLongitudes, longitudes
 from kit.memory import engine
 from kit.memory.settings import MemorySettings

@@ -9,12 +9,13 @@ import torch
 
 from kit.data.dataset import Pairs, Selection
 from kit.data.grid import Grid
+from kit.data.region import select_grid
 from kit.data.settings import Period
 from kit.data.store.reader import Store
 from kit.models.space import Fields, TrainingSpace
 from kit.train.loss import PaperMAE
-from kit.train.rollout import roll_out
 from kit.train.settings import RolloutSettings
+from kit.train.tasks.forecast import roll_out
 from tests.batches import small_spec, synthetic_batch
 from tests.factories import synthetic_store
 
@@ -38,8 +39,8 @@ def pairs(store: Store, grid: Grid, steps: int = 1) -> Pairs:
 
 def test_the_model_sees_the_halo_as_it_would_see_a_larger_box(store: Store) -> None:
     """58 to 22 N and 10 W to 30 E with 10 degrees around, and the box that this comes to."""
-    inner = Grid.of(store, (58, -10, 22, 30), 4, halo=10)
-    outer = Grid.of(store, (68, -20, 12, 55), 4)
+    inner = select_grid(store, (58, -10, 22, 30), 4, halo=10)
+    outer = select_grid(store, (68, -20, 12, 55), 4)
     assert inner.window is not None
     assert outer.window is None
     assert (inner.rows, inner.columns) == (outer.rows, outer.columns)
@@ -75,7 +76,7 @@ def assert_within(there: Fields, here: Fields) -> None:
 
 def test_what_is_missing_in_the_halo_does_not_count(store: Store) -> None:
     """A target that is NaN all around the region: the loss is that of the region, and so is its gradient."""
-    grid = Grid.of(store, (58, 100, 22, 135), 4, halo=10)
+    grid = select_grid(store, (58, 100, 22, 135), 4, halo=10)
     spec = small_spec("pretrained")
     torch.manual_seed(0)
     space = TrainingSpace(spec.build(), spec, grid.window)

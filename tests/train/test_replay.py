@@ -15,7 +15,8 @@ from aurora import Batch
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
 from kit.config.layers import Layer, resolve
-from kit.data.dataset import Grid, Pair, Pairs, Selection
+from kit.data.dataset import Pair, Pairs, Selection
+from kit.data.region import select_grid
 from kit.data.settings import Period
 from kit.data.store.reader import Store, write_store
 from kit.io.errors import CheckpointError, SettingsError, StoreError
@@ -48,7 +49,7 @@ def counting_store(folder: Path, times: int = 12, missing: tuple[int, ...] = ())
 
 
 def pairs_of(store: Store, period: Period = ALL) -> Pairs:
-    grid = Grid.of(store, None, 4)
+    grid = select_grid(store, None, 4)
     return Pairs(store, Selection(("2t",), ("2t",), ("t",), ("lsm",), (500,), 2, STEP, grid), period)
 
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import xarray as xr
 
-from kit.data.matrices import projection_of
-from kit.data.selection import cropped
+from kit.data.region import cropped
 from kit.data.settings import Period
-from kit.data.sources.fields import canonical_coordinates, canonical_name, canonical_values
+from kit.data.sources.coordinates import canonical_coordinates, projection_of
+from kit.data.sources.fields import canonical_name, canonical_values
 from kit.data.store.format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
 from kit.io.errors import StoreError
 

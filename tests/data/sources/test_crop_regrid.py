@@ -10,7 +10,7 @@ import xarray as xr
 from pydantic import ValidationError
 
 from kit.data.settings import BuildSettings
-from kit.data.sources.crop_regrid import Target, method_of, regridded
+from kit.data.sources.crop_regrid import TargetGrid, method_of, regridded
 from kit.data.store.build import build_store
 from kit.io.errors import StoreError
 from tests.data.sources.zarr_files import weatherbench, write
@@ -29,7 +29,7 @@ def field(spacing: float = 15, values: Any = None, *, centres: bool = False, tim
 
 
 def to(data: xr.DataArray, spacing: float, name: str = "2t", asked: Any = None) -> xr.DataArray:
-    result, _ = regridded({name: data}, Target.of_spacing(spacing), asked, lambda _: None)
+    result, _ = regridded({name: data}, TargetGrid.of_spacing(spacing), asked, lambda _: None)
     return result[name]
 
 
@@ -46,7 +46,7 @@ METHODS = ("linear", "conservative", "nearest")
 
 @pytest.mark.parametrize(("spacing", "shape"), ((0.1, (1801, 3600)), (0.25, (721, 1440)), (0.4, (451, 900))))
 def test_global_grids_are_upstream_s(spacing: float, shape: tuple[int, int]) -> None:
-    target = Target.of_spacing(spacing)
+    target = TargetGrid.of_spacing(spacing)
     assert (len(target.latitude), len(target.longitude)) == shape
     assert (target.latitude[0], target.latitude[-1], target.longitude[0]) == (90, -90, 0)
     assert target.longitude[1] == spacing
@@ -55,7 +55,7 @@ def test_global_grids_are_upstream_s(spacing: float, shape: tuple[int, int]) -> 
 @pytest.mark.parametrize("spacing", (0.7, 0, 200))
 def test_grids_that_do_not_fit_the_globe(spacing: float, tmp_path: Path) -> None:
     with pytest.raises((StoreError, ValidationError), match="regrid"):
-        Target.of_spacing(BuildSettings(source="zarr", path="a", out=tmp_path, regrid=spacing).regrid or 0)
+        TargetGrid.of_spacing(BuildSettings(source="zarr", path="a", out=tmp_path, regrid=spacing).regrid or 0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -134,7 +134,7 @@ def test_what_is_missing_stays_missing_and_spreads_no_further_than_its_neighbour
 def test_the_same_grid_is_left_alone(method: Any) -> None:
     notes: list[str] = []
     data = field()
-    result, facts = regridded({"tp": data}, Target.of_spacing(15), method, notes.append)
+    result, facts = regridded({"tp": data}, TargetGrid.of_spacing(15), method, notes.append)
     np.testing.assert_array_equal(result["tp"], data)
     assert facts == {}
     assert notes == ["--regrid 15 degrees: the data are on that grid already; left as they are"]
@@ -181,10 +181,10 @@ def test_what_cannot_be_regridded(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="fewer than two points lie within the data"):
         to(field().isel(latitude=slice(5, 7), longitude=slice(1, 3)), 45)
     with pytest.raises(StoreError, match="--regrid_like .*none: no such store or file"):
-        Target.like(str(tmp_path / "none"))
+        TargetGrid.like(str(tmp_path / "none"))
     field(30).isel(latitude=slice(2, 4)).to_netcdf(tmp_path / "grid.nc")
     with pytest.raises(StoreError, match="its points lie beyond the data's"):
-        regridded({"2t": field().isel(latitude=slice(0, 4))}, Target.like(str(tmp_path / "grid.nc")), None, print)
+        regridded({"2t": field().isel(latitude=slice(0, 4))}, TargetGrid.like(str(tmp_path / "grid.nc")), None, print)
     for options, message in (
         ({"regrid": 9, "regrid_like": "a"}, "--regrid and --regrid_like"),
         ({"regrid_method": "linear"}, "--regrid_method has no effect without"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from kit.data.sources.fields import canonical_coordinates, canonical_name, canonical_values
+from kit.data.sources.coordinates import canonical_coordinates
+from kit.data.sources.fields import canonical_name, canonical_values
 from kit.io.errors import StoreError
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kit.data.selection import cropped
+from kit.data.region import cropped
 from kit.data.sources.base import Pieces, Place, Request, SourceData
-from kit.data.sources.fields import canonical_coordinates, canonical_name, coordinate_names
+from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
+from kit.data.sources.fields import canonical_name
 from kit.data.sources.merging import merge
 from kit.data.sources.zarr.address import is_address, opened_store
 from kit.data.sources.zarr.reading import FILLED, Arrays, Times, hours_between, lazy
