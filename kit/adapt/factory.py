@@ -8,15 +8,13 @@ from typing import Any, Literal
 
 from aurora import Aurora
 
-from kit.adapt import mlp_decoder as light
-from kit.adapt import trainable
+from kit.adapt import mlp_decoder, trainable
 from kit.adapt.settings import AdaptSettings
 from kit.adapt.trainable import Trained
 from kit.io.errors import CheckpointError
 from kit.models.extend import added_names, start_new
 from kit.models.spec import ModelSpec
-from kit.models.weights import load as weights_room
-from kit.models.weights.load import LoraFate, Weights
+from kit.models.weights.load import RolloutLoraMode, Weights, install
 
 __all__ = ["base_of", "for_prediction", "for_training", "rebased"]
 
@@ -55,11 +53,10 @@ def for_training(
     new = added_names(model, spec.added, stabilised=spec.arguments.get("stabilise_level_agg", False))
     start_new(model, new, start)
     if weights is not None:
-        fate: LoraFate = "keep" if spec.rollout_lora == "kept" else "merge"
         fresh = settings.method == "rollout-lora"
-        new &= _install(model, spec, weights, fate, merged=not going_on, fresh=fresh)
+        new &= _install(model, spec, weights, spec.rollout_lora_mode, merged=not going_on, fresh=fresh)
     if settings.decoder == "mlp":
-        new = light.install(model, spec, settings, new)
+        new = mlp_decoder.install(model, spec, settings, new)
     trained = trainable.select(model, settings, steps=steps, new=new)
     if weights is not None and going_on:
         trainable.load(model, settings, weights.state)
@@ -83,22 +80,15 @@ def for_prediction(spec: ModelSpec, weights: Weights | None, *, autocast: bool) 
         SettingsError: a package that the adapters need is missing.
     """
     if weights is not None and weights.under is not None:
-        return for_training(rebased(spec, weights, _own(weights)), weights, _own(weights), autocast=autocast)[0]
+        own = _own_settings(weights)
+        return for_training(rebased(spec, weights, own), weights, own, autocast=autocast)[0]
     model = spec.build(autocast=autocast)
     if weights is not None:
-        _refuse_missing(weights, weights_room.install(model, spec, weights))
+        missing = install(model, spec, weights)
+        if missing:
+            msg = f"{weights.base['name']}: the weights lack {len(missing)} parameters, the first is {min(missing)}"
+            raise CheckpointError(msg)
     return model
-
-
-def _refuse_missing(weights: Weights, missing: frozenset[str]) -> None:
-    """Refuse to predict with parameters that no weights were loaded into.
-
-    Raises:
-        CheckpointError: there are some.
-    """
-    if missing:
-        msg = f"{weights.base['name']}: the weights lack {len(missing)} parameters, the first is {min(missing)}"
-        raise CheckpointError(msg)
 
 
 def base_of(weights: Weights, settings: AdaptSettings) -> dict[str, Any]:
@@ -108,26 +98,33 @@ def base_of(weights: Weights, settings: AdaptSettings) -> dict[str, Any]:
     """
     if _goes_on(weights, settings) and weights.adapter is not None:
         return dict(weights.adapter["base"])
-    path = Path(weights.base["name"])
-    return {**weights.base, "name": str(path.absolute()) if path.exists() else weights.base["name"]}
+    base = dict(weights.base)
+    path = Path(base["name"])
+    if path.exists():
+        base["name"] = str(path.absolute())
+    return base
 
 
 def _goes_on(weights: Weights, settings: AdaptSettings) -> bool:
     """Whether training goes on with the weights' own adapters."""
     if weights.under is None:
         return False
-    own = _own(weights).defining()
-    # Where none is asked for, the mode of a roll-out LoRA is the weights'.
-    return settings.defining() == (own if settings.mode else own.model_copy(update={"mode": None}))
+    own = _own_settings(weights).defining()
+    if settings.mode is None:
+        # Where none is asked for, the mode of a roll-out LoRA is the weights'.
+        own = own.model_copy(update={"mode": None})
+    return settings.defining() == own
 
 
-def _own(weights: Weights) -> AdaptSettings:
-    """The settings that weights were trained with, as far as an adapter among them tells."""
-    return AdaptSettings() if weights.adapter is None else AdaptSettings.model_validate(weights.adapter["settings"])
+def _own_settings(weights: Weights) -> AdaptSettings:
+    """The settings that weights were trained with, as far as an adapter among them shows."""
+    if weights.adapter is None:
+        return AdaptSettings()
+    return AdaptSettings.model_validate(weights.adapter["settings"])
 
 
 def _install(
-    model: Aurora, spec: ModelSpec, weights: Weights, fate: LoraFate, *, merged: bool, fresh: bool
+    model: Aurora, spec: ModelSpec, weights: Weights, mode: RolloutLoraMode, *, merged: bool, fresh: bool
 ) -> frozenset[str]:
     """Load weights; of a delta those below it, with the delta merged into them or left out.
 
@@ -135,7 +132,7 @@ def _install(
         model: built from ``spec``.
         spec: the model's.
         weights: what is loaded.
-        fate: what becomes of a roll-out LoRA among these weights.
+        mode: what becomes of a roll-out LoRA among these weights.
         merged: whether a delta is, or will be loaded later.
         fresh: whether a roll-out LoRA may begin where no weights have one.
 
@@ -143,19 +140,17 @@ def _install(
         Parameters of added variables that the weights lack, and that are as they were.
     """
     if weights.under is None:
-        return weights_room.install(model, spec, weights, fate, fresh=fresh)
+        return install(model, spec, weights, mode, fresh=fresh)
     assert weights.spec is not None
+    # A roll-out LoRA below a delta is treated as the delta's is, unless the delta's own takes its place.
+    mode_below = mode
+    if weights.spec.rollout_lora != "kept":
+        mode_below = "merge"
+    elif any(".loras." in name for name in weights.state):
+        mode_below = "drop"
     below = replace(spec, added=(*spec.added, *weights.spec.added))
-    missing = _install(model, below, weights.under, _fate_below(weights, fate), merged=True, fresh=fresh)
+    missing = _install(model, below, weights.under, mode_below, merged=True, fresh=fresh)
     if not merged:
         return missing
-    trainable.merge(model, _own(weights), weights.state, fate)
+    trainable.merge(model, _own_settings(weights), weights.state, mode)
     return missing - weights.state.keys()
-
-
-def _fate_below(weights: Weights, fate: LoraFate) -> LoraFate:
-    """What becomes of a roll-out LoRA below a delta, of which it shares the fate or whose own takes its place."""
-    assert weights.spec is not None
-    if weights.spec.rollout_lora != "kept":
-        return "merge"
-    return "drop" if any(".loras." in name for name in weights.state) else fate

@@ -7,8 +7,6 @@ has the hash that it was written with, is thrown away and made anew, with a word
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -27,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from kit.io import atomic, hashes, locks
 from kit.io.errors import SettingsError
 
 __all__ = ["FeatureCache", "Shape", "digest_of", "key_of", "refuse_beyond"]
@@ -79,19 +78,20 @@ class Shape:
 def key_of(facts: Mapping[str, Any]) -> str:
     """Name of the folder for what the facts describe: the beginning of their SHA-256."""
     text = json.dumps({"format": _FORMAT, **facts}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashes.sha256_of_text(text)[:16]
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors: names, types, shapes and bytes, in order of names."""
-    digest = hashlib.sha256()
+    """Hash tensors: the SHA-256 of their names, types, shapes and bytes, in order of names."""
+    digest = hashes.new_sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_raw(tensor))
     return digest.hexdigest()
 
 
-def _raw(tensor: torch.Tensor) -> memoryview:
+def _raw(tensor: torch.Tensor) -> Any:
+    """Bytes of a tensor, not copied where it lies on the CPU in one piece."""
     values: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(values)
 
@@ -120,10 +120,10 @@ class FeatureCache:
         self._verified: dict[Path, tuple[int, int]] = {}
         self._ahead: dict[datetime, torch.Tensor] = {}
         held = self._hold(json.dumps({"format": _FORMAT, **facts}, indent=2).encode() + b"\n")
-        weakref.finalize(self, os.close, held)
+        weakref.finalize(self, held.release)
         self._sweep()
 
-    def _hold(self, facts: bytes) -> int:
+    def _hold(self, facts: bytes) -> locks.LockHandle:
         """Make the folder if it is not there, and keep it from being removed as long as this cache is open."""
         described = self.folder / _FACTS
         while True:
@@ -131,15 +131,13 @@ class FeatureCache:
             try:
                 if not described.exists():
                     self._publish(described, facts)
-                held = os.open(described, os.O_RDONLY)
+                held = locks.take(described, shared=True, make=False, wait=True)
             except FileNotFoundError:
+                # Who makes room for another cache has removed the folder at this moment.
                 continue
-            fcntl.flock(held, fcntl.LOCK_SH)
-            # Who removes a folder holds this lock alone; it may have been this one, a moment ago.
-            if described.exists() and described.stat().st_ino == os.fstat(held).st_ino:
-                os.utime(described)
-                return held
-            os.close(held)
+            assert held is not None
+            os.utime(described)
+            return held
 
     def remove_others(self, needed: int, limit: int) -> list[Path]:
         """Remove caches beside this one, those that were opened longest ago first, until all have room together.
@@ -155,7 +153,7 @@ class FeatureCache:
         removed, taken = [], needed
         for facts in sorted(described, key=lambda path: path.stat().st_mtime, reverse=True):
             size = sum(file.stat().st_size for file in facts.parent.iterdir())
-            if taken + size > limit and _removed(facts):
+            if taken + size > limit and _remove_unused(facts):
                 removed.append(facts.parent)
             else:
                 taken += size
@@ -174,7 +172,8 @@ class FeatureCache:
 
         The hash is compared the first time that this process reads a file, and again when the file has changed.
         """
-        if (ahead := self._ahead.pop(time, None)) is not None:
+        ahead = self._ahead.pop(time, None)
+        if ahead is not None:
             return ahead
         path = self.path(time)
         try:
@@ -189,7 +188,8 @@ class FeatureCache:
 
     def read_ahead(self, time: datetime) -> None:
         """Read what ``get`` will be asked for next, in another thread."""
-        if (latents := self.get(time)) is not None:
+        latents = self.get(time)
+        if latents is not None:
             self._ahead[time] = latents
 
     def _read(self, path: Path) -> torch.Tensor:
@@ -202,7 +202,7 @@ class FeatureCache:
             raise _DamagedError(msg)
         state = (seen.st_size, seen.st_mtime_ns)
         if self._verified.get(path) != state:
-            if hashlib.sha256(_raw(latents)).hexdigest() != expected:
+            if hashes.sha256_of_bytes(_raw(latents)) != expected:
                 msg = "its SHA-256 is not the one that was recorded when it was written"
                 raise _DamagedError(msg)
             self._verified[path] = state
@@ -218,33 +218,31 @@ class FeatureCache:
             msg = f"expected latents of {self.shape}, got {tuple(latents.shape)} in {latents.dtype}"
             raise ValueError(msg)
         held = latents.detach().cpu().contiguous()
-        metadata = {"sha256": hashlib.sha256(_raw(held)).hexdigest(), "time": time.astimezone(UTC).isoformat()}
+        metadata = {"sha256": hashes.sha256_of_bytes(_raw(held)), "time": time.astimezone(UTC).isoformat()}
         self._publish(self.path(time), save({_NAME: held}, metadata))
 
     def _publish(self, path: Path, content: bytes) -> None:
         """Write a file beside its place, then move it there; locked as long as it is being written."""
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+        lock = locks.take(part, wait=True)
+        assert lock is not None
         try:
-            with part.open("wb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-                part.replace(path)
+            part.write_bytes(content)
+            atomic.publish(part, path)
         finally:
-            part.unlink(missing_ok=True)
+            lock.release(remove=True)
 
     def _sweep(self) -> None:
         """Remove what killed processes left unfinished; what another one is writing is locked by it."""
         for part in self.folder.glob(".*.part"):
             try:
-                with part.open("rb") as stream:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # Between making a file and locking it there is a moment.
-                    if clock.time() - os.fstat(stream.fileno()).st_mtime > _ABANDONED:
-                        part.unlink(missing_ok=True)
-            except (BlockingIOError, FileNotFoundError):
+                lock = locks.take(part, make=False)
+            except FileNotFoundError:
                 continue
+            if lock is not None:
+                # Between making a file and locking it there is a moment.
+                age = clock.time() - os.fstat(lock.descriptor).st_mtime
+                lock.release(remove=age > _ABANDONED)
 
     def described(self, times: Sequence[datetime]) -> str:
         """Say how large the cache is, and what of it is there."""
@@ -256,17 +254,21 @@ class FeatureCache:
         )
 
 
-def _removed(facts: Path) -> bool:
+def _remove_unused(facts: Path) -> bool:
     """Remove a cache, unless a process has it open."""
     try:
-        with facts.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # At once, so that nobody finds half of it.
-            gone = facts.parent.with_name(f".{facts.parent.name}.{uuid.uuid4().hex[:12]}.gone")
-            facts.parent.rename(gone)
-            shutil.rmtree(gone)
-    except (BlockingIOError, FileNotFoundError):
+        lock = locks.take(facts, make=False)
+    except FileNotFoundError:
         return False
+    if lock is None:
+        return False
+    try:
+        # At once, so that nobody finds half of it.
+        gone = facts.parent.with_name(f".{facts.parent.name}.{uuid.uuid4().hex[:12]}.gone")
+        atomic.move(facts.parent, gone)
+        atomic.remove_tree(gone)
+    finally:
+        lock.release()
     return True
 
 
@@ -282,7 +284,9 @@ def refuse_beyond(cache: FeatureCache, times: Sequence[datetime], budget: int | 
     Raises:
         SettingsError: says how large it would be, and what can be done.
     """
-    limit = _BUDGET if budget is None else budget
+    limit, whose = _BUDGET, "the default"
+    if budget is not None:
+        limit, whose = budget, "adapt.cache_budget"
     needed = len(times) * cache.shape.bytes
     if needed <= limit:
         for folder in cache.remove_others(needed, limit):
@@ -290,19 +294,17 @@ def refuse_beyond(cache: FeatureCache, times: Sequence[datetime], budget: int | 
     missing = len(cache.missing(times)) * cache.shape.bytes
     free = max(shutil.disk_usage(cache.folder).free - _RESERVE, 0)
     if needed > limit:
-        whose = "the default" if budget is None else "adapt.cache_budget"
         beyond = f"more than {limit / _GIB:.3g} GiB, {whose}"
     elif missing > free:
         beyond = f"{missing / _GIB:.3g} GiB of that still to be written, and the disk has room for {free / _GIB:.3g}"
     else:
         return
-    raise SettingsError(_too_large(cache, times, beyond))
-
-
-def _too_large(cache: FeatureCache, times: Sequence[datetime], beyond: str) -> str:
-    fewer = "; the surface latent alone (adapt.latents surface)" if cache.shape.levels > 1 else ""
-    return (
+    fewer = ""
+    if cache.shape.levels > 1:
+        fewer = "; the surface latent alone (adapt.latents surface)"
+    msg = (
         f"{cache.described(times)}: {beyond}. Take fewer times (data.train, data.valid); a smaller data.region{fewer}; "
         "a larger adapt.cache_budget, or another disk (adapt.cache PATH); or compute latents at every step "
         "(adapt.cache off), or train upstream's own heads (adapt.decoder linear)"
     )
+    raise SettingsError(msg)

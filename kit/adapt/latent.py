@@ -16,8 +16,9 @@ from kit.adapt.mlp_decoder import heads_of
 from kit.adapt.settings import AdaptSettings
 from kit.data.dataset import Pairs
 from kit.io.errors import SettingsError
-from kit.models.space import Fields, TrainingSpace, Window
+from kit.models.space import Fields, TrainingSpace, Window, indexed
 from kit.models.spec import ModelSpec
+from kit.models.variants import drop_names
 
 __all__ = ["LatentSpace", "refuse_rollout"]
 
@@ -65,7 +66,9 @@ class LatentSpace(TrainingSpace):
         """
         if settings.cache == "off":
             return
-        root = registry.cache_dir() / "features" if settings.cache is None else Path(settings.cache).expanduser()
+        root = registry.cache_dir() / "features"
+        if settings.cache is not None:
+            root = Path(settings.cache).expanduser()
         cache = _opened(self, periods[0], root)
         times = [time for pairs in periods for time in pairs.times]
         refuse_beyond(cache, times, settings.cache_bytes)
@@ -79,33 +82,34 @@ class LatentSpace(TrainingSpace):
             release: without effect: the trunk keeps nothing for a backward pass.
         """
         latents = torch.stack([self._latents(inputs, index) for index in range(len(inputs.metadata.time))])
-        return self._arranged(Fields(self._light(latents, self._patches(inputs)), {})).within(self._window)
-
-    def _arranged(self, fields: Fields) -> Fields:
-        """The channels of heads as they are scored; those of other variables are not there."""
-        surface = dict(fields.surface)
-        for name, head in self._heads.items():
-            if name in surface:
-                surface |= head.arranged(name, surface)
-        return dataclasses.replace(fields, surface=surface)
+        height, width = inputs.spatial_shape
+        patch = self._light.patch_size
+        surface = self._arranged(self._light(latents, (height // patch, width // patch)))
+        return Fields(surface, {}).within(self._window)
 
     def targets(self, target: Batch) -> Fields:
         """Encode a target state, of which the light decoders' variables are kept."""
         whole = super().targets(target)
-        masks = {name: mask for name, mask in whole.masks.items() if name in self._light}
-        return Fields({name: whole.surface[name] for name in self._light}, {}, masks)
-
-    def _patches(self, inputs: Batch) -> tuple[int, int]:
-        height, width = inputs.spatial_shape
-        return height // self._light.patch_size, width // self._light.patch_size
+        surface = {name: whole.surface[name] for name in self._light}
+        masks = {name: mask for name, mask in whole.masks.items() if name in surface}
+        return Fields(surface, {}, masks)
 
     def _latents(self, inputs: Batch, index: int) -> torch.Tensor:
         """Of one sample, [levels, L, D], on the model's device."""
         time = inputs.metadata.time[index]
-        stored = None if self.cache is None else self.cache.get(time)
-        if stored is not None:
-            return stored.to(next(self._light.parameters()).device)
-        latents = self._computed(_sample(inputs, index))
+        if self.cache is not None:
+            stored = self.cache.get(time)
+            if stored is not None:
+                return stored.to(next(self._light.parameters()).device)
+        one = (slice(index, index + 1),)
+        latents = self._computed(
+            dataclasses.replace(
+                inputs,
+                surf_vars=indexed(inputs.surf_vars, one),
+                atmos_vars=indexed(inputs.atmos_vars, one),
+                metadata=dataclasses.replace(inputs.metadata, time=(time,)),
+            )
+        )
         if self.cache is not None:
             self.cache.put(time, latents)
         return latents
@@ -130,18 +134,6 @@ class LatentSpace(TrainingSpace):
             self.model.train(training)
         msg = "the model returned without running its decoder"
         raise AssertionError(msg)
-
-
-def _sample(batch: Batch, index: int) -> Batch:
-    """One sample of a batch; views, no copies."""
-
-    def cut(variables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value[index : index + 1] for name, value in variables.items()}
-
-    metadata = dataclasses.replace(batch.metadata, time=(batch.metadata.time[index],))
-    return dataclasses.replace(
-        batch, surf_vars=cut(batch.surf_vars), atmos_vars=cut(batch.atmos_vars), metadata=metadata
-    )
 
 
 def refuse_rollout(settings: AdaptSettings, steps: int) -> None:
@@ -180,42 +172,40 @@ def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
             "that of the first time; set --adapt.cache off"
         )
         raise SettingsError(msg)
+    unread = set(spec.output_only)
+    trunk: dict[str, torch.Tensor] = {}
+    for name, value in model.state_dict().items():
+        # Embeddings of what is never read have no part in latents.
+        embedded = name.removeprefix("encoder.surf_token_embeds.weights.")
+        if name.startswith(("encoder.", "backbone.")) and embedded not in unread:
+            trunk[name] = value
     selection = pairs.selection
+    precision, dtype = "fp32", torch.float32
+    if heads.rounded:
+        precision, dtype = "bf16", torch.bfloat16
     facts = {
-        "trunk": digest_of(_trunk(model, spec)),
+        "trunk": digest_of(trunk),
         "model": _as_read(spec),
         "store": pairs.store.fingerprint(),
         "variables": [selection.inputs, selection.atmospheric, selection.static],
         "levels": selection.levels,
         "grid": digest_of({"latitude": pairs.latitude, "longitude": pairs.longitude}),
         "latent_levels": heads.levels,
-        "precision": "bf16" if heads.rounded else "fp32",
+        "precision": precision,
         "device": next(model.parameters()).device.type,
         "torch": str(torch.__version__),
     }
     rows, columns = selection.grid.shape
     patches = rows // heads.patch_size, columns // heads.patch_size
-    dtype = torch.bfloat16 if heads.rounded else torch.float32
     return FeatureCache(root, facts, Shape(heads.levels, patches, model.decoder.embed_dim, dtype))
-
-
-def _trunk(model: Aurora, spec: ModelSpec) -> dict[str, torch.Tensor]:
-    """Tensors of encoder and backbone, without the embeddings of what is never read."""
-    unread = {f"encoder.surf_token_embeds.weights.{name}" for name in spec.output_only}
-    return {
-        name: value
-        for name, value in model.state_dict().items()
-        if name.startswith(("encoder.", "backbone.")) and name not in unread
-    }
 
 
 def _as_read(spec: ModelSpec) -> dict[str, Any]:
     """The spec, without what is predicted and never read."""
     raw = spec.as_dict()
-    for key in ("added", "never_read", "output_only"):
-        raw.pop(key, None)
-    unread = set(spec.output_only)
-    raw["surface"] = [name for name in raw["surface"] if name not in unread]
+    del raw["added"], raw["never_read"]
+    raw["surface"] = list(drop_names(raw["surface"], spec.output_only))
     for key in ("statistics", "transforms", "heads"):
-        raw[key] = {name: value for name, value in raw.get(key, {}).items() if name not in unread}
+        for name in spec.output_only:
+            raw[key].pop(name, None)
     return raw

@@ -14,22 +14,22 @@ Each starts from what the model predicts. Checkpoints hold the tensors under the
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import re
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
-from kit.adapt import method as extras
 from kit.adapt.adalora import Allocation, orthogonality, pruning
-from kit.adapt.method import Attached
+from kit.adapt.method import Attached, import_packages
 from kit.adapt.settings import AdaptSettings
+from kit.config.suggestions import near_names
 from kit.io.errors import CheckpointError, SettingsError
+from kit.models.variants import keep_names
 from kit.models.weights.load import ADAPTER_PREFIX
 
-__all__ = ["NAME", "attach", "config", "load", "matching", "refuse_rank", "tensors"]
+__all__ = ["NAME", "attach", "config", "load", "matching", "split_adapters", "tensors"]
 
 NAME = "default"
 """PEFT's name for the one adapter that there is."""
@@ -56,8 +56,19 @@ def attach(
             fit the steps, or a package is missing.
     """
     names = matching(model, settings.adapter.targets, new)
-    refuse_rank(model, names, settings.adapter.rank)
-    extras.load(settings.method)
+    # No product of two matrices has a higher rank than the smaller side of its layer.
+    for name in names:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, torch.nn.Linear)
+        width = min(layer.in_features, layer.out_features)
+        if settings.adapter.rank > width:
+            msg = (
+                f"adapt.rank: expected at most {width}, the width of {name} ({layer.in_features} to "
+                f"{layer.out_features}), got {settings.adapter.rank}; lower it, or leave that layer out of "
+                "adapt.targets"
+            )
+            raise SettingsError(msg)
+    import_packages(settings.method)
     config = _config(settings, names, steps)
     if settings.method == "qlora":
         from kit.adapt.nf4 import quantise
@@ -70,8 +81,10 @@ def attach(
         parameter.requires_grad_(id(parameter) in own)
     if settings.method != "adalora" or steps is None:
         return Attached()
-    weight = settings.budget.orthogonality
-    return Attached(orthogonality(model, NAME, weight) if weight else None, Allocation(model, NAME))
+    penalty = None
+    if settings.budget.orthogonality:
+        penalty = orthogonality(model, NAME, settings.budget.orthogonality)
+    return Attached(penalty, Allocation(model, NAME))
 
 
 def _config(settings: AdaptSettings, names: Sequence[str], steps: int | None) -> Any:
@@ -115,6 +128,7 @@ def _fill(name: str, layer: Any) -> None:
     """Give an adapter memory beside its layer, and PEFT's first values: A random, B zero, or for ``adalora`` E."""
     device = layer.get_base_layer().weight.device
     if isinstance(layer.lora_A, torch.nn.ParameterDict):
+        # AdaLoRA's: plain parameters, and the rank that is left.
         for matrices in (layer.lora_A, layer.lora_E, layer.lora_B):
             matrices[NAME] = torch.nn.Parameter(torch.empty(matrices[NAME].shape, device=device))
         rank = torch.full((1,), float(layer.r[NAME]), device=device)
@@ -132,13 +146,13 @@ def _fill(name: str, layer: Any) -> None:
 
 def _parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The adapters' parameters, under the names that PEFT saves them by."""
-    own = {name: value for name, value in model.named_parameters() if _OWN.search(name)}
-    return {ADAPTER_PREFIX + _saved_name(name): value for name, value in own.items()}
-
-
-def _saved_name(name: str) -> str:
-    # PEFT once held magnitudes as plain parameters, and its files still do.
-    return name.replace(f".{NAME}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+    found: dict[str, torch.nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        if _OWN.search(name):
+            # PEFT once held magnitudes as plain parameters, and its files still do.
+            saved = name.replace(f".{NAME}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+            found[ADAPTER_PREFIX + saved] = parameter
+    return found
 
 
 def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -149,12 +163,32 @@ def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def config(model: torch.nn.Module) -> dict[str, Any]:
     """Contents of ``adapter_config.json``, with which PEFT can load the adapters onto upstream's model."""
     found: dict[str, Any] = model.peft_config[NAME].to_dict()  # type: ignore[index,union-attr]
-    # Sets have no order, and two runs shall write the same file.
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
-    pattern: Any = plain.get("rank_pattern")  # PEFT's LoRA has an empty one
+    for key, value in found.items():
+        # Sets have no order, and two runs shall write the same file.
+        if isinstance(value, set):
+            found[key] = sorted(value)
+    pattern = found.get("rank_pattern")  # PEFT's LoRA has an empty one
     if pattern:
-        plain["rank_pattern"] = {name.removesuffix(f".{NAME}"): kept for name, kept in pattern.items()}
-    return {**plain, "inference_mode": True}
+        found["rank_pattern"] = {name.removesuffix(f".{NAME}"): kept for name, kept in pattern.items()}
+    return found | {"inference_mode": True}
+
+
+def split_adapters(
+    saved: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Separate PEFT's adapters from what else trained.
+
+    Returns:
+        The adapters' tensors, and the others.
+    """
+    adapters: dict[str, torch.Tensor] = {}
+    others: dict[str, torch.Tensor] = {}
+    for name, value in saved.items():
+        if name.startswith(ADAPTER_PREFIX):
+            adapters[name] = value
+        else:
+            others[name] = value
+    return adapters, others
 
 
 @torch.no_grad()
@@ -165,20 +199,26 @@ def load(model: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
         CheckpointError: the adapters differ; names the first tensor that does.
     """
     expected = _parameters(model)
-    differing = [
-        name
-        for name in sorted(expected.keys() | saved.keys())
-        if name not in saved or name not in expected or saved[name].shape != expected[name].shape
-    ]
-    if differing:
-        shapes = [tuple(part[differing[0]].shape) if differing[0] in part else "none" for part in (expected, saved)]
+    shapes: dict[str, tuple[str, str]] = {}
+    for name in sorted(expected.keys() | saved.keys()):
+        pair = _shape_of(expected.get(name)), _shape_of(saved.get(name))
+        if pair[0] != pair[1]:
+            shapes[name] = pair
+    if shapes:
+        first, (own, given) = next(iter(shapes.items()))
         msg = (
-            f"the adapters do not fit the model: {len(differing)} tensors differ; of {differing[0]} the model expects "
-            f"shape {shapes[0]}, the checkpoint has {shapes[1]}. Check model.variant and the folder's kit.json"
+            f"the adapters do not fit the model: {len(shapes)} tensors differ; of {first} the model expects shape "
+            f"{own}, the checkpoint has {given}. Check model.variant and the folder's kit.json"
         )
         raise CheckpointError(msg)
     for name, parameter in expected.items():
         parameter.copy_(saved[name])
+
+
+def _shape_of(tensor: torch.Tensor | None) -> str:
+    if tensor is None:
+        return "none"
+    return str(tuple(tensor.shape))
 
 
 # Which linear layers get an adapter.
@@ -197,37 +237,17 @@ def matching(model: torch.nn.Module, targets: Sequence[str], new: Collection[str
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     layers = [name for name in linear if f"{name}.weight" not in new]
+    selected: set[str] = set()
     for target in targets:
-        if not any(_matches(name, target) for name in layers):
-            raise SettingsError(_no_layer(target, layers))
-    return [name for name in layers if any(_matches(name, target) for target in targets)]
-
-
-def _matches(name: str, target: str) -> bool:
-    return fnmatch.fnmatchcase(name, target) or fnmatch.fnmatchcase(name, f"*.{target}")
-
-
-def _no_layer(target: str, layers: Sequence[str]) -> str:
-    parts = target.count(".") + 1
-    ends = dict.fromkeys(".".join(name.split(".")[-parts:]) for name in layers)
-    close = difflib.get_close_matches(target, ends, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(list(ends)[:12])}"
-    return f"adapt.targets: {target!r} is the end of no linear layer's name; {hint}"
-
-
-def refuse_rank(model: torch.nn.Module, names: Sequence[str], rank: int) -> None:
-    """Refuse a rank that no product of two matrices of these layers' sizes can have.
-
-    Raises:
-        SettingsError: names the first layer that is too narrow.
-    """
-    for name in names:
-        layer = model.get_submodule(name)
-        assert isinstance(layer, torch.nn.Linear)
-        width = min(layer.in_features, layer.out_features)
-        if rank > width:
-            msg = (
-                f"adapt.rank: expected at most {width}, the width of {name} ({layer.in_features} to "
-                f"{layer.out_features}), got {rank}; lower it, or leave that layer out of adapt.targets"
-            )
+        found = [name for name in layers if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")]
+        if not found:
+            parts = target.count(".") + 1
+            ends = dict.fromkeys(".".join(name.split(".")[-parts:]) for name in layers)
+            hint = f"there are {', '.join(list(ends)[:12])}"
+            close = near_names(target, ends, cutoff=0.5)
+            if close:
+                hint = f"did you mean {' or '.join(close)}?"
+            msg = f"adapt.targets: {target!r} is the end of no linear layer's name; {hint}"
             raise SettingsError(msg)
+        selected.update(found)
+    return list(keep_names(layers, selected))

@@ -1,4 +1,4 @@
-"""What every way of fine-tuning has to offer."""
+"""The interface of a method of fine-tuning, and the packages that methods need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 
-__all__ = ["Attach", "Attached", "StepHook", "load"]
+__all__ = ["Attach", "Attached", "StepHook", "import_packages"]
 
 
 class StepHook(Protocol):
@@ -76,7 +76,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 _CHATTY = ("bitsandbytes", "torch.utils._pytree", "torchao")
 
 
-def load(method: str) -> None:
+def import_packages(method: str) -> None:
     """Import the packages of the ``peft`` extra that a method needs; takes seconds the first time.
 
     Raises:

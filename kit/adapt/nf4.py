@@ -1,6 +1,6 @@
 """Frozen linear layers in NF4, the 4-bit format of QLoRA (Dettmers et al. 2023), through bitsandbytes.
 
-Import this module only after ``kit.adapt.method.load``.
+Import this module only after ``kit.adapt.method.import_packages``.
 """
 
 from __future__ import annotations

@@ -1,22 +1,21 @@
-"""What trains: marks parameters, and says so; what a checkpoint has to hold of it."""
+"""What trains: the choice of parameters, and what a checkpoint holds of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from aurora import Aurora
 
-from kit.adapt import lora, prefix, prompt, rollout_lora
-from kit.adapt import mlp_decoder as light
+from kit.adapt import lora, mlp_decoder, prefix, prompt, rollout_lora
 from kit.adapt.method import Attach, Attached, StepHook
 from kit.adapt.settings import AdaptSettings, Method, matching
 from kit.io.errors import CheckpointError, SettingsError
-from kit.models.weights import convert as merged_lora
-from kit.models.weights.load import ADAPTER_PREFIX, LoraFate
+from kit.models.variants import drop_names, keep_names
+from kit.models.weights.convert import merge_rollout_lora, split_rollout_lora
+from kit.models.weights.load import ADAPTER_PREFIX, RolloutLoraMode
 
 __all__ = [
     "Trained",
@@ -64,40 +63,54 @@ def select(model: Aurora, settings: AdaptSettings, *, steps: int | None = None, 
     Raises:
         SettingsError: the method cannot be had for this model.
     """
+    own = dict(model.named_parameters())
     # By identity: PEFT's layers take the place of others, whose parameters then have longer names.
-    fresh = {id(parameter) for name, parameter in model.named_parameters() if name in set(new)}
-    attach = partial(lora.attach, new=new) if settings.adds_adapter else _METHODS[settings.method]
-    attached = attach(model, settings, steps)
-    for parameter in model.parameters():
+    fresh = {id(own[name]) for name in keep_names(new, own)}
+    if settings.adds_adapter:
+        attached = lora.attach(model, settings, steps, new)
+    else:
+        attached = _METHODS[settings.method](model, settings, steps)
+    trained: dict[str, torch.nn.Parameter] = {}
+    trained_new: set[str] = set()
+    for name, parameter in model.named_parameters():
         if id(parameter) in fresh:
             parameter.requires_grad_(True)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    named = frozenset(name for name, parameter in trained.items() if id(parameter) in fresh)
-    return Trained(trained, named, attached.penalty, attached.schedule)
+            trained_new.add(name)
+        if parameter.requires_grad:
+            trained[name] = parameter
+    return Trained(trained, frozenset(trained_new), attached.penalty, attached.schedule)
 
 
 def tensors(model: Aurora, settings: AdaptSettings) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds: the whole model, or what trained.
+    """Collect what a checkpoint holds: the whole model, or what trained.
 
     PEFT's adapters have the names that PEFT saves them by, all else upstream's.
     """
     if not settings.is_delta:
         return dict(model.state_dict())
-    adapters = lora.tensors(model) if settings.adds_adapter else {}
-    others = {name: parameter.detach() for name, parameter in _others(model, adapters)}
-    return {**adapters, **others}
+    adapters, others = _trained_tensors(model, settings)
+    return adapters | others
 
 
-def _others(model: Aurora, adapters: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.nn.Parameter]]:
-    """Parameters that train and are no PEFT adapter's."""
+def _trained_tensors(model: Aurora, settings: AdaptSettings) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """PEFT's adapters, and what else trains."""
+    adapters: dict[str, torch.Tensor] = {}
+    if settings.adds_adapter:
+        adapters = lora.tensors(model)
+    # By their memory: PEFT saves adapters under other names than the model has them.
     held = {value.data_ptr() for value in adapters.values()}
-    trains = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [(name, parameter) for name, parameter in trains if parameter.data_ptr() not in held]
+    others: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.data_ptr() not in held:
+            others[name] = parameter.detach()
+    return adapters, others
 
 
 def adapter_config(model: Aurora, settings: AdaptSettings) -> dict[str, Any] | None:
     """Contents of ``adapter_config.json``; None for a method without PEFT's adapters."""
-    return lora.config(model) if settings.adds_adapter else None
+    if not settings.adds_adapter:
+        return None
+    return lora.config(model)
 
 
 def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor]) -> None:
@@ -109,12 +122,12 @@ def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tenso
     if not settings.is_delta:
         model.load_state_dict(saved)
         return
-    adapters, others = _parted(saved)
+    adapters, others = lora.split_adapters(saved)
     if settings.adds_adapter:
         lora.load(model, adapters)
-    expected = {name for name, _ in _others(model, lora.tensors(model) if settings.adds_adapter else {})}
-    if expected != others.keys():
-        differing = sorted(expected ^ others.keys())
+    _, expected = _trained_tensors(model, settings)
+    if expected.keys() != others.keys():
+        differing = sorted(expected.keys() ^ others.keys())
         msg = (
             f"what trained does not fit the model: {len(differing)} tensors differ, the first is {differing[0]}. Check "
             "model.variant and the folder's kit.json"
@@ -124,7 +137,7 @@ def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tenso
 
 
 def merge(
-    model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor], rollout: LoraFate = "merge"
+    model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor], mode: RolloutLoraMode = "merge"
 ) -> None:
     """Put what ``tensors`` gave of a method other than ``full`` into the weights that it was trained on.
 
@@ -132,7 +145,7 @@ def merge(
         model: holds those weights, and nothing that a method added.
         settings: of the training that the tensors come from.
         saved: the tensors.
-        rollout: what becomes of a roll-out LoRA among them.
+        mode: what becomes of a roll-out LoRA among them.
 
     Raises:
         CheckpointError: they do not fit, or no weights of upstream's can hold them.
@@ -145,12 +158,11 @@ def merge(
             "train what is new in one run"
         )
         raise CheckpointError(msg)
-    adapters, others = _parted(saved)
-    if settings.method == "rollout-lora" and rollout != "keep":
-        loras = {name: value for name, value in others.items() if ".loras." in name}
-        others = {name: value for name, value in others.items() if name not in loras}
-        if rollout == "merge":
-            merged_lora.add(model, loras)
+    adapters, others = lora.split_adapters(saved)
+    if settings.method == "rollout-lora" and mode != "keep":
+        loras, others = split_rollout_lora(others)
+        if mode == "merge":
+            merge_rollout_lora(model, loras)
     _overlay(model, others)
     if settings.adds_adapter:
         merge_adapters(model, settings, adapters)
@@ -162,7 +174,8 @@ def _overlay(model: Aurora, others: Mapping[str, torch.Tensor]) -> None:
     Raises:
         CheckpointError: the model lacks one, or it has another shape.
     """
-    model.adapt_checkpoint_max_history_size(others := dict(others))
+    others = dict(others)
+    model.adapt_checkpoint_max_history_size(others)
     try:
         unknown = model.load_state_dict(others, strict=False).unexpected_keys
     except RuntimeError as error:
@@ -173,23 +186,21 @@ def _overlay(model: Aurora, others: Mapping[str, torch.Tensor]) -> None:
         raise CheckpointError(msg)
 
 
-def _parted(saved: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """PEFT's adapters, and the rest."""
-    parts: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
-    for name, value in saved.items():
-        parts[not name.startswith(ADAPTER_PREFIX)][name] = value
-    return parts
-
-
 def count(model: Aurora) -> tuple[int, int]:
-    """Number of parameters that train, and of all."""
-    sizes = [(size(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    """Count the weights that train, and all."""
+    trains = total = 0
+    for parameter in model.parameters():
+        total += size(parameter)
+        if parameter.requires_grad:
+            trains += size(parameter)
+    return trains, total
 
 
 def size(parameter: torch.nn.Parameter) -> int:
-    """Number of weights: a byte holds two of 4 bits."""
-    return parameter.numel() * (2 if parameter.dtype is torch.uint8 else 1)
+    """Count the weights of a parameter: a byte holds two of 4 bits."""
+    if parameter.dtype is torch.uint8:
+        return 2 * parameter.numel()
+    return parameter.numel()
 
 
 def module_group(name: str) -> str:
@@ -216,12 +227,19 @@ def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> 
         SettingsError: a pattern selects no parameter, or nothing is left to train, or nothing to freeze.
     """
     names = _own(model)
-    setting = "freeze" if settings.freeze is not None else "train_only"
-    patterns = settings.freeze or settings.train_only or ()
-    chosen = {name for pattern in patterns for name in matching(names, pattern, f"adapt.{setting}")}
-    trained = [name for name in names if (name in chosen) == (setting == "train_only")]
+    setting, patterns = "freeze", settings.freeze
+    if patterns is None:
+        setting, patterns = "train_only", settings.train_only or ()
+    chosen: set[str] = set()
+    for pattern in patterns:
+        chosen.update(matching(names, pattern, f"adapt.{setting}"))
+    trained = drop_names(names, chosen)
+    if setting == "train_only":
+        trained = keep_names(names, chosen)
     if not 0 < len(trained) < len(names):
-        what = "nothing to train" if not trained else "nothing frozen"
+        what = "nothing frozen"
+        if not trained:
+            what = "nothing to train"
         msg = f"adapt.{setting}: {', '.join(patterns)} leaves {what}; choose other patterns, or --adapt.method full"
         raise SettingsError(msg)
     _train(model, trained)
@@ -235,7 +253,7 @@ def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> At
         SettingsError: more stages are asked for than there are.
     """
     if settings.decoder == "mlp":
-        _train(model, [name for name in _own(model) if name.startswith(f"decoder.{light.NAME}.")])
+        _train(model, [name for name in _own(model) if name.startswith(f"decoder.{mlp_decoder.NAME}.")])
         return Attached()
     stages = len(model.backbone.decoder_layers)
     asked = settings.decoder_stages or 0
@@ -268,37 +286,34 @@ _EPSILON = 1e-5
 def merge_adapters(model: torch.nn.Module, settings: AdaptSettings, saved: Mapping[str, torch.Tensor]) -> None:
     """Put saved adapters into the weights of a model without adapters.
 
+    W becomes W + scale B A; for ``dora`` with each row at its own length; for ``adalora`` W + scale B diag(E) A.
+
     Args:
         model: changed in place; its layers are upstream's own. Adapters that were trained on NF4 are added to the
             weights that NF4 was made from.
         settings: the adapters'.
         saved: what ``kit.adapt.lora.tensors`` gave.
     """
+    adapter = settings.adapter
     for name in saved:
         layer, found, _ = name.removeprefix(ADAPTER_PREFIX).partition(".lora_A")
-        if found:
-            linear = model.get_submodule(layer)
-            assert isinstance(linear, torch.nn.Linear)
-            linear.weight.copy_(_merged(linear.weight, settings, _parts(saved, layer)))
-
-
-def _parts(saved: Mapping[str, torch.Tensor], layer: str) -> dict[str, torch.Tensor]:
-    """An adapter's tensors by PEFT's names for them: ``lora_A``, ``lora_B`` and what else there is."""
-    start = f"{ADAPTER_PREFIX}{layer}.lora_"
-    own = {name: value for name, value in saved.items() if name.startswith(start)}
-    return {name.removeprefix(start).removesuffix(".weight"): value for name, value in own.items()}
-
-
-def _merged(weight: torch.Tensor, settings: AdaptSettings, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """W + scale B A; for ``dora`` with each row at its own length; for ``adalora`` W + scale B diag(E) A."""
-    adapter = settings.adapter
-    down, up = parts["A"], parts["B"]
-    if settings.method == "adalora":
-        return weight + adapter.alpha / (adapter.rank + _EPSILON) * (up @ (down * parts["E"]))
-    whole = weight + adapter.scale * (up @ down)
-    if settings.method == "dora":
-        whole = whole * (parts["magnitude_vector"] / torch.linalg.vector_norm(whole, dim=1)).unsqueeze(1)
-    return whole
+        if not found:
+            continue
+        linear = model.get_submodule(layer)
+        assert isinstance(linear, torch.nn.Linear)
+        start = f"{ADAPTER_PREFIX}{layer}.lora_"
+        own = [key for key in saved if key.startswith(start)]
+        # By PEFT's names: A, B, and E of AdaLoRA or magnitude_vector of DoRA.
+        parts = {key.removeprefix(start).removesuffix(".weight"): saved[key] for key in own}
+        down, up = parts["A"], parts["B"]
+        if settings.method == "adalora":
+            merged = linear.weight + adapter.alpha / (adapter.rank + _EPSILON) * (up @ (down * parts["E"]))
+        else:
+            merged = linear.weight + adapter.scale * (up @ down)
+        if settings.method == "dora":
+            # Each row at its own length.
+            merged = merged * (parts["magnitude_vector"] / torch.linalg.vector_norm(merged, dim=1)).unsqueeze(1)
+        linear.weight.copy_(merged)
 
 
 _METHODS: Mapping[Method, Attach] = {

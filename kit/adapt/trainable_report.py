@@ -1,9 +1,10 @@
-"""What trains: a table of the model's modules, made before the first step."""
+"""The table of what trains, and the parameters that get no gradient for a reason that can be named."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,10 +18,10 @@ from aurora.normalisation import level_to_str
 from kit.adapt.trainable import module_group, size
 from kit.models.space import Fields
 
-__all__ = ["Pace", "Report", "Row", "Watched", "report"]
+__all__ = ["GroupSchedule", "TrainableReport", "TrainableRow", "ForwardObserver", "report"]
 
 
-class Pace(NamedTuple):
+class GroupSchedule(NamedTuple):
     """How fast a parameter moves."""
 
     learning_rate: float
@@ -28,7 +29,7 @@ class Pace(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainableRow:
     """Some parameters of one group of modules.
 
     Attributes:
@@ -51,7 +52,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainableReport:
     """What trains.
 
     Attributes:
@@ -59,7 +60,7 @@ class Report:
             move; what is frozen beside them counts among the first. Every parameter is in one row.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainableRow, ...]
 
     @property
     def trains(self) -> int:
@@ -87,62 +88,56 @@ class Report:
 
     def text(self) -> str:
         """The table in words."""
-        head = ("what trains", "parameters", "of", "share", "lr", "weight decay", "")
-        body = [
-            (row.group, f"{row.trains:,}", f"{row.parameters:,}", *_rates(row), "new" if row.new else "")
-            for row in self.rows
-        ]
-        total = ("all", f"{self.trains:,}", f"{self.parameters:,}", _percent(self.share), "", "", "")
-        lines = [head, *body, total]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        return "\n".join(_line(line, widths) for line in lines)
-
-
-def _rates(row: Row) -> tuple[str, str, str]:
-    if row.learning_rate is None or row.weight_decay is None:
-        return "frozen", "", ""
-    return _percent(row.share), f"{row.learning_rate:g}", f"{row.weight_decay:g}"
+        lines: list[tuple[str, ...]] = [("what trains", "parameters", "of", "share", "lr", "weight decay", "")]
+        for row in self.rows:
+            rates, mark = ("frozen", "", ""), ""
+            if row.learning_rate is not None and row.weight_decay is not None:
+                rates = (_percent(row.share), f"{row.learning_rate:g}", f"{row.weight_decay:g}")
+            if row.new:
+                mark = "new"
+            lines.append((row.group, f"{row.trains:,}", f"{row.parameters:,}", *rates, mark))
+        lines.append(("all", f"{self.trains:,}", f"{self.parameters:,}", _percent(self.share), "", "", ""))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text: list[str] = []
+        for first, *rest in lines:
+            cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+            text.append("  ".join(cells).rstrip())
+        return "\n".join(text)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    first, *rest = cells
-    padded = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-    return "  ".join(padded).rstrip()
-
-
-def report(model: torch.nn.Module, paces: Mapping[str, Pace], new: Collection[str]) -> Report:
-    """Say what of a model trains.
+def report(model: torch.nn.Module, schedules: Mapping[str, GroupSchedule], new: Collection[str]) -> TrainableReport:
+    """Tabulate what of a model trains.
 
     Args:
         model: with everything in place that the method adds. A weight in 4 bits counts as one.
-        paces: how fast each parameter moves that trains, by name.
+        schedules: learning rate and weight decay of each parameter that trains, by name.
         new: names of those that the base weights lack.
     """
-    moving: dict[str, dict[tuple[Pace, bool], int]] = {}
-    frozen: dict[str, int] = {}
+    # In the order in which the model has the groups, and each group its ways of moving.
+    moving: dict[str, Counter[tuple[GroupSchedule, bool]]] = {}
+    frozen: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         group = module_group(name)
-        kinds = moving.setdefault(group, {})
-        if name in paces:
-            kind = (paces[name], name in new)
-            kinds[kind] = kinds.get(kind, 0) + size(parameter)
+        kinds = moving.setdefault(group, Counter())
+        if name in schedules:
+            kinds[schedules[name], name in new] += size(parameter)
         else:
-            frozen[group] = frozen.get(group, 0) + size(parameter)
-    return Report(tuple(row for group, kinds in moving.items() for row in _rows(group, kinds, frozen.get(group, 0))))
-
-
-def _rows(group: str, kinds: Mapping[tuple[Pace, bool], int], frozen: int) -> list[Row]:
-    if not kinds:
-        return [Row(group, 0, frozen, 0.0, None, None, new=False)]
-    rows: list[Row] = []
-    for (pace, new), trains in kinds.items():
-        of = trains + (0 if rows else frozen)
-        rows.append(Row(group, trains, of, trains / of if of else 0.0, *pace, new=new))
-    return rows
+            frozen[group] += size(parameter)
+    rows: list[TrainableRow] = []
+    for group, kinds in moving.items():
+        still = frozen[group]
+        if not kinds:
+            rows.append(TrainableRow(group, 0, still, 0.0, None, None, new=False))
+        for (schedule, is_new), trains in kinds.items():
+            total = trains + still
+            rows.append(TrainableRow(group, trains, total, trains / max(total, 1), *schedule, new=is_new))
+            # What is frozen beside them counts among the first row alone.
+            still = 0
+    return TrainableReport(tuple(rows))
 
 
 # Structural zeros: parameters that get no gradient for a reason that can be named.
@@ -163,8 +158,8 @@ _LEVEL_DECODER = re.compile(r"decoder\.(?:level_decoder(?P<alternate>_alternate)
 _DERIVED = re.compile(r"_(?:sin|cos|density|mod)$")
 
 
-class Watched:
-    """What a model read and predicted in the forward passes that were for training.
+class ForwardObserver:
+    """Observes what a model reads and predicts in the forward passes that are for training.
 
     Args:
         model: gets a hook before its encoder and one after its decoder, until ``close``.
@@ -187,43 +182,40 @@ class Watched:
         # because "z" at the surface is another variable than "z" aloft.
         self._awake: dict[str, dict[str, torch.Tensor]] = {"surf": {}, "atmos": {}}
         self._handles = [
-            model.encoder.register_forward_pre_hook(self._read),
-            model.decoder.register_forward_hook(self._predict),
+            model.encoder.register_forward_pre_hook(self._note_input),
+            model.decoder.register_forward_hook(self._note_output),
         ]
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop observing."""
         for handle in self._handles:
             handle.remove()
 
-    def _read(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    def _note_input(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if not (module.training and torch.is_grad_enabled()):
             return
         batch: Batch = args[0]
         self._rollout_steps.add(batch.metadata.rollout_step)
-        self._times |= set(batch.metadata.time)
-        self._note("surf", {**batch.static_vars, **batch.surf_vars})
-        self._note(
-            "atmos", {**{f"static_{name}": value for name, value in batch.static_vars.items()}, **batch.atmos_vars}
-        )
+        self._times.update(batch.metadata.time)
+        # The air-pollution model reads static variables on levels too, under names of their own.
+        static = {f"static_{name}": value for name, value in batch.static_vars.items()}
+        _note_values(self._awake["surf"], {**batch.static_vars, **batch.surf_vars})
+        _note_values(self._awake["atmos"], {**static, **batch.atmos_vars})
 
-    def _note(self, kind: str, values: Mapping[str, torch.Tensor]) -> None:
-        _add(self._awake[kind], values)
+    def _note_output(self, module: torch.nn.Module, _args: Any, output: Batch) -> None:
+        if module.training and torch.is_grad_enabled():
+            self._levels.update(map(level_to_str, output.metadata.atmos_levels))
+            self._predicted.update(output.surf_vars, output.atmos_vars)
+            self._atmospheric.update(output.atmos_vars)
 
-    def see(self, target: Fields) -> None:
+    def note_target(self, target: Fields) -> None:
         """Look at what a loss is taken against.
 
         Args:
             target: in training space.
         """
         if torch.is_grad_enabled():
-            _add(self._scored, target.masks)
-
-    def _predict(self, module: torch.nn.Module, _args: Any, output: Batch) -> None:
-        if module.training and torch.is_grad_enabled():
-            self._levels |= {level_to_str(level) for level in output.metadata.atmos_levels}
-            self._predicted |= {*output.surf_vars, *output.atmos_vars}
-            self._atmospheric |= set(output.atmos_vars)
+            _note_values(self._scored, target.masks)
 
     def reason(self, name: str) -> str | None:
         """Why a parameter has no gradient, or one too small to move it; None where there is no reason for that.
@@ -233,67 +225,76 @@ class Watched:
         """
         if found := _EMBEDDING.match(name):
             return self._of_level(found["level"]) or self._of_embedding(found["kind"], found["name"])
-        if found := _COMBINER.match(name):
-            return None if found["name"] in self._awake[found["kind"]] else "its variable is not read"
         if found := _HEAD.match(name):
             return self._of_level(found["level"]) or self._of_head(found["name"])
-        if found := _ROLLOUT_LORA.match(name):
-            return None if self._uses(int(found["number"])) else "its roll-out step is not trained"
         if found := _LEVEL_DECODER.match(name):
             return self._of_level_decoder(name, alternate=found["alternate"] is not None)
+        if (found := _COMBINER.match(name)) and found["name"] not in self._awake[found["kind"]]:
+            return "its variable is not read"
+        if found := _ROLLOUT_LORA.match(name):
+            # Which LoRA takes part in a step: aurora/model/lora.py.
+            used = self._rollout_mode == "single" or max(self._rollout_steps, default=0) > 0
+            if self._rollout_mode == "all":
+                used = int(found["number"]) in self._rollout_steps
+            if not used:
+                return "its roll-out step is not trained"
         return None
 
     def _of_level_decoder(self, name: str, *, alternate: bool) -> str | None:
         """Upstream decodes some variables apart from the others; both share the encoding of levels."""
-        shared = "atmos_levels_embed" in name
-        decoded = {variable for variable in self._atmospheric if shared or (variable in self._separate) == alternate}
+        decoded = self._atmospheric
+        if alternate:
+            decoded = self._atmospheric & self._separate
+        elif "atmos_levels_embed" not in name:
+            decoded = self._atmospheric - self._separate
         if not decoded:
             return "no variable that it decodes is predicted"
-        return (
-            None
-            if any(self._weighs(variable) for variable in decoded)
-            else "what it decodes weighs nothing in the loss"
-        )
+        if not any(map(self._weighs, decoded)):
+            return "what it decodes weighs nothing in the loss"
+        return None
 
     def _weighs(self, variable: str) -> bool:
         return {variable, _DERIVED.sub("", variable)}.isdisjoint(self._unscored)
 
     def _of_level(self, level: str | None) -> str | None:
-        return None if level is None or level in self._levels else "the data lack its level"
-
-    def _uses(self, number: int) -> bool:
-        """Whether upstream's roll-out LoRA of a number took part (``aurora/model/lora.py``)."""
-        if self._rollout_mode == "all":
-            return number in self._rollout_steps
-        return self._rollout_mode == "single" or any(step > 0 for step in self._rollout_steps)
+        if level is None or level in self._levels:
+            return None
+        return "the data lack its level"
 
     def _of_embedding(self, kind: str, variable: str | None) -> str | None:
         if variable is None:
             return None
         if clock := _CLOCK.match(variable):
-            faint = all(abs(_phase(time, clock["cycle"], clock["wave"])) < _FAINT for time in self._times)
-            return "its sine or cosine was as good as 0 at every time that was read" if faint else None
-        if variable not in self._awake[kind]:
+            if all(abs(_phase(time, clock["cycle"], clock["wave"])) < _FAINT for time in self._times):
+                return "its sine or cosine was as good as 0 at every time that was read"
+        elif variable not in self._awake[kind]:
             return "its variable is not read"
-        return None if bool(self._awake[kind][variable]) else "its variable was 0 everywhere in what was read"
+        elif not bool(self._awake[kind][variable]):
+            return "its variable was 0 everywhere in what was read"
+        return None
 
     def _of_head(self, variable: str) -> str | None:
         if variable not in self._predicted:
             return "its variable is not predicted"
         if not self._weighs(variable):
             return "its variable weighs nothing in the loss"
-        scored = self._scored.get(variable)
-        return None if scored is None or bool(scored) else "no point of it was to be scored in what was read"
+        if variable in self._scored and not bool(self._scored[variable]):
+            return "no point of it was to be scored in what was read"
+        return None
 
 
-def _add(seen: dict[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+def _note_values(noted: dict[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
     """Note which of some variables have a value other than 0, besides those that had one before."""
     for name, value in values.items():
         awake = value.detach().any()
-        seen[name] = seen[name] | awake if name in seen else awake
+        if name in noted:
+            awake = noted[name] | awake
+        noted[name] = awake
 
 
 def _phase(time: datetime, cycle: str, wave: str) -> float:
     """What upstream's encoder reads of a time (``aurora/model/encoder.py``)."""
     turns = {"tod": time.hour / 24, "dow": time.weekday() / 7, "doy": time.day / 365.25}[cycle]
-    return math.sin(2 * math.pi * turns) if wave == "sin" else math.cos(2 * math.pi * turns)
+    if wave == "sin":
+        return math.sin(2 * math.pi * turns)
+    return math.cos(2 * math.pi * turns)

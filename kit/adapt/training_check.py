@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from aurora import Aurora
 
-from kit.adapt.trainable_report import Watched
+from kit.adapt.trainable_report import ForwardObserver
 from kit.io.errors import KitError
 from kit.models.space import Fields
+from kit.models.variants import drop_names, keep_names
 
 __all__ = ["Fingerprint", "TrainingCheck", "UntrainedError", "Verdict", "fingerprints"]
 
 _SETTLED = 3
 """Steps by which gradients have come through layers that start at zero: behind one of them in the second step, behind
 two, such as LoRA in a new model's backbone, in the third."""
-_MOVES_BY_ITSELF = (re.compile(r"\.ranknum\."),)
+_MOVES_BY_ITSELF = re.compile(r"\.ranknum\.")
 """What is no weight and yet a parameter that may change: AdaLoRA's count of the ranks that it keeps."""
 _PRUNED = re.compile(r"\.lora_E\.")
 """What AdaLoRA prunes by setting it to zero, which is also where it starts."""
@@ -66,9 +67,11 @@ class Verdict:
         """In a sentence."""
         zeros = sum(map(len, self.zeros.values()))
         parts = [f"{self.moved} parameters had gradients and moved"]
-        parts += [f"{zeros} have none for a reason ({', '.join(self.zeros)})"] if zeros else []
-        parts += [f"of {len(self.waiting)} it is too early to say"] if self.waiting else []
-        parts += [f"{self.still} others, buffers among them, are unchanged to the last bit"]
+        if zeros:
+            parts.append(f"{zeros} have none for a reason ({', '.join(self.zeros)})")
+        if self.waiting:
+            parts.append(f"of {len(self.waiting)} it is too early to say")
+        parts.append(f"{self.still} others, buffers among them, are unchanged to the last bit")
         return f"check after step {self.step}: {'; '.join(parts)}"
 
 
@@ -90,7 +93,7 @@ class TrainingCheck:
         self._model = model
         self._names = list(parameters)
         self._declared = frozenset(parameters)
-        self._watched: Watched | None = Watched(model, unscored)
+        self._observer: ForwardObserver | None = ForwardObserver(model, unscored)
         device = next(iter(parameters.values())).device
         # On the device, so that no step waits for the answer.
         self._reached = torch.zeros(len(parameters), dtype=torch.bool, device=device)
@@ -104,8 +107,8 @@ class TrainingCheck:
 
     def see(self, target: Fields) -> None:
         """Look at what a loss is taken against, in training space; every loss of a step has to be seen."""
-        if self._watched is not None:
-            self._watched.see(target)
+        if self._observer is not None:
+            self._observer.note_target(target)
 
     def begin(self, step: int = 0) -> None:
         """Note what everything is.
@@ -123,7 +126,7 @@ class TrainingCheck:
     @property
     def watching(self) -> bool:
         """Whether gradients are being looked at, which ends with the first verdict."""
-        return self._watched is not None
+        return self._observer is not None
 
     def judge(self, step: int, *, warmup: int, final: bool) -> Verdict:
         """Say what has moved, and look at no more gradients.
@@ -136,25 +139,39 @@ class TrainingCheck:
         Raises:
             UntrainedError: something that was to train does not, without a reason; or something else has changed.
         """
-        self._stop_watching()
+        self._stop_observing()
         now = fingerprints(self._everything())
         changed = {name for name, start in self._start.items() if now.get(name) != start}
-        self._refuse_changed([name for name in now if name in changed and not self._may_change(name)])
+        still = drop_names(now, self._declared)
+        unexpected = [name for name in keep_names(still, changed) if not _MOVES_BY_ITSELF.search(name)]
+        if unexpected:
+            msg = (
+                f"{len(unexpected)} parameters or buffers were to stay as they were and have changed: "
+                f"{_listed(unexpected)}. This is a defect of the kit or of the machine: start again, and report it if "
+                "it comes back"
+            )
+            raise UntrainedError(msg)
         reached = dict(zip(self._names, self._reached.tolist(), strict=True))
         zeros: dict[str, list[str]] = {}
         waiting: list[str] = []
-        faults: list[str] = []
+        silent: list[str] = []
+        stuck: list[str] = []
         for name in self._names:
             if reached[name] and name in changed:
                 continue
-            reason = self._reasons.get(name) or self._pruned(name)
+            reason = self._reasons.get(name)
+            if reason is None and _PRUNED.search(name) and not bool(self._model.get_parameter(name).any()):
+                reason = "AdaLoRA has pruned all of its parts"
             if reason is not None:
                 zeros.setdefault(reason, []).append(name)
             elif step - self._begun < _SETTLED or (reached[name] and step < warmup and not final):
                 waiting.append(name)
+            elif reached[name]:
+                stuck.append(name)
             else:
-                faults.append(name)
-        self._refuse_untrained(step, faults, reached)
+                silent.append(name)
+        if silent or stuck:
+            raise UntrainedError(_untrained(step, silent, stuck))
         moved = len(self._names) - sum(map(len, zeros.values())) - len(waiting)
         return Verdict(step, moved, zeros, waiting, len(now) - len(self._names))
 
@@ -173,62 +190,49 @@ class TrainingCheck:
         self._start = {name: (a, b) for name, (a, b) in state["start"].items()}
         self._begun = state["begun"]
         self._reached.logical_or_(torch.tensor(state["reached"], device=self._reached.device))
-        self._reasons = dict(state["reasons"])
         if not state["watching"]:
-            self._stop_watching()
-            self._reasons = dict(state["reasons"])
+            self._stop_observing()
+        # Last: the end of observation overwrites them.
+        self._reasons = dict(state["reasons"])
 
     def _everything(self) -> dict[str, torch.Tensor]:
         return dict(self._model.named_parameters()) | dict(self._model.named_buffers())
-
-    def _pruned(self, name: str) -> str | None:
-        pruned = _PRUNED.search(name) is not None and not bool(self._model.get_parameter(name).any())
-        return "AdaLoRA has pruned all of its parts" if pruned else None
-
-    def _may_change(self, name: str) -> bool:
-        return name in self._declared or any(pattern.search(name) for pattern in _MOVES_BY_ITSELF)
 
     @torch.no_grad()
     def _note(self, index: int, parameter: torch.nn.Parameter) -> None:
         assert parameter.grad is not None, "the check has to be made before what takes gradients away"
         self._reached[index].logical_or_(parameter.grad.any())
 
-    def _stop_watching(self) -> None:
+    def _stop_observing(self) -> None:
         """Take the hooks away, and keep the reasons that they found."""
-        if self._watched is None:
+        if self._observer is None:
             return
         for handle in self._handles:
             handle.remove()
-        self._watched.close()
-        self._reasons = {name: reason for name in self._names if (reason := self._watched.reason(name)) is not None}
-        self._watched = None
+        self._observer.close()
+        reasons = zip(self._names, map(self._observer.reason, self._names), strict=True)
+        self._reasons = {name: reason for name, reason in reasons if reason is not None}
+        self._observer = None
 
-    def _refuse_changed(self, names: list[str]) -> None:
-        if names:
-            msg = (
-                f"{len(names)} parameters or buffers were to stay as they were and have changed: {_listed(names)}. "
-                "This is a defect of the kit or of the machine: start again, and report it if it comes back"
-            )
-            raise UntrainedError(msg)
 
-    def _refuse_untrained(self, step: int, names: list[str], reached: Mapping[str, bool]) -> None:
-        if not names:
-            return
-        silent = [name for name in names if not reached[name]]
-        told = [f"{len(silent)} have had no gradient: {_listed(silent)}"] if silent else []
-        stuck = [name for name in names if reached[name]]
-        told += [f"{len(stuck)} have had gradients and have not moved: {_listed(stuck)}"] if stuck else []
-        msg = (
-            f"after step {step}, {len(names)} parameters that were to train do not, and no reason for that is known. "
-            f"{'; '.join(told)}. Choose what trains with adapt.*, raise optim.lr where they cannot move, or "
-            "turn the check off with --train.check_after none"
-        )
-        raise UntrainedError(msg)
+def _untrained(step: int, silent: list[str], stuck: list[str]) -> str:
+    parts: list[str] = []
+    if silent:
+        parts.append(f"{len(silent)} have had no gradient: {_listed(silent)}")
+    if stuck:
+        parts.append(f"{len(stuck)} have had gradients and have not moved: {_listed(stuck)}")
+    return (
+        f"after step {step}, {len(silent) + len(stuck)} parameters that were to train do not, and no reason for that "
+        f"is known. {'; '.join(parts)}. Choose what trains with adapt.*, raise optim.lr where they cannot move, or "
+        "turn the check off with --train.check_after none"
+    )
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    listed = ", ".join(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        listed += f" and {len(names) - _SHOWN} more"
+    return listed
 
 
 # Fingerprints of tensors, made where the tensors are, by which any later change shows.
@@ -284,7 +288,9 @@ def _multipliers(device: torch.device) -> torch.Tensor:
 
 def _sums(tensor: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
     """The two sums of one tensor, [2]."""
-    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    plain = tensor.detach()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
     bits = plain.reshape(-1).view(_BITS[plain.element_size()])
     total = torch.zeros(2, dtype=torch.int64, device=bits.device)
     for chunk in torch.split(bits, _CHUNK):

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from aurora import Aurora
 
-from kit.adapt import method as extras
+from kit.adapt.method import import_packages
 from kit.bench.workload import Case
 from kit.forecasting.predictor import build_prediction_space
 from kit.models.space import TrainingSpace
@@ -160,7 +160,7 @@ class _Kits:
     """The kit's own step: the trainer that ``kit finetune`` runs."""
 
     def __init__(self, settings: Settings, case: Case) -> None:
-        extras.load(settings.adapt.method)
+        import_packages(settings.adapt.method)
         self._case = case
         self._trainer = build_trainer(
             resolve_step(settings, case.spec, _STEPS, autocast=case.autocast), case.weights, case.device

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kit.adapt import method as extras
+from kit.adapt.method import import_packages
 from kit.bench.planning import Planner, size_of
 from kit.bench.results import Row, rounded
 from kit.bench.settings import BenchSettings
@@ -110,7 +110,7 @@ def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> 
     run_settings = config.resolve(
         Settings, [config.command_line_layer(parse(Settings, shlex.split(whole), "kit finetune"), Settings)]
     )
-    extras.load(run_settings.adapt.method)
+    import_packages(run_settings.adapt.method)
     summary = finetune(run_settings)
     checkpoint = Path(summary["checkpoint"])
     card = evaluate(EvaluateSettings(checkpoint=checkpoint, device=settings.device))

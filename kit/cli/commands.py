@@ -207,10 +207,10 @@ def finetune(arguments: Sequence[str]) -> Outcome:
     """
     settings, options = _settle(finetune, Settings, arguments, _Layers)
     with console.loading("PyTorch, Aurora and PEFT" if settings.adapt.adds_adapter else "PyTorch and Aurora"):
-        from kit.adapt import method as extras
+        from kit.adapt.method import import_packages
         from kit.run.finetune import finetune as run
 
-        extras.load(settings.adapt.method)
+        import_packages(settings.adapt.method)
     result = run(settings, recipe=options.recipe, watch=console.training_progress)
     stopped = result.get("interrupted")
     code = 128 + signal.Signals[str(stopped)].value if stopped else 0
@@ -226,7 +226,7 @@ def plan(arguments: Sequence[str]) -> Outcome:
     settings, options = _settle(plan, PlanSettings, arguments, _Layers)
     with console.loading("PyTorch and Aurora"):
         from kit.planning.plan import plan as run
-    result = run(settings).as_dict()
+    result = run(settings).to_dict()
     return Outcome(result, options.as_json, lambda: console.show_plan(result))
 
 
@@ -383,9 +383,9 @@ def data_stats(arguments: Sequence[str]) -> Outcome:
     settings, options = _settle(data_stats, StatsSettings, arguments)
     console.log_to_screen(logging.INFO)
     with console.loading("the array libraries"):
-        from kit.checks.statistics_report import stats
+        from kit.checks.statistics_report import statistics_report
         from kit.cli.views import statistics as console_stats
-    result = stats(settings)
+    result = statistics_report(settings)
     return Outcome(result, options.as_json, lambda: console_stats.show_stats(result), 0 if result["passed"] else 2)
 
 

@@ -18,6 +18,7 @@ from aurora import Aurora, Batch
 from aurora.model.patchembed import LevelPatchEmbed
 
 from kit.data.store.format import STATIC_PREFIX
+from kit.models.variants import drop_names, keep_names
 
 __all__ = ["embed_apart", "let_decoder_predict"]
 
@@ -30,17 +31,19 @@ def let_decoder_predict(model: Aurora, names: tuple[str, ...]) -> None:
         names: of the variables.
     """
     if names:
-        model.decoder.register_forward_pre_hook(partial(_with, names), with_kwargs=True)
+        model.decoder.register_forward_pre_hook(partial(_add_names, names), with_kwargs=True)
 
 
-def _with(
+def _add_names(
     names: tuple[str, ...], _decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The decoder's arguments, with names in the batch; it looks at no values."""
     latent, batch, *others = args
     assert isinstance(batch, Batch)
     like = next(iter(batch.surf_vars.values()))
-    surface = batch.surf_vars | {name: torch.zeros((), dtype=like.dtype).expand(like.shape) for name in names}
+    # One zero in the shape of a field takes no memory.
+    empty = torch.zeros((), dtype=like.dtype).expand(like.shape)
+    surface = batch.surf_vars | dict.fromkeys(names, empty)
     return (latent, dataclasses.replace(batch, surf_vars=surface), *others), kwargs
 
 
@@ -59,20 +62,17 @@ def embed_apart(model: Aurora, added: Collection[str]) -> None:
 
 def _embed(module: LevelPatchEmbed, apart: set[str], x: torch.Tensor, var_names: tuple[str, ...]) -> torch.Tensor:
     """Embed patches, [B, V, T, H, W] to [B, L, D], as upstream does, in two sums."""
-    old = [index for index, name in enumerate(var_names) if name not in apart]
-    new = [index for index, name in enumerate(var_names) if name in apart]
-    parts = [
-        _convolved(module, x[:, indices], [var_names[index] for index in indices], bias)
-        for indices, bias in ((old, module.bias), (new, None))
-        if indices
-    ]
-    embedded = sum(parts[1:], start=parts[0])
-    tokens: torch.Tensor = module.norm(embedded.flatten(2).transpose(1, 2) if module.flatten else embedded)
-    return tokens
-
-
-def _convolved(module: LevelPatchEmbed, x: torch.Tensor, names: list[str], bias: torch.Tensor | None) -> torch.Tensor:
-    """Sum over some variables, [B, D, H / P, W / P]."""
     states = x.shape[2]
-    weight = torch.cat([module.weights[name][:, :, :states] for name in names], dim=1)
-    return torch.nn.functional.conv3d(x, weight, bias, stride=(states, *module.kernel_size[1:]))[:, :, 0]
+    stride = (states, *module.kernel_size[1:])
+    parts: list[torch.Tensor] = []
+    for names, bias in ((drop_names(var_names, apart), module.bias), (keep_names(var_names, apart), None)):
+        if names:
+            indices = list(map(var_names.index, names))
+            weight = torch.cat([module.weights[name][:, :, :states] for name in names], dim=1)
+            parts.append(torch.nn.functional.conv3d(x[:, indices], weight, bias, stride=stride)[:, :, 0])
+    embedded = sum(parts[1:], start=parts[0])
+    # [B, D, H / P, W / P] to [B, L, D].
+    if module.flatten:
+        embedded = embedded.flatten(2).transpose(1, 2)
+    tokens: torch.Tensor = module.norm(embedded)
+    return tokens

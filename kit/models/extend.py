@@ -20,7 +20,7 @@ from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
-__all__ = ["Capability", "added_names", "capability", "extended", "refuse_beyond", "start_new"]
+__all__ = ["Capability", "added_names", "capability", "extended", "check_extension", "start_new"]
 
 Kind = Literal["surface", "atmospheric", "static"]
 
@@ -50,16 +50,17 @@ def capability(variant: Variant) -> Capability:
     heads of its own for each level. That model also predicts differences from states at fixed places of a history of
     two, ``_predict_difference_history_dim_lookup`` in ``aurora/model/aurora.py``, which in a longer one are others.
     """
-    hours = variant.timestep.total_seconds() / 3600
-    return Capability(
-        levels=variant.default("level_condition"),
-        hours=None if variant.default("variable_lead_time") else hours,
-        history=variant.default("max_history_size") if variant.is_air_pollution else None,
-    )
+    hours: float | None = variant.timestep.total_seconds() / 3600
+    if variant.default("variable_lead_time"):
+        hours = None
+    history = None
+    if variant.is_air_pollution:
+        history = variant.default("max_history_size")
+    return Capability(variant.default("level_condition"), hours, history)
 
 
-def refuse_beyond(variant: Variant, levels: Collection[float], history: int) -> None:
-    """Refuse what a variant cannot be given.
+def check_extension(variant: Variant, levels: Collection[float], history: int) -> None:
+    """Check that a variant can be given levels and a history.
 
     Raises:
         SettingsError: says what, and why.
@@ -91,23 +92,36 @@ def extended(base: ModelSpec, names: Collection[str], output_only: Collection[st
     Raises:
         SettingsError: the store lacks one, the model has it already, or the variant cannot take it.
     """
+    added: dict[Kind, list[str]] = {"surface": [], "atmospheric": [], "static": []}
     kinds = {name: _kind(name, store) for name in names}
+    known: dict[Kind, tuple[str, ...]] = {
+        "surface": (*base.surface, *base.upstream.physical(base.surface)),
+        "atmospheric": base.atmospheric,
+        "static": base.static,
+    }
     for name in names:
-        _refuse_known(base, name, kinds[name])
+        kind, bare = kinds[name], name
+        if kind == "static":
+            bare = name.removeprefix(STATIC_PREFIX)
+        if bare in known[kind]:
+            msg = (
+                f"model.new_variables: {name!r} is no new variable: the weights have it already; leave it out. They "
+                f"have {', '.join(dict.fromkeys(known[kind]))}"
+            )
+            raise SettingsError(msg)
+        added[kind].append(bare)
     for name in output_only:
         if kinds.get(name) != "surface":
-            what = "is not among model.new_variables" if name not in kinds else f"is {kinds[name]}"
+            what = "is not among model.new_variables"
+            if name in kinds:
+                what = f"is {kinds[name]}"
             msg = f"model.output_only: {name!r} {what}; only new surface variables can be predicted without being read"
             raise SettingsError(msg)
-    surface, atmospheric, static = (
-        tuple(name.removeprefix(STATIC_PREFIX) for name in names if kinds[name] == kind)
-        for kind in ("surface", "atmospheric", "static")
-    )
     return replace(
         base,
-        surface=(*base.surface, *surface),
-        atmospheric=(*base.atmospheric, *atmospheric),
-        static=(*base.static, *static),
+        surface=(*base.surface, *added["surface"]),
+        atmospheric=(*base.atmospheric, *added["atmospheric"]),
+        static=(*base.static, *added["static"]),
         added=tuple(names),
         never_read=(*base.never_read, *output_only),
     )
@@ -125,21 +139,6 @@ def _kind(name: str, store: Store) -> Kind:
     raise SettingsError(msg)
 
 
-def _refuse_known(base: ModelSpec, name: str, kind: Kind) -> None:
-    bare = name.removeprefix(STATIC_PREFIX) if kind == "static" else name
-    known = {
-        "surface": (*base.surface, *base.upstream.physical(base.surface)),
-        "atmospheric": base.atmospheric,
-        "static": base.static,
-    }[kind]
-    if bare in known:
-        msg = (
-            f"model.new_variables: {name!r} is no new variable: the weights have it already; leave it out. They have "
-            f"{', '.join(dict.fromkeys(known))}"
-        )
-        raise SettingsError(msg)
-
-
 def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = False) -> frozenset[str]:
     """Parameters that a model has because of added variables.
 
@@ -148,26 +147,26 @@ def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = Fal
         added: as ``ModelSpec.added`` holds them.
         stabilised: the normalisation of the level aggregation is new as well.
     """
-    parts = {
-        place: {f"{part}{suffix}" for name in added for part in _parts(name, place) for suffix in ("", "_mod")}
-        for place in ("surf", "atmos")
-    }
-
-    def is_new(name: str) -> bool:
-        if stabilised and name.startswith("encoder.level_agg.") and (".ln_k." in name or ".ln_q." in name):
-            return True
-        place = "surf" if "surf_" in name else "atmos"
-        held = "_token_embeds." in name or "_heads." in name
-        return held and not parts[place].isdisjoint(name.split("."))
-
-    return frozenset(name for name, _ in model.named_parameters() if is_new(name))
-
-
-def _parts(name: str, place: str) -> tuple[str, ...]:
-    """How an added variable is called among the parameters: static ones are embedded as surface variables are."""
-    if name.startswith(STATIC_PREFIX):
-        return (name.removeprefix(STATIC_PREFIX),) if place == "surf" else (name,)
-    return (name,)
+    # How an added variable is called among the parameters: static ones are embedded as surface variables are, and the
+    # air-pollution model has a second head, _mod, for variables that it predicts as differences.
+    surface: set[str] = set()
+    atmospheric: set[str] = set()
+    for name in added:
+        bare = name.removeprefix(STATIC_PREFIX)
+        surface.update((bare, f"{bare}_mod"))
+        atmospheric.update((name, f"{name}_mod"))
+    new: list[str] = []
+    for name, _ in model.named_parameters():
+        parts = atmospheric
+        if "surf_" in name:
+            parts = surface
+        if "_token_embeds." in name or "_heads." in name:
+            is_new = not parts.isdisjoint(name.split("."))
+        else:
+            is_new = name.startswith("encoder.level_agg.") and (".ln_k." in name or ".ln_q." in name) and stabilised
+        if is_new:
+            new.append(name)
+    return frozenset(new)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ import torch
 
 from kit.io.errors import SettingsError
 from kit.models.transforms import PRECIPITATION
+from kit.models.variants import drop_names
 
 __all__ = ["RAIN_M", "Head", "Quantiles", "TwoPart", "parse_head", "parse_heads"]
 
@@ -95,13 +96,13 @@ class Quantiles:
 
     def channels(self, name: str) -> tuple[str, ...]:
         """Output-only channels beside the variable's own, such as ``tp_q95`` and ``tp_q2_5``."""
-        return tuple(channel for channel in self.keys(name) if channel != name)
+        return drop_names(self.keys(name), (name,))
 
     def keys(self, name: str) -> tuple[str, ...]:
         """The channel of each order."""
-        return tuple(
-            name if order == _MEDIAN else f"{name}_q{100 * order:g}".replace(".", "_") for order in self.orders
-        )
+        keys = [f"{name}_q{100 * order:g}".replace(".", "_") for order in self.orders]
+        keys[self.orders.index(_MEDIAN)] = name
+        return tuple(keys)
 
     def statistics(self, own: tuple[float, float]) -> tuple[float, float]:
         """Location and scale of these channels: the variable's own."""
@@ -147,11 +148,12 @@ def parse_head(text: str, *, where: str) -> Head:
     if not colon:
         return Quantiles()
     try:
-        orders = tuple(float(part) for part in given.replace("/", ",").split(","))
+        orders = tuple(map(float, given.replace("/", ",").split(",")))
     except ValueError:
         orders = ()
-    increasing = all(low < high for low, high in pairwise(orders))
-    if not (orders and increasing and all(0 < order < 1 for order in orders) and _MEDIAN in orders):
+    # NaN among them is in no order and fails as well.
+    increasing = all(low < high for low, high in pairwise((0.0, *orders, 1.0)))
+    if not (increasing and _MEDIAN in orders):
         msg = (
             f"{where}: expected increasing orders between 0 and 1 with 0.5 among them, the prediction, such as "
             f"quantile:0.1,0.5,0.9; got {text!r}"

@@ -15,17 +15,18 @@ None stands for what nobody tells. The kit's own tiny weights and whatever it fi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from kit.data.settings import Period
 from kit.models.weights.load import Weights
 
-__all__ = ["SEEN", "leaks"]
+__all__ = ["PRETRAINING_PERIODS", "leaks"]
 
 _PRETRAINED = ("ERA5 and others of the pretraining", "1979-01-01/2020-12-31T23:59")
 _V1P5 = (("ERA5", "1981-01-01/2023-12-31T23:59"), ("ECMWF's operational analysis", "2018-01-01/2023-12-31T23:59"))
 
-SEEN: Mapping[str, tuple[tuple[str, str], ...] | None] = {
+PRETRAINING_PERIODS: Mapping[str, tuple[tuple[str, str], ...] | None] = {
     "hres-finetuned": (_PRETRAINED, ("HRES", "2016-01-01/2021-12-31T23:59")),
     "pretrained": (_PRETRAINED,),
     "small": (_PRETRAINED,),
@@ -59,18 +60,18 @@ def leaks(variant: str, weights: Weights | None, periods: Mapping[str, Period], 
     if weights is None:
         return []
     stages: list[dict[str, Any]] = (weights.description or {}).get("lineage", [])
-    seen = [
-        (f"an earlier stage ({stage['method']})", Period.parse(stage["train"]))
-        for stage in stages
-        if bool(stage.get("synthetic")) == synthetic
-    ]
+    own = [stage for stage in stages if bool(stage.get("synthetic")) == synthetic]
+    seen = [(f"an earlier stage ({stage['method']})", Period.parse(stage["train"])) for stage in own]
     from_scratch = bool(stages) and stages[0]["base"] is None
+    # What upstream trained on is real data, and no part of weights whose first stage began from random ones.
     if not (synthetic or from_scratch):
-        seen += [(what, Period.parse(when)) for what, when in SEEN[variant] or ()]
-    return [
-        f"data.{name} ({periods[name]}) overlaps what the base weights saw in training: {what}, {when}. Scores on it "
-        "are of states that were trained on; choose a later period"
-        for what, when in seen
-        for name in ("valid", "test")
-        if when.start <= periods[name].end and periods[name].start <= when.end
-    ]
+        seen += [(what, Period.parse(when)) for what, when in PRETRAINING_PERIODS[variant] or ()]
+    found: list[str] = []
+    for (what, when), name in product(seen, ("valid", "test")):
+        period = periods[name]
+        if when.start <= period.end and period.start <= when.end:
+            found.append(
+                f"data.{name} ({period}) overlaps what the base weights saw in training: {what}, {when}. Scores on it "
+                "are of states that were trained on; choose a later period"
+            )
+    return found

@@ -24,7 +24,7 @@ VariantName = Literal[
 ]
 
 
-def _hours(value: Any) -> Any:
+def _parse_hours(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)h", value.strip())
@@ -34,14 +34,14 @@ def _hours(value: Any) -> Any:
     return timedelta(hours=float(match[1]))
 
 
-def _in_hours(value: timedelta) -> str:
+def _write_hours(value: timedelta) -> str:
     return f"{value.total_seconds() / 3600:g}h"
 
 
 Timestep = Annotated[
     timedelta,
-    BeforeValidator(_hours, json_schema_input_type=str),
-    PlainSerializer(_in_hours, return_type=str),
+    BeforeValidator(_parse_hours, json_schema_input_type=str),
+    PlainSerializer(_write_hours, return_type=str),
 ]
 
 

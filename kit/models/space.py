@@ -28,7 +28,7 @@ from kit.models.spec import ModelSpec
 from kit.models.transforms import PRECIPITATION, parse_transforms
 from kit.models.variants import INSOLATION, drop_names
 
-__all__ = ["Fields", "TrainingSpace", "Window"]
+__all__ = ["Fields", "TrainingSpace", "Window", "indexed"]
 
 Window = tuple[slice, slice]
 """Rows and columns, of those that the model sees."""
@@ -59,9 +59,7 @@ class Fields:
         if window is None:
             return self
         inside = (..., *window)
-        return Fields(
-            _selected(self.surface, inside), _selected(self.atmospheric, inside), _selected(self.masks, inside)
-        )
+        return Fields(indexed(self.surface, inside), indexed(self.atmospheric, inside), indexed(self.masks, inside))
 
 
 class TrainingSpace:
@@ -330,14 +328,14 @@ class TrainingSpace:
                 masks |= dict.fromkeys(parts, present)
                 masks[f"{name}_density"] = ocean.expand_as(present)
             encoded = self.model._pre_encoder_hook(_copied(encoded))
-        surface = _selected(encoded.surf_vars, (slice(None), 0))
+        surface = indexed(encoded.surf_vars, (slice(None), 0))
         for name, head in self._heads.items():
             if name in surface:
                 rows = surface[name].shape[-2]
                 physical = state.surf_vars[name][:, 0, :rows].to(surface[name].device)
                 channels, scored = head.targets(name, surface[name], physical)
                 surface, masks = surface | channels, masks | scored
-        return Fields(surface, _selected(encoded.atmos_vars, (slice(None), 0)), masks).within(self._window)
+        return Fields(surface, indexed(encoded.atmos_vars, (slice(None), 0)), masks).within(self._window)
 
     def _normalised(self, batch: Batch) -> Batch:
         """Upstream's own steps from a batch to normalised values, cropped, on the model's device."""
@@ -348,7 +346,7 @@ class TrainingSpace:
         return batch.crop(self.model.patch_size).to(parameter.device)
 
 
-def _selected(values: Mapping[str, torch.Tensor], index: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+def indexed(values: Mapping[str, torch.Tensor], index: tuple[Any, ...]) -> dict[str, torch.Tensor]:
     """Index every variable; views."""
     return {name: value[index] for name, value in values.items()}
 

@@ -13,7 +13,7 @@ from aurora import Aurora
 from kit.models.additions import embed_apart, let_decoder_predict
 from kit.models.heads import parse_heads
 from kit.models.statistics import Statistics
-from kit.models.variants import Variant, variant_named
+from kit.models.variants import Variant, keep_names, variant_named
 
 __all__ = ["ModelSpec", "RolloutLora"]
 
@@ -98,7 +98,7 @@ class ModelSpec:
             "use_lora": self.rollout_lora == "kept",
         }
         if self.upstream.is_v1p5:
-            # The safe attention guards float16 only, and materialises every score.
+            # Version 1.5's safe attention guards float16 only, and materialises every score.
             arguments["use_fp16_safe_attention"] = False
             arguments["output_only_surf_vars"] = self._output_only_upstream
         model = self.upstream.constructor(**arguments)
@@ -107,16 +107,28 @@ class ModelSpec:
         return model
 
     @property
+    def rollout_lora_mode(self) -> Literal["keep", "merge"]:
+        """What becomes of the roll-out LoRA of weights that are loaded into this model."""
+        if self.rollout_lora == "kept":
+            return "keep"
+        return "merge"
+
+    @property
     def output_only(self) -> tuple[str, ...]:
         """Surface channels of this model that are predicted but never read."""
         return (*self._output_only_upstream, *self.never_read)
 
     @property
     def _output_only_upstream(self) -> tuple[str, ...]:
-        return tuple(name for name in self.upstream.output_only if name in self.surface)
+        return keep_names(self.upstream.output_only, self.surface)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, the inverse of ``from_dict``."""
+        arguments = dict(self.arguments)
+        for key, value in arguments.items():
+            # JSON has lists alone; reading makes them tuples again, as upstream's constructors have them.
+            if isinstance(value, tuple):
+                arguments[key] = list(value)
         return {
             "variant": self.variant,
             "surface": list(self.surface),
@@ -130,8 +142,8 @@ class ModelSpec:
             "never_read": list(self.never_read),
             "transforms": dict(self.transforms),
             "heads": dict(self.heads),
-            "arguments": {key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments.items()},
-            "statistics": {key: list(value) for key, value in self.statistics.values.items()},
+            "arguments": arguments,
+            "statistics": dict(zip(self.statistics.values, map(list, self.statistics.values.values()), strict=True)),
         }
 
     @classmethod
@@ -141,7 +153,10 @@ class ModelSpec:
         Raises:
             KeyError: a field is missing.
         """
-        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in raw["arguments"].items()}
+        arguments = dict(raw["arguments"])
+        for key, value in arguments.items():
+            if isinstance(value, list):
+                arguments[key] = tuple(value)
         return cls(
             variant=raw["variant"],
             surface=tuple(raw["surface"]),

@@ -20,8 +20,8 @@ __all__ = ["Statistics", "level_key"]
 
 # Upstream's tables as the package ships them, copied before anything is installed over them.
 _PUBLISHED = {
-    key: (float(normalisation.locations[key]), float(normalisation.scales[key]))
-    for key in normalisation.locations
+    key: (float(location), float(normalisation.scales[key]))
+    for key, location in normalisation.locations.items()
     if key in normalisation.scales
 }
 _INSTALLING = threading.RLock()
@@ -56,10 +56,11 @@ class Statistics:
     def installed(self) -> Iterator[None]:
         """Put these values into upstream's tables, and what was there back at the end."""
         tables = (normalisation.locations, normalisation.scales)
+        # Other threads' forward passes wait here: the tables are the process's.
         with _INSTALLING:
-            before = tuple(dict(table) for table in tables)
-            for index, table in enumerate(tables):
-                table.update({key: value[index] for key, value in self.values.items()})
+            before = tuple(map(dict, tables))
+            for key, (location, scale) in self.values.items():
+                normalisation.locations[key], normalisation.scales[key] = location, scale
             try:
                 yield
             finally:

@@ -10,14 +10,12 @@ location is 0, and not before the second step of a roll-out (``aurora/model/auro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -28,6 +26,7 @@ from kit.data.sources.fields import check_non_negative
 from kit.data.statistics import FieldAccumulator, point_weights
 from kit.data.store.reader import Store
 from kit.data.variables import Kind, lookup
+from kit.io import atomic, documents, hashes
 from kit.io.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
@@ -86,38 +85,39 @@ class Transform:
     parameter: float | None = None
 
     def __str__(self) -> str:
-        return self.name if self.parameter is None else f"{self.name}:{self.parameter:g}"
+        if self.parameter is None:
+            return self.name
+        return f"{self.name}:{self.parameter:g}"
 
     def forward(self, values: Values) -> Values:
         """Transform physical values; what lies below zero counts as zero, missing values stay missing.
 
         Readers refuse data that are below zero by more than packing leaves; see ``kit.data.dataset``.
         """
-        return cast("Values", self._kind.forward(_library(values), _positive(values), self.parameter or 0.0))
+        library, positive = _positive(values)
+        return cast("Values", _KINDS[self.name].forward(library, positive, self.parameter or 0.0))
 
     def inverse(self, transformed: Values) -> Values:
         """Physical values, none of them below zero: what was predicted below zero means zero."""
-        return cast("Values", self._kind.inverse(_library(transformed), _positive(transformed), self.parameter or 0.0))
-
-    @property
-    def _kind(self) -> _Kind:
-        return _KINDS[self.name]
+        library, positive = _positive(transformed)
+        return cast("Values", _KINDS[self.name].inverse(library, positive, self.parameter or 0.0))
 
 
-def _library(values: Any) -> Any:
+def _positive(values: Any) -> tuple[Any, Any]:
+    """The library that computes with some values, and the values with zero for what lies below it."""
     # What makes a tensor has loaded PyTorch; statistics of arrays do without it.
-    loaded = sys.modules.get("torch")
-    return loaded if loaded is not None and isinstance(values, loaded.Tensor) else np
-
-
-def _positive(values: Any) -> Any:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(values, torch.Tensor):
+        return torch, values.clamp(min=0)
     # Not clip, which raises a NumPy warning for NaN; both keep NaN.
-    return np.maximum(values, values.dtype.type(0)) if _library(values) is np else values.clamp(min=0)
+    return np, np.maximum(values, values.dtype.type(0))
 
 
 def default_transform(variable: str) -> Transform | None:
     """What a new variable is transformed by unless the settings say otherwise: rain by ``log1p``, others not."""
-    return parse_transform("log1p", where="") if variable in PRECIPITATION else None
+    if variable not in PRECIPITATION:
+        return None
+    return parse_transform("log1p", where="")
 
 
 def why_not(variable: str, kind: Kind) -> str | None:
@@ -140,8 +140,7 @@ def parse_transform(text: str, *, where: str) -> Transform:
     """
     name, colon, given = text.strip().partition(":")
     if name not in _KINDS:
-        forms = ", ".join(key if kind.default is None else f"{key}:EPS" for key, kind in _KINDS.items())
-        msg = f"{where}: expected one of {forms}, got {text!r}"
+        msg = f"{where}: expected one of identity, sqrt, log1p:EPS, log:EPS, got {text!r}"
         raise SettingsError(msg)
     default = _KINDS[name].default
     if not colon:
@@ -149,18 +148,14 @@ def parse_transform(text: str, *, where: str) -> Transform:
     if default is None:
         msg = f"{where}: {name} has no parameter, got {text!r}; write {name}"
         raise SettingsError(msg)
-    return Transform(name, _positive_number(given, text, where, default))
-
-
-def _positive_number(given: str, text: str, where: str, default: float) -> float:
     try:
-        number = float(given)
+        parameter = float(given)
     except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
+        parameter = math.nan
+    if not 0 < parameter < math.inf:
         msg = f"{where}: expected a number above zero after the colon, such as {default:g}, got {text!r}"
         raise SettingsError(msg)
-    return number
+    return Transform(name, parameter)
 
 
 def parse_transforms(written: Mapping[str, str]) -> dict[str, Transform]:
@@ -211,7 +206,10 @@ def transformed_statistics(store: Store, name: str, level: float | None, transfo
     """
     if not len(store.times):
         return 0.0, 1.0
-    return 0.0, fit(store, name, transform)[0 if level is None else store.levels.index(level)].scale
+    position = 0
+    if level is not None:
+        position = store.levels.index(level)
+    return 0.0, fit(store, name, transform)[position].scale
 
 
 def fit(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
@@ -220,38 +218,34 @@ def fit(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
     Raises:
         StoreError: a value is below zero, or there is no finite one.
     """
-    cached = _cached(store, name, transform)
+    key = hashes.sha256_of_text(f"{store.fingerprint()} {name} {transform} moments")
+    cached = registry.cache_dir() / "statistics" / f"{key}.json"
     if cached.is_file():
-        return tuple(Fit(*numbers) for numbers in json.loads(cached.read_text(encoding="utf-8")))
-    found = _fitted(store, name, transform)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all, even if two runs begin together.
-    part = cached.with_name(f"{cached.name}.{id(found)}")
-    part.write_text(json.dumps([[one.mean, one.scale, one.skewness] for one in found]), encoding="utf-8")
-    part.replace(cached)
-    return found
-
-
-def _cached(store: Store, name: str, transform: Transform) -> Path:
-    key = hashlib.sha256(f"{store.fingerprint()} {name} {transform} moments".encode()).hexdigest()
-    return registry.cache_dir() / "statistics" / f"{key}.json"
-
-
-def _fitted(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
+        return tuple(Fit(*numbers) for numbers in documents.read_json(cached))
     _logger.info("statistics of %s, transformed by %s, from the training states of %s", name, transform, store.path)
     indices = store.indices(store.statistics.train)
-    levels = 1 if name in store.surface else len(store.levels)
+    levels = len(store.levels)
+    if name in store.surface:
+        levels = 1
     weights = point_weights(store.statistics.weights, store.latitude, store.longitude)
     # Only moments are asked for; what it samples for quantiles is small.
-    parts = [FieldAccumulator(f"{name} {transform} {level}", len(indices), weights) for level in range(levels)]
+    accumulators = [FieldAccumulator(f"{name} {transform} {level}", len(indices), weights) for level in range(levels)]
     for index in indices:
         state = store.read(name, [int(index)])
         check_non_negative(store, name, [int(index)], state)
         values = transform.forward(state.astype(np.float64)).reshape(levels, *state.shape[-2:])
-        for part, field in zip(parts, values, strict=True):
-            part.add(field)
-    found = [part.result() for part in parts]
-    if not all(np.isfinite(one.std) for one in found):
-        msg = f"{store.path}: {name} has no finite value among its training states; leave it out, or mend the source"
-        raise StoreError(msg)
-    return tuple(Fit(one.mean, one.std, one.skewness) for one in found)
+        for accumulator, field in zip(accumulators, values, strict=True):
+            accumulator.add(field)
+    moments: list[tuple[float, float, float]] = []
+    for accumulator in accumulators:
+        found = accumulator.result()
+        if not np.isfinite(found.std):
+            msg = (
+                f"{store.path}: {name} has no finite value among its training states; leave it out, or mend the source"
+            )
+            raise StoreError(msg)
+        moments.append((found.mean, found.std, found.skewness))
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all, even if two runs begin together.
+    atomic.write_atomically(cached, json.dumps(moments))
+    return tuple(Fit(*numbers) for numbers in moments)

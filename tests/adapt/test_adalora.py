@@ -11,9 +11,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from kit.adapt import lora, trainable
-from kit.adapt import method as extras
-from kit.adapt import trainable as merging
 from kit.adapt.adalora import Allocation, orthogonality, pruning
+from kit.adapt.method import import_packages
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
 from kit.io.errors import SettingsError
@@ -31,7 +30,7 @@ DELTA: dict[str, Any] = {"kit_version": "0", "adapter": {}}
 
 @pytest.fixture(scope="module", autouse=True)
 def _packages() -> None:
-    extras.load("adalora")
+    import_packages("adalora")
 
 
 @pytest.mark.parametrize("variant", UPSTREAM)
@@ -154,7 +153,7 @@ def test_files_hold_what_is_left_and_predict_the_same(stop: int, tmp_path: Path)
     assert torch.equal(again.model(run.x), expected)
 
     merged = four_layers()
-    merging.merge_adapters(merged, run.settings, saved)
+    trainable.merge_adapters(merged, run.settings, saved)
     torch.testing.assert_close(merged(run.x), expected, rtol=1e-5, atol=1e-5)
 
     loaded = PeftModel.from_pretrained(four_layers(), str(tmp_path / "best")).eval()

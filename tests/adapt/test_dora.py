@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from kit.adapt import lora, trainable
-from kit.adapt import method as extras
-from kit.adapt import trainable as merging
+from kit.adapt.method import import_packages
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 from kit.models.space import Fields
@@ -27,7 +26,7 @@ DORA = AdaptSettings(method="dora", rank=4)
 
 @pytest.fixture(scope="module", autouse=True)
 def _packages() -> None:
-    extras.load("dora")
+    import_packages("dora")
 
 
 def layer(*, width: int = 6, height: int = 5, rank: int = 2, bias: bool = True) -> Any:
@@ -108,7 +107,7 @@ def test_lengths_by_hand() -> None:
     torch.testing.assert_close(model(torch.eye(2)).flatten(), expected)
     merged = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))
     merged.get_parameter("0.weight").data = torch.tensor([[3.0, 4.0]])
-    merging.merge_adapters(merged, AdaptSettings(method="dora", rank=1, alpha=1), lora.tensors(model))
+    trainable.merge_adapters(merged, AdaptSettings(method="dora", rank=1, alpha=1), lora.tensors(model))
     torch.testing.assert_close(merged.get_parameter("0.weight").flatten(), expected)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kit.adapt import method as extras
+from kit.adapt.method import import_packages
 from kit.io.errors import SettingsError
 
 
@@ -15,9 +15,9 @@ def test_a_missing_package_says_what_to_install(method: str, package: str, monke
     monkeypatch.setitem(sys.modules, package, None)
     message = rf"adapt.method {method} needs .* {package}, .*aurora-finetune-kit\[peft\]"
     with pytest.raises(SettingsError, match=message):
-        extras.load(method)
+        import_packages(method)
 
 
 def test_full_fine_tuning_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    extras.load("full")
+    import_packages("full")

@@ -10,8 +10,7 @@ import pytest
 import torch
 from aurora import Aurora
 
-from kit.adapt import factory as build
-from kit.adapt import trainable
+from kit.adapt import factory, trainable
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
 from kit.io.errors import CheckpointError, SettingsError
@@ -54,11 +53,11 @@ def base(tmp_path: Path) -> Path:
 def trained(base: Path, settings: AdaptSettings) -> tuple[Aurora, Path]:
     """A model whose adapters are no longer zero, and the checkpoint of it."""
     weights = load(base)
-    model, what = build.for_training(SPEC, weights, settings, autocast=False)
+    model, what = factory.for_training(SPEC, weights, settings, autocast=False)
     for parameter in what.parameters.values():
         torch.nn.init.normal_(parameter, std=0.05)
     folder = base.with_name(settings.method + (f"{settings.rank}" if base.name != "base" else ""))
-    adapter = {"settings": settings.resolved().model_dump(mode="json"), "base": build.base_of(weights, settings)}
+    adapter = {"settings": settings.resolved().model_dump(mode="json"), "base": factory.base_of(weights, settings)}
     tensors, config = trainable.tensors(model, settings), trainable.adapter_config(model, settings)
     write_checkpoint(folder, tensors, described(adapter=adapter), adapter_config=config)
     return model.eval(), folder
@@ -74,20 +73,20 @@ def test_a_loaded_adapter_predicts_what_it_did_in_training(base: Path, settings:
     model, folder = trained(base, settings)
     files = {"adapter_config.json", "adapter_model.safetensors", "kit.json"}
     assert {path.name for path in folder.iterdir()} == files
-    loaded = build.for_prediction(SPEC, load(folder), autocast=False)
+    loaded = factory.for_prediction(SPEC, load(folder), autocast=False)
     assert equal(fields(model), fields(loaded))
-    assert not equal(fields(model), fields(build.for_prediction(SPEC, load(base), autocast=False)))
+    assert not equal(fields(model), fields(factory.for_prediction(SPEC, load(base), autocast=False)))
 
 
 @pytest.mark.parametrize("settings", (LORA, QLORA))
 def test_the_same_settings_go_on_with_the_adapter(base: Path, settings: AdaptSettings) -> None:
     model, folder = trained(base, settings)
     weights = load(folder)
-    on, what = build.for_training(SPEC, weights, settings, autocast=False)
+    on, what = factory.for_training(SPEC, weights, settings, autocast=False)
     assert equal(fields(model), fields(on))
     assert set(what.parameters) == {name for name, p in model.named_parameters() if p.requires_grad}
     # It still belongs to the weights at the bottom.
-    assert build.base_of(weights, settings)["name"] == str(base)
+    assert factory.base_of(weights, settings)["name"] == str(base)
 
 
 @pytest.mark.parametrize("settings", BESIDE)
@@ -98,12 +97,12 @@ def test_what_is_added_beside_upstreams_weights_is_saved_alone_and_gone_on_with(
     assert {path.name for path in folder.iterdir()} == {"trained.safetensors", "kit.json"}
     weights = load(folder)
     assert all(".prefix." in name or ".prompt." in name for name in weights.state)
-    assert equal(fields(model), fields(build.for_prediction(SPEC, weights, autocast=False)))
-    assert not equal(fields(model), fields(build.for_prediction(SPEC, load(base), autocast=False)))
-    on, what = build.for_training(SPEC, weights, settings, autocast=False)
+    assert equal(fields(model), fields(factory.for_prediction(SPEC, weights, autocast=False)))
+    assert not equal(fields(model), fields(factory.for_prediction(SPEC, load(base), autocast=False)))
+    on, what = factory.for_training(SPEC, weights, settings, autocast=False)
     assert equal(fields(model), fields(on))
     assert what.parameters.keys() == weights.state.keys()
-    assert build.base_of(weights, settings)["name"] == str(base)
+    assert factory.base_of(weights, settings)["name"] == str(base)
 
 
 @pytest.mark.parametrize("settings", BESIDE)
@@ -114,14 +113,14 @@ def test_what_is_added_beside_upstreams_weights_cannot_be_merged(base: Path, set
     others: tuple[dict[str, Any], ...] = ({}, {"method": "lora"}, {"method": "prefix", "tokens": 4})
     for other in others:
         with pytest.raises(CheckpointError, match=message):
-            build.for_training(SPEC, load(folder), AdaptSettings(**other), autocast=False)
+            factory.for_training(SPEC, load(folder), AdaptSettings(**other), autocast=False)
 
 
 def test_it_may_start_from_an_adapter(base: Path) -> None:
     """Which is merged, as for any other stage."""
     model, folder = trained(base, LORA)
     expected = fields(model)
-    on, _ = build.for_training(SPEC, load(folder), BESIDE[0], autocast=False)
+    on, _ = factory.for_training(SPEC, load(folder), BESIDE[0], autocast=False)
     for name, value in fields(on).atmospheric.items():
         torch.testing.assert_close(value, expected.atmospheric[name], rtol=1e-5, atol=1e-5)
 
@@ -130,17 +129,17 @@ def test_other_settings_start_from_the_merged_weights(base: Path) -> None:
     model, folder = trained(base, LORA)
     expected = fields(model)
     for settings in (FULL, AdaptSettings(method="lora", rank=2)):
-        merged, what = build.for_training(SPEC, load(folder), settings, autocast=False)
+        merged, what = factory.for_training(SPEC, load(folder), settings, autocast=False)
         got = fields(merged)
         for name, value in expected.atmospheric.items():
             torch.testing.assert_close(got.atmospheric[name], value, rtol=1e-5, atol=1e-5)
     assert sum(p.numel() for p in what.parameters.values()) == trainable.count(model)[0] // 2
-    assert build.base_of(load(folder), settings) == {**load(folder).base, "name": str(folder)}
+    assert factory.base_of(load(folder), settings) == {**load(folder).base, "name": str(folder)}
 
 
 def test_an_adapter_that_was_trained_in_nf4_is_merged_into_what_nf4_was_made_from(base: Path) -> None:
     _, folder = trained(base, QLORA)
-    merged, _ = build.for_training(SPEC, load(folder), FULL, autocast=False)
+    merged, _ = factory.for_training(SPEC, load(folder), FULL, autocast=False)
     saved = open_checkpoint(folder).tensors()
     name = "backbone.encoder_layers.0.blocks.0.mlp.fc1"
     a, b = (saved[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
@@ -151,7 +150,7 @@ def test_an_adapter_that_was_trained_in_nf4_is_merged_into_what_nf4_was_made_fro
 def test_an_adapter_on_an_adapter(base: Path) -> None:
     _, first = trained(base, LORA)
     model, second = trained(first, AdaptSettings(method="lora", rank=2))
-    assert equal(fields(model), fields(build.for_prediction(SPEC, load(second), autocast=False)))
+    assert equal(fields(model), fields(factory.for_prediction(SPEC, load(second), autocast=False)))
     # The file of an adapter stands for its folder.
     assert load(second / "adapter_model.safetensors").state.keys() == load(second).state.keys()
 
@@ -183,11 +182,11 @@ def test_an_adapter_cannot_be_used_without_its_package(base: Path, monkeypatch: 
     _, folder = trained(base, LORA)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(SettingsError, match=r"aurora-finetune-kit\[peft\]"):
-        build.for_prediction(SPEC, load(folder), autocast=False)
+        factory.for_prediction(SPEC, load(folder), autocast=False)
     # Merging needs none.
-    build.for_training(SPEC, load(folder), FULL, autocast=False)
+    factory.for_training(SPEC, load(folder), FULL, autocast=False)
 
 
 def test_random_weights_may_get_adapters() -> None:
-    model, what = build.for_training(SPEC, None, LORA, autocast=False)
+    model, what = factory.for_training(SPEC, None, LORA, autocast=False)
     assert trainable.count(model)[0] == sum(p.numel() for p in what.parameters.values())

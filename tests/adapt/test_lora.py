@@ -13,8 +13,6 @@ from aurora import Aurora
 from safetensors.torch import save_file
 
 from kit.adapt import lora, trainable
-from kit.adapt import lora as targets
-from kit.adapt import trainable as merging
 from kit.adapt.settings import AdaptSettings
 from kit.bench.exactness import distance
 from kit.io.errors import CheckpointError, SettingsError
@@ -145,7 +143,7 @@ def test_merging_by_hand() -> None:
         "base_model.model.0.lora_A.weight": torch.tensor([[3.0, 4.0]]),
         "base_model.model.0.lora_B.weight": torch.tensor([[1.0], [2.0]]),
     }
-    merging.merge_adapters(model, AdaptSettings(method="lora", rank=1), saved)
+    trainable.merge_adapters(model, AdaptSettings(method="lora", rank=1), saved)
     assert model.get_parameter("0.weight").tolist() == [[7, 9], [13, 17]]
 
 
@@ -159,7 +157,7 @@ def test_merging_by_hand() -> None:
     ),
 )
 def test_targets_are_the_ends_of_names(chosen: tuple[str, ...], expected: set[str]) -> None:
-    found = targets.matching(awake_model(small_spec("small")), chosen)
+    found = lora.matching(awake_model(small_spec("small")), chosen)
     assert {name.split(".")[-1] for name in found} == expected
 
 

@@ -67,9 +67,9 @@ def test_epochs_after_the_first_do_without_the_trunk_and_change_no_bit(
     # Two epochs and three validations.
     assert len(counted) == PAIRS
     assert any(f"{PAIRS} samples, of which 0 are stored" in text for text in said)
-    assert result["valid"]["after"] < result["valid"]["before"]
+    assert result.valid["after"] < result.valid["before"]
     # 4 latent levels of twice 96 to 16, and 16 to a patch of 4 x 4 points.
-    assert result["trainable_parameters"] == (768 + 1) * 16 + (16 + 1) * 16
+    assert result.trainable_parameters == (768 + 1) * 16 + (16 + 1) * 16
 
     finetune(settings(windy_store, run_dir, "again", adapt={"cache": str(tmp_path)}))
     assert len(counted) == PAIRS
@@ -105,12 +105,12 @@ def test_a_light_decoder_is_kept_resumed_gone_on_with_and_scored(
     space = LatentSpace(predictor.space.model, predictor.space.spec)
     (pair,) = load_pairs(predictor.pairs)
     fields = space.predict_fields(space.inputs(pair.inputs))
-    assert PaperMAE()(fields, space.targets(pair.target)).total.item() == result["valid"]["after"]
+    assert PaperMAE()(fields, space.targets(pair.target)).total.item() == result.valid["after"]
     assert evaluate(EvaluateSettings(checkpoint=last[0])).to_dict()["scores"]["100u"]["rmse"] < 2
 
     # A further stage with the same decoders goes on from them.
     onward = finetune(chosen("onward", model={"weights": str(last[0])}))
-    assert onward["valid"]["before"] == result["valid"]["after"]
+    assert onward.valid["before"] == result.valid["after"]
     for method in ({"method": "full"}, {"method": "head"}, {**LIGHT, "hidden": (8,)}):
         adapt = {**dict.fromkeys(LIGHT), **method}
         with pytest.raises(CheckpointError, match="no weights of upstream's model can take up"):
@@ -147,7 +147,7 @@ def test_a_cache_beyond_its_budget_is_refused_before_anything_is_made(
 def test_heads_of_several_channels_have_a_decoder_for_each(windy_store: Path, run_dir: Path) -> None:
     model = {**NEW, "heads": {"100u": "quantile:0.1,0.5,0.9"}}
     result = finetune(settings(windy_store, run_dir, "spread", adapt={"cache": "off"}, model=model, train={"steps": 2}))
-    assert result["trainable_parameters"] == 3 * ((768 + 1) * 16 + (16 + 1) * 16)
+    assert result.trainable_parameters == 3 * ((768 + 1) * 16 + (16 + 1) * 16)
     record = metrics(run_dir / "spread")[-1]
     assert {key for key in record if key.startswith("loss/")} == {"loss/100u", "loss/100u_q10", "loss/100u_q90"}
     scores = evaluate(EvaluateSettings(checkpoint=run_dir / "spread" / "checkpoints" / "last")).scores

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kit.adapt import lora, trainable
-from kit.adapt import method as extras
+from kit.adapt.method import import_packages
 from kit.adapt.settings import AdaptSettings
 from tests.adapt.models import assert_planned, awake_model, predicted, size
 from tests.batches import small_spec
@@ -19,7 +19,7 @@ QLORA = AdaptSettings(method="qlora", rank=4)
 
 @pytest.fixture(scope="module", autouse=True)
 def _packages() -> None:
-    extras.load("qlora")
+    import_packages("qlora")
 
 
 def layer(width: int = 64, height: int = 96) -> tuple[torch.nn.Linear, torch.nn.Linear]:

@@ -18,7 +18,7 @@ from kit.memory.settings import MemorySettings
 from kit.models.space import Fields
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.models.weights import convert as rollout_lora
+from kit.models.weights.convert import merge_rollout_lora, split_rollout_lora
 from kit.planning.simulation import simulated_gpu
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.batches import small_spec
@@ -171,7 +171,9 @@ def test_upstreams_roll_out_lora_is_part_of_both_products() -> None:
             found.append(predicted(model, kept))
     assert equal(*found)
     merged = opened(small_spec("hres-finetuned"))
-    merged.load_state_dict(rollout_lora.merged(state))
+    loras, others = split_rollout_lora(state)
+    merged.load_state_dict(others)
+    merge_rollout_lora(merged, loras)
     with torch.no_grad():
         for name, value in predicted(merged, kept).atmospheric.items():
             torch.testing.assert_close(found[0].atmospheric[name], value, rtol=1e-4, atol=1e-4)

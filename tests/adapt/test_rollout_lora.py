@@ -11,8 +11,7 @@ import torch
 from aurora import Aurora
 from safetensors.torch import save_file
 
-from kit.adapt import factory as build
-from kit.adapt import trainable
+from kit.adapt import factory, trainable
 from kit.adapt.rollout_lora import mode_of, spec_for
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import write_checkpoint
@@ -105,14 +104,14 @@ def trained(path: Path, mode: Any = None, graded: Any = (1,), variant: str = "sm
     """A model whose roll-out LoRA is no longer zero, and the checkpoint of it."""
     weights, given = read(path, variant), settings(mode)
     spec = spec_for(weights.spec or small_spec(variant), weights, given, graded)
-    model, what = build.for_training(spec, weights, given, autocast=False, steps=1)
+    model, what = factory.for_training(spec, weights, given, autocast=False, steps=1)
     generator = torch.Generator().manual_seed(3)
     for parameter in what.parameters.values():
         torch.nn.init.normal_(parameter, std=0.05, generator=generator)
     folder = path.with_name(f"{path.stem}-then-lora")
     own = {**given.resolved().model_dump(mode="json"), "mode": mode_of(spec)}
     description = {"model": spec.as_dict(), "lineage": [], "adapter": {"settings": own}}
-    description["adapter"]["base"] = build.base_of(weights, given)  # type: ignore[index]
+    description["adapter"]["base"] = factory.base_of(weights, given)  # type: ignore[index]
     write_checkpoint(folder, trainable.tensors(model, given), description)
     return model, spec, folder
 
@@ -121,7 +120,7 @@ def next_stage(folder: Path, given: AdaptSettings, variant: str = "small") -> tu
     weights = read(folder, variant)
     assert weights.spec is not None
     spec = spec_for(weights.spec, weights, given, [1, 2] if given.mode == "all" else [2])
-    return build.for_training(spec, weights, given, autocast=False, steps=1)[0], spec
+    return factory.for_training(spec, weights, given, autocast=False, steps=1)[0], spec
 
 
 @pytest.mark.parametrize(("mode", "graded"), ((None, (1,)), ("from_second", (2,)), ("all", (1, 2))))
@@ -130,13 +129,13 @@ def test_a_checkpoint_holds_it_alone_and_is_loaded_again(base: Path, mode: Any, 
     assert {path.name for path in folder.iterdir()} == {"kit.json", "trained.safetensors"}
     weights = read(folder)
     assert weights.state.keys() == loras(dict(model.state_dict())).keys()
-    loaded = build.for_prediction(spec, weights, autocast=False)
+    loaded = factory.for_prediction(spec, weights, autocast=False)
     # Without a mode it goes on with the weights' own; the roll-out has to fit it.
     gone_on, _ = next_stage(folder, settings(mode))
     for again in (loaded, gone_on):
         for step in (0, 1):
             assert equal(fields(model, spec, step=step), fields(again, spec, step=step))
-    plain = build.for_prediction(small_spec("small"), read(base), autocast=False)
+    plain = factory.for_prediction(small_spec("small"), read(base), autocast=False)
     acts = [not equal(fields(model, spec, step=step), fields(plain, small_spec("small"))) for step in (0, 1)]
     assert acts == [mode != "from_second", True]
 
@@ -176,7 +175,7 @@ def test_it_goes_on_with_the_weights_own_and_takes_its_place(upstream: Path) -> 
     variant = "hres-finetuned"
     weights = read(upstream, variant)
     spec = spec_for(small_spec(variant), weights, settings(), [1])
-    start, _ = build.for_training(spec, weights, settings(), autocast=False, steps=1)
+    start, _ = factory.for_training(spec, weights, settings(), autocast=False, steps=1)
     own = loras(weights.state)
     assert own
     assert all(torch.equal(start.state_dict()[name], value) for name, value in own.items())
@@ -226,7 +225,7 @@ def test_one_that_was_merged_long_ago_stays_so_beside_a_new_one(base: Path) -> N
     weights = read(first)
     second = first.with_name("second")
     between, merged = next_stage(first, heads)
-    adapter = {"settings": heads.model_dump(mode="json"), "base": build.base_of(weights, heads)}
+    adapter = {"settings": heads.model_dump(mode="json"), "base": factory.base_of(weights, heads)}
     description = {"model": merged.as_dict(), "lineage": [], "adapter": adapter}
     write_checkpoint(second, trainable.tensors(between, heads), description)
     # A fresh one beside what the first one was merged into.
@@ -235,5 +234,5 @@ def test_one_that_was_merged_long_ago_stays_so_beside_a_new_one(base: Path) -> N
     close(expected, fields(fresh, later), 1e-5)
     # And loaded again, with a LoRA of its own in the newest checkpoint.
     last, last_spec, folder = trained(second)
-    again = build.for_prediction(last_spec, read(folder), autocast=False)
+    again = factory.for_prediction(last_spec, read(folder), autocast=False)
     assert equal(fields(last, last_spec), fields(again, last_spec))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kit.adapt import factory as build
+from kit.adapt import factory
 from kit.adapt.settings import AdaptSettings
 from kit.adapt.specialists import Specialist, Specialists
 from kit.checkpoint.folder import open_checkpoint
@@ -38,7 +38,7 @@ def fields(model: Any) -> Fields:
 def alone(folder: Path) -> Any:
     """As a forecast has it: nothing trains."""
     weights = weights_room.load(str(folder), SPEC.upstream)
-    return build.for_prediction(SPEC, weights, autocast=False).requires_grad_(False)
+    return factory.for_prediction(SPEC, weights, autocast=False).requires_grad_(False)
 
 
 def specialist(folder: Path) -> Specialist:

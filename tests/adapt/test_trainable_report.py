@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kit.adapt.trainable_report import Pace, Row, report
+from kit.adapt.trainable_report import GroupSchedule, TrainableRow, report
 
 
 class Parts(torch.nn.Module):
@@ -17,13 +17,13 @@ class Parts(torch.nn.Module):
 
 
 def test_every_parameter_is_in_one_row() -> None:
-    fast, slow = Pace(1e-3, 0.0), Pace(3e-4, 0.1)
+    fast, slow = GroupSchedule(1e-3, 0.0), GroupSchedule(3e-4, 0.1)
     found = report(Parts(), {"a.c.weight": slow, "d.x.weight": slow, "d.x.bias": fast}, new={"d.x.bias"})
     assert found.rows == (
-        Row("a.b", 0, 2, 0.0, None, None, new=False),
-        Row("a.c", 4, 6, 4 / 6, 3e-4, 0.1, new=False),
-        Row("d.x", 2, 2, 1.0, 3e-4, 0.1, new=False),
-        Row("d.x", 1, 1, 1.0, 1e-3, 0.0, new=True),
+        TrainableRow("a.b", 0, 2, 0.0, None, None, new=False),
+        TrainableRow("a.c", 4, 6, 4 / 6, 3e-4, 0.1, new=False),
+        TrainableRow("d.x", 2, 2, 1.0, 3e-4, 0.1, new=False),
+        TrainableRow("d.x", 1, 1, 1.0, 1e-3, 0.0, new=True),
     )
     assert (found.trains, found.parameters, found.share) == (7, 11, 7 / 11)
     dumped = found.as_dict()
@@ -41,4 +41,4 @@ def test_every_parameter_is_in_one_row() -> None:
 def test_a_byte_of_four_bit_weights_counts_as_two() -> None:
     model = Parts()
     model.a["b"].weight = torch.nn.Parameter(torch.zeros(5, dtype=torch.uint8), requires_grad=False)
-    assert report(model, {"d.x.bias": Pace(1.0, 0.0)}, ()).rows[0].parameters == 11
+    assert report(model, {"d.x.bias": GroupSchedule(1.0, 0.0)}, ()).rows[0].parameters == 11

@@ -13,7 +13,7 @@ import torch
 from kit.adapt import trainable
 from kit.adapt.rollout_lora import spec_for
 from kit.adapt.settings import AdaptSettings
-from kit.adapt.trainable_report import Pace, report
+from kit.adapt.trainable_report import GroupSchedule, report
 from kit.adapt.training_check import TrainingCheck, UntrainedError, Verdict
 from kit.memory import engine
 from kit.memory.settings import MemorySettings
@@ -123,7 +123,7 @@ def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_report_agrees_with_what_changed(variant: str, adapt: dict[str, Any]) -> None:
     run = Run(variant, adapt)
-    found = report(run.model, dict.fromkeys(run.parameters, Pace(1e-3, 0.0)), ())
+    found = report(run.model, dict.fromkeys(run.parameters, GroupSchedule(1e-3, 0.0)), ())
     before = {name: value.detach().clone() for name, value in named_tensors(run.model)}
     run.take()
     verdict = run.judge()
@@ -234,7 +234,7 @@ def test_a_new_variable_trains_under_an_adapter_and_its_unread_embedding_is_told
     verdict = run.judge()
     assert verdict.zeros == {"its variable is not read": [embedding]}
     assert verdict.moved == 64 + 2
-    rows = report(run.model, dict.fromkeys(run.parameters, Pace(1e-3, 0.0)), run.trained.new).rows
+    rows = report(run.model, dict.fromkeys(run.parameters, GroupSchedule(1e-3, 0.0)), run.trained.new).rows
     assert [(row.group, row.trains) for row in rows if row.new] == [
         ("encoder.surf_token_embeds", 32 * 2 * 4 * 4),
         ("decoder.surf_heads", 64 * 16 + 16),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from aurora import Batch
 
-from kit.adapt.trainable_report import Watched
+from kit.adapt.trainable_report import ForwardObserver
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.train.loss import PaperMAE
@@ -19,26 +19,26 @@ from tests.batches import small_spec, synthetic_batch
 
 def watched(
     spec: ModelSpec, state: Batch, target: Batch, weights: dict[str, float] | None = None
-) -> tuple[Watched, set[str]]:
+) -> tuple[ForwardObserver, set[str]]:
     """What was watched in one training pass, and the parameters without a gradient."""
     model = awake_model(spec).requires_grad_(True).train()
     loss = PaperMAE(weights)
     heads = (*model.decoder.surf_heads, *model.decoder.atmos_heads)
-    watch, space = Watched(model, loss.unscored(heads)), TrainingSpace(model, spec)
+    watch, space = ForwardObserver(model, loss.unscored(heads)), TrainingSpace(model, spec)
     predicted, wanted = space.predict_fields(space.inputs(state)), space.targets(target)
     known = Fields(
         {name: wanted.surface[name] for name in predicted.surface},
         {name: wanted.atmospheric[name] for name in predicted.atmospheric},
         wanted.masks,
     )
-    watch.see(known)
+    watch.note_target(known)
     loss(predicted, known).total.backward()  # type: ignore[no-untyped-call]
     watch.close()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())}
     return watch, silent
 
 
-def agree(watch: Watched, spec: ModelSpec, silent: set[str]) -> None:
+def agree(watch: ForwardObserver, spec: ModelSpec, silent: set[str]) -> None:
     """Every parameter without a gradient has a reason, and no other."""
     names = [name for name, _ in spec.build().named_parameters()]
     assert {name for name in names if watch.reason(name) is not None} == silent
@@ -127,7 +127,7 @@ def test_the_time_is_a_reason_only_where_its_wave_was_zero_throughout() -> None:
 def test_only_passes_for_training_count() -> None:
     spec = small_spec("tiny")
     model = awake_model(spec)
-    watch, space = Watched(model), TrainingSpace(model, spec)
+    watch, space = ForwardObserver(model), TrainingSpace(model, spec)
     state = space.inputs(synthetic_batch(spec))
     with torch.no_grad():
         space.predict_fields(state)
@@ -145,7 +145,7 @@ def test_upstreams_lora_of_a_roll_out_step_that_is_not_trained(mode: str, number
     spec = replace(small_spec("hres-finetuned", rollout_lora="kept"), arguments={**small_spec("tiny").arguments})
     spec = replace(spec, arguments={**spec.arguments, "lora_mode": mode})
     model = awake_model(spec).requires_grad_(True).train()
-    watch, space = Watched(model), TrainingSpace(model, spec)
+    watch, space = ForwardObserver(model), TrainingSpace(model, spec)
     space.predict_fields(space.inputs(synthetic_batch(spec)))
     [name] = [
         name

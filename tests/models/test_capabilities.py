@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kit.io.errors import SettingsError
-from kit.models.extend import capability, refuse_beyond
+from kit.models.extend import capability, check_extension
 from kit.models.variants import VARIANTS, Variant
 
 PAGE = Path(__file__).parents[2] / "docs" / "variables.md"
@@ -32,13 +32,13 @@ def test_the_docs_show_the_table() -> None:
 
 def test_what_air_pollution_is_bound_to() -> None:
     variant = VARIANTS["air-pollution"]
-    refuse_beyond(variant, (50, 1000), 2)
+    check_extension(variant, (50, 1000), 2)
     with pytest.raises(SettingsError, match=r"embeddings and heads for 50, .* hPa alone; selected are 10"):
-        refuse_beyond(variant, (10,), 2)
+        check_extension(variant, (10,), 2)
     with pytest.raises(SettingsError, match=r"data.history: variant 'air-pollution' .* history of 2, got 3"):
-        refuse_beyond(variant, (50,), 3)
+        check_extension(variant, (50,), 3)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "air-pollution"])
 def test_the_others_are_bound_to_nothing(name: str) -> None:
-    refuse_beyond(VARIANTS[name], (1, 7, 1013), 5)
+    check_extension(VARIANTS[name], (1, 7, 1013), 5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from aurora import Aurora
 
-from kit.adapt import factory as build
+from kit.adapt import factory
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 from kit.models.extend import added_names, extended
@@ -66,7 +66,7 @@ def test_old_predictions_stay_and_what_is_new_trains_under_every_method(variant:
     spec = small_spec(variant)
     wide = wider(spec)
     lora = AdaptSettings(method="lora", rank=2)
-    model, trained = build.for_training(wide, weights_of(spec), lora, autocast=False)
+    model, trained = factory.for_training(wide, weights_of(spec), lora, autocast=False)
     before, after = before_and_after(spec, wide, model)
     assert after.surface.keys() - before.surface.keys() == {"new", "rain"}
     assert after.atmospheric.keys() - before.atmospheric.keys() == {"cloud"}
@@ -92,7 +92,7 @@ def test_zero_embeddings_leave_old_predictions_as_they_were_to_the_last_bit(
         never_read=never_read,
         statistics=Statistics({**spec.statistics.values, "rain": (0.0, 1.0)}),
     )
-    model, _ = build.for_training(wide, weights_of(spec), AdaptSettings(), autocast=False)
+    model, _ = factory.for_training(wide, weights_of(spec), AdaptSettings(), autocast=False)
     before, after = before_and_after(spec, wide, model)
     assert all(torch.equal(after.surface[name], value) for name, value in before.surface.items())
     assert all(torch.equal(after.atmospheric[name], value) for name, value in before.atmospheric.items())
@@ -101,7 +101,7 @@ def test_zero_embeddings_leave_old_predictions_as_they_were_to_the_last_bit(
 def test_random_embeddings_do_not() -> None:
     spec = small_spec("small")
     weights = weights_of(spec)
-    model, _ = build.for_training(wider(spec), weights, AdaptSettings(), autocast=False, start="random")
+    model, _ = factory.for_training(wider(spec), weights, AdaptSettings(), autocast=False, start="random")
     before, after = before_and_after(spec, wider(spec), model)
     assert not torch.equal(before.surface["2t"], after.surface["2t"])
 

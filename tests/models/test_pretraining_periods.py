@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kit.data.settings import Period
-from kit.models.pretraining_periods import SEEN, leaks
+from kit.models.pretraining_periods import PRETRAINING_PERIODS, leaks
 from kit.models.variants import VARIANTS
 from kit.models.weights.load import Weights
 
@@ -23,8 +23,8 @@ def staged(*stages: dict[str, Any]) -> Weights:
 
 
 def test_every_variant_is_spoken_of() -> None:
-    assert SEEN.keys() == VARIANTS.keys()
-    for known in SEEN.values():
+    assert PRETRAINING_PERIODS.keys() == VARIANTS.keys()
+    for known in PRETRAINING_PERIODS.values():
         assert all(Period.parse(when).end.year < 2024 and what for what, when in known or ())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from kit.data.store.format import STATIC_PREFIX
 from kit.models.spec import ModelSpec
 from kit.models.statistics import level_key
+from kit.models.variants import drop_names, keep_names
 from kit.models.weights.load import Weights
 
 __all__ = ["base_spec", "known_to"]
@@ -24,28 +25,32 @@ def base_spec(spec: ModelSpec, weights: Weights) -> ModelSpec:
         spec: the checkpoint's model.
         weights: that its training started from.
     """
-    own = weights.spec or without_additions(spec)
-    keys = own.statistics.values.keys()
-    levels = tuple(level for level in spec.levels if all(level_key(name, level) in keys for name in own.atmospheric))
+    own = weights.spec or _without_additions(spec)
+    levels = spec.levels
+    for name in own.atmospheric:
+        levels = tuple(level for level in levels if level_key(name, level) in own.statistics.values)
     return replace(own, levels=levels or own.levels, history=max(own.history, spec.history), timestep=spec.timestep)
 
 
-def without_additions(spec: ModelSpec) -> ModelSpec:
+def _without_additions(spec: ModelSpec) -> ModelSpec:
     """The model as upstream's weights have it: without the variables and the layers that were added."""
-    bare = {name.removeprefix(STATIC_PREFIX) for name in spec.added if name.startswith(STATIC_PREFIX)}
+    arguments = dict(spec.arguments)
+    arguments.pop("stabilise_level_agg", None)
+    # Static variables are added under their prefix, which the model itself does not know.
+    statics = [name.removeprefix(STATIC_PREFIX) for name in spec.added if name.startswith(STATIC_PREFIX)]
     return replace(
         spec,
-        surface=tuple(name for name in spec.surface if name not in spec.added),
-        atmospheric=tuple(name for name in spec.atmospheric if name not in spec.added),
-        static=tuple(name for name in spec.static if name not in bare),
-        never_read=tuple(name for name in spec.never_read if name not in spec.added),
-        arguments={key: value for key, value in spec.arguments.items() if key != "stabilise_level_agg"},
+        surface=drop_names(spec.surface, spec.added),
+        atmospheric=drop_names(spec.atmospheric, spec.added),
+        static=drop_names(spec.static, statics),
+        never_read=drop_names(spec.never_read, spec.added),
+        arguments=arguments,
         added=(),
     )
 
 
 def known_to(spec: ModelSpec, data: Mapping[str, Any]) -> dict[str, tuple[str, ...] | None]:
-    """What a checkpoint recorded of its variables, as far as a model knows them.
+    """Limit what a checkpoint recorded of its variables to those that a model knows.
 
     Args:
         spec: the model.
@@ -54,8 +59,12 @@ def known_to(spec: ModelSpec, data: Mapping[str, Any]) -> dict[str, tuple[str, .
     Returns:
         ``variables`` and ``statics`` as ``DataSettings`` takes them.
     """
-    names = {"variables": (*spec.upstream.physical(spec.surface), *spec.atmospheric), "statics": spec.static}
-    return {
-        key: None if data[key] is None else tuple(name for name in data[key] if name in known)
-        for key, known in names.items()
+    known = {
+        "variables": (*spec.upstream.physical(spec.surface), *spec.atmospheric),
+        "statics": spec.static,
     }
+    limited: dict[str, tuple[str, ...] | None] = dict.fromkeys(known)
+    for key, names in known.items():
+        if data[key] is not None:
+            limited[key] = keep_names(data[key], names)
+    return limited

@@ -1,4 +1,4 @@
-"""Upstream's own roll-out LoRA, as tensors in a checkpoint: told from the others, or added to what it adapts."""
+"""Tensors of adapters in a checkpoint: upstream's roll-out LoRA, and adapters of which parts were pruned."""
 
 from __future__ import annotations
 
@@ -9,37 +9,35 @@ from aurora import Aurora
 
 from kit.io.errors import CheckpointError
 
-__all__ = ["Pattern", "add", "expanded", "merged", "of", "shrunk", "without"]
+__all__ = ["Pattern", "expanded", "merge_rollout_lora", "shrunk", "split_rollout_lora"]
 
 
-def merged(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add upstream's roll-out LoRA to the weights that it adapts.
+@torch.no_grad()
+def merge_rollout_lora(model: Aurora, loras: Mapping[str, torch.Tensor]) -> None:
+    """Add upstream's roll-out LoRA to the weights that it adapts, in place.
 
     Upstream's layers compute ``W x + (alpha / r) B A x`` with alpha = r = 8 (``aurora/model/swin3d.py``,
     ``aurora/model/lora.py``), so the merged weight is ``W + B A``. From roll-out step ``lora_steps`` (40) on
     upstream drops the term; merged weights keep it.
-
-    Raises:
-        CheckpointError: there is one LoRA for each roll-out step, which no single weight can hold.
-    """
-    result = without(state)
-    for target, product in _products(state):
-        result[target] = result[target] + product
-    return result
-
-
-@torch.no_grad()
-def add(model: Aurora, loras: Mapping[str, torch.Tensor]) -> None:
-    """Do the same to the weights of a model, in place.
 
     Args:
         model: with the layers that the LoRA adapts.
         loras: its tensors, by upstream's names.
 
     Raises:
-        CheckpointError: there is one LoRA for each roll-out step, or the model lacks a layer.
+        CheckpointError: there is one LoRA for each roll-out step, which no single weight can hold, or the model lacks
+            a layer.
     """
-    for target, product in _products(loras):
+    for name, down in loras.items():
+        if not name.endswith("lora_A"):
+            continue
+        if ".loras.0." not in name:
+            msg = "model.rollout_lora: there is one LoRA for each roll-out step, which cannot be merged; keep it"
+            raise CheckpointError(msg)
+        # MODULE.lora_LAYER.loras.0.lora_A belongs to MODULE.LAYER.
+        module, adapted = name.split(".lora_")[:2]
+        target = f"{module}.{adapted.split('.')[0]}.weight"
+        product = loras[name.removesuffix("A") + "B"] @ down
         try:
             model.get_parameter(target).add_(product)
         except (AttributeError, RuntimeError) as error:
@@ -47,26 +45,22 @@ def add(model: Aurora, loras: Mapping[str, torch.Tensor]) -> None:
             raise CheckpointError(msg) from error
 
 
-def _products(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each weight that a roll-out LoRA adapts, and what it adds to it."""
-    for name, down in state.items():
-        if not name.endswith("lora_A"):
-            continue
-        module, layer = name.split(".lora_")[0], name.split(".lora_")[1].split(".")[0]
-        if ".loras.0." not in name:
-            msg = "model.rollout_lora: there is one LoRA for each roll-out step, which cannot be merged; keep it"
-            raise CheckpointError(msg)
-        yield f"{module}.{layer}.weight", state[name.removesuffix("A") + "B"] @ down
+def split_rollout_lora(
+    state: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Separate the tensors of the roll-out LoRA from the others.
 
-
-def of(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of the roll-out LoRA among others."""
-    return {name: value for name, value in state.items() if ".loras." in name}
-
-
-def without(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The others."""
-    return {name: value for name, value in state.items() if ".loras." not in name}
+    Returns:
+        Those of the LoRA, and the others.
+    """
+    loras: dict[str, torch.Tensor] = {}
+    others: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        if ".loras." in name:
+            loras[name] = value
+        else:
+            others[name] = value
+    return loras, others
 
 
 # Adapters of which parts were pruned: files hold what is left, as PEFT's do; models hold all, the pruned as zeros.
@@ -101,14 +95,14 @@ def expanded(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str)
     found = dict(tensors)
     for name, axis, kept in _pruned(pattern, prefix):
         part = found[name]
-        shape = [len(kept) if index == axis else size for index, size in enumerate(part.shape)]
+        shape = list(part.shape)
+        shape[axis] = len(kept)
         found[name] = part.new_zeros(shape).index_copy_(axis, kept.nonzero().flatten(), part)
     return found
 
 
-def _pruned(pattern: Pattern, prefix: str) -> list[tuple[str, int, torch.Tensor]]:
-    return [
-        (f"{prefix}{name.removesuffix('lora_E')}{part}", axis, torch.tensor(kept))
-        for name, kept in pattern.items()
-        for part, axis in _AXES.items()
-    ]
+def _pruned(pattern: Pattern, prefix: str) -> Iterator[tuple[str, int, torch.Tensor]]:
+    """Each tensor of a pruned adapter: its name, the axis of its parts, and which are left."""
+    for name, kept in pattern.items():
+        for part, axis in _AXES.items():
+            yield f"{prefix}{name.removesuffix('lora_E')}{part}", axis, torch.tensor(kept)

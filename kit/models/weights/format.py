@@ -19,6 +19,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -27,16 +28,16 @@ import torch
 from kit.io.errors import CheckpointError
 from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics, level_key
-from kit.models.variants import Variant
+from kit.models.variants import Variant, keep_names
 
-__all__ = ["Pickled", "plain_names", "read", "told"]
+__all__ = ["Pickled", "read_pickled", "upstream_names", "vibe_kit_spec"]
 
 _logger = logging.getLogger(__name__)
 
 _ZIP = b"PK\x03\x04"
 _STATES = ("state_dict", "model_state_dict", "model")
 """Keys under which a training script keeps the weights; the first is Lightning's."""
-_ASIDE = (
+_SET_ASIDE = (
     "pathlib", "datetime", "argparse", "enum", "typing", "omegaconf", "antlr4", "lightning", "pytorch_lightning",
     "lightning_fabric", "lightning_utilities", "torchmetrics", "vibe_tune_aurora", "numpy",
 )  # fmt: skip
@@ -60,17 +61,17 @@ class Pickled:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Aside:
+class _Nothing:
     """Stands for an object that is no part of the weights: takes anything, keeps nothing."""
 
-    def __new__(cls, *_: object, **__: object) -> _Aside:  # noqa: PYI034
+    def __new__(cls, *_: object, **__: object) -> _Nothing:  # noqa: PYI034
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
         """Forget it."""
 
 
-def read(file: Path) -> Pickled:
+def read_pickled(file: Path) -> Pickled:
     """Read a checkpoint on the CPU.
 
     Args:
@@ -79,7 +80,8 @@ def read(file: Path) -> Pickled:
     Raises:
         CheckpointError: it holds other things than tensors, or is damaged; nothing in it was executed.
     """
-    mapped = _is_zip(file)
+    with file.open("rb") as stream:
+        mapped = stream.read(len(_ZIP)) == _ZIP
     if not mapped:
         _logger.warning(
             "%s is in the format of PyTorch before 1.6, which cannot be mapped: all of its %.1f GiB are read into "
@@ -87,46 +89,53 @@ def read(file: Path) -> Pickled:
             file, file.stat().st_size / 2**30,
         )  # fmt: skip
     try:
-        content = _loaded(file, mapped=mapped)
+        content = _load_content(file, mapped=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise CheckpointError(_unreadable(file, error)) from error
-    return _parted(content, file)
+        msg = (
+            f"{file}: cannot be read as a checkpoint of tensors alone ({_cause(error)}); nothing in it was executed. "
+            "Read are a dictionary from parameter names to tensors, and Lightning's checkpoints; where you trust the "
+            "file, save its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+        )
+        raise CheckpointError(msg) from error
+    if _is_state(content):
+        return Pickled(dict(content))
+    held = ""
+    if isinstance(content, dict):
+        arguments = content.get("hyper_parameters")
+        if not isinstance(arguments, dict):
+            arguments = {}
+        for key in _STATES:
+            if _is_state(content.get(key)):
+                return Pickled(dict(content[key]), arguments)
+        held = f"; it holds {', '.join(map(str, list(content)[:8]))}"
+    msg = (
+        f"{file}: expected a dictionary from parameter names to tensors, or one under {' or '.join(_STATES)}, got "
+        f"{type(content).__name__}{held}"
+    )
+    raise CheckpointError(msg)
 
 
-def _is_zip(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(_ZIP)) == _ZIP
-
-
-def _loaded(file: Path, *, mapped: bool) -> object:
+def _load_content(file: Path, *, mapped: bool) -> object:
     with warnings.catch_warnings():
-        # It warns of unusual protocols before it refuses what they hold.
+        # PyTorch warns of unusual protocols before it refuses what they hold.
         warnings.simplefilter("ignore")
         try:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError:
-            aside = _aside(file) if mapped else []
-            if not aside:
+            if not mapped:
                 raise
-        with torch.serialization.safe_globals(aside):
+            # What PyTorch refused may be objects of known libraries, whose place a stand-in takes.
+            asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            known: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+                (_Nothing, name) for name in asked if name.split(".")[0] in _SET_ASIDE
+            ]
+            if not known:
+                raise
+        with torch.serialization.safe_globals(known):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _aside(file: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """Stand-ins for the objects of known libraries that a file holds."""
-    asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    return [(_Aside, name) for name in asked if name.split(".")[0] in _ASIDE]
-
-
-def _unreadable(file: Path, error: Exception) -> str:
-    return (
-        f"{file}: cannot be read as a checkpoint of tensors alone ({_found(error)}); nothing in it was executed. "
-        "Read are a dictionary from parameter names to tensors, and Lightning's checkpoints; where you trust the file, "
-        "save its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
-    )
-
-
-def _found(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     """What the loader stumbled over, without the advice that it wraps it in."""
     text = str(error)
     if named := re.search(r"GLOBAL ([\w.]+)", text):
@@ -134,23 +143,6 @@ def _found(error: Exception) -> str:
     if wrapped := re.search(r"WeightsUnpickler error:\s*(.+)", text):
         return wrapped[1]
     return (text.splitlines() or [type(error).__name__])[0]
-
-
-def _parted(content: object, file: Path) -> Pickled:
-    """Find the weights in what was read."""
-    if _is_state(content):
-        return Pickled(dict(content))
-    if isinstance(content, dict):
-        for key in _STATES:
-            if _is_state(content.get(key)):
-                arguments = content.get("hyper_parameters")
-                return Pickled(dict(content[key]), arguments if isinstance(arguments, dict) else {})
-    held = f"; it holds {', '.join(str(key) for key in list(content)[:8])}" if isinstance(content, dict) else ""
-    msg = (
-        f"{file}: expected a dictionary from parameter names to tensors, or one under {' or '.join(_STATES)}, got "
-        f"{type(content).__name__}{held}"
-    )
-    raise CheckpointError(msg)
 
 
 def _is_state(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
@@ -161,7 +153,7 @@ def _is_state(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
     )
 
 
-def plain_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
+def upstream_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
     """Bring names down to upstream's: without what a wrapper put before them or between.
 
     Args:
@@ -175,18 +167,22 @@ def plain_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, torc
         CheckpointError: there are several, such as a model and its running average.
     """
     bare = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
-    prefixes = sorted({found["prefix"] for name in bare if (found := _ANCHOR.match(name))})
+    prefixes = sorted({found["prefix"] for found in map(_ANCHOR.match, bare) if found})
     if len(prefixes) > 1:
-        msg = (
-            f"{file}: holds several models, under {', '.join(repr(prefix) for prefix in prefixes)}; save the one that "
-            "is meant by itself"
-        )
+        listed = ", ".join(map(repr, prefixes))
+        msg = f"{file}: holds several models, under {listed}; save the one that is meant by itself"
         raise CheckpointError(msg)
-    prefix = prefixes[0] if prefixes else ""
-    others = [name for name in bare if not name.startswith(prefix)]
+    prefix = "".join(prefixes)
+    own: dict[str, torch.Tensor] = {}
+    others: list[str] = []
+    for name, tensor in bare.items():
+        if name.startswith(prefix):
+            own[name.removeprefix(prefix)] = tensor
+        else:
+            others.append(name)
     if others:
         _logger.info("%s: %d tensors beside %r are no part of the model (%s)", file, len(others), prefix, others[0])
-    return {name.removeprefix(prefix): tensor for name, tensor in bare.items() if name.startswith(prefix)}
+    return own
 
 
 # The model that vibe-kit's Lightning module says that it trained.
@@ -202,8 +198,8 @@ _UNCHANGED = "pretrained"
 """The ``init_mode`` in which the model is upstream's own, whatever the other arguments say."""
 
 
-def told(arguments: Mapping[str, Any], variant: Variant, file: Path) -> ModelSpec | None:
-    """Read the model from a module's arguments.
+def vibe_kit_spec(arguments: Mapping[str, Any], variant: Variant, file: Path) -> ModelSpec | None:
+    """Read the model that vibe-kit's module trained from its arguments.
 
     Args:
         arguments: ``hyper_parameters`` of the checkpoint.
@@ -220,15 +216,23 @@ def told(arguments: Mapping[str, Any], variant: Variant, file: Path) -> ModelSpe
     if arguments.get("init_mode") == _UNCHANGED or not {"surf_vars", "surf_stats"} <= arguments.keys():
         return None
     names, given = arguments["surf_vars"], arguments["surf_stats"]
-    if not _are_names(names) or not isinstance(given, dict) or not all(map(_is_pair, given.values())):
+    are_names = isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
+    if not are_names or not isinstance(given, dict) or not all(map(_is_pair, given.values())):
         msg = (
             f"{file}: hyper_parameters: expected the names of variables in surf_vars and a mean and a standard "
             f"deviation for each in surf_stats, got {names!r} and {given!r}"
         )
         raise CheckpointError(msg)
-    keys = [*names, *variant.static, *(level_key(name, level) for name in variant.atmospheric for level in _LEVELS)]
-    values = {key: found for key in keys if (found := Statistics.published(key)) is not None}
-    values |= {name: (float(given[name][0]), float(given[name][1])) for name in names if name in given}
+    levels = [level_key(name, level) for name, level in product(variant.atmospheric, _LEVELS)]
+    values: dict[str, tuple[float, float]] = {}
+    for key in (*names, *variant.static, *levels):
+        published = Statistics.published(key)
+        if published is not None:
+            values[key] = published
+    # The module's own statistics stand in the place of upstream's, for surface variables alone.
+    for name in keep_names(names, given):
+        mean, deviation = given[name]
+        values[name] = float(mean), float(deviation)
     return ModelSpec(
         variant=variant.name,
         surface=tuple(names),
@@ -239,10 +243,6 @@ def told(arguments: Mapping[str, Any], variant: Variant, file: Path) -> ModelSpe
         timestep=variant.timestep,
         statistics=Statistics(values),
     )
-
-
-def _are_names(names: Any) -> bool:
-    return isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
 
 
 def _is_pair(pair: Any) -> bool:

@@ -11,9 +11,8 @@ nothing that happens to them afterwards reaches the model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -23,16 +22,14 @@ from aurora import Aurora
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from kit.io.documents import parse_json, read_json
 from kit.io.errors import CheckpointError
 from kit.models.extend import added_names
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
-from kit.models.weights import convert as rollout_lora
-from kit.models.weights import format as lightning
-from kit.models.weights import format as pickled
-from kit.models.weights import locate as whereabouts
-from kit.models.weights.convert import Pattern, expanded
-from kit.models.weights.locate import RANDOM
+from kit.models.weights.convert import expanded, merge_rollout_lora, split_rollout_lora
+from kit.models.weights.format import read_pickled, upstream_names, vibe_kit_spec
+from kit.models.weights.locate import RANDOM, WEIGHTS_VARIABLE, identified, locate, looked_in, places
 
 __all__ = [
     "ADAPTER",
@@ -40,7 +37,7 @@ __all__ = [
     "ADAPTER_PREFIX",
     "DESCRIPTION",
     "RANDOM",
-    "LoraFate",
+    "RolloutLoraMode",
     "TENSORS",
     "TRAINED",
     "Weights",
@@ -60,7 +57,7 @@ TRAINED = "trained.safetensors"
 ADAPTER_PREFIX = "base_model.model."
 """What PEFT puts before upstream's names in the file of an adapter."""
 
-LoraFate = Literal["keep", "merge", "drop"]
+RolloutLoraMode = Literal["keep", "merge", "drop"]
 """What becomes of the roll-out LoRA that weights have: it stays beside its layers, it is added to them, or it makes
 room for what a later stage trained it to."""
 
@@ -76,7 +73,7 @@ class Weights:
         under: for a delta, the weights that it was trained on; ``state`` then holds an adapter's tensors under PEFT's
             names and whatever else trained under upstream's.
         path: of the file that the SHA-256 is of; of a delta, the folder.
-        told: the model that a foreign file tells of, where it is not the variant's own.
+        foreign_spec: the model that a foreign file describes, where it is not the variant's own.
         stamp: of the file, as it was when its SHA-256 was taken.
     """
 
@@ -85,18 +82,23 @@ class Weights:
     description: dict[str, Any] | None = field(default=None, repr=False)
     under: Weights | None = field(default=None, repr=False)
     path: Path | None = field(default=None, repr=False)
-    told: ModelSpec | None = field(default=None, repr=False)
+    foreign_spec: ModelSpec | None = field(default=None, repr=False)
     stamp: tuple[int, ...] | None = field(default=None, repr=False)
 
     @property
     def spec(self) -> ModelSpec | None:
         """The model that the weights belong to, if they say so."""
-        return self.told if self.description is None else ModelSpec.from_dict(self.description["model"])
+        if self.description is None:
+            return self.foreign_spec
+        return ModelSpec.from_dict(self.description["model"])
 
     @property
     def adapter(self) -> Mapping[str, Any] | None:
         """What ``kit.json`` says of a delta: its ``settings``, and the ``base`` that it was trained on."""
-        return None if self.under is None or self.description is None else self.description["adapter"]
+        if self.under is None or self.description is None:
+            return None
+        adapter: Mapping[str, Any] = self.description["adapter"]
+        return adapter
 
 
 def load(reference: str | None, variant: Variant) -> Weights | None:
@@ -115,7 +117,7 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
     """
     if reference == RANDOM:
         return None
-    name, path = whereabouts.locate(reference, variant)
+    name, path = locate(reference, variant)
     weights = _read(path, name, variant)
     if weights.spec is not None and weights.spec.variant != variant.name:
         msg = (
@@ -135,16 +137,27 @@ def _read(path: Path, name: str, variant: Variant) -> Weights:
         msg = f"{path}: expected a checkpoint folder with {TENSORS}, {ADAPTER} or {TRAINED}, but there is none of them"
         raise CheckpointError(msg)
     stamp = _stamp(file)
-    base = whereabouts.identified(name, [file])
+    base = identified(name, [file])
+    description = foreign_spec = None
     if file.suffix == ".safetensors":
-        weights = _read_safetensors(file, base)
+        try:
+            with safe_open(str(file), framework="pt") as opened:
+                metadata = opened.metadata() or {}
+            state = load_file(str(file))
+        except SafetensorError as error:
+            raise CheckpointError(_unreadable(file, error)) from error
+        if "kit" in metadata:
+            description = parse_json(metadata["kit"])
+        else:
+            state = upstream_names(state, file)
     else:
-        content = pickled.read(file)
-        told = lightning.told(content.arguments, variant, file)
-        weights = Weights(pickled.plain_names(content.state, file), base, told=told)
+        content = read_pickled(file)
+        foreign_spec = vibe_kit_spec(content.arguments, variant, file)
+        state = upstream_names(content.state, file)
+    # The SHA-256 and the tensors have to be of the same bytes.
     if _stamp(file) != stamp:
         raise CheckpointError(_changed(file))
-    return replace(weights, path=file, stamp=stamp)
+    return Weights(state, base, description, path=file, foreign_spec=foreign_spec, stamp=stamp)
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
@@ -157,8 +170,8 @@ def _changed(file: Path) -> str:
     return f"{file}: changed while it was being read; wait until what writes it has ended, then start again"
 
 
-def _refuse_changed(weights: Weights) -> None:
-    """Refuse tensors that were copied out of a file while somebody wrote to it.
+def _check_unchanged(weights: Weights) -> None:
+    """Check that nobody wrote to a file while tensors were copied out of it.
 
     A file that took its place, or its removal, leaves the mapped one as it was.
 
@@ -184,15 +197,16 @@ def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
             "to; expected a checkpoint folder as kit finetune writes it"
         )
         raise CheckpointError(msg)
-    description = json.loads((folder / DESCRIPTION).read_text())
+    description = read_json(folder / DESCRIPTION)
     under = load_base(description["adapter"]["base"], folder, variant)
-    base = whereabouts.identified(name, [folder / file for file in tensor_files(folder)])
+    base = identified(name, [folder / file for file in tensor_files(folder)])
     return Weights(read_tensors(folder), base, description, under, folder)
 
 
 def tensor_files(folder: Path) -> list[str]:
     """Names of the files of tensors in a checkpoint folder."""
-    return [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()] or [TENSORS]
+    deltas = [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()]
+    return deltas or [TENSORS]
 
 
 def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> Weights:
@@ -212,7 +226,7 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
     """
     name, wanted = str(recorded["name"]), recorded["sha256"]
     problems: list[str] = []
-    for path in whereabouts.places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
+    for path in places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
         try:
             found = _read(path, name, variant)
         except CheckpointError as error:
@@ -221,16 +235,17 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
         if found.base["sha256"] == wanted:
             return found
         problems.append(f"{path} holds others, with SHA-256 {found.base['sha256']}")
+    found_instead = "; ".join(problems) or f"nothing is at {name!r}"
     msg = (
         f"{folder}: belongs to weights {name} ({recorded['file']}, SHA-256 {wanted}), which are not there: "
-        f"{'; '.join(problems) or f'nothing is at {name!r}'}. No file of that SHA-256 is in {whereabouts.looked_in()}. "
-        f"Put them back, or into a folder that {whereabouts.WEIGHTS_VARIABLE} names"
+        f"{found_instead}. No file of that SHA-256 is in {looked_in()}. "
+        f"Put them back, or into a folder that {WEIGHTS_VARIABLE} names"
     )
     raise CheckpointError(msg)
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder, on the CPU: the whole model, or an adapter and what trained beside it.
+    """Read all tensors of a checkpoint folder, on the CPU: the whole model, or an adapter and what trained beside it.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -241,34 +256,24 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             tensors |= load_file(str(folder / name))
         except SafetensorError as error:
             raise CheckpointError(_unreadable(folder / name, error)) from error
-    return expanded(tensors, _rank_pattern(folder), ADAPTER_PREFIX)
-
-
-def _rank_pattern(folder: Path) -> Pattern:
-    """What is left of pruned adapters; empty where nothing was pruned."""
-    file = folder / ADAPTER_CONFIG
-    config = json.loads(file.read_text()) if file.is_file() else {}
-    return config.get("rank_pattern") or {}
+    pattern = None
+    if (folder / ADAPTER_CONFIG).is_file():
+        # What is left of pruned adapters; there is none, or an empty one, where nothing was pruned.
+        pattern = read_json(folder / ADAPTER_CONFIG).get("rank_pattern")
+    return expanded(tensors, pattern or {}, ADAPTER_PREFIX)
 
 
 def _unreadable(file: Path, error: SafetensorError) -> str:
     return f"{file}: not a readable safetensors file ({error}); fetch or write it again"
 
 
-def _read_safetensors(file: Path, base: dict[str, Any]) -> Weights:
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            metadata = opened.metadata() or {}
-        state = load_file(str(file))
-    except SafetensorError as error:
-        raise CheckpointError(_unreadable(file, error)) from error
-    if "kit" in metadata:
-        return Weights(state, base, json.loads(metadata["kit"]))
-    return Weights(pickled.plain_names(state, file), base)
-
-
 def install(
-    model: Aurora, spec: ModelSpec, weights: Weights, fate: LoraFate | None = None, *, fresh: bool = False
+    model: Aurora,
+    spec: ModelSpec,
+    weights: Weights,
+    rollout_lora_mode: RolloutLoraMode | None = None,
+    *,
+    fresh: bool = False,
 ) -> frozenset[str]:
     """Load weights into a model built from ``spec``.
 
@@ -276,7 +281,7 @@ def install(
         model: built from ``spec``.
         spec: the model's.
         weights: of a whole model.
-        fate: what becomes of their roll-out LoRA; by default as the spec says.
+        rollout_lora_mode: what becomes of their roll-out LoRA; by default as the spec says.
         fresh: the model may have one, beginning with its own first values, where the weights have none.
 
     Returns:
@@ -286,15 +291,27 @@ def install(
         CheckpointError: names or shapes do not match; names the first of each.
     """
     state = _as_upstream(model, spec, weights)
-    fate = fate or ("keep" if spec.rollout_lora == "kept" else "merge")
-    merged = rollout_lora.of(state) if fate == "merge" else {}
-    if fate != "keep":
-        state = rollout_lora.without(state)
-    if fate != "keep" or fresh:
-        state = {**rollout_lora.of(model.state_dict()), **state}
+    if rollout_lora_mode is None:
+        rollout_lora_mode = spec.rollout_lora_mode
+    merged: dict[str, torch.Tensor] = {}
+    if rollout_lora_mode != "keep":
+        loras, state = split_rollout_lora(state)
+        if rollout_lora_mode == "merge":
+            merged = loras
+    if rollout_lora_mode != "keep" or fresh:
+        own_loras, _ = split_rollout_lora(model.state_dict())
+        state = own_loras | state
     stabilised = spec.arguments.get("stabilise_level_agg", False)
     lacking = added_names(model, spec.added, stabilised=stabilised) - state.keys()
-    _check_names(model, state, weights.base["name"], lacking)
+    expected = model.state_dict().keys() - lacking
+    missing, surplus = sorted(expected - state.keys()), sorted(state.keys() - expected)
+    if missing or surplus:
+        msg = (
+            f"{weights.base['name']}: the weights do not fit the model: {len(missing)} parameters are missing "
+            f"({', '.join(missing[:3])}), {len(surplus)} are unknown ({', '.join(surplus[:3])}). Check model.variant, "
+            "model.rollout_lora and the variables"
+        )
+        raise CheckpointError(msg)
     try:
         model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -302,8 +319,8 @@ def install(
         msg = f"{weights.base['name']}: the weights do not fit variant {spec.variant!r}: {first}"
         raise CheckpointError(msg) from error
     # In the model, a layer at a time: a second copy of all adapted layers is a third of the model.
-    rollout_lora.add(model, merged)
-    _refuse_changed(weights)
+    merge_rollout_lora(model, merged)
+    _check_unchanged(weights)
     return lacking
 
 
@@ -317,8 +334,15 @@ def _as_upstream(model: Aurora, spec: ModelSpec, weights: Weights) -> dict[str, 
     try:
         if weights.description is None:
             # Upstream's adapters add to biases in place; those of the file are not theirs to change.
-            state = {name: value.clone() if name.endswith(".bias") else value for name, value in state.items()}
-            state = _adapted(model, spec, state)
+            for name, value in state.items():
+                if name.endswith(".bias"):
+                    state[name] = value.clone()
+            # Old names stand for the variant's own variables, whatever the model adds.
+            own = spec.upstream
+            as_published: Any = SimpleNamespace(
+                patch_size=model.patch_size, surf_vars=own.surface, static_vars=own.static, atmos_vars=own.atmospheric
+            )
+            state = own.constructor._adapt_checkpoint(as_published, state)
         model.adapt_checkpoint_max_history_size(state)
     except (AssertionError, KeyError, IndexError, RuntimeError) as error:
         msg = (
@@ -327,25 +351,3 @@ def _as_upstream(model: Aurora, spec: ModelSpec, weights: Weights) -> dict[str, 
         )
         raise CheckpointError(msg) from error
     return state
-
-
-def _adapted(model: Aurora, spec: ModelSpec, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Let upstream's class adapt old names, which stand for the variant's own variables, whatever the model adds."""
-    own = spec.upstream
-    as_published: Any = SimpleNamespace(
-        patch_size=model.patch_size, surf_vars=own.surface, static_vars=own.static, atmos_vars=own.atmospheric
-    )
-    adapted: dict[str, torch.Tensor] = own.constructor._adapt_checkpoint(as_published, state)
-    return adapted
-
-
-def _check_names(model: Aurora, state: Mapping[str, torch.Tensor], name: str, lacking: frozenset[str]) -> None:
-    expected = model.state_dict().keys() - lacking
-    missing, surplus = sorted(expected - state.keys()), sorted(state.keys() - expected)
-    if missing or surplus:
-        msg = (
-            f"{name}: the weights do not fit the model: {len(missing)} parameters are missing "
-            f"({', '.join(missing[:3])}), {len(surplus)} are unknown ({', '.join(surplus[:3])}). Check model.variant, "
-            "model.rollout_lora and the variables"
-        )
-        raise CheckpointError(msg)

@@ -7,15 +7,14 @@ of it. What would have to be downloaded comes last.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
-import pooch
-
 from kit import registry
+from kit.io import hashes
 from kit.io.errors import CheckpointError, RegistryError
 from kit.models.variants import VARIANTS, Variant
 from kit.registry import Entry
@@ -63,11 +62,21 @@ def locate(reference: str | None, variant: Variant) -> tuple[str, Path]:
     """
     name = _registered(reference, variant)
     if name is not None:
-        return name, _of_registry(name, variant)
+        return name, _find_registered(name, variant)
     path = Path(str(reference))
     if path.exists():
         return str(reference), path
-    raise CheckpointError(_not_found(path, variant))
+    nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir() or p.suffix in _SUFFIXES)
+    known, official = "", ""
+    if nearby:
+        known = f"; beside it are {', '.join(nearby[:8])}"
+    if variant.is_official:
+        official = f"{OFFICIAL!r}, "
+    msg = (
+        f"model.weights: expected a checkpoint folder, a .ckpt or .safetensors file, a registry name, {official}or "
+        f"{RANDOM!r}; nothing is at {str(path)!r}{known}"
+    )
+    raise CheckpointError(msg)
 
 
 def is_official(reference: str | None, variant: Variant) -> bool:
@@ -78,18 +87,22 @@ def is_official(reference: str | None, variant: Variant) -> bool:
 def _registered(reference: str | None, variant: Variant) -> str | None:
     """The registry's name of what is meant; None for a path."""
     if reference == OFFICIAL and not variant.is_official:
+        official = [row.name for row in VARIANTS.values() if row.is_official]
         msg = (
             f"model.weights {OFFICIAL}: there are no official weights of variant {variant.name!r}, whose settings are "
             f"the kit's; its own are {variant.weights!r}, which are taken when model.weights is left out. Official "
-            f"are those of {', '.join(name for name, row in VARIANTS.items() if row.is_official)}"
+            f"are those of {', '.join(official)}"
         )
         raise CheckpointError(msg)
     if reference in (None, OFFICIAL):
         return variant.weights
-    return reference if not Path(str(reference)).exists() and reference in registry.entries() else None
+    # A path that is there comes before an entry of the same name.
+    if Path(str(reference)).exists() or reference not in registry.entries():
+        return None
+    return reference
 
 
-def _of_registry(name: str, variant: Variant) -> Path:
+def _find_registered(name: str, variant: Variant) -> Path:
     entry = registry.entries().get(name)
     if entry is None:
         return registry.fetch(name)
@@ -103,14 +116,22 @@ def _of_registry(name: str, variant: Variant) -> Path:
             f"--model.variant {owner}"
         )
         raise CheckpointError(msg)
-    if not _at_hand(entry):
-        held = {"file": entry.file, "size": entry.size, "sha256": entry.sha256}
-        for path in () if entry.sha256 is None else _of_hash(held, ()):
+    # A file of the entry's hash in a folder of weights saves a download.
+    if entry.sha256 is not None and not _at_hand(entry):
+        recorded = {"file": entry.file, "size": entry.size, "sha256": entry.sha256}
+        path = next(_of_hash(recorded, ()), None)
+        if path is not None:
             return path
     try:
         return registry.fetch(name)
     except RegistryError as error:
-        msg = f"{error}{_same_named(entry)}"
+        msg = str(error)
+        # Point to a file of the entry's name that nothing vouches for.
+        for folder in weights_folders():
+            named = [file for file in _files(folder) if file.name == entry.file]
+            if named:
+                msg += f". {named[0]} has its name; if you trust it, pass --model.weights {named[0]}"
+                break
         raise RegistryError(msg) from error
 
 
@@ -118,25 +139,6 @@ def _at_hand(entry: Entry) -> bool:
     """Whether an entry's file is on this machine where the registry keeps it."""
     path = place(entry)
     return path is not None and path.is_file()
-
-
-def _same_named(entry: Entry) -> str:
-    """Point to a file of the entry's name that nothing vouches for."""
-    for folder in weights_folders():
-        for file in _files(folder):
-            if file.name == entry.file:
-                return f". {file} has its name; if you trust it, pass --model.weights {file}"
-    return ""
-
-
-def _not_found(path: Path, variant: Variant) -> str:
-    nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir() or p.suffix in _SUFFIXES)
-    seen = f"; beside it are {', '.join(nearby[:8])}" if nearby else ""
-    official = f"{OFFICIAL!r}, " if variant.is_official else ""
-    return (
-        f"model.weights: expected a checkpoint folder, a .ckpt or .safetensors file, a registry name, {official}or "
-        f"{RANDOM!r}; nothing is at {str(path)!r}{seen}"
-    )
 
 
 def places(
@@ -150,30 +152,25 @@ def places(
         problems: is told what kept a registry entry from being had.
         fixed: as ``candidates`` takes it.
     """
-    entries = _entries_of(recorded)
-    yield from _fetched([entry for entry in entries if _at_hand(entry)], problems)
-    seen: set[Path] = set()
-    for path in candidates(recorded, folder, fixed=fixed):
-        if path.resolve() not in seen:
-            seen.add(path.resolve())
-            yield path
-    yield from _fetched([entry for entry in entries if not _at_hand(entry)], problems)
-
-
-def _entries_of(recorded: Mapping[str, Any]) -> list[Entry]:
-    """Entries of the registry that are the recorded weights: by name, by hash, or by the hub's file at a commit."""
     origin = {key: recorded[key] for key in ("repository", "revision") if key in recorded}
-    return [
-        entry
-        for entry in registry.entries().values()
-        if entry.name == recorded["name"]
-        or (entry.sha256 is not None and entry.sha256 == recorded["sha256"])
-        or (origin and origin == _origin(entry) and entry.file == recorded["file"])
-    ]
+    entries: list[Entry] = []
+    for entry in registry.entries().values():
+        same_hash = entry.sha256 is not None and entry.sha256 == recorded["sha256"]
+        same_file = bool(origin) and origin == _origin(entry) and entry.file == recorded["file"]
+        if entry.name == recorded["name"] or same_hash or same_file:
+            entries.append(entry)
+    yield from _fetched(filter(_at_hand, entries), problems)
+    yielded: set[Path] = set()
+    for path in candidates(recorded, folder, fixed=fixed):
+        if path.resolve() not in yielded:
+            yielded.add(path.resolve())
+            yield path
+    yield from _fetched(filterfalse(_at_hand, entries), problems)
 
 
 def _fetched(entries: Iterable[Entry], problems: list[str]) -> Iterator[Path]:
-    for entry in entries:
+    # A list first: what is fetched comes to be at hand.
+    for entry in list(entries):
         try:
             yield registry.fetch(entry.name)
         except RegistryError as error:
@@ -213,18 +210,14 @@ def candidates(recorded: Mapping[str, Any], folder: Path, *, fixed: Collection[s
         Paths that exist: of the name, where that is one; of the same place beside the checkpoint; then files of that
         hash in the folders of ``KIT_WEIGHTS`` and in the cache, or their folder where the weights are several files.
     """
-    for path in _named(recorded, folder):
-        if path.exists():
-            yield path
-    yield from _of_hash(recorded, fixed)
-
-
-def _named(recorded: Mapping[str, Any], folder: Path) -> Iterator[Path]:
+    named: list[Path] = []
     # A registry entry is fetched by its name, and is not looked for on the disk.
     if recorded["name"] not in registry.entries():
-        yield Path(str(recorded["name"]))
+        named.append(Path(str(recorded["name"])))
     if "relative" in recorded:
-        yield folder / str(recorded["relative"])
+        named.append(folder / str(recorded["relative"]))
+    yield from (path for path in named if path.exists())
+    yield from _of_hash(recorded, fixed)
 
 
 def _of_hash(recorded: Mapping[str, Any], fixed: Collection[str]) -> Iterator[Path]:
@@ -235,37 +228,42 @@ def _of_hash(recorded: Mapping[str, Any], fixed: Collection[str]) -> Iterator[Pa
         for file in _files(searched):
             if not renamed and file.name != names[0]:
                 continue
-            group = [file] if renamed else [file.with_name(name) for name in names]
-            if _sized(group, recorded) and _digest(group) == recorded["sha256"]:
-                yield file if len(group) == 1 else file.parent
+            group, found = [file], file
+            if not renamed:
+                group = [file.with_name(name) for name in names]
+            if len(group) > 1:
+                found = file.parent
+            try:
+                size = sum(part.stat().st_size for part in group)
+            except OSError:
+                continue
+            if size == recorded.get("size", size) and _digest(group) == recorded["sha256"]:
+                yield found
 
 
 def _files(place: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(place):
+        # In order of their names, so that a search finds the same file on every machine.
         folders.sort()
         yield from (Path(root) / name for name in sorted(names) if name.endswith(_SUFFIXES))
 
 
-def _sized(files: Sequence[Path], recorded: Mapping[str, Any]) -> bool:
-    """Whether files are there, of the size that was recorded, if one was."""
-    try:
-        size = sum(file.stat().st_size for file in files)
-    except OSError:
-        return False
-    return bool(size == recorded.get("size", size))
-
-
 def weights_folders() -> list[Path]:
     """The folders of ``KIT_WEIGHTS``."""
-    return [Path(part).expanduser() for part in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if part]
+    parts = os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep)
+    return [Path(part).expanduser() for part in parts if part]
 
 
 def looked_in() -> str:
     """Say where files were looked for by their hash, and which of these folders are none."""
-    folders = weights_folders()
-    told = [f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders]
-    named = f"{WEIGHTS_VARIABLE} ({', '.join(told)})" if folders else f"{WEIGHTS_VARIABLE} (not set)"
-    return f"{named} and the cache {registry.cache_dir() / 'files'}"
+    shown: list[str] = []
+    for folder in weights_folders():
+        missing = " (no such folder)"
+        if folder.is_dir():
+            missing = ""
+        shown.append(f"{folder}{missing}")
+    listed = ", ".join(shown) or "not set"
+    return f"{WEIGHTS_VARIABLE} ({listed}) and the cache {registry.cache_dir() / 'files'}"
 
 
 def identified(name: str, files: Sequence[Path]) -> dict[str, Any]:
@@ -283,5 +281,7 @@ def identified(name: str, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _digest(files: Sequence[Path]) -> str:
-    digests = [pooch.file_hash(str(file)) for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    digests = list(map(hashes.sha256_of_file, files))
+    if len(digests) == 1:
+        return digests[0]
+    return hashes.sha256_of_text("".join(digests))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kit.adapt import factory as build
+from kit.adapt import factory
 from kit.adapt.settings import AdaptSettings
 from kit.data.settings import DataSettings
 from kit.io.errors import CheckpointError
@@ -23,8 +23,8 @@ from kit.models.resolve import resolve_spec
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.models.weights import format as pickled
 from kit.models.weights import load as weights
+from kit.models.weights.format import Pickled, read_pickled
 from tests.batches import SMALL, small_spec
 from tests.factories import synthetic_store
 from tests.hostile import Command
@@ -133,7 +133,7 @@ def test_training_goes_on_from_it(tmp_path: Path) -> None:
     found = load(tmp_path / "last.ckpt")
     spec = resolve_spec(ModelSettings(variant="small"), DataSettings(store=str(store.path)), store, found)
     assert (spec.surface, spec.statistics.values["tcc"]) == (NEW, (4.0, 6.0))
-    model, _ = build.for_training(replace(spec, arguments=SMALL), found, AdaptSettings(method="head"), autocast=False)
+    model, _ = factory.for_training(replace(spec, arguments=SMALL), found, AdaptSettings(method="head"), autocast=False)
     assert torch.equal(model.decoder.surf_heads["tcc"].weight, found.state["decoder.surf_heads.tcc.weight"])
 
 
@@ -167,7 +167,7 @@ def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path: Path) -> 
     odd = {"folder": PurePosixPath("a/b"), "rate": np.float64(0.5), "table": np.arange(3)}
     torch.save(lightning(state, hyper_parameters=odd), tmp_path / "w.ckpt")
     assert_fits(tmp_path / "w.ckpt", state)
-    assert not isinstance(pickled.read(tmp_path / "w.ckpt").arguments["folder"], PurePosixPath)
+    assert not isinstance(read_pickled(tmp_path / "w.ckpt").arguments["folder"], PurePosixPath)
 
 
 def test_what_is_no_checkpoint_is_refused_without_the_loaders_advice(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_file_is_mapped_and_never_written_to(tmp_path: Path, name: str) -> Non
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert str(file) in maps.read_text()
-    model, _ = build.for_training(SPEC, found, AdaptSettings(method="full"), autocast=False)
+    model, _ = factory.for_training(SPEC, found, AdaptSettings(method="full"), autocast=False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
     sum(parameter.square().sum() for parameter in model.parameters()).backward()
     optimiser.step()
@@ -262,15 +262,14 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: p
         stream.write(b"\0")
     with pytest.raises(CheckpointError, match=r"w.ckpt: changed while it was being read"):
         weights.install(SPEC.build(), SPEC, found)
-    read = pickled.read
 
-    def slow(path: Path) -> pickled.Pickled:
-        content = read(path)
+    def slow(path: Path) -> Pickled:
+        content = read_pickled(path)
         torch.save(state_of(), file)
         return content
 
     torch.save(state_of(), file)
-    monkeypatch.setattr(pickled, "read", slow)
+    monkeypatch.setattr(weights, "read_pickled", slow)
     with pytest.raises(CheckpointError, match="changed while it was being read"):
         load(file)
 

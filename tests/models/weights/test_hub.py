@@ -262,7 +262,9 @@ def test_static_fields_of_the_hub_are_built_into_a_store(publish: Publish, tmp_p
     fields = {name: np.arange(17.0 * 32).reshape(17, 32) for name in ("z", "lsm", "slt")}
     content = publish(pickle.dumps(fields), "aurora-0.25-static", kind="statics")
     path = tmp_path / "data.pickle"
-    store = build_store(BuildSettings(source="pickle", path=path, out=tmp_path / "store", statics_from="aurora-0.25-static"))
+    store = build_store(
+        BuildSettings(source="pickle", path=path, out=tmp_path / "store", statics_from="aurora-0.25-static")
+    )
     np.testing.assert_array_equal(store.read_static("z"), fields["z"][:16])
     facts = store.attributes["source_files"][-1]
     assert facts["registry"] == "aurora-0.25-static"

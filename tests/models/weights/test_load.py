@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from kit.io.errors import CheckpointError
 from kit.models.variants import VARIANTS
-from kit.models.weights import convert as rollout_lora
 from kit.models.weights import load as weights
+from kit.models.weights.convert import merge_rollout_lora, split_rollout_lora
 from tests.batches import SMALL, small_spec, synthetic_batch
 from tests.hostile import Command
 
@@ -50,20 +50,24 @@ def test_merged_lora_predicts_what_kept_lora_predicts(tmp_path: Path) -> None:
 
 def test_merging_adds_the_product_of_the_factors() -> None:
     """W = 0, B = [[1], [2]], A = [[3, 4]]: the merged weight is [[3, 4], [6, 8]]."""
+    model = torch.nn.ModuleDict({"block": torch.nn.ModuleDict({"attn": torch.nn.ModuleDict()})})
+    model.get_submodule("block.attn").add_module("qkv", torch.nn.Linear(2, 2, bias=False))
     state = {
         "block.attn.qkv.weight": torch.zeros(2, 2),
         "block.attn.lora_qkv.loras.0.lora_A": torch.tensor([[3.0, 4.0]]),
         "block.attn.lora_qkv.loras.0.lora_B": torch.tensor([[1.0], [2.0]]),
     }
-    merged = rollout_lora.merged(state)
-    assert merged.keys() == {"block.attn.qkv.weight"}
-    assert merged["block.attn.qkv.weight"].tolist() == [[3, 4], [6, 8]]
+    loras, others = split_rollout_lora(state)
+    assert others.keys() == {"block.attn.qkv.weight"}
+    model.load_state_dict(others)
+    merge_rollout_lora(model, loras)  # type: ignore[arg-type]
+    assert model.get_parameter("block.attn.qkv.weight").tolist() == [[3, 4], [6, 8]]
 
 
 def test_one_lora_for_each_step_cannot_be_merged() -> None:
     state = {f"a.lora_qkv.loras.{k}.lora_{m}": torch.zeros(1, 1) for k in (0, 1) for m in "AB"}
     with pytest.raises(CheckpointError, match="one LoRA for each roll-out step"):
-        rollout_lora.merged({"a.qkv.weight": torch.zeros(1, 1), **state})
+        merge_rollout_lora(torch.nn.ModuleDict({"a": torch.nn.ModuleDict({"qkv": torch.nn.Linear(1, 1)})}), state)  # type: ignore[arg-type]
 
 
 def test_safetensors_under_upstreams_names_are_read(tmp_path: Path) -> None:

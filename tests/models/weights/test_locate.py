@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from kit import registry
-from kit.adapt import factory as build
-from kit.adapt import trainable
+from kit.adapt import factory, trainable
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import write_checkpoint
 from kit.cli.main import main
@@ -51,8 +50,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("writer") / "runs"
     write_checkpoint(folder / "base", awake_model(SPEC).state_dict(), described())
     weights = load(folder / "base")
-    model, _ = build.for_training(SPEC, weights, LORA, autocast=False)
-    adapter = {"settings": LORA.resolved().model_dump(mode="json"), "base": build.base_of(weights, LORA)}
+    model, _ = factory.for_training(SPEC, weights, LORA, autocast=False)
+    adapter = {"settings": LORA.resolved().model_dump(mode="json"), "base": factory.base_of(weights, LORA)}
     tensors, config = trainable.tensors(model, LORA), trainable.adapter_config(model, LORA)
     more = {"adapter": adapter, "base": dict(weights.base)}
     write_checkpoint(folder / "delta", tensors, described(**more), adapter_config=config)
@@ -185,5 +184,7 @@ def test_a_name_that_is_no_path_has_no_place() -> None:
 
 @torch.no_grad()
 def test_the_moved_delta_predicts_what_it_did(made: Path, runs: Path) -> None:
-    states = [build.for_prediction(SPEC, load(place / "delta"), autocast=False).state_dict() for place in (made, runs)]
+    states = [
+        factory.for_prediction(SPEC, load(place / "delta"), autocast=False).state_dict() for place in (made, runs)
+    ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
