@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kit.checks.expected import Expected
 from kit.checks.results import Check, Severity
 from kit.checks.scan import Survey
-from kit.checks.store_reader import Subject
+from kit.checks.store_reader import StoreReader
 
-__all__ = ["REBUILD", "Examined", "Finding", "Findings", "NamedCheck", "check", "few"]
+__all__ = ["REBUILD", "Examined", "Finding", "Findings", "NamedCheck", "check", "few", "usual_step"]
 
 REBUILD = "build the store again with `kit data build`"
 
@@ -39,25 +40,32 @@ Findings = Iterator[Finding]
 class Examined:
     """A store, and what one pass over its values found."""
 
-    subject: Subject
+    reader: StoreReader
     surveys: Mapping[str, Survey]
     """By variable, under its name in the store."""
     expected: Expected = field(default_factory=Expected)
     """What the store is expected to hold."""
 
     def found(self, name: str) -> Survey | None:
-        """What was found in a variable that the store has, if anything could be read of it."""
+        """Return what was found in a variable; None where the store lacks it or nothing could be read of it."""
         survey = self.surveys.get(name)
-        return survey if survey is not None and survey.states else None
+        if survey is None or not survey.states:
+            return None
+        return survey
 
     @property
     def step_hours(self) -> float | None:
         """The usual step between states; None where there is one state alone."""
-        times = np.unique(self.subject.coordinates.get("time", np.empty(0, dtype="datetime64[s]")))
+        times = np.unique(self.reader.coordinates.get("time", np.empty(0, dtype="datetime64[s]")))
         if len(times) < 2:
             return None
-        lengths, counts = np.unique(np.diff(times), return_counts=True)
-        return float(lengths[np.argmax(counts)] / np.timedelta64(3600, "s"))
+        return float(usual_step(np.diff(times)) / np.timedelta64(3600, "s"))
+
+    @property
+    def spans_globe(self) -> bool:
+        """Whether latitudes and longitudes reach nearly around the Earth."""
+        latitude, longitude = self.reader.coordinates["latitude"], self.reader.coordinates["longitude"]
+        return bool(np.ptp(latitude) > 150 and np.ptp(longitude) > 300)
 
 
 @dataclass(frozen=True)
@@ -74,22 +82,21 @@ class NamedCheck:
 
     def run(self, store: Examined) -> list[Check]:
         """Check a store: one entry for each finding, or one that says it passed or was skipped."""
-        missing = [coordinate for coordinate in self.needs if coordinate not in store.subject.coordinates]
+        missing = [coordinate for coordinate in self.needs if coordinate not in store.reader.coordinates]
         if missing:
             return [Check(self.name, "skipped", self.severity, None, f"no usable coordinate {', '.join(missing)}")]
-        found = [
-            Check(
-                self.name,
-                "failed",
-                finding.severity or self.severity,
-                finding.variable,
-                finding.detail,
-                finding.remedy,
-                evidence={key: _finite(value) for key, value in finding.evidence.items()},
+        results = []
+        for finding in self.find(store):
+            evidence = dict(finding.evidence)
+            for key, value in finding.evidence.items():
+                # JSON knows no NaN and no infinity.
+                if isinstance(value, float) and not math.isfinite(value):
+                    evidence[key] = None
+            severity = finding.severity or self.severity
+            results.append(
+                Check(self.name, "failed", severity, finding.variable, finding.detail, finding.remedy, evidence)
             )
-            for finding in self.find(store)
-        ]
-        return found or [Check(self.name, "passed", self.severity, None, self.clean)]
+        return results or [Check(self.name, "passed", self.severity, None, self.clean)]
 
 
 def check(
@@ -99,11 +106,15 @@ def check(
     return lambda find: NamedCheck(name, severity, clean, needs, find)
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def usual_step(steps: npt.NDArray[Any]) -> Any:
+    """Return the most frequent of the steps between times, the shortest of those that are equally frequent."""
+    lengths, counts = np.unique(steps, return_counts=True)
+    return lengths[np.argmax(counts)]
 
 
 def few(names: list[str]) -> str:
     """List at most five names."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    shown = ", ".join(names[:5])
+    if len(names) > 5:
+        shown += f" and {len(names) - 5} more"
+    return shown

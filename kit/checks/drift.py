@@ -6,10 +6,10 @@ scales. They are the mean and the standard deviation that values have which are 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,13 @@ from kit.checks.expected import published
 from kit.checks.scan import LONG_TAILED
 from kit.data import variables
 from kit.data.store.format import STATISTICS_FILE
+from kit.io.documents import DocumentError, read_json
 from kit.io.errors import StoreError
 
 __all__ = [
     "Drift",
     "FAR",
-    "Reference",
+    "ReferenceStatistics",
     "UPSTREAM",
     "Verdict",
     "WIDE",
@@ -67,8 +68,8 @@ class Drift:
     """What training on this normalisation would come to; empty where the verdict is ok."""
     remedy: str = ""
 
-    def told(self, whose: str) -> str:
-        """Both, in words; ``whose`` names the reference."""
+    def described(self, whose: str) -> str:
+        """Describe both statistics in words; ``whose`` names the reference."""
         return (
             f"mean {self.mean:.6g} and scale {self.scale:.6g}, where {whose} has {self.reference_mean:.6g} and "
             f"{self.reference_scale:.6g}: {abs(self.shift):.1f} scales away, {self.ratio:.2f} times as wide"
@@ -92,19 +93,17 @@ def compared(
     """Compare a channel's mean and scale with a reference's; None where either is not there, or not a number.
 
     Args:
-        key: of the channel: ``2t``, ``t_500``.
-        mean: in the store's units.
-        scale: standard deviation.
-        reference: mean and scale to compare with.
-        whole: the reference is of the globe and of years, of which any other data are a part; if not, a scale that is
-            many times smaller than the reference's is worth a look as well.
+        key: Key of the channel: ``2t``, ``t_500``.
+        mean: Mean in the store's units.
+        scale: Standard deviation in the store's units.
+        reference: Mean and scale to compare with.
+        whole: Whether the reference is of the globe and of years, of which any other data are a part; if not, a scale
+            that is many times smaller than the reference's is worth a look as well.
     """
     if reference is None or not all(map(math.isfinite, (mean, scale, *reference))) or reference[1] <= 0:
         return None
     shift, ratio = (mean - reference[0]) / reference[1], scale / reference[1]
-    verdict = judged(shift, ratio, whole=whole)
-    if verdict == "error" and skewed(key):
-        verdict = "warning"
+    verdict = judged(shift, ratio, key, whole=whole)
     found = Drift(key, mean, scale, *reference, shift, ratio, verdict)
     if verdict == "ok":
         return found
@@ -112,20 +111,23 @@ def compared(
 
 
 def drift(key: str, mean: float, scale: float) -> Drift | None:
-    """Hold statistics of a channel against those that upstream publishes; None where it publishes none."""
+    """Compare the statistics of a channel with those that upstream publishes; None where it publishes none."""
     return compared(key, mean, scale, published().get(key))
 
 
-def judged(shift: float, ratio: float, *, whole: bool = True) -> Verdict:
+def judged(shift: float, ratio: float, key: str = "", *, whole: bool = True) -> Verdict:
     """Say how bad a shift and a ratio are; see ``compared``."""
     if ratio > WIDE[1] or abs(shift) > FAR[1]:
-        return "error"
-    narrow = 0 < ratio < (_FLAT if whole else 1 / WIDE[1])
-    return "warning" if ratio > WIDE[0] or abs(shift) > FAR[0] or narrow else "ok"
+        # A wet or a polluted region is many times as wide as the globe, and no fault.
+        return "warning" if skewed(key) else "error"
+    narrowest = _FLAT if whole else 1 / WIDE[1]
+    if ratio > WIDE[0] or abs(shift) > FAR[0] or 0 < ratio < narrowest:
+        return "warning"
+    return "ok"
 
 
 def _effect(found: Drift) -> str:
-    """What normalisation by these statistics does to weights that were trained with the reference's."""
+    """Describe what normalisation by these statistics does to weights that were trained with the reference's."""
     parts = []
     if found.ratio > WIDE[0]:
         parts.append(
@@ -147,26 +149,19 @@ def _effect(found: Drift) -> str:
 
 
 def _remedy(found: Drift) -> str:
-    share = _share_of_zeros(found)
-    zeros = f" ({share:.1%} of zeros among the values would make such a scale)" if share is not None else ""
     if found.ratio > WIDE[0]:
+        zeros = ""
+        # A share f of zeros among values with mean m and scale s has the mean (1 - f) m and, about it, the variance
+        # (1 - f) s^2 + f (1 - f) m^2, which is dominated by its last term where m is many s.
+        if found.mean and abs(found.reference_mean) >= 10 * found.reference_scale:
+            odds = (found.scale**2 - found.reference_scale**2) / found.mean**2
+            share = odds / (1 + odds)
+            if share < 0.5:
+                zeros = f" ({share:.1%} of zeros among the values would make such a scale)"
         return f"look for fill values, zeros or another unit in what it was made of{zeros}, and do not normalise by it"
     if abs(found.shift) > FAR[0]:
         return "check unit, region and period of the data that the statistics were made of"
     return "check that both are of the same region and period; if so, do not normalise by the reference's"
-
-
-def _share_of_zeros(found: Drift) -> float | None:
-    """Share of zeros that would make a scale of the reference's as wide as it was found; None where it is no such case.
-
-    A share f of zeros among values with mean m and scale s has the mean (1 - f) m and, about it, the variance
-    (1 - f) s^2 + f (1 - f) m^2, which is dominated by its last term where m is many s.
-    """
-    if found.ratio <= WIDE[0] or abs(found.reference_mean) < 10 * found.reference_scale or not found.mean:
-        return None
-    odds = (found.scale**2 - found.reference_scale**2) / found.mean**2
-    share = odds / (1 + odds)
-    return share if share < 0.5 else None
 
 
 # Statistics to compare with: upstream's, those of a store, or a file of them in any of the forms in circulation.
@@ -175,13 +170,13 @@ UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceStatistics:
     """Mean and scale of channels.
 
     Attributes:
-        name: where they are from.
-        values: by key: ``2t``, ``t_500``.
-        whole: they are of the globe and of years, of which other data are a part.
+        name: Source of the statistics, for messages.
+        values: Mean and scale by key: ``2t``, ``t_500``.
+        whole: Whether they are of the globe and of years, of which other data are a part.
     """
 
     name: str
@@ -189,12 +184,12 @@ class Reference:
     whole: bool = False
 
 
-def upstream() -> Reference:
-    """What upstream publishes."""
-    return Reference(UPSTREAM, published(), whole=True)
+def upstream() -> ReferenceStatistics:
+    """Return the statistics that upstream publishes."""
+    return ReferenceStatistics(UPSTREAM, published(), whole=True)
 
 
-def read_reference(path: Path) -> Reference:
+def read_reference(path: Path) -> ReferenceStatistics:
     """Read the statistics of a store's folder, or a JSON file.
 
     A file has, for each channel, ``{"mean": ..., "std": ...}`` (vibe-kit's form) or ``[mean, std]``, on its own or
@@ -206,24 +201,25 @@ def read_reference(path: Path) -> Reference:
     """
     file = path / STATISTICS_FILE if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except FileNotFoundError as error:
         msg = f"{path}: no statistics there; give upstream, a store's folder, the name of a data set, or a JSON file"
         raise StoreError(msg) from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except DocumentError as error:
         msg = f"{file}: not a file of statistics: {error}. {_FORMS}"
         raise StoreError(msg) from error
     values = _values(content)
     if not values:
         msg = f"{file}: no statistics found in it. {_FORMS}"
         raise StoreError(msg)
-    return Reference(str(path), values)
+    return ReferenceStatistics(str(path), values)
 
 
 _FORMS = 'Expected for each channel {"mean": ..., "std": ...} or [mean, std], such as {"2t": [278.5, 21.2]}'
 
 
 def _values(content: Any) -> dict[str, tuple[float, float]]:
+    """Find mean and scale of each channel in a document; what has another form is left out."""
     if not isinstance(content, Mapping):
         return {}
     if isinstance(content.get("variables"), Mapping):
@@ -231,20 +227,13 @@ def _values(content: Any) -> dict[str, tuple[float, float]]:
     locations, scales = content.get("locations"), content.get("scales")
     if isinstance(locations, Mapping) and isinstance(scales, Mapping):
         content = {key: [locations[key], scales[key]] for key in locations if key in scales}
-    pairs = {str(key): _pair(value) for key, value in content.items()}
-    return {key: pair for key, pair in pairs.items() if pair is not None}
-
-
-def _pair(value: Any) -> tuple[float, float] | None:
-    if isinstance(value, Mapping):
-        value = [value.get("mean"), value.get("std")]
-    if not (isinstance(value, list) and len(value) == 2):
-        return None
-    mean, scale = value
-    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in value):
-        return None
-    try:
-        return float(mean), float(scale)
-    except OverflowError:
-        # JSON's integers have no end.
-        return None
+    values = {}
+    for key, one in content.items():
+        pair = [one.get("mean"), one.get("std")] if isinstance(one, Mapping) else one
+        # By type: a bool is an instance of int.
+        if not isinstance(pair, list) or len(pair) != 2 or not {type(pair[0]), type(pair[1])} <= {int, float}:
+            continue
+        # JSON's integers have no end, and floats have.
+        with suppress(OverflowError):
+            values[str(key)] = float(pair[0]), float(pair[1])
+    return values

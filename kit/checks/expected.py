@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 from dataclasses import dataclass
 from functools import cache
+
+from kit.io.documents import parse_json
 
 __all__ = ["LEVELS", "Expected", "published"]
 
@@ -18,13 +19,13 @@ class Expected:
     """What a model reads, in the names of a store.
 
     Attributes:
-        name: of the model; None for upstream's in general, where nothing in particular was asked for.
-        surface: surface variables.
-        atmospheric: variables on levels.
-        static: static variables without their prefix.
-        levels: in hPa.
-        step_hours: from state to state; None where any step will do.
-        window_hours: of accumulated variables; None where it is the step.
+        name: Name of the model; None for upstream's in general, where nothing in particular was asked for.
+        surface: Surface variables.
+        atmospheric: Variables on levels.
+        static: Static variables without their prefix.
+        levels: Pressure levels, hPa.
+        step_hours: Hours from state to state; None where any step will do.
+        window_hours: Hours that accumulated variables are accumulated over; None where it is the step.
     """
 
     name: str | None = None
@@ -37,15 +38,15 @@ class Expected:
 
     @property
     def label(self) -> str:
-        """For a sentence."""
+        """Name for a sentence."""
         return f"variant {self.name}" if self.name else "Aurora"
 
 
 @cache
 def published() -> dict[str, tuple[float, float]]:
-    """Location and scale of each channel that upstream publishes (``aurora/normalisation.py``, MIT licence).
+    """Read location and scale of each channel that upstream publishes (``aurora/normalisation.py``, MIT licence).
 
     They are kept here as numbers, because importing them from upstream imports PyTorch.
     """
     text = importlib.resources.files("kit.resources").joinpath("upstream-statistics.json").read_text(encoding="utf-8")
-    return {key: (location, scale) for key, (location, scale) in json.loads(text).items()}
+    return {key: (location, scale) for key, (location, scale) in parse_json(text).items()}

@@ -6,13 +6,14 @@ the Earth tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check
+from kit.checks.results import Severity
 from kit.checks.scan import thinning
 
 __all__ = ["CHECKS"]
@@ -47,53 +48,47 @@ _TURNS: dict[str, Callable[[Array], Array]] = {
 @check("geography", "error", "land and sea lie where they are on Earth", needs=("latitude", "longitude"))
 def _geography(store: Examined) -> Findings:
     mask = store.found("static_lsm")
-    if mask is None or store.subject.attributes.get("synthetic"):
+    if mask is None or store.reader.attributes.get("synthetic"):
         return
     land = mask.mean_Chw[0] >= 0.5
-    latitude, longitude = _points(store, mask.channel.array.shape)
+    rows, columns = thinning(mask.channel.array.shape)
+    latitude, longitude = store.reader.coordinates["latitude"], store.reader.coordinates["longitude"] % 360
+    if latitude.ndim == 2:
+        latitude, longitude = latitude[::rows, ::columns], longitude[::rows, ::columns]
+    else:
+        latitude, longitude = np.meshgrid(latitude[::rows], longitude[::columns], indexing="ij")
     known = np.zeros(land.shape, dtype=np.int8)
     for value, boxes in ((1, _LAND), (-1, _SEA)):
-        for inside in _inside(boxes, latitude, longitude):
+        for north, west, south, east in boxes:
+            inside = (latitude <= north) & (latitude >= south) & (longitude >= west) & (longitude <= east)
             known[inside] = value
-    if np.count_nonzero(known) < _POINTS:
+    count = np.count_nonzero(known)
+    if count < _POINTS:
         return
     agrees = _agreement(land, known)
     if agrees >= _AGREE:
         return
-    turned = {name: _agreement(turn(land), known) for name, turn in _TURNS.items()} if _is_global(store) else {}
-    best = max(turned, key=turned.__getitem__, default="")
-    is_turned = bool(best) and turned[best] >= _TURNED
-    detail = f"static_lsm has {agrees:.0%} of {np.count_nonzero(known)} points in the midst of land and sea right"
-    detail += f"; {turned[best]:.0%} were it not {best}" if is_turned else ""
+    turned = {"": 0.0}
+    # Only a field around the whole circle can be turned or shifted and still be of its grid.
+    if store.spans_globe and store.reader.coordinates["latitude"].ndim == 1:
+        for name, turn in _TURNS.items():
+            turned[name] = _agreement(turn(land), known)
+    best = max(turned, key=turned.__getitem__)
+    detail = f"static_lsm has {agrees:.0%} of {count} points in the midst of land and sea right"
+    severity: Severity = "warning"
+    if turned[best] >= _TURNED:
+        detail += f"; {turned[best]:.0%} were it not {best}"
+        severity = "error"
+    else:
+        best = ""
     remedy = "the mask, or the coordinates of all fields, are of another place: correct the source's coordinates"
-    evidence = {"agreement": agrees, "turned": best if is_turned else ""}
-    yield Finding("static_lsm", detail, f"{remedy}, then {REBUILD}", "error" if is_turned else "warning", evidence)
-
-
-def _points(store: Examined, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Latitudes and longitudes of the points of a map, [h, w] each."""
-    rows, columns = thinning(shape)
-    latitude, longitude = (store.subject.coordinates[name] for name in ("latitude", "longitude"))
-    if latitude.ndim == 2:
-        return latitude[::rows, ::columns], longitude[::rows, ::columns] % 360
-    grid = np.meshgrid(latitude[::rows], longitude[::columns] % 360, indexing="ij")
-    return grid[0], grid[1]
-
-
-def _inside(boxes: tuple[tuple[int, int, int, int], ...], latitude: Array, longitude: Array) -> Iterator[Array]:
-    for north, west, south, east in boxes:
-        yield (latitude <= north) & (latitude >= south) & (longitude >= west) & (longitude <= east)
+    yield Finding("static_lsm", detail, f"{remedy}, then {REBUILD}", severity, {"agreement": agrees, "turned": best})
 
 
 def _agreement(land: Array, known: Array) -> float:
-    """Share of known points that are right, land and sea counted alike: most of the Earth is sea, turned or not."""
+    """Return the share of known points that are right, land and sea counted alike: most of the Earth is sea."""
     shares = [(land[known == value] == (value > 0)).mean() for value in (1, -1) if (known == value).any()]
     return float(np.mean(shares))
-
-
-def _is_global(store: Examined) -> bool:
-    latitude, longitude = (store.subject.coordinates[name] for name in ("latitude", "longitude"))
-    return bool(latitude.ndim == 1 and np.ptp(latitude) > 150 and np.ptp(longitude) > 300)
 
 
 CHECKS = (_geography,)

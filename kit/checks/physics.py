@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check
-from kit.checks.results import Severity
 
 __all__ = [
     "CHECKS",
@@ -41,12 +40,16 @@ _POINTS = 0.05
 
 @check("hydrostatic", "error", "geopotential, temperature and levels fit the hypsometric equation", needs=("level",))
 def _hydrostatic(store: Examined) -> Findings:
-    z, t, q = (store.found(name) for name in ("z", "t", "q"))
-    levels = store.subject.coordinates["level"]
+    z, t, q = store.found("z"), store.found("t"), store.found("q")
+    levels = store.reader.coordinates["level"]
     if z is None or t is None or len(levels) < 2 or not ((levels > 0).all() and (np.diff(levels) != 0).all()):
         return
-    warm_Chw = virtual_temperature(t.mean_Chw, 0.0 if q is None else np.nan_to_num(np.clip(q.mean_Chw, 0, 0.05)))
-    worst: tuple[float, int, float] | None = None
+    humidity: Array | float = 0.0
+    if q is not None:
+        # What is wrong with humidity itself is another check's, and is not to show here.
+        humidity = np.nan_to_num(np.clip(q.mean_Chw, 0, 0.05))
+    warm_Chw = virtual_temperature(t.mean_Chw, humidity)
+    worst, worst_share, worst_upper = 0.0, 0.0, -1
     for upper in range(len(levels) - 1):
         expected = thickness(warm_Chw[upper], warm_Chw[upper + 1], levels[upper], levels[upper + 1])
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -56,22 +59,19 @@ def _hydrostatic(store: Examined) -> Findings:
             continue
         tolerance = _LAYER + _COARSE * abs(np.log(levels[upper + 1] / levels[upper]))
         typical, share = float(np.median(error)), float((np.abs(error) > 2 * tolerance).mean())
-        if (abs(typical) > tolerance or share > _POINTS) and (worst is None or abs(typical) > abs(worst[0])):
-            worst = typical, upper, share
-    if worst is None:
-        return
-    typical, upper, share = worst
-    layer = f"{levels[upper]:g} and {levels[upper + 1]:g} hPa"
-    detail = (
-        f"between {layer} the thickness from z is {1 + typical:.3g} times that from t and q (hypsometric equation); "
-        f"{share:.0%} of points are off"
-    )
-    remedy = (
-        "z, t or the levels are not what they say: another unit, levels in another order, model levels? "
-        f"Correct the source, then {REBUILD}"
-    )
-    severity: Severity = "error" if abs(typical) > _WRONG else "warning"
-    yield Finding("z", detail, remedy, severity, {"ratio": 1 + typical, "share": share})
+        is_off = abs(typical) > tolerance or share > _POINTS
+        if is_off and (worst_upper < 0 or abs(typical) > abs(worst)):
+            worst, worst_share, worst_upper = typical, share, upper
+    if worst_upper >= 0:
+        yield Finding(
+            "z",
+            f"between {levels[worst_upper]:g} and {levels[worst_upper + 1]:g} hPa the thickness from z is "
+            f"{1 + worst:.3g} times that from t and q (hypsometric equation); {worst_share:.0%} of points are off",
+            "z, t or the levels are not what they say: another unit, levels in another order, model levels? "
+            f"Correct the source, then {REBUILD}",
+            "error" if abs(worst) > _WRONG else "warning",
+            {"ratio": 1 + worst, "share": worst_share},
+        )
 
 
 @check("dew-point", "warning", "the dew point is not above the temperature")
@@ -83,9 +83,8 @@ def _dew_point(store: Examined) -> Findings:
     share = float((excess > 0.5).mean())
     if share > 0.001:
         detail = f"on average above 2t at {share:.1%} of points, by up to {np.nanmax(excess):.2g} K"
-        yield Finding(
-            "2d", detail, f"the two are of different grids, times or units: correct the source, then {REBUILD}"
-        )
+        remedy = "the two are of different grids, times or units: correct the source"
+        yield Finding("2d", detail, f"{remedy}, then {REBUILD}")
 
 
 @check("land-sea-mask", "error", "the land-sea mask is within [0, 1], with land where the ground is high")
@@ -101,6 +100,7 @@ def _land_sea_mask(store: Examined) -> Findings:
         return
     land, height = mask.mean_Chw[0] >= 0.5, ground.mean_Chw[0]
     high = height > 0.25 * np.nanmax(height)
+    # A region without coast, or without mountains, says nothing of the mask.
     if min(np.count_nonzero(land), np.count_nonzero(~land)) < 20 or np.nanmax(height) < 1000 or not high.any():
         return
     on_land = float(land[high].mean())
@@ -115,14 +115,14 @@ def _soil_type(store: Examined) -> Findings:
     mask, soil = store.found("static_lsm"), store.found("static_slt")
     if mask is None or soil is None:
         return
+    # On coasts either is right.
     land, type_hw = mask.mean_Chw[0], soil.mean_Chw[0]
     wrong = ((land > 0.95) & (type_hw < 0.5)) | ((land < 0.05) & (type_hw > 0.5))
     share = float(wrong.mean())
     if share > 0.1:
         detail = f"at {share:.0%} of points static_slt contradicts static_lsm: land without soil, or soil at sea"
-        yield Finding(
-            "static_slt", detail, f"the two are of different grids, or one is turned: correct it, then {REBUILD}"
-        )
+        remedy = "the two are of different grids, or one is turned: correct it"
+        yield Finding("static_slt", detail, f"{remedy}, then {REBUILD}")
 
 
 _TURNS: dict[str, Callable[[Array], Array]] = {
@@ -139,35 +139,33 @@ def _static_alignment(store: Examined) -> Findings:
 
     Temperature says so on the globe and over some time alone: weather has patterns of its own.
     """
-    ground = store.found("static_z")
-    witness = next((name for name in ("sp", "2t") if store.found(name)), None)
-    if ground is None or witness is None or np.ptp(ground.mean_Chw) < 3000:
+    ground, pressure, warm = store.found("static_z"), store.found("sp"), store.found("2t")
+    other = pressure or warm
+    if ground is None or other is None or np.ptp(ground.mean_Chw) < 3000:
         return
-    seen = store.found(witness)
-    assert seen is not None
-    if witness == "2t" and (seen.states < _MANY or not _is_global(store)):
+    by_temperature = pressure is None
+    if by_temperature and (other.states < _MANY or not store.spans_globe):
         return
-    field, height = _anomaly(seen.mean_Chw[0], zonal=witness == "2t"), ground.mean_Chw[0]
-    straight = _correlation(height, field, zonal=witness == "2t")
-    turned = {name: _correlation(turn(height), field, zonal=witness == "2t") for name, turn in _TURNS.items()}
+    # Each row about its own mean, as temperature falls towards the poles far more than up a mountain.
+    field = _anomaly(other.mean_Chw[0], zonal=by_temperature)
+    height = ground.mean_Chw[0]
+    straight = _correlation(height, field, zonal=by_temperature)
+    turned = {name: _correlation(turn(height), field, zonal=by_temperature) for name, turn in _TURNS.items()}
     best = min(turned, key=turned.__getitem__)
-    if turned[best] < (-0.8 if witness == "sp" else -0.6) and turned[best] < straight - 0.4:
-        detail = (
-            f"against the mean of {witness}, {best}: correlation {turned[best]:.2f} when put right, {straight:.2f} as "
-            "it is"
+    if turned[best] < (-0.6 if by_temperature else -0.8) and turned[best] < straight - 0.4:
+        yield Finding(
+            "static_z",
+            f"against the mean of {other.channel.name}, {best}: correlation {turned[best]:.2f} when put right, "
+            f"{straight:.2f} as it is",
+            f"turn the static fields as the other variables are, or take them from the same source: {REBUILD}",
+            "warning" if by_temperature else "error",
+            {"correlation": straight, "turned": turned[best]},
         )
-        remedy = f"turn the static fields as the other variables are, or take them from the same source: {REBUILD}"
-        severity: Severity = "error" if witness == "sp" else "warning"
-        yield Finding("static_z", detail, remedy, severity, {"correlation": straight, "turned": turned[best]})
-
-
-def _is_global(store: Examined) -> bool:
-    latitude, longitude = (store.subject.coordinates[name] for name in ("latitude", "longitude"))
-    return bool(np.ptp(latitude) > 150 and np.ptp(longitude) > 300)
 
 
 def _anomaly(field_hw: Array, *, zonal: bool) -> Array:
-    return np.asarray(field_hw - (np.nanmean(field_hw, axis=1, keepdims=True) if zonal else np.nanmean(field_hw)))
+    mean = np.nanmean(field_hw, axis=1, keepdims=True) if zonal else np.nanmean(field_hw)
+    return np.asarray(field_hw - mean)
 
 
 def _correlation(height_hw: Array, field_hw: Array, *, zonal: bool) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 
-__all__ = ["Check", "Report", "Severity", "Status", "accept"]
+__all__ = ["Check", "QualityReport", "Severity", "Status", "accept"]
 
 Status = Literal["passed", "failed", "skipped"]
 Severity = Literal["error", "warning", "info"]
@@ -41,7 +41,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class QualityReport:
     """All checks of one store."""
 
     store: str
@@ -71,13 +71,13 @@ class Report:
 # Accept findings by name: what is left unresolved keeps a store from being trained on.
 
 
-def accept(report: Report, names: Sequence[str], setting: str = "data.accept") -> Report:
+def accept(report: QualityReport, names: Sequence[str], setting: str = "data.accept") -> QualityReport:
     """Mark errors as accepted.
 
     Args:
-        report: of a store.
-        names: of the errors, as ``Check.key`` has them: ``nan:2t``.
-        setting: where the names come from, for the message.
+        report: Report on a store.
+        names: Names of the errors, as ``Check.key`` has them: ``nan:2t``.
+        setting: Setting that the names come from, for the message.
 
     Returns:
         The report with these errors marked.
@@ -86,22 +86,28 @@ def accept(report: Report, names: Sequence[str], setting: str = "data.accept") -
         SettingsError: a name is none of the errors that were found, so that accepting it has no effect.
     """
     errors = {check.key for check in report.failed("error")}
-    needless = [name for name in names if name not in errors]
-    if needless:
-        others = {check.key: check for check in report.checks}
-        known = others.get(needless[0])
-        reason = "nothing of that name was found"
-        if known is not None:
-            reason = "it passed" if known.status == "passed" else f"it is no error but {known.severity}: nothing waits"
-        near = difflib.get_close_matches(needless[0], errors, n=3, cutoff=0.4) or sorted(errors)[:8]
-        msg = (
-            f"{setting}: {needless[0]} has no effect on {report.store}: {reason}; leave it out. Errors that were "
-            f"found: {', '.join(near) or 'none'}"
-        )
-        raise SettingsError(msg)
-    chosen = frozenset(names)
-    checks = (
-        replace(check, accepted=True) if check.key in chosen and check in report.failed("error") else check
-        for check in report.checks
-    )
+    for name in names:
+        # Refused, so that no acceptance outlives its reason.
+        if name not in errors:
+            near = near_names(name, errors, cutoff=0.4) or sorted(errors)[:8]
+            msg = (
+                f"{setting}: {name} has no effect on {report.store}: {_reason(report, name)}; leave it out. Errors "
+                f"that were found: {', '.join(near) or 'none'}"
+            )
+            raise SettingsError(msg)
+    checks = list(report.checks)
+    for place, check in enumerate(checks):
+        if check.key in names and check.status == "failed" and check.severity == "error":
+            checks[place] = replace(check, accepted=True)
     return replace(report, checks=tuple(checks))
+
+
+def _reason(report: QualityReport, name: str) -> str:
+    """Say why there is nothing to accept under a name."""
+    # A check has several results where it found several things; the last one speaks for it.
+    known = {check.key: check for check in report.checks}.get(name)
+    if known is None:
+        return "nothing of that name was found"
+    if known.status == "passed":
+        return "it passed"
+    return f"it is no error but {known.severity}: nothing waits"

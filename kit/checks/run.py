@@ -12,17 +12,26 @@ from pathlib import Path
 from kit.checks import coordinates, geography, physics, structure, training, units, values, variant
 from kit.checks.check import Examined
 from kit.checks.expected import Expected
-from kit.checks.results import Report
+from kit.checks.results import Check, QualityReport
 from kit.checks.scan import Bounds, survey
-from kit.checks.store_reader import open_subject
+from kit.checks.store_reader import open_store_reader
 
 __all__ = ["CHECKS", "VERSION", "examine", "report_on"]
 
 VERSION = 4
 """Of the checks: a report of another one is not taken for one of these."""
 
-_ROOMS = (structure, variant, coordinates, values, units, physics, geography, training)
-CHECKS = {check.name: check for room in _ROOMS for check in room.CHECKS}
+_ALL = (
+    *structure.CHECKS,
+    *variant.CHECKS,
+    *coordinates.CHECKS,
+    *values.CHECKS,
+    *units.CHECKS,
+    *physics.CHECKS,
+    *geography.CHECKS,
+    *training.CHECKS,
+)
+CHECKS = {check.name: check for check in _ALL}
 """All checks by name, in the order in which they are reported."""
 
 
@@ -30,22 +39,25 @@ def examine(path: Path, expected: Expected | None = None, watch: Callable[[], No
     """Read each value of a store once, even of one that cannot be trained on.
 
     Args:
-        path: the store's folder.
-        expected: what it should hold; what upstream's models usually read, by default.
-        watch: called after each state of each variable.
+        path: Folder of the store.
+        expected: What it should hold; what upstream's models usually read, by default.
+        watch: Called after each state of each variable.
 
     Raises:
         StoreError: there is no store at ``path`` at all.
     """
-    subject = open_subject(path)
-    trains, weights = subject.training, subject.weights
-    surveys = {
-        channel.name: survey(channel, Bounds.of(channel, subject.statistics_of(channel)), trains, watch, weights)
-        for channel in subject.channels
-    }
-    return Examined(subject, surveys, expected or Expected())
+    reader = open_store_reader(path)
+    trains, weights = reader.training, reader.weights
+    surveys = {}
+    for channel in reader.channels:
+        bounds = Bounds.of(channel, reader.statistics_of(channel))
+        surveys[channel.name] = survey(channel, bounds, trains, watch, weights)
+    return Examined(reader, surveys, expected or Expected())
 
 
-def report_on(store: Examined) -> Report:
+def report_on(store: Examined) -> QualityReport:
     """Run all checks: one entry for each finding, or one that says that it passed or was skipped."""
-    return Report(str(store.subject.path), tuple(entry for check in CHECKS.values() for entry in check.run(store)))
+    results: list[Check] = []
+    for check in CHECKS.values():
+        results += check.run(store)
+    return QualityReport(str(store.reader.path), tuple(results))

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kit.checks.store_reader import READ_ERRORS, Channel, Place, Subject
+from kit.checks.store_reader import READ_ERRORS, Channel, Position, StoreReader
 from kit.data.moments import LevelMoments
 from kit.data.statistics import VariableStatistics
-from kit.data.store.format import GRID
 
-__all__ = ["Bounds", "MAP_SIDE", "Survey", "Tally", "box", "extent", "form", "survey"]
+__all__ = ["Bounds", "MAP_SIDE", "Survey", "Tally", "box", "extent", "form", "survey", "thinning"]
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +31,7 @@ class Tally:
 
     count: int = 0
     states: int = 0
-    first: Place | None = None
+    first: Position | None = None
     last: int = 0
     """The last state with some."""
     ever: Array | None = field(default=None, repr=False)
@@ -44,7 +43,7 @@ class Tally:
         if not found:
             return
         if self.first is None or self.ever is None:
-            self.first = Place(time, *(int(index) for index in np.unravel_index(np.argmax(mask), mask.shape)))
+            self.first = Position(time, *map(int, np.unravel_index(np.argmax(mask), mask.shape)))
             self.ever = mask.copy()
         else:
             self.ever |= mask
@@ -54,22 +53,26 @@ class Tally:
 
     @property
     def levels(self) -> list[int]:
-        """Positions of the levels concerned."""
-        return [] if self.ever is None else np.flatnonzero(self.ever.reshape(len(self.ever), -1).any(axis=1)).tolist()
+        """Indices of the levels concerned."""
+        if self.ever is None:
+            return []
+        return np.flatnonzero(self.ever.reshape(len(self.ever), -1).any(axis=1)).tolist()
 
     @property
     def points(self) -> Array | None:
         """Points concerned on any level, [H, W]; None where fields as a whole are counted."""
-        return np.asarray(self.ever.any(axis=0)) if self.ever is not None and self.ever.ndim == 3 else None
+        if self.ever is None or self.ever.ndim != 3:
+            return None
+        return np.asarray(self.ever.any(axis=0))
 
 
 def form(tally: Tally, states: int, empty: int = 0) -> str:
     """Say whether what was found is sparse or structured.
 
     Args:
-        tally: of points.
-        states: that were looked at.
-        empty: fields (one level of one state) that have nothing else.
+        tally: Points that were counted.
+        states: Number of states that were looked at.
+        empty: Number of fields (one level of one state) that have nothing else.
 
     Returns:
         ``whole fields``, ``the same points in every state``, ``growing with pressure, as below the ground``,
@@ -79,41 +82,41 @@ def form(tally: Tally, states: int, empty: int = 0) -> str:
     size = tally.ever[0].size
     if empty and tally.count == empty * size:
         return "whole fields"
-    points = tally.ever.sum(axis=(1, 2))
-    nested = len(tally.levels) > 1 and bool((tally.ever[:-1] <= tally.ever[1:]).all()) and points[0] < points[-1]
-    if nested:
+    points_C = tally.ever.sum(axis=(1, 2))
+    # Pressure increases with the index: what is below the ground on one level is so on all that follow.
+    if len(tally.levels) > 1 and (tally.ever[:-1] <= tally.ever[1:]).all() and points_C[0] < points_C[-1]:
         return "growing with pressure, as below the ground"
-    if states > 1 and tally.count == int(points.sum()) * states:
+    if states > 1 and tally.count == int(points_C.sum()) * states:
         return "the same points in every state"
-    if tally.count > 1 and tally.count == tally.states * len(tally.levels) * _area(np.asarray(tally.ever.any(axis=0))):
+    fields = tally.states * len(tally.levels)
+    points_HW = np.asarray(tally.ever.any(axis=0))
+    rows, columns = np.flatnonzero(points_HW.any(axis=1)), np.flatnonzero(points_HW.any(axis=0))
+    area = int(np.ptp(rows) + 1) * int(np.ptp(columns) + 1)
+    if tally.count > 1 and tally.count == fields * area:
         return "a block"
-    return "scattered" if tally.count <= _SCATTERED * size * tally.states * len(tally.levels) else ""
+    return "scattered" if tally.count <= _SCATTERED * size * fields else ""
 
 
-def _area(points_HW: Array) -> int:
-    rows, columns = (np.flatnonzero(points_HW.any(axis=axis)) for axis in (1, 0))
-    return int((rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1))
-
-
-def box(subject: Subject, channel: Channel, tally: Tally) -> dict[str, Any]:
-    """Say between which times, levels, latitudes and longitudes something is, for machines."""
+def box(reader: StoreReader, channel: Channel, tally: Tally) -> dict[str, Any]:
+    """Return the times, levels, latitudes and longitudes between which something is, for machines."""
     assert tally.first is not None
     found: dict[str, Any] = {"count": tally.count}
     if channel.kind != "static" and tally.first.time is not None:
-        times = subject.coordinates["time"][[tally.first.time, tally.last]].astype("datetime64[m]")
-        found |= {"states": tally.states, "times": [str(time) for time in times]}
+        first, last = reader.coordinates["time"][[tally.first.time, tally.last]].astype("datetime64[m]")
+        found |= {"states": tally.states, "times": [str(first), str(last)]}
     if channel.kind == "atmospheric":
-        found["levels"] = [float(level) for level in subject.coordinates["level"][tally.levels]]
-    if (points := tally.points) is not None:
-        chosen = (points, points) if subject.curvilinear else (points.any(axis=1), points.any(axis=0))
-        latitude, longitude = (subject.coordinates[name][which] for name, which in zip(GRID, chosen, strict=True))
+        found["levels"] = reader.coordinates["level"][tally.levels].astype(np.float64).tolist()
+    points = tally.points
+    if points is not None:
+        rows, columns = (points, points) if reader.curvilinear else (points.any(axis=1), points.any(axis=0))
+        latitude = reader.coordinates["latitude"][rows]
         found["latitude"] = [float(latitude.min()), float(latitude.max())]
-        found["longitude"] = list(extent(longitude))
+        found["longitude"] = list(extent(reader.coordinates["longitude"][columns]))
     return found
 
 
 def extent(longitude: Array) -> tuple[float, float]:
-    """West and east of longitudes on the circle, across Greenwich where that is shorter; then west is the greater."""
+    """Return west and east of longitudes, across Greenwich where that is shorter; then west is the greater."""
     values = np.sort(np.asarray(longitude, dtype=np.float64) % 360)
     gaps = np.diff(values, append=values[0] + 360)
     widest = int(np.argmax(gaps))
@@ -134,6 +137,8 @@ _TAILS = 15.0
 """How many scales a value may lie from the mean."""
 _LONG_TAILS = 100.0
 """The same for what is mostly small and sometimes not: rain, vertical velocity, smoke."""
+_SAMPLE = 65536
+"""Values of each level that are kept for its histogram."""
 _NORMAL_SPAN = 4.65
 """Distance of the quantiles 0.01 and 0.99 of a normal distribution, in standard deviations."""
 LONG_TAILED = frozenset({"w", "vo", "d", "pv", "co", "no", "no2", "so2", "go3", "o3", "e", "pev"})
@@ -155,7 +160,7 @@ class Bounds:
 
     @classmethod
     def of(cls, channel: Channel, statistics: list[VariableStatistics | None]) -> Bounds:
-        """Bounds of a variable by the table and the statistics of its levels."""
+        """Return the bounds of a variable by the table and the statistics of its levels."""
         known = channel.known
         low, high, negative = -math.inf, math.inf, None
         if known is not None:
@@ -165,19 +170,17 @@ class Bounds:
             elif known.name in ("q", "r"):
                 # Spectral truncation leaves a little below zero; plausible ranges allow for it.
                 negative = -1e-4 if known.name == "q" else -0.05
-        tails = _LONG_TAILS if channel.long_tailed or channel.name in LONG_TAILED else _TAILS
-        limits = [_likely(one, tails) for one in statistics]
-        return cls(low, high, np.array([a for a, _ in limits]), np.array([b for _, b in limits]), negative)
-
-
-def _likely(statistics: VariableStatistics | None, tails: float) -> tuple[float, float]:
-    if statistics is None:
-        return -math.inf, math.inf
-    span = statistics.quantiles.get("0.99", math.nan) - statistics.quantiles.get("0.01", math.nan)
-    scale = max(statistics.std, span / _NORMAL_SPAN) if math.isfinite(span) else statistics.std
-    if not (math.isfinite(statistics.mean) and math.isfinite(scale) and scale > 0):
-        return -math.inf, math.inf
-    return statistics.mean - tails * scale, statistics.mean + tails * scale
+        tails = _LONG_TAILS if channel.may_be_zero or channel.name in LONG_TAILED else _TAILS
+        low_C, high_C = np.full(len(statistics), -np.inf), np.full(len(statistics), np.inf)
+        for level, one in enumerate(statistics):
+            if one is None:
+                continue
+            # Heavy tails lie further out than those of a normal distribution with the same deviation.
+            span = one.quantiles.get("0.99", math.nan) - one.quantiles.get("0.01", math.nan)
+            scale = max(one.std, span / _NORMAL_SPAN) if math.isfinite(span) else one.std
+            if math.isfinite(one.mean) and math.isfinite(scale) and scale > 0:
+                low_C[level], high_C[level] = one.mean - tails * scale, one.mean + tails * scale
+        return cls(low, high, low_C, high_C, negative)
 
 
 def _zeros() -> Array:
@@ -236,46 +239,56 @@ class Survey:
         """Take in one state, with the state before it.
 
         Args:
-            time: its position.
-            field_CHW: its values.
-            before_CHW: those of the state before.
-            trains: the statistics are made of it too.
+            time: Index of the state.
+            field_CHW: Its values.
+            before_CHW: Values of the state before.
+            trains: Whether the statistics are made of it too.
         """
         finite = np.isfinite(field_CHW)
-        whole = bool(finite.all())
-        low_C, high_C = self._extremes(time, field_CHW, finite, whole=whole)
+        # Most fields are whole and need no mask.
+        present = None if finite.all() else finite
+        low_C, high_C = self._extremes(time, field_CHW, present)
         self.size += field_CHW.size
         self.states += 1
         self._compare(time, field_CHW, finite, low_C, high_C)
-        flat_C = (low_C == high_C) & (np.ones(len(low_C), dtype=bool) if whole else finite.all(axis=(1, 2)))
+        flat_C = low_C == high_C
+        if present is not None:
+            flat_C &= finite.all(axis=(1, 2))
         self.flat_C = self.flat_C + flat_C
         self.flat.add(time, flat_C & ~((low_C == 0) & self.channel.may_be_zero))
-        present = None if whole else finite
         moments = LevelMoments.of(field_CHW, present)
         zeros_C = np.zeros(len(field_CHW))
         for level in np.flatnonzero((low_C <= 0) & (high_C >= 0) & ~flat_C):
             zeros_C[level] = np.count_nonzero(field_CHW[level] == 0)
         self.zero_C = self.zero_C + zeros_C
-        if trains:
-            there = None if whole else finite
-            weighted = self.weights is not None
-            self.training = self.training.merged(LevelMoments.of(field_CHW, there, self.weights) if weighted else moments)
+        if trains and self.weights is not None:
+            self.training = self.training.merged(LevelMoments.of(field_CHW, present, self.weights))
+        elif trains:
+            self.training = self.training.merged(moments)
         self.mean_TC.append(np.where(moments.weight_C > 0, moments.mean_C, np.nan).astype(np.float32))
         self._map(field_CHW, finite)
         if before_CHW is not None:
-            self._repeats(time, field_CHW, before_CHW, flat_C, whole=whole)
+            same = field_CHW == before_CHW
+            empty_C: Array = np.zeros(len(flat_C), dtype=bool)
+            if present is not None:
+                # NaN is equal to nothing, not even to itself.
+                same |= np.isnan(field_CHW) & np.isnan(before_CHW)
+                empty_C = np.asarray(np.isnan(field_CHW).all(axis=(1, 2)))
+            repeated_C = same.all(axis=(1, 2))
+            self.repeated_C = self.repeated_C + repeated_C
+            self.repeated.add(time, repeated_C & ~flat_C & ~empty_C)
 
-    def _extremes(self, time: int, field_CHW: Array, finite: Array, *, whole: bool) -> tuple[Array, Array]:
-        """Smallest and largest finite value of each level; what is not finite is counted."""
-        if whole:
+    def _extremes(self, time: int, field_CHW: Array, present: Array | None) -> tuple[Array, Array]:
+        """Return the smallest and largest finite value of each level, and count what is not finite."""
+        if present is None:
             low_C, high_C = field_CHW.min(axis=(1, 2)), field_CHW.max(axis=(1, 2))
         else:
             missing = np.isnan(field_CHW)
             self.nan.add(time, missing)
-            self.infinite.add(time, ~finite & ~missing)
+            self.infinite.add(time, ~present & ~missing)
             self.empty_C = self.empty_C + missing.all(axis=(1, 2))
-            low_C = np.min(field_CHW, axis=(1, 2), where=finite, initial=np.inf)
-            high_C = np.max(field_CHW, axis=(1, 2), where=finite, initial=-np.inf)
+            low_C = np.min(field_CHW, axis=(1, 2), where=present, initial=np.inf)
+            high_C = np.max(field_CHW, axis=(1, 2), where=present, initial=-np.inf)
         self.low, self.high = min(self.low, float(low_C.min())), max(self.high, float(high_C.max()))
         return low_C, high_C
 
@@ -290,16 +303,8 @@ class Survey:
             low, high = bounds.low_C[:, None, None], bounds.high_C[:, None, None]
             self.unlikely.add(time, finite & ((field_CHW < low) | (field_CHW > high)))
 
-    def _repeats(self, time: int, field_CHW: Array, before_CHW: Array, flat_C: Array, *, whole: bool) -> None:
-        same = field_CHW == before_CHW
-        if not whole:
-            same |= np.isnan(field_CHW) & np.isnan(before_CHW)
-        repeated_C = same.all(axis=(1, 2))
-        self.repeated_C = self.repeated_C + repeated_C
-        empty_C = False if whole else np.isnan(field_CHW).all(axis=(1, 2))
-        self.repeated.add(time, repeated_C & ~flat_C & ~empty_C)
-
     def _map(self, field_CHW: Array, finite: Array) -> None:
+        """Add a state to the map of means, and keep some of its values for the histogram."""
         rows, columns = thinning(field_CHW.shape[1:])
         some, there = field_CHW[:, ::rows, ::columns], finite[:, ::rows, ::columns]
         if self.total_Chw is None or self.counted_Chw is None:
@@ -307,14 +312,11 @@ class Survey:
             self.counted_Chw = np.zeros(some.shape, dtype=np.int32)
         self.total_Chw += np.where(there, some, 0)
         self.counted_Chw += there
-        per_state = max(1, min(self._wanted, some[0].size))
-        step = max(1, some[0].size // per_state)
+        points = some[0].size
+        per_state = max(1, min(_SAMPLE // max(1, self.channel.states), points))
+        step = max(1, points // per_state)
         # From a place that moves on with the states, so that no point is always left out.
         self.sample.append(some.reshape(len(some), -1)[:, self.states % step :: step][:, :per_state].copy())
-
-    @property
-    def _wanted(self) -> int:
-        return max(1, 65536 // max(1, self.channel.states))
 
     @property
     def mean_Chw(self) -> Array:
@@ -334,7 +336,7 @@ class Survey:
 
 
 def thinning(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Every how many rows and columns a grid is thinned to make a map of it."""
+    """Return every how many rows and columns a grid is thinned to make a map of it."""
     return -(-shape[-2] // (MAP_SIDE // 2)), -(-shape[-1] // MAP_SIDE)
 
 
@@ -348,11 +350,11 @@ def survey(
     """Read a variable once, from the first state to the last or to one that cannot be read.
 
     Args:
-        channel: the variable.
-        bounds: what its values are held against.
-        trains: positions of the states that the statistics are made of.
-        watch: called after each state.
-        weights: of the points in the statistics.
+        channel: Variable to read.
+        bounds: What its values are held against.
+        trains: Indices of the states that the statistics are made of.
+        watch: Called after each state.
+        weights: Weights of the points in the statistics.
     """
     result, before = Survey(channel, bounds, weights), None
     for time in range(channel.states):

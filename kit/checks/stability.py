@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kit.checks.drift import Verdict, judged, skewed
+from kit.checks.drift import Verdict, judged
 from kit.data.moments import FieldMoments, field_moments
 from kit.data.store.reader import Store
 from kit.data.store.update_statistics import keys_of
@@ -29,6 +29,12 @@ CHANGED = 0.25
 """Index from which a distribution counts as another one."""
 _LEAST = 1e-4
 """Share that an empty class is given, for which the logarithm would be infinite."""
+_REMEDIES: dict[Verdict, str] = {
+    "ok": "",
+    "warning": "scores there are of another season, region of values or regime than was trained on: choose periods "
+    "that hold the same seasons, or know that you test how far the model carries",
+    "error": "so far apart are other units or other data: look where the source changes, with `kit data qa`",
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,11 @@ class SplitDrift:
 
 
 def stability_index(counts_K: npt.NDArray[Any], others_K: npt.NDArray[Any]) -> float:
-    """Population stability index of two distributions over the same classes; NaN where one of them is empty."""
+    """Return the population stability index of two distributions over the same classes; NaN where one is empty."""
     if not (counts_K.sum() and others_K.sum()):
         return math.nan
-    p_K, q_K = (np.maximum(counts / counts.sum(), _LEAST) for counts in (counts_K, others_K))
+    p_K = np.maximum(counts_K / counts_K.sum(), _LEAST)
+    q_K = np.maximum(others_K / others_K.sum(), _LEAST)
     return float(((p_K - q_K) * np.log(p_K / q_K)).sum())
 
 
@@ -63,58 +70,61 @@ def split_drift(store: Store, states: int, watch: Callable[[], None] = lambda: N
     """Compare the validation and the test split with the training split.
 
     Args:
-        store: with its splits.
-        states: of each split that are read; one from each of as many equal parts of it.
-        watch: called after each state of each variable.
+        store: Store with its splits.
+        states: Number of states of each split that are read; one from each of as many equal parts of it.
+        watch: Called after each state of each variable.
 
     Raises:
         StoreError: a chunk is damaged.
     """
-    chosen = {name: _spread(store.indices(period), states) for name, period in store.splits.items()}
+    chosen = {split: _spread(store.indices(period), states) for split, period in store.splits.items()}
     train = chosen.pop("train", np.empty(0, np.int64))
     found: list[SplitDrift] = []
-    for name in (*store.surface, *store.atmospheric) if chosen and train.size else ():
+    if not chosen or not train.size:
+        return found
+    for name in (*store.surface, *store.atmospheric):
         keys = keys_of(store, name)
-        edges = [_edges(store, key) for key in keys]
-        base = _glance(store, name, train, edges, watch)
+        edges = []
+        for key in keys:
+            # Rain has fewer classes than others, because many of its quantiles are zero.
+            quantiles = np.array(list(store.statistics.variables[key].quantiles.values()))
+            edges.append(np.unique(quantiles[np.isfinite(quantiles)]))
+        base = _read(store, name, train, edges, watch)
         for split, indices in chosen.items():
-            other = _glance(store, name, indices, edges, watch)
-            found += [_judged(key, split, *pair) for key, *pair in zip(keys, base, other, strict=True)]
+            other = _read(store, name, indices, edges, watch)
+            for key, one, two in zip(keys, base, other, strict=True):
+                found.append(_compared(key, split, one, two))
     return found
 
 
-_Glance = tuple[npt.NDArray[np.int64], FieldMoments]
+_Sample = tuple[npt.NDArray[np.int64], FieldMoments]
 
 
 def _spread(indices: npt.NDArray[np.int64], states: int) -> npt.NDArray[np.int64]:
-    """One from anywhere in each of as many parts: equal distances could meet the same hour of every day."""
+    """Choose one from anywhere in each of as many parts: equal distances could meet the same hour of every day."""
     if len(indices) <= states:
         return indices
     places = (np.arange(states) + np.random.default_rng(0).random(states)) * (len(indices) / states)
     return indices[places.astype(np.int64)]
 
 
-def _edges(store: Store, key: str) -> npt.NDArray[np.float64]:
-    """Where classes are cut: quantiles that are apart; rain has fewer, because many of its quantiles are zero."""
-    quantiles = np.array(list(store.statistics.variables[key].quantiles.values()))
-    return np.unique(quantiles[np.isfinite(quantiles)])
-
-
-def _glance(
+def _read(
     store: Store,
     name: str,
     indices: npt.NDArray[np.int64],
     edges: list[npt.NDArray[np.float64]],
     watch: Callable[[], None],
-) -> list[_Glance]:
-    """Counts of values by class, [K], and moments, of each level."""
-    found: list[_Glance] = [(np.zeros(len(cuts) + 1, np.int64), FieldMoments()) for cuts in edges]
+) -> list[_Sample]:
+    """Return counts of values by class, [K], and moments, of each level of some states of a variable."""
+    found: list[_Sample] = [(np.zeros(len(cuts) + 1, np.int64), FieldMoments()) for cuts in edges]
     for index in indices.tolist():
         state = store.read(name, [index])
-        for level, field in enumerate(state[0] if state.ndim == 4 else state):
+        levels = state[0] if state.ndim == 4 else state
+        for level, field in enumerate(levels):
             counts, moments = found[level]
             finite = np.isfinite(field)
-            values = field[finite] if not finite.all() else field
+            values = field if finite.all() else field[finite]
+            # A value on an edge belongs to the class below it.
             reached = [np.count_nonzero(values <= cut) for cut in edges[level]]
             counts = counts + np.diff([0, *reached, values.size])
             found[level] = counts, moments.merged(field_moments(values))
@@ -122,21 +132,17 @@ def _glance(
     return found
 
 
-def _judged(key: str, split: str, base: _Glance, other: _Glance) -> SplitDrift:
-    index = stability_index(base[0], other[0])
-    scale = base[1].scale
-    known = base[1].weight > 0 and other[1].weight > 0 and scale > 0
-    shift = (other[1].mean - base[1].mean) / scale if known else math.nan
-    ratio = other[1].scale / scale if known else math.nan
-    verdict = judged(shift, ratio, whole=False) if known else "ok"
-    if verdict == "error" and skewed(key):
-        verdict = "warning"
+def _compared(key: str, split: str, base: _Sample, other: _Sample) -> SplitDrift:
+    base_counts, base_moments = base
+    counts, moments = other
+    index = stability_index(base_counts, counts)
+    shift = ratio = math.nan
+    verdict: Verdict = "ok"
+    # A channel that never varies has no scale to measure a shift in.
+    if base_moments.weight > 0 and moments.weight > 0 and base_moments.scale > 0:
+        shift = (moments.mean - base_moments.mean) / base_moments.scale
+        ratio = moments.scale / base_moments.scale
+        verdict = judged(shift, ratio, key, whole=False)
     if verdict == "ok" and index >= CHANGED:
         verdict = "warning"
-    remedy = {
-        "ok": "",
-        "warning": "scores there are of another season, region of values or regime than was trained on: choose periods "
-        "that hold the same seasons, or know that you test how far the model carries",
-        "error": "so far apart are other units or other data: look where the source changes, with `kit data qa`",
-    }[verdict]
-    return SplitDrift(key, split, index, shift, ratio, verdict, remedy)
+    return SplitDrift(key, split, index, shift, ratio, verdict, _REMEDIES[verdict])

@@ -12,7 +12,7 @@ import itertools
 import math
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,16 @@ from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, STATISTICS_FILE, period_indices
 from kit.io.errors import StoreError
 
-__all__ = ["Channel", "DIMENSIONS", "Place", "Subject", "check_chunks", "check_file", "chunk_files", "open_subject"]
+__all__ = [
+    "Channel",
+    "DIMENSIONS",
+    "Position",
+    "StoreReader",
+    "check_chunks",
+    "check_file",
+    "chunk_files",
+    "open_store_reader",
+]
 
 Array = npt.NDArray[Any]
 
@@ -39,23 +48,19 @@ DIMENSIONS: dict[variables.Kind, tuple[str, ...]] = {
 }
 """Dimensions of each kind of variable in a store of a regular grid; on any other the last two are ``CURVILINEAR``."""
 
-_FORMS: dict[str, Callable[[Any], str]] = {
-    "time": lambda value: str(value.astype("datetime64[m]")),
-    "level": lambda value: f"{value:g} hPa",
-    "latitude": lambda value: f"{abs(value):g} {'N' if value >= 0 else 'S'}",
-    "longitude": lambda value: f"{value:g} E",
-}
-
 READ_ERRORS = (
     OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, MemoryError,
     zarr.errors.BaseZarrError,
 )  # fmt: skip
 """What a damaged chunk, a foreign codec or a broken description raises."""
 
+_CHUNKS = 10**8
+"""More than any store has: a century of hours, a hundred variables."""
+
 
 @dataclass(frozen=True)
-class Place:
-    """Where something is: positions in a variable; None where it has no such dimension, or all of it is meant."""
+class Position:
+    """Indices into a variable; None where it has no such dimension, or all of it is meant."""
 
     time: int | None = None
     level: int | None = None
@@ -77,19 +82,13 @@ class Channel:
     @property
     def known(self) -> variables.Variable | None:
         """The table's entry, if it has one."""
-        return variables.lookup(
-            self.name.removeprefix(STATIC_PREFIX) if self.kind == "static" else self.name, self.kind
-        )
+        name = self.name.removeprefix(STATIC_PREFIX) if self.kind == "static" else self.name
+        return variables.lookup(name, self.kind)
 
     @property
     def may_be_zero(self) -> bool:
-        """Whether it may be zero everywhere at times, as rain is in a dry hour."""
+        """Whether it may be zero everywhere at times, as rain is in a dry hour; most of its values are then small."""
         return self.known is not None and self.known.non_negative
-
-    @property
-    def long_tailed(self) -> bool:
-        """Whether most of its values are small and some are not."""
-        return self.may_be_zero
 
     @property
     def units(self) -> str | None:
@@ -114,15 +113,20 @@ class Channel:
         Raises:
             OSError: a chunk of it is gone, or is no file; and whatever else ``READ_ERRORS`` names.
         """
-        check_chunks(self.folder, self.array, None if self.kind == "static" else time)
-        values = self.array[...] if self.kind == "static" else self.array[time]
+        if self.kind == "static":
+            check_chunks(self.folder, self.array)
+            values = self.array[...]
+        else:
+            check_chunks(self.folder, self.array, time)
+            values = self.array[time]
+        # Float64 beyond float32's range becomes infinite, which a check reports: numpy need not warn of it too.
         with np.errstate(over="ignore"):
             field = np.asarray(values, dtype=np.float32)
         return field if self.kind == "atmospheric" else field[None]
 
 
 @dataclass(frozen=True)
-class Subject:
+class StoreReader:
     """A store, opened for examination."""
 
     path: Path
@@ -136,19 +140,19 @@ class Subject:
     statistics_error: str
 
     def keys(self, channel: Channel) -> list[str]:
-        """Names of a variable's statistics."""
+        """List the names of a variable's statistics, one for each level."""
         if channel.kind != "atmospheric":
             return [channel.name]
         return [channel_key(channel.name, level) for level in self.coordinates["level"]]
 
     def statistics_of(self, channel: Channel) -> list[VariableStatistics | None]:
-        """Statistics of each level of a variable; None for one that the store has none of."""
+        """Return the statistics of each level of a variable; None for one that the store has none of."""
         known = {} if self.statistics is None else self.statistics.variables
         return [known.get(key) for key in self.keys(channel)]
 
     @property
     def training(self) -> frozenset[int]:
-        """Positions of the states that the statistics are made of."""
+        """Indices of the states that the statistics are made of."""
         if self.statistics is None or "time" not in self.coordinates:
             return frozenset()
         return frozenset(period_indices(self.coordinates["time"], self.statistics.train).tolist())
@@ -156,19 +160,17 @@ class Subject:
     @property
     def weights(self) -> Array | None:
         """Weights of the points in the statistics; None where all weigh 1, or where the grid's areas are not known."""
-        recorded = "none" if self.statistics is None else self.statistics.weights
-        grid = [self.coordinates.get(name) for name in ("latitude", "longitude")]
-        if recorded == "none" or grid[0] is None or grid[1] is None:
+        if self.statistics is None or self.statistics.weights == "none" or not self.coordinates.keys() >= set(GRID):
             return None
         try:
-            return point_weights(recorded, grid[0], grid[1])
+            return point_weights(self.statistics.weights, self.coordinates["latitude"], self.coordinates["longitude"])
         except ValueError:
             # A check of its own says what is wrong with the latitudes.
             return None
 
     @property
     def unweighable(self) -> bool:
-        """The statistics are weighted, and the weights are not to be had."""
+        """Whether the statistics are weighted and the weights cannot be computed."""
         return self.statistics is not None and self.statistics.weights != "none" and self.weights is None
 
     @property
@@ -176,44 +178,55 @@ class Subject:
         """Whether latitudes and longitudes are matrices."""
         return self.coordinates.get("latitude", np.empty(0)).ndim == 2
 
-    def where(self, channel: Channel, place: Place) -> str:
-        """Say a place as a reader would look for it: ``2020-01-01T06:00, 500 hPa, 45 N, 3.25 E``."""
-        indices: dict[str, Any] = dict(
-            zip(DIMENSIONS["atmospheric"], (place.time, place.level, place.row, place.column), strict=True)
-        )
-        if self.curvilinear:
-            # Where a point is takes both.
-            point = None if place.row is None or place.column is None else (place.row, place.column)
-            indices |= dict.fromkeys(GRID, point)
-        chosen = [(name, indices[name]) for name in DIMENSIONS[channel.kind]]
-        texts = [_FORMS[name](self.coordinates[name][index]) for name, index in chosen if index is not None]
-        return ", ".join(texts) or "everywhere"
+    def where(self, channel: Channel, position: Position) -> str:
+        """Write a position as a reader would look for it: ``2020-01-01T06:00, 500 hPa, 45 N, 3.25 E``."""
+        parts = []
+        dimensions = DIMENSIONS[channel.kind]
+        if "time" in dimensions and position.time is not None:
+            parts.append(str(self.coordinates["time"][position.time].astype("datetime64[m]")))
+        if "level" in dimensions and position.level is not None:
+            parts.append(f"{self.coordinates['level'][position.level]:g} hPa")
+        # Every position with a row has a column; on a curvilinear grid a coordinate takes both.
+        if position.row is not None:
+            point = (position.row, position.column)
+            latitude = self.coordinates["latitude"][point if self.curvilinear else position.row]
+            longitude = self.coordinates["longitude"][point if self.curvilinear else position.column]
+            parts.append(f"{abs(latitude):g} {'N' if latitude >= 0 else 'S'}")
+            parts.append(f"{longitude:g} E")
+        return ", ".join(parts) or "everywhere"
 
 
-def open_subject(path: Path) -> Subject:
+def open_store_reader(path: Path) -> StoreReader:
     """Open a store for examination.
 
     Raises:
         StoreError: there is no such folder, or it is no readable Zarr v3 group.
     """
-    attributes, arrays = _open_group(Path(path))
-    coordinates, misfits = _coordinates(arrays, Path(path))
+    path = Path(path)
+    attributes, arrays = _open_group(path)
+    coordinates, misfits = _coordinates(arrays, path)
     channels = []
     for name, array in arrays.items():
         if name in coordinates or name in misfits:
             continue
         kind, complaint = _layout(name, array, coordinates)
         if kind is not None and not complaint:
-            channels.append(Channel(name, kind, array, Path(path) / name))
+            channels.append(Channel(name, kind, array, path / name))
         else:
             # Left-overs without a grid, such as a scalar coordinate, are in nobody's way.
             misfits[name] = (complaint, "error" if array.ndim > 1 else "warning")
-    statistics, error = _statistics(Path(path))
-    return Subject(Path(path), attributes, coordinates, tuple(channels), misfits, statistics, error)
+    statistics, error = None, ""
+    try:
+        if (path / STATISTICS_FILE).exists():
+            check_file(path / STATISTICS_FILE)
+        statistics = StoreStatistics.load(path / STATISTICS_FILE)
+    except (StoreError, OSError) as failure:
+        error = str(failure)
+    return StoreReader(path, attributes, coordinates, tuple(channels), misfits, statistics, error)
 
 
 def _open_group(path: Path) -> tuple[dict[str, Any], dict[str, zarr.Array[Any]]]:
-    """Attributes and arrays of a Zarr v3 group."""
+    """Return attributes and arrays of a Zarr v3 group."""
     if not path.is_dir():
         msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
         raise StoreError(msg)
@@ -221,19 +234,15 @@ def _open_group(path: Path) -> tuple[dict[str, Any], dict[str, zarr.Array[Any]]]
         check_file(path / "zarr.json")
         group = zarr.open_group(path, mode="r", zarr_format=3)
         if group.metadata.zarr_format == 3:
-            return dict(group.attrs), _members(group)
+            with warnings.catch_warnings():
+                # Without consolidated metadata the folder is listed, and stats.json is a stranger in it.
+                warnings.filterwarnings("ignore", message="Object at .* is not recognized")
+                return dict(group.attrs), dict(sorted(group.arrays()))
         reason = f"its format is {group.metadata.zarr_format}"
     except READ_ERRORS as error:
         reason = str(error)
     msg = f"{path}: not a store: no readable Zarr v3 group ({reason}); build one with `kit data build`"
     raise StoreError(msg)
-
-
-def _members(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
-    with warnings.catch_warnings():
-        # Without consolidated metadata the folder is listed, and stats.json is a stranger in it.
-        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
-        return dict(sorted(group.arrays()))
 
 
 def _dimensions(array: zarr.Array[Any]) -> tuple[str | None, ...]:
@@ -247,26 +256,28 @@ def _coordinates(
     coordinates: dict[str, Array] = {}
     misfits: dict[str, tuple[str, Severity]] = {}
     for name in DIMENSIONS["atmospheric"]:
-        array = arrays.get(name)
-        if array is None:
+        if name not in arrays:
             continue
         try:
-            coordinates[name] = _coordinate(name, array, path / name)
+            coordinates[name] = _coordinate(name, arrays[name], path / name)
         except READ_ERRORS as error:
             misfits[name] = (str(error) or type(error).__name__, "error")
     shapes = {name: coordinates[name].shape for name in GRID if name in coordinates}
-    if any(len(shape) == 2 for shape in shapes.values()) and len(set(shapes.values())) > 1:
-        told = " and ".join(f"{name} {shape}" for name, shape in shapes.items())
+    distinct = set(shapes.values())
+    # Vectors may differ in length; a matrix has a partner of its own shape, or it places no point.
+    if len(distinct) > 1 and max(map(len, distinct)) == 2:
+        both = " and ".join(f"{name} {shape}" for name, shape in shapes.items())
         for name in shapes:
             del coordinates[name]
-            misfits[name] = (f"the shapes are {told}; both must be vectors, or matrices of one shape", "error")
+            misfits[name] = (f"the shapes are {both}; both must be vectors, or matrices of one shape", "error")
     return coordinates, misfits
 
 
 def _coordinate(name: str, array: zarr.Array[Any], folder: Path) -> Array:
     """Read a coordinate; ValueError says why it cannot be used."""
     is_matrix = name in GRID and _dimensions(array) == CURVILINEAR
-    if array.ndim != 1 + is_matrix or 0 in array.shape or array.dtype.kind not in ("i" if name == "time" else "iuf"):
+    kinds = "i" if name == "time" else "iuf"
+    if array.ndim != 1 + is_matrix or 0 in array.shape or array.dtype.kind not in kinds:
         msg = f"its shape is {array.shape} and its type {array.dtype}; one dimension of numbers expected"
         raise ValueError(msg)
     units = str(array.attrs.get("units", ""))
@@ -277,52 +288,37 @@ def _coordinate(name: str, array: zarr.Array[Any], folder: Path) -> Array:
         # A single zero is not written at all.
         check_chunks(folder, array)
     values = np.asarray(array[...])
-    return values.astype("datetime64[s]") if name == "time" else values.astype(np.float64)
+    return values.astype("datetime64[s]" if name == "time" else np.float64)
 
 
 def _layout(name: str, array: zarr.Array[Any], coordinates: Mapping[str, Array]) -> tuple[variables.Kind | None, str]:
-    """Kind of a variable by its dimensions, and what keeps it from being read as one."""
+    """Find a variable's kind by its dimensions, and say what keeps it from being read as one."""
+    layouts = dict(DIMENSIONS)
+    if coordinates.get("latitude", np.empty(0)).ndim == 2:
+        for kind, names in DIMENSIONS.items():
+            layouts[kind] = (*names[:-2], *CURVILINEAR)
     dimensions = _dimensions(array)
-    layouts = _layouts(coordinates)
-    kind = next((kind for kind, names in layouts.items() if names == dimensions), None)
-    if kind is None or (kind == "static") != name.startswith(STATIC_PREFIX):
-        expected = "; or ".join(", ".join(names) for names in layouts.values())
+    kinds: dict[tuple[str | None, ...], variables.Kind] = {names: kind for kind, names in layouts.items()}
+    found = kinds.get(dimensions)
+    if found is None or (found == "static") != name.startswith(STATIC_PREFIX):
+        expected = "; or ".join(map(", ".join, layouts.values()))
         complaint = f"its dimensions are {dimensions}, expected {expected}"
         return None, f"{complaint} (static ones, and no others, are named {STATIC_PREFIX}...)"
     if array.dtype.kind not in "iuf":
-        return kind, f"its type is {array.dtype}, a number expected"
+        return found, f"its type is {array.dtype}, a number expected"
     if 0 in array.chunks:
-        return kind, f"its chunks have the shape {array.chunks}, which holds nothing"
-    missing = [dimension for dimension in DIMENSIONS[kind] if dimension not in coordinates]
+        return found, f"its chunks have the shape {array.chunks}, which holds nothing"
+    missing = [dimension for dimension in DIMENSIONS[found] if dimension not in coordinates]
     if missing:
-        return kind, f"the store has no usable coordinate {', '.join(missing)}"
-    grid = coordinates["latitude"].shape[0], coordinates["longitude"].shape[-1]
-    shape = (*(len(coordinates[dimension]) for dimension in DIMENSIONS[kind][:-2]), *grid)
-    return kind, "" if array.shape == shape else f"its shape is {array.shape}, the coordinates have {shape}"
-
-
-def _layouts(coordinates: Mapping[str, Array]) -> dict[variables.Kind, tuple[str, ...]]:
-    """Dimensions of each kind of variable on the grid that the coordinates tell of."""
-    if coordinates.get("latitude", np.empty(0)).ndim < 2:
-        return DIMENSIONS
-    return {kind: (*names[:-2], *CURVILINEAR) for kind, names in DIMENSIONS.items()}
-
-
-def _statistics(path: Path) -> tuple[StoreStatistics | None, str]:
-    try:
-        if (path / STATISTICS_FILE).exists():
-            check_file(path / STATISTICS_FILE)
-        return StoreStatistics.load(path / STATISTICS_FILE), ""
-    except (StoreError, OSError) as error:
-        return None, str(error)
+        return found, f"the store has no usable coordinate {', '.join(missing)}"
+    leading = [len(coordinates[dimension]) for dimension in DIMENSIONS[found][:-2]]
+    shape = (*leading, coordinates["latitude"].shape[0], coordinates["longitude"].shape[-1])
+    return found, "" if array.shape == shape else f"its shape is {array.shape}, the coordinates have {shape}"
 
 
 # The files of a store: whether what should be a file is one, before anything reads it.
 #
 # Opening a pipe waits for ever, and a device such as ``/dev/zero`` has no end.
-
-_CHUNKS = 10**8
-"""More than any store has: a century of hours, a hundred variables."""
 
 
 def check_file(file: Path) -> None:
@@ -342,12 +338,12 @@ def check_file(file: Path) -> None:
 
 
 def chunk_files(folder: Path, array: zarr.Array[Any], time: int | None = None) -> Iterator[Path]:
-    """Files of an array's chunks (of its shards, where it has some).
+    """Yield the files of an array's chunks (of its shards, where it has some).
 
     Args:
-        folder: of the array.
-        array: a variable or a coordinate.
-        time: position along the first dimension, for those of one state alone.
+        folder: Folder of the array.
+        array: A variable or a coordinate.
+        time: Index along the first dimension, for the files of one state alone.
 
     Raises:
         ValueError: the array's description cannot be.
@@ -356,6 +352,7 @@ def chunk_files(folder: Path, array: zarr.Array[Any], time: int | None = None) -
     ranges = [range(-(-size // length)) for size, length in zip(array.shape, grid, strict=True)]
     if time is not None:
         ranges[0] = range(time // grid[0], time // grid[0] + 1)
+    # Before anything walks them: a spoilt description may claim more chunks than can ever be counted.
     if (count := math.prod(map(len, ranges))) > _CHUNKS:
         msg = f"it claims {count} chunks"
         raise ValueError(msg)
@@ -363,7 +360,7 @@ def chunk_files(folder: Path, array: zarr.Array[Any], time: int | None = None) -
 
 
 def check_chunks(folder: Path, array: zarr.Array[Any], time: int | None = None) -> None:
-    """Refuse to read chunks that are gone, which Zarr takes for missing values, or are no files.
+    """Check that chunks are there, which Zarr would take for missing values, and are files.
 
     Raises:
         OSError: names the file.

@@ -16,7 +16,7 @@ __all__ = ["CHECKS"]
 
 @check("format", "error", f"a store of format {STORE_FORMAT}")
 def _format(store: Examined) -> Findings:
-    version = store.subject.attributes.get("kit_store")
+    version = store.reader.attributes.get("kit_store")
     if version != STORE_FORMAT:
         yield Finding(None, f"attribute kit_store is {version!r}, {STORE_FORMAT} expected", REBUILD)
 
@@ -24,9 +24,9 @@ def _format(store: Examined) -> Findings:
 @check("layout", "error", "every array has the dimensions, shape and type of a store's")
 def _layout(store: Examined) -> Findings:
     for name in ("time", "latitude", "longitude"):
-        if name not in store.subject.coordinates and name not in store.subject.misfits:
+        if name not in store.reader.coordinates and name not in store.reader.misfits:
             yield Finding(name, "the store has no such coordinate", REBUILD)
-    for name, (reason, severity) in store.subject.misfits.items():
+    for name, (reason, severity) in store.reader.misfits.items():
         yield Finding(name, f"cannot be used: {reason}", f"put it into the store's form: {REBUILD}", severity)
 
 
@@ -40,10 +40,12 @@ def _readable(store: Examined) -> Findings:
 @check("self-contained", "warning", "all of the store lies in its folder")
 def _self_contained(store: Examined) -> Findings:
     """Links are followed, but a copy of the store lacks what they point to, and its hashes cover another disk."""
-    for channel in store.subject.channels:
+    for channel in store.reader.channels:
         folder = channel.folder
+        # ``c`` holds all chunks; where it is a link itself, those in it are not looked at one by one.
         linked = [file for file in (folder, folder / "c") if file.is_symlink()]
-        linked = linked or [file for file in chunk_files(folder, channel.array) if file.is_symlink()]
+        if not linked:
+            linked = [file for file in chunk_files(folder, channel.array) if file.is_symlink()]
         if linked:
             target = os.path.realpath(linked[0])
             detail = f"{len(linked)} of its files or folders are links, first {linked[0].name} to {target}"
@@ -58,30 +60,32 @@ def _variables(store: Examined) -> Findings:
         "static": "Aurora needs at least one static variable: add one to the data, or build the store again with "
         "derived ones, such as `--statics coslat,sinlat`",
     }
+    kinds = {channel.kind for channel in store.reader.channels}
     for kind, remedy in remedies.items():
-        if not any(channel.kind == kind for channel in store.subject.channels):
+        if kind not in kinds:
             yield Finding(None, f"no {kind} variable", remedy)
 
 
 @check("known-variables", "info", "every variable is in the table of variables")
 def _known_variables(store: Examined) -> Findings:
-    for channel in store.subject.channels:
+    for channel in store.reader.channels:
         if channel.known is None:
             yield Finding(channel.name, "not in the table of variables: its range is not checked", "check its unit")
 
 
 @check("statistics", "error", "every variable has finite statistics with a scale above zero")
 def _statistics(store: Examined) -> Findings:
-    if store.subject.statistics is None:
-        yield Finding(None, store.subject.statistics_error, REBUILD)
+    if store.reader.statistics is None:
+        yield Finding(None, store.reader.statistics_error, REBUILD)
         return
-    known = store.subject.statistics.variables
-    for channel in store.subject.channels:
-        keys = store.subject.keys(channel)
+    known = store.reader.statistics.variables
+    for channel in store.reader.channels:
+        keys = store.reader.keys(channel)
         missing = [key for key in keys if key not in known]
         if missing:
             yield Finding(channel.name, f"stats.json lacks {few(missing)}", REBUILD)
-        unfit = [key for key in keys if key in known and not _fit(known[key].mean, known[key].std)]
+        there = [key for key in keys if key in known]
+        unfit = [key for key in there if not (np.isfinite(known[key].mean) and 0 < known[key].std < np.inf)]
         if unfit:
             first = known[unfit[0]]
             detail = f"unfit for normalisation: {few(unfit)}; {unfit[0]} has mean {first.mean:g}, scale {first.std:g}"
@@ -92,19 +96,15 @@ def _statistics(store: Examined) -> Findings:
 
 @check("duplicate-variables", "warning", "no two variables are the same")
 def _duplicate_variables(store: Examined) -> Findings:
-    seen: dict[bytes, str] = {}
+    names: dict[bytes, str] = {}
     for name, found in store.surveys.items():
         if found.channel.kind == "static" or not found.states or found.low == found.high:
             continue
         key = np.asarray(found.mean_TC).tobytes() + np.array([found.low, found.high]).tobytes()
-        twin = seen.setdefault(key, name)
+        twin = names.setdefault(key, name)
         if twin != name:
             detail = f"has the mean of {twin} in every state, and its extremes: one of them is a copy"
             yield Finding(name, detail, f"look up which one it is, leave the other out, then {REBUILD}")
-
-
-def _fit(mean: float, scale: float) -> bool:
-    return bool(np.isfinite(mean) and np.isfinite(scale) and scale > 0)
 
 
 CHECKS = (_format, _layout, _readable, _self_contained, _variables, _known_variables, _duplicate_variables, _statistics)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
 from kit.checks.results import Severity
 from kit.checks.scan import Survey, Tally, box, form
-from kit.checks.store_reader import Subject
+from kit.checks.store_reader import StoreReader
 from kit.data.settings import parse_infill_notes
 
 __all__ = ["CHECKS"]
@@ -44,21 +47,25 @@ def _nan(store: Examined) -> Findings:
     for name, found in store.surveys.items():
         if not found.nan.count:
             continue
-        expected = name in SEA_ONLY and not (found.empty_C > 0).any()
         shape = form(found.nan, found.states, int(found.empty_C.sum()))
-        remedy = _NAN_REMEDIES.get(shape, "find out why the source lacks them; fill them, or leave the variable out")
-        remedy = remedy.format(name=name)
-        remedy = "none: the variable has no values over land" if expected else f"{remedy}, then {REBUILD}"
-        detail = _evidence(store.subject, found, found.nan, "NaN", shape=shape)
-        evidence = {"form": shape, **box(store.subject, found.channel, found.nan)}
-        yield Finding(name, detail, remedy, "info" if expected else None, evidence)
+        evidence = {"form": shape}
+        # A variable of the sea lacks points; one that lacks whole fields is broken like any other.
+        if name in SEA_ONLY and not (found.empty_C > 0).any():
+            remedy = "none: the variable has no values over land"
+            yield _finding(store, found, found.nan, "NaN", remedy, shape, evidence, severity="info")
+        else:
+            remedy = _NAN_REMEDIES.get(
+                shape, "find out why the source lacks them; fill them, or leave the variable out"
+            )
+            remedy = f"{remedy.format(name=name)}, then {REBUILD}"
+            yield _finding(store, found, found.nan, "NaN", remedy, shape, evidence)
 
 
 @check("infilled", "info", "no value was filled in")
 def _infilled(store: Examined) -> Findings:
-    history = store.subject.attributes.get("history")
+    history = store.reader.attributes.get("history")
     filled = parse_infill_notes(history) if isinstance(history, list) else {}
-    for channel in store.subject.channels:
+    for channel in store.reader.channels:
         if channel.name not in filled:
             continue
         count, how = filled[channel.name]
@@ -71,67 +78,65 @@ def _infilled(store: Examined) -> Findings:
 
 @check("inf", "error", "no value is infinite")
 def _inf(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
+    for found in store.surveys.values():
         if found.infinite.count:
-            remedy = f"correct the source, or mark them as missing there, then {REBUILD}"
             shape = form(found.infinite, found.states)
-            detail = _evidence(store.subject, found, found.infinite, "infinite", shape=shape)
-            yield Finding(name, detail, remedy, None, box(store.subject, found.channel, found.infinite))
+            remedy = f"correct the source, or mark them as missing there, then {REBUILD}"
+            yield _finding(store, found, found.infinite, "infinite", remedy, shape)
 
 
 @check("range", "error", "all values are physically plausible")
 def _range(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
+    for found in store.surveys.values():
         known = found.channel.known
         if known is not None and found.outside.count:
-            limits = (
-                f"outside [{known.low:g}, {known.high:g}] {known.units} (values span {found.low:g} to {found.high:g})"
-            )
+            spans = f"(values span {found.low:g} to {found.high:g})"
+            what = f"outside [{known.low:g}, {known.high:g}] {known.units} {spans}"
             remedy = f"check the unit ({known.units} expected) and the source's fill value, then {REBUILD}"
-            detail = _evidence(store.subject, found, found.outside, limits)
-            evidence = {"low": found.low, "high": found.high, **box(store.subject, found.channel, found.outside)}
-            yield Finding(name, detail, remedy, None, evidence)
+            evidence = {"low": found.low, "high": found.high}
+            yield _finding(store, found, found.outside, what, remedy, evidence=evidence)
 
 
 @check("negative", "error", "nothing is below zero that cannot be")
 def _negative(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
+    for found in store.surveys.values():
         if found.negative.count:
-            detail = _evidence(store.subject, found, found.negative, f"below zero, down to {found.low:g}")
+            what = f"below zero, down to {found.low:g}"
             remedy = f"set them to zero if they are noise of packing, or find the source's fill value, then {REBUILD}"
-            yield Finding(
-                name, detail, remedy, None, {"low": found.low, **box(store.subject, found.channel, found.negative)}
-            )
+            yield _finding(store, found, found.negative, what, remedy, evidence={"low": found.low})
 
 
 @check("outliers", "warning", "no value is far beyond what the store's statistics make likely")
 def _outliers(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
+    for found in store.surveys.values():
         if found.unlikely.count:
             what = f"far from the store's mean and scale (values span {found.low:g} to {found.high:g})"
-            detail = _evidence(store.subject, found, found.unlikely, what)
             remedy = f"look at these states: a spike, or another unit? Correct the source, then {REBUILD}"
-            evidence = {"low": found.low, "high": found.high, **box(store.subject, found.channel, found.unlikely)}
-            yield Finding(name, detail, remedy, None, evidence)
+            evidence = {"low": found.low, "high": found.high}
+            yield _finding(store, found, found.unlikely, what, remedy, evidence=evidence)
 
 
 @check("jumps", "warning", "no state's mean is far from those of all others")
 def _jumps(store: Examined) -> Findings:
     for name, found in store.surveys.items():
-        means = np.asarray(found.mean_TC, dtype=np.float64)
-        if len(means) < 10 or found.channel.long_tailed:
+        means_TC = np.asarray(found.mean_TC, dtype=np.float64)
+        # Few states have no usual distance, and the mean of rain jumps by itself.
+        if len(means_TC) < 10 or found.channel.may_be_zero:
             continue
-        centre = np.nanmedian(means, axis=0) if np.isfinite(means).any() else np.zeros(means.shape[1:])
-        usual = np.nanmean(np.sort(np.abs(means - centre), axis=0)[: -(-len(means) * 9 // 10)], axis=0)
-        scale = np.maximum(usual, 0.05 * np.nan_to_num(found.training.scale_C))
-        far = np.asarray((np.abs(means - centre) > _JUMP * scale).any(axis=1))
-        if far.any():
-            first = int(np.flatnonzero(far)[0])
-            moment = str(store.subject.coordinates["time"][first].astype("datetime64[m]"))
-            detail = f"the mean of {np.count_nonzero(far)} of {len(far)} states is far from all others, first {moment}"
-            yield Finding(
-                name, detail, f"has the source changed its unit or its grid there? Correct it, then {REBUILD}"
-            )
+        centre_C = np.zeros(means_TC.shape[1:])
+        if np.isfinite(means_TC).any():
+            centre_C = np.nanmedian(means_TC, axis=0)
+        distance_TC = np.abs(means_TC - centre_C)
+        # The farthest tenth is left out, so that states that jumped do not pass for usual themselves.
+        nearest = -(-len(means_TC) * 9 // 10)
+        usual_C = np.nanmean(np.sort(distance_TC, axis=0)[:nearest], axis=0)
+        scale_C = np.maximum(usual_C, 0.05 * np.nan_to_num(found.training.scale_C))
+        far = np.flatnonzero((distance_TC > _JUMP * scale_C).any(axis=1))
+        if far.size:
+            first = store.reader.coordinates["time"][far[0]].astype("datetime64[m]")
+            detail = f"the mean of {far.size} of {len(means_TC)} states is far from all others, first {first}"
+            remedy = "has the source changed its unit or its grid there? Correct it"
+            yield Finding(name, detail, f"{remedy}, then {REBUILD}")
 
 
 @check("zeros", "warning", "no zeros stand for missing values")
@@ -139,9 +144,10 @@ def _zeros(store: Examined) -> Findings:
     for name, found in store.surveys.items():
         if found.channel.kind == "static" or found.channel.may_be_zero or not found.size:
             continue
-        share = float(found.zero_C.sum()) / found.size
+        count = int(found.zero_C.sum())
+        share = count / found.size
         if share > _ZEROS:
-            detail = f"{int(found.zero_C.sum())} of {found.size} values ({share:.1%}) are exactly zero"
+            detail = f"{count} of {found.size} values ({share:.1%}) are exactly zero"
             remedy = f"does the source write 0 for what is missing? Mark them as missing or fill them, then {REBUILD}"
             yield Finding(name, detail, remedy, None, {"share": share})
 
@@ -151,14 +157,17 @@ def _constant_in_space(store: Examined) -> Findings:
     for name, found in store.surveys.items():
         always = np.flatnonzero((found.flat_C == found.states) & (found.states > 0))
         if always.size:
-            value = f" ({found.low:g})" if found.low == found.high else ""
-            static = found.channel.kind == "static"
-            states = "" if static else f" in all {found.states} states{_levels(store.subject, found, always)}"
-            detail = f"one value{value} everywhere{states}"
+            detail = "one value everywhere"
+            if found.low == found.high:
+                detail = f"one value ({found.low:g}) everywhere"
+            severity: Severity = "warning"
+            if found.channel.kind != "static":
+                detail += f" in all {found.states} states{_levels(store.reader, found, always)}"
+                severity = "error"
             remedy = f"leave it out: there is nothing to learn from it; or correct the source, then {REBUILD}"
-            yield Finding(name, detail, remedy, "warning" if static else None)
+            yield Finding(name, detail, remedy, severity)
         elif found.flat.count:
-            detail = _evidence(store.subject, found, found.flat, "fields with one value everywhere", of_values=False)
+            detail = _described(store.reader, found, found.flat, "fields with one value everywhere")
             yield Finding(name, detail, f"check these states in the source, then {REBUILD}", "warning")
 
 
@@ -169,32 +178,47 @@ def _constant_in_time(store: Examined) -> Findings:
             continue
         never = np.flatnonzero(found.repeated_C == found.states - 1)
         if never.size:
-            detail = f"the same in all {found.states} states{_levels(store.subject, found, never)}"
-            remedy = f"leave it out, or make it static; or correct the source, then {REBUILD}"
-            yield Finding(name, detail, remedy)
+            detail = f"the same in all {found.states} states{_levels(store.reader, found, never)}"
+            yield Finding(name, detail, f"leave it out, or make it static; or correct the source, then {REBUILD}")
         elif found.repeated.count:
-            detail = _evidence(store.subject, found, found.repeated, "fields equal to the one before", of_values=False)
+            detail = _described(store.reader, found, found.repeated, "fields equal to the one before")
             yield Finding(name, detail, f"check these states in the source, then {REBUILD}", "warning")
 
 
-def _levels(subject: Subject, found: Survey, indices: np.ndarray) -> str:
+def _levels(reader: StoreReader, found: Survey, indices: np.ndarray) -> str:
     if found.channel.kind != "atmospheric":
         return ""
-    return " at " + few([f"{subject.coordinates['level'][index]:g}" for index in indices]) + " hPa"
+    return " at " + few([f"{level:g}" for level in reader.coordinates["level"][indices]]) + " hPa"
 
 
-def _evidence(
-    subject: Subject, found: Survey, tally: Tally, what: str, *, of_values: bool = True, shape: str = ""
-) -> str:
-    """Say how many, in how many states and levels, and where first."""
+def _finding(
+    store: Examined,
+    found: Survey,
+    tally: Tally,
+    what: str,
+    remedy: str,
+    shape: str = "",
+    evidence: Mapping[str, Any] | None = None,
+    severity: Severity | None = None,
+) -> Finding:
+    """Make a finding of values that were counted, with its evidence and where they are."""
+    detail = _described(store.reader, found, tally, f"values {what}", shape)
+    where = box(store.reader, found.channel, tally)
+    return Finding(found.channel.name, detail, remedy, severity, {**(evidence or {}), **where})
+
+
+def _described(reader: StoreReader, found: Survey, tally: Tally, what: str, shape: str = "") -> str:
+    """Say how many values or fields, in how many states and levels, and where first."""
     assert tally.first is not None
-    total = found.size if of_values else found.states * len(found.flat_C)
-    parts = [f"{tally.count} of {total} values {what}" if of_values else f"{tally.count} of {total} {what}"]
+    total = found.states * len(found.flat_C) if tally.points is None else found.size
+    detail = f"{tally.count} of {total} {what}"
     if found.channel.kind != "static":
-        parts.append(f"in {tally.states} of {found.states} states")
+        detail += f" in {tally.states} of {found.states} states"
     if found.channel.kind == "atmospheric":
-        parts.append(f"on {len(tally.levels)} of {len(found.flat_C)} levels")
-    return f"{' '.join(parts)}{shape and f', {shape}'}; first: {subject.where(found.channel, tally.first)}"
+        detail += f" on {len(tally.levels)} of {len(found.flat_C)} levels"
+    if shape:
+        detail += f", {shape}"
+    return f"{detail}; first: {reader.where(found.channel, tally.first)}"
 
 
 CHECKS = (_nan, _infilled, _inf, _range, _negative, _outliers, _jumps, _zeros, _constant_in_space, _constant_in_time)

@@ -26,12 +26,13 @@ def _missing_variables(store: Examined) -> Findings:
         ("static", expected.static),
     )
     for kind, names in kinds:
-        held = {channel.name.removeprefix(STATIC_PREFIX) for channel in store.subject.channels if channel.kind == kind}
-        held |= {channel.name for channel in store.subject.channels if channel.kind == kind}
+        held = set()
+        for channel in store.reader.channels:
+            if channel.kind == kind:
+                held |= {channel.name, channel.name.removeprefix(STATIC_PREFIX)}
         missing = [name for name in names if name not in held]
         if missing:
-            shown = ", ".join(missing)
-            detail = f"{expected.label} reads {len(names)} {kind} variables; the store lacks {shown}"
+            detail = f"{expected.label} reads {len(names)} {kind} variables; the store lacks {', '.join(missing)}"
             remedy = f"add {'them' if len(missing) > 1 else 'it'} to the data and {REBUILD}"
             remedy += ", or train without: its weights then know less than they did"
             yield Finding(None, detail, remedy, _severity(store), {"missing": missing})
@@ -39,13 +40,13 @@ def _missing_variables(store: Examined) -> Findings:
 
 @check("missing-levels", "info", "all pressure levels that the model knows are there, and no others")
 def _missing_levels(store: Examined) -> Findings:
-    held, expected = store.subject.coordinates.get("level", np.empty(0)), store.expected
+    held, expected = store.reader.coordinates.get("level", np.empty(0)), store.expected
     missing = [level for level in expected.levels if not np.isclose(held, level).any()]
     if missing:
         detail = f"{expected.label} knows {len(expected.levels)} levels; the store lacks {_hpa(missing)}"
         remedy = f"add them with `--levels` if the source has them: {REBUILD}"
         yield Finding("level", detail, remedy, _severity(store), {"missing": missing})
-    others = [float(level) for level in held if not np.isclose(expected.levels, level).any()]
+    others = [level for level in held.tolist() if not np.isclose(expected.levels, level).any()]
     if others:
         detail = f"{_hpa(others)}: upstream publishes no statistics there, and its weights have not seen them"
         remedy = "leave them out with `data.levels`, or train on them with the store's own statistics"
@@ -69,7 +70,7 @@ def _time_step(store: Examined) -> Findings:
 def _accumulation_window(store: Examined) -> Findings:
     step = store.expected.step_hours or store.step_hours
     wanted = store.expected.window_hours or step
-    for channel in store.subject.channels:
+    for channel in store.reader.channels:
         if channel.known is None or not channel.known.accumulated or channel.kind != "surface":
             continue
         window = channel.window_hours
@@ -77,12 +78,15 @@ def _accumulation_window(store: Examined) -> Findings:
             detail = "does not say over how many hours it is accumulated (attribute accumulation_hours)"
             yield Finding(channel.name, detail, f"{REBUILD}, which records it", "warning")
         elif wanted is not None and window != wanted:
-            asked = store.expected.name is not None
-            model = f"{store.expected.label} predicts {wanted:g} h" if asked else f"states come every {step:g} h"
-            fewer = "what fell in between is lost" if window < wanted else "windows overlap"
-            detail = f"is accumulated over {window:g} h, but {model}: {fewer}"
+            if store.expected.name is None:
+                severity: Severity = "warning"
+                detail = f"is accumulated over {window:g} h, but states come every {step:g} h: "
+            else:
+                severity = "error"
+                detail = f"is accumulated over {window:g} h, but {store.expected.label} predicts {wanted:g} h: "
+            detail += "what fell in between is lost" if window < wanted else "windows overlap"
             remedy = f"give hourly data and `--step {step:g}h`, which sums them: {REBUILD}"
-            yield Finding(channel.name, detail, remedy, None if asked else "warning", {"window_hours": window})
+            yield Finding(channel.name, detail, remedy, severity, {"window_hours": window})
 
 
 def _severity(store: Examined) -> Severity:

@@ -194,7 +194,7 @@ def doctor(arguments: Sequence[str]) -> Outcome:
         from kit.doctor.examination import examine
 
         examined = examine(settings)
-    result = examined.as_dict()
+    result = examined.to_dict()
     return Outcome(result, options.as_json, lambda: console.show_examination(result), 0 if examined.passed else 2)
 
 

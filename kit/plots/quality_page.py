@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from kit.checks.check import Examined
-from kit.checks.results import Check, Report, Severity
+from kit.checks.results import Check, QualityReport, Severity
 from kit.checks.scan import Survey, thinning
 from kit.data.grid import western_edge
 from kit.plots.styles import BLUE, GREY, ORANGE, Style, style_of
@@ -60,7 +60,7 @@ a{color:var(--info)}nav a{margin-right:10px}
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
 
 
-def page(report: Report, facts: Mapping[str, str], pictures: Mapping[str, str]) -> str:
+def page(report: QualityReport, facts: Mapping[str, str], pictures: Mapping[str, str]) -> str:
     """Write the page.
 
     Args:
@@ -91,7 +91,7 @@ def page(report: Report, facts: Mapping[str, str], pictures: Mapping[str, str]) 
     return f"{head}<body><main>{''.join(body)}</main></body></html>\n"
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: QualityReport) -> str:
     counts = {severity: len(report.failed(severity)) for severity in _ORDER}
     accepted = sum(check.accepted for check in report.checks)
     told = ", ".join(_counted(count, severity) for severity, count in counts.items() if count) or "no findings"
@@ -179,7 +179,7 @@ def _card(store: Examined, found: Survey, land_hw: Array | None) -> str:
     channel = found.channel
     style = _style(found)
     level = _level(store, found)
-    pressure = None if channel.kind != "atmospheric" else store.subject.coordinates["level"][level]
+    pressure = None if channel.kind != "atmospheric" else store.reader.coordinates["level"][level]
     at = "" if pressure is None else f" at {pressure:g} hPa"
     pieces = [_map(store, found, level, style, land_hw, at), _histogram(found, level, style, at)]
     if channel.kind == "atmospheric" and len(found.mean_C) > 1:
@@ -206,7 +206,7 @@ def _level(store: Examined, found: Survey) -> int:
     for tally in _tallies(found):
         if tally.levels:
             return int(tally.levels[0])
-    return int(np.argmin(np.abs(store.subject.coordinates["level"] - _USUAL_LEVEL)))
+    return int(np.argmin(np.abs(store.reader.coordinates["level"] - _USUAL_LEVEL)))
 
 
 def _tallies(found: Survey) -> tuple[Any, ...]:
@@ -228,7 +228,7 @@ def _map(store: Examined, found: Survey, level: int, style: Style, land_hw: Arra
     wrong = _wrong(found, level, mean.shape)
     if wrong.mean() <= _MOST:
         colours[wrong] = _FOUND
-    longitude = store.subject.coordinates["longitude"]
+    longitude = store.reader.coordinates["longitude"]
     in_order = longitude.ndim == 1 and (np.diff(longitude) > 0).all()
     first = western_edge(longitude) // thinning((1, len(longitude)))[1] if in_order else 0
     colours = np.roll(colours, -first, axis=1)
@@ -309,7 +309,7 @@ def _histogram(found: Survey, level: int, style: Style, at: str) -> str:
 
 def _profile(store: Examined, found: Survey, style: Style) -> str:
     """Mean on each level, with a scale to either side, against the logarithm of pressure."""
-    levels = store.subject.coordinates["level"]
+    levels = store.reader.coordinates["level"]
     mean, scale = found.training.mean_C, found.training.scale_C
     if not found.training.weight_C.any() or len(mean) != len(levels):
         mean, scale = found.mean_C, np.zeros(len(levels))
@@ -346,7 +346,7 @@ def _through_time(store: Examined, found: Survey, level: int, style: Style, at: 
     x = np.arange(len(means)) / max(1, len(means) - 1) * _WIDTH
     y = _HEIGHT - 22 - (means - low) / max(high - low, 1e-30) * (_HEIGHT - 38)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[there], y[there], strict=True))
-    first, last = store.subject.coordinates["time"][[0, found.states - 1]]
+    first, last = store.reader.coordinates["time"][[0, found.states - 1]]
     unit = "D" if last - first > np.timedelta64(3, "D") else "m"
     ends = _label(0, str(first.astype(f"datetime64[{unit}]"))) + _label(
         _WIDTH, str(last.astype(f"datetime64[{unit}]")), "end"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from kit.adapt import trainable
 from kit.checkpoint.run_folder import RunFolder
-from kit.checks.results import Report
+from kit.checks.results import QualityReport
 from kit.tracking.run_records import dataset, note
 from kit.train.build import Job
 
 __all__ = ["dataset_of", "labels"]
 
 
-def labels(job: Job, report: Report, folder: RunFolder) -> dict[str, str]:
+def labels(job: Job, report: QualityReport, folder: RunFolder) -> dict[str, str]:
     """Tags that MLflow's pages show in places of their own, and whether the data are real.
 
     Args:

@@ -15,9 +15,9 @@ import numpy as np
 from kit.checks import variant
 from kit.checks.check import Examined
 from kit.checks.expected import Expected
-from kit.checks.results import Check, Report, accept
+from kit.checks.results import Check, QualityReport, accept
 from kit.checks.run import VERSION, examine, report_on
-from kit.checks.store_reader import Subject, open_subject
+from kit.checks.store_reader import StoreReader, open_store_reader
 from kit.data.store.format import REPORT_FILE, STATISTICS_FILE
 from kit.io.atomic import write_atomically
 from kit.io.errors import StoreError
@@ -34,7 +34,7 @@ _LOOKED_AT = 20000
 class Quality:
     """A report, and what its page shows beside it."""
 
-    report: Report
+    report: QualityReport
     facts: dict[str, str]
     pictures: dict[str, str]
 
@@ -77,14 +77,14 @@ def quality_of(
         SettingsError: a name that is accepted is no error of this store.
     """
     path = Path(path)
-    subject = open_subject(path)
-    key = _key(subject)
+    reader = open_store_reader(path)
+    key = _key(reader)
     found = None if fresh else _kept(path, key)
     if found is None:
         found = _made(path, watch)
         _keep(path, key, found)
     if expected is not None:
-        found = replace(found, report=_for_variant(found.report, subject, expected))
+        found = replace(found, report=_for_variant(found.report, reader, expected))
     return replace(found, report=accept(found.report, accepted, setting))
 
 
@@ -134,12 +134,12 @@ def _made(path: Path, watch: Callable[[], None]) -> Quality:
     from kit.plots.quality_page import pictures
 
     store = examine(path, watch=watch)
-    return Quality(report_on(store), _facts(store.subject), pictures(store))
+    return Quality(report_on(store), _facts(store.reader), pictures(store))
 
 
-def _for_variant(report: Report, subject: Subject, expected: Expected) -> Report:
+def _for_variant(report: QualityReport, reader: StoreReader, expected: Expected) -> QualityReport:
     """Run again the checks that depend on the variant; they read no values."""
-    store = Examined(subject, {}, expected)
+    store = Examined(reader, {}, expected)
     again: dict[str, list[Check]] = {check.name: check.run(store) for check in variant.CHECKS}
     checks: list[Check] = []
     for check in report.checks:
@@ -147,9 +147,9 @@ def _for_variant(report: Report, subject: Subject, expected: Expected) -> Report
     return replace(report, checks=tuple(checks))
 
 
-def _facts(subject: Subject) -> dict[str, str]:
+def _facts(reader: StoreReader) -> dict[str, str]:
     """What a reader wants to know of a store before anything else."""
-    coordinates, attributes = subject.coordinates, subject.attributes
+    coordinates, attributes = reader.coordinates, reader.attributes
     facts: dict[str, str] = {}
     if (times := coordinates.get("time")) is not None:
         first, last = (str(time.astype("datetime64[m]")).replace("T", " ") for time in (times.min(), times.max()))
@@ -164,30 +164,30 @@ def _facts(subject: Subject) -> dict[str, str]:
     if (levels := coordinates.get("level")) is not None:
         facts["levels"] = ", ".join(f"{level:g}" for level in levels) + " hPa"
     for kind in ("surface", "atmospheric", "static"):
-        facts[f"{kind} variables"] = ", ".join(one.name for one in subject.channels if one.kind == kind)
+        facts[f"{kind} variables"] = ", ".join(one.name for one in reader.channels if one.kind == kind)
     splits = attributes.get("splits")
     facts |= {f"to {name}": str(period) for name, period in splits.items()} if isinstance(splits, dict) else {}
     facts |= {name: str(attributes.get(name) or "") for name in ("source", "licence", "kit_version")}
     return facts | ({"data": "synthetic: not observed weather"} if attributes.get("synthetic") else {})
 
 
-def _key(subject: Subject) -> str:
+def _key(reader: StoreReader) -> str:
     """What a report belongs to: the store as it describes itself, its chunks as the disk has them, and the checks."""
     digest = hashlib.sha256(f"checks {VERSION}".encode())
     for name in ("zarr.json", STATISTICS_FILE):
-        file = subject.path / name
+        file = reader.path / name
         digest.update(file.read_bytes() if file.is_file() else b"absent")
-    total = sum(channel.states for channel in subject.channels)
+    total = sum(channel.states for channel in reader.channels)
     every = -(-total // _LOOKED_AT) if total else 1
-    for channel in subject.channels:
-        folder = subject.path / channel.name
+    for channel in reader.channels:
+        folder = reader.path / channel.name
         rest = (0,) * (channel.array.ndim - (channel.kind != "static"))
         for time in range(0, channel.states, every):
             chunk = channel.array.metadata.encode_chunk_key(rest if channel.kind == "static" else (time, *rest))
             digest.update(_seen(folder / chunk).encode())
         digest.update(_seen(folder / "zarr.json").encode())
-    for name in subject.coordinates:
-        digest.update(np.ascontiguousarray(subject.coordinates[name]).tobytes())
+    for name in reader.coordinates:
+        digest.update(np.ascontiguousarray(reader.coordinates[name]).tobytes())
     return digest.hexdigest()
 
 
@@ -213,7 +213,7 @@ def _kept(path: Path, key: str) -> Quality | None:
             content = json.loads(place.read_text(encoding="utf-8"))
             if content["key"] == key:
                 checks = tuple(Check(**check) for check in content["checks"])
-                return Quality(Report(str(path), checks), dict(content["facts"]), dict(content["pictures"]))
+                return Quality(QualityReport(str(path), checks), dict(content["facts"]), dict(content["pictures"]))
         except (OSError, ValueError, KeyError, TypeError):
             # Absent, cut short, or of another version: the store is read again.
             continue

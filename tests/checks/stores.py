@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 from kit.checks.expected import Expected, published
-from kit.checks.results import Check, Report
+from kit.checks.results import Check, QualityReport
 from kit.checks.run import examine as examined
 from kit.checks.run import report_on
 from tests.factories import synthetic_dataset, write_synthetic
@@ -46,14 +46,14 @@ def editable(path: Path) -> zarr.Group:
     return zarr.open_group(path, mode="r+", use_consolidated=False)
 
 
-def examine(path: Path, edit: Edit) -> Report:
+def examine(path: Path, edit: Edit) -> QualityReport:
     # A chunk of nothing but missing values is written too, as the kit does.
     with zarr.config.set({"array.write_empty_chunks": True}):
         edit(editable(path), path)
     return report_of(path)
 
 
-def report_of(path: Path, expected: Expected | None = None) -> Report:
+def report_of(path: Path, expected: Expected | None = None) -> QualityReport:
     """What the checks say of a store."""
     return report_on(examined(path, expected))
 
@@ -166,9 +166,9 @@ HOURS = np.arange(12) * 6 * 3600 + 1577836800
 """The store's times, seconds since 1970."""
 
 
-def of(report: Report, name: str) -> list[Check]:
+def of(report: QualityReport, name: str) -> list[Check]:
     return [check for check in report.checks if check.name == name]
 
 
-def failed(report: Report, name: str) -> list[Check]:
+def failed(report: QualityReport, name: str) -> list[Check]:
     return [check for check in of(report, name) if check.status == "failed"]

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from kit.checks.results import Check, Report, accept
+from kit.checks.results import Check, QualityReport, accept
 from kit.io.errors import SettingsError
 
-REPORT = Report(
+REPORT = QualityReport(
     "stores/mine",
     (
         Check("format", "passed", "error", None, "a store"),
@@ -46,4 +46,4 @@ def test_a_name_without_effect_is_an_error(name: str, reason: str) -> None:
 
 def test_nothing_can_be_accepted_of_a_sound_store() -> None:
     with pytest.raises(SettingsError, match="Errors that were found: none"):
-        accept(Report("s", REPORT.checks[:1]), ("nan:2t",))
+        accept(QualityReport("s", REPORT.checks[:1]), ("nan:2t",))

@@ -44,7 +44,9 @@ def test_shift_and_ratio_by_hand() -> None:
     found = compared("2t", 85.0, 30.0, REFERENCE)
     assert found is not None
     assert (found.shift, found.ratio) == (-1.5, 3.0)
-    assert "mean 85 and scale 30, where mine has 100 and 10: 1.5 scales away, 3.00 times as wide" in found.told("mine")
+    assert "mean 85 and scale 30, where mine has 100 and 10: 1.5 scales away, 3.00 times as wide" in found.described(
+        "mine"
+    )
     assert "varies 3.0 times less" in found.effect
 
 

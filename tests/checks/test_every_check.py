@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kit.checks.expected import LEVELS
-from kit.checks.results import Report
+from kit.checks.results import QualityReport
 from kit.checks.run import CHECKS
 from tests.checks.cases import COSINE, FIRES, SILENT
 from tests.checks.stores import Edit, dry_above, examine, failed, of, report_of
@@ -36,7 +36,7 @@ def test_stays_silent(path: Path, name: str, edit: Edit) -> None:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> QualityReport:
     """Of a store with something to look at for every check: all that Aurora reads, and what is held against it."""
     surface = ("2t", "2d", "10u", "10v", "msl", "sp", "tp")
     dataset = synthetic_dataset(surface=surface, levels=LEVELS, times=10)
@@ -48,7 +48,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_every_check_fires_somewhere_and_passes_a_clean_store(name: str, clean: Report) -> None:
+def test_every_check_fires_somewhere_and_passes_a_clean_store(name: str, clean: QualityReport) -> None:
     assert any(case[0] == name for case in FIRES), f"tests/checks/cases.py has no store in which {name} fires"
     assert [check.status for check in of(clean, name)] == ["passed"]
 

@@ -19,7 +19,7 @@ PAIR = {"2t": (278.5, 21.2)}
     (
         '{"2t": {"mean": 278.5, "std": 21.2}, "note": "two metres"}',
         '{"2t": [278.5, 21.2], "three": [1, 2, 3], "text": ["a", "b"], "yes": [true, false], "far": [1'
-        + "0" * 400
+        + "0" * 390
         + ", 1]}",
         '{"variables": {"2t": {"mean": 278.5, "std": 21.2, "min": 200}, "lake": {"mean": null, "std": null}}}',
         '{"locations": {"2t": 278.5, "msl": 1}, "scales": {"2t": 21.2}}',

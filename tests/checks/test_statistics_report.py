@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from kit.checks.settings import StatsSettings
-from kit.checks.statistics_report import stats
+from kit.checks.statistics_report import statistics_report
 from kit.cli.main import main
 from kit.data.statistics import StoreStatistics
 from kit.data.store.reader import Store
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def result_of(store: Store | Path, **settings: Any) -> dict[str, Any]:
     path = store.path if isinstance(store, Store) else store
-    return stats(StatsSettings(store=str(path), **{"states": 0, **settings}))
+    return statistics_report(StatsSettings(store=str(path), **{"states": 0, **settings}))
 
 
 def channel(result: dict[str, Any], key: str) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def test_statistics_stay_while_states_are_appended(built: Store, tmp_path: Path)
 
 def test_a_store_of_the_cache_stays_as_it_is() -> None:
     with pytest.raises(SettingsError, match="write: era5-sample is built into the kit's cache"):
-        stats(StatsSettings(store="era5-sample", write=True))
+        statistics_report(StatsSettings(store="era5-sample", write=True))
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_a_store_against_another(built: Store, tmp_path: Path) -> None:
 def test_a_file_has_no_states_to_choose(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"2t": [278, 21]}')
     with pytest.raises(SettingsError, match="split would have no effect: .* is a file of statistics"):
-        stats(StatsSettings(store=str(tmp_path / "s.json"), split="valid"))
-    told = stats(StatsSettings(store=str(tmp_path / "s.json")))
+        statistics_report(StatsSettings(store=str(tmp_path / "s.json"), split="valid"))
+    told = statistics_report(StatsSettings(store=str(tmp_path / "s.json")))
     assert (told["passed"], told["variables"]) == (True, {"2t": {"mean": 278, "std": 21}})
 
 
