@@ -27,7 +27,9 @@ __all__ = [
     "cell_areas",
     "continuous",
     "corners",
+    "distance_east",
     "edges",
+    "from_western_edge",
     "is_closed",
     "spacing",
     "western_edge",
@@ -74,6 +76,25 @@ def is_closed(eastwards_W: npt.NDArray[Any]) -> bool:
         return False
     steps = np.diff(eastwards_W) % 360
     return bool(np.isclose(steps.sum() + steps.mean(), 360))
+
+
+def distance_east(degrees: npt.NDArray[Any] | float, west: float) -> Any:
+    """Measure how far east of a longitude others are, in [0, 360) degrees; what is beyond 6 digits is rounding."""
+    return np.round((degrees - west) % 360, 6) % 360
+
+
+def from_western_edge(increasing_W: npt.NDArray[Any]) -> Array:
+    """Sort longitudes from the western edge of a box on, increasing; those west of Greenwich become negative.
+
+    Args:
+        increasing_W: All longitudes of a store, strictly increasing in [0, 360), [W].
+    """
+    edge = 0
+    if not is_closed(increasing_W):
+        edge = western_edge(increasing_W)
+    if not edge:
+        return np.asarray(increasing_W)
+    return np.concatenate([increasing_W[edge:] - 360, increasing_W[:edge]])
 
 
 def spacing(degrees: npt.NDArray[Any]) -> float:
@@ -164,7 +185,7 @@ def area_weights(latitude: npt.ArrayLike, longitude: npt.ArrayLike | None = None
         msg = f"latitudes must strictly decrease, but row {row + 1} is {after:g} after {before:g} degrees"
         raise ValueError(msg)
     if rows_H.ndim == 2:
-        got = longitude
+        got: list[int] | None = None
         if longitude is not None:
             got = list(np.shape(longitude))
         if got != list(rows_H.shape):
@@ -306,7 +327,7 @@ class Grid:
             sides += [columns[None], columns[None, ::-1]]
         if not sides:
             return None
-        return np.minimum.reduce([np.broadcast_to(side, self.shape) for side in sides])
+        return np.asarray(np.minimum.reduce([np.broadcast_to(side, self.shape) for side in sides]))
 
     @property
     def crosses_greenwich(self) -> bool:

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.grid import AxisSelection, Grid, Range, is_closed, spacing, western_edge
+from kit.data.grid import AxisSelection, Grid, Range, distance_east, is_closed, spacing, western_edge
 from kit.io.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
     from kit.data.store.reader import Store
 
-__all__ = ["Region", "cropped", "distance_east", "select_grid", "with_context"]
+__all__ = ["Region", "cropped", "select_grid", "with_context"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,11 +43,6 @@ Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 
 def _width(west: float, east: float) -> float:
     return round((east - west) % 360, _DIGITS) or 360.0
-
-
-def distance_east(degrees: Any, west: float) -> Any:
-    """How far east of a longitude others are, degrees in [0, 360)."""
-    return np.round((degrees - west) % 360, _DIGITS) % 360
 
 
 def _columns_within(longitude: Degrees, region: Region) -> Points:
@@ -75,7 +70,8 @@ def _range_of(chosen: Points) -> Range:
 
 def _rectangle(points_HW: Points) -> tuple[Range, Range]:
     """Rows and columns of the smallest rectangle that holds all points, of which there is one."""
-    return _range_of(points_HW.any(axis=1)), _range_of(points_HW.any(axis=0))
+    rows, columns = np.asarray(points_HW.any(axis=1)), np.asarray(points_HW.any(axis=0))
+    return _range_of(rows), _range_of(columns)
 
 
 # What messages say.
@@ -253,12 +249,7 @@ class _Columns:
         self._everything: Range = (first, first + self._count)
 
     def select(self, region: Region | None, halo: float, patch: int) -> AxisSelection:
-        """Select columns of a region with its halo.
-
-        Raises:
-            SettingsError: The region leaves so little of the circle out that no patch lies outside.
-            StoreError: The region selects none, or two pieces; or the circle is no multiple of the patch size.
-        """
+        """Select columns of a region with its halo."""
         inner = outer = self._everything
         if region is not None:
             inner = outer = self._within(region)
@@ -406,4 +397,4 @@ def _points_within(store: Store, box: Region) -> Points:
     """Which points lie in a box, borders included, [H, W]; its west and east count as the store's longitudes do."""
     north, west, south, east = box
     across = (store.longitude >= west - _TINY) & (store.longitude <= east + _TINY)
-    return across & (store.latitude <= north + _TINY) & (store.latitude >= south - _TINY)
+    return np.asarray(across & (store.latitude <= north + _TINY) & (store.latitude >= south - _TINY))

@@ -15,125 +15,31 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.grid import edges, is_closed, spacing, western_edge
-from kit.data.region import Region, cropped, distance_east, with_context
+from kit.data.grid import distance_east, edges, from_western_edge, is_closed, spacing, western_edge
+from kit.data.region import Region, cropped, with_context
 from kit.data.settings import BuildSettings
 from kit.data.sources.base import SourceData
-from kit.data.sources.coordinates import canonical_coordinates
 from kit.data.sources.fields import Note
-from kit.data.store.format import STATIC_PREFIX
+from kit.data.sources.target_grid import DIGITS, TINY, TargetGrid, points_described, same_points, spacing_of
+from kit.data.store.format import GRID, STATIC_PREFIX
 from kit.data.variables import lookup
 from kit.io.errors import StoreError
 
-__all__ = ["Method", "TargetGrid", "describe", "method_of", "regridded", "shaped", "wanted_region"]
+__all__ = ["Method", "describe", "method_of", "regridded", "shaped", "wanted_region"]
 
 Method = Literal["linear", "conservative", "nearest"]
 
 _CLASSES = ("slt", "tvh", "tvl")
 """Types of soil, of high and of low vegetation."""
 _DIRECTIONS = ("degree", "radian")
-_DIGITS = 9
-"""Digits of a coordinate in degrees; what is beyond is rounding."""
-_TINY = 1e-6
-"""Degrees by which coordinates of the same place may differ between two sources."""
-_GRID = ("latitude", "longitude")
-
 Degrees = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TargetGrid:
-    """Points to bring fields to.
-
-    Attributes:
-        latitude: Degrees north, decreasing, [H].
-        longitude: Degrees in [0, 360), increasing, [W].
-        is_global: Whole globe at one spacing, of which a build takes what its data cover.
-        label: Name of the grid, for messages: its spacing or its file.
-    """
-
-    latitude: Degrees
-    longitude: Degrees
-    is_global: bool
-    label: str
-
-    @classmethod
-    def of_spacing(cls, spacing: float) -> TargetGrid:
-        """Make the grid of the globe with both poles and Greenwich, as upstream's are: 0.4 degrees are 451 x 900.
-
-        Raises:
-            StoreError: the spacing does not divide 180 degrees.
-        """
-        rows = round(180 / spacing)
-        if rows < 2 or abs(rows * spacing - 180) > 1e-6:
-            msg = f"--regrid {spacing:g}: expected degrees that divide 180, such as 0.1, 0.25, 0.4 or 1.5"
-            raise StoreError(msg)
-        exact = 180 / rows
-        return cls(
-            np.round(90 - exact * np.arange(rows + 1), _DIGITS),
-            np.round(exact * np.arange(2 * rows), _DIGITS),
-            is_global=True,
-            label=f"{exact:g} degrees",
-        )
-
-    @classmethod
-    def like(cls, reference: str) -> TargetGrid:
-        """Read the grid of a store or of a NetCDF file.
-
-        Raises:
-            StoreError: it cannot be read, or has no latitudes and longitudes.
-        """
-        path = Path(reference)
-        if not path.exists():
-            msg = f"--regrid_like {reference}: no such store or file"
-            raise StoreError(msg)
-        try:
-            engine = "zarr" if path.is_dir() else "netcdf4"
-            with xr.open_dataset(path, engine=engine, decode_times=False) as opened:
-                grid = canonical_coordinates(_coordinates_alone(opened), reference, lambda _: None)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            msg = f"--regrid_like {reference}: has no latitudes and longitudes that can be read ({error})"
-            raise StoreError(msg) from error
-        latitude = np.asarray(grid["latitude"].values, dtype=np.float64)
-        longitude = np.asarray(grid["longitude"].values, dtype=np.float64)
-        return cls(latitude, longitude, is_global=False, label=path.name)
-
-    @property
-    def spacing(self) -> float:
-        """Degrees between neighbours."""
-        rows, columns = np.abs(np.diff(self.latitude)), np.abs(np.diff(self.longitude))
-        return float(max(np.median(rows), np.median(columns)))
-
-    @property
-    def margin(self) -> float:
-        """Degrees around a region that its points may need."""
-        return 2 * self.spacing + 1
-
-    def within(self, field: xr.DataArray) -> TargetGrid:
-        """The part of a global target that lies between the outermost points of a field."""
-        if not self.is_global:
-            return self
-        latitude, eastwards = field["latitude"].values, _eastwards(field["longitude"].values)
-        rows = (self.latitude <= latitude.max() + _TINY) & (self.latitude >= latitude.min() - _TINY)
-        # Beyond the last row before a pole there is nothing else: the pole takes its values.
-        if _reaches_poles(latitude):
-            rows[:] = True
-        offset = np.round((self.longitude - eastwards[0]) % 360, _DIGITS) % 360
-        columns = offset <= eastwards[-1] - eastwards[0] + _TINY
-        if is_closed(eastwards):
-            columns[:] = True
-        if rows.sum() < 2 or columns.sum() < 2:
-            msg = f"--regrid to {self.label}: fewer than two points lie within the data; choose a finer grid"
-            raise StoreError(msg)
-        return TargetGrid(self.latitude[rows], self.longitude[columns], is_global=False, label=self.label)
 
 
 def method_of(name: str, asked: Method | None) -> Method:
@@ -186,9 +92,9 @@ def regridded(
         raise StoreError(msg)
     target = target.within(first)
     latitude, longitude = first["latitude"].values, first["longitude"].values
-    _check_covered(latitude, longitude, target)
-    before, after = _described(latitude, longitude), _described(target.latitude, target.longitude)
-    if _same_points(latitude, target.latitude) and _same_points(longitude, target.longitude):
+    target.check_covered(latitude, longitude)
+    before, after = points_described(latitude, longitude), points_described(target.latitude, target.longitude)
+    if same_points(latitude, target.latitude) and same_points(longitude, target.longitude):
         note(f"--regrid {target.label}: the data are on that grid already; left as they are")
         return dict(fields), {}
     methods = {name: method_of(name, asked) for name in fields}
@@ -197,10 +103,10 @@ def regridded(
         by_method.setdefault(method, []).append(name)
     listed = "; ".join(f"{method}: {', '.join(names)}" for method, names in sorted(by_method.items()))
     note(f"regridded from {before} to {after} ({listed})")
-    old = TargetGrid(latitude, longitude, is_global=False, label="").spacing
-    if target.spacing < old - _TINY:
+    old = spacing_of(latitude, longitude)
+    if target.spacing < old - TINY:
         note(f"the new grid is finer than the data's ({old:g} degrees): it adds points and no detail")
-    if target.spacing > 2 * old + _TINY and "linear" in by_method:
+    if target.spacing > 2 * old + TINY and "linear" in by_method:
         note(
             f"linear interpolation from {old:g} to {target.spacing:g} degrees leaves points between unread; averages "
             "are taken with --regrid_method conservative"
@@ -214,10 +120,10 @@ def _regrid(field: xr.DataArray, target: TargetGrid, method: Method) -> xr.DataA
     import xarray_regrid  # noqa: F401 - it registers the accessor
 
     # Eastwards without a jump, in double precision; then back into the store's order.
-    eastwards = _eastwards(field["longitude"].values)
-    order = np.argsort((eastwards % 360).round(_DIGITS), kind="stable")
+    eastwards = from_western_edge(field["longitude"].values)
+    order = np.argsort((eastwards % 360).round(DIGITS), kind="stable")
     source = field.isel(longitude=np.argsort(order)).assign_coords(longitude=eastwards).astype(np.float64)
-    columns = _eastwards(target.longitude)
+    columns = from_western_edge(target.longitude)
     grid = xr.Dataset(coords={"latitude": target.latitude, "longitude": columns})
     accessor: Any = source.regrid
     if method == "conservative":
@@ -227,7 +133,7 @@ def _regrid(field: xr.DataArray, target: TargetGrid, method: Method) -> xr.DataA
     else:
         result = accessor.nearest(grid)
     result = result.transpose(*field.dims).astype(np.float32)
-    result = result.assign_coords(longitude=np.round(columns % 360, _DIGITS) % 360, latitude=target.latitude)
+    result = result.assign_coords(longitude=np.round(columns % 360, DIGITS) % 360, latitude=target.latitude)
     result = result.sortby("longitude")
     result.attrs = dict(field.attrs)
     return result.rename(field.name)
@@ -261,70 +167,6 @@ def _averaged(source: xr.DataArray, latitude: Degrees, eastwards: Degrees) -> xr
     # A value is missing where any part of it is.
     averaged: xr.DataArray = conservative.apply_weights(source, weights, skipna=True, nan_threshold=0.0)
     return averaged
-
-
-def _eastwards(longitude: Degrees) -> Degrees:
-    """Longitudes from the western edge of a box on, increasing, perhaps beyond 360."""
-    if is_closed(longitude):
-        return np.asarray(longitude)
-    edge = western_edge(longitude)
-    if not edge:
-        return np.asarray(longitude)
-    return np.concatenate([longitude[edge:] - 360, longitude[:edge]])
-
-
-def _check_covered(latitude: Degrees, longitude: Degrees, target: TargetGrid) -> None:
-    """Check that the data's outermost points enclose the target's."""
-    eastwards = _eastwards(longitude)
-    if len(latitude) < 2 or len(eastwards) < 2:
-        msg = f"--regrid: the data have {len(latitude)} x {len(eastwards)} points; two rows and columns are needed"
-        raise StoreError(msg)
-    rows = _reaches_poles(latitude) or (
-        target.latitude.max() <= latitude.max() + _TINY and target.latitude.min() >= latitude.min() - _TINY
-    )
-    offset = distance_east(target.longitude, eastwards[0])
-    columns = is_closed(eastwards) or bool((offset <= eastwards[-1] - eastwards[0] + _TINY).all())
-    if not rows or not columns:
-        msg = (
-            f"--regrid to {target.label}: its points lie beyond the data's, {_described(latitude, eastwards)}; give "
-            "data that cover it, or a smaller grid"
-        )
-        raise StoreError(msg)
-
-
-def _reaches_poles(latitude: Degrees) -> bool:
-    step = float(np.abs(np.diff(latitude)).max()) if len(latitude) > 1 else 0.0
-    return bool(latitude.max() + step >= 90 and latitude.min() - step <= -90)
-
-
-def _same_points(mine: Degrees, theirs: Degrees) -> bool:
-    return len(mine) == len(theirs) and bool(np.abs(mine - theirs).max() < _TINY)
-
-
-def _described(latitude: Degrees, longitude: Degrees) -> str:
-    return (
-        f"{len(latitude)} x {len(longitude)} points {abs(latitude[1] - latitude[0]):g} degrees apart, "
-        f"{latitude[0]:g} to {latitude[-1]:g} degrees north"
-    )
-
-
-def _coordinates_alone(dataset: xr.Dataset) -> xr.Dataset:
-    """Latitudes and longitudes of a dataset, whatever its dimensions and other variables are called."""
-    known = {str(name).lower(): name for name in dataset.variables}
-    found: dict[str, Any] = {}
-    for spelling, name in (
-        ("latitude", "latitude"),
-        ("lat", "latitude"),
-        ("longitude", "longitude"),
-        ("lon", "longitude"),
-    ):
-        if spelling in known and name not in found:
-            variable = dataset[known[spelling]]
-            dims: tuple[Any, ...] = (name,)
-            if variable.ndim != 1:
-                dims = variable.dims
-            found[name] = (dims, variable.values)
-    return xr.Dataset(coords=found)
 
 
 # The part of the globe that a build takes, on the grid that it wants: what the data give, cropped and regridded.
@@ -384,7 +226,7 @@ def _target(settings: BuildSettings) -> TargetGrid | None:
 def _check_margin(field: xr.DataArray, target: TargetGrid) -> None:
     """Check that what was taken around the region reaches the next of the data's points."""
     apart = 0.0
-    for name in _GRID:
+    for name in GRID:
         axis = field[name].values
         if axis.ndim == 1 and len(axis) > 1:
             apart = max(apart, spacing(axis))

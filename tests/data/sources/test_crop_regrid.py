@@ -10,7 +10,8 @@ import xarray as xr
 from pydantic import ValidationError
 
 from kit.data.settings import BuildSettings
-from kit.data.sources.crop_regrid import TargetGrid, method_of, regridded
+from kit.data.sources.crop_regrid import method_of, regridded
+from kit.data.sources.target_grid import TargetGrid
 from kit.data.store.build import build_store
 from kit.io.errors import StoreError
 from tests.data.sources.zarr_files import weatherbench, write
