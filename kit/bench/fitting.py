@@ -11,9 +11,9 @@ from kit.bench.settings import BenchSettings
 from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
 from kit.planning.cost import card_named
-from kit.planning.fit import RESERVE_GIB, Fitted, Judge, fit
+from kit.planning.fit import RESERVE_GIB, Fitted, MemoryEstimator, fit
 from kit.planning.settings import GridSize
-from kit.planning.workload import subject_of
+from kit.planning.workload import workload_of
 
 __all__ = ["run", "words_for"]
 
@@ -33,18 +33,18 @@ def run(settings: BenchSettings) -> list[Row]:
     for method in _METHODS:
         words = f"--model.variant {variant} --adapt.method {method}"
         asked = read(planner.command(words).removeprefix("kit plan "))
-        judge = Judge(asked, subject_of(asked))
-        rows += [_row(planner, method, limit, words, settings.card, judge) for limit in _LIMITS]
+        estimator = MemoryEstimator(asked, workload_of(asked))
+        rows += [_row(planner, method, limit, words, settings.card, estimator) for limit in _LIMITS]
     return rows
 
 
-def _row(planner: Planner, method: str, limit: int, words: str, card: str, judge: Judge) -> Row:
+def _row(planner: Planner, method: str, limit: int, words: str, card: str, estimator: MemoryEstimator) -> Row:
     name = f"{method}, {limit} GiB"
     command = planner.command(f"{words} --memory.fit {limit}GiB")
     _logger.info("fitting: %s", command)
     chosen = read(command.removeprefix("kit plan "))
     try:
-        fitted = fit(chosen, subject_of(chosen), judge)
+        fitted = fit(chosen, workload_of(chosen), estimator)
     except SettingsError as error:
         return Row(name, None, "GiB", more={"limit_gib": limit, "refused": str(error), "command": command})
     return Row(name, _needed(fitted), "GiB", exact=True, must=float(limit), more=_more(fitted, limit, command, card))

@@ -78,7 +78,7 @@ def _size(planner: Planner, name: str, words: str, card: str, steps: int = 1) ->
     pixels = _pixels(made)
     return Size(
         name,
-        steps * pixels // made.subject.spec.patch_size**2,
+        steps * pixels // made.workload.spec.patch_size**2,
         steps * pixels,
         size_of(made),
         made.trace.host_bytes / 2**30,
@@ -88,7 +88,7 @@ def _size(planner: Planner, name: str, words: str, card: str, steps: int = 1) ->
 
 
 def _pixels(made: Plan) -> int:
-    return math.prod(made.subject.shape)
+    return math.prod(made.workload.shape)
 
 
 def growth_rows(sizes: Sequence[Size]) -> list[Row]:

@@ -18,7 +18,7 @@ from kit.models.statistics import level_key
 from kit.models.weights.load import RANDOM, Weights
 from kit.planning.counter import tensors_in
 from kit.planning.settings import GridSize, PlanSettings
-from kit.planning.workload import Subject, subject_of
+from kit.planning.workload import Workload, workload_of
 from kit.settings import Settings
 
 __all__ = ["Case", "make_case", "on_rows"]
@@ -78,9 +78,9 @@ def make_case(variant: str, grid: GridSize, device: torch.device, *, autocast: b
         SettingsError: the model cannot have that grid.
     """
     settings = PlanSettings.model_validate({"model": {"variant": variant, "weights": RANDOM}, "grid": grid})
-    subject = subject_of(settings)
-    drawn = tuple(_pair(subject, seed) for seed in range(_SEED, _SEED + pairs))
-    return Case(subject.spec, _weights(subject.spec), drawn, device, autocast)
+    workload = workload_of(settings)
+    drawn = tuple(_pair(workload, seed) for seed in range(_SEED, _SEED + pairs))
+    return Case(workload.spec, _weights(workload.spec), drawn, device, autocast)
 
 
 def _weights(spec: ModelSpec) -> Weights:
@@ -98,13 +98,13 @@ def _weights(spec: ModelSpec) -> Weights:
     return Weights(model.state_dict(), {"name": RANDOM, "file": RANDOM, "sha256": ""})
 
 
-def _pair(subject: Subject, seed: int) -> Pair:
+def _pair(workload: Workload, seed: int) -> Pair:
     """States drawn around the model's statistics, [1, T, H, W] and [1, T, C, H, W]."""
-    selection = subject.selection
-    grid = subject.shape
+    selection = workload.selection
+    grid = workload.shape
     generator = torch.Generator().manual_seed(seed)
-    axes = [torch.from_numpy(axis.astype(np.float32)) for axis in (subject.latitude, subject.eastwards)]
-    values = subject.spec.statistics.values
+    axes = [torch.from_numpy(axis.astype(np.float32)) for axis in (workload.latitude, workload.eastwards)]
+    values = workload.spec.statistics.values
 
     def draw(key: str, *shape: int) -> torch.Tensor:
         location, scale = values.get(key, (0.0, 1.0))

@@ -15,9 +15,9 @@ from kit.data.store.build import open_store
 from kit.data.store.reader import Store
 from kit.io.errors import StoreError
 from kit.memory import engine
-from kit.memory.advice import Situation
-from kit.memory.checks import refuse_in_forecast
-from kit.memory.out_of_memory import Shortage, explain_forecast
+from kit.memory.advice import Situation, explain_forecast
+from kit.memory.checks import check_forecast_memory
+from kit.memory.out_of_memory import Shortage
 from kit.memory.settings import MemorySettings
 from kit.models.resolve import select
 from kit.models.space import TrainingSpace
@@ -137,7 +137,7 @@ def _load(
     data = checkpoint.description["data"]
     device = choose_device(conditions.device)
     autocast = uses_autocast(conditions.precision, device)
-    refuse_in_forecast(conditions.memory, autocast=autocast)
+    check_forecast_memory(conditions.memory, autocast=autocast)
     name = conditions.store or data["store"]
     try:
         store = open_store(name)

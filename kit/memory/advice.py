@@ -1,19 +1,33 @@
-"""What saves memory next, by the settings in force alone: for a step that has failed, or that is known to be too much.
+"""Settings that save memory, and the texts that say so: for a step that failed, or that is known to be too much.
 
-A plan knows what its step is made of and can say more (``kit.planning.advice``).
+What is advised depends on the settings in force; for a step that is planned, on what its peak is made of too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from kit.memory.settings import MemorySettings, Offload
+from kit.memory.out_of_memory import Shortage, size_text
+from kit.memory.settings import MemorySettings
 
-__all__ = ["Advice", "Situation", "advise", "advise_forecast", "advise_host"]
+__all__ = [
+    "Advice",
+    "Situation",
+    "advise",
+    "advise_forecast",
+    "advise_planned",
+    "explain_forecast",
+    "explain_training",
+]
 
-_BANDS, _MOST_BANDS = 8, 32
-_WINDOW_BANDS = 8
+_GIB = 2**30
+
+_BANDS, _MOST_BANDS, _WINDOW_BANDS = 8, 32, 8
+"""Bands that are advised at first, and where there are as many already."""
+_WORTH = 0.05
+"""Share of a planned peak below which saving it is not worth a word."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +35,8 @@ class Advice:
     """Settings to change.
 
     Attributes:
-        options: as they are typed.
-        effect: what they do, and what they cost; a saving is exact unless it says otherwise.
+        options: Settings as they are typed.
+        effect: What they do, and what they cost; a saving is exact unless it says otherwise.
     """
 
     options: str
@@ -37,15 +51,15 @@ class Situation:
     """The settings that decide what a step holds.
 
     Attributes:
-        memory: settings of memory.
+        memory: Settings of memory.
         device: ``cpu`` or ``cuda``.
-        autocast: whether the forward pass runs in bf16.
+        autocast: Whether the forward pass runs in bf16.
         optimizer: ``optim.name``.
         method: ``adapt.method``.
-        batch_size: pairs in a forward pass.
-        accumulate: batches in a step.
-        graded: steps of a roll-out that have a loss.
-        rows: of patches in the grid, more than which there cannot be bands of latitudes; None if unknown.
+        batch_size: Pairs in a forward pass.
+        accumulate: Batches in a step.
+        losses: Number of steps of a roll-out that have a loss.
+        rows: Rows of patches in the grid, the most bands of latitudes that there can be; None if unknown.
     """
 
     memory: MemorySettings
@@ -55,111 +69,154 @@ class Situation:
     method: str = "full"
     batch_size: int = 1
     accumulate: int = 1
-    graded: int = 1
+    losses: int = 1
     rows: int | None = None
 
 
 def advise(now: Situation, *, place: str | None = None, updating: bool = False) -> list[Advice]:
-    """Settings of training to try, in this order, each in addition to those before it.
+    """List settings of training to try, in this order, each in addition to those before it.
 
     First what keeps fewer activations, from the cheapest on; then what keeps less of optimiser and weights.
 
     Args:
-        now: the settings in force.
-        place: part of the model that ran out of memory (``encoder``, ``backbone``, ``decoder``), if known.
-        updating: it happened when gradients were applied, where activations are gone already.
+        now: Settings in force.
+        place: Part of the model that ran out of memory (``encoder``, ``backbone``, ``decoder``), if known.
+        updating: Whether it happened when gradients were applied, where activations are gone already.
     """
-    found = [] if updating else [*_fewer_at_once(now), *_recomputing(now, place)]
-    inputs = any("inputs" in advice.options for advice in found)
-    offloaded: tuple[Offload, ...] = (*now.memory.offload, "inputs") if inputs else now.memory.offload
-    return [*found, *_about_optimizer(now, offloaded), *_about_weights(now)]
-
-
-def advise_forecast(now: Situation, *, place: str | None = None) -> list[Advice]:
-    """Settings of a forecast to try, in this order, each in addition to those before it."""
-    found = [Advice("--batch_size 1", "one prediction at a time")] if now.batch_size > 1 else []
-    found += _in_bands(now, place)
-    if now.autocast and now.memory.frozen_weights == "fp32":
-        found.append(Advice("--memory.frozen_weights bf16", "halves the weights of linear layers"))
-    return found
-
-
-def advise_host(memory: MemorySettings, workers: int) -> list[Advice]:
-    """What needs less of the host's memory where the step runs on a GPU."""
-    found = []
-    if workers:
-        found.append(Advice("--data.workers 0", "data are read by the training process alone"))
-    if memory.offload:
-        less = ",".join(memory.offload)
-        found.append(Advice(f"no --memory.offload {less}", "what it keeps on the host stays on the GPU"))
-    return found
-
-
-def _fewer_at_once(now: Situation) -> Iterator[Advice]:
-    # A step in the backward pass cannot wait for the next batch.
-    if now.batch_size > 1 and not now.memory.step_in_backward:
-        pairs = now.batch_size * now.accumulate
-        yield Advice(f"--data.batch_size 1 --train.accumulate {pairs}", "the same pairs in a step, one after the other")
-
-
-def _recomputing(now: Situation, place: str | None) -> Iterator[Advice]:
+    found: list[Advice] = []
     memory = now.memory
-    if memory.recompute != "blocks":
-        bands = min(_BANDS, now.rows or _BANDS)
-        options = "--memory.recompute blocks"
-        if memory.latitude_bands < bands:
-            options += f" --memory.latitude_bands {bands}"
-        yield Advice(options, "what is inside them is computed again in the backward pass; about a third more time")
-        bands = max(bands, memory.latitude_bands)
-        memory = memory.model_copy(update={"recompute": "blocks", "latitude_bands": bands})
-    yield from _in_bands(replace(now, memory=memory), place)
-    if now.device == "cuda" and "inputs" not in memory.offload:
-        options = f"--memory.offload {','.join((*memory.offload, 'inputs'))}"
-        yield Advice(options, "what is kept for the backward pass waits in the host's memory")
-    elif now.device == "cpu" and memory.saved_inputs == "fp32":
-        yield Advice(
-            "--memory.saved_inputs bf16", "halves what is kept for the backward pass; not exact: it is rounded"
-        )
+    if not updating:
+        # A step in the backward pass cannot wait for the next batch.
+        if now.batch_size > 1 and not memory.step_in_backward:
+            options = f"--data.batch_size 1 --train.accumulate {now.batch_size * now.accumulate}"
+            found.append(Advice(options, "the same pairs in a step, one after the other"))
+        if memory.recompute != "blocks":
+            bands = min(_BANDS, now.rows or _BANDS)
+            options = "--memory.recompute blocks"
+            if memory.latitude_bands < bands:
+                options += f" --memory.latitude_bands {bands}"
+            effect = "what is inside them is computed again in the backward pass; about a third more time"
+            found.append(Advice(options, effect))
+            bands = max(bands, memory.latitude_bands)
+            memory = memory.model_copy(update={"recompute": "blocks", "latitude_bands": bands})
+        found += _finer_bands(memory, now.rows, place)
+        if now.device == "cuda" and "inputs" not in memory.offload:
+            memory = memory.model_copy(update={"offload": (*memory.offload, "inputs")})
+            options = f"--memory.offload {','.join(memory.offload)}"
+            found.append(Advice(options, "what is kept for the backward pass waits in the host's memory"))
+        elif now.device == "cpu" and memory.saved_inputs == "fp32":
+            effect = "halves what is kept for the backward pass; not exact: it is rounded"
+            found.append(Advice("--memory.saved_inputs bf16", effect))
+    return [*found, *_smaller_optimizer(now, memory), *_smaller_weights(now)]
 
 
-def _in_bands(now: Situation, place: str | None) -> list[Advice]:
-    """Finer bands of whatever has any, those of the part that ran out first."""
-    memory = now.memory
-    found: dict[str, Advice] = {}
-    bands = min(_BANDS if memory.latitude_bands < _BANDS else _MOST_BANDS, now.rows or _MOST_BANDS)
+def _finer_bands(memory: MemorySettings, rows: int | None, place: str | None) -> list[Advice]:
+    """Divide what can be divided further, the part that ran out first."""
+    latitudes, windows = [], []
+    bands = min(_BANDS if memory.latitude_bands < _BANDS else _MOST_BANDS, rows or _MOST_BANDS)
     if memory.latitude_bands < bands:
-        found["latitudes"] = Advice(f"--memory.latitude_bands {bands}", "encoder and decoder in smaller parts")
+        latitudes.append(Advice(f"--memory.latitude_bands {bands}", "encoder and decoder in smaller parts"))
     if memory.window_bands < _WINDOW_BANDS:
-        found["windows"] = Advice(f"--memory.window_bands {_WINDOW_BANDS}", "blocks of the backbone in smaller parts")
-    order = ("windows", "latitudes") if place == "backbone" else ("latitudes", "windows")
-    return [found[name] for name in order if name in found]
+        windows.append(Advice(f"--memory.window_bands {_WINDOW_BANDS}", "blocks of the backbone in smaller parts"))
+    return windows + latitudes if place == "backbone" else latitudes + windows
 
 
-def _about_optimizer(now: Situation, offloaded: tuple[Offload, ...]) -> Iterator[Advice]:
-    memory = now.memory
+def _smaller_optimizer(now: Situation, memory: MemorySettings) -> Iterator[Advice]:
+    """Hold less of gradients and optimiser, with these settings of memory taken up already."""
     if now.method != "full" or "optimizer" in memory.offload:
         return
-    alone = now.batch_size * now.accumulate == 1 and now.graded == 1
     if now.device == "cpu":
-        if alone and not memory.step_in_backward:
+        # A step in the backward pass applies each gradient at once: none can be summed over batches or losses.
+        if now.batch_size * now.accumulate == 1 and now.losses == 1 and not memory.step_in_backward:
             options = "--memory.step_in_backward --optim.clip none"
             yield Advice(options, "gradients are freed one by one; without clipping")
         if now.optimizer != "adafactor":
             yield Advice("--optim.name adafactor", "next to no states of the optimiser; another optimiser than AdamW")
     elif now.optimizer == "adamw" and not memory.step_in_backward:
-        options = f"--memory.offload {','.join((*offloaded, 'optimizer'))}"
+        options = f"--memory.offload {','.join((*memory.offload, 'optimizer'))}"
         effect = "gradients and AdamW's states go to the host; or --optim.name adamw-8bit, which is not exact"
         yield Advice(options, effect)
     elif now.optimizer == "adamw":
         yield Advice("--optim.name adamw-8bit", "a quarter of the optimiser's states; not exact: they are rounded")
 
 
-def _about_weights(now: Situation) -> Iterator[Advice]:
-    method, frozen = now.method, now.memory.frozen_weights
-    if method == "full":
+def _smaller_weights(now: Situation) -> Iterator[Advice]:
+    """Train adapters, and hold the frozen weights in fewer bits."""
+    frozen = now.memory.frozen_weights
+    if now.method == "full":
         yield Advice("--adapt.method lora", "trains adapters: no gradients and no optimiser for all other weights")
-    if method in ("lora", "dora", "adalora") and now.autocast and frozen == "fp32":
+    elif now.method not in ("lora", "dora", "adalora"):
+        return
+    elif now.autocast and frozen == "fp32":
         yield Advice("--memory.frozen_weights bf16", "halves the weights that are frozen")
-    if method in ("full", "lora", "dora", "adalora"):
-        back = " --memory.frozen_weights fp32" if frozen == "bf16" else ""
-        yield Advice(f"--adapt.method qlora{back}", "frozen weights in 4 bits; not exact: they are rounded")
+    options = "--adapt.method qlora"
+    if frozen == "bf16":
+        options += " --memory.frozen_weights fp32"
+    yield Advice(options, "frozen weights in 4 bits; not exact: they are rounded")
+
+
+def advise_planned(now: Situation, held: Mapping[Any, int], place: str) -> list[Advice]:
+    """List settings of training that lower a planned peak; those that would save next to nothing are left out.
+
+    Args:
+        now: Settings in force.
+        held: Bytes at the peak, by category (``activations``, ``optimizer``, ``gradients`` and others).
+        place: Part of the model where the peak is, or ``inputs``, ``loss``, ``optimizer``.
+    """
+    least = _WORTH * sum(held.values())
+    found = advise(now, place=place, updating=held["activations"] < least)
+    if held["optimizer"] + held["gradients"] > least:
+        return found
+    return [advice for advice in found if "optim" not in advice.options]
+
+
+def advise_forecast(now: Situation, *, place: str | None = None) -> list[Advice]:
+    """List settings of a forecast to try, in this order, each in addition to those before it."""
+    found: list[Advice] = []
+    if now.batch_size > 1:
+        found.append(Advice("--batch_size 1", "one prediction at a time"))
+    found += _finer_bands(now.memory, now.rows, place)
+    if now.autocast and now.memory.frozen_weights == "fp32":
+        found.append(Advice("--memory.frozen_weights bf16", "halves the weights of linear layers"))
+    return found
+
+
+def explain_training(shortage: Shortage, now: Situation, *, workers: int = 0) -> list[str]:
+    """Say what happened in training, and what to change; a line for each.
+
+    Args:
+        shortage: What happened.
+        now: Settings in force.
+        workers: Number of processes that read data.
+    """
+    if now.device == "cuda" and not shortage.on_gpu:
+        found = []
+        if workers:
+            found.append(Advice("--data.workers 0", "data are read by the training process alone"))
+        if now.memory.offload:
+            options = f"no --memory.offload {','.join(now.memory.offload)}"
+            found.append(Advice(options, "what it keeps on the host stays on the GPU"))
+        return _lines(shortage, found)
+    lines = _lines(shortage, advise(now, place=shortage.place, updating=shortage.phase == "update"))
+    if shortage.capacity is not None and now.memory.fit is None:
+        lines.append(f"Or let the planner choose, without them: --memory.fit {shortage.capacity // _GIB}GiB")
+    return lines
+
+
+def explain_forecast(shortage: Shortage, now: Situation) -> str:
+    """Say what happened in a forecast, and what to change."""
+    return "\n".join(_lines(shortage, advise_forecast(now, place=shortage.place)))
+
+
+def _lines(shortage: Shortage, advice: Sequence[Advice]) -> list[str]:
+    lines = [f"{shortage}."]
+    if shortage.fragmented:
+        lines.append(
+            f"PyTorch holds {size_text(shortage.fragmented)} in pieces that are too small; the environment variable "
+            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True avoids that."
+        )
+    if not advice:
+        lines.append("No setting saves more: choose a smaller region (data.region), a smaller model or another GPU.")
+        return lines
+    lines.append("These settings save memory; try them in this order, each in addition to those before it:")
+    return lines + [f"  {item}" for item in advice]

@@ -9,13 +9,13 @@ import torch
 from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
 
-__all__ = ["refuse_in_forecast", "refuse_without_effect"]
+__all__ = ["check_forecast_memory", "check_training_memory"]
 
 _OF_FORECASTS = ("latitude_bands", "window_bands", "frozen_weights", "compile")
 """What changes how a forecast runs; the rest is about gradients, or about training as a whole."""
 
 
-def refuse_without_effect(memory: MemorySettings, method: str, device: torch.device, *, autocast: bool) -> None:
+def check_training_memory(memory: MemorySettings, method: str, device: torch.device, *, autocast: bool) -> None:
     """Refuse settings that have no effect where they are used.
 
     For runs, not for plans: those are made on a CPU for a GPU.
@@ -34,7 +34,7 @@ def refuse_without_effect(memory: MemorySettings, method: str, device: torch.dev
         raise SettingsError("; ".join(problems))
 
 
-def refuse_in_forecast(memory: MemorySettings, *, autocast: bool) -> None:
+def check_forecast_memory(memory: MemorySettings, *, autocast: bool) -> None:
     """Refuse settings that have no effect in a forecast.
 
     Args:

@@ -1,7 +1,8 @@
-"""Memory ran out: of what, where, and how much was missing.
+"""Memory that ran out: of what, where, and how much was missing.
 
 Nothing is watched while all goes well. What is known afterwards is in the traceback: PyTorch keeps the frames of a
-forward pass, and of whatever Python runs inside the backward pass, recomputation above all.
+forward pass, and of whatever Python runs inside the backward pass, recomputation above all. Which settings would help
+is in ``kit.memory.advice``.
 """
 
 from __future__ import annotations
@@ -15,30 +16,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from kit.io.errors import OutOfMemoryError
-from kit.memory.advice import Advice, Situation, advise, advise_forecast, advise_host
 from kit.memory.host_memory import host_available
 
-__all__ = ["Shortage", "Watched", "diagnose", "explain_forecast", "explain_training", "readable", "size"]
+__all__ = ["GuardedModel", "Shortage", "diagnose", "readable", "size_text"]
 
 _logger = logging.getLogger(__name__)
 
 Phase = Literal["forward", "backward", "update", "elsewhere"]
 
 _GIB, _MIB = 2**30, 2**20
+
+# Names of an adapter's parts (PEFT's, upstream's) behind the name of the layer that it is on.
 _ADAPTER = re.compile(r"\.(base_layer|lora_\w+)\b.*")
-_TELLING = re.compile(
+# What PyTorch, CUDA's libraries, NumPy and the C++ library say when they get no memory.
+_OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|cannot allocate memory|unable to allocate|std::bad_alloc"
     r"|_ALLOC_FAILED|\bMemoryError\b",
     re.IGNORECASE,
 )
 _ON_GPU = re.compile(r"CUDA|CUBLAS|CUDNN|CUSPARSE|GPU", re.IGNORECASE)
-_ASKED = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECASE)
-_TOTAL = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")
+_REQUESTED = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECASE)
+_FREE_OF_TOTAL = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")
 _CAPACITY = re.compile(r"total capacity of ([\d.]+) (\wiB)")
 _UNUSED = re.compile(r"([\d.]+) (bytes|[KMGT]iB) is reserved by PyTorch but unallocated")
 _UNITS = {"bytes": 1, "kib": 2**10, "mib": _MIB, "gib": _GIB, "tib": 2**40}
@@ -46,18 +49,18 @@ _UNITS = {"bytes": 1, "kib": 2**10, "mib": _MIB, "gib": _GIB, "tib": 2**40}
 
 @dataclass(frozen=True)
 class Shortage:
-    """What is known of a failure.
+    """What is known of a failure to get memory.
 
     Attributes:
-        phase: of the step; ``elsewhere`` where no part of the model was at work.
-        module: name of the module that ran, or whose part of the backward pass ran; None where nobody knows.
-        function: of the kit, the innermost that ran.
-        calls: names of all functions that ran.
-        on_gpu: whether it was the GPU's memory.
-        asked: bytes that were not to be had; None where nobody told.
-        there: what there was, in words.
-        fragmented: bytes that PyTorch held in pieces too small, if they would have been enough.
-        capacity: of the GPU, bytes; None where nobody told.
+        phase: Phase of the step; ``elsewhere`` where no part of the model was at work.
+        module: Name of the module that ran, or whose part of the backward pass ran; None where it is unknown.
+        function: Qualified name of the innermost function of the kit that ran.
+        calls: Names of all functions that ran.
+        on_gpu: Whether it was the GPU's memory.
+        requested: Bytes that were not to be had; None where the error does not say.
+        remaining: What there was, in words.
+        fragmented: Bytes that PyTorch held in pieces too small, if they would have been enough; else 0.
+        capacity: Bytes of the GPU; None where the error does not say.
     """
 
     phase: Phase
@@ -65,8 +68,8 @@ class Shortage:
     function: str
     calls: frozenset[str]
     on_gpu: bool
-    asked: int | None
-    there: str
+    requested: int | None
+    remaining: str
     fragmented: int = 0
     capacity: int | None = None
 
@@ -84,12 +87,16 @@ class Shortage:
         }[self.phase]
         if self.phase == "backward" and self.module is None:
             where = "in the backward pass, in a part that PyTorch ran by itself and does not name"
-        what = "an unknown amount" if self.asked is None else size(self.asked)
-        return f"out of memory {where}: {what} was asked of the {'GPU' if self.on_gpu else 'host'}, {self.there}"
+        amount, owner = "an unknown amount", "host"
+        if self.requested is not None:
+            amount = size_text(self.requested)
+        if self.on_gpu:
+            owner = "GPU"
+        return f"out of memory {where}: {amount} was asked of the {owner}, {self.remaining}"
 
 
-def size(count: int) -> str:
-    """Bytes for people."""
+def size_text(count: int) -> str:
+    """Write bytes for people."""
     return f"{count / _GIB:.2f} GiB" if count >= _GIB / 10 else f"{count / _MIB:.1f} MiB"
 
 
@@ -97,159 +104,59 @@ def diagnose(error: BaseException, model: torch.nn.Module | None) -> Shortage | 
     """Find out what a failure says about memory; None where it is another kind of failure.
 
     Args:
-        error: with its traceback, as it was caught.
-        model: whose modules are looked for among the frames.
+        error: Exception with its traceback, as it was caught.
+        model: Model whose modules are looked for among the frames.
     """
-    if not _is_shortage(error):
+    text = str(error)
+    if isinstance(error, OSError):
+        if error.errno != errno.ENOMEM:
+            return None
+    elif not isinstance(error, MemoryError | torch.OutOfMemoryError) and _OUT_OF_MEMORY.search(text) is None:
         return None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    module = _module(frames, model)
-    text = str(error)
+    calls = frozenset(frame.f_code.co_name for frame in frames)
     # Pinned memory is the host's, and CUDA's to refuse.
-    on_gpu = isinstance(error, torch.OutOfMemoryError) or (
-        _ON_GPU.search(text) is not None and not any("empty_host" in frame.f_code.co_name for frame in frames)
-    )
-    asked = _bytes(_ASKED.search(text))
-    unused = _bytes(_UNUSED.search(text)) or 0
-    return Shortage(
-        _phase(frames, module),
-        module,
-        _innermost(frames),
-        frozenset(frame.f_code.co_name for frame in frames),
-        on_gpu,
-        asked,
-        _there(text, on_gpu=on_gpu),
-        unused if asked is not None and unused >= asked else 0,
-        _bytes(_CAPACITY.search(text)),
-    )
+    pinning = any("empty_host" in name for name in calls)
+    on_gpu = isinstance(error, torch.OutOfMemoryError) or (_ON_GPU.search(text) is not None and not pinning)
+    module = _running_module(frames, model)
+    phase: Phase = "forward"
+    if any(_applies_gradients(frame) for frame in frames):
+        phase = "update"
+    elif "_engine_run_backward" in calls:
+        phase = "backward"
+    elif module is None:
+        phase = "elsewhere"
+    remaining = f"where {size_text(host_available())} is to be had"
+    if on_gpu:
+        found = _FREE_OF_TOTAL.search(text)
+        remaining = "which is full" if found is None else f"which has {found[2]} free of {found[1]}"
+    requested, unused = _bytes(_REQUESTED.search(text)), _bytes(_UNUSED.search(text)) or 0
+    if requested is None or unused < requested:
+        unused = 0
+    capacity = _bytes(_CAPACITY.search(text))
+    return Shortage(phase, module, _innermost(frames), calls, on_gpu, requested, remaining, unused, capacity)
 
 
-@dataclass
-class Watched:
-    """What runs while memory may run out; None as long as it is not there."""
-
-    model: torch.nn.Module | None = None
-
-
-@contextmanager
-def readable(explain: Callable[[Shortage], str], model: torch.nn.Module | None = None) -> Iterator[Watched]:
-    """Turn a lack of memory inside the block into an error that says what to do.
-
-    By the time that the error is raised, what the block's functions held is free again.
-
-    Args:
-        explain: makes the message.
-        model: that runs inside the block, if it is there already.
-
-    Raises:
-        OutOfMemoryError: with that message.
-    """
-    watched = Watched(model)
-    try:
-        yield watched
-    except (RuntimeError, MemoryError, OSError) as error:
-        told = _told(error)
-        if told is not None:
-            _logger.info("memory ran out again", exc_info=error)
-            raise told from None
-        shortage = diagnose(error, watched.model)
-        if shortage is None:
-            raise
-        _let_go(error)
-        msg = explain(shortage)
-        _logger.info("%s", msg, exc_info=error)
-        raise OutOfMemoryError(msg) from None
-
-
-def explain_training(shortage: Shortage, now: Situation, *, workers: int = 0) -> list[str]:
-    """Say what happened in training, and what to change; a line for each.
-
-    Args:
-        shortage: what happened.
-        now: the settings in force.
-        workers: processes that read data.
-    """
-    if now.device == "cuda" and not shortage.on_gpu:
-        return _lines(shortage, advise_host(now.memory, workers))
-    advice = advise(now, place=shortage.place, updating=shortage.phase == "update")
-    lines = _lines(shortage, advice)
-    if shortage.capacity is not None and now.memory.fit is None:
-        lines.append(f"Or let the planner choose, without them: --memory.fit {shortage.capacity // _GIB}GiB")
-    return lines
-
-
-def explain_forecast(shortage: Shortage, now: Situation) -> str:
-    """Say what happened in a forecast, and what to change."""
-    return "\n".join(_lines(shortage, advise_forecast(now, place=shortage.place)))
-
-
-def _lines(shortage: Shortage, advice: Sequence[Advice]) -> list[str]:
-    lines = [f"{shortage}."]
-    if shortage.fragmented:
-        lines.append(
-            f"PyTorch holds {size(shortage.fragmented)} in pieces that are too small; the environment variable "
-            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True avoids that."
-        )
-    if not advice:
-        return [*lines, "No setting saves more: choose a smaller region (data.region), a smaller model or another GPU."]
-    return [*lines, "These settings save memory; try them in this order, each in addition to those before it:"] + [
-        f"  {item}" for item in advice
-    ]
-
-
-def _let_go(error: BaseException) -> None:
-    """Free what the functions that failed held, tensors above all; their traceback can still be printed."""
-    traceback.clear_frames(error.__traceback__)
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        # Where they were looked at, a frame keeps copies of its variables until they are looked at again.
-        assert frame.f_locals is not None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _told(error: BaseException | None) -> OutOfMemoryError | None:
-    """The error that was raised before, where what follows it, such as closing the run, fails for the same reason."""
-    while error is not None and not isinstance(error, OutOfMemoryError):
-        error = error.__context__
-    return error
-
-
-def _is_shortage(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or _TELLING.search(str(error)) is not None
-
-
-def _module(frames: Sequence[FrameType], model: torch.nn.Module | None) -> str | None:
-    """Name of the innermost module that was at work."""
-    names = {} if model is None else {id(module): name for name, module in model.named_modules()}
+def _running_module(frames: Sequence[FrameType], model: torch.nn.Module | None) -> str | None:
+    """Name the innermost module that was at work."""
+    if model is None:
+        return None
+    names = {id(module): name for name, module in model.named_modules()}
     for frame in reversed(frames):
-        for module in _modules(frame):
-            name = names.get(id(module))
-            if name is not None:
-                return _ADAPTER.sub("", name) or type(module).__name__
+        # A frame works on a module, or on work of the memory engine that holds one (kit.memory.tiling,
+        # kit.memory.encoder_decoder_tiling), under these names.
+        for variable in ("self", "module", "work"):
+            value = frame.f_locals.get(variable)
+            held = getattr(value, "__dict__", {})
+            for module in (value, held.get("module"), held.get("_module")):
+                if (name := names.get(id(module))) is not None:
+                    return _ADAPTER.sub("", name) or type(module).__name__
     return None
 
 
-def _modules(frame: FrameType) -> Iterator[Any]:
-    """What a frame works on: a module, or work of the memory engine on one."""
-    for name in ("self", "module", "work"):
-        value = frame.f_locals.get(name)
-        held = getattr(value, "__dict__", {})
-        yield from (value, held.get("module"), held.get("_module"))
-
-
-def _phase(frames: Sequence[FrameType], module: str | None) -> Phase:
-    if any(isinstance(frame.f_locals.get("self"), torch.optim.Optimizer) or _updates(frame) for frame in frames):
-        return "update"
-    if any(frame.f_code.co_name == "_engine_run_backward" for frame in frames):
-        return "backward"
-    return "elsewhere" if module is None else "forward"
-
-
-def _updates(frame: FrameType) -> bool:
-    return frame.f_code.co_qualname.endswith("Updater.update")
+def _applies_gradients(frame: FrameType) -> bool:
+    optimizes = isinstance(frame.f_locals.get("self"), torch.optim.Optimizer)
+    return optimizes or frame.f_code.co_qualname.endswith("Updater.update")
 
 
 def _innermost(frames: Sequence[FrameType]) -> str:
@@ -260,12 +167,57 @@ def _innermost(frames: Sequence[FrameType]) -> str:
     return "a library"
 
 
-def _there(text: str, *, on_gpu: bool) -> str:
-    if on_gpu:
-        found = _TOTAL.search(text)
-        return "which is full" if found is None else f"which has {found[2]} free of {found[1]}"
-    return f"where {size(host_available())} is to be had"
-
-
 def _bytes(found: re.Match[str] | None) -> int | None:
     return None if found is None else int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+@dataclass
+class GuardedModel:
+    """The model that runs while memory may run out; None as long as it is not built."""
+
+    model: torch.nn.Module | None = None
+
+
+@contextmanager
+def readable(explain: Callable[[Shortage], str], model: torch.nn.Module | None = None) -> Iterator[GuardedModel]:
+    """Turn a lack of memory inside the block into an error that says what to do.
+
+    By the time that the error is raised, what the block's functions held is free again.
+
+    Args:
+        explain: Function that makes the message.
+        model: Model that runs inside the block, if it is there already.
+
+    Raises:
+        OutOfMemoryError: with that message.
+    """
+    guarded = GuardedModel(model)
+    try:
+        yield guarded
+    except (RuntimeError, MemoryError, OSError) as error:
+        # What follows a shortage, such as closing the run, fails for the same reason: the first one is reported.
+        earlier: BaseException | None = error
+        while earlier is not None and not isinstance(earlier, OutOfMemoryError):
+            earlier = earlier.__context__
+        if earlier is not None:
+            _logger.info("memory ran out again", exc_info=error)
+            raise earlier from None
+        shortage = diagnose(error, guarded.model)
+        if shortage is None:
+            raise
+        _free_frames(error)
+        msg = explain(shortage)
+        _logger.info("%s", msg, exc_info=error)
+        raise OutOfMemoryError(msg) from None
+
+
+def _free_frames(error: BaseException) -> None:
+    """Free what the functions that failed held, tensors above all; their traceback can still be printed."""
+    traceback.clear_frames(error.__traceback__)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        # Where they were looked at, a frame of Python 3.11 keeps copies of its variables until they are looked at
+        # again.
+        assert frame.f_locals is not None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,39 +1,51 @@
-"""Chooses the fastest exact settings of memory with which a step fits.
+"""The choice of memory settings: the fastest exact ones with which a step fits, and whether a run will have room.
 
-Candidates are a ladder: each rung holds less than the one above it and takes longer. A rung is judged by a short
+Candidates are ordered: each holds less than the one before it and takes longer. A candidate is estimated by a short
 trace, of a model whose stages have two blocks each; a stage's further blocks are like those two, so what they hold
-is added. The rung that is chosen is then traced whole, and only what that trace says counts.
+is added. The candidate that is chosen is then traced whole, and only what that trace says counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from kit.io.errors import SettingsError
+from kit.memory.advice import advise_forecast, advise_planned
+from kit.memory.device import uses_autocast
 from kit.memory.host_memory import available, host_available
 from kit.memory.settings import MemorySettings
 from kit.models.spec import ModelSpec
-from kit.planning.advice import advise
 from kit.planning.counter import CUDA_WORKSPACES
 from kit.planning.settings import PlanSettings
 from kit.planning.trace import Trace, buffered, trace
-from kit.planning.workload import Subject, subject_of
+from kit.planning.workload import Workload, situation_of, workload_of
 from kit.settings import Settings
-from kit.train.build import Job, uses_autocast
+from kit.train.build import Job
 
-__all__ = ["CHOSEN", "Fitted", "Judge", "RESERVE_GIB", "at_most", "fit", "ladder", "preflight", "settle"]
+__all__ = [
+    "CHOSEN",
+    "Fitted",
+    "MemoryEstimator",
+    "RESERVE_GIB",
+    "advise_step",
+    "candidates",
+    "choose_memory",
+    "fit",
+    "preflight",
+    "upper_bound",
+]
 
 RESERVE_GIB = 1.0
 """What a card must have besides the peak: CUDA's context and kernels (0.4 to 0.6 GiB), workspaces of cuBLAS (up to
 0.1 GiB), and what the allocator rounds up and cannot reuse."""
 
 CHOSEN = ("latitude_bands", "window_bands", "recompute", "stages", "offload", "frozen_weights")
-"""Settings that ``memory.fit`` chooses. All are exact; those that are not stay the user's."""
+"""Settings that ``memory.fit`` chooses. All are exact; those that are not change what is learned, and stay the
+user's."""
 
 _GIB = 2**30
 _SHALLOW = 2
@@ -45,9 +57,9 @@ class Fitted:
     """What was chosen.
 
     Attributes:
-        memory: settings, with ``fit`` replaced by what it came to.
-        trace: of the whole step with them.
-        tried: settings of rungs above, which would not have fit, with the peak that was foreseen, GiB.
+        memory: Settings, with ``fit`` replaced by what it came to.
+        trace: Trace of the whole step with them.
+        tried: Faster settings, which would not have fit, with the peak that was estimated, GiB.
     """
 
     memory: MemorySettings
@@ -55,11 +67,16 @@ class Fitted:
     tried: tuple[tuple[MemorySettings, float], ...]
 
     def __str__(self) -> str:
-        chosen = [f"{name} {_written(getattr(self.memory, name))}" for name in CHOSEN if _departs(self.memory, name)]
+        chosen = []
+        for name in CHOSEN:
+            value = getattr(self.memory, name)
+            if _departs(self.memory, name):
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
+                chosen.append(f"{name} {text}")
         return f"{', '.join(chosen) or 'nothing to save'}: a peak of {self.trace.peak.bytes / _GIB:.2f} GiB"
 
 
-def settle(settings: Settings, device: torch.device) -> tuple[Settings, Fitted | None]:
+def choose_memory(settings: Settings, device: torch.device) -> tuple[Settings, Fitted | None]:
     """Replace ``memory.fit`` by the settings that it comes to, for a run on a device.
 
     Raises:
@@ -71,83 +88,104 @@ def settle(settings: Settings, device: torch.device) -> tuple[Settings, Fitted |
     train = settings.train.model_copy(update={"precision": precision, "device": device.type})
     asked = PlanSettings.model_construct(**dict(settings), grid=None, card=None, forecast=False)
     asked = asked.model_copy(update={"train": train})
-    fitted = fit(asked, subject_of(asked))
+    fitted = fit(asked, workload_of(asked))
     return settings.model_copy(update={"memory": fitted.memory}), fitted
 
 
-class Judge:
-    """Traces settings of memory for one model on one grid, each once."""
+class MemoryEstimator:
+    """Traces memory settings for one model on one grid, each once.
 
-    def __init__(self, settings: PlanSettings, subject: Subject) -> None:
+    Args:
+        settings: Settings of the run; their own memory settings do not matter.
+        workload: The model and what it reads.
+    """
+
+    def __init__(self, settings: PlanSettings, workload: Workload) -> None:
         self._settings = settings
-        self._subject = subject
-        self._depths = {name: _depths(subject, name) for name in ("encoder_depths", "decoder_depths")}
-        short = {name: tuple(min(depth, _SHALLOW) for depth in found) for name, found in self._depths.items()}
-        spec = replace(subject.spec, arguments={**subject.spec.arguments, **short})
-        self._short = replace(subject, spec=spec)
-        self._foreseen: dict[MemorySettings, float] = {}
-        self._traced: dict[MemorySettings, Trace] = {}
+        self._workload = workload
+        self._depths: dict[str, tuple[int, ...]] = {}
+        arguments = dict(workload.spec.arguments)
+        for name in ("encoder_depths", "decoder_depths"):
+            self._depths[name] = _argument(workload.spec, name)
+            arguments[name] = tuple(min(depth, _SHALLOW) for depth in self._depths[name])
+        self._short = replace(workload, spec=replace(workload.spec, arguments=arguments))
+        self._estimates: dict[MemorySettings, float] = {}
+        self._traces: dict[MemorySettings, Trace] = {}
 
-    def whole(self, memory: MemorySettings) -> Trace:
-        """The whole step."""
-        if memory not in self._traced:
-            self._traced[memory] = self._trace(memory, self._subject)
-        return self._traced[memory]
+    def trace(self, memory: MemorySettings) -> Trace:
+        """Trace the whole step."""
+        if memory not in self._traces:
+            self._traces[memory] = self._trace(memory, self._workload)
+        return self._traces[memory]
 
-    def foresee(self, memory: MemorySettings) -> float:
-        """Peak of the whole step in bytes, from a short trace."""
-        if memory not in self._foreseen:
-            traced = self._trace(memory, self._short)
-            self._foreseen[memory] = traced.peak.bytes + self._more(traced)
-        return self._foreseen[memory]
-
-    def _trace(self, memory: MemorySettings, subject: Subject) -> Trace:
-        settings = self._settings.model_copy(update={"memory": memory})
-        return trace(settings, subject, forecast=settings.forecast)
-
-    def _more(self, traced: Trace) -> float:
-        """What blocks hold that the short trace leaves out."""
+    def estimate_peak(self, memory: MemorySettings) -> float:
+        """Estimate the peak of the whole step from a short trace, in bytes."""
+        if memory in self._estimates:
+            return self._estimates[memory]
+        traced = self._trace(memory, self._short)
         held = traced.peak.breakdown
         # Bytes on the device for each parameter: itself, and what of gradient and optimiser is there at the peak.
         weight = (held["parameters"] + held["gradients"] + held["optimizer"]) / traced.parameters[1]
         more = 0.0
-        for name, found in self._depths.items():
-            for stage, depth in enumerate(found):
+        for name, depths in self._depths.items():
+            for stage, depth in enumerate(depths):
                 place = f"backbone.{name.removesuffix('_depths')}_layers.{stage}.blocks."
                 first, second = traced.blocks[f"{place}0"], traced.blocks[f"{place}1"]
                 # What a block leaves behind for the backward pass is there when the next one begins.
                 more += (depth - _SHALLOW) * (second.held - first.held + weight * second.parameters)
-        return more
+        self._estimates[memory] = traced.peak.bytes + more
+        return self._estimates[memory]
+
+    def _trace(self, memory: MemorySettings, workload: Workload) -> Trace:
+        settings = self._settings.model_copy(update={"memory": memory})
+        return trace(settings, workload, forecast=settings.forecast)
 
 
-def fit(settings: PlanSettings, subject: Subject, judge: Judge | None = None) -> Fitted:
+def fit(settings: PlanSettings, workload: Workload, estimator: MemoryEstimator | None = None) -> Fitted:
     """Find the fastest settings with which a step fits into ``memory.fit``.
 
     Args:
-        settings: of the run.
-        subject: the model and what it reads.
-        judge: of the same run, with what it has traced for other sizes of memory.
+        settings: Settings of the run.
+        workload: The model and what it reads.
+        estimator: Estimator of the same run, with what it has traced for other sizes of memory.
 
     Raises:
         SettingsError: nothing fits, and says by how much; or a setting that is chosen here was given too.
     """
     assert settings.memory.fit is not None
-    judge = judge or Judge(settings, subject)
+    estimator = estimator or MemoryEstimator(settings, workload)
     limit = (float(settings.memory.fit.removesuffix("GiB")) - RESERVE_GIB) * _GIB
-    rungs = ladder(settings, subject)
+    ordered = candidates(settings, workload)
     tried: list[tuple[MemorySettings, float]] = []
-    lowest: Trace | None = None
-    for rung in rungs[_first(rungs, judge, limit, tried) :]:
-        lowest = judge.whole(rung)
-        if lowest.peak.bytes <= limit:
-            return Fitted(rung, lowest, tuple(tried))
-        tried.append((rung, lowest.peak.bytes / _GIB))
-    assert lowest is not None
-    raise SettingsError(_impossible(settings, subject, rungs[-1], lowest))
+    # Each candidate holds less than the one before it, so halving finds the first that should fit.
+    low, high = 0, len(ordered) - 1
+    while low < high:
+        middle = (low + high) // 2
+        estimate = estimator.estimate_peak(ordered[middle])
+        if estimate <= limit:
+            high = middle
+        else:
+            tried.append((ordered[middle], estimate / _GIB))
+            low = middle + 1
+    # An estimate may be a little too low: the next candidates stand in then.
+    for memory in ordered[low:]:
+        traced = estimator.trace(memory)
+        if traced.peak.bytes <= limit:
+            return Fitted(memory, traced, tuple(tried))
+        tried.append((memory, traced.peak.bytes / _GIB))
+    lowest = estimator.trace(ordered[-1])
+    peak = lowest.peak.bytes / _GIB
+    advice = advise_step(settings.model_copy(update={"memory": ordered[-1]}), workload, lowest)
+    msg = (
+        f"memory.fit {settings.memory.fit}: the least that exact settings need is {peak + RESERVE_GIB:.1f} GiB, the "
+        f"step's peak of {peak:.1f} in {lowest.peak.where} and {RESERVE_GIB} in reserve. What is left: "
+        f"{'; '.join(advice) or 'a smaller grid, fewer levels or a smaller variant'}"
+    )
+    raise SettingsError(msg)
 
 
-def ladder(settings: PlanSettings, subject: Subject) -> list[MemorySettings]:
-    """Exact settings, from the fastest to those that hold least.
+def candidates(settings: PlanSettings, workload: Workload) -> list[MemorySettings]:
+    """List exact memory settings, from the fastest to those that hold least.
 
     Splitting costs launches of kernels; recomputing costs a third of the arithmetic; inputs go to the host while the
     device computes; the optimiser on the host is waited for, and so goes last.
@@ -160,83 +198,59 @@ def ladder(settings: PlanSettings, subject: Subject) -> list[MemorySettings]:
         if _departs(given, name):
             msg = f"memory.{name} and memory.fit were both given, and memory.fit chooses it; give one"
             raise SettingsError(msg)
-    rows = subject.shape[0] // subject.spec.patch_size
-    frozen = "bf16" if _halves(settings) else "fp32"
-    splits: list[dict[str, object]] = [
-        {},
-        {"latitude_bands": 8},
-        {"latitude_bands": 8, "recompute": "blocks", "stages": 1},
-        {"latitude_bands": 8, "recompute": "blocks", "stages": 2},
-        {"latitude_bands": 8, "recompute": "blocks"},
-        {"latitude_bands": 16, "recompute": "blocks", "window_bands": 2},
-        {"latitude_bands": 24, "recompute": "blocks", "window_bands": 4},
-    ]
-    tight = splits[-1]
-    tightest = {**tight, "latitude_bands": 36, "window_bands": 10}
-    places: list[tuple[str, ...]] = [("inputs",)]
-    if not settings.memory.step_in_backward and settings.optim.name == "adamw" and settings.adapt.method == "full":
-        places.append(("inputs", "optimizer"))
-    if settings.train.device == "cpu":
-        places = []
+    splits: list[dict[str, Any]] = [{}, {"latitude_bands": 8}]
     if settings.forecast:
-        splits = [{}, {"latitude_bands": 8}, {"latitude_bands": 16, "window_bands": 4}]
-        splits.append({"latitude_bands": 36, "window_bands": 10})
+        splits += [{"latitude_bands": 16, "window_bands": 4}, {"latitude_bands": 36, "window_bands": 10}]
     else:
-        splits += [{**split, "offload": place} for place in places for split in (tight, tightest)]
-    rungs = []
+        tight = {"latitude_bands": 24, "recompute": "blocks", "window_bands": 4}
+        tightest = {"latitude_bands": 36, "recompute": "blocks", "window_bands": 10}
+        splits += [
+            {"latitude_bands": 8, "recompute": "blocks", "stages": 1},
+            {"latitude_bands": 8, "recompute": "blocks", "stages": 2},
+            {"latitude_bands": 8, "recompute": "blocks"},
+            {"latitude_bands": 16, "recompute": "blocks", "window_bands": 2},
+            tight,
+        ]
+        # A CPU's own memory is the host's.
+        if settings.train.device != "cpu":
+            splits += [{**tight, "offload": ("inputs",)}, {**tightest, "offload": ("inputs",)}]
+            if not given.step_in_backward and settings.optim.name == "adamw" and settings.adapt.method == "full":
+                everything = ("inputs", "optimizer")
+                splits += [{**tight, "offload": everything}, {**tightest, "offload": everything}]
+    # bf16 weights are exact where each use rounds them to bf16 anyway, and change nothing where none is frozen.
+    frozen = "fp32"
+    if settings.train.precision != "fp32" and (
+        settings.forecast or settings.adapt.method in ("lora", "dora", "adalora")
+    ):
+        frozen = "bf16"
+    rows = workload.shape[0] // workload.spec.patch_size
+    found = []
     for split in splits:
-        bands = min(int(str(split.get("latitude_bands", 1))), rows)
+        bands = min(split.get("latitude_bands", 1), rows)
         chosen = {**split, "latitude_bands": bands, "frozen_weights": frozen, "fit": None}
-        rungs.append(given.model_copy(update=chosen))
-    return list(dict.fromkeys(rungs))
+        found.append(given.model_copy(update=chosen))
+    return list(dict.fromkeys(found))
 
 
 def _departs(memory: MemorySettings, name: str) -> bool:
-    """Whether a setting is not its default."""
+    """Decide whether a setting is not its default."""
     return bool(getattr(memory, name) != MemorySettings.model_fields[name].default)
 
 
-def _written(value: object) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+def advise_step(settings: PlanSettings, workload: Workload, traced: Trace, device: str = "cuda") -> list[str]:
+    """List settings that lower a step's peak, in the order in which to try them, each in addition to those before it.
 
-
-def _halves(settings: PlanSettings) -> bool:
-    """Whether keeping frozen weights in bf16 is exact, and does something."""
-    if settings.train.precision == "fp32":
-        return False
-    return settings.forecast or settings.adapt.method in ("lora", "dora", "adalora")
-
-
-def _first(
-    rungs: Sequence[MemorySettings], judge: Judge, limit: float, tried: list[tuple[MemorySettings, float]]
-) -> int:
-    """The first rung that should fit, by halving the ladder; the last where none should."""
-    low, high = 0, len(rungs) - 1
-    while low < high:
-        middle = (low + high) // 2
-        foreseen = judge.foresee(rungs[middle])
-        if foreseen <= limit:
-            high = middle
-        else:
-            tried.append((rungs[middle], foreseen / _GIB))
-            low = middle + 1
-    return low
-
-
-def _depths(subject: Subject, name: str) -> tuple[int, ...]:
-    found: tuple[int, ...] = subject.spec.arguments.get(name, subject.spec.upstream.default(name))
-    return found
-
-
-def _impossible(settings: PlanSettings, subject: Subject, memory: MemorySettings, lowest: Trace) -> str:
-    least = lowest.peak.bytes / _GIB + RESERVE_GIB
-    final = settings.model_copy(update={"memory": memory})
-    advice = "; ".join(advise(final, subject, lowest)) or "a smaller grid, fewer levels or a smaller variant"
-    limit = settings.memory.fit
-    return (
-        f"memory.fit {limit}: the least that exact settings need is {least:.1f} GiB, the step's peak of "
-        f"{lowest.peak.bytes / _GIB:.1f} in {lowest.peak.where} and {RESERVE_GIB} in reserve. What is left: {advice}"
-    )
+    Args:
+        settings: Settings of the run.
+        workload: The model and what it reads.
+        traced: Trace of the step.
+        device: ``cuda`` or ``cpu``.
+    """
+    now = situation_of(settings, torch.device(device), workload.shape[0] // workload.spec.patch_size)
+    place = traced.peak.where.partition(".")[0]
+    if settings.forecast:
+        return list(map(str, advise_forecast(now, place=place)))
+    return list(map(str, advise_planned(now, traced.peak.breakdown, place)))
 
 
 # Whether a run will have room: asked before its first step, answered by a trace where the answer is not plain.
@@ -261,74 +275,69 @@ def preflight(job: Job) -> str | None:
     A step that cannot take more than half of what there is, whatever the settings of memory, is not traced.
 
     Args:
-        job: ready to start; its model is on its device already.
+        job: Run that is ready to start; its model is on its device already.
 
     Returns:
         A warning that says how much is missing and what would help; None where there is room.
     """
-    device, subject = job.trainer.device, _subject(job)
-    room = available(device) + sum(_held(job.model, device))
-    parameters = sum(parameter.numel() for parameter in job.model.parameters())
-    buffer, on_gpu = buffered(job.settings, subject), device.type == "cuda"
-    bound = at_most(job.settings, subject, parameters)
+    grid, device = job.selection.grid, job.trainer.device
+    workload = Workload(job.spec, job.selection, grid.latitude(job.store), grid.longitude(job.store))
+    on_gpu, room = device.type == "cuda", available(device)
+    # The model is on its device already, and a trace counts it again.
+    for tensor in (*job.model.parameters(), *job.model.buffers()):
+        if tensor.device.type == device.type:
+            room += tensor.nbytes
+    bound = upper_bound(job.settings, workload, sum(parameter.numel() for parameter in job.model.parameters()))
+    buffer = buffered(job.settings, workload)
     if on_gpu:
-        settled = bound <= _LARGER * room and buffer <= _LARGER * host_available()
+        plenty = bound <= _LARGER * room and buffer <= _LARGER * host_available()
     else:
-        settled = bound + buffer <= _LARGER * room
-    if settled:
+        plenty = bound + buffer <= _LARGER * room
+    if plenty:
         return None
     settings = PlanSettings.model_validate(job.settings.model_dump())
-    traced = trace(settings, subject, workspaces=CUDA_WORKSPACES if on_gpu else {})
-    reserve = (RESERVE_GIB - _STARTED_GIB) * _GIB if on_gpu else 0
-    missing = list(_missing(traced, on_gpu=on_gpu, room=room, reserve=round(reserve)))
+    missing = []
+    if on_gpu:
+        traced, owner = trace(settings, workload, workspaces=CUDA_WORKSPACES), "the GPU"
+        needs = traced.peak.bytes + round((RESERVE_GIB - _STARTED_GIB) * _GIB)
+    else:
+        traced, owner = trace(settings, workload, workspaces={}), "memory"
+        needs = traced.peak.bytes + traced.host_bytes
+    if needs > room:
+        missing.append(
+            f"a step will take about {needs / _GIB:.1f} GiB of {owner} (most of it in {traced.peak.where}, "
+            f"{traced.peak.phase}), and {room / _GIB:.1f} are to be had"
+        )
+    if on_gpu and traced.host_bytes > (free := host_available()):
+        host = traced.host_bytes / _GIB
+        missing.append(
+            f"a step will take about {host:.1f} GiB of the host's memory, and {free / _GIB:.1f} are to be had"
+        )
     if not missing:
         return None
     lines = [f"{'; '.join(missing)}. Settings that save memory, each in addition to those before it:"]
-    return "\n".join([*lines, *(f"  {advice}" for advice in advise(settings, subject, traced, device.type))])
+    lines += [f"  {advice}" for advice in advise_step(settings, workload, traced, device.type)]
+    return "\n".join(lines)
 
 
-def at_most(settings: Settings, subject: Subject, parameters: int) -> int:
-    """Bytes that a step cannot exceed whatever the settings of memory, by a bound that takes no time.
+def upper_bound(settings: Settings, workload: Workload, parameters: int) -> int:
+    """Bound the bytes of a step whatever the settings of memory, without tracing it.
 
     Args:
-        settings: of the run.
-        subject: the model and what it reads.
-        parameters: values in the model, adapters included.
+        settings: Settings of the run.
+        workload: The model and what it reads.
+        parameters: Number of values in the model, adapters included.
     """
-    spec, selection = subject.spec, subject.selection
-    points = settings.data.batch_size * math.prod(subject.shape)
-    levels, states = len(selection.levels), selection.history + len(settings.rollout.graded_steps)
+    spec, selection = workload.spec, workload.selection
+    points = settings.data.batch_size * math.prod(workload.shape)
+    levels, states = len(selection.levels), selection.history + len(settings.rollout.loss_steps)
     channels = len(spec.surface) + len(spec.static) + levels * len(selection.atmospheric)
-    blocks = sum(sum(_argument(spec, name)) for name in ("encoder_depths", "decoder_depths"))
+    blocks = sum(_argument(spec, "encoder_depths")) + sum(_argument(spec, "decoder_depths"))
     layers = blocks * _argument(spec, "latent_levels") + levels + len(spec.surface)
     tokens: int = points // spec.patch_size**2 * layers * _argument(spec, "embed_dim")
     return _PER_PARAMETER * parameters + 4 * _PER_TOKEN * tokens + _PER_VALUE * points * states * channels
 
 
 def _argument(spec: ModelSpec, name: str) -> Any:
-    """A setting of upstream's model class."""
+    """Look up a setting of upstream's model class."""
     return spec.arguments.get(name, spec.upstream.default(name))
-
-
-def _held(model: torch.nn.Module, device: torch.device) -> Iterator[int]:
-    """Bytes of the model on its device: a trace counts them again."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == device.type:
-            yield tensor.nbytes
-
-
-def _subject(job: Job) -> Subject:
-    grid = job.selection.grid
-    return Subject(job.spec, job.selection, grid.latitude(job.store), grid.longitude(job.store))
-
-
-def _missing(traced: Trace, *, on_gpu: bool, room: int, reserve: int) -> Iterator[str]:
-    """What there will be too little of."""
-    needs = traced.peak.bytes + reserve + (0 if on_gpu else traced.host_bytes)
-    if needs > room:
-        where = f"most of it in {traced.peak.where}, {traced.peak.phase}"
-        what = "the GPU" if on_gpu else "memory"
-        yield f"a step will take about {needs / _GIB:.1f} GiB of {what} ({where}), and {room / _GIB:.1f} are to be had"
-    if on_gpu and traced.host_bytes > (free := host_available()):
-        host = traced.host_bytes / _GIB
-        yield f"a step will take about {host:.1f} GiB of the host's memory, and {free / _GIB:.1f} are to be had"

@@ -176,7 +176,7 @@ def _watch_blocks(model: Aurora, counter: Counter) -> dict[str, BackboneBlock]:
         if isinstance(module, Swin3DTransformerBlock):
             size = sum(parameter.numel() for parameter in module.parameters())
             module.register_forward_pre_hook(
-                lambda *_, name=name, size=size: blocks.update({name: Block(counter.device_bytes, size)})
+                lambda *_, name=name, size=size: blocks.update({name: BackboneBlock(counter.device_bytes, size)})
             )
     return blocks
 
@@ -197,9 +197,11 @@ class _HostBatch(Batch):  # type: ignore[misc]
 
     def to(self, device: str | torch.device) -> Batch:
         """Copy to a device, which coordinates are read without."""
-        copies = []
-        for variables in (self.surf_vars, self.static_vars, self.atmos_vars):
-            copies.append({name: value.to(device, copy=True) for name, value in variables.items()})
+
+        def copied(variables: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: value.to(device, copy=True) for name, value in variables.items()}
+
+        copies = [copied(self.surf_vars), copied(self.static_vars), copied(self.atmos_vars)]
         self.counter.own(tensors_in(copies), "batch")
         return Batch(*copies, metadata=self.metadata)
 
@@ -221,9 +223,8 @@ def _pair(
         batch.counter = counter
         return batch
 
-    targets = []
-    for step in settings.rollout.loss_steps:
-        targets.append(states(selection.targets, 1, _START + step * selection.timestep))
+    moments = [_START + step * selection.timestep for step in settings.rollout.loss_steps]
+    targets = [states(selection.targets, 1, moment) for moment in moments]
     # What goes back into a replay buffer is made on the host, and counted by itself.
     kind = Pair if settings.rollout.buffer is None else ReplayBatch
     return kind(states(selection.inputs, selection.history, _START), targets[-1], tuple(targets[:-1]))

@@ -1,14 +1,14 @@
-"""What is planned on: a model's variables and levels on a grid, from a store, or from the size of a grid alone."""
+"""The workload of a plan: a model's variables and levels on a grid, from a store or from the size of a grid alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kit.adapt import rollout_lora
 from kit.data.dataset import Selection
@@ -19,17 +19,19 @@ from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
 from kit.data.variables import ATMOSPHERIC, SURFACE
 from kit.io.errors import SettingsError
+from kit.memory.advice import Situation
+from kit.memory.device import uses_autocast
 from kit.models.resolve import resolve_spec, select
-from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec
 from kit.models.statistics import level_key
-from kit.models.variants import Variant, variant_named
+from kit.models.variants import variant_named
 from kit.models.weights import load as weights_room
 from kit.models.weights.load import Weights
 from kit.models.weights.locate import is_official
 from kit.planning.settings import GridSize, PlanSettings
+from kit.settings import Settings
 
-__all__ = ["ERA5_LEVELS", "Subject", "subject_of"]
+__all__ = ["ERA5_LEVELS", "Workload", "situation_of", "workload_of"]
 
 ERA5_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels of ERA5, hPa, that Aurora was pretrained on (Bodnar et al. 2025)."""
@@ -38,14 +40,14 @@ Axis = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Workload:
     """A model and what it reads.
 
     Attributes:
-        spec: the model.
-        selection: what it reads and predicts.
-        latitude: of the rows that are read, degrees, decreasing, [H]; [H, W] on a curvilinear grid.
-        longitude: of the columns, degrees, each one east of the one before, [W] or [H, W].
+        spec: The model.
+        selection: Variables, levels and grid points that it reads and predicts.
+        latitude: Degrees north of the rows that are read, decreasing, [H]; [H, W] on a curvilinear grid.
+        longitude: Degrees east of the columns, each one east of the one before, [W] or [H, W].
     """
 
     spec: ModelSpec
@@ -67,73 +69,99 @@ class Subject:
         return eastwards
 
 
-def subject_of(settings: PlanSettings) -> Subject:
-    """Find out what training with these settings would read, in the way that training does.
+def workload_of(settings: PlanSettings) -> Workload:
+    """Resolve the model and the data that training with these settings would use, in the way that training does.
 
     Raises:
         KitError: settings, grid, store and weights do not fit together.
     """
     variant = variant_named(settings.model.variant)
-    weights = _weights(settings.model, variant)
-    store = open_store(settings.data.store) if settings.grid is None else _imaginary(settings, settings.grid, weights)
+    # Upstream's own weights would first have to be downloaded. A plan needs what is done with them, not their values.
+    weights: Weights | None = Weights(state={}, base={"name": f"{variant.name}'s own"})
+    if not is_official(settings.model.weights, variant):
+        weights = weights_room.load(settings.model.weights, variant)
+    if settings.grid is None:
+        store = open_store(settings.data.store)
+    else:
+        store = _made_up_store(settings, settings.grid, weights)
     spec = resolve_spec(settings.model, settings.data, store, weights)
     spec = rollout_lora.spec_for(
-        spec, weights, settings.adapt, settings.rollout.graded_steps, merge=settings.model.rollout_lora == "merge"
+        spec, weights, settings.adapt, settings.rollout.loss_steps, merge=settings.model.rollout_lora == "merge"
     )
     selection = select(spec, settings.data, store, spec.patch_size)
-    return Subject(spec, selection, selection.grid.latitude(store), selection.grid.longitude(store))
+    return Workload(spec, selection, selection.grid.latitude(store), selection.grid.longitude(store))
 
 
-def _weights(model: ModelSettings, variant: Variant) -> Weights | None:
-    """What training would start from, or a stand-in for weights that would first have to be downloaded."""
-    if is_official(model.weights, variant):
-        return Weights(state={}, base={"name": f"{variant.name}'s own"})
-    return weights_room.load(model.weights, variant)
+def situation_of(settings: Settings, device: torch.device, rows: int | None = None) -> Situation:
+    """Collect the settings that decide what a step holds, for advice on memory.
+
+    Args:
+        settings: Settings of the run.
+        device: Device that the step runs on.
+        rows: Rows of patches in the grid; None if unknown.
+    """
+    return Situation(
+        memory=settings.memory,
+        device=device.type,
+        autocast=uses_autocast(settings.train.precision, device),
+        optimizer=settings.optim.name,
+        method=settings.adapt.method,
+        batch_size=settings.data.batch_size,
+        accumulate=settings.train.accumulate,
+        losses=len(settings.rollout.loss_steps),
+        rows=rows,
+    )
 
 
-def _imaginary(settings: PlanSettings, size: GridSize, weights: Weights | None) -> Store:
-    """A global store that holds all that the model may ask for, and no data."""
+def _made_up_store(settings: PlanSettings, size: GridSize, weights: Weights | None) -> Store:
+    """Make up a global store that holds all that the model may ask for, and no data."""
     variant = variant_named(settings.model.variant)
     _check_size(size, variant.default("patch_size"))
-    spec = None if weights is None else weights.spec
-    channels = (*variant.surface, *(spec.surface if spec else ()))
-    new = _kinds(settings.model.new_variables)
-    surface = tuple(dict.fromkeys((*variant.physical(channels), *new["surface"])))
-    atmospheric = tuple(dict.fromkeys((*variant.atmospheric, *(spec.atmospheric if spec else ()), *new["atmospheric"])))
-    static = tuple(dict.fromkeys((*variant.static, *(spec.static if spec else ()), *new["static"])))
-    levels = settings.data.levels or variant.default("level_condition") or ERA5_LEVELS
-    levels = tuple(int(level) if level == int(level) else level for level in sorted(levels))
-    keys = (*surface, *(f"static_{name}" for name in static))
-    keys = (*keys, *(level_key(name, level) for name in atmospheric for level in levels))
-    latitude, longitude = _axes(size)
+    surface, atmospheric, static = list(variant.surface), list(variant.atmospheric), list(variant.static)
+    # Weights of the kit may have been trained with variables that their variant does not have.
+    if weights is not None and weights.spec is not None:
+        surface += weights.spec.surface
+        atmospheric += weights.spec.atmospheric
+        static += weights.spec.static
+    surface = list(variant.physical(tuple(surface)))
+    for name in settings.model.new_variables:
+        bare = name.removeprefix(STATIC_PREFIX)
+        if bare != name:
+            static.append(bare)
+        elif bare in ATMOSPHERIC and bare not in SURFACE:
+            atmospheric.append(bare)
+        else:
+            # What the table of variables does not know is taken for a variable at the surface.
+            surface.append(bare)
+    chosen = sorted(settings.data.levels or variant.default("level_condition") or ERA5_LEVELS)
+    levels = [int(level) if level == int(level) else level for level in chosen]
+    keys = [*surface, *(f"static_{name}" for name in static)]
+    keys += [level_key(name, level) for name in atmospheric for level in levels]
+    # Location 0 and scale 1, for channels of which upstream publishes none.
+    standard = VariableStatistics(mean=0, std=1, min=0, max=0, quantiles={}, zero_fraction=0, nan_fraction=0)
+    period = Period.parse("2020-01-01/2020-01-01")
+    # An odd number of latitudes has both poles, as ERA5's; else they are the centres of rows.
+    north = 90.0
+    if size.rows % 2 == 0:
+        north -= 90.0 / size.rows
     return Store(
         path=Path(f"grid {size}"),
-        surface=surface,
-        atmospheric=atmospheric,
-        static=static,
-        levels=levels,
-        latitude=latitude,
-        longitude=longitude,
+        surface=tuple(dict.fromkeys(surface)),
+        atmospheric=tuple(dict.fromkeys(atmospheric)),
+        static=tuple(dict.fromkeys(static)),
+        levels=tuple(levels),
+        latitude=np.linspace(north, -north, size.rows),
+        longitude=np.linspace(0, 360, size.columns, endpoint=False),
         times=np.array([], dtype="datetime64[s]"),
         splits={},
         attributes={},
-        statistics=_standard(keys),
+        statistics=StoreStatistics(train=period, states=0, variables=dict.fromkeys(keys, standard)),
         _group=cast("Any", None),
     )
 
 
-def _kinds(names: Iterable[str]) -> dict[str, list[str]]:
-    """New variables by kind, as the table of variables has them; what it does not know is at the surface."""
-    kinds: dict[str, list[str]] = {"surface": [], "atmospheric": [], "static": []}
-    for name in names:
-        bare = name.removeprefix(STATIC_PREFIX)
-        on_levels = bare not in SURFACE and bare in ATMOSPHERIC
-        kinds["static" if bare != name else "atmospheric" if on_levels else "surface"].append(bare)
-    return kinds
-
-
 def _check_size(size: GridSize, patch: int) -> None:
-    """Refuse grids that the model cannot have.
+    """Check that the model can have a grid.
 
     Raises:
         SettingsError: says which side, and what would do.
@@ -149,17 +177,3 @@ def _check_size(size: GridSize, patch: int) -> None:
             f"would open a gap; use {height}x{near}"
         )
         raise SettingsError(msg)
-
-
-def _axes(size: GridSize) -> tuple[Axis, Axis]:
-    """Latitudes with both poles if their number is odd, as ERA5's, else centres of rows; longitudes from Greenwich."""
-    height = size.rows
-    north = 90.0 if height % 2 else 90.0 - 90.0 / height
-    return np.linspace(north, -north, height), np.linspace(0, 360, size.columns, endpoint=False)
-
-
-def _standard(keys: Iterable[str]) -> StoreStatistics:
-    """Location 0 and scale 1, for channels of which upstream publishes none."""
-    one = VariableStatistics(mean=0, std=1, min=0, max=0, quantiles={}, zero_fraction=0, nan_fraction=0)
-    period = Period.parse("2020-01-01/2020-01-01")
-    return StoreStatistics(train=period, states=0, variables=dict.fromkeys(keys, one))

@@ -23,7 +23,7 @@ def test_settings_are_told_as_on_the_command_line() -> None:
 
 
 def test_each_limit_is_a_row_and_a_refusal_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(settings: PlanSettings, subject: object, judge: object) -> Any:
+    def fake(settings: PlanSettings, workload: object, estimator: object) -> Any:
         assert settings.memory.fit is not None
         limit = float(settings.memory.fit.removesuffix("GiB"))
         if limit < 12:

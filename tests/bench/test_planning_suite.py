@@ -11,7 +11,7 @@ import torch
 from kit.bench import planning as targets
 from kit.bench.planning import FULL_BELOW_LORA, TARGETS, Target, read
 from kit.bench.workload import on_rows
-from kit.memory.checks import refuse_without_effect
+from kit.memory.checks import check_training_memory
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
@@ -20,7 +20,7 @@ def test_a_targets_settings_are_settings_that_run(target: Target) -> None:
     assert settings.forecast == target.is_forecast
     assert target.aim < target.must
     if not target.is_forecast:
-        refuse_without_effect(settings.memory, settings.adapt.method, torch.device("cuda"), autocast=True)
+        check_training_memory(settings.memory, settings.adapt.method, torch.device("cuda"), autocast=True)
     assert (target.host is not None) == bool(settings.memory.offload)
 
 

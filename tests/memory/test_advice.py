@@ -12,10 +12,11 @@ import torch
 from kit.config.command_line import parse
 from kit.config.layers import command_line_layer, resolve
 from kit.memory.advice import Situation, advise, advise_forecast
-from kit.memory.checks import refuse_without_effect
+from kit.memory.checks import check_training_memory
 from kit.memory.settings import MemorySettings
+from kit.planning.workload import situation_of
 from kit.settings import Settings
-from kit.train.updaters import build_updater
+from kit.train.updaters import build_updater, check_updater
 
 
 def options(now: Situation, **about: Any) -> list[str]:
@@ -85,19 +86,15 @@ def test_all_advice_together_is_accepted(
     if device == "cpu" and ("offload" in memory or "frozen_weights" in memory):
         pytest.skip("refused on a CPU to begin with")
     before = settled(memory, others)
-    advice = advise(situation(before, device), updating=updating)
+    advice = advise(situation_of(before, torch.device(device)), updating=updating)
     parameters = {"weight": torch.nn.Parameter(torch.ones(2))}
     for words in itertools.accumulate((shlex.split(item.options) for item in advice), lambda a, b: [*a, *b]):
         after = settled(memory, [*others, *words])
-        refuse_without_effect(after.memory, after.adapt.method, torch.device(device), autocast=device == "cuda")
-        build_updater(
-            parameters,
-            after.optim.resolved(after.adapt.method),
-            after.memory,
-            steps=1,
-            accumulate=after.train.accumulate,
-            graded=len(after.rollout.graded_steps),
-        )
+        check_training_memory(after.memory, after.adapt.method, torch.device(device), autocast=device == "cuda")
+        losses = len(after.rollout.loss_steps)
+        optim = after.optim.resolved(after.adapt.method)
+        check_updater(optim, after.memory, after.train.accumulate, losses)
+        build_updater(parameters, optim, after.memory, steps=1)
 
 
 def settled(memory: dict[str, Any], words: list[str]) -> Settings:
@@ -115,16 +112,3 @@ def settled(memory: dict[str, Any], words: list[str]) -> Settings:
             text = ",".join(value) if isinstance(value, list) else str(value)
             arguments += [f"--memory.{name}"] if value is True else [f"--memory.{name}", text]
     return resolve(Settings, [command_line_layer(parse(Settings, arguments, "kit finetune"), Settings)])
-
-
-def situation(settings: Settings, device: str) -> Situation:
-    return Situation(
-        settings.memory,
-        device,
-        device == "cuda",
-        settings.optim.name,
-        settings.adapt.method,
-        settings.data.batch_size,
-        settings.train.accumulate,
-        len(settings.rollout.graded_steps),
-    )

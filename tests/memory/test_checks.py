@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from kit.io.errors import SettingsError
-from kit.memory.checks import refuse_without_effect
+from kit.memory.checks import check_training_memory
 from kit.memory.settings import MemorySettings
 
 
 def check(settings: dict[str, Any], *, method: str = "lora", device: str = "cuda", autocast: bool = True) -> None:
     memory = MemorySettings.model_validate(settings)
-    refuse_without_effect(memory, method, torch.device(device), autocast=autocast)
+    check_training_memory(memory, method, torch.device(device), autocast=autocast)
 
 
 @pytest.mark.parametrize(

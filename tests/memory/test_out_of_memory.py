@@ -13,8 +13,8 @@ from aurora import Aurora
 
 from kit.io.errors import KitError, OutOfMemoryError, SettingsError
 from kit.memory import engine
-from kit.memory.advice import Situation
-from kit.memory.out_of_memory import Shortage, diagnose, explain_forecast, explain_training, readable
+from kit.memory.advice import Situation, explain_forecast, explain_training
+from kit.memory.out_of_memory import Shortage, diagnose, readable
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.train.settings import OptimSettings
@@ -76,7 +76,7 @@ def test_the_forward_pass_names_the_module(name: str) -> None:
     space.fail_in(name, recomputing=False)
     found = shortage_of(space.loss, space.model)
     # The module's own frame is the test's: the one around it is the innermost of the model.
-    assert (found.phase, found.on_gpu, found.asked) == ("forward", False, 3 * 2**30)
+    assert (found.phase, found.on_gpu, found.requested) == ("forward", False, 3 * 2**30)
     assert found.module is not None
     assert name.startswith(found.module) or found.module == name
     assert found.place == name.partition(".")[0]
@@ -112,7 +112,7 @@ def test_the_backward_pass_of_a_plain_model_is_no_modules() -> None:
 
     loss.register_hook(fail)  # type: ignore[no-untyped-call]
     found = shortage_of(loss.backward, torch.nn.Linear(1, 1))
-    assert (found.phase, found.module, found.asked) == ("backward", None, None)
+    assert (found.phase, found.module, found.requested) == ("backward", None, None)
     assert "in a part that PyTorch ran by itself and does not name: an unknown amount was asked of the host" in str(
         found
     )
@@ -159,7 +159,7 @@ def test_an_adapter_is_told_by_the_name_of_its_layer() -> None:
 def test_what_libraries_say_is_understood(error: Exception, asked: int | None, on_gpu: bool) -> None:
     found = diagnose(error, None)
     assert found is not None
-    assert (found.asked, found.on_gpu, found.phase) == (asked, on_gpu, "elsewhere")
+    assert (found.requested, found.on_gpu, found.phase) == (asked, on_gpu, "elsewhere")
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 
 from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.planning.fit import RESERVE_GIB, Judge, fit, ladder, settle
+from kit.planning.fit import RESERVE_GIB, MemoryEstimator, candidates, choose_memory, fit
 from kit.planning.settings import PlanSettings
 from kit.planning.trace import trace
-from kit.planning.workload import Subject, subject_of
+from kit.planning.workload import Workload, workload_of
 from kit.settings import Settings
 
 GIB = 2**30
@@ -33,9 +33,9 @@ def asked(fit: str | None = None, **sections: Any) -> PlanSettings:
     return PlanSettings.model_validate({"grid": "32x64", "model": {"variant": "small"}, "memory": memory, **sections})
 
 
-def narrow(settings: PlanSettings) -> Subject:
-    subject = subject_of(settings)
-    return dataclasses.replace(subject, spec=dataclasses.replace(subject.spec, arguments=NARROW))
+def narrow(settings: PlanSettings) -> Workload:
+    workload = workload_of(settings)
+    return dataclasses.replace(workload, spec=dataclasses.replace(workload.spec, arguments=NARROW))
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,18 @@ def narrow(settings: PlanSettings) -> Subject:
 )
 def test_short_traces_foresee_the_peak(memory: dict[str, Any]) -> None:
     settings = asked()
-    subject, chosen = narrow(settings), MemorySettings(**memory)
-    whole = trace(settings.model_copy(update={"memory": chosen}), subject)
-    assert Judge(settings, subject).foresee(chosen) == pytest.approx(whole.peak.bytes, rel=0.1)
+    workload, chosen = narrow(settings), MemorySettings(**memory)
+    whole = trace(settings.model_copy(update={"memory": chosen}), workload)
+    assert MemoryEstimator(settings, workload).estimate_peak(chosen) == pytest.approx(whole.peak.bytes, rel=0.1)
 
 
 @pytest.mark.slow
-def test_takes_the_first_rung_that_fits() -> None:
-    subject = narrow(asked())
-    most = trace(asked(), subject).peak.bytes / GIB
+def test_takes_the_first_candidate_that_fits() -> None:
+    workload = narrow(asked())
+    most = trace(asked(), workload).peak.bytes / GIB
     limit = 0.7 * most
-    fitted = fit(asked(f"{RESERVE_GIB + limit:.5f}GiB"), subject)
-    assert fitted.memory in ladder(asked(), subject)[1:]
+    fitted = fit(asked(f"{RESERVE_GIB + limit:.5f}GiB"), workload)
+    assert fitted.memory in candidates(asked(), workload)[1:]
     assert fitted.trace.peak.bytes / GIB <= limit
     assert all(foreseen > limit for _, foreseen in fitted.tried)
 
@@ -88,14 +88,14 @@ def test_refuses_a_setting_that_it_chooses() -> None:
 
 def test_keeps_what_is_the_users() -> None:
     settings = asked(memory={"fit": "80GiB", "saved_inputs": "bf16"})
-    assert all(rung.saved_inputs == "bf16" for rung in ladder(settings, narrow(asked())))
+    assert all(memory.saved_inputs == "bf16" for memory in candidates(settings, narrow(asked())))
 
 
 def test_frozen_weights_are_halved_where_that_is_exact() -> None:
-    subject = narrow(asked())
+    workload = narrow(asked())
 
     def frozen(**sections: Any) -> set[str]:
-        return {rung.frozen_weights for rung in ladder(asked("8GiB", **sections), subject)}
+        return {memory.frozen_weights for memory in candidates(asked("8GiB", **sections), workload)}
 
     assert frozen(adapt={"method": "lora"}) == {"bf16"}
     assert frozen(adapt={"method": "lora"}, train={"precision": "fp32"}) == {"fp32"}
@@ -103,14 +103,14 @@ def test_frozen_weights_are_halved_where_that_is_exact() -> None:
 
 
 def test_a_cpu_has_no_host_to_offload_to() -> None:
-    subject = narrow(asked())
-    assert any(rung.offload for rung in ladder(asked("8GiB"), subject))
-    assert not any(rung.offload for rung in ladder(asked("8GiB", train={"device": "cpu"}), subject))
+    workload = narrow(asked())
+    assert any(memory.offload for memory in candidates(asked("8GiB"), workload))
+    assert not any(memory.offload for memory in candidates(asked("8GiB", train={"device": "cpu"}), workload))
 
 
 def test_a_run_gets_settings_and_no_fit() -> None:
     settings = Settings.model_validate({"memory": {"fit": "60GiB"}})
-    settled, fitted = settle(settings, torch.device("cpu"))
+    settled, fitted = choose_memory(settings, torch.device("cpu"))
     assert settled.memory == MemorySettings()
     assert fitted is not None
-    assert settle(settled, torch.device("cpu")) == (settled, None)
+    assert choose_memory(settled, torch.device("cpu")) == (settled, None)

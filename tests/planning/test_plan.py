@@ -13,13 +13,12 @@ from kit.cli import main as cli
 from kit.config.layers import Layer, resolve
 from kit.data.settings import DataSettings
 from kit.io.errors import SettingsError, StoreError
-from kit.planning.advice import advise
 from kit.planning.counter import CATEGORIES, Peak
-from kit.planning.fit import RESERVE_GIB
+from kit.planning.fit import RESERVE_GIB, advise_step
 from kit.planning.plan import inexact, plan
 from kit.planning.settings import GridSize, PlanSettings
 from kit.planning.trace import Trace, trace
-from kit.planning.workload import ERA5_LEVELS, subject_of
+from kit.planning.workload import ERA5_LEVELS, workload_of
 from tests.factories import synthetic_store
 
 TINY: dict[str, Any] = {"grid": "33x64", "data": {"levels": [500, 850], "variables": ["2t", "t"], "statics": ["lsm"]}}
@@ -31,7 +30,7 @@ def settings_of(**sections: Any) -> PlanSettings:
 
 
 def test_a_plan_holds_what_is_promised() -> None:
-    found = plan(settings_of(card="4090")).as_dict()
+    found = plan(settings_of(card="4090")).to_dict()
     json.dumps(found, allow_nan=False)
     assert found["variant"] == "tiny"
     assert found["grid"] == [32, 64]
@@ -54,7 +53,7 @@ def test_a_plan_holds_what_is_promised() -> None:
 def test_what_fits_leaves_room_for_cuda() -> None:
     found = plan(settings_of())
     assert found.needed_gib == found.trace.peak.bytes / GIB + RESERVE_GIB
-    assert found.as_dict()["fits"]["8GiB"] is True
+    assert found.to_dict()["fits"]["8GiB"] is True
 
 
 @pytest.mark.parametrize(
@@ -78,17 +77,17 @@ def test_what_is_not_exact_is_said(sections: dict[str, Any], told: str) -> None:
 def test_a_grid_alone_stands_for_all_that_the_variant_reads(
     variant: str, surface: tuple[str, ...], levels: tuple[int, ...]
 ) -> None:
-    subject = subject_of(PlanSettings.model_validate({"grid": "721x1440", "model": {"variant": variant}}))
-    assert set(surface) <= set(subject.selection.inputs)
-    assert subject.selection.levels == levels
+    workload = workload_of(PlanSettings.model_validate({"grid": "721x1440", "model": {"variant": variant}}))
+    assert set(surface) <= set(workload.selection.inputs)
+    assert workload.selection.levels == levels
     # Rows beyond whole patches are left out, at the south pole.
-    assert len(subject.latitude) == 721 - 721 % subject.spec.patch_size
-    assert subject.latitude[0] == 90
-    assert (len(subject.longitude), subject.longitude[0]) == (1440, 0)
+    assert len(workload.latitude) == 721 - 721 % workload.spec.patch_size
+    assert workload.latitude[0] == 90
+    assert (len(workload.longitude), workload.longitude[0]) == (1440, 0)
 
 
 def test_waves_are_read_as_a_store_holds_them() -> None:
-    selection = subject_of(PlanSettings.model_validate({"grid": "33x64", "model": {"variant": "wave"}})).selection
+    selection = workload_of(PlanSettings.model_validate({"grid": "33x64", "model": {"variant": "wave"}})).selection
     assert {"swh", "wind", "dwi"} <= set(selection.inputs)
     assert "10u_wave" not in selection.inputs
 
@@ -99,21 +98,21 @@ def test_waves_are_read_as_a_store_holds_them() -> None:
 )
 def test_weights_that_are_not_here_are_planned_as_they_would_be_used(variant: str, kept: str | None) -> None:
     settings = PlanSettings.model_validate({"grid": "33x64", "model": {"variant": variant}})
-    assert subject_of(settings).spec.rollout_lora == kept
+    assert workload_of(settings).spec.rollout_lora == kept
 
 
 def test_a_region_of_the_grid_can_be_planned() -> None:
-    subject = subject_of(settings_of(data={**TINY["data"], "region": [60, 0, 0, 90]}))
-    assert subject.latitude[0] <= 60
-    assert subject.longitude[-1] <= 90
+    workload = workload_of(settings_of(data={**TINY["data"], "region": [60, 0, 0, 90]}))
+    assert workload.latitude[0] <= 60
+    assert workload.longitude[-1] <= 90
 
 
 def test_a_store_is_planned_as_it_would_be_trained_on(tmp_path: Path) -> None:
     store = synthetic_store(tmp_path / "store", levels=(500, 850))
     data = {"store": str(store.path)}
-    subject = subject_of(PlanSettings.model_validate({"data": data, "model": {"weights": "random"}}))
-    assert subject.selection.levels == (500, 850)
-    assert (len(subject.latitude), len(subject.longitude)) == (16, 32)
+    workload = workload_of(PlanSettings.model_validate({"data": data, "model": {"weights": "random"}}))
+    assert workload.selection.levels == (500, 850)
+    assert (len(workload.latitude), len(workload.longitude)) == (16, 32)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +165,7 @@ def test_a_grid_replaces_a_recipes_store_and_a_store_a_files_grid() -> None:
 @pytest.fixture(scope="module")
 def traced() -> Trace:
     settings = settings_of()
-    return trace(settings, subject_of(settings))
+    return trace(settings, workload_of(settings))
 
 
 def with_peak(found: Trace, where: str, **gib: int) -> Trace:
@@ -176,11 +175,11 @@ def with_peak(found: Trace, where: str, **gib: int) -> Trace:
 
 def test_advice_follows_what_the_peak_is_made_of(traced: Trace) -> None:
     settings = settings_of()
-    subject = subject_of(settings)
-    few = advise(settings, subject, with_peak(traced, "decoder.atmos_heads.t", activations=10))
+    workload = workload_of(settings)
+    few = advise_step(settings, workload, with_peak(traced, "decoder.atmos_heads.t", activations=10))
     assert "--memory.recompute blocks" in few[0]
     assert not any("optimizer" in line or "--optim" in line for line in few)
-    moved = advise(settings, subject, with_peak(traced, "optimizer", optimizer=9, gradients=5, parameters=5))
+    moved = advise_step(settings, workload, with_peak(traced, "optimizer", optimizer=9, gradients=5, parameters=5))
     assert not any("recompute" in line for line in moved)
     assert any("--memory.offload" in line for line in moved)
 

@@ -11,9 +11,9 @@ import torch
 
 from kit.data.dataset import Grid, Selection
 from kit.planning import fit as room
-from kit.planning.fit import at_most, preflight
+from kit.planning.fit import preflight, upper_bound
 from kit.planning.trace import trace
-from kit.planning.workload import Subject
+from kit.planning.workload import Workload
 from kit.run.finetune import finetune
 from kit.settings import Settings
 from kit.train.build import Job, build_job
@@ -46,9 +46,13 @@ def test_where_there_is_room_nothing_is_traced(job: Job, monkeypatch: pytest.Mon
 
 def test_a_step_that_might_not_fit_is_traced(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the trace, which is below the bound, it fits."""
-    subject = room._subject(job)
+    grid = job.selection.grid
+    workload = Workload(job.spec, job.selection, grid.latitude(job.store), grid.longitude(job.store))
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
-    bound, peak = at_most(job.settings, subject, parameters), trace(job.settings, subject, workspaces={}).peak.bytes
+    bound, peak = (
+        upper_bound(job.settings, workload, parameters),
+        trace(job.settings, workload, workspaces={}).peak.bytes,
+    )
     monkeypatch.setattr(room, "available", lambda _: bound - 4 * parameters)
     assert peak < bound
     assert preflight(job) is None
@@ -66,7 +70,7 @@ def test_a_step_that_does_not_fit_is_warned_of(job: Job, monkeypatch: pytest.Mon
     assert "offload" not in warning
     # The trace leaves the model as it was.
     assert all(parameter.device.type == "cpu" for parameter in job.model.parameters())
-    assert torch.isfinite(torch.as_tensor(job.trainer.validate(job.validation_batches())[0]))
+    assert torch.isfinite(torch.as_tensor(job.trainer.validate(job.trainer.task.valid_batches()).loss))
 
 
 def test_the_warning_is_on_the_record_and_the_run_goes_on(
@@ -75,7 +79,7 @@ def test_the_warning_is_on_the_record_and_the_run_goes_on(
     monkeypatch.setattr(room, "available", lambda _: 2**20)
     run = {"name": "tight", "dir": run_dir}
     result = finetune(settings(store, run=run, train={"device": "cpu", "steps": 1}))
-    assert result["steps"] == 1
+    assert result.steps == 1
     assert "warning: a step will take about 0.1 GiB of memory" in (run_dir / "tight" / "log.txt").read_text()
 
 
@@ -104,7 +108,7 @@ def test_the_bound_is_above_what_a_step_takes(variant: str) -> None:
         grid=Grid((0, rows), (0, columns), (0, 0)),
     )
     latitude = 90 - (np.arange(rows) + 0.5) * 180 / rows
-    subject = Subject(spec, selection, latitude, np.arange(columns) * 360 / columns)
+    workload = Workload(spec, selection, latitude, np.arange(columns) * 360 / columns)
     chosen = Settings.model_validate({"train": {"precision": "fp32"}})
-    traced = trace(chosen, subject)
-    assert traced.peak.bytes < at_most(chosen, subject, traced.parameters[1])
+    traced = trace(chosen, workload)
+    assert traced.peak.bytes < upper_bound(chosen, workload, traced.parameters[1])

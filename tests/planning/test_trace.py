@@ -17,9 +17,10 @@ from kit.planning.cost import Cost, Meter
 from kit.planning.counter import CATEGORIES, Counter, Peak, tensors_in
 from kit.planning.settings import PlanSettings
 from kit.planning.trace import Trace, trace
-from kit.planning.workload import Subject, subject_of
+from kit.planning.workload import Workload, workload_of
 from kit.settings import Settings
 from kit.train.build import build_trainer
+from kit.train.resolve import resolve_step
 from tests.batches import small_spec, synthetic_batch
 
 CPU = torch.device("cpu")
@@ -44,7 +45,7 @@ def pair_of(spec: ModelSpec, steps: int = 1) -> Pair:
     return Pair(inputs, targets[-1], tuple(targets[:-1]))
 
 
-def subject_like(spec: ModelSpec, pair: Pair) -> Subject:
+def workload_like(spec: ModelSpec, pair: Pair) -> Workload:
     inputs, target = pair.inputs, pair.target
     latitude, longitude = inputs.metadata.lat.numpy(), inputs.metadata.lon.numpy()
     grid = Grid((0, len(latitude)), (0, len(longitude)), (0, 0))
@@ -58,12 +59,12 @@ def subject_like(spec: ModelSpec, pair: Pair) -> Subject:
         spec.timestep,
         grid,
     )
-    return Subject(spec, selection, latitude.astype(np.float64), longitude.astype(np.float64))
+    return Workload(spec, selection, latitude.astype(np.float64), longitude.astype(np.float64))
 
 
 def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, Cost]:
     """Count a real step on the CPU, the second one."""
-    trainer = build_trainer(settings, spec, None, 1000, CPU, autocast=settings.train.precision == "bf16")
+    trainer = build_trainer(resolve_step(settings, spec, 1000, autocast=settings.train.precision == "bf16"), None, CPU)
     model = trainer.space.model
     batches = [pair] * settings.train.accumulate
     with Counter(model) as counter:
@@ -99,7 +100,7 @@ def test_the_plan_of_a_step_is_what_a_real_one_holds(sections: dict[str, Any]) -
     settings = settings_of(**copy.deepcopy(sections))
     pair = pair_of(SPEC, steps=settings.rollout.steps)
     # Without the kernels' workspaces, which a CPU has not.
-    planned = trace(settings, subject_like(SPEC, pair), workspaces={})
+    planned = trace(settings, workload_like(SPEC, pair), workspaces={})
     real, host, cost = really(settings, SPEC, pair)
     for name in set(CATEGORIES) - {"batch"}:
         assert planned.peak.breakdown[name] == real.breakdown[name], name
@@ -112,31 +113,31 @@ def test_the_plan_of_a_step_is_what_a_real_one_holds(sections: dict[str, Any]) -
 
 
 def test_more_batches_of_a_step_cost_time_and_no_memory() -> None:
-    subject = subject_like(SPEC, pair_of(SPEC))
-    two, six = (trace(settings_of(train={"accumulate": count}), subject) for count in (2, 6))
+    workload = workload_like(SPEC, pair_of(SPEC))
+    two, six = (trace(settings_of(train={"accumulate": count}), workload) for count in (2, 6))
     assert two.peak == six.peak
     assert six.cost.flops == 3 * two.cost.flops
 
 
 def test_a_gpu_in_bf16_holds_less_than_in_fp32_and_computes_in_it() -> None:
-    subject = subject_like(SPEC, pair_of(SPEC))
-    wide, narrow = (trace(settings_of(train={"precision": precision}), subject) for precision in ("fp32", "auto"))
+    workload = workload_like(SPEC, pair_of(SPEC))
+    wide, narrow = (trace(settings_of(train={"precision": precision}), workload) for precision in ("fp32", "auto"))
     assert narrow.peak.breakdown["activations"] < wide.peak.breakdown["activations"]
     assert {unit for unit, flops, _ in wide.cost.kernels if flops} == {"fp32", "tf32"}
     assert {unit for unit, flops, _ in narrow.cost.kernels if flops} == {"fp32", "tf32", "bf16"}
 
 
 def test_the_plan_is_the_same_with_a_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, subject = settings_of(train={"precision": "auto"}), subject_like(SPEC, pair_of(SPEC))
-    without = trace(settings, subject)
+    settings, workload = settings_of(train={"precision": "auto"}), workload_like(SPEC, pair_of(SPEC))
+    without = trace(settings, workload)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert _timeless(trace(settings, subject)) == _timeless(without)
+    assert _timeless(trace(settings, workload)) == _timeless(without)
 
 
 def test_the_plan_is_the_same_the_second_time() -> None:
     settings = settings_of(memory={"recompute": "blocks", "latitude_bands": 2})
-    subject = subject_like(SPEC, pair_of(SPEC))
-    assert _timeless(trace(settings, subject)) == _timeless(trace(settings, subject))
+    workload = workload_like(SPEC, pair_of(SPEC))
+    assert _timeless(trace(settings, workload)) == _timeless(trace(settings, workload))
 
 
 def _timeless(found: Trace) -> Trace:
@@ -151,9 +152,9 @@ def test_training_after_a_plan_is_training_without_one(recompute: str) -> None:
 
     def train(planned: bool) -> tuple[list[float], list[torch.Tensor]]:
         torch.manual_seed(0)
-        trainer = build_trainer(settings, spec, None, 10, CPU, autocast=False)
+        trainer = build_trainer(resolve_step(settings, spec, 10, autocast=False), None, CPU)
         if planned:
-            trace(settings, subject_like(spec, pair))
+            trace(settings, workload_like(spec, pair))
         losses = [trainer.step(step, [pair]).loss for step in (1, 2)]
         return losses, [parameter.detach() for parameter in trainer.trained.parameters.values()]
 
@@ -165,17 +166,17 @@ def test_training_after_a_plan_is_training_without_one(recompute: str) -> None:
 
 
 def test_a_forecast_has_no_gradients_and_no_optimiser() -> None:
-    subject = subject_like(SPEC, pair_of(SPEC))
-    found = trace(settings_of(), subject, forecast=True)
+    workload = workload_like(SPEC, pair_of(SPEC))
+    found = trace(settings_of(), workload, forecast=True)
     assert found.peak.breakdown["gradients"] == found.peak.breakdown["optimizer"] == 0
     assert set(found.phases) == {"forward"}
-    assert 3 * found.cost.flops == pytest.approx(trace(settings_of(), subject).cost.flops, rel=0.1)
+    assert 3 * found.cost.flops == pytest.approx(trace(settings_of(), workload).cost.flops, rel=0.1)
 
 
 def test_a_run_that_would_be_refused_has_no_plan() -> None:
     settings = settings_of(memory={"frozen_weights": "bf16"})
     with pytest.raises(SettingsError, match=r"frozen_weights"):
-        trace(settings, subject_like(SPEC, pair_of(SPEC)))
+        trace(settings, workload_like(SPEC, pair_of(SPEC)))
 
 
 @pytest.mark.slow
@@ -187,7 +188,7 @@ def test_the_large_model_is_planned_in_a_minute() -> None:
         "adapt": {"method": "lora"},
     }
     settings = PlanSettings.model_validate(asked)
-    found = trace(settings, subject_of(settings))
+    found = trace(settings, workload_of(settings))
     assert found.parameters == (7602176, 1263902352)
     # 4 bytes for each parameter; eight for each that trains, and a step count.
     assert found.peak.breakdown["parameters"] == 4 * 1263902352
@@ -198,9 +199,9 @@ def test_the_large_model_is_planned_in_a_minute() -> None:
 
 def test_a_replay_buffer_costs_the_device_a_step_and_the_host_its_items() -> None:
     pair = pair_of(SPEC)
-    subject = subject_like(SPEC, pair)
+    workload = workload_like(SPEC, pair)
     plain, host, disk = (
-        trace(settings_of(rollout=rollout), subject)
+        trace(settings_of(rollout=rollout), workload)
         for rollout in ({}, {"steps": 4, "buffer": 8}, {"steps": 4, "buffer": 8, "keep": "disk"})
     )
     item = sum(
