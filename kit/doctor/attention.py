@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kit.doctor.finding import Finding, error, ok, skipped, warning
+from kit.doctor.diagnosis import Diagnosis, error, ok, skipped, warning
+from kit.doctor.packages import first_line
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Measured", "check_attention", "examine_attention", "measure"]
+__all__ = ["AttentionMeasurement", "check_attention", "examine_attention", "measure"]
 
 Attention = Callable[..., "torch.Tensor"]
 
@@ -32,17 +33,17 @@ _FUSED = {"flash": "FLASH_ATTENTION", "memory-efficient": "EFFICIENT_ATTENTION",
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one implementation came to on one device.
+class AttentionMeasurement:
+    """Errors of one implementation on one device.
 
     Attributes:
         device: ``cpu`` or ``cuda:0``.
-        backend: ``chosen`` is what PyTorch takes by itself.
+        backend: Name of the implementation; ``chosen`` is what PyTorch takes by itself.
         precision: ``fp32`` or ``bf16``.
-        masked: with the mask of a shifted window.
-        refusal: why it did not run; empty if it did.
-        forward: largest relative error of what comes out; NaN if there is NaN in it.
-        backward: of the gradients of queries, keys and values.
+        masked: Whether the mask of a shifted window was applied.
+        refusal: Why it did not run; empty if it did.
+        forward: Largest relative error of what comes out; NaN if there is NaN in it.
+        backward: The same of the gradients of queries, keys and values.
     """
 
     device: str
@@ -61,137 +62,129 @@ class Measured:
         return not self.refusal and not (self.forward <= limit and self.backward <= limit)
 
 
-def examine_attention(device: str) -> list[Finding]:
-    """Try every implementation on a device, and say what came of it.
+def examine_attention(device: str) -> list[Diagnosis]:
+    """Try every implementation on a device.
 
     Args:
         device: ``cpu``, in fp32, or a GPU such as ``cuda:0``, in bf16, as the kit trains there.
     """
-    return check_attention(device, [*_measured(device)])
-
-
-def _measured(device: str) -> Iterator[Measured]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    names = {"chosen": None, "math": "MATH", **_FUSED}
+    names = {"math": "MATH", **_FUSED}
     if device == "cpu":
         # PyTorch has no others there.
-        names = {"chosen": None, "math": "MATH", "flash": "FLASH_ATTENTION"}
+        names = {"math": "MATH", "flash": "FLASH_ATTENTION"}
+    measured = [measure(device, "chosen", masked=masked) for masked in (False, True)]
     for backend, member in names.items():
-        for masked in (False, True):
-            if member is None:
-                yield measure(device, backend, masked=masked)
-                continue
-            with sdpa_kernel(getattr(SDPBackend, member)):
-                yield measure(device, backend, masked=masked)
+        with sdpa_kernel(getattr(SDPBackend, member)):
+            measured += [measure(device, backend, masked=masked) for masked in (False, True)]
+    return check_attention(device, measured)
 
 
-def measure(device: str, backend: str, *, masked: bool, attention: Attention | None = None) -> Measured:
+def measure(device: str, backend: str, *, masked: bool, attention: Attention | None = None) -> AttentionMeasurement:
     """Run one implementation forward and backward, and compare it with attention that is written out in fp64.
 
     Args:
-        device: where.
-        backend: its name, for the record.
-        masked: with the mask of a shifted window.
-        attention: by default PyTorch's.
+        device: Device to run on, such as ``cuda:0``.
+        backend: Name of the implementation, for the record.
+        masked: Whether to apply the mask of a shifted window.
+        attention: Function to run; by default PyTorch's.
     """
     import torch
 
-    precision = "fp32" if device == "cpu" else "bf16"
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    precision, dtype = "bf16", torch.bfloat16
+    if device == "cpu":
+        precision, dtype = "fp32", torch.float32
     generator = torch.Generator().manual_seed(0)
     shape = (_WINDOWS, _HEADS, _TOKENS, _CHANNELS)
     # Rounded first, so that both sides see the same numbers.
     given = [torch.randn(shape, generator=generator).to(dtype) for _ in range(4)]
-    mask = _mask() if masked else None
-    wanted = _results(_written_out, [part.double() for part in given], mask)
-    ours = attention or torch.nn.functional.scaled_dot_product_attention
-    with warnings.catch_warnings(record=True) as told:
+    mask = None
+    if masked:
+        # Half a window is no neighbour of the other half, as behind the seam of a shifted window.
+        half = torch.arange(_TOKENS) < _TOKENS // 2
+        mask = torch.where(half[:, None] != half[None, :], _MASKED, 0.0)
+        mask = mask.expand(_WINDOWS, 1, _TOKENS, _TOKENS).contiguous()
+    expected = _results(_written_out, [part.double() for part in given], mask)
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             moved = [part.to(device) for part in given]
-            found = _results(ours, moved, None if mask is None else mask.to(device, dtype))
-            errors = [_error(one.cpu().double(), other) for one, other in zip(found, wanted, strict=True)]
+            if mask is not None:
+                mask = mask.to(device, dtype)
+            found = _results(attention or torch.nn.functional.scaled_dot_product_attention, moved, mask)
+            errors = []
+            for one, other in zip(found, expected, strict=True):
+                errors.append(float((one.cpu().double() - other).abs().max() / other.abs().max()))
         except RuntimeError as refusal:
-            words = [str(warning.message).partition(" (Triggered")[0] for warning in told]
-            return Measured(device, backend, precision, masked, "; ".join([_first(refusal), *words]))
+            # PyTorch says in warnings why it takes none of its kernels.
+            reasons = [str(warned.message).partition(" (Triggered")[0] for warned in caught]
+            text = "; ".join([first_line(refusal).rstrip("."), *reasons])
+            return AttentionMeasurement(device, backend, precision, masked, text)
     # NaN is the largest error there is, but not to max().
-    backward = math.nan if any(map(math.isnan, errors[1:])) else max(errors[1:])
-    return Measured(device, backend, precision, masked, "", errors[0], backward)
-
-
-def _mask() -> torch.Tensor:
-    """Half a window is no neighbour of the other half, as behind the seam of a shifted window."""
-    import torch
-
-    half = torch.arange(_TOKENS) < _TOKENS // 2
-    apart = half[:, None] != half[None, :]
-    return torch.where(apart, _MASKED, 0.0).expand(_WINDOWS, 1, _TOKENS, _TOKENS).contiguous()
+    backward = max(errors[1:])
+    if any(map(math.isnan, errors[1:])):
+        backward = math.nan
+    return AttentionMeasurement(device, backend, precision, masked, "", errors[0], backward)
 
 
 def _written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None) -> torch.Tensor:
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ v
 
 
 def _results(attention: Attention, given: list[torch.Tensor], mask: torch.Tensor | None) -> list[torch.Tensor]:
-    """What comes out, and the gradients of queries, keys and values."""
+    """Return what comes out, and the gradients of queries, keys and values."""
     import torch
 
     q, k, v = (part.detach().clone().requires_grad_() for part in given[:3])
-    out = attention(q, k, v, attn_mask=mask if mask is None else mask.to(q.dtype))
+    if mask is not None:
+        mask = mask.to(q.dtype)
+    out = attention(q, k, v, attn_mask=mask)
     torch.autograd.backward(out, given[3])
     return [part.detach() for part in (out, q.grad, k.grad, v.grad) if part is not None]
 
 
-def _error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
-
-
-def _first(trouble: BaseException) -> str:
-    return (str(trouble).strip().splitlines() or [type(trouble).__name__])[0].rstrip(".")
-
-
-def check_attention(device: str, measured: list[Measured]) -> list[Finding]:
-    """Judge what was measured on one device: one finding for each implementation."""
-    found = [_judge(name, [one for one in measured if one.backend == name]) for name in _names(measured)]
-    ran = {one.backend for one in measured if not one.refusal and not one.wrong}
-    if device != "cpu" and not ran & _FUSED.keys():
+def check_attention(device: str, measured: list[AttentionMeasurement]) -> list[Diagnosis]:
+    """Judge what was measured on one device: one diagnosis for each implementation."""
+    by_backend: dict[str, list[AttentionMeasurement]] = {}
+    for one in measured:
+        by_backend.setdefault(one.backend, []).append(one)
+    found = [_check_backend(runs) for runs in by_backend.values()]
+    works = {one.backend for one in measured if not one.refusal and not one.wrong}
+    if device != "cpu" and not works & _FUSED.keys():
         detail = f"{device} has no fused attention that works: scores of all windows are held in memory, and time grows"
         remedy = "see the refusals above; a GPU of compute capability 8.0 or newer with the locked PyTorch has them"
         found.append(warning(f"attention {device}", detail, remedy))
     return found
 
 
-def _names(measured: list[Measured]) -> list[str]:
-    return list(dict.fromkeys(one.backend for one in measured))
-
-
-def _judge(backend: str, runs: list[Measured]) -> Finding:
-    one = runs[0]
-    name = f"attention {one.device} {backend}"
-    facts = {("masked" if run.masked else "plain"): _figures(run) for run in runs}
+def _check_backend(runs: list[AttentionMeasurement]) -> Diagnosis:
+    first = runs[0]
+    name = f"attention {first.device} {first.backend}"
+    facts: dict[str, Any] = {}
+    figures, refusals = [], []
+    for run in runs:
+        kind, prefix = ("masked", "masked ") if run.masked else ("plain", "")
+        if run.refusal:
+            refusals.append(run.refusal)
+            facts[kind] = {"refusal": run.refusal}
+        else:
+            facts[kind] = {"forward": run.forward, "backward": run.backward}
+            figures.append(f"{prefix}{run.forward:.0e} and {run.backward:.0e}")
+    errors = f"{first.precision}: {', '.join(figures)}"
     if any(run.wrong for run in runs):
-        detail = f"forward or backward is wrong in {one.precision}: {_told(runs)} (limit {_TOLERANCE[one.precision]:g})"
+        detail = f"forward or backward is wrong in {errors} (limit {_TOLERANCE[first.precision]:g})"
         remedy = (
             "install what the lock names, update the driver, try another GPU: they do not go together or one is broken"
         )
         return error(name, detail, remedy, **facts)
-    refused = [run for run in runs if run.refusal]
-    if refused and backend in ("chosen", "math"):
+    if refusals and first.backend in ("chosen", "math"):
         remedy = "training cannot work here: install what requirements.lock names and update the driver"
-        return error(name, f"does not run: {refused[0].refusal}", remedy, **facts)
-    if len(refused) == len(runs):
-        return skipped(name, f"not for this device: {refused[0].refusal}", **facts)
-    note = "; with a mask PyTorch takes another" if refused else ""
-    return ok(name, f"forward and backward agree with fp64 in {one.precision}: {_told(runs)}{note}", **facts)
-
-
-def _figures(run: Measured) -> dict[str, float | str]:
-    return {"refusal": run.refusal} if run.refusal else {"forward": run.forward, "backward": run.backward}
-
-
-def _told(runs: list[Measured]) -> str:
-    return ", ".join(
-        f"{'masked ' if run.masked else ''}{run.forward:.0e} and {run.backward:.0e}" for run in runs if not run.refusal
-    )
+        return error(name, f"does not run: {refusals[0]}", remedy, **facts)
+    if len(refusals) == len(runs):
+        return skipped(name, f"not for this device: {refusals[0]}", **facts)
+    note = "; with a mask PyTorch takes another" if refusals else ""
+    return ok(name, f"forward and backward agree with fp64 in {errors}{note}", **facts)

@@ -10,9 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kit
-from kit.doctor.finding import Finding, error, ok, skipped, warning
+from kit.doctor.diagnosis import Diagnosis, error, ok, skipped, warning
 
-__all__ = ["Packages", "Torch", "check_lock", "check_pins", "check_torch", "probe_packages", "probe_torch"]
+__all__ = [
+    "Packages",
+    "Torch",
+    "check_lock",
+    "check_pins",
+    "check_torch",
+    "first_line",
+    "probe_packages",
+    "probe_torch",
+]
 
 _DISTRIBUTION = "aurora-finetune-kit"
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*==\s*([A-Za-z0-9.+!]+)")
@@ -22,19 +31,19 @@ _REINSTALL = "install the kit again from its lock: uv pip install -r requirement
 
 @dataclass(frozen=True)
 class Torch:
-    """What the installed PyTorch tells.
+    """The installed PyTorch.
 
     Attributes:
-        version: None if it cannot be imported.
-        trouble: why not.
-        cuda: that it was built for; None for a CPU-only build.
-        architectures: GPU code in it.
-        usable: whether it can use a GPU.
-        refusal: why not, in its words.
-        devices: GPUs that it sees.
-        threads: of its own on the CPU.
-        vision: version of torchvision.
-        vision_trouble: why torchvision, without which upstream's model cannot be imported, does not work.
+        version: Its version; None if it cannot be imported.
+        trouble: Why not.
+        cuda: CUDA that it was built for; None for a CPU-only build.
+        architectures: Architectures of the GPU code in it, such as ``sm_90``.
+        usable: Whether it can use a GPU.
+        refusal: Why not, in its words.
+        devices: Number of GPUs that it sees.
+        threads: Number of its threads on the CPU.
+        vision: Version of torchvision.
+        vision_trouble: Why torchvision, without which upstream's model cannot be imported, does not work.
     """
 
     version: str | None = None
@@ -54,9 +63,9 @@ class Packages:
     """Versions, by name in lower case with hyphens.
 
     Attributes:
-        pinned: what the kit's own metadata asks for exactly.
-        installed: what there is.
-        locked: versions that the lock of a checkout allows; None outside a checkout.
+        pinned: Versions that the kit's own metadata asks for exactly.
+        installed: Versions that there are.
+        locked: Versions that the lock of a checkout allows; None outside a checkout.
     """
 
     pinned: Mapping[str, str] = field(default_factory=dict)
@@ -68,15 +77,24 @@ def probe_torch() -> Torch:
     """Import PyTorch and torchvision, and try the operator that fails where their builds differ."""
     try:
         import torch
-    except (ImportError, OSError, RuntimeError) as trouble:
-        return Torch(trouble=_first_line(trouble))
+    except (ImportError, OSError, RuntimeError) as failure:
+        return Torch(trouble=first_line(failure))
     usable, refusal = torch.cuda.is_available(), ""
     if not usable and torch.version.cuda:
+        # Only starting CUDA says why it cannot be used.
         try:
             torch.cuda.init()  # type: ignore[no-untyped-call]
-        except (RuntimeError, AssertionError) as trouble:
-            refusal = _first_line(trouble)
-    vision, vision_trouble = _probe_vision()
+        except (RuntimeError, AssertionError) as failure:
+            refusal = first_line(failure)
+    vision, vision_trouble = None, ""
+    try:
+        import torchvision
+
+        kept = torch.ops.torchvision.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+        assert kept.tolist() == [0], "its operators give wrong results"
+        vision = str(torchvision.__version__)
+    except (ImportError, OSError, RuntimeError, AttributeError, AssertionError) as failure:
+        vision_trouble = first_line(failure)
     return Torch(
         version=str(torch.__version__),
         cuda=torch.version.cuda,
@@ -90,60 +108,58 @@ def probe_torch() -> Torch:
     )
 
 
-def _probe_vision() -> tuple[str | None, str]:
-    import torch
-
-    try:
-        import torchvision
-
-        kept = torch.ops.torchvision.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
-        assert kept.tolist() == [0]
-    except (ImportError, OSError, RuntimeError, AttributeError, AssertionError) as trouble:
-        return None, _first_line(trouble) or "its operators give wrong results"
-    return str(torchvision.__version__), ""
-
-
 def probe_packages(lock: Path = _LOCK) -> Packages:
     """Read the metadata of what is installed, and the lock of a checkout where there is one."""
-    wanted = importlib.metadata.requires(_DISTRIBUTION) or []
-    pinned = {_name(match[1]): match[2] for line in wanted if ";" not in line and (match := _PIN.match(line))}
-    installed = {
-        _name(found.metadata["Name"]): found.version
-        for found in importlib.metadata.distributions()
-        if found.metadata["Name"]
-    }
-    locked: dict[str, set[str]] | None = None
-    if lock.is_file():
-        locked = {}
-        for match in filter(None, map(_PIN.match, lock.read_text(encoding="utf-8").splitlines())):
-            locked.setdefault(_name(match[1]), set()).add(match[2])
-    frozen = None if locked is None else {name: frozenset(versions) for name, versions in locked.items()}
-    return Packages(pinned, installed, frozen)
+    pinned = {}
+    for line in importlib.metadata.requires(_DISTRIBUTION) or []:
+        # What only an extra or another system needs is behind a semicolon.
+        if ";" not in line and (match := _PIN.match(line)):
+            pinned[_normalised(match[1])] = match[2]
+    installed = {}
+    for found in importlib.metadata.distributions():
+        if found.metadata["Name"]:
+            installed[_normalised(found.metadata["Name"])] = found.version
+    if not lock.is_file():
+        return Packages(pinned, installed)
+    # A package may be locked at several versions, each for some versions of Python.
+    locked: dict[str, frozenset[str]] = {}
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if match := _PIN.match(line):
+            name = _normalised(match[1])
+            locked[name] = locked.get(name, frozenset()) | {match[2]}
+    return Packages(pinned, installed, locked)
 
 
-def _name(distribution: str) -> str:
+def _normalised(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _first_line(trouble: BaseException) -> str:
-    return (str(trouble).strip().splitlines() or [type(trouble).__name__])[0]
+def first_line(failure: BaseException) -> str:
+    """Return the first line of a failure's message, or its kind where it has none."""
+    lines = str(failure).strip().splitlines()
+    if not lines:
+        return type(failure).__name__
+    return lines[0]
 
 
-def check_torch(torch: Torch) -> list[Finding]:
+def check_torch(torch: Torch) -> list[Diagnosis]:
     """Decide whether PyTorch and torchvision work at all."""
     if torch.version is None:
         return [error("torch", f"PyTorch cannot be imported: {torch.trouble}", _REINSTALL, trouble=torch.trouble)]
+    python = platform.python_version()
     built = f"CUDA {torch.cuda}" if torch.cuda else "no CUDA"
-    facts = {"torch": torch.version, "cuda": torch.cuda, "python": platform.python_version()}
-    found = [ok("torch", f"PyTorch {torch.version}, {built}, on Python {platform.python_version()}", **facts)]
+    detail = f"PyTorch {torch.version}, {built}, on Python {python}"
+    found = [ok("torch", detail, torch=torch.version, cuda=torch.cuda, python=python)]
     if torch.vision_trouble:
         detail = f"torchvision does not work beside PyTorch {torch.version}: {torch.vision_trouble}"
         remedy = "the two must come from one build; upstream's model cannot be imported without it. " + _REINSTALL
-        return [*found, error("torchvision", detail, remedy, trouble=torch.vision_trouble)]
-    return [*found, ok("torchvision", f"{torch.vision}, its operators work", torchvision=torch.vision)]
+        found.append(error("torchvision", detail, remedy, trouble=torch.vision_trouble))
+    else:
+        found.append(ok("torchvision", f"{torch.vision}, its operators work", torchvision=torch.vision))
+    return found
 
 
-def check_pins(packages: Packages) -> list[Finding]:
+def check_pins(packages: Packages) -> list[Diagnosis]:
     """Compare what is installed with what the kit's metadata pins."""
     found = []
     for name, wanted in packages.pinned.items():
@@ -162,17 +178,19 @@ def check_pins(packages: Packages) -> list[Finding]:
     return found
 
 
-def check_lock(packages: Packages) -> list[Finding]:
+def check_lock(packages: Packages) -> Diagnosis:
     """Compare everything that is installed with the lock of a checkout."""
     if packages.locked is None:
-        return [skipped("lock", "no requirements.lock beside the package: not a checkout")]
+        return skipped("lock", "no requirements.lock beside the package: not a checkout")
     shared = sorted(packages.locked.keys() & packages.installed.keys())
-    others = {
-        name: packages.installed[name]
-        for name in shared
-        if packages.installed[name].partition("+")[0] not in packages.locked[name]
-    }
+    others, named = {}, []
+    for name in shared:
+        have, locked = packages.installed[name], packages.locked[name]
+        # A local version, such as +cu130, is a build of the same code.
+        if have.partition("+")[0] not in locked:
+            others[name] = have
+            named.append(f"{name} {have} (lock: {' or '.join(locked)})")
     if not others:
-        return [ok("lock", f"all {len(shared)} installed packages that requirements.lock names are as it has them")]
-    named = ", ".join(f"{name} {have} (lock: {' or '.join(packages.locked[name])})" for name, have in others.items())
-    return [warning("lock", f"{len(others)} of {len(shared)} packages differ: {named}", _REINSTALL, packages=others)]
+        return ok("lock", f"all {len(shared)} installed packages that requirements.lock names are as it has them")
+    detail = f"{len(others)} of {len(shared)} packages differ: {', '.join(named)}"
+    return warning("lock", detail, _REINSTALL, packages=others)

@@ -1,4 +1,4 @@
-"""What the doctor looks at, beside the machine."""
+"""Settings of the doctor: the run that is meant, and what is asked for beside the machine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["DoctorSettings", "ReadingSettings"]
 
 
 class ReadingSettings(BaseModel):
-    """How the run that is meant would read its data."""
+    """Settings of the data that the run would read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     workers: int = Field(default=0, ge=0)
-    """Processes that read ahead: threads, shared memory and open files are judged with them."""
+    """Processes that read ahead: threads are judged with them."""
 
 
 class DoctorSettings(BaseModel):
-    """What is looked at."""
+    """Settings of the doctor."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.doctor.finding import Finding, error, ok, skipped, warning
+from kit.doctor.diagnosis import Diagnosis, error, ok, skipped, warning
 from kit.doctor.network import Reply, reach
 from kit.io.secrets import scrub
 from kit.tracking.settings import TrackSettings
@@ -25,12 +25,12 @@ class Database:
     """An SQLite store.
 
     Attributes:
-        path: the file.
-        exists: whether it is there; the first run makes it.
-        trouble: why it cannot be read; empty if it can.
-        schema: revision of its tables; None if they are not MLflow's.
-        newest: revision that the installed MLflow has; None if that cannot be told.
-        locked: whether a process has kept others from writing for a second.
+        path: File of the database.
+        exists: Whether it is there; the first run makes it.
+        trouble: Why it cannot be read; empty if it can.
+        schema: Revision of its tables; None if they are not MLflow's.
+        newest: Revision that the installed MLflow has; None if that cannot be told.
+        locked: Whether a process has kept others from writing for a second.
     """
 
     path: Path
@@ -41,56 +41,69 @@ class Database:
     locked: bool = False
 
 
-def examine_tracking(settings: TrackSettings, run_dir: Path) -> list[Finding]:
-    """Look at the store that is configured."""
+def examine_tracking(settings: TrackSettings, run_dir: Path) -> Diagnosis:
+    """Look at the store that is configured.
+
+    Args:
+        settings: Address of the store; by default a database in the folder of runs.
+        run_dir: Folder of runs.
+    """
     uri = resolve_uri(settings.uri, run_dir)
     if database := sqlite_path(uri):
-        return [check_database(probe_database(database))]
+        return check_database(probe_database(database))
     if uri.startswith(("http://", "https://")):
-        return [check_server(uri, reach(f"{uri.rstrip('/')}/health", "GET"))]
-    return [skipped(_NAME, f"{scrub(uri)}: neither SQLite nor an HTTP server; not looked at")]
+        return check_server(uri, reach(f"{uri.rstrip('/')}/health", "GET"))
+    return skipped(_NAME, f"{scrub(uri)}: neither SQLite nor an HTTP server; not looked at")
 
 
 def probe_database(path: Path) -> Database:
-    """Read a database's revision, and see whether it could be written to; changes nothing."""
+    """Read a database's revision, and try to lock it as a writer would; changes nothing."""
     if not path.exists():
         return Database(path, exists=False)
     newest = newest_schema()
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=1.0, isolation_level=None)
-    except sqlite3.Error as trouble:
-        return Database(path, trouble=str(trouble), newest=newest)
+    except sqlite3.Error as failure:
+        return Database(path, trouble=str(failure), newest=newest)
     try:
         rows = connection.execute("select version_num from alembic_version").fetchall()
-        schema = str(rows[0][0]) if rows else None
         connection.execute("begin immediate")
         connection.execute("rollback")
-    except sqlite3.OperationalError as trouble:
-        if "no such table" in str(trouble):
+    except sqlite3.DatabaseError as failure:
+        # No table of revisions: tables of something else.
+        if "no such table" in str(failure):
             return Database(path, newest=newest)
-        locked = "locked" in str(trouble)
-        return Database(path, trouble="" if locked else str(trouble), schema=newest, newest=newest, locked=locked)
-    except sqlite3.DatabaseError as trouble:
-        return Database(path, trouble=str(trouble), newest=newest)
+        if isinstance(failure, sqlite3.OperationalError) and "locked" in str(failure):
+            return Database(path, schema=newest, newest=newest, locked=True)
+        return Database(path, trouble=str(failure), newest=newest)
     finally:
         connection.close()
+    schema = None
+    if rows:
+        schema = str(rows[0][0])
     return Database(path, schema=schema, newest=newest)
 
 
 def newest_schema() -> str | None:
-    """Revision of the tables that the installed MLflow works with, read off its migrations: importing it takes 3 s."""
+    """Read the newest revision of MLflow's tables off the installed migrations."""
+    # Importing MLflow takes 3 s.
     found = importlib.util.find_spec("mlflow")
     if found is None or not found.submodule_search_locations:
         return None
     folder = Path(found.submodule_search_locations[0]) / "store" / "db_migrations" / "versions"
-    texts = [file.read_text(encoding="utf-8") for file in folder.glob("*.py")]
-    pairs = [dict(_REVISION.findall(text)) for text in texts]
-    earlier = {pair.get("down_revision") for pair in pairs}
-    last = [pair["revision"] for pair in pairs if "revision" in pair and pair["revision"] not in earlier]
-    return last[0] if len(last) == 1 else None
+    revisions, earlier = set(), set()
+    for file in folder.glob("*.py"):
+        named = dict(_REVISION.findall(file.read_text(encoding="utf-8")))
+        revisions.add(named.get("revision"))
+        earlier.add(named.get("down_revision"))
+    # The newest is the one that none comes after.
+    last = revisions - earlier - {None}
+    if len(last) != 1:
+        return None
+    return last.pop()
 
 
-def check_database(database: Database) -> Finding:
+def check_database(database: Database) -> Diagnosis:
     """Decide whether a run can record there."""
     where = f"{database.path}"
     facts = {"schema": database.schema, "expected": database.newest}
@@ -112,12 +125,12 @@ def check_database(database: Database) -> Finding:
     return ok(_NAME, f"{where} can be read and written", **facts)
 
 
-def check_server(uri: str, reply: Reply) -> Finding:
+def check_server(uri: str, reply: Reply) -> Diagnosis:
     """Decide whether a tracking server is there; a run needs it at its start."""
     shown, facts = scrub(uri), {"code": reply.code}
     if reply.code is None:
         remedy = "see the address (--track.uri or MLFLOW_TRACKING_URI), the network and proxies; a run cannot start"
-        return error(_NAME, f"{shown} does not answer: {reply.told}", f"{remedy} without it", **facts)
+        return error(_NAME, f"{shown} does not answer: {reply.message}", f"{remedy} without it", **facts)
     if reply.code in (401, 403):
         remedy = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as it asks"
         return warning(_NAME, f"{shown} answers, and wants to know who asks ({reply.code})", remedy, **facts)

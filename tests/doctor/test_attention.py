@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kit.doctor.attention import Measured, check_attention, examine_attention, measure
+from kit.doctor.attention import AttentionMeasurement, check_attention, examine_attention, measure
 
 attend = torch.nn.functional.scaled_dot_product_attention
 
@@ -75,8 +75,8 @@ def test_a_refusal_is_told_with_its_reason() -> None:
     assert found.status == "error"
 
 
-def on_gpu(backend: str, *, masked: bool = False, refusal: str = "") -> Measured:
-    return Measured("cuda:0", backend, "bf16", masked, refusal, 3e-3, 4e-3)
+def on_gpu(backend: str, *, masked: bool = False, refusal: str = "") -> AttentionMeasurement:
+    return AttentionMeasurement("cuda:0", backend, "bf16", masked, refusal, 3e-3, 4e-3)
 
 
 def test_a_gpu_whose_flash_attention_takes_no_mask() -> None:

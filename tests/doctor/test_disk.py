@@ -10,30 +10,30 @@ from pathlib import Path
 import pytest
 
 from kit import registry
-from kit.doctor.disk import Place, check_files, check_place, places, probe_place
+from kit.doctor.disk import WatchedFolder, check_files, check_folder, probe_folder, watched_folders
 from kit.doctor.network import examine_network
 from kit.registry.paths import RESOURCES
 
 GIB = 2**30
 
 
-def place(path: Path) -> Place:
-    return replace(places(path)[0], path=path)
+def watched(path: Path) -> WatchedFolder:
+    return replace(watched_folders(path)[0], path=path)
 
 
 def test_a_folder_that_is_still_to_be_made(tmp_path: Path) -> None:
-    found = probe_place(place(tmp_path / "a" / "runs"))
+    found = probe_folder(watched(tmp_path / "a" / "runs"))
     assert (found.is_file, found.refusal) == (False, "")
     assert found.free > 0
     assert found.system
     assert list(tmp_path.iterdir()) == []
-    assert check_place(replace(found, free=99 * GIB, system="ext4")).status == "ok"
+    assert check_folder(replace(found, free=99 * GIB, system="ext4")).status == "ok"
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("no folder")
     for path in (tmp_path / "runs", tmp_path / "runs" / "deeper"):
-        found = check_place(probe_place(place(path)))
+        found = check_folder(probe_folder(watched(path)))
         assert found.status == "error"
         assert f"{tmp_path / 'runs'} is not a folder" in found.detail
         assert "--run.dir" in found.remedy
@@ -44,7 +44,7 @@ def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    found = check_place(probe_place(place(tmp_path)))
+    found = check_folder(probe_folder(watched(tmp_path)))
     assert found.status == "error"
     assert "no file can be made there (Read-only file system)" in found.detail
 
@@ -54,21 +54,20 @@ def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch: pytest.Monkey
     (
         ({"free": 20 * GIB}, "warning", "up to 40 GB"),
         ({"free": GIB // 4}, "error", "less than the 0.5 GiB"),
-        ({"files": 12}, "warning", "12 more files"),
         ({"system": "nfs4"}, "warning", "SQLite"),
-        ({"files": None, "system": ""}, "ok", "renamed"),
+        ({"system": ""}, "ok", "renamed"),
     ),
 )
 def test_a_folder_with_too_little(facts: dict[str, object], status: str, word: str, tmp_path: Path) -> None:
-    full = replace(place(tmp_path), free=99 * GIB, files=10**6, system="ext4")
-    found = check_place(replace(full, **facts))  # type: ignore[arg-type]
+    full = replace(watched(tmp_path), free=99 * GIB, system="ext4")
+    found = check_folder(replace(full, **facts))  # type: ignore[arg-type]
     assert found.status == status
     assert word in found.detail
 
 
 def test_the_cache_and_the_temporary_folder_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
-    runs, cache, temporary = places(Path("here"))
+    runs, cache, temporary = watched_folders(Path("here"))
     assert (runs.path, cache.path) == (Path("here"), tmp_path / "cache")
     assert temporary.setting == "TMPDIR"
 

@@ -10,7 +10,7 @@ import pytest
 
 from kit.cli.main import main
 from kit.doctor import examination
-from kit.doctor.finding import Examination, Finding, error, ok, skipped, warning
+from kit.doctor.diagnosis import Diagnosis, Examination, error, ok, skipped, warning
 from kit.doctor.packages import Torch
 from kit.doctor.settings import DoctorSettings
 
@@ -36,8 +36,8 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert all(check["remedy"] for check in checks if check["status"] in ("warning", "error"))
     names = {check["name"] for check in checks}
     assert names >= {
-        "driver", "torch", "torchvision", "pin torch", "lock", "attention cpu chosen", "memory", "threads", "time zone",
-        "disk runs", "disk cache", "file era5-sample", "mlflow", "data stores", "proxy", "network",
+        "driver", "torch", "torchvision", "pin torch", "lock", "attention cpu chosen", "memory", "threads",
+        "disk runs", "disk cache", "file era5-sample", "mlflow", "data stores", "network",
     }  # fmt: skip
     assert len(names) == len(checks)
     assert list(tmp_path.iterdir()) == []
@@ -58,7 +58,7 @@ def test_a_machine_whose_pytorch_does_not_load(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(examination, "probe_torch", lambda: Torch(trouble="libcudart.so.13: no such file"))
     examined = examination.examine(DoctorSettings())
     assert not examined.passed
-    statuses = {one.name: one.status for one in examined.findings}
+    statuses = {one.name: one.status for one in examined.diagnoses}
     assert statuses["torch"] == "error"
     assert statuses["attention"] == "skipped"
     assert statuses["disk runs"] in ("ok", "warning")
@@ -67,7 +67,7 @@ def test_a_machine_whose_pytorch_does_not_load(monkeypatch: pytest.MonkeyPatch) 
 def test_a_warning_does_not_fail() -> None:
     assert Examination((ok("a", "b"), warning("c", "d", "e"), skipped("f", "g"))).passed
     assert not Examination((error("a", "b", "c"),)).passed
-    assert Finding("a", "ok", "b").evidence == {}
+    assert Diagnosis("a", "ok", "b").evidence == {}
 
 
 def test_settings_that_the_doctor_lacks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

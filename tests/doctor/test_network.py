@@ -12,7 +12,7 @@ import pytest
 
 from kit import registry
 from kit.doctor import network
-from kit.doctor.network import Reply, addresses, check_environment, check_reply, examine_network, reach
+from kit.doctor.network import Reply, addresses, check_reply, examine_network, reach
 
 
 @contextmanager
@@ -113,18 +113,3 @@ def test_every_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "reach", lambda address: Reply(address, 200))
     named = {one.name for one in examine_network(asked=True)}
     assert {"host huggingface.co", "host raw.githubusercontent.com"} <= named
-
-
-def test_the_environment_is_told_without_secrets() -> None:
-    found = check_environment(
-        {"https_proxy": "http://me:hunter2@proxy.example:3128", "HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": "1"}
-    )
-    assert [(one.name, one.status) for one in found] == [("proxy", "ok"), ("hub token", "ok"), ("offline", "warning")]
-    assert "***@proxy.example:3128" in found[0].detail
-    assert found[1].evidence == {"present": True}
-    assert not any(secret in str(found) for secret in ("hunter2", "hf_secret"))
-
-
-def test_a_proxy_that_is_no_address() -> None:
-    assert check_environment({"HTTPS_PROXY": "http://"})[0].status == "error"
-    assert check_environment({"HTTPS_PROXY": "proxy.example:3128"})[0].status == "ok"

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.finding import Finding
+from kit.doctor.diagnosis import Diagnosis
 from kit.doctor.network import Reply
 from kit.doctor.tracking import check_server, examine_tracking, newest_schema
 from kit.tracking.settings import TrackSettings
 from tests.doctor.test_network import server
 
 
-def finding(run_dir: Path, uri: str | None = None) -> Finding:
-    [found] = examine_tracking(TrackSettings(uri=uri), run_dir)
-    return found
+def finding(run_dir: Path, uri: str | None = None) -> Diagnosis:
+    return examine_tracking(TrackSettings(uri=uri), run_dir)
 
 
 @pytest.fixture(autouse=True)
