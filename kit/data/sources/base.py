@@ -1,8 +1,7 @@
-"""What a source hands over, whatever kind it is."""
+"""Sources of data, whatever their kind: what a build asks them for, and what they hand over."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,24 +16,24 @@ from kit.data.sources.coordinates import canonical_coordinates, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
 from kit.data.store.format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
 from kit.io.errors import StoreError
+from kit.io.hashes import sha256_of_file
 
 __all__ = [
     "Announcement",
     "OpenSource",
     "Pieces",
-    "Place",
     "Request",
     "SourceData",
+    "SourceLocation",
     "data_files",
     "file_facts",
     "states_together",
 ]
 
-Place = str | Path
+SourceLocation = str | Path
 """A file, a folder, or an address."""
-
-
 LAYER_BYTES = 2**20
+"""Bytes of a layer, a variable's values on one level, up to which states are read together."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,12 @@ class Request:
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""
-        asked = self.statics if name.startswith(STATIC_PREFIX) else self.variables
-        return known if asked is None else name in asked
+        asked = self.variables
+        if name.startswith(STATIC_PREFIX):
+            asked = self.statics
+        if asked is None:
+            return known
+        return name in asked
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,16 @@ class SourceData:
     """Fields in the store's form, each with its own times, still lazy.
 
     Args:
-        fields: those asked for, by the store's name; statics carry their prefix.
-        names: of everything that was found, asked for or not.
-        files: name, SHA-256 and size of every file that was read.
-        notes: what was done to the data, one sentence each.
-        licence: as the files state it; empty where they do not.
-        synthetic: the data say of themselves that they are.
-        projection: of a curvilinear grid, where it is known: the attributes of a CF grid mapping (appendix F).
-        requests: that reading all of the fields asks of servers, where that is known.
-        download_bytes: that they bring, where that is known.
-        regridding: how the fields came to another grid, if they did.
+        fields: Fields asked for, by the store's name; statics carry their prefix.
+        names: Names of everything that was found, asked for or not.
+        files: Name, SHA-256 and size of every file that was read.
+        notes: What was done to the data, one sentence each.
+        licence: Licence as the files state it; empty where they do not.
+        synthetic: Whether the data say of themselves that they are synthetic.
+        projection: Attributes of a CF grid mapping (appendix F) of a curvilinear grid, where they are known.
+        requests: Number of requests to servers that reading all fields takes, where that is known.
+        download_bytes: Bytes that these requests bring, where that is known.
+        regridding: How the fields came to another grid, if they did.
     """
 
     fields: dict[str, xr.DataArray]
@@ -100,10 +103,10 @@ class Announcement:
     """What a source will fetch before it can open anything, as far as the request alone tells.
 
     Attributes:
-        states: that the store will have.
-        value_bytes: of all their values, float32.
-        requests: that will be made.
-        download_bytes: that these bring, as estimated.
+        states: Number of states that the store will have.
+        value_bytes: Bytes of all their values, float32.
+        requests: Number of requests that will be made.
+        download_bytes: Bytes that these bring, as estimated.
     """
 
     states: int
@@ -113,13 +116,13 @@ class Announcement:
 
 
 def states_together(points: int) -> int:
-    """States of a variable that are read together: one, or as many small ones as a layer of ``LAYER_BYTES`` holds.
+    """Count the states of a variable that are read together: one, or as many small ones as ``LAYER_BYTES`` hold.
 
     It follows from the grid alone, not from the levels, so that the chunks of all variables end at the same times: a
     block of a build then computes none of them twice.
 
     Args:
-        points: of a layer.
+        points: Grid points of a layer.
     """
     return max(1, LAYER_BYTES // (4 * max(1, points)))
 
@@ -127,7 +130,7 @@ def states_together(points: int) -> int:
 class OpenSource(Protocol):
     """The one function of every source module; fields may be read until the context ends."""
 
-    def __call__(self, paths: Sequence[Place], request: Request) -> AbstractContextManager[SourceData]:
+    def __call__(self, paths: Sequence[SourceLocation], request: Request) -> AbstractContextManager[SourceData]:
         """Open the data at ``paths``: files, folders or addresses."""
 
 
@@ -159,7 +162,7 @@ class Pieces:
         """Take all fields of one file.
 
         Raises:
-            StoreError: its coordinates or units cannot be brought into the store's form.
+            StoreError: The file's coordinates or units cannot be brought into the store's form.
         """
         projection = projection_of(dataset)
         dataset = cropped(canonical_coordinates(dataset, where, self.note), self.request.region, where)
@@ -167,40 +170,46 @@ class Pieces:
         if grid == CURVILINEAR:
             self.projection = self.projection or projection
         for array in dataset.data_vars.values():
+            # Variables that lie on no grid, such as bounds of coordinates, are no fields.
             if not set(grid) <= set(array.dims):
                 continue
             name, variable = canonical_name(array)
             if not self.takes(name, known=variable is not None):
                 continue
             extra = [dim for dim in array.dims if dim not in ("time", "level", *grid)]
-            if all(array.sizes[dim] == 1 for dim in extra):
-                array = array.squeeze(extra, drop=True)  # noqa: PLW2901
-            else:
+            if any(array.sizes[dim] != 1 for dim in extra):
                 msg = f"{where}: {array.name} has the dimensions {array.dims}; select along {sorted(map(str, extra))}"
                 raise StoreError(msg)
-            if bare := [dim for dim in array.dims if dim not in array.coords and dim not in grid]:
-                msg = f"{where}: {array.name} has the dimension {bare[0]} without its values; add that coordinate"
-                raise StoreError(msg)
-            values = canonical_values(array, name, variable, where, self.note)
+            field_alone = array.squeeze(extra, drop=True)
+            for dim in field_alone.dims:
+                if dim not in field_alone.coords and dim not in grid:
+                    msg = f"{where}: {array.name} has the dimension {dim} without its values; add that coordinate"
+                    raise StoreError(msg)
+            values = canonical_values(field_alone, name, variable, where, self.note)
             self.found.setdefault(name, []).append((where, values))
 
 
-def data_files(paths: Sequence[Place], kind: str, wanted: str, is_wanted: Callable[[Path], bool]) -> list[Path]:
+def data_files(
+    paths: Sequence[SourceLocation], kind: str, wanted: str, is_wanted: Callable[[Path], bool]
+) -> list[Path]:
     """Find the files of a source.
 
     Args:
-        paths: files, which are taken as they are, and folders, which are searched to any depth.
-        kind: of the source, for the message.
-        wanted: what its files look like, for the message.
-        is_wanted: says of a file in a folder whether it is one of them.
+        paths: Files, which are taken as they are, and folders, which are searched to any depth.
+        kind: Kind of the source, for the message.
+        wanted: Description of its files, for the message.
+        is_wanted: Whether a file in a folder is one of them.
 
     Raises:
-        StoreError: a folder holds none; lists what its files end in.
+        StoreError: A folder holds none; lists what its files end in.
     """
-    files = []
+    files: list[Path] = []
     for path in map(Path, paths):
-        inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        taken = inside if path.is_file() else [p for p in inside if is_wanted(p)]
+        if path.is_file():
+            files.append(path)
+            continue
+        inside = sorted(p for p in path.rglob("*") if p.is_file())
+        taken = list(filter(is_wanted, inside))
         if not taken:
             kinds = sorted({p.suffix for p in inside})
             msg = f"{path}: no {kind} files ({wanted}); files there end in {kinds or 'nothing'}"
@@ -210,10 +219,5 @@ def data_files(paths: Sequence[Place], kind: str, wanted: str, is_wanted: Callab
 
 
 def file_facts(paths: Iterable[Path]) -> tuple[dict[str, Any], ...]:
-    """Name, SHA-256 and size of files, for the store's attributes."""
-    facts = []
-    for path in paths:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        facts.append({"name": path.name, "sha256": digest, "size": path.stat().st_size})
-    return tuple(facts)
+    """Return name, SHA-256 and size of files, for the store's attributes."""
+    return tuple({"name": path.name, "sha256": sha256_of_file(path), "size": path.stat().st_size} for path in paths)

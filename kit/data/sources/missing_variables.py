@@ -20,42 +20,41 @@ def without_missing(source: SourceData, settings: BuildSettings, note: Note) -> 
     """Leave out the variables of ``--leave_out_missing``, and say why.
 
     Args:
-        source: the data.
-        settings: of the build.
-        note: is told which were left out.
+        source: Data as the source found them.
+        settings: Settings of the build.
+        note: Takes which variables were left out.
 
     Returns:
         The data without them, and settings that do not ask for them.
 
     Raises:
-        SettingsError: one of them is there, with values, or nobody asked for it.
+        SettingsError: One of them is there, with values, or nobody asked for it.
     """
+    asked = {*(settings.variables or ()), *(STATIC_PREFIX + name for name in settings.statics or ())}
+    fields = dict(source.fields)
     for name in settings.leave_out_missing:
         field = source.fields.get(name)
-        if field is None and name not in _asked(settings):
-            msg = f"--leave_out_missing {name} has no effect: the data lack it and nothing asks for it; leave it out"
-            raise SettingsError(msg)
-        if field is not None and _has_value(field, settings.times):
+        if field is None:
+            if name not in asked:
+                msg = (
+                    f"--leave_out_missing {name} has no effect: the data lack it and nothing asks for it; leave it out"
+                )
+                raise SettingsError(msg)
+            note(f"{name} left out: the data lack it")
+            continue
+        if _has_value(field, settings.times):
             msg = f"--leave_out_missing {name} has no effect: the data hold values of {name}; leave the setting out"
             raise SettingsError(msg)
-        note(f"{name} left out: {'the data lack it' if field is None else 'it holds nothing but missing values'}")
-    gone = frozenset(settings.leave_out_missing)
-    fields = {name: field for name, field in source.fields.items() if name not in gone}
-    changed = {
-        "variables": _kept(settings.variables, gone, ""),
-        "statics": _kept(settings.statics, gone, STATIC_PREFIX),
-    }
-    return dataclasses.replace(source, fields=fields), settings.model_copy(update=changed)
-
-
-def _asked(settings: BuildSettings) -> frozenset[str]:
-    """Names of all that was asked for, as the store has them."""
-    statics = (STATIC_PREFIX + name for name in settings.statics or ())
-    return frozenset((*(settings.variables or ()), *statics))
-
-
-def _kept(names: tuple[str, ...] | None, gone: frozenset[str], prefix: str) -> tuple[str, ...] | None:
-    return None if names is None else tuple(name for name in names if prefix + name not in gone)
+        note(f"{name} left out: it holds nothing but missing values")
+        fields.pop(name, None)
+    # None stands for everything that the data hold, and stays.
+    variables, statics, gone = settings.variables, settings.statics, settings.leave_out_missing
+    if variables is not None:
+        variables = tuple(name for name in variables if name not in gone)
+    if statics is not None:
+        statics = tuple(name for name in statics if STATIC_PREFIX + name not in gone)
+    changed = settings.model_copy(update={"variables": variables, "statics": statics})
+    return dataclasses.replace(source, fields=fields), changed
 
 
 def _has_value(field: xr.DataArray, period: Period | None) -> bool:
@@ -64,8 +63,12 @@ def _has_value(field: xr.DataArray, period: Period | None) -> bool:
         return not bool(np.isnan(field.values).all())
     if period is not None:
         field = field.isel(time=period_indices(field["time"].values.astype("datetime64[s]"), period))
+    lengths = (1,) * field.sizes["time"]
+    # A chunk holds states that are read together.
+    if field.chunks:
+        lengths = field.chunks[0]
     start = 0
-    for length in field.chunks[0] if field.chunks else (1,) * field.sizes["time"]:
+    for length in lengths:
         block = field.isel(time=slice(start, start + length)).compute(scheduler="synchronous")
         if not np.isnan(block.values).all():
             return True

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.sources.base import Pieces, Place, Request, SourceData, data_files, file_facts, states_together
+from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts, states_together
 from kit.data.sources.fields import Note
 from kit.data.sources.merging import merge
 from kit.io.errors import StoreError
@@ -39,7 +39,7 @@ SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 
 
 @contextmanager
-def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[SourceData]:
     """Open NetCDF data.
 
     Args:

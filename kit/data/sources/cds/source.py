@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.sources.base import Announcement, Place, Request, SourceData
+from kit.data.sources.base import Announcement, Request, SourceData, SourceLocation
 from kit.data.sources.cds.access import find_access
 from kit.data.sources.cds.products import Times
 from kit.data.sources.cds.queue import Pace, fetch_all, readable
@@ -32,7 +32,7 @@ LIMITS = Limits(attempts=10, backoff=2.0)
 PACE = Pace()
 
 
-def plan_requests(paths: Sequence[Place], request: Request) -> tuple[Planned, ...]:
+def plan_requests(paths: Sequence[SourceLocation], request: Request) -> tuple[Planned, ...]:
     """Say which requests a build will make, without asking anybody.
 
     Args:
@@ -48,7 +48,7 @@ def plan_requests(paths: Sequence[Place], request: Request) -> tuple[Planned, ..
     return plan(select(str(paths[0]), request))
 
 
-def announce(paths: Sequence[Place], request: Request) -> Announcement | None:
+def announce(paths: Sequence[SourceLocation], request: Request) -> Announcement | None:
     """Say what a build will fetch, without asking anybody; None if all of it is in the cache.
 
     Raises:
@@ -69,7 +69,7 @@ def announce(paths: Sequence[Place], request: Request) -> Announcement | None:
 
 
 @contextmanager
-def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[SourceData]:
     """Ask a data store for what is wanted, wait for it, and open it.
 
     Args:

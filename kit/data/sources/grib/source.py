@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kit.data.sources.base import Pieces, Place, Request, SourceData, data_files, file_facts
+from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts
 from kit.data.sources.fields import Note
 from kit.data.sources.grib.grid import Grid
 from kit.data.sources.grib.scan import Message, is_grib, scan
@@ -29,7 +29,7 @@ __all__ = ["add_fields", "check_steps", "laid_out", "named", "open_source", "win
 
 
 @contextmanager
-def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[SourceData]:
     """Open GRIB data.
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from kit.data.settings import Period
-from kit.data.sources.base import Place, Request, SourceData
+from kit.data.sources.base import Request, SourceData, SourceLocation
 from kit.data.sources.grib.source import laid_out
 from kit.data.sources.hrrr.fetch import Fetched, Fetcher
 from kit.data.sources.hrrr.index import ARCHIVE_VARIABLE, Wanted, archives, load_herbie, states_of, wanted_by_hour
@@ -64,7 +64,9 @@ class Estimate:
 
 
 @contextmanager
-def open_source(paths: Sequence[Place], request: Request, *, limits: Limits | None = None) -> Iterator[SourceData]:
+def open_source(
+    paths: Sequence[SourceLocation], request: Request, *, limits: Limits | None = None
+) -> Iterator[SourceData]:
     """Fetch analyses of HRRR, and open them.
 
     Args:
@@ -98,7 +100,7 @@ def _opened(hours: Hours, fetcher: Fetcher, request: Request) -> SourceData:
     return dataclasses.replace(source, licence=LICENCE, notes=notes)
 
 
-def _sample(paths: Sequence[Place], request: Request, limits: Limits) -> SourceData:
+def _sample(paths: Sequence[SourceLocation], request: Request, limits: Limits) -> SourceData:
     """Fetch the first state alone, have it stand for all, and say what fetching all will take."""
     all_of_it = estimate(paths, request, limits=limits)
     states = states_of(request)
@@ -123,7 +125,7 @@ def _repeated(field: xr.DataArray, states: Sequence[np.datetime64]) -> xr.DataAr
     return field.isel(time=np.arange(len(times)) % field.sizes["time"]).assign_coords(time=times)
 
 
-def estimate(paths: Sequence[Place], request: Request, *, limits: Limits | None = None) -> Estimate:
+def estimate(paths: Sequence[SourceLocation], request: Request, *, limits: Limits | None = None) -> Estimate:
     """Say what ``open_source`` would fetch, by the archives' indices; hours in the cache count as fetched.
 
     Raises:
@@ -142,7 +144,7 @@ def estimate(paths: Sequence[Place], request: Request, *, limits: Limits | None 
     return Estimate(len(hours), round(requests * share), round(size * share), exact=len(picked) == len(absent))
 
 
-def _prepared(paths: Sequence[Place], request: Request, limits: Limits) -> tuple[Hours, Fetcher]:
+def _prepared(paths: Sequence[SourceLocation], request: Request, limits: Limits) -> tuple[Hours, Fetcher]:
     if [str(path) for path in paths] != [_NAME]:
         msg = (
             f"--path of --source hrrr is the word {_NAME}, got {', '.join(map(str, paths))}; a mirror is named by the "

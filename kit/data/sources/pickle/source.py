@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.sources.base import Pieces, Place, Request, SourceData, file_facts
+from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, file_facts
 from kit.data.sources.merging import merge
 from kit.data.sources.pickle.unpickle import Array, PickledBatch, PickledPair, load
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX
@@ -33,7 +33,7 @@ Values = npt.NDArray[Any]
 
 
 @contextmanager
-def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[SourceData]:
     """Open a pickle.
 
     Args:

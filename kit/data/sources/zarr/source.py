@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from kit.data.region import cropped
-from kit.data.sources.base import Pieces, Place, Request, SourceData
+from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
 from kit.data.sources.fields import canonical_name
 from kit.data.sources.merging import merge
@@ -43,7 +43,7 @@ _LISTED = 12
 
 
 @contextmanager
-def open_source(paths: Sequence[Place], request: Request) -> Iterator[SourceData]:
+def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[SourceData]:
     """Open Zarr stores.
 
     Args:
