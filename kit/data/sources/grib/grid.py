@@ -1,4 +1,4 @@
-"""Where the values of a GRIB message lie, and in which order they come."""
+"""Grids of GRIB messages: where the values lie, and in which order they come."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CURVED", "DECIMALS", "Grid", "Header", "MOST", "REGULAR", "Values", "read_curved", "read_regular"]
+__all__ = ["GribGrid", "read_grid"]
 
 Values = npt.NDArray[np.float64]
-REGULAR = ("regular_ll", "regular_gg")
+_REGULAR = ("regular_ll", "regular_gg")
 """Kinds of grid that are vectors of latitudes and longitudes."""
-MOST = 100_000
+_CURVED = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equal_area", "rotated_ll")
+"""Kinds of grid whose points eccodes places, row by row."""
+_MAX_SIDE = 100_000
 """Rows or columns that are believed: a damaged header may claim billions."""
-DECIMALS = 6
+_DECIMALS = 6
 """GRIB 2 counts in millionths of a degree, GRIB 1 in thousandths."""
+_NORTHWARDS = 0x40
+"""Scanning mode: rows go east, one after the other to the north."""
+_NEAR = 1e-2
+"""Degrees between the first point that a header states and the one that is computed; GRIB 1 counts in thousandths."""
+_RELATIVE = 0x08
+"""Flag table 3.3 of GRIB 2, and 7 of GRIB 1: components of vectors are those along the grid's own axes."""
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class GribGrid:
     """Rows and columns of a message, brought into one order: rows southwards, columns eastwards.
 
     Attributes:
@@ -68,19 +76,26 @@ class Grid:
     @property
     def size(self) -> int:
         """Number of values."""
-        return self.shape[0] * self.shape[1]
+        return math.prod(self.shape)
 
-    def arranged(self, values: Values) -> Values:
+    def arrange(self, values: Values) -> Values:
         """Bring the values of a message, [H * W] in its own order, into rows and columns, [H, W]."""
         height, width = self.shape
-        lines = values.reshape((width, height) if self.along_columns else (height, width))
+        lines = values.reshape(height, width)
+        if self.along_columns:
+            lines = values.reshape(width, height)
         if self.alternating:
             lines = lines.copy()
             lines[1::2] = lines[1::2, ::-1]
-        rows = lines.T if self.along_columns else lines
-        return rows[:: -1 if self.northwards else 1, :: -1 if self.westwards else 1]
+        if self.along_columns:
+            lines = lines.T
+        if self.northwards:
+            lines = lines[::-1]
+        if self.westwards:
+            lines = lines[:, ::-1]
+        return lines
 
-    def same_points(self, other: Grid) -> bool:
+    def same_points(self, other: GribGrid) -> bool:
         """Whether two grids have the same rows and columns, whatever the order of their values."""
         if self is other:
             return True
@@ -96,66 +111,82 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Header:
+class _Header:
     """The keys of a message, as eccodes reads them."""
 
     eccodes: Any
     handle: Any
 
-    @property
-    def kind(self) -> str:
-        """The grid's name."""
-        return str(self.eccodes.codes_get(self.handle, "gridType"))
-
-    def number(self, key: str) -> float | None:
-        """A key's value; None where the message has none."""
+    def number(self, key: str, default: float = math.nan) -> float:
+        """Read a key's value; ``default`` where the message has none."""
         try:
-            missing = self.eccodes.codes_is_missing(self.handle, key)
-            return None if missing else self.eccodes.codes_get_double(self.handle, key)
+            if self.eccodes.codes_is_missing(self.handle, key):
+                return default
+            return float(self.eccodes.codes_get_double(self.handle, key))
         except self.eccodes.KeyValueNotFoundError:
-            return None
-
-    def latitudes(self) -> Values:
-        """Those that occur, increasing."""
-        return np.sort(self.eccodes.codes_get_double_array(self.handle, "distinctLatitudes"))
-
-    def places(self) -> tuple[Values, Values] | str:
-        """Latitude and longitude of every point, [H * W] each; or why eccodes does not know them."""
-        try:
-            found = [self.eccodes.codes_get_double_array(self.handle, key) for key in ("latitudes", "longitudes")]
-        except self.eccodes.CodesInternalError as error:
-            return str(error)
-        return found[0], found[1]
+            return default
 
 
-def read_regular(header: Header, kind: str) -> Grid:
-    """Read the grid of a message whose rows and columns are parallels and meridians: regular_ll or regular_gg."""
-    keys = ("Ni", "Nj", "scanningMode", *(f"{a}Of{b}GridPointInDegrees" for b in ("First", "Last") for a in _ENDS))
-    found = [header.number(key) for key in keys]
-    if any(value is None for value in found):
-        gone = ", ".join(key for key, value in zip(keys, found, strict=True) if value is None)
-        return Grid(kind, problem=f"lies on a {kind} grid whose header lacks {gone}")
-    columns, rows, mode, north, west, south, east = (float(value) for value in found if value is not None)
+def read_grid(eccodes: Any, handle: Any) -> GribGrid:
+    """Read the grid of a message; one that cannot be read says why in its ``problem``.
+
+    Args:
+        eccodes: The library.
+        handle: Its handle of the message's headers.
+
+    Returns:
+        The grid; of kinds that are curved, latitudes and longitudes are matrices, [H, W].
+    """
+    header, kind = _Header(eccodes, handle), str(eccodes.codes_get(handle, "gridType"))
+    if kind in _REGULAR:
+        return _read_regular(header, kind)
+    if kind in _CURVED:
+        return _read_curved(header, kind)
+    return GribGrid(kind, problem=f"lies on a {kind} grid")
+
+
+def _read_regular(header: _Header, kind: str) -> GribGrid:
+    """Read a grid whose rows and columns are parallels and meridians."""
+    ends = [f"{axis}Of{end}GridPointInDegrees" for end in ("First", "Last") for axis in ("latitude", "longitude")]
+    keys = np.array(["Ni", "Nj", "scanningMode", *ends])
+    found = np.array([header.number(key) for key in keys])
+    if np.isnan(found).any():
+        gone = ", ".join(keys[np.isnan(found)])
+        return GribGrid(kind, problem=f"lies on a {kind} grid whose header lacks {gone}")
+    columns, rows, mode, north, west, south, east = found.tolist()
     flags = int(mode)
+    # The lower half of the flags shifts rows or columns against each other (flag table 3.4 of GRIB 2).
     if flags & 0x0F:
-        return Grid(kind, problem=f"lies on a {kind} grid with shifted rows (scanning mode {flags})")
-    if not (0 < rows <= MOST and 0 < columns <= MOST):
-        return Grid(kind, problem=f"lies on a {kind} grid of {rows:.0f} x {columns:.0f} points, which cannot be")
+        return GribGrid(kind, problem=f"lies on a {kind} grid with shifted rows (scanning mode {flags})")
+    # Before any memory is taken.
+    if not (0 < rows <= _MAX_SIDE and 0 < columns <= _MAX_SIDE):
+        return GribGrid(kind, problem=f"lies on a {kind} grid of {rows:.0f} x {columns:.0f} points, which cannot be")
     westwards, northwards = bool(flags & 0x80), bool(flags & 0x40)
-    latitude = np.linspace(north, south, int(rows))
+    # Ends and counts place every point; increments only repeat it, and many writers get them wrong.
+    latitude: Values = np.linspace(north, south, int(rows))
     if kind == "regular_gg":
-        latitude = header.latitudes()[:: 1 if northwards else -1]
-    longitude = _eastwards(*((east, west) if westwards else (west, east)), int(columns))
+        # Gaussian latitudes are not evenly spaced: eccodes computes them, increasing once they are sorted.
+        latitude = np.sort(header.eccodes.codes_get_double_array(header.handle, "distinctLatitudes"))
+        if not northwards:
+            latitude = latitude[::-1]
+    if westwards:
+        west, east = east, west
+    longitude = _columns_eastwards(west, east, int(columns))
     problem = _contradiction(kind, latitude, longitude, int(rows), northwards)
-    if not problem and (points := int(header.number("numberOfDataPoints") or 0)) != int(rows * columns):
+    points = int(header.number("numberOfDataPoints", 0))
+    if not problem and points != int(rows * columns):
         problem = f"lies on a {kind} grid of {int(rows)} x {int(columns)}, but its header counts {points} points"
-    steps = (header.number("iDirectionIncrementInDegrees"), header.number("jDirectionIncrementInDegrees"))
-    return Grid(
+    note = ""
+    if kind == "regular_ll" and not problem:
+        note = _odd_increments(header, latitude, longitude)
+    if northwards:
+        latitude = latitude[::-1]
+    return GribGrid(
         kind=kind,
         problem=problem,
-        note=_odd_steps(steps, latitude, longitude) if kind == "regular_ll" and not problem else "",
-        latitude=np.round(latitude[::-1] if northwards else latitude, DECIMALS),
-        longitude=np.round(longitude, DECIMALS),
+        note=note,
+        latitude=np.round(latitude, _DECIMALS),
+        longitude=np.round(longitude, _DECIMALS),
         along_columns=bool(flags & 0x20),
         alternating=bool(flags & 0x10),
         northwards=northwards,
@@ -163,166 +194,150 @@ def read_regular(header: Header, kind: str) -> Grid:
     )
 
 
-_ENDS = ("latitude", "longitude")
-
-
-def _eastwards(west: float, east: float, count: int) -> Values:
-    """Columns of a row that goes east, across Greenwich or the date line where its end is the smaller number."""
-    columns = np.linspace(west, east if east >= west else east + 360, count)
-    step = columns[1] - columns[0] if count > 1 else 0.0
-    if count > 1 and abs(count * step - 360) < 0.01 * step:
-        # The whole circle: its step is known better than a header in thousandths of a degree can say it.
-        columns = np.linspace(west, west + 360, count, endpoint=False)
+def _columns_eastwards(west: float, east: float, count: int) -> Values:
+    """Place the columns of a row that goes east, across Greenwich or the date line where it ends at less."""
+    if east < west:
+        east += 360
+    columns = np.linspace(west, east, count)
+    step = np.ptp(columns[:2])
+    # The whole circle: its step is known better than a header in thousandths of a degree can say it.
+    if abs(count * step - 360) < 0.01 * step:
+        return np.linspace(west, west + 360, count, endpoint=False)
     return columns
 
 
 def _contradiction(kind: str, latitude: Values, longitude: Values, rows: int, northwards: bool) -> str:
-    steps = np.diff(latitude) if northwards else -np.diff(latitude)
+    """Say where a header contradicts itself; empty if it does not."""
+    steps, order = -np.diff(latitude), "southwards"
+    if northwards:
+        steps, order = -steps, "northwards"
     if len(latitude) != rows:
         return f"lies on a {kind} grid of {rows} rows, but its header gives {len(latitude)} latitudes"
+    # The rows could lie either way: by the scanning mode, or by the ends.
     if steps.size and steps.min() <= 0:
-        way = "northwards" if northwards else "southwards"
-        return f"has rows that go {way} by its scanning mode, but from {latitude[0]:g} to {latitude[-1]:g} degrees"
+        return f"has rows that go {order} by its scanning mode, but from {latitude[0]:g} to {latitude[-1]:g} degrees"
     if len(longitude) > 1 and np.diff(longitude).min() <= 0:
         return f"has {len(longitude)} columns, all at {longitude[0]:g} degrees east"
     return ""
 
 
-def _odd_steps(steps: tuple[float | None, float | None], latitude: Values, longitude: Values) -> str:
-    """Say so where the header's steps are not those between its ends; ends and counts say all there is to say."""
-    real = tuple(float(abs(v[-1] - v[0]) / max(1, len(v) - 1)) for v in (longitude, latitude))
-    said = tuple(real[i] if step is None else step for i, step in enumerate(steps))
-    if all(abs(a - b) <= 1e-3 for a, b in zip(said, real, strict=True)):
+def _odd_increments(header: _Header, latitude: Values, longitude: Values) -> str:
+    """Say where the header's increments are not those between its ends; empty if they are."""
+    real = [float(np.ptp(side)) / max(1, len(side) - 1) for side in (longitude, latitude)]
+    # An increment that is not stated is not odd.
+    stated = [header.number(f"{side}DirectionIncrementInDegrees", step) for side, step in zip("ij", real, strict=True)]
+    if np.abs(np.subtract(stated, real)).max() <= 1e-3:
         return ""
     return (
-        f"a header gives steps of {said[0]:g} x {said[1]:g} degrees, its ends and counts {real[0]:g} x {real[1]:g}: "
-        "ends and counts were taken"
+        f"a header gives steps of {stated[0]:g} x {stated[1]:g} degrees, its ends and counts {real[0]:g} x "
+        f"{real[1]:g}: ends and counts were taken"
     )
 
 
-# Where the values of a GRIB message lie whose rows and columns are no parallels and meridians.
-
-CURVED = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equal_area", "rotated_ll")
-"""Kinds of grid whose points eccodes places, row by row."""
-_NORTHWARDS = 0x40
-"""Scanning mode: rows go east, one after the other to the north."""
-_NEAR = 1e-2
-"""Degrees between the first point that a header states and the one that is computed; GRIB 1 counts in thousandths."""
-_RELATIVE = 0x08
-"""Flag table 3.3 of GRIB 2, and 7 of GRIB 1: components of vectors are those along the grid's own axes."""
-
-
-def read_curved(header: Header, kind: str) -> Grid:
-    """Read the grid of a message from the points that eccodes computes.
-
-    Args:
-        header: of the message.
-        kind: of grid, one of ``CURVED``.
-
-    Returns:
-        Latitudes and longitudes are matrices, [H, W], the northernmost row first.
-    """
+def _read_curved(header: _Header, kind: str) -> GribGrid:
+    """Read a grid from the points that eccodes computes, [H, W], the northernmost row first."""
     found = [header.number(key) for key in ("Ni", "Nj", "scanningMode")]
-    if any(value is None for value in found):
-        return Grid(kind, problem=f"lies on a {kind} grid whose header does not count its rows and columns")
-    columns, rows, flags = (int(value) for value in found if value is not None)
+    if np.isnan(found).any():
+        return GribGrid(kind, problem=f"lies on a {kind} grid whose header does not count its rows and columns")
+    columns, rows, flags = map(int, found)
     if flags != _NORTHWARDS and (flags or kind != "rotated_ll"):
         # eccodes places the points of a projection as if their rows went east and north, whatever the header says.
         problem = f"lies on a {kind} grid in an order in which its points cannot be placed (scanning mode {flags})"
-        return Grid(kind, problem=problem)
-    if not (0 < rows <= MOST and 0 < columns <= MOST):
-        return Grid(kind, problem=f"lies on a {kind} grid of {rows} x {columns} points, which cannot be")
+        return GribGrid(kind, problem=problem)
+    if not (0 < rows <= _MAX_SIDE and 0 < columns <= _MAX_SIDE):
+        return GribGrid(kind, problem=f"lies on a {kind} grid of {rows} x {columns} points, which cannot be")
     # Before any memory is taken: a damaged header may claim billions.
-    if (points := int(header.number("numberOfDataPoints") or 0)) != rows * columns:
-        return Grid(kind, problem=f"lies on a {kind} grid of {rows} x {columns}, but its header counts {points} points")
-    placed = header.places()
-    if isinstance(placed, str) or placed[0].size != rows * columns:
-        why = placed if isinstance(placed, str) else f"{placed[0].size} of them for {rows} x {columns}"
-        return Grid(kind, problem=f"lies on a {kind} grid whose points eccodes cannot compute ({why})")
-    latitude, longitude = (values.reshape(rows, columns) for values in placed)
-    northwards = flags == _NORTHWARDS
+    if (points := int(header.number("numberOfDataPoints", 0))) != rows * columns:
+        problem = f"lies on a {kind} grid of {rows} x {columns}, but its header counts {points} points"
+        return GribGrid(kind, problem=problem)
+    unplaced = f"lies on a {kind} grid whose points eccodes cannot compute"
+    try:
+        latitude = header.eccodes.codes_get_double_array(header.handle, "latitudes")
+        longitude = header.eccodes.codes_get_double_array(header.handle, "longitudes")
+    except header.eccodes.CodesInternalError as error:
+        return GribGrid(kind, problem=f"{unplaced} ({error})")
+    if latitude.size != rows * columns:
+        return GribGrid(kind, problem=f"{unplaced} ({latitude.size} of them for {rows} x {columns})")
+    latitude, longitude = latitude.reshape(rows, columns), longitude.reshape(rows, columns)
     # A rotated grid states its first point in its own, rotated degrees.
-    problem = "" if kind == "rotated_ll" else _far_off(header, latitude, longitude)
-    if northwards:
+    problem = ""
+    if kind != "rotated_ll":
+        problem = _wrong_start(header, latitude[0, 0], longitude[0, 0])
+    if flags == _NORTHWARDS:
         latitude, longitude = latitude[::-1], longitude[::-1]
-    latitude, longitude = np.round(latitude, DECIMALS), np.round(longitude, DECIMALS) % 360
-    return Grid(
+    latitude, longitude = np.round(latitude, _DECIMALS), np.round(longitude, _DECIMALS) % 360
+    cone, projection = _projection(header, kind)
+    return GribGrid(
         kind=kind,
         problem=problem or _disorder(kind, latitude, longitude),
         latitude=latitude,
         longitude=longitude,
-        northwards=northwards,
-        relative=bool(int(header.number("resolutionAndComponentFlags") or 0) & _RELATIVE),
-        cone=_cone(header, kind),
-        projection=_projection(header, kind),
+        northwards=flags == _NORTHWARDS,
+        relative=bool(int(header.number("resolutionAndComponentFlags", 0)) & _RELATIVE),
+        cone=cone,
+        projection=projection,
     )
 
 
-def _far_off(header: Header, latitude: Values, longitude: Values) -> str:
-    stated = [header.number(f"{name}OfFirstGridPointInDegrees") for name in ("latitude", "longitude")]
-    computed = (float(latitude[0, 0]), float(longitude[0, 0]))
-    if any(value is None for value in stated):
+def _wrong_start(header: _Header, latitude: float, longitude: float) -> str:
+    """Say where the first point of a header is not the computed one; empty if it is, or is not stated."""
+    north = header.number("latitudeOfFirstGridPointInDegrees")
+    east = header.number("longitudeOfFirstGridPointInDegrees")
+    away = np.abs((np.array([north - latitude, east - longitude]) + 180) % 360 - 180)
+    if math.isnan(north + east) or away.max() <= _NEAR:
         return ""
-    away = [abs((a - b + 180) % 360 - 180) for a, b in zip(stated, computed, strict=True) if a is not None]
-    if max(away) <= _NEAR:
-        return ""
-    return f"begins at {stated[0]:g} N {stated[1]:g} E by its header, but at {computed[0]:g} N {computed[1]:g} E"
+    return f"begins at {north:g} N {east:g} E by its header, but at {latitude:g} N {longitude:g} E"
 
 
 def _disorder(kind: str, latitude: Values, longitude: Values) -> str:
-    """Why points have no order that the store could keep, if so: upstream's model asks for it."""
+    """Say why points have no order that the store could keep: upstream's model asks for one; empty if they have."""
     eastwards = np.diff(longitude, axis=1) > 0
     if not eastwards.all():
-        row, column = map(int, np.argwhere(~eastwards)[0])
+        row, column = np.argwhere(~eastwards)[0]
         before, after = longitude[row, column], longitude[row, column + 1]
-        crosses = "crosses Greenwich" if before > 270 and after < 90 else "has columns that do not go east throughout"
-        return f"lies on a {kind} grid that {crosses} ({before:g} E, then {after:g} E in row {row})"
+        crosses = before > 270 and after < 90
+        order = "crosses Greenwich" if crosses else "has columns that do not go east throughout"
+        return f"lies on a {kind} grid that {order} ({before:g} E, then {after:g} E in row {row})"
     southwards = np.diff(latitude, axis=0) < 0
     if not southwards.all():
-        row, column = map(int, np.argwhere(~southwards)[0])
+        row, column = np.argwhere(~southwards)[0]
         found = f"{latitude[row, column]:g} N, then {latitude[row + 1, column]:g} N in column {column}"
         return f"lies on a {kind} grid whose rows do not follow each other southwards throughout ({found})"
     return ""
 
 
-def _cone(header: Header, kind: str) -> tuple[float, float] | None:
-    """The cone that winds are turned by: its constant, and its central meridian in degrees east.
+def _projection(header: _Header, kind: str) -> tuple[tuple[float, float] | None, dict[str, Any]]:
+    """Read what winds are turned by, and the attributes of a CF grid mapping (CF conventions, appendix F).
 
     Snyder, Map Projections - A Working Manual (USGS Professional Paper 1395, 1987): eq. 15-3 of a sphere, for one
     standard parallel its sine; a polar stereographic grid is the cone of constant 1 around its pole.
+
+    Returns:
+        The cone's constant and its central meridian in degrees east, None where there are none; and the attributes,
+        empty where they are not known whole.
     """
-    if kind == "mercator":
-        return (0.0, 0.0) if not header.number("orientationOfTheGridInDegrees") else None
-    if kind == "polar_stereographic":
-        meridian = header.number("orientationOfTheGridInDegrees")
-        south = bool(int(header.number("projectionCentreFlag") or 0) & 0x80)
-        return None if meridian is None else (-1.0 if south else 1.0, meridian)
-    parallels, meridian = _parallels(header), header.number("LoVInDegrees")
-    if kind != "lambert" or len(parallels) != 2 or meridian is None:
-        return None
+    orientation = header.number("orientationOfTheGridInDegrees")
+    if kind == "mercator" and not abs(orientation) > 0:
+        return (0.0, 0.0), {}
+    if kind == "polar_stereographic" and not math.isnan(orientation):
+        south = int(header.number("projectionCentreFlag", 0)) & 0x80
+        return (-1.0 if south else 1.0, orientation), {}
+    meridian, radius = header.number("LoVInDegrees"), header.number("radius")
+    parallels = [header.number(f"Latin{index}InDegrees") for index in (1, 2)]
+    if kind != "lambert" or np.isnan([meridian, *parallels]).any():
+        return None, {}
     one, two = map(math.radians, parallels)
-    if abs(one - two) < 1e-9:
-        return math.sin(one), meridian
-    tangents = [math.tan(math.pi / 4 + angle / 2) for angle in (one, two)]
-    return math.log(math.cos(one) / math.cos(two)) / math.log(tangents[1] / tangents[0]), meridian
-
-
-def _parallels(header: Header) -> list[float]:
-    found = [header.number(f"Latin{index}InDegrees") for index in (1, 2)]
-    return [value for value in found if value is not None]
-
-
-def _projection(header: Header, kind: str) -> dict[str, Any]:
-    """The attributes of a CF grid mapping (CF conventions, appendix F); empty where they are not known whole."""
-    radius, meridian = header.number("radius"), header.number("LoVInDegrees")
-    if kind != "lambert" or radius is None or radius <= 0 or meridian is None:
-        return {}
-    parallels = list(dict.fromkeys(_parallels(header)))
-    origin = header.number("LaDInDegrees")
-    return {
-        "grid_mapping_name": "lambert_conformal_conic",
-        "standard_parallel": parallels[0] if len(parallels) == 1 else parallels,
-        "longitude_of_central_meridian": meridian,
-        "latitude_of_projection_origin": parallels[0] if origin is None else origin,
-        "earth_radius": radius,
-    }
+    constant = math.sin(one)
+    if abs(one - two) >= 1e-9:
+        tangents = [math.tan(math.pi / 4 + angle / 2) for angle in (one, two)]
+        constant = math.log(math.cos(one) / math.cos(two)) / math.log(tangents[1] / tangents[0])
+    mapping: dict[str, Any] = {}
+    if radius > 0:
+        mapping = {
+            "grid_mapping_name": "lambert_conformal_conic",
+            "standard_parallel": parallels if parallels[0] != parallels[1] else parallels[0],
+            "longitude_of_central_meridian": meridian,
+            "latitude_of_projection_origin": header.number("LaDInDegrees", parallels[0]),
+            "earth_radius": radius,
+        }
+    return (constant, meridian), mapping

@@ -1,12 +1,15 @@
 """GRIB 1 and 2, as ECMWF, the Climate Data Store and others deliver ERA5 and analyses.
 
 Headers are read first, without the values; then whole states are laid out, whichever files and whichever order their
-messages come in, and each message is decoded when its state is written.
+messages come in, and each message is decoded when its state is written. Own code, not cfgrib's, which builds one
+dataset for each set of keys that agree, leaves the rest out with a warning, and goes by short names, which mean
+different things to different centres; the figures are in ``scan``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,17 +18,17 @@ import xarray as xr
 
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts
 from kit.data.sources.fields import Note
-from kit.data.sources.grib.grid import Grid
+from kit.data.sources.grib.grid import GribGrid
 from kit.data.sources.grib.scan import Message, is_grib, scan
 from kit.data.sources.grib.values import lazy, same_values
-from kit.data.sources.grib.winds import check_vectors, partner, turned, turns
+from kit.data.sources.grib.winds import OTHER_COMPONENT, check_vectors, is_along_axes, turn_winds
 from kit.data.sources.merging import merge
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions, listed
 from kit.data.units import canonical_units
 from kit.data.variables import Variable, find, find_param
 from kit.io.errors import StoreError
 
-__all__ = ["add_fields", "check_steps", "laid_out", "named", "open_source", "window_of"]
+__all__ = ["check_steps", "data_of_messages", "name_of", "open_source", "window_of"]
 
 
 @contextmanager
@@ -41,12 +44,12 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         SettingsError: eccodes is not installed.
     """
     files = data_files(paths, "GRIB", ".grib, .grb, .grib2, .grb2, or any that begins with GRIB", is_grib)
-    grids: dict[str, Grid] = {}
+    grids: dict[str, GribGrid] = {}
     messages = [message for file in files for message in scan(file, grids)]
-    yield laid_out(messages, request, file_facts(files), str(paths[0]))
+    yield data_of_messages(messages, request, file_facts(files), str(paths[0]))
 
 
-def laid_out(
+def data_of_messages(
     messages: Sequence[Message], request: Request, files: tuple[dict[str, Any], ...], where: str
 ) -> SourceData:
     """Bring messages into one form, as ``open_source`` does those of its files.
@@ -60,32 +63,29 @@ def laid_out(
     Raises:
         StoreError: there is nothing that could be taken, or not in one form.
     """
-    pieces = Pieces(request)
-    add_fields(messages, pieces)
-    if not pieces.found:
-        _refuse_nothing(where, messages, pieces)
-    fields = merge(pieces.found, pieces.note)
-    curved = any(grid_dimensions(field) == CURVILINEAR for field in fields.values())
-    known = (message.grid.projection for message in messages if message.grid.projection)
-    projection = next(known, {}) if curved else {}
-    return SourceData(fields, tuple(sorted(pieces.names)), files, tuple(pieces.notes), projection=projection)
-
-
-def _refuse_nothing(path: str, messages: Sequence[Message], pieces: Pieces) -> None:
-    """Say what there is instead, where nothing could be taken."""
     if not messages:
-        msg = f"{path}: holds no GRIB message"
+        msg = f"{where}: holds no GRIB message"
         raise StoreError(msg)
-    foreign = next((message for message in messages if message.grid.problem), None)
-    if foreign is not None:
-        msg = (
-            f"{foreign}: {foreign.short_name} (paramId {foreign.param}) {foreign.grid.problem}, and nothing else was "
-            "found that the store could take; it wants rows that go south and columns that go east"
-        )
-        raise StoreError(msg)
-    if pieces.request.variables is None:
-        msg = f"{path}: none of {len(messages)} messages is of a variable that the kit knows. {' '.join(pieces.notes)}"
-        raise StoreError(msg)
+    pieces = Pieces(request)
+    _add_fields(messages, pieces)
+    if not pieces.found:
+        # Say what there is instead.
+        for message in messages:
+            if message.grid.problem:
+                msg = (
+                    f"{message}: {message.short_name} (paramId {message.param}) {message.grid.problem}, and nothing "
+                    "else was found that the store could take; it wants rows that go south and columns that go east"
+                )
+                raise StoreError(msg)
+        if request.variables is None:
+            notes = " ".join(pieces.notes)
+            msg = f"{where}: none of {len(messages)} messages is of a variable that the kit knows. {notes}"
+            raise StoreError(msg)
+    fields = merge(pieces.found, pieces.note)
+    projection: Mapping[str, Any] = {}
+    if any(grid_dimensions(field) == CURVILINEAR for field in fields.values()):
+        projection = next(filter(None, (message.grid.projection for message in messages)), {})
+    return SourceData(fields, tuple(sorted(pieces.names)), files, tuple(pieces.notes), projection=projection)
 
 
 # Forecast steps: which a state may come from, and the hours that an accumulation runs over.
@@ -100,10 +100,11 @@ def check_steps(name: str, messages: Sequence[Message], accumulated: bool, note:
     Raises:
         StoreError: one of the two.
     """
-    allowed = ("accum", "instant") if accumulated else ("instant",)
+    kind, allowed = "a state", ["instant"]
+    if accumulated:
+        kind, allowed = "an accumulation", ["accum", "instant"]
     for message in messages:
         if message.step_type not in allowed:
-            kind = "an accumulation" if accumulated else "a state"
             msg = (
                 f"{message}: {name} is {kind}, but this is a statistic of the type {message.step_type!r} over "
                 f"{message.window:g} h; leave it out"
@@ -127,8 +128,10 @@ def window_of(name: str, messages: Sequence[Message]) -> int:
         StoreError: there are several, as in accumulations since the start of a forecast; or none is stated, or it is
             not of whole hours.
     """
-    # Old ECMWF headers call an accumulation since the start of the forecast a moment at its end.
-    windows = {message.lead if message.step_type == "instant" else message.window: message for message in messages}
+    windows: dict[float, Message] = {}
+    for message in messages:
+        # Old ECMWF headers call an accumulation since the start of the forecast a moment at its end.
+        windows[message.lead if message.step_type == "instant" else message.window] = message
     if len(windows) > 1:
         ordered = sorted(windows)
         msg = (
@@ -150,7 +153,7 @@ _MODEL_LEVELS = ("hybrid", "sigma", "eta", "generalVertical")
 _FINAL, _PRELIMINARY = "1", "5"
 
 
-def add_fields(messages: Iterable[Message], pieces: Pieces) -> None:
+def _add_fields(messages: Sequence[Message], pieces: Pieces) -> None:
     """Put messages together, and take the fields that were asked for.
 
     Args:
@@ -164,51 +167,54 @@ def add_fields(messages: Iterable[Message], pieces: Pieces) -> None:
     """
     groups: dict[str, tuple[Variable | None, list[Message]]] = {}
     for message in messages:
-        name, variable = named(message)
+        name, variable = name_of(message)
         if variable is not None and variable.kind == "atmospheric" and not message.on_pressure:
-            _off_pressure(name, message, pieces)
+            if pieces.takes(name, known=True):
+                _leave_out(name, message, pieces.note)
             continue
+        taken = pieces.takes(name, known=variable is not None)
         # A component along the grid's axes is turned together with the other one, whichever was asked for.
-        other = partner(name) if turns(message) else None
-        if pieces.takes(name, known=variable is not None) or (other and pieces.request.takes(other, known=True)):
+        if not taken and name in OTHER_COMPONENT and is_along_axes(message):
+            taken = pieces.request.takes(OTHER_COMPONENT[name], known=True)
+        if taken:
             groups.setdefault(name, (variable, []))[1].append(message)
-    fields, grids = {}, {}
+    fields, grids, where = {}, {}, {}
     for name, (variable, group) in groups.items():
+        first = group[0]
         _check_alike(name, group, pieces.note)
         check_vectors(name, group)
         field = _static(name, group) if name.startswith(STATIC_PREFIX) else _dynamic(name, variable, group, pieces.note)
         # The name that the table recognises: static variables have their prefix from there.
-        field.name = name if variable is None else variable.name
+        field.name = name.removeprefix(STATIC_PREFIX)
         fields[name] = field
-        if partner(name) is not None and turns(group[0]):
-            grids[name] = group[0].grid
-    where = {name: _files(group) for name, (_, group) in groups.items()}
-    for name, field in turned(fields, grids, where, pieces.note).items():
+        if name in OTHER_COMPONENT and is_along_axes(first):
+            grids[name] = first.grid
+        where[name] = first.path.name
+        if more := len({message.path.name for message in group}) - 1:
+            where[name] += f" and {more} more"
+    for name, field in turn_winds(fields, grids, where, pieces.note).items():
         if pieces.request.takes(name, known=groups[name][0] is not None):
             pieces.add(field.to_dataset(), where[name])
 
 
-def _files(messages: Sequence[Message]) -> str:
-    files = dict.fromkeys(message.path.name for message in messages)
-    return next(iter(files)) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-
-
-def named(message: Message) -> tuple[str, Variable | None]:
-    """The store's name of a field, and what the table knows of it, by its parameter number alone."""
+def name_of(message: Message) -> tuple[str, Variable | None]:
+    """Name a field as the store does, and say what the table knows of it, by its parameter number alone."""
     variable = find_param(message.param, on_levels=message.on_pressure)
     if variable is None and not message.on_pressure:
         # A quantity of the atmosphere on some other level: its kind says so.
         variable = find_param(message.param, on_levels=True)
+    if variable is not None and variable.kind == "static":
+        return STATIC_PREFIX + variable.name, variable
     if variable is not None:
-        return (STATIC_PREFIX + variable.name if variable.kind == "static" else variable.name), variable
+        return variable.name, variable
     # A short name that another quantity goes by in the table must not be taken for it.
-    plain = message.short_name.isalnum() and find(message.short_name, on_levels=message.on_pressure) is None
-    return (message.short_name if plain else f"p{message.param}"), None
+    if message.short_name.isalnum() and find(message.short_name, on_levels=message.on_pressure) is None:
+        return message.short_name, None
+    return f"p{message.param}", None
 
 
-def _off_pressure(name: str, message: Message, pieces: Pieces) -> None:
-    if not pieces.takes(name, known=True):
-        return
+def _leave_out(name: str, message: Message, note: Note) -> None:
+    """Leave out a quantity of the atmosphere that lies on no pressure level; on model levels it is refused."""
     if message.level_type.startswith(_MODEL_LEVELS):
         msg = (
             f"{message}: {name} lies on model levels ({message.level_type} {message.level:g}); the store wants "
@@ -216,7 +222,7 @@ def _off_pressure(name: str, message: Message, pieces: Pieces) -> None:
             "`grib_copy -w typeOfLevel=isobaricInhPa IN OUT`, or name what is wanted with --variables"
         )
         raise StoreError(msg)
-    pieces.note(f"{name} on levels of the type {message.level_type} left out: the store wants pressure levels")
+    note(f"{name} on levels of the type {message.level_type} left out: the store wants pressure levels")
 
 
 def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
@@ -235,6 +241,7 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
                 "give one grid, in files of its own"
             )
             raise StoreError(msg)
+        # ECMWF's types of an ensemble's spread, and of its standard deviation.
         if message.data_type in ("es", "ses"):
             msg = f"{message}: {name} is the spread of an ensemble, no state; leave it out"
             raise StoreError(msg)
@@ -246,39 +253,34 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
             raise StoreError(msg)
         if message.grid.note:
             note(f"{message.path.name}: {message.grid.note}")
-        if message.grid.northwards:
-            note("rows flipped so that latitudes decrease" if first.grid.curved else "latitudes flipped to decrease")
-    _check_members(name, messages)
-    if not first.on_pressure:
-        _check_one_level(name, messages)
-
-
-def _check_members(name: str, messages: Sequence[Message]) -> None:
+        if message.grid.northwards and first.grid.curved:
+            note("rows flipped so that latitudes decrease")
+        elif message.grid.northwards:
+            note("latitudes flipped to decrease")
     members = {message.member or 0 for message in messages}
     if len(members) > 1:
         msg = (
-            f"{messages[0].path.name}: {name} comes from {len(members)} ensemble members, {min(members)} to "
+            f"{first.path.name}: {name} comes from {len(members)} ensemble members, {min(members)} to "
             f"{max(members)}; select one with eccodes' `grib_copy -w number={min(members)} IN OUT`"
         )
         raise StoreError(msg)
-
-
-def _check_one_level(name: str, messages: Sequence[Message]) -> None:
-    """Refuse a surface variable on several levels at a time; what its level is called may change over the years."""
-    held: dict[np.datetime64, Message] = {}
+    if first.on_pressure:
+        return
+    # On several levels at a time; what the level is called may change over the years.
+    by_time: dict[np.datetime64, Message] = {}
     for message in messages:
-        other = held.setdefault(message.time, message)
+        other = by_time.setdefault(message.time, message)
         if (other.level_type, other.level) != (message.level_type, message.level):
-            places = " and ".join(f"{m.level_type} {m.level:g}" for m in (other, message))
             msg = (
-                f"{other} and {message} hold {name} at {message.time} on several levels, {places}; select one with "
-                f"eccodes' `grib_copy -w typeOfLevel={other.level_type} IN OUT`"
+                f"{other} and {message} hold {name} at {message.time} on several levels, {other.level_type} "
+                f"{other.level:g} and {message.level_type} {message.level:g}; select one with eccodes' "
+                f"`grib_copy -w typeOfLevel={other.level_type} IN OUT`"
             )
             raise StoreError(msg)
 
 
 def _static(name: str, messages: Sequence[Message]) -> xr.DataArray:
-    """The one field of a static variable, however often it comes."""
+    """Take the one field of a static variable, however often it comes."""
     first = messages[0]
     for message in messages[1:]:
         if not same_values(first, message):
@@ -291,33 +293,42 @@ def _static(name: str, messages: Sequence[Message]) -> xr.DataArray:
 
 
 def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], note: Note) -> xr.DataArray:
+    """Lay out the states of a variable by time and level, [T, C, H, W] or [T, H, W]."""
+    first = messages[0]
     accumulated = variable is not None and variable.accumulated
     check_steps(name, messages, accumulated, note)
-    window = window_of(name, messages) if accumulated else None
-    held: dict[tuple[np.datetime64, float], Message] = {}
+    attributes = {}
+    if accumulated:
+        attributes["accumulation_hours"] = window_of(name, messages)
+    cells: dict[tuple[np.datetime64, float], Message] = {}
     for message in messages:
-        place = (message.time, message.level if message.on_pressure else 0.0)
-        held[place] = _better(name, held[place], message, note) if place in held else message
-    if count := sum(message.version.lstrip("0") == _PRELIMINARY for message in held.values()):
-        note(f"{name}: {count} of {len(held)} fields are preliminary (ERA5T)")
-    times, levels = (sorted(set(part)) for part in zip(*held, strict=True))
-    if holes := [(time, level) for time in times for level in levels if (time, level) not in held]:
-        where = f"{holes[0][1]:g} hPa at {holes[0][0]}"
+        cell = (message.time, message.level if message.on_pressure else 0.0)
+        if cell in cells:
+            message = _choose(name, cells[cell], message, note)  # noqa: PLW2901
+        cells[cell] = message
+    if count := sum(message.version.lstrip("0") == _PRELIMINARY for message in cells.values()):
+        note(f"{name}: {count} of {len(cells)} fields are preliminary (ERA5T)")
+    times, levels = (sorted(set(axis)) for axis in zip(*cells, strict=True))
+    holes = [cell for cell in itertools.product(times, levels) if cell not in cells]
+    if holes:
         msg = (
-            f"{name}: {len(holes)} of {len(times)} x {len(levels)} fields are missing, the first at {where}; the files "
-            f"hold the levels {listed(levels)} hPa. Give all levels for the same times"
+            f"{name}: {len(holes)} of {len(times)} x {len(levels)} fields are missing, the first at "
+            f"{holes[0][1]:g} hPa at {holes[0][0]}; the files hold the levels {listed(levels)} hPa. Give all levels "
+            "for the same times"
         )
         raise StoreError(msg)
-    units_stay = variable is None or canonical_units(messages[0].units) == variable.units
+    states = [[cells[time, level] for level in levels] for time in times]
     # Converted in double precision, then rounded once.
-    values = lazy([[held[time, level] for level in levels] for time in times], "f4" if units_stay else "f8")
-    field = _array(values, [held[time, levels[0]] for time in times])
-    field = field.assign_coords(level=levels) if messages[0].on_pressure else field.isel(level=0)
-    return field if window is None else field.assign_attrs(accumulation_hours=window)
+    units_stay = variable is None or canonical_units(first.units) == variable.units
+    values = lazy(states, "f4" if units_stay else "f8")
+    field = _array(values, [state[0] for state in states]).assign_attrs(attributes)
+    if first.on_pressure:
+        return field.assign_coords(level=levels)
+    return field.isel(level=0)
 
 
-def _better(name: str, first: Message, other: Message, note: Note) -> Message:
-    """Which of two messages of one field and time stands."""
+def _choose(name: str, first: Message, other: Message, note: Note) -> Message:
+    """Choose the one of two messages of a field and time that stands."""
     versions = {message.version.lstrip("0"): message for message in (first, other)}
     if set(versions) == {_FINAL, _PRELIMINARY}:
         note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
@@ -326,18 +337,15 @@ def _better(name: str, first: Message, other: Message, note: Note) -> Message:
         note(f"{name}: states that come twice, alike, were taken once")
         return first
     level = f" at {other.level:g} hPa" if other.on_pressure else ""
-    differing = [
-        f"{key} {getattr(first, key)} and {getattr(other, key)}"
-        for key in ("lead", "version", "data_type")
-        if getattr(first, key) != getattr(other, key)
-    ]
-    why = f" ({'; '.join(differing)})" if differing else ""
+    pairs = [(key, getattr(first, key), getattr(other, key)) for key in ("lead", "version", "data_type")]
+    differing = "; ".join(f"{key} {one} and {two}" for key, one, two in pairs if one != two)
+    why = f" ({differing})" if differing else ""
     msg = f"{first} and {other} both hold {name}{level} at {other.time}, with different values{why}; remove one of them"
     raise StoreError(msg)
 
 
 def _array(values: Any, messages: Sequence[Message]) -> xr.DataArray:
-    """A field with its times, its grid and its units."""
+    """Give values, [T, C, H, W], their times, their grid and their units."""
     first = messages[0]
     dimensions = CURVILINEAR if first.grid.curved else GRID
     coords = {

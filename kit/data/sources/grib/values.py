@@ -1,8 +1,13 @@
-"""The values of GRIB messages, decoded when they are asked for."""
+"""Values of GRIB messages, decoded when they are asked for.
+
+Own code on eccodes, for the reasons and figures of ``scan``; from GRIB to a store it takes 0.29 of the time of pygrib's
+``.values`` with every pair stacked and saved (docs/benchmarks.md).
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.sources.base import states_together
-from kit.data.sources.grib.scan import Message, load_eccodes
+from kit.data.sources.grib.scan import MAGIC, Message, load_eccodes
 from kit.io.errors import StoreError
 
 __all__ = ["decoded", "lazy", "same_values"]
@@ -31,42 +36,35 @@ def lazy(messages: Sequence[Sequence[Message]], dtype: npt.DTypeLike) -> da.Arra
     Returns:
         [T, C, H, W].
     """
-    cube = _Cube(messages, np.dtype(dtype))
-    chunks = (states_together(int(np.prod(cube.shape[2:]))), *cube.shape[1:])
-    meta = np.empty((0,) * cube.ndim, cube.dtype)
-    name = f"grib-{uuid.uuid4().hex}"
+    cube = _MessageArray(messages, np.dtype(dtype))
     array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
-        cube, chunks=chunks, name=name, asarray=False, fancy=False, meta=meta
+        cube,
+        chunks=(states_together(math.prod(cube.shape[2:])), *cube.shape[1:]),
+        name=f"grib-{uuid.uuid4().hex}",
+        asarray=False,
+        fancy=False,
+        meta=np.empty((0,) * cube.ndim, cube.dtype),
     )
     return array
 
 
-class _Cube:
+class _MessageArray:
     """What dask takes for an array: a shape, and slices that are decoded as they are taken."""
 
     def __init__(self, messages: Sequence[Sequence[Message]], dtype: np.dtype[Any]) -> None:
-        self._messages = [list(row) for row in messages]
-        grid = self._messages[0][0].grid
-        self.shape = (len(messages), len(self._messages[0]), *grid.shape)
+        self._messages = np.array(messages, dtype=object)
+        self.shape = (*self._messages.shape, *messages[0][0].grid.shape)
         self.dtype, self.ndim = dtype, len(self.shape)
 
     def __getitem__(self, key: tuple[slice | int, ...]) -> npt.NDArray[Any]:
-        parts: list[slice | int] = [*key, *(slice(None) for _ in range(self.ndim - len(key)))]
-        times, levels, points = parts[0], parts[1], parts[2:]
-        rows = _taken(self._messages, times)
-        chosen = [message for row in rows for message in _taken(row, levels)]
-        values = np.empty((len(chosen), *self.shape[2:]), self.dtype)
+        chosen = np.asarray(self._messages[key[:2]])
+        values = np.empty((chosen.size, *self.shape[2:]), self.dtype)
         # What single precision cannot hold becomes infinite, which the checks report.
         with np.errstate(over="ignore"):
-            for index, field in enumerate(decoded(chosen)):
+            for index, field in enumerate(decoded(chosen.ravel().tolist())):
                 values[index] = field
-        kept = [len(rows), len(chosen) // max(1, len(rows))]
-        states = values.reshape((*kept, *self.shape[2:]))[(..., *points)]
-        return states[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in (times, levels))]
-
-
-def _taken(items: list[Any], part: slice | int) -> list[Any]:
-    return items[part] if isinstance(part, slice) else [items[part]]
+        states = values.reshape(*chosen.shape, *self.shape[2:])
+        return states[(slice(None),) * chosen.ndim + tuple(key[2:])]
 
 
 def decoded(messages: Sequence[Message]) -> Iterator[npt.NDArray[np.float64]]:
@@ -76,7 +74,7 @@ def decoded(messages: Sequence[Message]) -> Iterator[npt.NDArray[np.float64]]:
         StoreError: a message cannot be decoded; names file and message.
     """
     eccodes = load_eccodes()
-    for content, message in _contents(messages):
+    for content, message in _packed_messages(messages):
         try:
             handle = eccodes.codes_new_from_message(content)
             try:
@@ -93,40 +91,41 @@ def decoded(messages: Sequence[Message]) -> Iterator[npt.NDArray[np.float64]]:
             msg = f"{message.path}: message {message.number} cannot be decoded ({error}); fetch the file again"
             raise StoreError(msg) from error
         values[values == _MISSING] = np.nan
-        yield message.grid.arranged(values)
+        yield message.grid.arrange(values)
 
 
 def same_values(first: Message, other: Message) -> bool:
     """Whether two messages of one quantity hold the same values; most often their packed bytes tell."""
-    (one, _), (two, _) = _contents([first, other])
-    if _packed(one) == _packed(two) and first.grid is other.grid:
+    (one, _), (two, _) = _packed_messages([first, other])
+    if _value_sections(one) == _value_sections(two) and first.grid is other.grid:
         return True
     left, right = decoded([first, other])
     return np.array_equal(left, right, equal_nan=True)
 
 
-def _contents(messages: Sequence[Message]) -> Iterator[tuple[bytes, Message]]:
-    for path, run in itertools.groupby(messages, key=lambda message: message.path):
+def _packed_messages(messages: Sequence[Message]) -> Iterator[tuple[bytes, Message]]:
+    for path, of_file in itertools.groupby(messages, key=lambda message: message.path):
         with path.open("rb") as stream:
-            for message in run:
+            for message in of_file:
                 stream.seek(message.offset)
                 content = stream.read(message.length)
-                if len(content) < message.length or content[:4] != b"GRIB":
+                if len(content) < message.length or content[:4] != MAGIC:
                     msg = f"{path}: message {message.number} is gone: the file was changed while it was read"
                     raise StoreError(msg)
                 yield content, message
 
 
-def _packed(content: bytes) -> bytes:
-    """Everything that the values follow from: all but what says which field it is, and when."""
+def _value_sections(content: bytes) -> bytes:
+    """Cut out everything that the values follow from: all but what says which field it is, and when."""
     if content[7] == 1:
         section = 8 + int.from_bytes(content[8:11])
         # The decimal scale stands at the end of what every first section holds.
         return content[34:36] + content[section:]
-    parts, at = [], 16
+    sections, at = b"", 16
+    # GRIB 2: the length of a section and its number come first; from 5 on sections say how values are packed.
     while at < len(content) - 4:
         size = int.from_bytes(content[at : at + 4])
         if content[at + 4] >= 5:
-            parts.append(content[at : at + size])
+            sections += content[at : at + size]
         at += size
-    return b"".join(parts)
+    return sections

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from kit.data.sources.grib.grid import Grid
+from kit.data.sources.grib.grid import GribGrid
 from kit.data.sources.grib.scan import MAGIC, Message, scan
-from kit.data.sources.grib.source import named
+from kit.data.sources.grib.source import name_of
 from kit.data.sources.hrrr.index import Wanted
 from kit.data.sources.hrrr.plan import Plan, Planner, Share
 from kit.data.sources.hrrr.transport import Piece, ShorterError
@@ -94,7 +94,7 @@ class Fetcher:
     """
 
     planner: Planner
-    grids: dict[str, Grid] = field(default_factory=dict)
+    grids: dict[str, GribGrid] = field(default_factory=dict)
     done: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -200,7 +200,7 @@ class Fetcher:
             messages = tuple(scan(path, self.grids))
         expected = {(item.name, item.level): item for item in wanted}
         for message in messages:
-            name = named(message)[0]
+            name = name_of(message)[0]
             item = expected.pop((name, message.level if message.on_pressure else -1.0), None)
             fits = item is not None and message.time == time and message.lead == item.lead
             if item is None or not fits or not _lies(message, item):

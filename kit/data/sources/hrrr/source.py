@@ -20,7 +20,7 @@ import xarray as xr
 
 from kit.data.settings import Period
 from kit.data.sources.base import Request, SourceData, SourceLocation
-from kit.data.sources.grib.source import laid_out
+from kit.data.sources.grib.source import data_of_messages
 from kit.data.sources.hrrr.fetch import Fetched, Fetcher
 from kit.data.sources.hrrr.index import ARCHIVE_VARIABLE, Wanted, archives, load_herbie, states_of, wanted_by_hour
 from kit.data.sources.hrrr.plan import MissingError, Plan, Planner
@@ -94,7 +94,7 @@ def _opened(hours: Hours, fetcher: Fetcher, request: Request) -> SourceData:
         fetched |= _fetch(absent, fetcher)
     ordered = [fetched[time] for time in hours]
     messages = [message for hour in ordered for message in hour.messages]
-    source = laid_out(messages, request, tuple(hour.facts for hour in ordered), "HRRR")
+    source = data_of_messages(messages, request, tuple(hour.facts for hour in ordered), "HRRR")
     first = next(iter(hours))
     notes = (*source.notes, *([f"static variables are those of {first}"] if _has_statics(hours) else []))
     return dataclasses.replace(source, licence=LICENCE, notes=notes)
