@@ -29,5 +29,6 @@ def trains(store: Path, run_dir: Path, **more: Mapping[str, Any]) -> bool:
         "train": {"steps": 2},
     }
     result = finetune(Settings.model_validate(sections))
-    assert result["steps"] == 2
-    return bool(np.isfinite([result["loss"]["first"], result["loss"]["last"]]).all())
+    assert result.steps == 2
+    losses = np.array([result.loss["first"], result.loss["last"]], dtype=float)
+    return bool(np.isfinite(losses).all())

@@ -1,11 +1,14 @@
-"""Runs suites, and puts what they find into the file of results, the page, and MLflow."""
+"""Runs of suites, recorded in the file of results, on the page, and in MLflow."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -13,25 +16,19 @@ import psutil
 import torch
 
 from kit.bench import report, results
-from kit.bench.results import Row
-from kit.bench.settings import SUITES, BenchSettings
+from kit.bench.results import BenchRow
+from kit.bench.settings import BenchSettings
 from kit.planning.cost import card_named
 from kit.tracking import provenance
 from kit.tracking.tracker import RunStatus, Tracker
 
-__all__ = ["bench", "command_of", "machine_of"]
+__all__ = ["BenchRecorder", "bench", "command_of", "machine_of", "recording"]
 
 _logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "bench"
-_MODULES = {
-    "step": "step",
-    "plan": "targets",
-    "scale": "scale",
-    "fit": "fitting",
-    "methods": "methods",
-    "data": "data",
-}
+_MODULES = {"plan": "planning", "fit": "fitting"}
+"""Modules of suites that have another name."""
 _GIB = 2**30
 
 
@@ -44,20 +41,90 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     Raises:
         KitError: files cannot be written or read, or MLflow's store cannot be opened; said before anything is run.
     """
-    suites = None if settings.source is None else results.load(settings.source)
+    suites = None
+    if settings.source is not None:
+        suites = results.load(settings.source)
     for path in (settings.out, settings.results):
-        results.refuse_unwritable(path)
+        results.check_writable(path)
+    rows: list[dict[str, Any]] = []
+    told = {"rows": rows, "results": str(settings.results), "page": str(settings.out)}
     if suites is not None:
-        return _published(settings, suites, [row for suite in suites.values() for row in suite["rows"]])
+        _publish(settings, suites)
+        for suite in suites.values():
+            rows += suite["rows"]
+        return told
     if settings.results.exists():
         results.load(settings.results)
     card_named(settings.card)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    return _run(settings)
+    with recording(settings) as recorder:
+        for name in settings.chosen:
+            # Imported when its turn comes: each brings other libraries.
+            module = import_module(f"kit.bench.{_MODULES.get(name, name)}")
+            rows += recorder.run(name, command_of(settings, name), partial(module.run, settings))
+    return told | {"mlflow_run_id": recorder.tracker.run_id}
 
 
-def _run(settings: BenchSettings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BenchRecorder:
+    """What runs suites and records their rows; made by ``recording``.
+
+    Attributes:
+        settings: Settings that say where the numbers go.
+        machine: Machine that they are taken on.
+        tracker: MLflow run.
+    """
+
+    settings: BenchSettings
+    machine: Mapping[str, Any]
+    tracker: Tracker
+
+    def run(self, suite: str, command: str, measure: Callable[[], Iterable[BenchRow]]) -> list[dict[str, Any]]:
+        """Run a suite, and add its rows to the results at once: the next one may fail.
+
+        Args:
+            suite: Name of the suite; rows that it had before are replaced, those of other suites stay.
+            command: Command line that repeats the numbers.
+            measure: Function that takes them.
+
+        Returns:
+            The rows in their JSON form.
+        """
+        _logger.info("suite %s", suite)
+        settings, started = self.settings, time.monotonic()
+        rows = [row.as_dict(suite, self.machine["name"]) for row in measure()]
+        suites = {}
+        if settings.results.exists():
+            suites = results.load(settings.results)
+        suites[suite] = {
+            "command": command,
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": dict(self.machine),
+            "seconds": round(time.monotonic() - started),
+            "card": settings.card,
+            "rows": rows,
+        }
+        _publish(settings, suites)
+        metrics = {}
+        for row in rows:
+            for kind in ("value", "baseline", "ratio"):
+                if row[kind] is not None:
+                    metrics[f"{suite}/{row['name']}/{kind}"] = row[kind]
+        self.tracker.log(0, metrics, time.time_ns() // 10**6)
+        return rows
+
+
+@contextmanager
+def recording(settings: BenchSettings) -> Iterator[BenchRecorder]:
+    """Start an MLflow run for suites, and finish it with the results and the page as artifacts.
+
+    Args:
+        settings: Settings that say where the numbers go.
+
+    Yields:
+        What runs and records the suites.
+    """
     dump = settings.model_dump(mode="json", by_alias=True)
     made_of = provenance.collect(settings=dump, data={})
     machine = machine_of(made_of)
@@ -71,9 +138,7 @@ def _run(settings: BenchSettings) -> dict[str, Any]:
     )
     status: RunStatus = "FAILED"
     try:
-        rows: list[dict[str, Any]] = []
-        for name in settings.chosen:
-            rows += _suite(name, settings, machine, tracker)
+        yield BenchRecorder(settings, machine, tracker)
         for path in (settings.results, settings.out):
             tracker.artifact(path)
         status = "FINISHED"
@@ -82,49 +147,18 @@ def _run(settings: BenchSettings) -> dict[str, Any]:
         raise
     finally:
         tracker.finish(status)
-    return _told(settings, rows) | {"mlflow_run_id": tracker.run_id}
 
 
-def _suite(name: str, settings: BenchSettings, machine: Mapping[str, Any], tracker: Tracker) -> list[dict[str, Any]]:
-    """Run a suite, and add it to the results at once: the next one may fail."""
-    _logger.info("suite %s", name)
-    run: Callable[[BenchSettings], Iterable[Row]] = import_module(f"kit.bench.{_MODULES[name]}").run
-    started = time.monotonic()
-    rows = [row.as_dict(name, machine["name"]) for row in run(settings)]
-    suite = {
-        "command": command_of(settings, name),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": dict(machine),
-        "seconds": round(time.monotonic() - started),
-        "card": settings.card,
-        "rows": rows,
-    }
-    old = results.load(settings.results) if settings.results.exists() else {}
-    _published(settings, results.merged(old, {name: suite}), rows)
-    tracker.log(0, _metrics(name, rows), time.time_ns() // 10**6)
-    return rows
-
-
-def _published(settings: BenchSettings, suites: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _publish(settings: BenchSettings, suites: Mapping[str, Any]) -> None:
     results.write(settings.results, suites)
     settings.out.write_text(report.page(suites), encoding="utf-8")
-    return _told(settings, rows)
-
-
-def _told(settings: BenchSettings, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"rows": list(rows), "results": str(settings.results), "page": str(settings.out)}
-
-
-def _metrics(suite: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    found = {f"{suite}/{row['name']}/{kind}": row[kind] for row in rows for kind in ("value", "baseline", "ratio")}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def machine_of(made_of: Mapping[str, Any]) -> dict[str, Any]:
-    """What numbers were taken on, as far as they depend on it; no name of a host, no path.
+    """Describe what numbers were taken on, as far as they depend on it; no name of a host, no path.
 
     Args:
-        made_of: provenance of the process.
+        made_of: Provenance of the process.
     """
     cpu, gpus = made_of["cpu"], [gpu["name"] for gpu in made_of["gpus"]]
     memory = round(psutil.virtual_memory().total / _GIB)
@@ -141,10 +175,11 @@ def machine_of(made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command_of(settings: BenchSettings, suite: str) -> str:
-    """The command that a suite's numbers come from."""
-    told_of = {"repeats", "steps", "threads", "device", "variant", "grid", "precision"}
-    given = settings.model_dump(mode="json", include=told_of)
+    """Return the command that a suite's numbers come from: with what was not left to the defaults."""
+    kinds = {"repeats", "steps", "threads", "device", "variant", "grid", "precision"}
     default = BenchSettings().model_dump(mode="json")
-    told = [f"--{name} {value}" for name, value in given.items() if value != default[name]]
-    assert suite in SUITES
-    return " ".join(("kit bench", suite, *told))
+    words = ["kit bench", suite]
+    for name, value in settings.model_dump(mode="json", include=kinds).items():
+        if value != default[name]:
+            words.append(f"--{name} {value}")
+    return " ".join(words)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from kit.bench.results import Row, rounded
-from kit.bench.subprocess_measure import Taken, apart
+from kit.bench.results import BenchRow, rounded
+from kit.bench.subprocess_measure import Measurement, measure_in_subprocess
 from kit.bench.weather import LEVELS, fields, noise, write_grib
 from kit.data.settings import BuildSettings
 from kit.data.store.build import build_store, estimate
@@ -56,7 +56,7 @@ def make_store(path: Path, out: Path) -> int:
     return len(build_store(BuildSettings(source="grib", path=str(path), out=out)).times)
 
 
-def building_rows(grid: GridSize, repeats: int) -> list[Row]:
+def building_rows(grid: GridSize, repeats: int) -> list[BenchRow]:
     """From a file of GRIB to what training reads, in both ways, in turns; the best of each counts."""
     if importlib.util.find_spec("pygrib") is None:
         msg = "suite data compares with pygrib, which is not installed; run `nox -s bench -- data`, which installs it"
@@ -70,8 +70,8 @@ def building_rows(grid: GridSize, repeats: int) -> list[Row]:
         _logger.info("data: %d states, %.0f MiB of GRIB", _STATES, file.stat().st_size / _MIB)
         ours, theirs = [], []
         for number in range(repeats):
-            theirs.append(apart(restack, file, Path(scratch) / f"pairs-{number}"))
-            ours.append(apart(make_store, file, Path(scratch) / f"store-{number}"))
+            theirs.append(measure_in_subprocess(restack, file, Path(scratch) / f"pairs-{number}"))
+            ours.append(measure_in_subprocess(make_store, file, Path(scratch) / f"store-{number}"))
         mine, other = _best(ours), _best(theirs)
         speed = file.stat().st_size / mine.seconds / _MIB
         disk, pairs = (_bytes_of(Path(scratch) / f"{what}-0") / size for what in ("store", "pairs"))
@@ -82,10 +82,10 @@ def building_rows(grid: GridSize, repeats: int) -> list[Row]:
             "cpu_seconds": rounded(mine.cpu_seconds),
         }
     name = f"GRIB to store, {grid}, {_STATES} states of 69 fields"
-    return [Row(name, mine.seconds, "s", other.seconds, exact=None, must=_SHARE * other.seconds, more=more)]
+    return [BenchRow(name, mine.seconds, "s", other.seconds, exact=None, must=_SHARE * other.seconds, more=more)]
 
 
-def _best(taken: Sequence[Taken]) -> Taken:
+def _best(taken: Sequence[Measurement]) -> Measurement:
     return min(taken, key=lambda one: one.seconds)
 
 
@@ -93,14 +93,14 @@ def _bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def length_rows(lengths: Sequence[int] = _LENGTHS, grid: tuple[int, int] = (181, 360)) -> list[Row]:
+def length_rows(lengths: Sequence[int] = _LENGTHS, grid: tuple[int, int] = (181, 360)) -> list[BenchRow]:
     """Peak memory of builds of 1, 10 and 100 times the states, above what the imports take."""
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="kit-bench-") as scratch:
         for states in lengths:
             file, out = Path(scratch) / f"{states}.grib", Path(scratch) / f"{states}"
             size = write_grib(file, grid, fields(states, levels=(500, 700, 850)))
-            taken = apart(make_store, file, out)
+            taken = measure_in_subprocess(make_store, file, out)
             file.unlink()
             first = rows[0].value if rows else None
             more = {"note": f"{size / _MIB:.0f} MiB of values, {taken.seconds:.3g} s"}
@@ -108,11 +108,11 @@ def length_rows(lengths: Sequence[int] = _LENGTHS, grid: tuple[int, int] = (181,
                 more["beside"] = f"that of {lengths[0]} states"
             peak = taken.grown_bytes / _MIB
             must = None if first is None else _GROWTH * first
-            rows.append(Row(f"memory of a build of {states} states", peak, "MiB", first, must=must, more=more))
+            rows.append(BenchRow(f"memory of a build of {states} states", peak, "MiB", first, must=must, more=more))
     return rows
 
 
-def year_rows(grid: GridSize) -> list[Row]:
+def year_rows(grid: GridSize) -> list[BenchRow]:
     """What a year of states every six hours will take, as ``kit data build --dry-run`` foresees it."""
     with tempfile.TemporaryDirectory(prefix="kit-bench-") as scratch:
         source = Path(scratch) / "year.zarr"
@@ -123,8 +123,8 @@ def year_rows(grid: GridSize) -> list[Row]:
     how = f"foreseen from {found.slice_states} states, read, packed and written in {found.slice_seconds:.3g} s"
     size = {"beside": "raw float32", "note": f"{1e3 * found.gb_raw / found.states:.3g} MB a state raw"}
     return [
-        Row(f"{name}: the store", found.gb_disk, "GB", found.gb_raw, more=size),
-        Row(f"{name}: to build it", found.hours, "h", more={"note": f"{how}; {found.workers} threads"}),
+        BenchRow(f"{name}: the store", found.gb_disk, "GB", found.gb_raw, more=size),
+        BenchRow(f"{name}: to build it", found.hours, "h", more={"note": f"{how}; {found.workers} threads"}),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Ways of taking a training step, side by side: upstream's, and the kit's with its settings.
+"""Configurations of a training step, side by side: upstream's, and the kit's with its settings.
 
 All start from the same weights, see the same pair of states, and minimise the same loss.
 """
@@ -25,10 +25,10 @@ from kit.train.loss import PaperMAE
 from kit.train.updaters import After, Update, Updater
 
 __all__ = [
-    "Measured",
+    "Configuration",
     "Seconds",
-    "Steps",
-    "Way",
+    "StepMeasurement",
+    "StepRunner",
     "by_kit",
     "forecast",
     "measure",
@@ -40,18 +40,18 @@ __all__ = [
 
 _STEPS = 1000
 _TIMED = {"cpu": 1, "cuda": 5}
-"""Steps that are timed each time that a way has its turn."""
+"""Steps that are timed each time that a configuration has its turn."""
 _UPSTREAMS_LR = 3e-4
 _WRAPPER = "_checkpoint_wrapped_module"
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a step took.
+    """Time of a step.
 
     Attributes:
-        through_backward: forward pass, loss, backward pass, and what is done on the way.
-        update: the optimiser, after them.
+        through_backward: Seconds of forward pass, loss, backward pass, and what is done on the way.
+        update: Seconds of the optimiser, after them.
     """
 
     through_backward: float
@@ -59,47 +59,47 @@ class Seconds:
 
     @property
     def whole(self) -> float:
-        """Of the step."""
+        """Seconds of the whole step."""
         return self.through_backward + self.update
 
 
-class Steps(Protocol):
-    """Takes steps, one like the other."""
+class StepRunner(Protocol):
+    """Runner of steps, one like the other."""
 
     space: TrainingSpace
 
     def step(self) -> Seconds:
-        """Take one."""
+        """Take one step, and time it."""
 
     def states(self) -> Iterable[torch.Tensor]:
-        """What the optimiser remembers."""
+        """Return the tensors that the optimiser remembers."""
 
 
 @dataclass(frozen=True)
-class Way:
+class Configuration:
     """A way of taking steps.
 
     Attributes:
-        name: for the tables.
-        begin: makes ready.
-        settings: of the kit; None for upstream's ways.
+        name: Name in the tables.
+        begin: Function that builds model and optimiser.
+        settings: The kit's settings; None for upstream's ways.
     """
 
     name: str
-    begin: Callable[[Case], Steps]
+    begin: Callable[[Case], StepRunner]
     settings: Settings | None = None
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a way took.
+class StepMeasurement:
+    """Time and memory of a configuration's steps.
 
     Attributes:
-        seconds: the best of each part.
-        whole: of the best step, seconds.
-        peak: most bytes held in a step, counted in one that is not timed; None where that was not asked for.
-        host_bytes: the same of what was offloaded.
-        cuda_bytes: most that PyTorch's allocator held on a GPU, in a step that is not counted.
+        seconds: The best time of each part.
+        whole: Seconds of the best step.
+        peak: Most bytes held in a step, counted in one that is not timed; None where that was not asked for.
+        host_bytes: The same of what was offloaded.
+        cuda_bytes: Most bytes that PyTorch's allocator held on a GPU, in a step that is not counted.
     """
 
     seconds: Seconds
@@ -109,7 +109,7 @@ class Measured:
     cuda_bytes: int | None
 
 
-class _Loop:
+class _UpstreamRunner:
     """A training loop as people write it, from upstream's documentation: forward, loss, backward, optimiser."""
 
     def __init__(self, model: Aurora, case: Case, make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]):
@@ -135,7 +135,7 @@ class _Loop:
         return tensors_in(self._optimizer.state_dict())
 
 
-class _Timed:
+class _TimedUpdater:
     """An updater whose ``update`` is timed."""
 
     def __init__(self, updater: Updater, clock: Callable[[], float]) -> None:
@@ -156,7 +156,7 @@ class _Timed:
         return update
 
 
-class _Kits:
+class _KitRunner:
     """The kit's own step: the trainer that ``kit finetune`` runs."""
 
     def __init__(self, settings: Settings, case: Case) -> None:
@@ -165,7 +165,7 @@ class _Kits:
         self._trainer = build_trainer(
             resolve_step(settings, case.spec, _STEPS, autocast=case.autocast), case.weights, case.device
         )
-        self._timed = _Timed(self._trainer.updater, case.clock)
+        self._timed = _TimedUpdater(self._trainer.updater, case.clock)
         self._trainer.updater = self._timed
         self.space = self._trainer.space
         self._number = 0
@@ -180,12 +180,14 @@ class _Kits:
         return tensors_in(self._timed.state_dict())
 
 
-class _Forecasts:
+class _ForecastRunner:
     """Predictions, without gradients."""
 
     def __init__(self, settings: Settings, case: Case) -> None:
-        space = build_prediction_space(case.spec, case.weights, settings.memory, case.device, autocast=case.autocast)
-        self.space, self._case = space, case
+        self._case = case
+        self.space = build_prediction_space(
+            case.spec, case.weights, settings.memory, case.device, autocast=case.autocast
+        )
 
     @torch.no_grad()
     def step(self) -> Seconds:
@@ -198,41 +200,43 @@ class _Forecasts:
         return ()
 
 
-def upstreams_loop() -> Way:
-    """Upstream's documented way: its class, its activation checkpointing, plain AdamW."""
-    return Way(
+def upstreams_loop() -> Configuration:
+    """Return upstream's documented way: its class, its activation checkpointing, plain AdamW."""
+    return Configuration(
         "upstream's loop",
-        lambda case: _Loop(upstreams_model(case), case, lambda p: torch.optim.AdamW(p, lr=_UPSTREAMS_LR)),
+        lambda case: _UpstreamRunner(upstreams_model(case), case, lambda p: torch.optim.AdamW(p, lr=_UPSTREAMS_LR)),
     )
 
 
-def plain_adam() -> Way:
-    """The way of Microsoft's vibe-kit: fp32, nothing recomputed, Adam."""
-    return Way(
+def plain_adam() -> Configuration:
+    """Return the way of Microsoft's vibe-kit: fp32, nothing recomputed, Adam."""
+    return Configuration(
         "vibe-kit's way",
-        lambda case: _Loop(_model(case, autocast=False), case, lambda p: torch.optim.Adam(p, lr=_UPSTREAMS_LR)),
+        lambda case: _UpstreamRunner(
+            _model(case, autocast=False), case, lambda p: torch.optim.Adam(p, lr=_UPSTREAMS_LR)
+        ),
     )
 
 
-def by_kit(name: str, settings: Settings) -> Way:
-    """The kit's way, with some settings."""
-    return Way(name, lambda case: _Kits(settings, case), settings)
+def by_kit(name: str, settings: Settings) -> Configuration:
+    """Return the kit's way under some settings."""
+    return Configuration(name, lambda case: _KitRunner(settings, case), settings)
 
 
-def forecast(name: str, settings: Settings) -> Way:
-    """Predictions with the kit's settings of memory; with none of them, upstream's own."""
-    return Way(name, lambda case: _Forecasts(settings, case), settings)
+def forecast(name: str, settings: Settings) -> Configuration:
+    """Return predictions under the kit's settings of memory; with none of them, upstream's own."""
+    return Configuration(name, lambda case: _ForecastRunner(settings, case), settings)
 
 
 def upstreams_model(case: Case) -> Aurora:
-    """Upstream's class with upstream's own activation checkpointing, which renames modules."""
+    """Build upstream's class with upstream's own activation checkpointing, which renames modules."""
     model = _model(case, autocast=case.autocast)
     model.configure_activation_checkpointing()
     return model
 
 
 def plain_name(name: str) -> str:
-    """Name of a module or parameter without what upstream's checkpointing puts into it."""
+    """Return the name of a module or parameter without what upstream's checkpointing puts into it."""
     return ".".join(part for part in name.split(".") if part != _WRAPPER)
 
 
@@ -242,59 +246,58 @@ def _model(case: Case, *, autocast: bool) -> Aurora:
     return model
 
 
-def measure(ways: Sequence[Way], case: Case, repeats: int, *, count: bool = True) -> dict[str, Measured]:
-    """Measure ways in turns, A B C A B C: what else the machine does then meets them alike.
+def measure(
+    configurations: Sequence[Configuration], case: Case, repeats: int, *, count: bool = True
+) -> dict[str, StepMeasurement]:
+    """Measure configurations in turns, A B C A B C: what else the machine does then meets them alike.
 
-    Each time, a way starts anew, takes one step that makes optimiser states and warms caches, and then those that
-    are timed. One more is counted, once: counting takes time.
+    Each time, a configuration begins from the same weights, takes one step that makes optimiser states and warms
+    caches, and then those that are timed. One more is counted, once: counting takes time.
 
     Args:
-        ways: each with its own name.
-        case: what they are given.
-        repeats: turns.
-        count: count bytes too.
+        configurations: Configurations, each with its own name.
+        case: Model, weights and states for all of them.
+        repeats: Number of turns.
+        count: Whether to count bytes, too.
+
+    Returns:
+        Measurements by name.
     """
-    seconds: dict[str, list[Seconds]] = {way.name: [] for way in ways}
-    counted: dict[str, tuple[Peak | None, int]] = {}
-    allocated: dict[str, int | None] = {}
+    seconds: dict[str, list[Seconds]] = {each.name: [] for each in configurations}
+    counted: dict[str, tuple[Peak | None, int]] = dict.fromkeys(seconds, (None, 0))
+    allocated: dict[str, int | None] = dict.fromkeys(seconds)
+    on_gpu = case.device.type == "cuda"
     for turn in range(repeats):
-        for way in ways:
-            steps = way.begin(case)
-            steps.step()
-            _restart_allocator(case.device)
-            seconds[way.name] += [steps.step() for _ in range(_TIMED[case.device.type])]
-            if turn == 0:
-                allocated[way.name] = _allocated(case.device)
-                counted[way.name] = _counted(steps, case) if count else (None, 0)
-            del steps
+        for configuration in configurations:
+            name = configuration.name
+            runner = configuration.begin(case)
+            runner.step()
+            if on_gpu:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(case.device)
+            seconds[name] += [runner.step() for _ in range(_TIMED[case.device.type])]
+            if turn == 0 and on_gpu:
+                allocated[name] = torch.cuda.max_memory_allocated(case.device)
+            if turn == 0 and count:
+                counted[name] = _count_step(runner, case)
+            del runner
             # Trainers and models hold each other.
             gc.collect()
-    return {
-        name: Measured(_best(found), min(each.whole for each in found), *counted[name], allocated[name])
-        for name, found in seconds.items()
-    }
+    found = {}
+    for name, steps in seconds.items():
+        # Each part has its own best step: what disturbs one need not disturb the other.
+        best = Seconds(min(step.through_backward for step in steps), min(step.update for step in steps))
+        found[name] = StepMeasurement(best, min(step.whole for step in steps), *counted[name], allocated[name])
+    return found
 
 
-def _best(found: Sequence[Seconds]) -> Seconds:
-    return Seconds(min(each.through_backward for each in found), min(each.update for each in found))
-
-
-def _counted(steps: Steps, case: Case) -> tuple[Peak, int]:
-    model = steps.space.model
+def _count_step(runner: StepRunner, case: Case) -> tuple[Peak, int]:
+    """Count the bytes that tensors hold in a step: on the device, and on the host."""
+    model = runner.space.model
     with Counter(model) as counter:
         counter.own((*model.parameters(), *model.buffers()), "parameters")
-        counter.own(steps.states(), "optimizer")
+        counter.own(runner.states(), "optimizer")
         counter.own(case.tensors(), "batch")
         counter.restart()
-        steps.step()
+        runner.step()
     return counter.peak, counter.host_peak
-
-
-def _restart_allocator(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _allocated(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""How far a way of taking steps is from upstream's: predictions, gradients, and the loss over some steps."""
+"""Distance of a configuration's steps from upstream's: predictions, gradients, and the loss over some steps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any
 import torch
 
 from kit.adapt.trainable import Trained
-from kit.bench.configurations import Way, plain_name, upstreams_model
+from kit.bench.configurations import Configuration, plain_name, upstreams_model
 from kit.bench.workload import Case
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.settings import Settings
 from kit.train.build import build_trainer
 from kit.train.loss import PaperMAE
+from kit.train.resolve import resolve_step
+from kit.train.settings import RolloutSettings
+from kit.train.tasks.forecast import ForecastTask
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 
-__all__ = ["CURVE_STEPS", "Exactness", "Reference", "distance", "loss_curve", "upstreams_curve"]
+__all__ = ["CURVE_STEPS", "Exactness", "UpstreamReference", "distance", "loss_curve", "upstreams_curve"]
 
 CURVE_STEPS = 20
 _FLOOR = 1e-4
@@ -35,10 +38,11 @@ class Exactness:
     """Largest differences from upstream's way.
 
     Attributes:
-        predictions: of any value, normalised.
-        gradients: of any parameter's, relative to max(own norm, 1e-4 x global norm).
-        curve: of the loss in ``CURVE_STEPS`` steps, relative; None where the optimiser is another one.
-        exact: whether the first two are no more than another order of sums makes them.
+        predictions: Largest difference of any predicted value, normalised.
+        gradients: Largest difference of any parameter's gradient, relative to max(own norm, 1e-4 x global norm).
+        curve: Largest relative difference of the loss in ``CURVE_STEPS`` steps; None where the optimiser is another
+            one.
+        exact: Whether the first two are no more than another order of sums makes them.
     """
 
     predictions: float
@@ -47,90 +51,88 @@ class Exactness:
     exact: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return what ``kit bench --json`` lists."""
         return {"predictions": self.predictions, "gradients": self.gradients, "loss_curve": self.curve}
 
 
-@dataclass(frozen=True)
-class _Pass:
-    predictions: Mapping[str, torch.Tensor]
-    gradients: Mapping[str, torch.Tensor]
-
-
-class Reference:
+class UpstreamReference:
     """Predictions and gradients of upstream's way, to compare others with."""
 
-    def __init__(self, way: Way, case: Case) -> None:
+    def __init__(self, upstream: Configuration, case: Case) -> None:
         self._case = case
-        self._own = _forward_and_backward(way, case)
+        self._predictions, self._gradients = _forward_and_backward(upstream, case)
 
-    def compare(self, way: Way, curve: float | None) -> Exactness:
-        """Run another way once.
+    def compare(self, configuration: Configuration, curve: float | None) -> Exactness:
+        """Run another configuration once.
 
         Args:
-            way: with the same weights and states.
-            curve: what is known of its losses.
+            configuration: Way of taking steps, from the same weights, with the same states.
+            curve: Largest relative difference of its losses, where it is known.
         """
-        other = _forward_and_backward(way, self._case)
-        predictions = max(
-            float((other.predictions[name] - value).abs().max()) for name, value in self._own.predictions.items()
-        )
-        gradients = distance(other.gradients, self._own.gradients)
+        ours, gradients = _forward_and_backward(configuration, self._case)
+        largest = max(float((ours[name] - value).abs().max()) for name, value in self._predictions.items())
+        furthest = distance(gradients, self._gradients)
         kind = "bf16" if self._case.autocast else "fp32"
-        exact = predictions <= _PREDICTION[self._case.device.type] and gradients <= _GRADIENT[kind]
-        return Exactness(predictions, gradients, curve, exact)
+        exact = largest <= _PREDICTION[self._case.device.type] and furthest <= _GRADIENT[kind]
+        return Exactness(largest, furthest, curve, exact)
 
 
-def _forward_and_backward(way: Way, case: Case) -> _Pass:
+def _forward_and_backward(
+    configuration: Configuration, case: Case
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return predictions, and gradients by upstream's names."""
     threads = torch.get_num_threads()
     # With several, how MKL divides a product depends on its size, and so do its last bits.
     torch.set_num_threads(1)
     try:
-        return _pass(way, case)
+        space = configuration.begin(case).space
+        space.model.train()
+        pair = case.pair.to(case.device)
+        fields = space.predict_fields(space.inputs(pair.inputs))
+        predictions = {name: value.detach() for name, value in (fields.surface | fields.atmospheric).items()}
+        PaperMAE()(fields, space.targets(pair.target)).total.backward()  # type: ignore[no-untyped-call]
+        gradients = {}
+        for name, parameter in space.model.named_parameters():
+            if parameter.grad is not None:
+                gradients[plain_name(name)] = parameter.grad
     finally:
         torch.set_num_threads(threads)
-
-
-def _pass(way: Way, case: Case) -> _Pass:
-    space = way.begin(case).space
-    space.model.train()
-    pair = case.pair.to(case.device)
-    fields = space.predict_fields(space.inputs(pair.inputs))
-    predictions = {name: value.detach() for name, value in (fields.surface | fields.atmospheric).items()}
-    PaperMAE()(fields, space.targets(pair.target)).total.backward()  # type: ignore[no-untyped-call]
-    found = {
-        plain_name(name): parameter.grad
-        for name, parameter in space.model.named_parameters()
-        if parameter.grad is not None
-    }
     del space, fields
+    # Trainers and models hold each other; the next one needs their memory.
     gc.collect()
-    return _Pass(predictions, found)
+    return predictions, gradients
 
 
 def distance(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
-    """Largest distance between gradients, relative to max(own norm, 1e-4 x global norm)."""
+    """Return the largest distance between gradients, relative to max(own norm, 1e-4 x global norm)."""
     assert ours.keys() == theirs.keys()
     whole = torch.stack([value.norm() for value in theirs.values()]).norm()
-    return max(
-        float((ours[name] - value).norm() / torch.maximum(value.norm(), _FLOOR * whole))
-        for name, value in theirs.items()
-    )
+    distances = []
+    for name, value in theirs.items():
+        distances.append(float((ours[name] - value).norm() / torch.maximum(value.norm(), _FLOOR * whole)))
+    return max(distances)
 
 
 def loss_curve(settings: Settings, case: Case) -> list[float]:
-    """Losses of the kit's steps, with some settings."""
-    trainer = build_trainer(settings, case.spec, case.weights, CURVE_STEPS, case.device, autocast=case.autocast)
+    """Return the losses of the kit's steps under some settings."""
+    trainer = build_trainer(
+        resolve_step(settings, case.spec, CURVE_STEPS, autocast=case.autocast), case.weights, case.device
+    )
     return _losses(trainer, case)
 
 
 def upstreams_curve(settings: Settings, case: Case) -> list[float]:
-    """Losses of upstream's model with its checkpointing, under the same optimiser and schedule as the kit's."""
+    """Return the losses of upstream's model with its checkpointing, under the kit's optimiser and schedule."""
     model = upstreams_model(case).to(case.device)
     parameters = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     optim = settings.optim.resolved(settings.adapt.method)
     updater = build_updater(parameters, optim, MemorySettings(), steps=CURVE_STEPS)
-    return _losses(Trainer(TrainingSpace(model, case.spec), PaperMAE(), Trained(parameters), updater), case)
+    return _losses(
+        Trainer(
+            ForecastTask(TrainingSpace(model, case.spec), PaperMAE(), RolloutSettings()), Trained(parameters), updater
+        ),
+        case,
+    )
 
 
 def _losses(trainer: Trainer, case: Case) -> list[float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from kit.bench.planning import Planner, read
-from kit.bench.results import Row, rounded
+from kit.bench.planning import BenchPlanner, read
+from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
@@ -25,11 +25,11 @@ _METHODS = ("full", "lora")
 _GIB = 2**30
 
 
-def run(settings: BenchSettings) -> list[Row]:
+def run(settings: BenchSettings) -> list[BenchRow]:
     """Fit each method into each size of memory."""
     variant = "pretrained" if settings.grid is None else settings.variant
-    planner = Planner(settings.grid or _GRID)
-    rows: list[Row] = []
+    planner = BenchPlanner(settings.grid or _GRID)
+    rows: list[BenchRow] = []
     for method in _METHODS:
         words = f"--model.variant {variant} --adapt.method {method}"
         asked = read(planner.command(words).removeprefix("kit plan "))
@@ -38,7 +38,7 @@ def run(settings: BenchSettings) -> list[Row]:
     return rows
 
 
-def _row(planner: Planner, method: str, limit: int, words: str, card: str, estimator: MemoryEstimator) -> Row:
+def _row(planner: BenchPlanner, method: str, limit: int, words: str, card: str, estimator: MemoryEstimator) -> BenchRow:
     name = f"{method}, {limit} GiB"
     command = planner.command(f"{words} --memory.fit {limit}GiB")
     _logger.info("fitting: %s", command)
@@ -46,8 +46,8 @@ def _row(planner: Planner, method: str, limit: int, words: str, card: str, estim
     try:
         fitted = fit(chosen, workload_of(chosen), estimator)
     except SettingsError as error:
-        return Row(name, None, "GiB", more={"limit_gib": limit, "refused": str(error), "command": command})
-    return Row(name, _needed(fitted), "GiB", exact=True, must=float(limit), more=_more(fitted, limit, command, card))
+        return BenchRow(name, None, "GiB", more={"limit_gib": limit, "refused": str(error), "command": command})
+    return BenchRow(name, _needed(fitted), "GiB", exact=True, must=float(limit), more=_more(fitted, limit, command, card))
 
 
 def _needed(fitted: Fitted) -> float:

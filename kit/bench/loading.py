@@ -21,7 +21,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from kit.bench.results import Row, rounded
+from kit.bench.results import BenchRow, rounded
 from kit.bench.weather import LEVELS, noise
 from kit.data.chunks import ChunkSlice
 from kit.data.dataset import Pairs, Selection
@@ -30,7 +30,8 @@ from kit.data.readers import DEFAULT_READER, Reader, ReadRequest, reader_for
 from kit.data.region import select_grid
 from kit.data.settings import Codec, Period
 from kit.data.store.build import open_store
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.planning.settings import GridSize
 
 __all__ = ["STEP", "loading_rows", "sample_rows", "waiting_rows"]
@@ -80,7 +81,7 @@ class _Compared:
         return min(self.seconds)
 
 
-def loading_rows(grid: GridSize, repeats: int, scratch: Path | None = None) -> list[Row]:
+def loading_rows(grid: GridSize, repeats: int, scratch: Path | None = None) -> list[BenchRow]:
     """Pairs from a store beside pairs from NetCDF files, and states beside raw reads of the same bytes.
 
     Args:
@@ -95,7 +96,7 @@ def loading_rows(grid: GridSize, repeats: int, scratch: Path | None = None) -> l
         return [*rows, *_beside_raw(stores, repeats, f"states, {grid}")]
 
 
-def sample_rows(repeats: int, scratch: Path | None = None) -> list[Row]:
+def sample_rows(repeats: int, scratch: Path | None = None) -> list[BenchRow]:
     """The same on the embedded sample."""
     with _folder(scratch) as folder:
         store = open_store("era5-sample")
@@ -105,7 +106,7 @@ def sample_rows(repeats: int, scratch: Path | None = None) -> list[Row]:
         return [*rows, *_beside_raw(stores, repeats, "states, the embedded sample")]
 
 
-def waiting_rows(grid: GridSize, scratch: Path | None = None, workers: Sequence[int] = (0, 1, 2)) -> list[Row]:
+def waiting_rows(grid: GridSize, scratch: Path | None = None, workers: Sequence[int] = (0, 1, 2)) -> list[BenchRow]:
     """What part of a step of half a second is spent waiting for data, by ``data.workers``.
 
     A pause stands for the step: like a GPU it leaves the processor to whoever reads.
@@ -118,7 +119,7 @@ def waiting_rows(grid: GridSize, scratch: Path | None = None, workers: Sequence[
             first, fraction = _waited(pairs, reader_for(count))
             more = {"note": f"{first:.2g} s for the first batch, processes started"}
             name = f"data wait on a step of {STEP:g} s, {grid}, data.workers {count}"
-            rows.append(Row(name, fraction, "of the time", must=_WAIT, more=more))
+            rows.append(BenchRow(name, fraction, "of the time", must=_WAIT, more=more))
     return rows
 
 
@@ -181,7 +182,7 @@ def _pairs(store: Store) -> Pairs:
     return Pairs(store, selection, store.period)
 
 
-def _beside_files(dataset: xr.Dataset, store: Store, folder: Path, repeats: int, told: str) -> list[Row]:
+def _beside_files(dataset: xr.Dataset, store: Store, folder: Path, repeats: int, told: str) -> list[BenchRow]:
     """Pairs from a store and from files, one pair after another."""
     pairs, reader = _pairs(store), reader_for(0)
     # Long enough that memory is used again, as in training; the first batches are given fresh pages.
@@ -204,7 +205,7 @@ def _beside_files(dataset: xr.Dataset, store: Store, folder: Path, repeats: int,
             "note": f"{other / best:.3g} times as fast",
         }
         must = other / _FASTER if packed == _DELIVERED else None
-        rows.append(Row(f"a pair, {told}", best, "s", other, must=must, more=more))
+        rows.append(BenchRow(f"a pair, {told}", best, "s", other, must=must, more=more))
     return rows
 
 
@@ -239,7 +240,7 @@ def _bytes(pair: Any) -> int:
     return sum(4 * v.numel() for batch in batches for v in (*batch.surf_vars.values(), *batch.atmos_vars.values()))
 
 
-def _beside_raw(stores: Mapping[str, Store], repeats: int, told: str) -> list[Row]:
+def _beside_raw(stores: Mapping[str, Store], repeats: int, told: str) -> list[BenchRow]:
     """All states, one after another, by one thread: by the kit, by Zarr, and by NumPy from the very same files."""
     packed, plain = stores["fast"], stores["none"]
     files = [part.chunks.file(part.index) for state in _states(plain) for part in state]
@@ -263,7 +264,7 @@ def _beside_raw(stores: Mapping[str, Store], repeats: int, told: str) -> list[Ro
             must = theirs / _SHARE if held else None
             note = f"{size / ours / _GIB:.3g} GiB/s, {theirs / ours:.0%} of its speed"
             more = {"beside": other.partition(",")[0], "note": note, "share": rounded(theirs / ours)}
-            rows.append(Row(f"{told}, codec {codec}", ours, "s", theirs, must=must, more=more))
+            rows.append(BenchRow(f"{told}, codec {codec}", ours, "s", theirs, must=must, more=more))
     return rows
 
 

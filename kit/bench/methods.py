@@ -15,13 +15,14 @@ import numpy as np
 import xarray as xr
 
 from kit.adapt.method import import_packages
-from kit.bench.planning import Planner, size_of
-from kit.bench.results import Row, rounded
+from kit.bench.planning import BenchPlanner, size_of
+from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.config import layers as config
 from kit.config.command_line import parse
 from kit.data.store.build import open_store
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.planning.settings import GridSize
 from kit.run.finetune import finetune
 from kit.settings import Settings
@@ -81,9 +82,9 @@ class Scored:
     folder_mib: float
 
 
-def run(settings: BenchSettings) -> list[Row]:
+def run(settings: BenchSettings) -> list[BenchRow]:
     """Train with each method for the same number of steps, and score each on the test states."""
-    planner = Planner(_GRID)
+    planner = BenchPlanner(_GRID)
     with TemporaryDirectory() as folder:
         store = with_wind_speed(open_store("era5-sample"), Path(folder) / "store")
         found = {name: _scored(words, store, Path(folder), settings) for name, words in WAYS.items()}
@@ -111,7 +112,7 @@ def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> 
         Settings, [config.command_line_layer(parse(Settings, shlex.split(whole), "kit finetune"), Settings)]
     )
     import_packages(run_settings.adapt.method)
-    summary = finetune(run_settings)
+    summary = finetune(run_settings).to_dict()
     checkpoint = Path(summary["checkpoint"])
     card = evaluate(EvaluateSettings(checkpoint=checkpoint, device=settings.device))
     return _summed(summary, card.scores, checkpoint)
@@ -130,12 +131,12 @@ def _summed(summary: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]
     )
 
 
-def _row(name: str, scored: Scored, full: Scored, planner: Planner) -> Row:
+def _row(name: str, scored: Scored, full: Scored, planner: BenchPlanner) -> BenchRow:
     """One method; its value is the mean error in units of persistence's."""
     share = scored.summary["trainable_parameters"] / scored.summary["total_parameters"]
     seconds = scored.summary["step_seconds"]
     words = f"{_PLANNED} --model.new_variables {NEW} {WAYS[name]}"
-    return Row(
+    return BenchRow(
         name,
         1 - scored.skill,
         "of persistence's error",

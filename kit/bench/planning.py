@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from kit.bench.configurations import Way, by_kit, forecast, measure, upstreams_loop
-from kit.bench.results import Row, rounded
+from kit.bench.configurations import Configuration, by_kit, forecast, measure, upstreams_loop
+from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.bench.step import CROP
 from kit.bench.workload import make_case, on_rows
@@ -25,9 +25,9 @@ from kit.config.command_line import parse
 from kit.planning.cost import card_named
 from kit.planning.plan import Plan, plan
 from kit.planning.settings import GridSize, PlanSettings
-from kit.train.build import choose_device
+from kit.memory.device import choose_device
 
-__all__ = ["FULL_BELOW_LORA", "GRID", "Planner", "TARGETS", "Target", "read", "rows_of", "run", "size_of"]
+__all__ = ["FULL_BELOW_LORA", "GRID", "BenchPlanner", "TARGETS", "BenchTarget", "read", "rows_of", "run", "size_of"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ FULL_BELOW_LORA = "LoRA, of full fine-tuning"
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """What the kit promises.
 
     Attributes:
@@ -72,17 +72,17 @@ class Target:
 
 _LARGE, _SMALL = "pretrained", "small"
 TARGETS = (
-    Target(
+    BenchTarget(
         "full, 1.26 B, fp32 AdamW, clipped", _LARGE, f"{_BLOCKS} --memory.offload inputs,optimizer", 24, 16, host=48
     ),
-    Target(
+    BenchTarget(
         "full, 1.26 B, nothing offloaded",
         _LARGE,
         f"{_BLOCKS} --memory.saved_inputs bf16 --optim.name adamw-8bit",
         36,
         28,
     ),
-    Target(
+    BenchTarget(
         "LoRA, 1.26 B",
         _LARGE,
         f"--adapt.method lora {_BLOCKS} --memory.frozen_weights bf16 --memory.offload inputs",
@@ -90,7 +90,7 @@ TARGETS = (
         9,
         host=24,
     ),
-    Target(
+    BenchTarget(
         "LoRA, 1.26 B, nothing offloaded",
         _LARGE,
         "--adapt.method lora --memory.recompute blocks --memory.latitude_bands 24 --memory.window_bands 15 "
@@ -98,8 +98,8 @@ TARGETS = (
         18,
         14,
     ),
-    Target("QLoRA, 1.26 B", _LARGE, f"--adapt.method qlora {_BLOCKS} --memory.offload inputs", 10, 7, host=24),
-    Target(
+    BenchTarget("QLoRA, 1.26 B", _LARGE, f"--adapt.method qlora {_BLOCKS} --memory.offload inputs", 10, 7, host=24),
+    BenchTarget(
         "full, 113 M, nothing offloaded",
         _SMALL,
         "--memory.recompute blocks --memory.latitude_bands 36 --memory.window_bands 6",
@@ -107,13 +107,13 @@ TARGETS = (
         7,
     ),
     # 40 GB, as a card's name has it.
-    Target("forecast, 1.26 B", _LARGE, f"--forecast {_BANDS} --memory.frozen_weights bf16", 10, 8, reported=37.3),
+    BenchTarget("forecast, 1.26 B", _LARGE, f"--forecast {_BANDS} --memory.frozen_weights bf16", 10, 8, reported=37.3),
 )
 
 
-def run(settings: BenchSettings) -> list[Row]:
+def run(settings: BenchSettings) -> list[BenchRow]:
     """Plan all targets, and measure what their settings cost."""
-    planner = Planner(settings.grid or GRID)
+    planner = BenchPlanner(settings.grid or GRID)
     plans = {target.name: _plans(planner, target) for target in TARGETS}
     times = _times(settings, {target.name: plans[target.name].own.settings for target in TARGETS})
     return rows_of(plans, times, planner, settings.card, has_targets=settings.grid in (None, GRID))
@@ -129,7 +129,7 @@ class _Plans:
     plain: Plan
 
 
-def _plans(planner: Planner, target: Target) -> _Plans:
+def _plans(planner: BenchPlanner, target: BenchTarget) -> _Plans:
     first = f"--model.variant {target.variant}"
     upstream, plain = ("--forecast", f"--forecast {_PLAIN}") if target.is_forecast else (_UPSTREAM, _PLAIN)
     words = f"{first} {target.words}"
@@ -142,8 +142,8 @@ def _plans(planner: Planner, target: Target) -> _Plans:
 
 
 def rows_of(
-    plans: Mapping[str, _Plans], times: Mapping[str, float], planner: Planner, card: str, *, has_targets: bool
-) -> list[Row]:
+    plans: Mapping[str, _Plans], times: Mapping[str, float], planner: BenchPlanner, card: str, *, has_targets: bool
+) -> list[BenchRow]:
     """Make rows of plans and times.
 
     Args:
@@ -160,7 +160,7 @@ def rows_of(
     return [*rows, *_shares(plans, has_targets=has_targets)]
 
 
-def _row(target: Target, plans: _Plans, time: float | None, planner: Planner, card: str, *, has_targets: bool) -> Row:
+def _row(target: BenchTarget, plans: _Plans, time: float | None, planner: BenchPlanner, card: str, *, has_targets: bool) -> BenchRow:
     own, upstream, plain = (size_of(plan) for plan in (plans.own, plans.upstream, plans.plain))
     more: dict[str, Any] = {
         "plain_gib": rounded(plain),
@@ -177,16 +177,16 @@ def _row(target: Target, plans: _Plans, time: float | None, planner: Planner, ca
     if target.host is not None and has_targets:
         more["host_must"] = target.host
     must, aim = (target.must, target.aim) if has_targets else (None, None)
-    return Row(target.name, own, "GiB", upstream, not plans.own.inexact, must, aim, more)
+    return BenchRow(target.name, own, "GiB", upstream, not plans.own.inexact, must, aim, more)
 
 
-def _shares(plans: Mapping[str, _Plans], *, has_targets: bool) -> Iterable[Row]:
+def _shares(plans: Mapping[str, _Plans], *, has_targets: bool) -> Iterable[BenchRow]:
     """LoRA beside full fine-tuning: as published, and as plainly written."""
     lora, full = plans["LoRA, 1.26 B"], plans["full, 1.26 B, fp32 AdamW, clipped"]
     own, must = size_of(lora.own), _LORA_SHARE if has_targets else None
     for how, whole in (("as published", _PUBLISHED_FULL), ("as plainly written", size_of(full.plain))):
         more = {"lora_gib": rounded(own), "full_gib": rounded(whole), "percent_below": rounded(100 * (1 - own / whole))}
-        yield Row(f"{FULL_BELOW_LORA} {how}", own / whole, "of full", 1.0, None, must, None, more)
+        yield BenchRow(f"{FULL_BELOW_LORA} {how}", own / whole, "of full", 1.0, None, must, None, more)
 
 
 def _times(settings: BenchSettings, chosen: Mapping[str, PlanSettings]) -> dict[str, float]:
@@ -198,9 +198,9 @@ def _times(settings: BenchSettings, chosen: Mapping[str, PlanSettings]) -> dict[
     chosen = {name: on_rows(own, grid.rows // case.spec.patch_size) for name, own in chosen.items()}
     training = {name: own for name, own in chosen.items() if not own.forecast and _says_something(own, device)}
     forecasts = {name: own for name, own in chosen.items() if own.forecast}
-    ways: list[Way] = [upstreams_loop(), *(by_kit(name, own) for name, own in training.items())]
+    ways: list[Configuration] = [upstreams_loop(), *(by_kit(name, own) for name, own in training.items())]
     plain = forecast("upstream's forecast", PlanSettings())
-    others: list[Way] = [plain, *(forecast(name, own) for name, own in forecasts.items())]
+    others: list[Configuration] = [plain, *(forecast(name, own) for name, own in forecasts.items())]
     found: dict[str, float] = {}
     for group in (ways, others):
         _logger.info("plan: time of a step, %d ways, %d times each", len(group), settings.repeats)
@@ -221,7 +221,7 @@ def _says_something(settings: PlanSettings, device: torch.device) -> bool:
 _GIB = 2**30
 
 
-class Planner:
+class BenchPlanner:
     """Makes each plan once.
 
     Args:

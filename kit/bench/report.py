@@ -7,13 +7,15 @@ from typing import Any
 
 from kit.bench.exactness import CURVE_STEPS
 from kit.bench.planning import FULL_BELOW_LORA
-from kit.bench.settings import SUITES
+from kit.bench.settings import LIBRARIES, SUITES
 from kit.bench.step import TARGET
 
 __all__ = ["page"]
 
 Entry = Mapping[str, Any]
-Column = tuple[str, Callable[[Entry], str]]
+"""A suite, or a row, as the file of results holds it."""
+Cell = Callable[[Entry], str]
+"""Text of a row's cell."""
 
 _TITLES = {
     "step": "One step, in several ways",
@@ -22,6 +24,7 @@ _TITLES = {
     "fit": "What memory.fit chooses",
     "methods": "Ways of fine-tuning",
     "data": "Building stores, and reading them",
+    LIBRARIES: "Building stores, and reading them, beside other libraries",
 }
 _VERDICTS = {"aim": "aim met", "must": "must met", "missed": "**missed**", None: ""}
 _HEAD = """# Benchmarks
@@ -82,6 +85,11 @@ _NOTES = {
         "compared runs in turns, each time in a process of its own whose imports are not counted; files lie in the "
         "page cache. Memory is resident memory at its peak, above what the imports take."
     ),
+    LIBRARIES: (
+        "What users do without a store, on the same made-up fields: pygrib and stacked pairs as starter codes have "
+        "them, and files of NetCDF, one for each day and variable, that xarray opens together. What is compared runs "
+        "in turns; files lie in the page cache."
+    ),
 }
 
 
@@ -89,153 +97,133 @@ def page(suites: Mapping[str, Entry], results: str = "benchmarks.json") -> str:
     """Render the page.
 
     Args:
-        suites: as the file of results holds them.
-        results: name of that file.
+        suites: Suites by name, as the file of results holds them.
+        results: Name of that file.
     """
     parts = [_HEAD.format(results=results, steps=CURVE_STEPS)]
-    for name in SUITES:
+    for name in (*SUITES, LIBRARIES):
         if name in suites:
-            parts += _section(name, suites[name])
+            suite = suites[name]
+            parts.append(f"## {_TITLES[name]}\n")
+            parts.append(f"`{suite['command']}`, {suite['date']}: {suite['machine']['name']}.\n")
+            parts.append(_NOTES[name].format(card=suite.get("card", "a card")) + "\n")
+            parts += _BODIES[name](suite["rows"])
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _section(name: str, suite: Entry) -> Iterable[str]:
-    yield f"## {_TITLES[name]}\n"
-    yield f"`{suite['command']}`, {suite['date']}: {suite['machine']['name']}.\n"
-    yield _NOTES[name].format(card=suite.get("card", "a card")) + "\n"
-    yield from _BODIES[name](suite["rows"])
-
-
 def _step(rows: Sequence[Entry]) -> Iterable[str]:
-    ways = [row for row in rows if row["name"] != TARGET]
-    columns: list[Column] = [
-        ("way", lambda row: row["name"]),
-        ("forward + backward, s", lambda row: _number(row["value"])),
-        ("of upstream's", lambda row: _ratio(row["ratio"])),
-        ("whole step, s", lambda row: _number(row["step_seconds"])),
-        ("samples/s", lambda row: _number(row["samples_per_second"])),
-        ("peak, GiB", lambda row: _number(row["peak_gib"])),
-        ("of upstream's", lambda row: _ratio(row["peak_ratio"])),
+    configurations = [row for row in rows if row["name"] != TARGET]
+    columns: list[tuple[str, Cell]] = [
+        ("way", _text("name")),
+        ("forward + backward, s", _number("value")),
+        ("of upstream's", _ratio("ratio")),
+        ("whole step, s", _number("step_seconds")),
+        ("samples/s", _number("samples_per_second")),
+        ("peak, GiB", _number("peak_gib")),
+        ("of upstream's", _ratio("peak_ratio")),
     ]
-    if any(row.get("cuda_gib") for row in ways):
-        columns.append(("allocator, GiB", lambda row: _number(row.get("cuda_gib"))))
+    if any(row.get("cuda_gib") for row in configurations):
+        columns.append(("allocator, GiB", _number("cuda_gib")))
     columns += [
-        ("predictions", lambda row: _difference(row, "predictions")),
-        ("gradients", lambda row: _difference(row, "gradients")),
-        ("loss curve", lambda row: _difference(row, "loss_curve")),
-        ("exact", lambda row: _yes(row["exact"])),
+        ("predictions", _difference("predictions")),
+        ("gradients", _difference("gradients")),
+        ("loss curve", _difference("loss_curve")),
+        ("exact", lambda row: {True: "yes", False: "no", None: "-"}[row["exact"]]),
     ]
-    yield _table(columns, ways)
+    yield _table(columns, configurations)
     for row in rows:
         if row["name"] == TARGET:
-            way = f" ({row['way']})" if "way" in row else ": none of the kit's ways"
-            yield f"**{TARGET}: {_ratio(row['value'])} of upstream's time**{way}{_targets(row)}.\n"
+            chosen = ": none of the kit's ways"
+            if "way" in row:
+                chosen = f" ({row['way']})"
+            yield f"**{TARGET}: {_ratio('value')(row)} of upstream's time**{chosen}{_targets(row)}.\n"
 
 
 def _plan(rows: Sequence[Entry]) -> Iterable[str]:
     shares = [row for row in rows if row["name"].startswith(FULL_BELOW_LORA)]
     settings = [row for row in rows if row not in shares]
-    yield _table(
-        [
-            ("settings", lambda row: row["name"]),
-            ("peak, GiB", lambda row: _number(row["value"])),
-            ("must / aim", _must_and_aim),
-            ("", lambda row: _VERDICTS[row.get("verdict")]),
-            ("host, GiB", _host),
-            ("upstream's, GiB", _upstreams),
-            ("of upstream's", lambda row: _ratio(row["ratio"])),
-            ("as plainly written, GiB", lambda row: _number(row["plain_gib"])),
-            ("time, measured", lambda row: _ratio(row["time_ratio"])),
-            ("time, estimated", lambda row: _ratio(row["time_ratio_estimate"])),
-            ("exact", lambda row: "yes" if row["exact"] else f"no: {'; '.join(row['inexact'])}"),
-        ],
-        settings,
-    )
+    columns: list[tuple[str, Cell]] = [
+        ("settings", _text("name")),
+        ("peak, GiB", _number("value")),
+        ("must / aim", lambda row: f"{row['must']:g} / {row['aim']:g}" if "must" in row else "-"),
+        ("", _verdict),
+        ("host, GiB", _number("host_gib", also=(" (up to {:g})", "host_must"))),
+        ("upstream's, GiB", _number("baseline", also=(" ({:g} reported)", "reported_gib"))),
+        ("of upstream's", _ratio("ratio")),
+        ("as plainly written, GiB", _number("plain_gib")),
+        ("time, measured", _ratio("time_ratio")),
+        ("time, estimated", _ratio("time_ratio_estimate")),
+        ("exact", lambda row: "yes" if row["exact"] else f"no: {'; '.join(row['inexact'])}"),
+    ]
+    yield _table(columns, settings)
     for row in shares:
         below = f"{row['percent_below']:.0f} % below ({row['lora_gib']:g} of {row['full_gib']:g} GiB)"
         yield f"- {row['name']}: {below}{_targets(row)}."
     yield ""
-    yield _commands(settings)
+    yield _block(row["command"] for row in settings)
 
 
 def _scale(rows: Sequence[Entry]) -> Iterable[str]:
-    yield _table(
-        [
-            ("size", lambda row: row["name"]),
-            ("tokens", lambda row: f"{row['tokens']:,}"),
-            ("pixels", lambda row: f"{row['pixels']:,}"),
-            ("peak, GiB", lambda row: _number(row["peak_gib"])),
-            ("host, GiB", lambda row: _number(row["host_gib"])),
-            ("estimate, s/step", lambda row: _number(row["seconds_estimate"])),
-            *((f"{what} x", lambda row, key=key: _ratio(row.get(key))) for what, key in _GROWTH),
-            ("", lambda row: _VERDICTS[row.get("verdict")]),
-        ],
-        rows,
-    )
-    yield _commands(rows)
-
-
-_GROWTH = (
-    ("tokens", "tokens_growth"),
-    ("pixels", "pixels_growth"),
-    ("peak", "peak_growth"),
-    ("time", "seconds_growth"),
-)
+    columns: list[tuple[str, Cell]] = [
+        ("size", _text("name")),
+        ("tokens", lambda row: f"{row['tokens']:,}"),
+        ("pixels", lambda row: f"{row['pixels']:,}"),
+        ("peak, GiB", _number("peak_gib")),
+        ("host, GiB", _number("host_gib")),
+        ("estimate, s/step", _number("seconds_estimate")),
+        ("tokens x", _ratio("tokens_growth")),
+        ("pixels x", _ratio("pixels_growth")),
+        ("peak x", _ratio("peak_growth")),
+        ("time x", _ratio("seconds_growth")),
+        ("", _verdict),
+    ]
+    yield _table(columns, rows)
+    yield _block(row["command"] for row in rows)
 
 
 def _fit(rows: Sequence[Entry]) -> Iterable[str]:
-    yield _table(
-        [
-            ("method, limit", lambda row: row["name"]),
-            ("needed, GiB", lambda row: _number(row["value"])),
-            ("host, GiB", lambda row: _number(row.get("host_gib"))),
-            ("estimate, s/step", lambda row: _number(row.get("seconds_estimate"))),
-            ("chosen", lambda row: f"`{row['chosen'] or 'nothing'}`" if "chosen" in row else f"none: {row['refused']}"),
-            ("", lambda row: _VERDICTS[row.get("verdict")]),
-        ],
-        rows,
-    )
-    yield _commands(rows)
+    columns: list[tuple[str, Cell]] = [
+        ("method, limit", _text("name")),
+        ("needed, GiB", _number("value")),
+        ("host, GiB", _number("host_gib")),
+        ("estimate, s/step", _number("seconds_estimate")),
+        ("chosen", lambda row: f"`{row['chosen'] or 'nothing'}`" if "chosen" in row else f"none: {row['refused']}"),
+        ("", _verdict),
+    ]
+    yield _table(columns, rows)
+    yield _block(row["command"] for row in rows)
 
 
 def _methods(rows: Sequence[Entry]) -> Iterable[str]:
-    yield _table(
-        [
-            ("method", lambda row: row["name"]),
-            ("trains", lambda row: f"{100 * row['trainable_share']:.3g} %"),
-            ("peak, GiB", lambda row: _number(row["peak_gib"])),
-            ("s/step of full's", lambda row: _ratio(row["step_ratio"])),
-            ("skill", lambda row: _skill(row["skill"])),
-            ("of full's", lambda row: _ratio(row["skill_of_full"])),
-            ("old variables", lambda row: _skill(row["skill_old"])),
-            ("before", lambda row: _skill(row["skill_old_base"])),
-            ("new one", lambda row: _skill(row["skill_new"])),
-            ("checkpoint, MiB", lambda row: _number(row["folder_mib"])),
-            ("", lambda row: _VERDICTS[row.get("verdict")]),
-        ],
-        rows,
-    )
-    yield "\n".join(("```", *(f"{row['name']}: {row['settings']}" for row in rows), "```", ""))
+    columns: list[tuple[str, Cell]] = [
+        ("method", _text("name")),
+        ("trains", lambda row: f"{100 * row['trainable_share']:.3g} %"),
+        ("peak, GiB", _number("peak_gib")),
+        ("s/step of full's", _ratio("step_ratio")),
+        ("skill", _number("skill", ".3f")),
+        ("of full's", _ratio("skill_of_full")),
+        ("old variables", _number("skill_old", ".3f")),
+        ("before", _number("skill_old_base", ".3f")),
+        ("new one", _number("skill_new", ".3f")),
+        ("checkpoint, MiB", _number("folder_mib")),
+        ("", _verdict),
+    ]
+    yield _table(columns, rows)
+    yield _block(f"{row['name']}: {row['settings']}" for row in rows)
 
 
 def _data(rows: Sequence[Entry]) -> Iterable[str]:
-    yield _table(
-        [
-            ("what", lambda row: row["name"]),
-            ("", lambda row: f"{_number(row['value'])} {row['unit']}"),
-            ("beside", lambda row: row.get("beside", "-")),
-            ("", lambda row: _number(row["baseline"])),
-            ("of that", lambda row: _ratio(row["ratio"])),
-            ("at most", lambda row: _number(row.get("must"))),
-            ("", lambda row: _VERDICTS[row.get("verdict")]),
-            ("", lambda row: row.get("note", "")),
-        ],
-        rows,
-    )
-
-
-def _skill(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    columns: list[tuple[str, Cell]] = [
+        ("what", _text("name")),
+        ("", lambda row: f"{_number('value')(row)} {row['unit']}"),
+        ("beside", _text("beside", "-")),
+        ("", _number("baseline")),
+        ("of that", _ratio("ratio")),
+        ("at most", _number("must")),
+        ("", _verdict),
+        ("", _text("note")),
+    ]
+    yield _table(columns, rows)
 
 
 _BODIES: Mapping[str, Callable[[Sequence[Entry]], Iterable[str]]] = {
@@ -245,41 +233,61 @@ _BODIES: Mapping[str, Callable[[Sequence[Entry]], Iterable[str]]] = {
     "fit": _fit,
     "methods": _methods,
     "data": _data,
+    LIBRARIES: _data,
 }
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Entry]) -> str:
+def _table(columns: Sequence[tuple[str, Cell]], rows: Sequence[Entry]) -> str:
     lines = [[title for title, _ in columns], ["---", *("---:" for _ in columns[1:])]]
-    lines += [[_cell(read(row)) for _, read in columns] for row in rows]
+    for row in rows:
+        texts = [cell(row) for _, cell in columns]
+        lines.append([text.replace("|", "\\|").replace("\n", " ") for text in texts])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _block(lines: Iterable[str]) -> str:
+    return "\n".join(("```", *lines, "```", ""))
 
 
-def _commands(rows: Iterable[Entry]) -> str:
-    return "\n".join(("```", *(row["command"] for row in rows), "```", ""))
+# Each of these makes the text of a cell from the value that a row has by a name; a dash where it has none.
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _text(key: str, missing: str = "") -> Cell:
+    return lambda row: str(row.get(key, missing))
 
 
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(key: str, form: str = ".3g", also: tuple[str, str] | None = None) -> Cell:
+    """Format a number, and after it another one where the row has it: a pattern, and the other's name."""
+
+    def cell(row: Entry) -> str:
+        value, text = row.get(key), "-"
+        if value is not None:
+            text = format(value, form)
+        if also is not None and also[1] in row:
+            text += also[0].format(row[also[1]])
+        return text
+
+    return cell
 
 
-def _yes(value: bool | None) -> str:
-    return {True: "yes", False: "no", None: "-"}[value]
+def _ratio(key: str) -> Cell:
+    return _number(key, ".2f")
 
 
-def _difference(row: Entry, kind: str) -> str:
-    differences = row["exactness"]
-    value = differences and differences[kind]
-    if value is None:
-        return "-"
-    return "0" if value == 0 else f"{value:.1e}"
+def _difference(kind: str) -> Cell:
+    def cell(row: Entry) -> str:
+        value = (row["exactness"] or {}).get(kind)
+        if value is None:
+            return "-"
+        if value == 0:
+            return "0"
+        return f"{value:.1e}"
+
+    return cell
+
+
+def _verdict(row: Entry) -> str:
+    return _VERDICTS[row.get("verdict")]
 
 
 def _targets(row: Entry) -> str:
@@ -287,17 +295,3 @@ def _targets(row: Entry) -> str:
         return ""
     aim = "" if row.get("aim") is None else f", aim {row['aim']:g}"
     return f"; must {row['must']:g}{aim}: {_VERDICTS[row['verdict']]}"
-
-
-def _must_and_aim(row: Entry) -> str:
-    return f"{row['must']:g} / {row['aim']:g}" if "must" in row else "-"
-
-
-def _host(row: Entry) -> str:
-    limit = f" (up to {row['host_must']:g})" if "host_must" in row else ""
-    return _number(row["host_gib"]) + limit
-
-
-def _upstreams(row: Entry) -> str:
-    reported = f" ({row['reported_gib']:g} reported)" if "reported_gib" in row else ""
-    return _number(row["baseline"]) + reported

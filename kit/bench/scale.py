@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from kit.bench.planning import Planner, size_of
-from kit.bench.results import Row, rounded
+from kit.bench.planning import BenchPlanner, size_of
+from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.planning.plan import Plan
 from kit.planning.settings import GridSize
@@ -52,9 +52,9 @@ class Size:
     command: str
 
 
-def run(settings: BenchSettings) -> list[Row]:
+def run(settings: BenchSettings) -> list[BenchRow]:
     """Plan all sizes; another grid than the suite's own takes the place of all of its."""
-    planner = Planner(settings.grid or _GRID)
+    planner = BenchPlanner(settings.grid or _GRID)
     grids = _GRIDS if settings.grid is None else ((str(settings.grid), settings.variant, settings.grid),)
     by_grid = [
         _size(planner, f"grid, {name}", f"--model.variant {variant} {_SETTINGS} --grid {grid}", settings.card)
@@ -73,7 +73,7 @@ def _rollout(variant: str, steps: int) -> str:
     return f"--model.variant {variant} {_SETTINGS}" + (f" --rollout.steps {steps}" if steps > 1 else "")
 
 
-def _size(planner: Planner, name: str, words: str, card: str, steps: int = 1) -> Size:
+def _size(planner: BenchPlanner, name: str, words: str, card: str, steps: int = 1) -> Size:
     made = planner.plan(words)
     pixels = _pixels(made)
     return Size(
@@ -91,13 +91,13 @@ def _pixels(made: Plan) -> int:
     return math.prod(made.workload.shape)
 
 
-def growth_rows(sizes: Sequence[Size]) -> list[Row]:
+def growth_rows(sizes: Sequence[Size]) -> list[BenchRow]:
     """Compare each size with the one before: nothing may grow faster than tokens or pixels, whichever grow more."""
     rows = [_row(sizes[0], None)]
     return rows + [_row(size, before) for before, size in pairwise(sizes)]
 
 
-def _row(size: Size, before: Size | None) -> Row:
+def _row(size: Size, before: Size | None) -> BenchRow:
     more: dict[str, Any] = {
         "peak_gib": rounded(size.peak_gib),
         "host_gib": rounded(size.host_gib),
@@ -107,7 +107,7 @@ def _row(size: Size, before: Size | None) -> Row:
         "command": size.command,
     }
     if before is None:
-        return Row(size.name, None, "times", more=more)
+        return BenchRow(size.name, None, "times", more=more)
     most = max(size.tokens / before.tokens, size.pixels / before.pixels)
     peak, seconds = size.peak_gib / before.peak_gib, size.seconds / before.seconds
     more |= {
@@ -116,4 +116,4 @@ def _row(size: Size, before: Size | None) -> Row:
         "peak_growth": rounded(peak),
         "seconds_growth": rounded(seconds),
     }
-    return Row(size.name, max(peak, seconds), "times", must=most, more=more)
+    return BenchRow(size.name, max(peak, seconds), "times", must=most, more=more)

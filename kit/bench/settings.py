@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
+from kit.config.suggestions import near_names
 from kit.planning.settings import Size
 from kit.settings import RunSettings
 from kit.tracking.settings import TrackSettings
 
-__all__ = ["SUITES", "BenchSettings"]
+__all__ = ["LIBRARIES", "SUITES", "BenchSettings"]
 
 SUITES = ("step", "plan", "scale", "fit", "methods", "data")
 """What can be measured, in the order of the page."""
+LIBRARIES = "libraries"
+"""Suite of rows beside other libraries, which the tests marked ``benchmark`` measure; last on the page."""
 _VARIANTS = Literal["tiny", "small", "pretrained", "hres-finetuned", "12h"]
 _PAGE, _RESULTS = ".md", ".json"
 
 
 class BenchSettings(BaseModel):
-    """What is measured, how often, and where the numbers go."""
+    """Settings of the benchmarks: what is measured, how often, and where the numbers go."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -60,8 +62,9 @@ class BenchSettings(BaseModel):
     def _known(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
         for name in suites:
             if name not in SUITES:
-                near = difflib.get_close_matches(name, SUITES, n=2)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(SUITES)}"
+                hint = f"there are {', '.join(SUITES)}"
+                if near := near_names(name, SUITES, count=2):
+                    hint = f"did you mean {' or '.join(near)}?"
                 msg = f"there is no suite {name!r}; {hint}"
                 raise ValueError(msg)
         return tuple(dict.fromkeys(suites))
@@ -86,7 +89,9 @@ class BenchSettings(BaseModel):
     @property
     def chosen(self) -> tuple[str, ...]:
         """The suites that are run."""
-        return () if self.source is not None else self.suites or SUITES[:1]
+        if self.source is not None:
+            return ()
+        return self.suites or SUITES[:1]
 
     @property
     def results(self) -> Path:

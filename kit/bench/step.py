@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from kit.bench.configurations import Measured, Way, by_kit, measure, plain_adam, plain_name, upstreams_loop
-from kit.bench.exactness import Exactness, Reference, loss_curve, upstreams_curve
-from kit.bench.results import Row, rounded
+from kit.bench.configurations import StepMeasurement, Configuration, by_kit, measure, plain_adam, plain_name, upstreams_loop
+from kit.bench.exactness import Exactness, UpstreamReference, loss_curve, upstreams_curve
+from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.bench.workload import make_case, on_rows
 from kit.planning.settings import GridSize
 from kit.settings import Settings
-from kit.train.build import choose_device
+from kit.memory.device import choose_device
 
 __all__ = ["CROP", "TARGET", "kit_ways", "rows_of", "run"]
 
@@ -53,7 +53,7 @@ _KITS: Mapping[str, Mapping[str, Any]] = {
 _CURVE_VARIANT, _CURVE_GRID, _CURVE_PAIRS = "tiny", GridSize(32, 64), 4
 
 
-def run(settings: BenchSettings) -> list[Row]:
+def run(settings: BenchSettings) -> list[BenchRow]:
     """Measure the ways, then compare what they compute."""
     device = choose_device(settings.device)
     autocast = settings.precision == "bf16"
@@ -64,13 +64,13 @@ def run(settings: BenchSettings) -> list[Row]:
     measured = measure(ways, case, settings.repeats)
     _logger.info("step: what they compute")
     curves = _curves(kits, device, autocast=autocast)
-    reference = Reference(upstream, case)
+    reference = UpstreamReference(upstream, case)
     exactness = {way.name: reference.compare(way, curves.get(way.name)) for way in ways[1:]}
     usual = settings.grid is None and settings.variant == "small" and not autocast
     return rows_of(measured, exactness, upstream.name, {way.name for way in kits}, has_targets=usual)
 
 
-def kit_ways() -> list[Way]:
+def kit_ways() -> list[Configuration]:
     """The kit's own, with settings of memory that are worth comparing."""
     return [
         by_kit(name, Settings.model_validate({"memory": dict(memory), "optim": _OPTIM}))
@@ -78,7 +78,7 @@ def kit_ways() -> list[Way]:
     ]
 
 
-def _curves(ways: Sequence[Way], device: torch.device, *, autocast: bool) -> dict[str, float]:
+def _curves(ways: Sequence[Configuration], device: torch.device, *, autocast: bool) -> dict[str, float]:
     """Largest relative difference of each way's losses from upstream's."""
     case = make_case(_CURVE_VARIANT, _CURVE_GRID, device, autocast=autocast, pairs=_CURVE_PAIRS)
     theirs = upstreams_curve(Settings.model_validate({"optim": _OPTIM}), case)
@@ -91,13 +91,13 @@ def _curves(ways: Sequence[Way], device: torch.device, *, autocast: bool) -> dic
 
 
 def rows_of(
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, StepMeasurement],
     exactness: Mapping[str, Exactness],
     upstream: str,
     kits: set[str],
     *,
     has_targets: bool,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Make rows of measurements, and of the target that they are for.
 
     Args:
@@ -112,7 +112,7 @@ def rows_of(
     return [*rows, _target(rows, kits, has_targets=has_targets)]
 
 
-def _row(name: str, found: Measured, base: Measured, exactness: Exactness | None) -> Row:
+def _row(name: str, found: StepMeasurement, base: StepMeasurement, exactness: Exactness | None) -> BenchRow:
     assert found.peak is not None
     assert base.peak is not None
     more: dict[str, Any] = {
@@ -129,16 +129,16 @@ def _row(name: str, found: Measured, base: Measured, exactness: Exactness | None
     if found.cuda_bytes is not None:
         more["cuda_gib"] = rounded(found.cuda_bytes / _GIB)
     exact = True if exactness is None else exactness.exact
-    return Row(name, found.seconds.through_backward, "s", base.seconds.through_backward, exact, more=more)
+    return BenchRow(name, found.seconds.through_backward, "s", base.seconds.through_backward, exact, more=more)
 
 
-def _target(rows: Sequence[Row], kits: set[str], *, has_targets: bool) -> Row:
+def _target(rows: Sequence[BenchRow], kits: set[str], *, has_targets: bool) -> BenchRow:
     """The fastest of the kit's ways among those that need no more memory than upstream's."""
     fit = [row for row in rows if row.name in kits and row.more["fits"]]
     unit = "of upstream's time"
     must, aim = (_MUST, _AIM) if has_targets else (None, None)
     if not fit:
-        return Row(TARGET, None, unit, 1.0, must=must, aim=aim)
+        return BenchRow(TARGET, None, unit, 1.0, must=must, aim=aim)
     best = min(fit, key=lambda row: row.value or 0.0)
     more = {"way": best.name, "peak_ratio": best.more["peak_ratio"], "exactness": best.more["exactness"]}
-    return Row(TARGET, best.ratio, unit, 1.0, best.exact, must, aim, more)
+    return BenchRow(TARGET, best.ratio, unit, 1.0, best.exact, must, aim, more)

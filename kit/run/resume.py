@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kit.adapt import trainable
 from kit.checkpoint.folder import Checkpoint, open_checkpoint, settle
 from kit.checkpoint.run_folder import RunFolder
 from kit.io.errors import CheckpointError, SettingsError
@@ -17,7 +18,7 @@ from kit.settings import Settings
 from kit.tracking.params import flatten
 from kit.train.build import Job
 
-__all__ = ["Origin", "check_same", "find_folder", "find_origin"]
+__all__ = ["RunOrigin", "check_same", "find_folder", "find_origin", "restore"]
 
 # Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read.
 _FREE = (
@@ -33,7 +34,7 @@ _FREE = (
 
 
 @dataclass(frozen=True)
-class Origin:
+class RunOrigin:
     """Where a run begins.
 
     Attributes:
@@ -72,7 +73,7 @@ def find_folder(settings: Settings, recipe: str | None) -> RunFolder:
     return folder
 
 
-def find_origin(settings: Settings, folder: RunFolder, *, fresh: bool) -> Origin:
+def find_origin(settings: Settings, folder: RunFolder, *, fresh: bool) -> RunOrigin:
     """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short.
 
     Args:
@@ -86,15 +87,34 @@ def find_origin(settings: Settings, folder: RunFolder, *, fresh: bool) -> Origin
     resume = settings.train.resume
     if resume not in ("never", "auto"):
         checkpoint = open_checkpoint(Path(resume))
-        return Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+        return RunOrigin(folder, checkpoint, _resumable(checkpoint), fresh=False)
     if fresh:
-        return Origin(folder)
+        return RunOrigin(folder)
     for path in (folder.best, folder.last):
         settle(path)
     if not folder.last.exists():
-        return Origin(folder, fresh=False)
+        return RunOrigin(folder, fresh=False)
     checkpoint = open_checkpoint(folder.last)
-    return Origin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+    return RunOrigin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+
+
+def restore(origin: RunOrigin, job: Job) -> None:
+    """Bring model, optimiser and random numbers to where the checkpoint was; without one, leave them as they are.
+
+    Raises:
+        CheckpointError: the checkpoint lacks something.
+    """
+    if origin.checkpoint is None:
+        return
+    state = origin.state
+    trainable.load(job.model, job.settings.adapt, origin.checkpoint.tensors())
+    job.trainer.updater.load_state_dict(state["optimizer"])
+    if job.trainer.schedule is not None:
+        job.trainer.schedule.load_state_dict(state["schedule"])
+    job.trainer.task.load(origin.checkpoint.path)
+    torch.set_rng_state(state["rng"])
+    if "cuda_rng" in state:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 def _resumable(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -108,7 +128,7 @@ def _resumable(checkpoint: Checkpoint) -> dict[str, Any]:
     return state
 
 
-def check_same(origin: Origin, job: Job) -> None:
+def check_same(origin: RunOrigin, job: Job) -> None:
     """Refuse to go on with other settings or other data than the run was started with.
 
     Raises:

@@ -1,41 +1,18 @@
-"""The training loop: steps, validation, checkpoints, and a clean end when asked to stop."""
+"""The training loop: steps, validation, checkpoints, and the callbacks around them."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from kit.data.dataset import Pair
 from kit.data.loader import Upcoming, Waiting
+from kit.train.callback import Callback
 from kit.train.trainer import StepReport, Trainer
 
-__all__ = ["Interruption", "LoopState", "Recorder", "Schedule", "fit", "watch_signals"]
-
-
-class Recorder(Protocol):
-    """Takes what the loop has to tell."""
-
-    def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
-        """One optimiser step."""
-
-    def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
-        """One pass over the validation pairs."""
-
-
-class Saver(Protocol):
-    """Writes checkpoints."""
-
-    def best(self, state: LoopState) -> None:
-        """The weights with the lowest validation loss so far."""
-
-    def last(self, state: LoopState) -> None:
-        """The weights, and what training needs to go on."""
+__all__ = ["LoopState", "Schedule", "fit"]
 
 
 @dataclass
@@ -94,103 +71,78 @@ class Schedule:
         return step % self.checkpoint_every == 0 or step == self.steps
 
 
-@dataclass
-class Interruption:
-    """The signal that asked the loop to stop, if one did."""
-
-    caught: signal.Signals | None = None
-
-
-@contextmanager
-def watch_signals(tell: Callable[[str], None] | None = None) -> Iterator[Interruption]:
-    """Note Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes, instead of dying of them.
-
-    The first one asks for an end; a Ctrl-C after it acts as usual. Further ones of the others change nothing: queues
-    and terminals send several, and who means it has SIGKILL. What is ignored, as under ``nohup``, stays so.
+def fit(trainer: Trainer, schedule: Schedule, state: LoopState, callbacks: Sequence[Callback]) -> None:
+    """Train from ``state.step`` to the end of the schedule, or until a callback wants to stop; updates ``state``.
 
     Args:
-        tell: is told, in a thread, what will happen.
+        trainer: Takes the steps, and validates.
+        schedule: When to validate, and when training may be resumed from.
+        state: Where training is.
+        callbacks: Called around every step, in this order.
+
+    Raises:
+        DivergenceError: a loss or a gradient is not finite.
     """
-    interruption = Interruption()
-    asks = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: handler for number in asks if (handler := signal.getsignal(number)) != signal.SIG_IGN}
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if interruption.caught is not None:
-            return
-        interruption.caught = signal.Signals(number)
-        if signal.SIGINT in before:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
-        if tell is not None:
-            # Not here: the signal may have come in the middle of a write to the same stream.
-            text = f"{interruption.caught.name}: ends after this step with a checkpoint; Ctrl-C ends it at once"
-            threading.Thread(target=tell, args=(text,), daemon=True).start()
-
-    try:
-        for number in before:
-            signal.signal(number, note)
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def fit(
-    trainer: Trainer,
-    batches: Callable[[int], Iterable[Pair]],
-    valid: Iterable[Pair],
-    schedule: Schedule,
-    state: LoopState,
-    recorder: Recorder,
-    saver: Saver,
-    interruption: Interruption,
-) -> None:
-    """Train from ``state.step`` to the end of the schedule, or until interrupted; updates ``state``.
-
-    Args:
-        trainer: takes the steps.
-        batches: gives the training batches from a position on, counted in batches from the start of training.
-        valid: the validation batches.
-        schedule: when to validate and save.
-        state: where to begin.
-        recorder: told of every step and validation.
-        saver: writes checkpoints, always after the validation of the same step.
-        interruption: looked at after every step.
-    """
+    trainer.observers = [callback.on_prediction for callback in callbacks]
     if state.step == 0:
-        state.before, parts = trainer.validate(valid)
-        recorder.valid(0, state.before, parts)
-        state.best = state.after = state.before
         # Until training improves on them, the weights that it started from are the best.
-        saver.best(state)
-    stream = Waiting(batches(state.step * schedule.accumulate))
-    while state.step < schedule.steps and interruption.caught is None:
-        _step(trainer, stream, schedule, state, recorder)
+        _validate(trainer, state, callbacks)
+    stream = Waiting(trainer.task.batches(state.step * schedule.accumulate))
+    while state.step < schedule.steps and not _stopping(state, callbacks):
+        _step(trainer, stream, schedule, state, callbacks)
         if schedule.validates(state.step):
-            _validate(trainer, valid, state, recorder, saver)
+            _validate(trainer, state, callbacks)
         if schedule.saves(state.step):
-            saver.last(state)
-    if interruption.caught is not None and (state.step == 0 or not schedule.saves(state.step)):
-        saver.last(state)
+            _checkpoint(state, callbacks)
+    ended_between = state.step == 0 or not schedule.saves(state.step)
+    if ended_between and _stopping(state, callbacks):
+        _checkpoint(state, callbacks)
 
 
-def _step(trainer: Trainer, stream: Waiting[Pair], schedule: Schedule, state: LoopState, recorder: Recorder) -> None:
+def _step(
+    trainer: Trainer, stream: Waiting[Pair], schedule: Schedule, state: LoopState, callbacks: Sequence[Callback]
+) -> None:
     started, waited = time.perf_counter(), stream.seconds
     report = trainer.step(state.step + 1, Upcoming(stream, schedule.accumulate))
     waited = stream.seconds - waited
-    report = replace(report, compute_seconds=report.compute_seconds - waited)
-    state.step = report.step
-    state.latest = report.loss
-    state.first = report.loss if state.first is None else state.first
-    state.samples += report.samples
-    state.wait_seconds += waited
-    recorder.train(report, epoch=state.step / schedule.per_epoch, wait_seconds=waited)
+    report = replace(
+        report,
+        compute_seconds=report.compute_seconds - waited,
+        wait_seconds=waited,
+        epoch=report.step / schedule.per_epoch,
+    )
+    _count(report, state)
+    for callback in callbacks:
+        callback.on_step(report, state)
+    # Recording is part of a step's time, because a user waits for it.
     state.seconds += time.perf_counter() - started
 
 
-def _validate(trainer: Trainer, valid: Iterable[Pair], state: LoopState, recorder: Recorder, saver: Saver) -> None:
-    state.after, parts = trainer.validate(valid)
-    recorder.valid(state.step, state.after, parts)
-    if state.best is None or state.after < state.best:
-        state.best = state.after
-        saver.best(state)
+def _count(report: StepReport, state: LoopState) -> None:
+    state.step = report.step
+    state.latest = report.loss
+    if state.first is None:
+        state.first = report.loss
+    state.samples += report.samples
+    state.wait_seconds += report.wait_seconds
+
+
+def _validate(trainer: Trainer, state: LoopState, callbacks: Sequence[Callback]) -> None:
+    validation = trainer.validate(trainer.task.valid_batches())
+    if state.before is None:
+        state.before = validation.loss
+    state.after = validation.loss
+    improved = state.best is None or validation.loss < state.best
+    if improved:
+        state.best = validation.loss
+    for callback in callbacks:
+        callback.on_validation(validation, state, improved=improved)
+
+
+def _checkpoint(state: LoopState, callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        callback.on_checkpoint(state)
+
+
+def _stopping(state: LoopState, callbacks: Sequence[Callback]) -> bool:
+    return any(callback.wants_to_stop(state) for callback in callbacks)

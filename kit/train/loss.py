@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kit.metrics.scores import Coordinates
 
 __all__ = [
-    "Criterion",
+    "LossFunction",
     "FieldLoss",
     "Loss",
     "PAPER_WEIGHTS",
@@ -73,7 +73,7 @@ class Loss:
     parts: dict[str, torch.Tensor]
 
 
-class Criterion(Protocol):
+class LossFunction(Protocol):
     """Compares a prediction with its target, both in training space."""
 
     def __call__(self, prediction: Fields, target: Fields) -> Loss:

@@ -27,7 +27,7 @@ __all__ = [
     "learning_rate",
     "refuse_infinite",
     "set_rate",
-    "settled",
+    "resolved_groups",
 ]
 
 BETAS = (0.9, 0.95)
@@ -207,7 +207,7 @@ def _refuse_empty(key: str, names: Sequence[str], new: Collection[str]) -> None:
     raise SettingsError(msg)
 
 
-def settled(groups: Sequence[Group], settings: OptimSettings) -> OptimSettings:
+def resolved_groups(groups: Sequence[Group], settings: OptimSettings) -> OptimSettings:
     """The settings with every number of every group in them."""
     numbers = {
         group.name: GroupSettings(

@@ -190,7 +190,7 @@ class RolloutSettings(BaseModel):
         return self
 
     @property
-    def graded_steps(self) -> range:
+    def loss_steps(self) -> range:
         """The steps of a push-forward that have a loss, counted from 1."""
         count = self.graded if isinstance(self.graded, int) else {"last": 1, "all": self.steps}[self.graded]
         return range(self.steps - count + 1, self.steps + 1)

@@ -26,7 +26,7 @@ from kit.train.optim import (
 )
 from kit.train.settings import MAIN, OptimSettings
 
-__all__ = ["DeviceUpdater", "HostUpdater", "InBackwardUpdater", "Update", "Updater", "build_updater"]
+__all__ = ["DeviceUpdater", "HostUpdater", "InBackwardUpdater", "Update", "Updater", "build_updater", "check_updater"]
 
 Parameters = Mapping[str, torch.nn.Parameter]
 After = Callable[[int], None]
@@ -82,8 +82,6 @@ def build_updater(
     memory: MemorySettings,
     *,
     steps: int,
-    accumulate: int = 1,
-    graded: int = 1,
     new: Collection[str] = (),
 ) -> Updater:
     """Choose how parameters move.
@@ -93,14 +91,11 @@ def build_updater(
         optim: the optimiser's settings, with a learning rate.
         memory: where its states are, and when it acts.
         steps: of the whole run.
-        accumulate: batches in a step.
-        graded: steps of a roll-out that have a loss, each with a backward pass of its own.
         new: names of the parameters that the base weights lack.
 
     Raises:
-        SettingsError: the settings exclude each other, or a group of parameters is empty.
+        SettingsError: a group of parameters is empty.
     """
-    _refuse_conflicts(optim, memory, accumulate, graded)
     rates = _Rates(assign(parameters, new, optim), optim, steps)
     if memory.step_in_backward:
         return InBackwardUpdater(parameters, rates)
@@ -109,7 +104,18 @@ def build_updater(
     return DeviceUpdater(parameters, optim, rates)
 
 
-def _refuse_conflicts(optim: OptimSettings, memory: MemorySettings, accumulate: int, graded: int) -> None:
+def check_updater(optim: OptimSettings, memory: MemorySettings, accumulate: int = 1, losses: int = 1) -> None:
+    """Refuse settings of optimiser and memory that exclude each other.
+
+    Args:
+        optim: Settings of the optimiser.
+        memory: Where its states are, and when it acts.
+        accumulate: Batches in an optimiser step.
+        losses: Losses of a batch, each with a backward pass of its own.
+
+    Raises:
+        SettingsError: two of them exclude each other; names both.
+    """
     offloads = "optimizer" in memory.offload
     if offloads and optim.name != "adamw":
         msg = (
@@ -137,10 +143,10 @@ def _refuse_conflicts(optim: OptimSettings, memory: MemorySettings, accumulate: 
             f"({accumulate}) has nothing to average; pass --train.accumulate 1, or leave it out"
         )
         raise SettingsError(msg)
-    if graded > 1:
+    if losses > 1:
         msg = (
             f"memory.step_in_backward applies each gradient before the next step of the roll-out, so that "
-            f"rollout.graded ({graded} steps) has nothing to average; pass --rollout.graded last, or leave it out"
+            f"rollout.graded ({losses} steps) has nothing to average; pass --rollout.graded last, or leave it out"
         )
         raise SettingsError(msg)
 

@@ -31,6 +31,7 @@ from kit.export.settings import ExportSettings
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import StoreError
 from kit.plots.settings import PlotSettings
+from kit.run.display import training_progress
 from kit.settings import Settings
 from kit.verification.settings import EvaluateSettings
 
@@ -483,7 +484,7 @@ def test_what_was_forgotten_and_errors_near_the_edge_are_shown(capsys: pytest.Ca
 
 
 def test_progress_without_a_terminal_is_a_few_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.training_progress(500) as progress:
+    with training_progress(500) as progress:
         for step in range(1, 501):
             progress.update(step=step, loss=0.5, step_seconds=2.0, memory_gib=1.25)
         progress.say("validation [after] 0.4")

@@ -20,9 +20,9 @@ from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.metrics.scores import area_weights
 from kit.models.space import TrainingSpace
-from kit.planning.fit import at_most
+from kit.planning.fit import upper_bound
 from kit.planning.settings import PlanSettings
-from kit.planning.workload import subject_of
+from kit.planning.workload import workload_of
 from kit.run.finetune import finetune
 from kit.settings import Settings
 from kit.train.build import Job, build_job
@@ -90,16 +90,16 @@ def lambert(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_a_plan_reads_the_grid_that_training_reads(lambert: Store) -> None:
     data = {"store": str(lambert.path), "region": REGION, "halo": HALO}
-    subject = subject_of(PlanSettings.model_validate({"data": data, "model": {"weights": "random"}}))
-    assert subject.shape == subject.latitude.shape == subject.eastwards.shape
-    assert subject.shape == subject.selection.grid.shape
-    assert at_most(PlanSettings(), subject, 1) > 4 * subject.latitude.size
+    workload = workload_of(PlanSettings.model_validate({"data": data, "model": {"weights": "random"}}))
+    assert workload.shape == workload.latitude.shape == workload.eastwards.shape
+    assert workload.shape == workload.selection.grid.shape
+    assert upper_bound(PlanSettings(), workload, 1) > 4 * workload.latitude.size
 
 
 def test_a_run_on_a_lambert_grid(lambert: Store, run_dir: Path) -> None:
     """Trained on a region with its halo, scored, and forecast from the checkpoint."""
     raw = settings(lambert, run_dir, data={"region": REGION, "halo": HALO}, memory={"latitude_bands": 2})
-    checkpoint = Path(finetune(Settings.model_validate(raw))["checkpoint"])
+    checkpoint = Path(finetune(Settings.model_validate(raw)).checkpoint)
     scores = evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu")).to_dict()
     # Persistence by hand: the points of the region's smallest rectangle, weighed by their areas.
     inside = (lambert.latitude <= 42) & (lambert.latitude >= 34) & (np.abs(lambert.longitude - 262.5) <= 12.5)

@@ -22,7 +22,7 @@ from kit.data.loader import load_pairs
 from kit.data.settings import Period
 from kit.forecasting.predictor import Conditions, Predictor, load_predictor
 from kit.io.errors import CheckpointError, KitError, SettingsError, StoreError
-from kit.run.finetune import finetune
+from kit.run.finetune import FinetuneResult, finetune
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
 from kit.train.trainer import StepReport, Trainer
@@ -52,7 +52,7 @@ def settings(store: Path, run_dir: Path, name: str = "first", **sections: dict[s
 
 
 @pytest.fixture(scope="module")
-def finished(store: Path, tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> dict[str, Any]:
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> FinetuneResult:
     """What a run told at its end; it lies in a folder of runs of its own, which tests only read or add to."""
     folder = tmp_path_factory.mktemp("finished")
     shutil.copy(empty_database, folder / "mlflow.db")
@@ -61,44 +61,50 @@ def finished(store: Path, tmp_path_factory: pytest.TempPathFactory, empty_databa
         return finetune(settings(store, folder))
 
 
-def copied(finished: dict[str, Any], run_dir: Path) -> Path:
+def copied(finished: FinetuneResult, run_dir: Path) -> Path:
     """A copy of the finished run, under its name, in a folder of runs that a test may change."""
-    run = Path(finished["run"])
+    run = Path(finished.run)
     return Path(shutil.copytree(run, run_dir / run.name))
+
+
+def lower(loss: dict[str, float | None]) -> bool:
+    """Whether the last step's loss is lower than the first one's."""
+    first, last = loss["first"], loss["last"]
+    return first is not None and last is not None and last < first
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_learns_and_leaves_everything_behind(finished: dict[str, Any]) -> None:
+def test_a_run_learns_and_leaves_everything_behind(finished: FinetuneResult) -> None:
     result = finished
-    assert result["valid"]["after"] < result["valid"]["before"]
-    assert result["loss"]["last"] < result["loss"]["first"]
-    assert result["steps"] == STEPS
-    assert result["trainable_parameters"] == result["total_parameters"] > 1e6
-    assert result["device"] == "cpu"
-    assert 0 <= result["data_wait_fraction"] < 1
-    run = Path(result["run"])
+    assert result.valid["after"] < result.valid["before"]
+    assert lower(result.loss)
+    assert result.steps == STEPS
+    assert result.trainable_parameters == result.total_parameters > 1e6
+    assert result.device == "cpu"
+    assert 0 <= result.data_wait_fraction < 1
+    run = Path(result.run)
     assert {path.name for path in run.iterdir()} >= {
         "checkpoints", "config.toml", "figures", "log.txt", "metrics.jsonl", "provenance.json", "qa.json",
     }  # fmt: skip
     assert [record["step"] for record in metrics(run) if record["kind"] == "train"] == list(range(1, STEPS + 1))
     provenance = json.loads((run / "provenance.json").read_text())
-    assert provenance["mlflow_run_id"] == result["mlflow_run_id"]
+    assert provenance["mlflow_run_id"] == result.mlflow_run_id
     assert (run / "figures" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_checkpoint_describes_itself(store: Path, run_dir: Path, finished: dict[str, Any]) -> None:
-    checkpoint = open_checkpoint(Path(finished["checkpoint"]))
+def test_a_checkpoint_describes_itself(store: Path, run_dir: Path, finished: FinetuneResult) -> None:
+    checkpoint = open_checkpoint(Path(finished.checkpoint))
     assert checkpoint.spec.surface == ("10u", "10v", "2t", "msl")
     assert checkpoint.spec.statistics.values["z_500"] != checkpoint.spec.statistics.values["z"]
     [stage] = checkpoint.description["lineage"]
     assert stage["method"] == "full"
     assert checkpoint.description["base"] is None
     # A second stage remembers the first, and its base by hash.
-    second = settings(store, run_dir, "second", model={"weights": finished["checkpoint"]}, train={"steps": 3})
-    followed = open_checkpoint(Path(finetune(second)["run"]) / "checkpoints" / "last")
+    second = settings(store, run_dir, "second", model={"weights": finished.checkpoint}, train={"steps": 3})
+    followed = open_checkpoint(Path(finetune(second).run) / "checkpoints" / "last")
     assert [part["steps"] for part in followed.description["lineage"]] == [stage["steps"], 3]
     assert len(followed.description["base"]["sha256"]) == 64
 
@@ -115,9 +121,9 @@ def test_a_run_on_its_own_predictions(store: Path, run_dir: Path, graded: str) -
         )
 
     result = finetune(rolled(2, "never"))
-    assert result["loss"]["last"] < result["loss"]["first"]
-    assert result["epochs"] == 1  # of nine training states, two inputs and two steps begin at six
-    [stage] = open_checkpoint(Path(result["checkpoint"])).description["lineage"]
+    assert lower(result.loss)
+    assert result.epochs == 1  # of nine training states, two inputs and two steps begin at six
+    [stage] = open_checkpoint(Path(result.checkpoint)).description["lineage"]
     assert stage["rollout"] == {"steps": 2, "graded": graded}
     with pytest.raises(SettingsError, match=r"cannot go on with other settings or data: rollout.steps was 2, is 3"):
         finetune(rolled(3, "auto"))
@@ -131,13 +137,13 @@ def test_a_store_too_short_for_the_roll_out_is_refused(store: Path, run_dir: Pat
 
 
 @pytest.mark.usefixtures("run_dir")
-def test_the_resolved_settings_reproduce_the_run(finished: dict[str, Any]) -> None:
+def test_the_resolved_settings_reproduce_the_run(finished: FinetuneResult) -> None:
     import tomllib
 
-    config = tomllib.loads((Path(finished["run"]) / "config.toml").read_text())
+    config = tomllib.loads((Path(finished.run) / "config.toml").read_text())
     config["run"]["name"] = "again"
     second = finetune(Settings.model_validate(config))
-    assert_same_weights(Path(finished["run"]), Path(second["run"]))
+    assert_same_weights(Path(finished.run), Path(second.run))
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -149,7 +155,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 _RUN = """
 import json, sys
-from kit.run.finetune import finetune
+from kit.run.finetune import FinetuneResult, finetune
 from kit.settings import Settings
 finetune(Settings.model_validate(json.loads(sys.argv[1])))
 """
@@ -210,7 +216,7 @@ def cut_after_a_step(monkeypatch: pytest.MonkeyPatch, chosen: Settings) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted)
-        assert finetune(chosen)["steps"] == 1
+        assert finetune(chosen).steps == 1
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,7 @@ def test_a_run_with_a_smaller_optimiser_goes_on_to_the_same_end(
 
     finetune(chosen("whole"))
     cut_after_a_step(monkeypatch, chosen("cut"))
-    assert finetune(chosen("cut"))["steps"] == 4
+    assert finetune(chosen("cut")).steps == 4
     assert_same_weights(run_dir / "whole", run_dir / "cut")
 
 
@@ -247,7 +253,7 @@ def test_a_run_says_what_trains_and_checks_that_it_did(
         assert_same_weights(run_dir / "whole", run_dir / name)
     trains = json.loads((run_dir / "whole" / "trains.json").read_text())
     assert trains == json.loads((run_dir / "cut" / "trains.json").read_text())
-    assert trains["trainable_parameters"] == trains["total_parameters"] == result["total_parameters"]
+    assert trains["trainable_parameters"] == trains["total_parameters"] == result.total_parameters
     rows = {(row["group"], row["learning_rate"], row["weight_decay"]) for row in trains["groups"]}
     assert {("encoder.level_agg", 2e-4, 5e-6), ("decoder.surf_heads", 1e-3, 0.0)} <= rows
     check = trains["check"]
@@ -298,7 +304,7 @@ def test_a_run_from_a_replay_buffer_goes_on_to_the_same_end(
     result = finetune(from_a_buffer(store, run_dir, "whole", keep=keep))
     depths = [record["depth"] for record in metrics(run_dir / "whole") if record["kind"] == "train"]
     assert set(depths) == {0, 1, 2}
-    assert result["epochs"] == 8 / 7  # of nine training states, two inputs and a target begin at seven
+    assert result.epochs == 8 / 7  # of nine training states, two inputs and a target begin at seven
     step = Trainer.step
 
     def failing(trainer: Trainer, number: int, batches: Any) -> StepReport:
@@ -317,13 +323,13 @@ def test_a_run_from_a_replay_buffer_goes_on_to_the_same_end(
     losses, cut = ([(r["step"], r["loss"]) for r in metrics(run_dir / name)] for name in ("whole", "cut"))
     assert cut == losses
     assert not (run_dir / "cut" / "replay").exists()
-    [stage] = open_checkpoint(Path(result["checkpoint"])).description["lineage"]
+    [stage] = open_checkpoint(Path(result.checkpoint)).description["lineage"]
     assert stage["rollout"] == {"steps": 3, "graded": "last", "buffer": 4, "refresh": 3, "keep": keep}
 
 
 def test_a_run_does_not_go_on_without_its_replay_buffer(store: Path, run_dir: Path) -> None:
     chosen = from_a_buffer(store, run_dir, "first")
-    last = Path(finetune(chosen)["run"]) / "checkpoints" / "last"
+    last = Path(finetune(chosen).run) / "checkpoints" / "last"
     shutil.rmtree(last / "resume" / "replay")
     with pytest.raises(CheckpointError, match="cannot be resumed without resume/replay, the items of the replay buffe"):
         finetune(chosen)
@@ -339,11 +345,11 @@ def test_an_adapter_is_trained_kept_resumed_and_scored(
 
     result = finetune(chosen("whole"))
     # 8 blocks, half of width 96 and half of 192: qkv (1 + 3), proj (1 + 1), fc1 and fc2 (1 + 4) widths each, rank 4.
-    assert result["trainable_parameters"] == 4 * 4 * (4 + 2 + 5 + 5) * (96 + 192)
-    assert result["total_parameters"] > 3_400_000
-    assert result["valid"]["after"] < result["valid"]["before"]
+    assert result.trainable_parameters == 4 * 4 * (4 + 2 + 5 + 5) * (96 + 192)
+    assert result.total_parameters > 3_400_000
+    assert result.valid["after"] < result.valid["before"]
     cut_after_a_step(monkeypatch, chosen("cut"))
-    assert finetune(chosen("cut"))["steps"] == 4
+    assert finetune(chosen("cut")).steps == 4
     last = [run_dir / name / "checkpoints" / "last" for name in ("whole", "cut")]
     for path in last:
         assert {part.name for part in path.iterdir()} == {
@@ -358,7 +364,7 @@ def test_an_adapter_is_trained_kept_resumed_and_scored(
     # What is loaded is what was trained, to the last bit: the loss is that of the last validation.
     valid = Period.parse(description["data"]["valid"])
     predictor = load_predictor(open_checkpoint(last[0]), Conditions(period=valid))
-    assert mean_loss(predictor) == pytest.approx(result["valid"]["after"], rel=1e-12)
+    assert mean_loss(predictor) == pytest.approx(result.valid["after"], rel=1e-12)
     # And it is scored beside the weights that it was trained on.
     scores = evaluate(EvaluateSettings(checkpoint=last[0])).scores
     assert scores["2t"]["rmse"] != scores["2t"]["base_rmse"]
@@ -375,7 +381,7 @@ def test_ranks_that_were_shared_out_are_kept_and_resumed(
 
     result = finetune(chosen("whole"))
     cut_after_a_step(monkeypatch, chosen("cut"))
-    assert finetune(chosen("cut"))["steps"] == 4
+    assert finetune(chosen("cut")).steps == 4
     last = [run_dir / name / "checkpoints" / "last" for name in ("whole", "cut")]
     one, other = (open_checkpoint(path).tensors() for path in last)
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -384,7 +390,7 @@ def test_ranks_that_were_shared_out_are_kept_and_resumed(
     assert sum(sum(kept) for kept in patterns[0].values()) == 2 * 4 * 8
     valid = Period.parse(open_checkpoint(last[0]).description["data"]["valid"])
     predictor = load_predictor(open_checkpoint(last[0]), Conditions(period=valid))
-    assert mean_loss(predictor) == pytest.approx(result["valid"]["after"], rel=1e-12)
+    assert mean_loss(predictor) == pytest.approx(result.valid["after"], rel=1e-12)
 
 
 @torch.no_grad()
@@ -405,7 +411,7 @@ def test_an_adapter_to_random_weights_is_refused(store: Path, run_dir: Path) -> 
 
 
 def test_an_adapter_does_not_go_on_with_other_base_weights(store: Path, run_dir: Path) -> None:
-    base = Path(finetune(settings(store, run_dir, "base", train={"steps": 2}))["run"]) / "checkpoints" / "last"
+    base = Path(finetune(settings(store, run_dir, "base", train={"steps": 2})).run) / "checkpoints" / "last"
 
     def chosen() -> Settings:
         adapt, model = {"method": "lora"}, {"weights": str(base)}
@@ -447,14 +453,14 @@ def test_an_existing_run_is_not_touched(store: Path, run_dir: Path) -> None:
     assert list((run_dir / "first").iterdir()) == []
 
 
-def test_resuming_with_other_settings_is_refused(store: Path, run_dir: Path, finished: dict[str, Any]) -> None:
+def test_resuming_with_other_settings_is_refused(store: Path, run_dir: Path, finished: FinetuneResult) -> None:
     copied(finished, run_dir)
     with pytest.raises(SettingsError, match=r"cannot go on with other settings or data: optim.lr was 0.001, is 0.1"):
         finetune(settings(store, run_dir, optim={"lr": 0.1}, train={"resume": "auto"}))
 
 
 def test_a_checkpoint_without_its_training_state_is_not_resumed(
-    store: Path, run_dir: Path, finished: dict[str, Any]
+    store: Path, run_dir: Path, finished: FinetuneResult
 ) -> None:
     best = str(copied(finished, run_dir) / "checkpoints" / "best")
     with pytest.raises(CheckpointError, match="cannot be resumed without resume/state.pt"):
@@ -486,7 +492,7 @@ def test_an_accepted_error_is_on_the_record(run_dir: Path, tmp_path: Path) -> No
         finetune(settings(path, run_dir))
     name = "statistics-match:10u"
     result = finetune(settings(path, run_dir, data={"store": str(path), "accept": [name]}, train={"steps": 1}))
-    run = Path(result["run"])
+    run = Path(result.run)
     report = json.loads((run / "qa.json").read_text())
     assert (report["passed"], report["accepted"]) == (True, [name])
     assert tomllib.loads((run / "config.toml").read_text())["data"]["accept"] == [name]
@@ -496,8 +502,8 @@ def test_an_accepted_error_is_on_the_record(run_dir: Path, tmp_path: Path) -> No
     from kit.tracking.store import connect
 
     client = connect(f"sqlite:///{run_dir / 'mlflow.db'}", run_dir)
-    assert client.get_run(result["mlflow_run_id"]).data.tags["kit.data.accepted"] == name
-    assert "qa.html" in {file.path for file in client.list_artifacts(result["mlflow_run_id"])}
+    assert client.get_run(result.mlflow_run_id).data.tags["kit.data.accepted"] == name
+    assert "qa.html" in {file.path for file in client.list_artifacts(result.mlflow_run_id)}
 
 
 def test_a_variable_that_the_store_lacks_is_named(run_dir: Path, tmp_path: Path) -> None:

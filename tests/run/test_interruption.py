@@ -110,7 +110,7 @@ def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on(
     log = (run_dir / "cut" / "log.txt").read_text()
     assert "SIGINT: ends after this step with a checkpoint; Ctrl-C ends it at once" in log
     assert "ended at once, after step 2. The checkpoint after step 2 is whole: go on with the same settings and" in log
-    assert finetune(cut)["steps"] == 4
+    assert finetune(cut).steps == 4
     assert_same_weights(run_dir / "whole", run_dir / "cut")
 
 

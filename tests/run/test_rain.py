@@ -57,14 +57,14 @@ def test_rain_is_learned_scored_and_found_again(
     store: Store, run_dir: Path, model: dict[str, Any], loss: dict[str, Any]
 ) -> None:
     result = finetune(settings(store, run_dir, model={"new_variables": ["tp"], **model}, loss=loss))
-    assert result["leaks"] == []
-    before, after = (line for line in validations(result["run"]) if line["step"] in (0, 4))
+    assert result.leaks == []
+    before, after = (line for line in validations(result.run) if line["step"] in (0, 4))
     assert after["loss"] < before["loss"]
     assert {"tp_rmse_mm", "tp_csi_0.1mm", "tp_bias_0.1mm"} <= after.keys()
-    checkpoint = open_checkpoint(Path(result["checkpoint"]))
+    checkpoint = open_checkpoint(Path(result.checkpoint))
     assert checkpoint.spec.transforms == {"tp": model.get("transforms", {}).get("tp", "log1p:1e-05")}
     assert checkpoint.spec.heads == model.get("heads", {})
-    card = evaluate(EvaluateSettings(checkpoint=Path(result["checkpoint"]), base=False, device="cpu")).to_dict()
+    card = evaluate(EvaluateSettings(checkpoint=Path(result.checkpoint), base=False, device="cpu")).to_dict()
     assert card["rain"]["model"]["tp_rmse_mm"] > 0
     assert card["scores"]["tp"]["rmse"] > 0
     # Persistence by hand: two predictions of the test split, each with the state before it.
@@ -81,9 +81,9 @@ def test_the_scores_in_the_loop_are_those_of_the_scorecard(store: Store, run_dir
     """Validated and tested on the same states, the weights after the last step are scored alike."""
     same = "2020-01-04T00:00/2020-01-04T18:00"
     result = finetune(settings(store, run_dir, data={"store": str(store.path), "valid": same, "test": same}))
-    last = Path(result["run"]) / "checkpoints" / "last"
+    last = Path(result.run) / "checkpoints" / "last"
     card = evaluate(EvaluateSettings(checkpoint=last, base=False, device="cpu")).to_dict()["rain"]["model"]
-    [loop] = [line for line in validations(result["run"]) if line["step"] == 4]
+    [loop] = [line for line in validations(result.run) if line["step"] == 4]
     assert {key: loop[key] for key in card} == pytest.approx(card, rel=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_a_step_of_another_length_is_refused(store: Store, run_dir: Path) -> Non
 
 def test_rain_below_zero_is_refused(tmp_path: Path, run_dir: Path) -> None:
     from kit.data.settings import Period
-    from kit.data.store.reader import write_store
+    from kit.data.store.writer import write_store
 
     dataset = synthetic_dataset(surface=("2t", "10u", "10v", "msl", "tp"))
     dataset["tp"][2, 3, 4] = -0.01

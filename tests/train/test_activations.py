@@ -144,12 +144,12 @@ def test_a_run_writes_them_down_and_tells_mlflow(tmp_path: Path, run_dir: Path) 
         "track": {"activations": 2},
     }
     result = finetune(Settings.model_validate(raw))
-    run = Path(result["run"])
+    run = Path(result.run)
     records = [json.loads(line) for line in (run / "activations.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 4]
     client = connect(resolve_uri(None, run_dir), run_dir)
     name = "backbone.encoder_layers.0.blocks.0"
-    points = client.get_metric_history(result["mlflow_run_id"], f"activation/{name}/max")
+    points = client.get_metric_history(result.mlflow_run_id, f"activation/{name}/max")
     assert [(point.step, point.value) for point in points] == [
         (record["step"], record["modules"][name]["max"]) for record in records
     ]

@@ -10,7 +10,7 @@ import torch
 
 from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.train.optim import BETAS, assign, settled
+from kit.train.optim import BETAS, assign, resolved_groups
 from kit.train.settings import MAIN, NEW, GroupSettings, OptimSettings
 from kit.train.updaters import Update, Updater, build_updater
 
@@ -72,13 +72,13 @@ def test_what_is_new_has_a_group_without_being_asked_for() -> None:
 def test_every_number_of_every_group_is_in_the_settled_settings_and_they_settle_the_same() -> None:
     parameters = dict(Net().named_parameters())
     settings = optim(weight_decay=0.25)
-    found = settled(assign(parameters, ("mid.bias",), settings), settings)
+    found = resolved_groups(assign(parameters, ("mid.bias",), settings), settings)
     assert found.groups == {
         "last": GroupSettings(lr=0.05, weight_decay=0.5, warmup=2),
         "new": GroupSettings(lr=1e-3, weight_decay=0.25, warmup=0),
     }
     again = OptimSettings.model_validate(found.model_dump())
-    assert settled(assign(parameters, ("mid.bias",), again), again) == found
+    assert resolved_groups(assign(parameters, ("mid.bias",), again), again) == found
 
 
 @pytest.mark.parametrize(

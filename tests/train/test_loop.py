@@ -2,63 +2,65 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from kit.train.loop import Interruption, LoopState, Schedule, fit, watch_signals
+from kit.run.signals import StopOnSignal
+from kit.train.callback import Callback
+from kit.train.loop import LoopState, Schedule, fit
 from kit.train.optim import GradientNorms
-from kit.train.trainer import StepReport
+from kit.train.trainer import StepReport, Validation
 
 
-class Script:
-    """Trainer, recorder and saver in one, that notes what is asked of it."""
+class Script(Callback):
+    """Trainer, task and callback in one, that notes what is asked of it."""
 
-    def __init__(
-        self, losses: tuple[float, ...] = (), interruption: Interruption | None = None, stop_at: int = 0
-    ) -> None:
+    def __init__(self, losses: tuple[float, ...] = (), stop: StopOnSignal | None = None, stop_at: int = 0) -> None:
         self.events: list[str] = []
+        self.task = self
+        self.observers: list[Any] = []
         self._losses = iter((9.0, *losses))
-        self._interruption = interruption
+        self._stop = stop
         self._stop_at = stop_at
+
+    def batches(self, start: int) -> Iterator[Any]:
+        return iter(range(start, 100))
+
+    def valid_batches(self) -> list[Any]:
+        return []
 
     def step(self, step: int, upcoming: Iterable[Any]) -> StepReport:
         batches = list(upcoming)
         self.events.append(f"step {step} on {batches}")
-        if self._interruption is not None and step == self._stop_at:
-            self._interruption.caught = signal.SIGTERM
+        if self._stop is not None and step == self._stop_at:
+            self._stop.caught = signal.SIGTERM
         return StepReport(step, 1.0 / step, {}, GradientNorms(torch.tensor(0.0), {}), 0.1, len(batches), 0.0)
 
-    def validate(self, _pairs: object) -> tuple[float, dict[str, float]]:
-        return next(self._losses), {}
+    def validate(self, _pairs: object) -> Validation:
+        return Validation(next(self._losses), {})
 
-    def train(self, report: StepReport, *, epoch: float, wait_seconds: float) -> None:
-        assert report.step >= epoch >= wait_seconds >= 0
+    def on_step(self, report: StepReport, state: LoopState) -> None:
+        assert report.step == state.step >= report.epoch >= report.wait_seconds >= 0
 
-    def valid(self, step: int, loss: float, parts: Mapping[str, float]) -> None:
-        assert parts == {}
-        self.events.append(f"valid {step} {loss:g}")
+    def on_validation(self, validation: Validation, state: LoopState, *, improved: bool) -> None:
+        assert validation.parts == {}
+        self.events.append(f"valid {state.step} {validation.loss:g}")
+        if improved:
+            self.events.append(f"best {state.step}")
 
-    def best(self, state: LoopState) -> None:
-        self.events.append(f"best {state.step}")
-
-    def last(self, state: LoopState) -> None:
+    def on_checkpoint(self, state: LoopState) -> None:
         self.events.append(f"last {state.step}")
 
 
 def run(
-    script: Script, schedule: Schedule, state: LoopState | None = None, stop: Interruption | None = None
+    script: Script, schedule: Schedule, state: LoopState | None = None, stop: StopOnSignal | None = None
 ) -> LoopState:
     state = state or LoopState()
-
-    def batches(start: int) -> Iterator[Any]:
-        return iter(range(start, 100))
-
-    fit(script, batches, [], schedule, state, script, script, stop or Interruption())  # type: ignore[arg-type]
+    fit(script, schedule, state, [script, stop or StopOnSignal()])  # type: ignore[arg-type]
     return state
 
 
@@ -91,45 +93,14 @@ def test_a_run_goes_on_with_the_batches_after_its_checkpoint() -> None:
 
 @pytest.mark.parametrize(("stop_at", "last"), ((1, "last 1"), (2, "last 2")))
 def test_an_interruption_ends_after_the_step_with_one_checkpoint(stop_at: int, last: str) -> None:
-    stop = Interruption()
-    script = Script(losses=(5.0,), interruption=stop, stop_at=stop_at)
+    stop = StopOnSignal()
+    script = Script(losses=(5.0,), stop=stop, stop_at=stop_at)
     run(script, Schedule(steps=9, per_epoch=9, accumulate=1, checkpoint_every=2), stop=stop)
     assert [event for event in script.events if event.startswith("last")] == [last]
 
 
 def test_an_interruption_before_the_first_step_leaves_a_checkpoint_too() -> None:
-    script = Script()
-    run(script, Schedule(9, 9, 1, 2), stop=Interruption(signal.SIGINT))
+    script, stopped = Script(), StopOnSignal()
+    stopped.caught = signal.SIGINT
+    run(script, Schedule(9, 9, 1, 2), stop=stopped)
     assert script.events == ["valid 0 9", "best 0", "last 0"]
-
-
-def test_the_first_signal_is_noted_and_the_second_acts() -> None:
-    with watch_signals() as interruption:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.caught is signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_further_requests_change_nothing_but_ctrl_c_does() -> None:
-    told: list[str] = []
-    with watch_signals(told.append) as interruption:
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
-            os.kill(os.getpid(), number)
-        assert interruption.caught is signal.SIGHUP
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert told == ["SIGHUP: ends after this step with a checkpoint; Ctrl-C ends it at once"]
-
-
-def test_what_is_ignored_stays_so() -> None:
-    """As under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with watch_signals() as interruption:
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert interruption.caught is None
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)

@@ -16,7 +16,8 @@ from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.train.loss import PaperMAE
-from kit.train.settings import OptimSettings
+from kit.train.settings import OptimSettings, RolloutSettings
+from kit.train.tasks.forecast import ForecastTask
 from kit.train.trainer import DivergenceError, Trainer
 from kit.train.updaters import build_updater
 from tests.batches import small_spec, synthetic_batch
@@ -39,7 +40,7 @@ def trainer_of(
     trained = trainable.select(model, AdaptSettings())
     engine.install(model, memory)
     updater = build_updater(trained.parameters, settings, memory, steps=10)
-    return Trainer(TrainingSpace(model, spec), PaperMAE(), trained, updater)
+    return Trainer(ForecastTask(TrainingSpace(model, spec), PaperMAE(), RolloutSettings()), trained, updater)
 
 
 def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
@@ -172,6 +173,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(monkeypatch: pyte
 def test_validation_changes_nothing() -> None:
     trainer = trainer_of()
     before = copy.deepcopy(trainer.space.model.state_dict())
-    first, parts = trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
-    assert (first, parts) == trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
+    validation = trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
+    assert validation == trainer.validate([pair_of(trainer), pair_of(trainer, 5)])
     assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())

@@ -16,7 +16,15 @@ from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
 from kit.train.optim import DivergenceError
 from kit.train.settings import OptimSettings
-from kit.train.updaters import DeviceUpdater, HostUpdater, InBackwardUpdater, Update, Updater, build_updater
+from kit.train.updaters import (
+    DeviceUpdater,
+    HostUpdater,
+    InBackwardUpdater,
+    Update,
+    Updater,
+    build_updater,
+    check_updater,
+)
 
 STEPS = 6
 HOST: dict[str, Any] = {"offload": ("optimizer",)}
@@ -60,7 +68,8 @@ def updater_of(net: torch.nn.Module, optim: dict[str, Any], memory: dict[str, An
     settings = OptimSettings.model_validate({"warmup": 2, "lr": 1e-2, "clip": 0.1, **optim})
     parameters = dict(net.named_parameters())
     where = MemorySettings.model_validate(memory)
-    return build_updater(parameters, settings, where, steps=STEPS, accumulate=accumulate)
+    check_updater(settings, where, accumulate)
+    return build_updater(parameters, settings, where, steps=STEPS)
 
 
 def take(net: torch.nn.Module, updater: Updater, step: int, accumulate: int = 1) -> Update:
@@ -259,17 +268,16 @@ def test_the_host_forgets_a_step_that_was_given_up() -> None:
         ({"name": "adamw-8bit"}, HOST, {}, r"memory.offload optimizer and optim.name adamw-8bit exclude each other"),
         ({"clip": 0.5}, IN_BACKWARD, {}, r"optim.clip \(0.5\) cannot be kept to; pass --optim.clip none too"),
         ({"clip": None}, IN_BACKWARD, {"accumulate": 2}, r"train.accumulate \(2\) has nothing to average"),
-        ({"clip": None}, IN_BACKWARD, {"graded": 3}, r"rollout.graded \(3 steps\) has nothing to average"),
+        ({"clip": None}, IN_BACKWARD, {"losses": 3}, r"rollout.graded \(3 steps\) has nothing to average"),
         ({"clip": None}, HOST | IN_BACKWARD, {}, r"memory.step_in_backward and memory.offload optimizer exclude"),
     ),
 )
 def test_settings_that_exclude_each_other_are_refused(
     optim: dict[str, Any], memory: dict[str, Any], passes: dict[str, Any], message: str
 ) -> None:
-    parameters = dict(Net().named_parameters())
     settings, where = OptimSettings.model_validate(optim), MemorySettings.model_validate(memory)
     with pytest.raises(SettingsError, match=message):
-        build_updater(parameters, settings, where, steps=1, **passes)
+        check_updater(settings, where, **passes)
 
 
 @pytest.mark.gpu

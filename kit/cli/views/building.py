@@ -11,7 +11,8 @@ from typing import Any
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kit.cli.views.console import bytes_text, duration, error_console, show_facts
+from kit.cli.views.console import bytes_text, show_facts
+from kit.io.terminal import duration, error_console
 
 __all__ = ["BuildProgress", "build_progress", "show_estimate", "show_verification"]
 

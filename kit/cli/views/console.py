@@ -14,13 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kit.cli.views.terminal import StandardError
+from kit.io.terminal import duration, error_console
 
 __all__ = [
-    "TrainingProgress",
-    "error_console",
     "bytes_text",
-    "duration",
     "loading",
     "log_to_screen",
     "show_bench",
@@ -31,20 +28,12 @@ __all__ = [
     "show_report",
     "show_scores",
     "show_training",
-    "training_progress",
 ]
 
 _LOG_EVERY = 10.0
 """Seconds between progress lines where there is no terminal."""
 _STATUS_COLOUR = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _SCORES = (("rmse", "RMSE"), ("mae", "MAE"), ("bias", "bias"), ("persistence_rmse", "persistence RMSE"))
-
-
-def error_console() -> Console:
-    """Return a console on the present standard error."""
-    stream = cast("IO[str]", StandardError())
-    out = Console(file=stream, highlight=False)
-    return out if out.is_terminal else Console(file=stream, highlight=False, width=120)
 
 
 @contextmanager
@@ -73,62 +62,6 @@ def log_to_screen(level: int = logging.WARNING) -> None:
     handler = _Screen(level)
     logger.addHandler(handler)
     logger.setLevel(min(level, logging.INFO))
-
-
-class TrainingProgress:
-    """Shows where training is: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, total_steps: int, out: Console, bar: Progress | None) -> None:
-        self._total = total_steps
-        self._out = out
-        self._bar = bar
-        self._task = bar.add_task("training", total=total_steps, facts="") if bar else None
-        self._printed = -math.inf
-        self._seconds: float | None = None
-
-    def update(self, *, step: int, loss: float, step_seconds: float, memory_gib: float | None = None) -> None:
-        """Report one optimiser step.
-
-        Args:
-            step: steps taken so far.
-            loss: training loss of this step.
-            step_seconds: seconds that it took; shown, and used for the time left, as a running mean.
-            memory_gib: peak memory, GiB, if known.
-        """
-        self._seconds = step_seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * step_seconds
-        facts = f"loss {loss:.4f}  {self._seconds:.3g} s/step"
-        facts += "" if memory_gib is None else f"  {memory_gib:.2f} GiB"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, facts=facts)
-            return
-        now = time.monotonic()
-        if step == self._total or now - self._printed >= _LOG_EVERY:
-            self._printed = now
-            left = duration((self._total - step) * self._seconds)
-            self._out.print(f"step {step}/{self._total}  {facts}  {left} left", soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
-        (self._bar.console if self._bar else self._out).print(escape(text), soft_wrap=True)
-
-
-@contextmanager
-def training_progress(total_steps: int, completed: int = 0) -> Iterator[TrainingProgress]:
-    """Show the progress of training while the block runs.
-
-    Args:
-        total_steps: optimiser steps of the whole run.
-        completed: steps taken before, by the run that this one resumes.
-    """
-    out = error_console()
-    if not out.is_terminal:
-        yield TrainingProgress(total_steps, out, None)
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=out) as bar:
-        progress = TrainingProgress(total_steps, out, bar)
-        bar.update(bar.task_ids[0], completed=completed)
-        yield progress
 
 
 def show_training(result: Mapping[str, Any]) -> None:
@@ -337,13 +270,6 @@ def _change(pair: Mapping[str, Any], first: str, last: str) -> str:
 
 def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, int | float) else "-"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as hours, minutes and seconds: ``0:12:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def bytes_text(size: float) -> str:

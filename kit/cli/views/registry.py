@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from kit.cli.views.console import bytes_text, error_console
+from kit.cli.views.console import bytes_text
+from kit.io.terminal import error_console
 from kit.io.progress import ProgressCallback
 from kit.registry.entry import host_of
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from kit.cli.views.console import error_console
+from kit.io.terminal import error_console
 
 __all__ = ["show_stats"]
 

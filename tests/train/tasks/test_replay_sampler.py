@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kit.train.replay_sampler import Draw, draws
+from kit.train.tasks.replay_sampler import Draw, draws
 
 NEVER = 10**9
 

@@ -17,15 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from kit.data.longitudes import longitudes
+from kit.io.atomic import move
+from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import CheckpointError
 
-__all__ = ["DiskShelf", "Held", "HostShelf", "Shelf"]
+__all__ = ["DiskStorage", "ReplayItem", "HostStorage", "ReplayStorage"]
 
 _KINDS = {"surface": "surf_vars", "static": "static_vars", "atmospheric": "atmos_vars"}
 
 
 @dataclass(frozen=True)
-class Held:
+class ReplayItem:
     """An item that the model has made at least one step of.
 
     Attributes:
@@ -37,13 +39,13 @@ class Held:
     state: Batch
 
 
-class Shelf(Protocol):
+class ReplayStorage(Protocol):
     """Holds items by their slots."""
 
-    def put(self, slot: int, item: Held) -> None:
+    def put(self, slot: int, item: ReplayItem) -> None:
         """Hold an item, in the place of what was there."""
 
-    def get(self, slot: int) -> Held | None:
+    def get(self, slot: int) -> ReplayItem | None:
         """What a slot holds, if anything."""
 
     def drop(self, slot: int) -> None:
@@ -60,17 +62,17 @@ class Shelf(Protocol):
         """
 
 
-class HostShelf:
+class HostStorage:
     """Items in the host's memory."""
 
     def __init__(self) -> None:
-        self._items: dict[int, Held] = {}
+        self._items: dict[int, ReplayItem] = {}
 
-    def put(self, slot: int, item: Held) -> None:
+    def put(self, slot: int, item: ReplayItem) -> None:
         """Hold an item, in the place of what was there."""
         self._items[slot] = item
 
-    def get(self, slot: int) -> Held | None:
+    def get(self, slot: int) -> ReplayItem | None:
         """What a slot holds, if anything."""
         return self._items.get(slot)
 
@@ -89,7 +91,7 @@ class HostShelf:
         self._items = {int(file.stem): _read(file) for file in sorted(folder.glob("*.safetensors"))}
 
 
-class DiskShelf:
+class DiskStorage:
     """Items as files. A file is never changed once it is there, so that a checkpoint holds links to it."""
 
     def __init__(self, folder: Path) -> None:
@@ -102,13 +104,13 @@ class DiskShelf:
         self.remove()
         folder.mkdir(parents=True)
 
-    def put(self, slot: int, item: Held) -> None:
+    def put(self, slot: int, item: ReplayItem) -> None:
         """Write an item, and put it in the place of what was there."""
         part = self._folder / f".{slot}.part"
         _write(item, part)
-        part.replace(_file(self._folder, slot))
+        move(part, _file(self._folder, slot))
 
-    def get(self, slot: int) -> Held | None:
+    def get(self, slot: int) -> ReplayItem | None:
         """Read what a slot holds, if anything."""
         file = _file(self._folder, slot)
         return _read(file) if file.exists() else None
@@ -147,7 +149,7 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _write(item: Held, file: Path) -> None:
+def _write(item: ReplayItem, file: Path) -> None:
     """Write an item as safetensors: names of variables by kind, times and steps in the header."""
     tensors = {
         f"{kind}/{name}": value.contiguous()
@@ -168,7 +170,7 @@ def _write(item: Held, file: Path) -> None:
     save_file(tensors, file, metadata={"item": json.dumps(about)})
 
 
-def _read(file: Path) -> Held:
+def _read(file: Path) -> ReplayItem:
     """Read an item.
 
     Raises:
@@ -176,9 +178,9 @@ def _read(file: Path) -> Held:
     """
     try:
         with safe_open(file, framework="pt") as stream:
-            about: dict[str, Any] = json.loads(stream.metadata()["item"])
+            about: dict[str, Any] = parse_json(stream.metadata()["item"])
             tensors: dict[str, torch.Tensor] = {name: stream.get_tensor(name) for name in about["order"]}
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, DocumentError) as error:
         msg = (
             f"{file}: cannot be read as an item of a replay buffer ({str(error).splitlines()[0]}); start a new run "
             "from the weights of the checkpoint"
@@ -191,7 +193,7 @@ def _read(file: Path) -> Held:
         atmos_levels=tuple(about["levels"]),
         rollout_step=about["rollout_step"],
     )
-    return Held(about["pair"], Batch(*(_of_kind(tensors, kind) for kind in _KINDS), metadata))
+    return ReplayItem(about["pair"], Batch(*(_of_kind(tensors, kind) for kind in _KINDS), metadata))
 
 
 def _of_kind(tensors: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:

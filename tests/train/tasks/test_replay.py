@@ -16,9 +16,11 @@ from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
 from kit.config.layers import Layer, resolve
 from kit.data.dataset import Pair, Pairs, Selection
+from kit.data.readers import reader_for
 from kit.data.region import select_grid
 from kit.data.settings import Period
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.io.errors import CheckpointError, SettingsError, StoreError
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
@@ -26,9 +28,9 @@ from kit.models.variants import VARIANTS
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
 from kit.train.optim import DivergenceError
-from kit.train.replay import Drawn, ReplayBuffer
-from kit.train.rollout import one_step, roll_out
 from kit.train.settings import OptimSettings, RolloutSettings
+from kit.train.tasks.forecast import ForecastTask, TaskData, roll_out
+from kit.train.tasks.replay import ReplayBatch, ReplayBuffer, ReplayTask, one_step
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 from tests.batches import small_spec, synthetic_batch
@@ -55,14 +57,15 @@ def pairs_of(store: Store, period: Period = ALL) -> Pairs:
 
 def buffer_of(pairs: Pairs, *, batch_size: int = 1, accumulate: int = 1, seed: int = 0, **rollout: Any) -> ReplayBuffer:
     settings = RolloutSettings.model_validate({"steps": 3, "buffer": 4, "refresh": 1000, **rollout})
-    return ReplayBuffer(pairs, settings, batch_size=batch_size, accumulate=accumulate, seed=seed)
+    data = TaskData(pairs, pairs, reader_for(0), batch_size, 0, seed)
+    return ReplayBuffer(data, settings, accumulate)
 
 
 def number(time: datetime) -> float:
     return (time - START) / STEP
 
 
-def advanced(drawn: Drawn, value: float) -> Batch:
+def advanced(drawn: ReplayBatch, value: float) -> Batch:
     """What a model would make that predicts ``value`` for everything."""
 
     def shifted(states: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -149,7 +152,7 @@ def test_a_buffer_goes_on_from_a_checkpoint(tmp_path: Path, keep: str) -> None:
     pairs = pairs_of(counting_store(tmp_path))
     options: dict[str, Any] = {"keep": keep, "refresh": 3, "batch_size": 2, "buffer": 5}
 
-    def told(drawn: Drawn) -> tuple[Any, ...]:
+    def told(drawn: ReplayBatch) -> tuple[Any, ...]:
         return drawn.inputs.metadata.time, drawn.inputs.surf_vars["2t"][:, :, 0, 0].tolist()
 
     whole = buffer_of(pairs, **options)
@@ -194,7 +197,10 @@ def trainer_of(variant: str, rollout: RolloutSettings, rollout_lora: Any = None)
         torch.nn.init.normal_(parameter, std=0.02)
     trained = trainable.select(model, AdaptSettings())
     updater = build_updater(trained.parameters, OptimSettings(warmup=0, lr=1e-3, clip=None), MemorySettings(), steps=10)
-    return Trainer(TrainingSpace(model, spec), PaperMAE(), trained, updater, rollout)
+    space = TrainingSpace(model, spec)
+    if rollout.buffer is None:
+        return Trainer(ForecastTask(space, PaperMAE(), rollout), trained, updater)
+    return Trainer(ReplayTask(space, PaperMAE(), rollout, None, None), trained, updater)
 
 
 def states_of(trainer: Trainer, steps: int, samples: int = 1) -> tuple[Batch, list[Batch]]:
@@ -230,7 +236,7 @@ def test_drawn_steps_are_those_of_a_push_forward(variant: str, rollout_lora: Any
     ours, losses = [], []
     for target in targets:
         back: list[Batch] = []
-        for graded in one_step(trainer.space, trainer.loss, Drawn(state, target), CPU, back.append):
+        for graded in one_step(trainer.space, PaperMAE(), ReplayBatch(state, target), CPU, back.append):
             graded.loss.total.backward()  # type: ignore[no-untyped-call]
             losses.append(graded.loss.total.item())
         ours.append(gradients(trainer))
@@ -238,9 +244,9 @@ def test_drawn_steps_are_those_of_a_push_forward(variant: str, rollout_lora: Any
         assert state.metadata.time == target.metadata.time
         assert not any(value.requires_grad for value in (state.surf_vars | state.atmos_vars).values())
     assert state.metadata.rollout_step == 2
-    pair = Drawn(states_of(trainer, 2)[0], targets[1], tuple(targets[:1]))
+    pair = ReplayBatch(states_of(trainer, 2)[0], targets[1], tuple(targets[:1]))
     torch.manual_seed(1)
-    for step, graded in enumerate(roll_out(trainer.space, trainer.loss, pair, BUFFER.validated, CPU)):
+    for step, graded in enumerate(roll_out(trainer.space, PaperMAE(), pair, BUFFER.validated, CPU)):
         assert graded.step == step + 1
         graded.loss.total.backward()  # type: ignore[no-untyped-call]
         assert graded.loss.total.item() == losses[step]
@@ -259,7 +265,7 @@ def test_a_kept_lora_acts_from_the_second_step() -> None:
         state, targets = states_of(trainer, 2)
         for target in targets:
             back: list[Batch] = []
-            (graded,) = one_step(trainer.space, trainer.loss, Drawn(state, target), CPU, back.append)
+            (graded,) = one_step(trainer.space, PaperMAE(), ReplayBatch(state, target), CPU, back.append)
             losses.append(graded.loss.total.item())
             (state,) = back
     assert losses[0] == losses[2]
@@ -273,7 +279,7 @@ def test_what_is_only_predicted_stays_out_and_what_is_clipped_comes_back_clipped
         heads["tcc"].bias += 100
     state, targets = states_of(trainer, 1)
     back: list[Batch] = []
-    list(one_step(trainer.space, trainer.loss, Drawn(state, targets[0]), CPU, back.append))
+    list(one_step(trainer.space, PaperMAE(), ReplayBatch(state, targets[0]), CPU, back.append))
     (state,) = back
     assert trainer.space.spec.output_only
     assert not state.surf_vars.keys() & set(trainer.space.spec.output_only)
@@ -286,14 +292,14 @@ def test_a_step_of_the_trainer_reports_the_age_of_what_it_saw() -> None:
     state, (first, second) = states_of(trainer, 2, samples=2)
     back: list[Batch] = []
     before = {name: value.clone() for name, value in state.surf_vars.items()}
-    report = trainer.step(1, [Drawn(state, first, take_back=back.append)])
+    report = trainer.step(1, [ReplayBatch(state, first, take_back=back.append)])
     assert (report.depth, report.samples) == (0.0, 2)
     assert all(torch.equal(value, before[name]) for name, value in state.surf_vars.items())
     # Three samples of two ages: 0, 1 and 1.
     single, (target, _) = states_of(trainer, 2)
-    report = trainer.step(2, [Drawn(single, target), Drawn(back[0], second)])
+    report = trainer.step(2, [ReplayBatch(single, target), ReplayBatch(back[0], second)])
     assert report.depth == pytest.approx(2 / 3)
-    assert trainer.step(3, [Drawn(single, target)]).loss < 10
+    assert trainer.step(3, [ReplayBatch(single, target)]).loss < 10
     assert trainer_of("small", RolloutSettings()).step(1, [Pair(single, target)]).depth is None
 
 
@@ -311,7 +317,7 @@ def test_a_nan_is_traced_to_its_step(depth: int, where: str, message: str) -> No
     inputs.metadata.rollout_step = depth
     (inputs if where == "inputs" else target).surf_vars["msl"][0, 0, 4, 4] = torch.nan
     with pytest.raises(DivergenceError, match=f"step 5, {message}"):
-        trainer.step(5, [Drawn(inputs, target)])
+        trainer.step(5, [ReplayBatch(inputs, target)])
 
 
 # Settings.
@@ -338,9 +344,9 @@ def test_settings_without_effect_are_refused(given: dict[str, Any], message: str
 
 def test_the_last_few_steps_can_be_graded() -> None:
     chosen = resolve(Settings, [Layer("here", {"rollout.steps": "4", "rollout.graded": "2"})])
-    assert list(RolloutSettings.model_validate(chosen.rollout.model_dump()).graded_steps) == [3, 4]
-    assert list(RolloutSettings(steps=4, graded=1).graded_steps) == [4]
-    assert list(RolloutSettings(steps=4, graded=4).graded_steps) == [1, 2, 3, 4]
+    assert list(RolloutSettings.model_validate(chosen.rollout.model_dump()).loss_steps) == [3, 4]
+    assert list(RolloutSettings(steps=4, graded=1).loss_steps) == [4]
+    assert list(RolloutSettings(steps=4, graded=4).loss_steps) == [1, 2, 3, 4]
 
 
 def test_defaults_of_a_buffer_are_filled_in() -> None:
@@ -348,4 +354,4 @@ def test_defaults_of_a_buffer_are_filled_in() -> None:
     assert (resolved.refresh, resolved.keep) == (10, "host")
     assert resolved.resolved() == resolved
     assert RolloutSettings(steps=4).resolved() == RolloutSettings(steps=4)
-    assert list(resolved.validated.graded_steps) == [1, 2, 3, 4]
+    assert list(resolved.validated.loss_steps) == [1, 2, 3, 4]

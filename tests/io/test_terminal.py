@@ -11,7 +11,8 @@ from typing import TextIO
 import pytest
 
 from kit.cli.views import console
-from kit.cli.views.terminal import StandardError
+from kit.io.terminal import StandardError
+from kit.run.display import training_progress
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def test_what_nobody_reads_is_dropped() -> None:
 
 
 def test_progress_that_nobody_reads_does_not_end_a_run() -> None:
-    with abandoned(), console.training_progress(2) as progress:
+    with abandoned(), training_progress(2) as progress:
         progress.update(step=1, loss=0.5, step_seconds=1.0)
         progress.say("a line")
         console.show_facts("Title", {"a": 1})

@@ -14,24 +14,24 @@ from aurora import Batch
 
 from kit.data.longitudes import longitudes
 from kit.io.errors import CheckpointError
-from kit.train.replay_storage import DiskShelf, Held, HostShelf, Shelf
+from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem, ReplayStorage
 from tests.batches import small_spec, synthetic_batch
 
 KINDS = ("host", "disk")
 
 
-def shelf_of(kind: str, folder: Path) -> Shelf:
-    return HostShelf() if kind == "host" else DiskShelf(folder / "replay")
+def storage_of(kind: str, folder: Path) -> ReplayStorage:
+    return HostStorage() if kind == "host" else DiskStorage(folder / "replay")
 
 
-def item(seed: int) -> Held:
+def item(seed: int) -> ReplayItem:
     """Of the wave model, whose states hold NaN."""
     state = synthetic_batch(small_spec("wave"), seed=seed)
     state.metadata.rollout_step = seed
-    return Held(pair=10 * seed, state=state)
+    return ReplayItem(pair=10 * seed, state=state)
 
 
-def assert_same(one: Held | None, other: Held) -> None:
+def assert_same(one: ReplayItem | None, other: ReplayItem) -> None:
     assert one is not None
     assert one.pair == other.pair
     for kind in ("surf_vars", "static_vars", "atmos_vars"):
@@ -46,30 +46,30 @@ def assert_same(one: Held | None, other: Held) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_saved_is_what_was_held_then(kind: str, tmp_path: Path) -> None:
-    shelf = shelf_of(kind, tmp_path)
-    shelf.put(3, item(1))
-    shelf.put(0, item(2))
-    shelf.put(5, item(3))
-    shelf.drop(5)
-    shelf.save(tmp_path / "saved")
-    shelf.put(3, item(4))
-    assert_same(shelf.get(3), item(4))
-    shelf.put(7, item(5))
-    shelf.load(tmp_path / "saved")
-    assert_same(shelf.get(3), item(1))
-    assert_same(shelf.get(0), item(2))
-    assert shelf.get(5) is shelf.get(7) is None
-    # It can be loaded again: what happens on the shelf does not reach it.
-    shelf.put(3, item(4))
-    other = shelf_of(kind, tmp_path / "other")
+    storage = storage_of(kind, tmp_path)
+    storage.put(3, item(1))
+    storage.put(0, item(2))
+    storage.put(5, item(3))
+    storage.drop(5)
+    storage.save(tmp_path / "saved")
+    storage.put(3, item(4))
+    assert_same(storage.get(3), item(4))
+    storage.put(7, item(5))
+    storage.load(tmp_path / "saved")
+    assert_same(storage.get(3), item(1))
+    assert_same(storage.get(0), item(2))
+    assert storage.get(5) is storage.get(7) is None
+    # It can be loaded again: what happens on the storage does not reach it.
+    storage.put(3, item(4))
+    other = storage_of(kind, tmp_path / "other")
     other.load(tmp_path / "saved")
     assert_same(other.get(3), item(1))
 
 
 def test_a_checkpoint_of_files_takes_no_room_where_there_are_links(tmp_path: Path) -> None:
-    shelf = DiskShelf(tmp_path / "replay")
-    shelf.put(0, item(1))
-    shelf.save(tmp_path / "saved")
+    storage = DiskStorage(tmp_path / "replay")
+    storage.put(0, item(1))
+    storage.save(tmp_path / "saved")
     (file,) = (tmp_path / "saved").iterdir()
     assert file.stat().st_nlink == 2
 
@@ -78,41 +78,41 @@ def test_files_are_copied_where_there_are_no_links(tmp_path: Path, monkeypatch: 
     def refuse(*_: Any) -> None:
         raise OSError
 
-    shelf = DiskShelf(tmp_path / "replay")
-    shelf.put(0, item(1))
+    storage = DiskStorage(tmp_path / "replay")
+    storage.put(0, item(1))
     monkeypatch.setattr(os, "link", refuse)
-    shelf.save(tmp_path / "saved")
-    shelf.put(0, item(2))
-    shelf.load(tmp_path / "saved")
-    assert_same(shelf.get(0), item(1))
+    storage.save(tmp_path / "saved")
+    storage.put(0, item(2))
+    storage.load(tmp_path / "saved")
+    assert_same(storage.get(0), item(1))
 
 
 def test_what_an_earlier_process_left_is_gone(tmp_path: Path) -> None:
-    DiskShelf(tmp_path / "replay").put(0, item(1))
-    assert DiskShelf(tmp_path / "replay").get(0) is None
+    DiskStorage(tmp_path / "replay").put(0, item(1))
+    assert DiskStorage(tmp_path / "replay").get(0) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("content", (b"", b"not safetensors", None))
 def test_a_damaged_file_is_named(kind: str, content: bytes | None, tmp_path: Path) -> None:
-    shelf = shelf_of(kind, tmp_path)
-    shelf.put(4, item(1))
-    shelf.save(tmp_path / "saved")
+    storage = storage_of(kind, tmp_path)
+    storage.put(4, item(1))
+    storage.save(tmp_path / "saved")
     (file,) = (tmp_path / "saved").iterdir()
-    # A copy, so that the shelf's own file stays whole; None cuts it short.
+    # A copy, so that the storage's own file stays whole; None cuts it short.
     whole = file.read_bytes()
     file.unlink()
     file.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(CheckpointError, match=r"000004.safetensors: cannot be read as an item of a replay buffer"):
-        shelf.load(tmp_path / "saved")
+        storage.load(tmp_path / "saved")
 
 
 def test_a_batch_survives_without_static_variables(tmp_path: Path) -> None:
     whole = item(1)
     bare = Batch(whole.state.surf_vars, {}, {}, whole.state.metadata)
-    shelf = DiskShelf(tmp_path / "replay")
-    shelf.put(0, Held(1, bare))
-    assert_same(shelf.get(0), Held(1, bare))
+    storage = DiskStorage(tmp_path / "replay")
+    storage.put(0, ReplayItem(1, bare))
+    assert_same(storage.get(0), ReplayItem(1, bare))
 
 
 def test_longitudes_across_greenwich_stay_what_they_are(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_longitudes_across_greenwich_stay_what_they_are(tmp_path: Path) -> None:
     width = len(whole.state.metadata.lon)
     east = longitudes((350.0 + np.arange(width)) % 360)
     state = dataclasses.replace(whole.state, metadata=dataclasses.replace(whole.state.metadata, lon=east))
-    shelf = DiskShelf(tmp_path / "replay")
-    shelf.put(0, Held(1, state))
-    assert_same(shelf.get(0), Held(1, state))
+    storage = DiskStorage(tmp_path / "replay")
+    storage.put(0, ReplayItem(1, state))
+    assert_same(storage.get(0), ReplayItem(1, state))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,6 +133,6 @@ def test_coordinates_may_be_matrices(kind: str, tmp_path: Path) -> None:
     held = dataclasses.replace(
         held, state=dataclasses.replace(held.state, metadata=dataclasses.replace(metadata, lat=lat, lon=lon))
     )
-    shelf = shelf_of(kind, tmp_path)
-    shelf.put(0, held)
-    assert_same(shelf.get(0), held)
+    storage = storage_of(kind, tmp_path)
+    storage.put(0, held)
+    assert_same(storage.get(0), held)

@@ -6,9 +6,11 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import IO, TextIO, cast
 
-__all__ = ["StandardError"]
+from rich.console import Console
+
+__all__ = ["StandardError", "duration", "error_console"]
 
 
 class StandardError(io.TextIOBase):
@@ -57,3 +59,17 @@ class StandardError(io.TextIOBase):
             os.dup2(nothing, self._stream.fileno())
             os.close(nothing)
             self._stream.flush()
+
+
+def error_console() -> Console:
+    """Return a console on the present standard error."""
+    stream = cast("IO[str]", StandardError())
+    out = Console(file=stream, highlight=False)
+    return out if out.is_terminal else Console(file=stream, highlight=False, width=120)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds: ``0:12:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -21,8 +21,8 @@ from kit.models.space import TrainingSpace
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
 from kit.train.optim import DivergenceError
-from kit.train.rollout import roll_out
 from kit.train.settings import OptimSettings, RolloutSettings
+from kit.train.tasks.forecast import ForecastTask, roll_out
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 from tests.batches import small_spec, synthetic_batch
@@ -39,7 +39,12 @@ def trainer_of(variant: str = "small", *, autocast: bool = False, **rollout: Any
         torch.nn.init.normal_(parameter, std=0.02)
     trained = trainable.select(model, AdaptSettings())
     updater = build_updater(trained.parameters, OptimSettings(warmup=0, lr=1e-3, clip=None), MemorySettings(), steps=10)
-    return Trainer(TrainingSpace(model, spec), PaperMAE(), trained, updater, RolloutSettings(**rollout))
+    return Trainer(ForecastTask(TrainingSpace(model, spec), PaperMAE(), RolloutSettings(**rollout)), trained, updater)
+
+
+def rollout_of(trainer: Trainer) -> RolloutSettings:
+    assert isinstance(trainer.task, ForecastTask)
+    return trainer.task.rollout
 
 
 def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
@@ -48,7 +53,7 @@ def pair_of(trainer: Trainer, seed: int = 0) -> Pair:
     inputs = synthetic_batch(spec, seed=seed)
     (start,) = inputs.metadata.time
     targets = []
-    for step in trainer.rollout.graded_steps:
+    for step in rollout_of(trainer).loss_steps:
         target = synthetic_batch(spec, states=1, seed=seed + step, inputs=False)
         time = start + step * spec.timestep
         targets.append(dataclasses.replace(target, metadata=dataclasses.replace(target.metadata, time=(time,))))
@@ -67,7 +72,7 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
 def rolled(trainer: Trainer, pair: Pair) -> list[float]:
     """Backward of every graded step; returns the losses."""
     losses = []
-    for graded in roll_out(trainer.space, trainer.loss, pair, trainer.rollout, CPU):
+    for graded in roll_out(trainer.space, PaperMAE(), pair, rollout_of(trainer), CPU):
         graded.loss.total.backward()  # type: ignore[no-untyped-call]
         losses.append(graded.loss.total.item())
     return losses
@@ -93,7 +98,7 @@ def state_after(trainer: Trainer, state: Batch, steps: int) -> Batch:
 def by_hand(trainer: Trainer, state: Batch, target: Batch) -> float:
     """The step as it is without a roll-out."""
     space = trainer.space
-    loss = trainer.loss(space.predict_fields(space.inputs(state)), space.targets(target))
+    loss = PaperMAE()(space.predict_fields(space.inputs(state)), space.targets(target))
     loss.total.backward()  # type: ignore[no-untyped-call]
     return loss.total.item()
 
@@ -131,7 +136,7 @@ def test_a_step_of_the_trainer_averages_over_steps_and_batches(graded: str) -> N
     pairs = [pair_of(trainer, seed) for seed in (0, 10)]
     losses = [loss for pair in pairs for loss in rolled(trainer, pair)]
     mean = {name: gradient / len(losses) for name, gradient in gradients(trainer).items()}
-    valid, _ = trainer.validate(pairs)
+    valid = trainer.validate(pairs).loss
     report = trainer.step(1, pairs)
     assert len(losses) == (4 if graded == ALL else 2)
     assert report.samples == 2
@@ -186,7 +191,7 @@ def test_no_gradient_flows_between_steps(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(TrainingSpace, "advance", noting)
     held: list[weakref.ref[torch.Tensor]] = []
-    for graded in roll_out(trainer.space, trainer.loss, pair_of(trainer), trainer.rollout, CPU):
+    for graded in roll_out(trainer.space, PaperMAE(), pair_of(trainer), rollout_of(trainer), CPU):
         assert all(tensor() is None for tensor in held)
         graded.loss.total.backward()  # type: ignore[no-untyped-call]
         held.append(weakref.ref(graded.loss.total))
@@ -287,6 +292,6 @@ def test_grading_all_of_one_step_has_no_effect_and_is_refused() -> None:
 
 
 def test_what_is_graded() -> None:
-    assert list(RolloutSettings().graded_steps) == [1]
-    assert list(RolloutSettings(steps=4).graded_steps) == [4]
-    assert list(RolloutSettings(steps=4, graded="all").graded_steps) == [1, 2, 3, 4]
+    assert list(RolloutSettings().loss_steps) == [1]
+    assert list(RolloutSettings(steps=4).loss_steps) == [4]
+    assert list(RolloutSettings(steps=4, graded="all").loss_steps) == [1, 2, 3, 4]

@@ -20,21 +20,24 @@ from pathlib import Path
 import torch
 from aurora import Batch
 
-from kit.data.dataset import Pair, Pairs, concatenate
+from kit.data.dataset import Pair, concatenate, moved
 from kit.data.loader import read_ahead
-from kit.data.readers import Reader, reader_for
 from kit.io.errors import CheckpointError, SettingsError, StoreError
-from kit.train.replay_sampler import Draw, draws
-from kit.train.replay_storage import DiskShelf, Held, HostShelf, Shelf
+from kit.models.space import TrainingSpace
+from kit.train.loss import LossFunction
 from kit.train.settings import RolloutSettings
+from kit.train.task import Observer, StepLoss, unobserved
+from kit.train.tasks.forecast import ForecastTask, TaskData, step_loss
+from kit.train.tasks.replay_sampler import Draw, draws
+from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem, ReplayStorage
 
-__all__ = ["Drawn", "ReplayBuffer"]
+__all__ = ["ReplayBatch", "ReplayBuffer", "ReplayTask", "one_step"]
 
 _FOLDER = Path("resume") / "replay"
 
 
 @dataclass(frozen=True)
-class Drawn(Pair):
+class ReplayBatch(Pair):
     """Items of the buffer, all of one age, and their targets.
 
     Attributes:
@@ -44,8 +47,96 @@ class Drawn(Pair):
     take_back: Callable[[Batch], None] | None = None
 
 
+class ReplayTask(ForecastTask):
+    """Predict one step from items of a replay buffer, and put the predictions back.
+
+    Args:
+        space: The model, and the space that losses are taken in.
+        loss_fn: Compares a prediction with its target.
+        rollout: Length of the roll-outs, and the buffer.
+        data: Pairs of the run; None where steps are taken on batches from elsewhere.
+        buffer: Items that are drawn; None where there are no data.
+    """
+
+    def __init__(
+        self,
+        space: TrainingSpace,
+        loss_fn: LossFunction,
+        rollout: RolloutSettings,
+        data: TaskData | None,
+        buffer: ReplayBuffer | None,
+    ) -> None:
+        super().__init__(space, loss_fn, rollout, data)
+        self._items = buffer
+
+    @property
+    def _buffer(self) -> ReplayBuffer:
+        assert self._items is not None, "this task was built without data"
+        return self._items
+
+    def losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
+        """Yield the loss of one step, and put what the model predicts back into the buffer."""
+        assert isinstance(batch, ReplayBatch)
+        return one_step(self.space, self.loss_fn, batch, self._device, batch.take_back, observe)
+
+    def batches(self, start: int) -> Iterator[Pair]:
+        """Draw training batches from a position on."""
+        return self._buffer.batches(start, self.data.batches)
+
+    def open(self, folder: Path) -> None:
+        """Make ready to hold items, in files of ``folder`` if they are kept on disk."""
+        self._buffer.open(folder)
+
+    def close(self) -> None:
+        """Let go of all items."""
+        self._buffer.close()
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the items that hold predictions into a checkpoint that is being written."""
+        self._buffer.save(checkpoint)
+
+    def load(self, checkpoint: Path) -> None:
+        """Hold the items that a checkpoint has.
+
+        Raises:
+            CheckpointError: a file is missing or cannot be read.
+        """
+        self._buffer.load(checkpoint)
+
+
+def one_step(
+    space: TrainingSpace,
+    loss_fn: LossFunction,
+    pair: Pair,
+    device: torch.device,
+    take_back: Callable[[Batch], None] | None = None,
+    observe: Observer = unobserved,
+) -> Iterator[StepLoss]:
+    """Predict one step of a roll-out that goes on at another time, and compare it with its target.
+
+    Args:
+        space: The model, and the space that losses are taken in.
+        loss_fn: Compares a prediction with its target.
+        pair: Input states, which the model may have made itself, and the target of the next step.
+        device: Device of the model.
+        take_back: Takes the next input states, on the host; None where nobody wants them.
+        observe: Looks at prediction and target, before the loss is taken.
+    """
+    inputs = space.inputs(moved(pair.inputs, device))
+    fields, prediction = space.step(inputs, release=True)
+    if take_back is not None:
+        with torch.no_grad():
+            # On the host, which has the older states: the device need neither keep nor return them.
+            take_back(space.advance(pair.inputs.to("cpu"), prediction.to("cpu")))
+    del inputs, prediction
+    depth = pair.inputs.metadata.rollout_step
+    loss = step_loss(space, loss_fn, depth + 1, fields, moved(pair.target, device), (), observe)
+    del fields
+    yield dataclasses.replace(loss, depth=depth)
+
+
 @dataclass(frozen=True)
-class _Read:
+class _Reading:
     """What a draw needs of the data.
 
     Attributes:
@@ -62,25 +153,13 @@ class _Read:
 class ReplayBuffer:
     """Items between data and predictions; the source of training batches."""
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        settings: RolloutSettings,
-        *,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
-        reader: Reader | None = None,
-    ) -> None:
+    def __init__(self, data: TaskData, settings: RolloutSettings, accumulate: int) -> None:
         """Find out how far each item can go.
 
         Args:
-            pairs: training pairs, one step apart.
-            settings: of the roll-out, with a buffer.
-            batch_size: items in a batch.
-            accumulate: batches in an optimiser step.
-            seed: of the draws.
-            reader: reads states; by default a few threads of this process.
+            data: Training pairs, one step apart, and how they are drawn and read.
+            settings: Roll-out with a buffer.
+            accumulate: Batches in an optimiser step.
 
         Raises:
             SettingsError: a step would draw more items than there are.
@@ -90,8 +169,9 @@ class ReplayBuffer:
         assert settings.buffer is not None
         assert settings.refresh is not None
         self._size, self._refresh, self._keep = settings.buffer, settings.refresh, settings.keep
-        self._pairs, self._reader = pairs, reader or reader_for(0)
-        self._batch_size, self._accumulate, self._seed = batch_size, accumulate, seed
+        pairs, batch_size = data.train, data.batch_size
+        self._pairs, self._reader = pairs, data.reader
+        self._batch_size, self._accumulate, self._seed = batch_size, accumulate, data.seed
         if batch_size * accumulate > self._size:
             msg = (
                 f"rollout.buffer is {self._size}, but a step draws {batch_size * accumulate} items (data.batch_size x "
@@ -105,7 +185,7 @@ class ReplayBuffer:
                 f"more than {longest} states after them without a gap; use fewer steps, or a longer period"
             )
             raise StoreError(msg)
-        self._shelf: Shelf = HostShelf()
+        self._storage: ReplayStorage = HostStorage()
 
     def open(self, folder: Path) -> None:
         """Make ready to hold items.
@@ -113,17 +193,17 @@ class ReplayBuffer:
         Args:
             folder: for files of items, if they are kept on disk; what is there is removed.
         """
-        self._shelf = DiskShelf(folder) if self._keep == "disk" else HostShelf()
+        self._storage = DiskStorage(folder) if self._keep == "disk" else HostStorage()
 
     def close(self) -> None:
         """Let go of all items."""
-        if isinstance(self._shelf, DiskShelf):
-            self._shelf.remove()
-        self._shelf = HostShelf()
+        if isinstance(self._storage, DiskStorage):
+            self._storage.remove()
+        self._storage = HostStorage()
 
     def save(self, checkpoint: Path) -> None:
         """Write the items that hold predictions into a checkpoint that is being written."""
-        self._shelf.save(checkpoint / _FOLDER)
+        self._storage.save(checkpoint / _FOLDER)
 
     def load(self, checkpoint: Path) -> None:
         """Hold the items that a checkpoint has.
@@ -137,9 +217,9 @@ class ReplayBuffer:
                 f"with --model.weights {checkpoint}"
             )
             raise CheckpointError(msg)
-        self._shelf.load(checkpoint / _FOLDER)
+        self._storage.load(checkpoint / _FOLDER)
 
-    def batches(self, start: int, stop: int) -> Iterator[Drawn]:
+    def batches(self, start: int, stop: int) -> Iterator[ReplayBatch]:
         """Draw batches, reading ahead what they need of the data.
 
         Predictions for a batch must be back before the batch after those of the same optimiser step is asked for.
@@ -159,14 +239,14 @@ class ReplayBuffer:
         for read in read_ahead(map(self._read, islice(course, start, stop))):
             yield self._drawn(read)
 
-    def _read(self, draw: Draw) -> _Read:
+    def _read(self, draw: Draw) -> _Reading:
         """Read from the store, in a thread of its own."""
         places = [self._following[pair][draw.depth] for pair in draw.pairs]
         target = self._pairs.target(places, self._reader)
         fresh = None if draw.depth else self._pairs.inputs(draw.pairs, self._reader)
-        return _Read(draw, fresh, target)
+        return _Reading(draw, fresh, target)
 
-    def _drawn(self, read: _Read) -> Drawn:
+    def _drawn(self, read: _Reading) -> ReplayBatch:
         draw = read.draw
         if read.fresh is None:
             slots = zip(draw.slots, draw.pairs, strict=True)
@@ -175,11 +255,11 @@ class ReplayBuffer:
             inputs = read.fresh
         # What goes on is put back; what was there before is at its end, or has been replaced by a fresh item.
         for slot in draw.slots:
-            self._shelf.drop(slot)
-        return Drawn(inputs, read.target, take_back=partial(self._put, draw) if any(draw.goes_on) else None)
+            self._storage.drop(slot)
+        return ReplayBatch(inputs, read.target, take_back=partial(self._put, draw) if any(draw.goes_on) else None)
 
     def _held(self, slot: int, pair: int, depth: int) -> Batch:
-        item = self._shelf.get(slot)
+        item = self._storage.get(slot)
         assert item is not None, f"slot {slot} of the replay buffer is empty"
         assert (item.pair, item.state.metadata.rollout_step) == (pair, depth), f"slot {slot} holds another item"
         return item.state
@@ -188,7 +268,7 @@ class ReplayBuffer:
         """Take predictions back, each into the slot that it was made from."""
         for place, (slot, pair, goes_on) in enumerate(zip(draw.slots, draw.pairs, draw.goes_on, strict=True)):
             if goes_on:
-                self._shelf.put(slot, Held(pair, _sample(state, place)))
+                self._storage.put(slot, ReplayItem(pair, _sample(state, place)))
 
 
 def _sample(batch: Batch, place: int) -> Batch:

@@ -1,0 +1,286 @@
+"""Compare what this tree computes with what another commit computes, bit for bit.
+
+``nox -s same -- COMMIT`` checks the commit out beside this tree, makes one set of input files, runs the same commands
+in both trees, each in an empty folder and with one thread, and compares every file and result that they leave.
+Measured times, identifiers and addresses are left out of the comparison; numbers that are means over a grid may differ
+by 1e-12, where ``--moments`` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = "--train.device cpu --optim.lr 1e-3 --optim.warmup 2"
+TRAIN = f"finetune --json {TINY} --data.store built/netcdf --model.new_variables tp --train.steps 6"
+CASES = {
+    "build-netcdf": "data build --source netcdf --path ../files/netcdf --out built/netcdf --train 2020-01-01/2020-01-04 "
+    "--valid 2020-01-05/2020-01-05T18 --test 2020-01-06/2020-01-07 --json",
+    "build-grib": "data build --source grib --path ../files/grib --out built/grib --statics coslat,sinlat --json",
+    "build-zarr": "data build --source zarr --path ../files/wb2.zarr --out built/zarr --json",
+    "build-zarr-regrid": "data build --source zarr --path ../files/wb2.zarr --out built/regrid --regrid 45 --json",
+    "build-pickle": "data build --source pickle --path ../files/sample.pickle --out built/pickle --json",
+    "build-hrrr": "data build --source hrrr --path hrrr --out built/hrrr --times 2024-06-01/2024-06-01T05 --step 1h "
+    "--variables refc,2t,2d,10u,10v,cape,cin,t,u,v,q --levels 500,850 --train 2024-06-01/2024-06-01T03 "
+    "--valid 2024-06-01T04/2024-06-01T05 --test 2024-06-01T04/2024-06-01T05 --json",
+    "build-cds": "data build --source cds --path era5 --out built/cds --times 2020-01-31T18/2020-02-01T18 --step 6h "
+    "--variables 2t,10u,tp,t --levels 500 --region 51,5,50,6 --json",
+    "build-region": "data build --source netcdf --path ../files/netcdf --out built/region --region 70,-60,-20,60 "
+    "--train 2020-01-01/2020-01-04 --valid 2020-01-05/2020-01-05T18 --test 2020-01-06/2020-01-07 --json",
+    "build-infill": "data build --source netcdf --path ../files/holes --out built/holes --infill 2t=nearest "
+    "--train 2020-01-01/2020-01-04 --valid 2020-01-05/2020-01-05T18 --test 2020-01-06/2020-01-07 --json",
+    "qa-sample": "data qa era5-sample --fresh --json",
+    "qa-netcdf": "data qa built/netcdf --fresh --html qa.html --json",
+    "stats": "data stats built/netcdf --json",
+    "verify": "data verify built/netcdf --json",
+    "list": "data list --json",
+    "smoke": "finetune --json --run.name smoke --train.steps 12 --train.device cpu",
+    "smoke-rollout": "finetune --json --run.name rollout --train.steps 4 --rollout.steps 3 --rollout.graded 2 "
+    "--train.device cpu",
+    "lora": "finetune --json --run.name lora --train.steps 8 --adapt.method lora --train.device cpu --train.accumulate 2",
+    "two-part": f"{TRAIN} --run.name two-part --model.heads tp=two-part --adapt.method lora --loss.name huber "
+    "--loss.area_weights",
+    "replay": "finetune --json --run.name replay --train.steps 8 --adapt.method lora --rollout.steps 3 "
+    "--rollout.buffer 4 --train.device cpu",
+    "adalora": "finetune --json --run.name adalora --train.steps 8 --adapt.method adalora --train.device cpu",
+    "dora": "finetune --json --run.name dora --train.steps 4 --adapt.method dora --train.device cpu",
+    "prefix": "finetune --json --run.name prefix --train.steps 4 --adapt.method prefix --train.device cpu",
+    "head": "finetune --json --run.name head --train.steps 4 --adapt.method head --train.device cpu "
+    "--track.activations 2",
+    "region": "finetune --json --run.name region --train.steps 4 --data.store built/region --data.region 60,-50,-10,50 "
+    "--data.halo 10 --train.device cpu",
+    "memory": "finetune --json --run.name memory --train.steps 4 --memory.recompute blocks --memory.latitude_bands 2 "
+    "--memory.window_bands 2 --train.device cpu",
+    "in-backward": "finetune --json --run.name in-backward --train.steps 4 --memory.step_in_backward --optim.clip none --train.device cpu",
+    "light": f"{TRAIN} --run.name light --model.output_only tp --adapt.method head --adapt.decoder mlp --adapt.hidden 16",
+    "v1p5": "finetune --json --run.name v1p5 --model.variant v1p5 --model.weights ../files/v1p5 "
+    "--data.store ../files/v1p5-store --train.steps 3 --train.device cpu",
+    "stage-two": "finetune --json --run.name second --model.weights runs/lora/checkpoints/last --train.steps 3 "
+    "--adapt.method full --train.device cpu",
+    "evaluate": "evaluate --checkpoint runs/smoke/checkpoints/last --json",
+    "evaluate-steps": "evaluate --checkpoint runs/lora/checkpoints/last --steps 2 --json",
+    "evaluate-rain": "evaluate --checkpoint runs/two-part/checkpoints/last --json",
+    "evaluate-region": "evaluate --checkpoint runs/region/checkpoints/last --json",
+    "forecast": "forecast --checkpoint runs/smoke/checkpoints/last --steps 3 --out smoke.nc --json",
+    "forecast-zarr": "forecast --checkpoint runs/lora/checkpoints/last --steps 2 --out lora.zarr --json",
+    "forecast-members": "forecast --checkpoint runs/lora/checkpoints/last --checkpoint runs/dora/checkpoints/last "
+    "--steps 2 --out members.nc --json",
+    "plot": "plot --run runs/smoke --json",
+    "export": "export --checkpoint runs/lora/checkpoints/last --out merged --json",
+    "export-archive": "export --checkpoint runs/smoke/checkpoints/last --out whole.tar --json",
+    "plan": "plan --model.variant small --grid 64x128 --json",
+    "plan-lora": "plan --model.variant small --grid 64x128 --adapt.method lora --memory.recompute blocks "
+    "--memory.latitude_bands 2 --json",
+    "plan-fit": "plan --model.variant small --grid 181x360 --memory.fit 6GiB --json",
+}
+"""Commands by name; each runs in the folder of its tree, in this order."""
+
+VOLATILE = re.compile(
+    r"(seconds|_ms|_time|time_ms|started|samples_per_second|throughput|run_id|mlflow|torch$|kit_version|commit|command"
+    r"|built|wait|duration|created|date|host|pid|free|memory_gib|checked)$"
+)
+"""Keys of JSON whose values are measured, or name this run of it."""
+SKIPPED = re.compile(
+    r"(^|/)(log\.txt|provenance\.json|tracking\.json|system\.jsonl|mlflow\.db.*|mlruns|mlartifacts|\.lock|README\.md)(/|$)"
+)
+"""Files that hold times, identifiers or this machine's facts alone."""
+
+
+def main() -> int:
+    """Run both trees and say what differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("commit", help="commit to compare with")
+    parser.add_argument("--keep", type=Path, help="folder to work in, kept; by default a temporary one")
+    parser.add_argument("--only", default="", help="names of cases, with commas; those that they need are theirs to name")
+    parser.add_argument("--moments", action="store_true", help="let numbers in JSON differ by 1e-12 of their size")
+    chosen = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        work = chosen.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work = work.absolute()
+        work.mkdir(parents=True, exist_ok=True)
+        old = checkout(chosen.commit, work / "tree")
+        cases = {name: CASES[name] for name in (chosen.only.split(",") if chosen.only else CASES)}
+        variables = stack.enter_context(inputs(work / "files"))
+        for side, tree in (("old", old), ("new", ROOT)):
+            run_tree(tree, work / side, cases, variables)
+        differences = compare(work / "old", work / "new", 1e-12 if chosen.moments else 0.0)
+    for line in differences:
+        print(line)
+    print(f"{len(cases)} cases, {len(differences)} differences")
+    return 1 if differences else 0
+
+
+def checkout(commit: str, tree: Path) -> Path:
+    """Export a commit's files into a folder."""
+    if not tree.exists():
+        tree.mkdir(parents=True)
+        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
+    return tree
+
+
+@contextlib.contextmanager
+def inputs(files: Path) -> Iterator[dict[str, str]]:
+    """Make the input files, and serve what comes from servers, for both trees alike.
+
+    Yields:
+        Environment variables that name the servers.
+    """
+    sys.path.insert(0, str(ROOT))
+    from tests.data.sources.hrrr_files import put_hour
+    from tests.data_stores import KEY, serving_stores
+    from tests.servers import serving
+
+    if not files.exists():
+        make_files(files)
+    with serving() as archive, serving_stores() as stores:
+        for hour in range(6):
+            put_hour(archive, f"2024-06-01T{hour:02d}")
+        yield {
+            "KIT_HRRR_ARCHIVE": archive.url(),
+            "ECMWF_DATASTORES_URL": stores.url,
+            "ECMWF_DATASTORES_KEY": KEY,
+        }
+
+
+def make_files(files: Path) -> None:
+    """Write every input: NetCDF with rain, GRIB, Zarr, the sample's pickle, a small model of version 1.5."""
+    import numpy as np
+
+    from tests.batches import small_spec
+    from tests.checkpoints import write_whole
+    from tests.data.sources import grib_files, zarr_files
+    from tests.factories import synthetic_dataset, synthetic_store
+
+    for name in ("netcdf", "holes", "grib"):
+        (files / name).mkdir(parents=True)
+    dataset = synthetic_dataset(surface=("2t", "10u", "10v", "msl", "tp"), times=28, height=24, width=48)
+    dataset["tp"] = np.abs(dataset["tp"]) / 1000
+    dataset["tp"].attrs |= {"units": "m", "accumulation_hours": 6}
+    dataset.to_netcdf(files / "netcdf" / "states.nc")
+    holes = dataset.copy(deep=True)
+    holes["2t"].values[2, 3, 4] = np.nan
+    holes.to_netcdf(files / "holes" / "states.nc")
+    messages = [
+        grib_files.message(grib_files.field(base), param=param, time=f"2020-01-0{day}T{hour:02d}")
+        for day in (1, 2, 3)
+        for hour in (0, 6, 12, 18)
+        for param, base in ((167, 280.0 + day), (165, 3.0), (166, -2.0), (151, 101000.0))
+    ]
+    grib_files.write(files / "grib" / "surface.grib", *messages)
+    zarr_files.write(zarr_files.weatherbench(), files / "wb2.zarr")
+    (files / "sample.pickle").write_bytes((ROOT / "kit" / "resources" / "era5-sample.pickle").read_bytes())
+    spec = small_spec("v1p5")
+    store = synthetic_store(
+        files / "v1p5-store",
+        surface=("100u", "100v", "10u", "10v", "2d", "2t", "blh", "ci", "hcc", "i10fg", "lcc", "mcc", "msl", "skt", "sp",
+                 "stl1", "swvl1", "tcc", "tcwv", "sd", "uvb", "ssrd", "ttr", "tp", "sf"),
+        atmospheric=spec.atmospheric,
+        static=spec.static,
+        levels=spec.levels,
+    )
+    write_whole(files / "v1p5", store, spec=spec)
+
+
+def run_tree(tree: Path, folder: Path, cases: dict[str, str], variables: dict[str, str]) -> None:
+    """Run all cases in one process of a tree."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | variables
+    environment |= {
+        "PYTHONPATH": str(tree),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "KIT_CACHE": str(folder / "cache"),
+        "TZ": "UTC",
+    }
+    cases_file = folder / "cases.json"
+    cases_file.write_text(json.dumps(cases))
+    print(f"running {len(cases)} cases of {tree.name}", flush=True)
+    subprocess.run([sys.executable, __file__, "--run-cases", str(cases_file)], cwd=folder, env=environment, check=True)
+
+
+def run_cases(cases_file: Path) -> None:
+    """Run cases in this process, with the tree that is first on the path; results go to ``results/``."""
+    import torch
+
+    try:
+        from kit.cli.main import main as kit
+    except ModuleNotFoundError:  # a commit from before the command line was a package
+        from kit.cli import main as kit  # type: ignore[attr-defined, no-redef]
+    torch.set_num_threads(1)
+    Path("results").mkdir(exist_ok=True)
+    for name, line in json.loads(cases_file.read_text()).items():
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = kit(shlex.split(line))
+        Path("results", f"{name}.json").write_text(out.getvalue())
+        Path("results", f"{name}.code").write_text(str(code))
+        if code:
+            print(f"{name}: exit code {code}\n{err.getvalue()[-2000:]}", flush=True)
+
+
+def compare(old: Path, new: Path, tolerance: float) -> list[str]:
+    """Compare two folders, file by file."""
+    differences = []
+    names = {str(file.relative_to(side)) for side in (old, new) for file in side.rglob("*") if file.is_file()}
+    for name in sorted(names):
+        if SKIPPED.search(name) or name.startswith("cache/") or name == "cases.json":
+            continue
+        first, second = old / name, new / name
+        if not first.is_file() or not second.is_file():
+            differences.append(f"{name}: only in {'new' if second.is_file() else 'old'}")
+        elif first.read_bytes() != second.read_bytes():
+            differences += compare_content(name, first, second, tolerance)
+    return differences
+
+
+def compare_content(name: str, first: Path, second: Path, tolerance: float) -> list[str]:
+    """Compare two files of one name whose bytes differ: JSON by its values, anything else is different."""
+    texts = [file.read_bytes().decode("utf-8", "replace") for file in (first, second)]
+    try:
+        lines = [[json.loads(line) for line in text.splitlines() if line] for text in texts]
+    except ValueError:
+        try:
+            lines = [[json.loads(text)] for text in texts]
+        except ValueError:
+            return [f"{name}: other bytes"]
+    return [f"{name}: {place}" for place in differing(lines[0], lines[1], tolerance)]
+
+
+def differing(first: Any, second: Any, tolerance: float, place: str = "") -> Iterator[str]:
+    """Yield where two JSON values differ, volatile keys aside."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in dict.fromkeys((*first, *second)):
+            if VOLATILE.search(str(key)):
+                continue
+            if key not in first or key not in second:
+                yield f"{place}.{key} is in one alone"
+            else:
+                yield from differing(first[key], second[key], tolerance, f"{place}.{key}")
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            yield from differing(*pair, tolerance, f"{place}[{index}]")
+    elif isinstance(first, float) and isinstance(second, float) and abs(first - second) <= tolerance * abs(first):
+        return
+    elif first != second:
+        yield f"{place}: {first!r} and {second!r}"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--run-cases"]:
+        sys.path.pop(0)
+        run_cases(Path(sys.argv[2]))
+    else:
+        sys.exit(main())

@@ -1,0 +1,118 @@
+"""A task: what one optimiser step learns from one batch.
+
+The trainer and the loop know no task by type. Forecasting is the default; a replay buffer (``rollout.buffer``) and the
+latents of a frozen trunk (``adapt.decoder mlp``) are tasks of their own. A task also says what it needs of the data,
+what it is validated by, and what it keeps for resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from kit.data.dataset import Pair
+from kit.models.space import Fields, TrainingSpace
+from kit.train.loss import Loss
+
+__all__ = ["IntermediateStep", "Observer", "StepLoss", "Task", "unobserved"]
+
+Observer = Callable[[Fields, Fields], None]
+"""Looks at a prediction and its target, in training space."""
+
+
+def unobserved(prediction: Fields, target: Fields) -> None:
+    """Look at nothing."""
+
+
+@dataclass(frozen=True)
+class IntermediateStep:
+    """A step that was predicted on the way to one that has a loss.
+
+    Attributes:
+        time: Times predicted, one for each sample.
+        finite: For each variable that is read again, whether it is finite throughout; scalars on the device, unread
+            as long as nothing goes wrong, so that nothing waits for them.
+    """
+
+    time: tuple[datetime, ...]
+    finite: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """A loss, and what a message needs if it is not finite.
+
+    It holds no fields: those that the backward pass does not need are gone when it begins.
+
+    Attributes:
+        step: Step of the roll-out, counted from 1.
+        time: Times predicted, one for each sample.
+        prediction: For each output, whether it is finite throughout; scalars on the device, unread.
+        target: The same of the target, where it is scored.
+        loss: Loss of this step alone.
+        before: All steps before it.
+        depth: Steps that the model had made of the samples before they were drawn from a replay buffer; None where
+            they come from the data.
+    """
+
+    step: int
+    time: tuple[datetime, ...]
+    prediction: Mapping[str, torch.Tensor]
+    target: Mapping[str, torch.Tensor]
+    loss: Loss
+    before: tuple[IntermediateStep, ...] = ()
+    depth: int | None = None
+
+
+class Task(Protocol):
+    """What is learned, validated, and kept for resuming."""
+
+    @property
+    def space(self) -> TrainingSpace:
+        """The model, and the space that losses are taken in."""
+
+    steps: int
+    """Steps of the roll-out, as messages count them."""
+    losses_per_batch: int
+    """Losses that a batch yields, each with a backward pass of its own."""
+    notes: tuple[str, ...]
+    """What a person should know before training begins, a sentence each."""
+
+    def losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
+        """Yield the losses of a training batch, each before the next one is computed.
+
+        Whoever takes the gradient of a loss and lets go of it holds one graph at a time.
+        """
+
+    def valid_losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
+        """Yield the losses of a validation batch."""
+
+    def scores(self) -> dict[str, float]:
+        """Return scores of physical predictions since the last call, by name, and begin anew."""
+
+    def batches(self, start: int) -> Iterable[Pair]:
+        """Return the training batches from a position on, counted in batches from the beginning of training."""
+
+    def valid_batches(self) -> Iterable[Pair]:
+        """Return all validation batches, in order of time."""
+
+    def open(self, folder: Path) -> None:
+        """Make ready for training; files that are needed meanwhile go into ``folder``."""
+
+    def close(self) -> None:
+        """Let go of what ``open`` made."""
+
+    def save(self, checkpoint: Path) -> None:
+        """Write what resuming needs of the task into a checkpoint that is being written."""
+
+    def load(self, checkpoint: Path) -> None:
+        """Take up what a checkpoint holds of the task.
+
+        Raises:
+            CheckpointError: it is missing or cannot be read.
+        """

@@ -1,0 +1,1 @@
+"""Tasks: forecasting, forecasting from a replay buffer, light decoders on latents."""

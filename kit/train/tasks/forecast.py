@@ -1,0 +1,218 @@
+"""Forecasting: the loss of predictions that the model makes from the data and from its own predictions.
+
+Push-forward (Brandstetter et al. 2022, "Message Passing Neural PDE Solvers"): no gradient flows from a step into the
+one before it, so that memory is that of one step, and the model learns to go on from states as it makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from aurora import Batch
+
+from kit.data.dataset import Pair, Pairs, moved
+from kit.data.loader import ProcessShare, ShuffledPairs, load_pairs
+from kit.data.readers import Reader
+from kit.metrics.precipitation import RainBoard, flattened
+from kit.models.space import Fields, TrainingSpace
+from kit.train.loss import LossFunction
+from kit.train.settings import RolloutSettings
+from kit.train.task import IntermediateStep, Observer, StepLoss, unobserved
+
+__all__ = ["ForecastTask", "TaskData", "roll_out", "step_loss"]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Pairs of a run, and how they are read.
+
+    Attributes:
+        train: Training pairs.
+        valid: Validation pairs.
+        reader: Reader of both.
+        batch_size: Pairs in a batch.
+        batches: Training batches of the whole run.
+        seed: Seed of the order of training pairs.
+    """
+
+    train: Pairs
+    valid: Pairs
+    reader: Reader
+    batch_size: int
+    batches: int
+    seed: int
+
+
+class ForecastTask:
+    """Predict one or several steps ahead, and compare with the data.
+
+    Args:
+        space: The model, and the space that losses are taken in.
+        loss_fn: Compares a prediction with its target.
+        rollout: Steps that are predicted, and which of them have a loss.
+        data: Pairs of the run; None where steps are taken on batches from elsewhere, as in plans.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, space: TrainingSpace, loss_fn: LossFunction, rollout: RolloutSettings, data: TaskData | None = None
+    ) -> None:
+        self.space = space
+        self.loss_fn = loss_fn
+        self.steps = rollout.steps
+        self.losses_per_batch = len(rollout.loss_steps)
+        self.rollout = rollout
+        self._data = data
+        self._device = next(space.model.parameters()).device
+        self._rain = RainBoard()
+
+    @property
+    def data(self) -> TaskData:
+        """Pairs of the run."""
+        assert self._data is not None, "this task was built without data"
+        return self._data
+
+    def losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
+        """Yield the losses of a training batch, one for each step of the roll-out that has one."""
+        return roll_out(self.space, self.loss_fn, batch, self.rollout, self._device, observe)
+
+    def valid_losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
+        """Yield the losses of a validation batch, and score its precipitation if there is any."""
+
+        def score(prediction: Fields, target: Fields) -> None:
+            observe(prediction, target)
+            self._rain.update(self.space.rain(prediction), self.space.rain(target, observed=True))
+
+        return roll_out(self.space, self.loss_fn, batch, self.rollout.validated, self._device, score)
+
+    def scores(self) -> dict[str, float]:
+        """Return scores of precipitation since the last call, such as ``tp_csi_1mm``; empty where there is none."""
+        results = flattened(self._rain.results())
+        self._rain = RainBoard()
+        return results
+
+    def batches(self, start: int) -> Iterable[Pair]:
+        """Return shuffled training batches from a position on."""
+        data = self.data
+        order = ShuffledPairs(
+            len(data.train),
+            batch_size=data.batch_size,
+            seed=data.seed,
+            batches=data.batches,
+            start=start,
+            share=ProcessShare.of_process(),
+        )
+        return load_pairs(data.train, data.reader, order=order, beside=self._prefetch())
+
+    def valid_batches(self) -> Iterable[Pair]:
+        """Return all validation batches, in order of time."""
+        data = self.data
+        return load_pairs(data.valid, data.reader, batch_size=data.batch_size, beside=self._prefetch())
+
+    def _prefetch(self) -> Callable[[datetime], None] | None:
+        """Return what reads ahead, for an input time, beside the states of the store; None where there is nothing."""
+        return None
+
+    def open(self, folder: Path) -> None:
+        """Do nothing: pairs are read from the store."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def save(self, checkpoint: Path) -> None:
+        """Do nothing: the order of pairs follows from seed and position."""
+
+    def load(self, checkpoint: Path) -> None:
+        """Do nothing."""
+
+
+def roll_out(
+    space: TrainingSpace,
+    loss_fn: LossFunction,
+    pair: Pair,
+    settings: RolloutSettings,
+    device: torch.device,
+    observe: Observer = unobserved,
+) -> Iterator[StepLoss]:
+    """Predict step by step, each prediction becoming the newest input state, and compare with the targets.
+
+    Args:
+        space: The model, and the space that losses are taken in.
+        loss_fn: Compares a prediction with its target.
+        pair: Input states, and the target of every step that has a loss.
+        settings: Steps that are predicted, and which of them have a loss.
+        device: Device of the model; states are moved there as they are needed.
+        observe: Looks at every step that has a loss, before the loss is taken.
+    """
+    targets: dict[int, Batch] = dict(zip(settings.loss_steps, pair.targets, strict=True))
+    state = moved(pair.inputs, device)
+    before: tuple[IntermediateStep, ...] = ()
+    for step in range(1, settings.steps):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and step in targets):
+            fields, prediction = space.step(space.inputs(state))
+        with torch.no_grad():
+            state = space.advance(state, prediction)
+        del prediction
+        if step in targets:
+            # Handed over before the next step is predicted, so that its graph can go first.
+            yield step_loss(space, loss_fn, step, fields, moved(targets[step], device), before, observe)
+        del fields
+        before = (*before, _intermediate(state))
+    inputs = space.inputs(state)
+    # States are as large as what is computed from them, and a generator keeps its names while it waits.
+    del state
+    fields = space.predict_fields(inputs, release=True)
+    last = settings.steps
+    loss = step_loss(space, loss_fn, last, fields, moved(targets[last], device), before, observe)
+    del fields
+    yield loss
+
+
+def step_loss(
+    space: TrainingSpace,
+    loss_fn: LossFunction,
+    step: int,
+    fields: Fields,
+    state: Batch,
+    before: tuple[IntermediateStep, ...],
+    observe: Observer,
+) -> StepLoss:
+    """Compare a prediction with the state that it was to be.
+
+    Args:
+        space: Space that losses are taken in.
+        loss_fn: Compares a prediction with its target.
+        step: Step of the roll-out, counted from 1.
+        fields: Prediction, in training space.
+        state: Physical target, on the device; of length 1 in its history.
+        before: Steps on the way to this one.
+        observe: Looks at prediction and target.
+    """
+    target, time = space.targets(state), state.metadata.time
+    del state
+    observe(fields, target)
+    predicted = _finite(fields.surface | fields.atmospheric)
+    return StepLoss(step, time, predicted, _finite(_scored(target)), loss_fn(fields, target), before)
+
+
+def _intermediate(state: Batch) -> IntermediateStep:
+    newest = {name: value[:, -1] for name, value in (state.surf_vars | state.atmos_vars).items()}
+    return IntermediateStep(state.metadata.time, _finite(newest))
+
+
+@torch.no_grad()
+def _finite(variables: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.isfinite().all() for name, value in variables.items()}
+
+
+def _scored(target: Fields) -> dict[str, torch.Tensor]:
+    """Return what is scored of a target: points that a mask leaves out count as zero."""
+    surface = dict(target.surface)
+    for name, mask in target.masks.items():
+        surface[name] = surface[name].where(mask, 0)
+    return surface | target.atmospheric
