@@ -44,8 +44,13 @@ def pruning(settings: AdaptSettings, steps: int | None) -> Pruning:
     budget = settings.budget
     if steps is None:
         return Pruning(budget.target_rank, 0, 0, 1, budget.orthogonality, 1)
-    tinit = steps // 10 if budget.tinit is None else budget.tinit
-    tfinal = 3 * steps // 10 if budget.tfinal is None else budget.tfinal
+    tinit, tfinal, interval = budget.tinit, budget.tfinal, budget.interval
+    if tinit is None:
+        tinit = steps // 10
+    if tfinal is None:
+        tfinal = 3 * steps // 10
+    if interval is None:
+        interval = max(1, steps // 100)
     if tinit + tfinal >= steps:
         msg = (
             f"adapt.tinit ({tinit}) and adapt.tfinal ({tfinal}) leave no step to prune in: expected less than the "
@@ -53,7 +58,6 @@ def pruning(settings: AdaptSettings, steps: int | None) -> Pruning:
         )
         raise SettingsError(msg)
     between = steps - tinit - tfinal
-    interval = max(1, steps // 100) if budget.interval is None else budget.interval
     if interval > between:
         msg = (
             f"adapt.interval: expected at most {between}, the steps between adapt.tinit ({tinit}) and adapt.tfinal "
@@ -80,11 +84,10 @@ class Allocation:
         self._model = model
         self._config: Any = model.peft_config[name]  # type: ignore[index]
         self._allocator: Any = RankAllocator(model, self._config, name)  # type: ignore[no-untyped-call]
-        self._parameters = {
-            own: parameter
-            for own, parameter in model.named_parameters()
-            if parameter.requires_grad and own.endswith(tuple(f".lora_{part}.{name}" for part in "ABE"))
-        }
+        # Rows of A, entries of E and columns of B: the parts that are scored and pruned.
+        ends = tuple(f".lora_{part}.{name}" for part in "ABE")
+        parameters = [(own, parameter) for own, parameter in model.named_parameters() if parameter.requires_grad]
+        self._parameters = {own: parameter for own, parameter in parameters if own.endswith(ends)}
 
     @property
     def pattern(self) -> dict[str, list[bool]] | None:
@@ -99,16 +102,19 @@ class Allocation:
         Args:
             step: counted from 1.
         """
+        # The step after which ranks stay as they are.
         last = self._config.total_step - self._config.tfinal
         if step <= last:
             for parameter in self._parameters.values():
                 # A layer that the loss does not see, such as the head of a variable that is left out, has none.
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
             with _values_alone():
                 _, pattern = self._allocator.update_and_allocate(self._model, step, force_mask=step == last)
             self._config.rank_pattern = pattern or self._config.rank_pattern
         if step == last:
             self._allocator.reset_ipt()
+        # At every step, not only at an allocation: a checkpoint in between leaves out what was pruned.
         if self._config.rank_pattern:
             self._allocator.mask_using_rank_pattern(self._model, self._config.rank_pattern)
 
@@ -126,9 +132,9 @@ class Allocation:
         """Go on from a state, after the parameters have been loaded."""
         for name, parameter in self._parameters.items():
             parameter.copy_(state["parameters"][name])
-        for kind, into in (("importance", "exp_avg_ipt"), ("uncertainty", "exp_avg_unc")):
-            held = {name: value.to(self._parameters[name].device) for name, value in state[kind].items()}
-            setattr(self._allocator, into, held)
+        for kind, running in (("importance", "exp_avg_ipt"), ("uncertainty", "exp_avg_unc")):
+            scores = {name: value.to(self._parameters[name].device) for name, value in state[kind].items()}
+            setattr(self._allocator, running, scores)
         # Overwritten at each step before it is read; its keys say which parameters have running scores.
         self._allocator.ipt = dict.fromkeys(state["importance"])
         self._config.rank_pattern = state["pattern"]
@@ -158,18 +164,17 @@ def orthogonality(model: torch.nn.Module, name: str, weight: float) -> Callable[
         Computes ``weight`` x mean over all A and B of |A A^T - I| and |B^T B - I|, Frobenius norms. That is PEFT's
         term, and that of the authors' code; the paper has squares.
     """
-    own = list(model.named_parameters())
-    matrices = [(value, False) for key, value in own if key.endswith(f".lora_A.{name}")]
-    matrices += [(value, True) for key, value in own if key.endswith(f".lora_B.{name}")]
+    # The rows of each: A has the parts as rows, B as columns.
+    named = list(model.named_parameters())
+    downs = [value for key, value in named if key.endswith(f".lora_A.{name}")]
+    ups = [value for key, value in named if key.endswith(f".lora_B.{name}")]
 
     def penalty() -> torch.Tensor:
-        departures = [_departure(matrix.T if tall else matrix) for matrix, tall in matrices]
+        departures: list[torch.Tensor] = []
+        for rows in (*downs, *(up.T for up in ups)):
+            # How far rows are from orthonormal.
+            gram = rows @ rows.T
+            departures.append(torch.linalg.matrix_norm(gram - torch.eye(len(rows), device=rows.device)))
         return weight * torch.stack(departures).mean()
 
     return penalty
-
-
-def _departure(rows: torch.Tensor) -> torch.Tensor:
-    """How far rows are from orthonormal."""
-    distance: torch.Tensor = torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows), device=rows.device))
-    return distance

@@ -35,7 +35,14 @@ class Magnitude(DoraLinearLayer):
     def __init__(self, name: str, linear: torch.nn.Linear) -> None:
         super().__init__(fan_in_fan_out=False)  # type: ignore[no-untyped-call]
         squared = linear.weight.detach().float().square().sum(1)
-        _refuse_zeros(name, squared)
+        # A fake tensor, with which a step is planned, has no values to look at.
+        if not (isinstance(squared, FakeTensor) or squared.all()):
+            msg = (
+                f"adapt.targets: {int((squared == 0).sum())} of {len(squared)} rows of {name} are zero, and DoRA "
+                "adapts the direction of rows, which these have not; leave that layer out of adapt.targets, or use "
+                "--adapt.method lora"
+            )
+            raise SettingsError(msg)
         self.weight = torch.nn.Parameter(squared.sqrt())
         self.register_buffer("squared", squared, persistent=False)
 
@@ -63,7 +70,10 @@ class Magnitude(DoraLinearLayer):
         assert base_result is not None, "PEFT passes none beside dropout, which the kit does not use"
         change = scaling * lora_B(lora_A(x))
         bias: torch.Tensor | None = base_layer._parameters["bias"]
-        whole = change + (base_result if bias is None else base_result - bias.to(base_result.dtype))
+        # PEFT scales what the weight gives, and leaves the bias alone.
+        if bias is not None:
+            base_result = base_result - bias.to(base_result.dtype)
+        whole = change + base_result
         excess = self.weight / self._norm(base_layer.weight, lora_A.weight, lora_B.weight, scaling) - 1
         added: torch.Tensor = excess.to(whole.dtype) * whole + change
         return added
@@ -80,18 +90,3 @@ class Magnitude(DoraLinearLayer):
             own = ((up @ (down @ down.T)) * up).sum(1)
             squared: torch.Tensor = self.squared + 2 * scaling * cross + scaling**2 * own
             return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
-
-
-def _refuse_zeros(name: str, squared: torch.Tensor) -> None:
-    """Refuse rows without a direction.
-
-    Raises:
-        SettingsError: there are some.
-    """
-    if isinstance(squared, FakeTensor) or squared.all():
-        return
-    msg = (
-        f"adapt.targets: {int((squared == 0).sum())} of {len(squared)} rows of {name} are zero, and DoRA adapts the "
-        "direction of rows, which these have not; leave that layer out of adapt.targets, or use --adapt.method lora"
-    )
-    raise SettingsError(msg)

@@ -48,14 +48,18 @@ def for_training(
         CheckpointError: the weights do not fit the model.
         SettingsError: the method cannot be had for this model.
     """
+    # Adapters stay beside their layers as long as the method stays the same, so that what is scored is what was
+    # validated; only a stage with another method merges them.
     going_on = weights is not None and _goes_on(weights, settings)
     model = spec.build(autocast=autocast)
     new = added_names(model, spec.added, stabilised=spec.arguments.get("stabilise_level_agg", False))
     start_new(model, new, start)
     if weights is not None:
+        # Under any other method upstream's roll-out LoRA has to come from the weights.
         fresh = settings.method == "rollout-lora"
         new &= _install(model, spec, weights, spec.rollout_lora_mode, merged=not going_on, fresh=fresh)
     if settings.decoder == "mlp":
+        # Light decoders take the place of the new variables' own parameters, which stay untrained.
         new = mlp_decoder.install(model, spec, settings, new)
     trained = trainable.select(model, settings, steps=steps, new=new)
     if weights is not None and going_on:
@@ -85,6 +89,7 @@ def for_prediction(spec: ModelSpec, weights: Weights | None, *, autocast: bool) 
     model = spec.build(autocast=autocast)
     if weights is not None:
         missing = install(model, spec, weights)
+        # To predict with parameters that nothing was loaded into is to predict with random ones.
         if missing:
             msg = f"{weights.base['name']}: the weights lack {len(missing)} parameters, the first is {min(missing)}"
             raise CheckpointError(msg)
@@ -148,6 +153,7 @@ def _install(
         mode_below = "merge"
     elif any(".loras." in name for name in weights.state):
         mode_below = "drop"
+    # The weights below a delta lack what either stage added.
     below = replace(spec, added=(*spec.added, *weights.spec.added))
     missing = _install(model, below, weights.under, mode_below, merged=True, fresh=fresh)
     if not merged:

@@ -28,7 +28,7 @@ from safetensors.torch import save
 from kit.io import atomic, hashes, locks
 from kit.io.errors import SettingsError
 
-__all__ = ["FeatureCache", "Shape", "digest_of", "key_of", "refuse_beyond"]
+__all__ = ["FeatureCache", "Shape", "digest_of", "key_of", "check_size"]
 
 _logger = logging.getLogger(__name__)
 
@@ -96,10 +96,6 @@ def _raw(tensor: torch.Tensor) -> Any:
     return memoryview(values)
 
 
-class _DamagedError(Exception):
-    """A file that is not what was written."""
-
-
 class FeatureCache:
     """Latents by input time.
 
@@ -117,7 +113,9 @@ class FeatureCache:
         """
         self.folder = root / key_of(facts)
         self.shape = shape
+        # Size and time of modification of files whose hash has been compared.
         self._verified: dict[Path, tuple[int, int]] = {}
+        # Read by another thread than the one that asks for it.
         self._ahead: dict[datetime, torch.Tensor] = {}
         held = self._hold(json.dumps({"format": _FORMAT, **facts}, indent=2).encode() + b"\n")
         weakref.finalize(self, held.release)
@@ -136,6 +134,7 @@ class FeatureCache:
                 # Who makes room for another cache has removed the folder at this moment.
                 continue
             assert held is not None
+            # When a cache was opened last decides which of them make room.
             os.utime(described)
             return held
 
@@ -175,13 +174,27 @@ class FeatureCache:
         ahead = self._ahead.pop(time, None)
         if ahead is not None:
             return ahead
-        path = self.path(time)
+        path, fault = self.path(time), None
         try:
-            return self._read(path)
+            facts = path.stat()
+            with safe_open(str(path), framework="pt") as opened:
+                latents: torch.Tensor = opened.get_tensor(_NAME)
+                expected = (opened.metadata() or {}).get("sha256")
         except FileNotFoundError:
             return None
-        except (SafetensorError, _DamagedError) as error:
-            _logger.warning("%s: not used (%s); the latents are computed again", path, error)
+        except SafetensorError as error:
+            fault = str(error)
+        else:
+            state = (facts.st_size, facts.st_mtime_ns)
+            if (tuple(latents.shape), latents.dtype) != (self.shape.size, self.shape.dtype):
+                fault = f"it holds {tuple(latents.shape)} in {latents.dtype}, expected {self.shape}"
+            elif self._verified.get(path) != state and hashes.sha256_of_bytes(_raw(latents)) != expected:
+                fault = "its SHA-256 is not the one that was recorded when it was written"
+        if fault is None:
+            self._verified[path] = state
+            return latents
+        # Nothing in a cache is anybody's work: what is damaged is made again.
+        _logger.warning("%s: not used (%s); the latents are computed again", path, fault)
         self._verified.pop(path, None)
         path.unlink(missing_ok=True)
         return None
@@ -191,22 +204,6 @@ class FeatureCache:
         latents = self.get(time)
         if latents is not None:
             self._ahead[time] = latents
-
-    def _read(self, path: Path) -> torch.Tensor:
-        seen = path.stat()
-        with safe_open(str(path), framework="pt") as opened:
-            latents: torch.Tensor = opened.get_tensor(_NAME)
-            expected = (opened.metadata() or {}).get("sha256")
-        if (tuple(latents.shape), latents.dtype) != (self.shape.size, self.shape.dtype):
-            msg = f"it holds {tuple(latents.shape)} in {latents.dtype}, expected {self.shape}"
-            raise _DamagedError(msg)
-        state = (seen.st_size, seen.st_mtime_ns)
-        if self._verified.get(path) != state:
-            if hashes.sha256_of_bytes(_raw(latents)) != expected:
-                msg = "its SHA-256 is not the one that was recorded when it was written"
-                raise _DamagedError(msg)
-            self._verified[path] = state
-        return latents
 
     def put(self, time: datetime, latents: torch.Tensor) -> None:
         """Store latents, [levels, L, D].
@@ -224,6 +221,7 @@ class FeatureCache:
     def _publish(self, path: Path, content: bytes) -> None:
         """Write a file beside its place, then move it there; locked as long as it is being written."""
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+        # Another process that sweeps the folder takes what is locked for alive, however slow the disk is.
         lock = locks.take(part, wait=True)
         assert lock is not None
         try:
@@ -272,8 +270,8 @@ def _remove_unused(facts: Path) -> bool:
     return True
 
 
-def refuse_beyond(cache: FeatureCache, times: Sequence[datetime], budget: int | None) -> None:
-    """Refuse a cache that would be too large, before anything is computed for it; let older ones make room.
+def check_size(cache: FeatureCache, times: Sequence[datetime], budget: int | None) -> None:
+    """Check that a cache has room, before anything is computed for it; older ones make room.
 
     Args:
         cache: where it would be.
@@ -288,6 +286,7 @@ def refuse_beyond(cache: FeatureCache, times: Sequence[datetime], budget: int | 
     if budget is not None:
         limit, whose = budget, "adapt.cache_budget"
     needed = len(times) * cache.shape.bytes
+    # Older caches are left alone by a run that will not start.
     if needed <= limit:
         for folder in cache.remove_others(needed, limit):
             _logger.info("feature cache %s removed: longest not used, and no room beside this run's", folder)

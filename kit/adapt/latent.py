@@ -11,7 +11,7 @@ import torch
 from aurora import Aurora, Batch
 
 from kit import registry
-from kit.adapt.feature_cache import FeatureCache, Shape, digest_of, refuse_beyond
+from kit.adapt.feature_cache import FeatureCache, Shape, check_size, digest_of
 from kit.adapt.mlp_decoder import heads_of
 from kit.adapt.settings import AdaptSettings
 from kit.data.dataset import Pairs
@@ -71,7 +71,7 @@ class LatentSpace(TrainingSpace):
             root = Path(settings.cache).expanduser()
         cache = _opened(self, periods[0], root)
         times = [time for pairs in periods for time in pairs.times]
-        refuse_beyond(cache, times, settings.cache_bytes)
+        check_size(cache, times, settings.cache_bytes)
         self.cache, self.told = cache, cache.described(times)
 
     def predict_fields(self, inputs: Batch, *, release: bool = False) -> Fields:  # noqa: ARG002
@@ -81,6 +81,8 @@ class LatentSpace(TrainingSpace):
             inputs: as ``inputs`` returns them.
             release: without effect: the trunk keeps nothing for a backward pass.
         """
+        # One at a time: kernels sum in an order that depends on the batch, so that latents of one sample from two
+        # batches would differ in their last bits.
         latents = torch.stack([self._latents(inputs, index) for index in range(len(inputs.metadata.time))])
         height, width = inputs.spatial_shape
         patch = self._light.patch_size
@@ -89,6 +91,7 @@ class LatentSpace(TrainingSpace):
 
     def targets(self, target: Batch) -> Fields:
         """Encode a target state, of which the light decoders' variables are kept."""
+        # The frozen model's own variables have no gradient and no loss.
         whole = super().targets(target)
         surface = {name: whole.surface[name] for name in self._light}
         masks = {name: mask for name, mask in whole.masks.items() if name in surface}
@@ -122,6 +125,7 @@ class LatentSpace(TrainingSpace):
             # A copy: what is read may be a part of all levels, which would stay in memory with it.
             raise _Reached(self._light.read(args[0], kwargs["patch_res"])[0].contiguous())
 
+        # The decoder is never run: this leaves the forward pass as soon as latents are there.
         handle = self.model.decoder.register_forward_pre_hook(stop, with_kwargs=True)
         training = self.model.training
         self.model.eval()
@@ -183,7 +187,9 @@ def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
     precision, dtype = "fp32", torch.float32
     if heads.rounded:
         precision, dtype = "bf16", torch.bfloat16
+    # The number of threads and the model of GPU, which change last bits, are no part of the key.
     facts = {
+        # Of the tensors in memory, not of files: that covers merged stages, and weights under another name.
         "trunk": digest_of(trunk),
         "model": _as_read(spec),
         "store": pairs.store.fingerprint(),

@@ -69,14 +69,25 @@ def attach(
             )
             raise SettingsError(msg)
     import_packages(settings.method)
+    from peft import inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
     config = _config(settings, names, steps)
     if settings.method == "qlora":
         from kit.adapt.nf4 import quantise
 
         quantise(model, names)
-    # Told apart by identity: PEFT itself would also train upstream's roll-out LoRA, whose names resemble its own.
-    _inject(model, config)
-    own = {id(parameter) for parameter in _parameters(model).values()}
+    # Made without memory, because PEFT moves what has memory to its layer's device, and fake tensors, on which a step
+    # is planned, cannot be moved.
+    with torch.device("meta"):
+        inject_adapter_in_model(config, model, adapter_name=NAME)
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            _fill(name, layer)
+            # Autocast narrows the input again: widening it first would only make an fp32 copy of it.
+            layer.cast_input_dtype_enabled = False
+    # By identity: PEFT itself would also train upstream's roll-out LoRA, whose names resemble its own.
+    own = set(map(id, _parameters(model).values()))
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
     if settings.method != "adalora" or steps is None:
@@ -107,21 +118,6 @@ def _config(settings: AdaptSettings, names: Sequence[str], steps: int | None) ->
         total_step=plan.steps,
         orth_reg_weight=plan.orthogonality,
     )
-
-
-def _inject(model: torch.nn.Module, config: Any) -> None:
-    from peft import inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
-
-    # Made without memory, because PEFT moves what has memory to its layer's device, and fake tensors, on which a step
-    # is planned, cannot be moved.
-    with torch.device("meta"):
-        inject_adapter_in_model(config, model, adapter_name=NAME)
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            _fill(name, layer)
-            # Autocast narrows the input again: widening it first would only make an fp32 copy of it.
-            layer.cast_input_dtype_enabled = False
 
 
 def _fill(name: str, layer: Any) -> None:
@@ -181,13 +177,8 @@ def split_adapters(
     Returns:
         The adapters' tensors, and the others.
     """
-    adapters: dict[str, torch.Tensor] = {}
-    others: dict[str, torch.Tensor] = {}
-    for name, value in saved.items():
-        if name.startswith(ADAPTER_PREFIX):
-            adapters[name] = value
-        else:
-            others[name] = value
+    adapters = {name: value for name, value in saved.items() if name.startswith(ADAPTER_PREFIX)}
+    others = {name: value for name, value in saved.items() if name not in adapters}
     return adapters, others
 
 

@@ -27,6 +27,7 @@ from kit.io.errors import SettingsError
 from kit.models.extend import added_names
 from kit.models.heads import parse_heads
 from kit.models.spec import ModelSpec
+from kit.models.variants import drop_names
 
 __all__ = ["NAME", "LightHeads", "attach", "heads_of", "install"]
 
@@ -64,7 +65,13 @@ class LightHeads(torch.nn.ModuleDict):
             rounded: read latents rounded to bf16.
         """
         sizes = (levels * width, *hidden, patch_size**2)
-        super().__init__({name: _perceptron(sizes) for name in variables})
+        super().__init__()
+        for name in variables:
+            layers: list[torch.nn.Module] = []
+            for inner, outer in pairwise(sizes):
+                layers += [torch.nn.Linear(inner, outer), torch.nn.ReLU()]
+            # None after the last layer: values are of either sign.
+            self[name] = torch.nn.Sequential(*layers[:-1])
         self.levels = levels
         self.patch_size = patch_size
         self.rounded = rounded
@@ -80,8 +87,11 @@ class LightHeads(torch.nn.ModuleDict):
         Returns:
             Latents, [B, levels, L, D].
         """
+        # The surface's latent comes first.
         latents = tokens.view(tokens.shape[0], patch_res[0], -1, tokens.shape[2])[:, : self.levels]
-        return latents.to(torch.bfloat16) if self.rounded else latents
+        if not self.rounded:
+            return latents
+        return latents.to(torch.bfloat16)
 
     def forward(self, latents: torch.Tensor, patches: tuple[int, int]) -> dict[str, torch.Tensor]:
         """Decode.
@@ -96,16 +106,11 @@ class LightHeads(torch.nn.ModuleDict):
         patch = self.patch_size
         height, width = patches[0] * patch, patches[1] * patch
         joined = latents.transpose(1, 2).flatten(2).to(next(self.parameters()).dtype)
-        return {
-            name: unpatchify(head(joined)[:, :, None], 1, height, width, patch)[:, 0, 0] for name, head in self.items()
-        }
-
-
-def _perceptron(sizes: Sequence[int]) -> torch.nn.Sequential:
-    layers: list[torch.nn.Module] = []
-    for inner, outer in pairwise(sizes):
-        layers += [torch.nn.Linear(inner, outer), torch.nn.ReLU()]
-    return torch.nn.Sequential(*layers[:-1])
+        values: dict[str, torch.Tensor] = {}
+        for name, head in self.items():
+            # Upstream's function wants a dimension of levels, and gives one.
+            values[name] = unpatchify(head(joined)[:, :, None], 1, height, width, patch)[:, 0, 0]
+        return values
 
 
 def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collection[str]) -> frozenset[str]:
@@ -132,13 +137,15 @@ def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collec
             "model.new_variables and model.output_only"
         )
         raise SettingsError(msg)
-    if read := [name for name in variables if name not in spec.never_read]:
+    read = drop_names(variables, spec.never_read)
+    if read:
         msg = (
             f"adapt.decoder mlp: {', '.join(read)} would be read by the model, which stays frozen; expected new "
             "surface variables that are predicted and never read: name them in model.output_only too, or leave them "
             "out"
         )
         raise SettingsError(msg)
+    # A head's channels are one decoder's or the other's.
     for name, head in parse_heads(spec.heads).items():
         channels = {name, *head.channels(name)}
         if not (channels.isdisjoint(variables) or channels <= set(variables)):
@@ -147,7 +154,8 @@ def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collec
                 "head stays frozen; leave it out, or choose another adapt.method"
             )
             raise SettingsError(msg)
-    if others := sorted(set(new) - added_names(model, variables)):
+    others = sorted(set(new) - added_names(model, variables))
+    if others:
         msg = (
             f"adapt.decoder mlp trains light decoders alone, but the weights lack {len(others)} more parameters, such "
             f"as {others[0]}, which would stay untrained; leave out what adds them, or choose another adapt.method"
@@ -173,15 +181,19 @@ def attach(
         hidden: width of each hidden layer.
         latents: all latent levels, or the surface's alone.
     """
-    decoder = model.decoder
+    decoder, levels = model.decoder, model.encoder.latent_levels
+    if latents == "surface":
+        levels = 1
     heads = LightHeads(
         variables,
-        levels=1 if latents == "surface" else model.encoder.latent_levels,
+        levels=levels,
         width=decoder.embed_dim,
         hidden=hidden,
         patch_size=decoder.patch_size,
         rounded=model.autocast,
     )
+    # In the place of upstream's head, not added to it: that one would train on latents that the cache keeps in another
+    # precision than the decoder sees.
     decoder.add_module(NAME, heads.to(decoder.atmos_levels_embed.weight.device))
     decoder.register_forward_hook(_decode, with_kwargs=True)
     return heads

@@ -39,6 +39,8 @@ class Nf4Linear(Linear4bit):
     def __init__(self, linear: torch.nn.Linear) -> None:
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        # Scales are not packed again: that would save 0.37 bits a weight, and leave a fake table in bitsandbytes where
+        # its first call was a plan's.
         packed, state = quantize_4bit(linear.weight.detach(), blocksize=_BLOCK, quant_type="nf4")
         self.weight = torch.nn.Parameter(packed, requires_grad=False)
         self.register_parameter("bias", linear.bias)
@@ -50,11 +52,14 @@ class Nf4Linear(Linear4bit):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply by the weight, [..., in_features] to [..., out_features]."""
         kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        bias = self._parameters["bias"]
-        y: torch.Tensor = matmul_4bit(
-            x.to(dtype), self.weight, self.state(dtype), bias=None if bias is None else bias.to(dtype)
-        )
+        # Asked each time: the first input is fp32 even under autocast, where a layer norm comes before.
+        dtype = x.dtype
+        bias: torch.Tensor | None = self._parameters["bias"]
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        if bias is not None:
+            bias = bias.to(dtype)
+        y: torch.Tensor = matmul_4bit(x.to(dtype), self.weight, self.state(dtype), bias=bias)
         return y
 
     def state(self, dtype: torch.dtype) -> Any:

@@ -16,8 +16,6 @@ Dimensions: b windows x batch, N tokens in a window, D width, H heads, d = D / H
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,6 +49,7 @@ class Prefix(torch.nn.Module):
         super().__init__()
         self.key = torch.nn.Parameter(torch.empty(heads, tokens, size, device=device).normal_())
         self.value = torch.nn.Parameter(torch.empty(heads, tokens, size, device=device).normal_())
+        # One for each channel: the gradient of one for a whole head is a sum in which most cancels.
         self.gate = torch.nn.Parameter(torch.zeros(heads, size, device=device))
 
     def forward(self, attended: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
@@ -68,6 +67,7 @@ class Prefix(torch.nn.Module):
         """
         heads, _, size = self.key.shape
         queries = qkv.reshape(-1, 3, heads, size)[:, 0].transpose(0, 1)
+        # Scaled as upstream's attention scales; in the precision of the moment.
         keys = (self.key * size**-0.5).to(qkv.dtype)
         # The gate is folded into the values, so that nothing as large as the queries waits for its gradient.
         values = (self.value * torch.tanh(self.gate)[:, None]).to(qkv.dtype)
@@ -93,35 +93,31 @@ class PrefixedForward:
 
     def __call__(self, x: torch.Tensor, mask: torch.Tensor | None = None, rollout_step: int = 0) -> torch.Tensor:
         """Run the layer, as upstream's ``WindowAttention.forward``."""
-        with _hooks(self._attn):
+        attn = self._attn
+        prefix = prefix_of(attn)
+        assert prefix is not None
+        given: list[torch.Tensor] = []
+        added: list[torch.Tensor] = []
+
+        def take(_module: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
+            given.append(output)
+
+        def add(_module: torch.nn.Module, args: tuple[torch.Tensor, *tuple[Any, ...]]) -> tuple[Any, ...]:
+            # Once for both sinks, which get the same input.
+            if not added:
+                added.append(prefix(args[0], sum(given[1:], start=given[0])))
+            return (added[0], *args[1:])
+
+        # Upstream's roll-out LoRA, where it is kept, is part of both products.
+        sources, sinks = _modules(attn.qkv, attn.lora_qkv), _modules(attn.proj, attn.lora_proj)
+        handles = [module.register_forward_hook(take) for module in sources]
+        handles += [module.register_forward_pre_hook(add) for module in sinks]
+        try:
             result: torch.Tensor = self._forward(x, mask=mask, rollout_step=rollout_step)
+        finally:
+            for handle in handles:
+                handle.remove()
         return result
-
-
-@contextmanager
-def _hooks(attn: WindowAttention) -> Iterator[None]:
-    prefix = prefix_of(attn)
-    assert prefix is not None
-    given: list[torch.Tensor] = []
-    added: list[torch.Tensor] = []
-
-    def take(_module: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
-        given.append(output)
-
-    def add(_module: torch.nn.Module, args: tuple[torch.Tensor, *tuple[Any, ...]]) -> tuple[Any, ...]:
-        if not added:
-            added.append(prefix(args[0], given[0] if len(given) == 1 else given[0] + given[1]))
-        return (added[0], *args[1:])
-
-    # Upstream's roll-out LoRA, where it is kept, is part of both products.
-    sources, sinks = _modules(attn.qkv, attn.lora_qkv), _modules(attn.proj, attn.lora_proj)
-    handles = [module.register_forward_hook(take) for module in sources]
-    handles += [module.register_forward_pre_hook(add) for module in sinks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _modules(*candidates: object) -> list[torch.nn.Module]:

@@ -51,8 +51,7 @@ class Prompt(torch.nn.Module):
         self, levels: int, width: int, patch: int, coarse: Cells | None, device: torch.device | None = None
     ) -> None:
         super().__init__()
-        cells = () if coarse is None else coarse
-        self.term = torch.nn.Parameter(torch.zeros(levels, *cells, width, device=device))
+        self.term = torch.nn.Parameter(torch.zeros(levels, *(coarse or ()), width, device=device))
         self._patch = patch
 
     def forward(self, tokens: torch.Tensor, latitude: torch.Tensor, longitude: torch.Tensor) -> torch.Tensor:
@@ -70,24 +69,27 @@ class Prompt(torch.nn.Module):
         levels = term.shape[0]
         if term.ndim == 2:
             return (tokens.reshape(tokens.shape[0], levels, -1, tokens.shape[2]) + term[:, None]).flatten(1, 2)
-        placed = self._at(term, latitude.to(term.device), longitude.to(term.device))
-        return tokens + placed.flatten(0, 1)
-
-    def _at(self, term: torch.Tensor, latitude: torch.Tensor, longitude: torch.Tensor) -> torch.Tensor:
-        """The term at every patch, [C, H x W, D]."""
+        # The term at every patch, [C, H x W, D]. As products with matrices of weights: to gather from four corners adds
+        # gradients up in no fixed order on a GPU.
+        latitude, longitude = latitude.to(term.device), longitude.to(term.device)
         rows = _between((90 - _centres(latitude, self._patch)) / 180, term.shape[1], wraps=False).to(term.dtype)
         columns = _between(_centres(longitude, self._patch) / 360, term.shape[2], wraps=True).to(term.dtype)
         if latitude.ndim == 1:
             # One axis after the other, the longer one last: the least arithmetic, and nothing to keep.
-            return torch.einsum("qw,cpwd->cpqd", columns, torch.einsum("ph,chwd->cpwd", rows, term)).flatten(1, 2)
-        cells = (rows[..., :, None] * columns[..., None, :]).flatten(-2).flatten(0, 1)
-        return torch.einsum("pk,ckd->cpd", cells, term.flatten(1, 2))
+            along_rows = torch.einsum("ph,chwd->cpwd", rows, term)
+            placed = torch.einsum("qw,cpwd->cpqd", columns, along_rows).flatten(1, 2)
+        else:
+            cells = (rows[..., :, None] * columns[..., None, :]).flatten(-2).flatten(0, 1)
+            placed = torch.einsum("pk,ckd->cpd", cells, term.flatten(1, 2))
+        return tokens + placed.flatten(0, 1)
 
     def add(
         self, _encoder: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], tokens: torch.Tensor
     ) -> torch.Tensor:
         """Forward hook of the encoder, called once for a batch, in however many bands the encoder ran."""
-        batch = args[0] if args else kwargs["batch"]
+        batch = kwargs.get("batch")
+        if args:
+            batch = args[0]
         assert isinstance(batch, Batch)
         added: torch.Tensor = self(tokens, batch.metadata.lat, batch.metadata.lon)
         return added
@@ -112,6 +114,7 @@ def _between(share: torch.Tensor, cells: int, *, wraps: bool) -> torch.Tensor:
         [..., cells]; they sum to one.
     """
     centres = torch.arange(cells, device=share.device)
+    # In cells, counted from the centre of the first.
     place = (share * cells - 0.5)[..., None]
     if cells == 1 or not wraps:
         return (1 - (place.clamp(0, cells - 1) - centres).abs()).clamp(min=0)
@@ -125,6 +128,7 @@ def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attache
     encoder = model.encoder
     device = encoder.surf_level_encoding.device
     prompt = Prompt(encoder.latent_levels, encoder.embed_dim, encoder.patch_size, settings.coarse_cells, device)
+    # As a submodule, so that its parameter has a name among the model's.
     encoder.prompt = prompt
     encoder.register_forward_hook(prompt.add, with_kwargs=True)
     return Attached()
@@ -145,7 +149,7 @@ def refuse_finer_than_patches(settings: AdaptSettings, latitude: Axis, longitude
     coarse = settings.coarse_cells
     if coarse is None:
         return
-    most = (_most(180, latitude, 0, patch), _most(360, longitude, -1, patch))
+    most = (_most_cells(180, latitude, 0, patch), _most_cells(360, longitude, -1, patch))
     if coarse[0] > most[0] or coarse[1] > most[1]:
         msg = (
             f"adapt.coarse: expected at most {most[0]}x{most[1]} cells of the globe, as many as patches of this grid "
@@ -154,7 +158,7 @@ def refuse_finer_than_patches(settings: AdaptSettings, latitude: Axis, longitude
         raise SettingsError(msg)
 
 
-def _most(degrees: float, values: Axis, axis: int, patch: int) -> int:
+def _most_cells(degrees: float, values: Axis, axis: int, patch: int) -> int:
     # The middle one: Gaussian latitudes are not quite even, and half a point of leeway is for what is no binary number.
     spacing = float(np.median(np.abs(np.diff(values, axis=axis))))
     return max(int((degrees / spacing + 0.5) // patch), 1)

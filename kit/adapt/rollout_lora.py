@@ -29,6 +29,7 @@ _MODE, _STEPS = "lora_mode", "lora_steps"
 def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Let a model's roll-out LoRA train, and nothing else; the model is built from what ``spec_for`` gives."""
     assert model.use_lora, "built without a roll-out LoRA"
+    # Upstream's modules LoRARollout hold theirs in a list of that name.
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".loras." in name)
     return Attached()
@@ -38,12 +39,6 @@ def mode_of(spec: ModelSpec) -> RolloutMode:
     """The mode of a model's roll-out LoRA."""
     mode: RolloutMode = spec.arguments.get(_MODE, spec.upstream.default(_MODE))
     return mode
-
-
-def _steps_of(spec: ModelSpec) -> int:
-    """Steps of a roll-out after which upstream leaves its LoRA out."""
-    steps: int = spec.arguments.get(_STEPS, spec.upstream.default(_STEPS))
-    return steps
 
 
 def spec_for(
@@ -62,44 +57,47 @@ def spec_for(
         SettingsError: the weights have one in another mode, or the roll-out would leave some of it without a gradient.
     """
     if settings.method != _METHOD:
-        return _without_merged(spec, weights)
-    own = _own(spec, weights)
-    if own is not None and merge:
-        msg = (
-            f"model.rollout_lora merge and adapt.method {_METHOD} exclude each other: training goes on with the "
-            "roll-out LoRA that the weights have; leave model.rollout_lora out"
-        )
-        raise SettingsError(msg)
-    mode = settings.mode or (mode_of(own) if own else "single")
-    if own is not None and mode != mode_of(own):
-        msg = (
-            f"adapt.mode {mode}: the weights have a roll-out LoRA in mode {mode_of(own)}, with which training goes "
-            f"on; use --adapt.mode {mode_of(own)}, or leave it out"
-        )
-        raise SettingsError(msg)
-    _refuse_roll_out(mode, graded, _steps_of(own) if own else None)
-    steps = {_STEPS: len(graded)} if mode == "all" else {}
-    return replace(spec, rollout_lora="kept", arguments={**spec.arguments, _MODE: mode, **steps})
+        method = None
+        if weights is not None and weights.adapter is not None:
+            method = weights.adapter["settings"]["method"]
+        if method != _METHOD or mode_of(spec) != "single":
+            return spec
+        # Other methods start from a trained LoRA as from any other: merged, if it is the same at every step.
+        return replace(spec, rollout_lora="merged")
+    # The model that the weights' own roll-out LoRA belongs to, if they have one.
+    own = None
+    if weights is not None and weights.spec is None and spec.upstream.has_rollout_lora:
+        own = spec
+    elif weights is not None and weights.spec is not None and weights.spec.rollout_lora == "kept":
+        own = weights.spec
+    mode: RolloutMode = settings.mode or "single"
+    held = None
+    if own is not None:
+        if merge:
+            msg = (
+                f"model.rollout_lora merge and adapt.method {_METHOD} exclude each other: training goes on with the "
+                "roll-out LoRA that the weights have; leave model.rollout_lora out"
+            )
+            raise SettingsError(msg)
+        # Weights that have one go on with it, in its own mode.
+        mode = settings.mode or mode_of(own)
+        if mode != mode_of(own):
+            msg = (
+                f"adapt.mode {mode}: the weights have a roll-out LoRA in mode {mode_of(own)}, with which training goes "
+                f"on; use --adapt.mode {mode_of(own)}, or leave it out"
+            )
+            raise SettingsError(msg)
+        held = own.arguments.get(_STEPS, own.upstream.default(_STEPS))
+    _check_rollout(mode, graded, held)
+    arguments = {**spec.arguments, _MODE: mode}
+    if mode == "all":
+        # Upstream's 40 would be mostly steps that never train.
+        arguments[_STEPS] = len(graded)
+    return replace(spec, rollout_lora="kept", arguments=arguments)
 
 
-def _own(spec: ModelSpec, weights: Weights | None) -> ModelSpec | None:
-    """The model that the weights' own roll-out LoRA belongs to, if they have one."""
-    if weights is None:
-        return None
-    if weights.spec is None:
-        return spec if spec.upstream.has_rollout_lora else None
-    return weights.spec if weights.spec.rollout_lora == "kept" else None
-
-
-def _without_merged(spec: ModelSpec, weights: Weights | None) -> ModelSpec:
-    """Other methods start from a trained LoRA as from any other: merged, if it is the same at every step."""
-    adapter = None if weights is None else weights.adapter
-    trained = adapter is not None and adapter["settings"]["method"] == _METHOD
-    return replace(spec, rollout_lora="merged") if trained and mode_of(spec) == "single" else spec
-
-
-def _refuse_roll_out(mode: RolloutMode, graded: Sequence[int], held: int | None) -> None:
-    """Refuse a roll-out in which some of the LoRA's parameters, or some loss, would have no gradient.
+def _check_rollout(mode: RolloutMode, graded: Sequence[int], held: int | None) -> None:
+    """Check that no parameter of the LoRA, and no loss, is without a gradient in a roll-out.
 
     Args:
         mode: of the LoRA.
@@ -112,6 +110,10 @@ def _refuse_roll_out(mode: RolloutMode, graded: Sequence[int], held: int | None)
     last = max(graded)
     if mode == "single":
         return
+    # Each mode wants the roll-out in which all of it trains, and in which every loss has something that trains.
+    owner = "a LoRA from the second step of a roll-out on"
+    if mode == "all":
+        owner = "a LoRA of its own for each step"
     if last == 1:
         why, remedy = "rollout.steps is 1: there would be nothing to train", "--rollout.steps 2 or more"
     elif mode == "from_second" and 1 in graded:
@@ -122,6 +124,5 @@ def _refuse_roll_out(mode: RolloutMode, graded: Sequence[int], held: int | None)
         why, remedy = f"the weights have it for {held} steps, rollout.steps is {last}", f"--rollout.steps {held}"
     else:
         return
-    owner = "a LoRA of its own for each step" if mode == "all" else "a LoRA from the second step of a roll-out on"
     msg = f"adapt.mode {mode} is {owner}, and {why}; use {remedy}, or --adapt.mode single"
     raise SettingsError(msg)

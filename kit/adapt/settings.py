@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -18,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 
 __all__ = ["AdaptSettings", "Adapter", "Budget", "Method", "RolloutMode", "matches", "matching"]
@@ -61,7 +61,9 @@ _HIDDEN = (512, 512, 256)
 
 _RANK = 8
 _INITIAL_RANK = 12
+# A fiftieth of PEFT's: against losses near 0.1 its 0.5 makes the gradient the term's everywhere but in E.
 _ORTHOGONALITY = 0.01
+# Linear layers of attention and MLP in the blocks of upstream's backbone.
 _TARGETS = ("qkv", "proj", "fc1", "fc2")
 _TOKENS = 16
 
@@ -159,11 +161,23 @@ class AdaptSettings(BaseModel):
                     f"{' or '.join(methods)}"
                 )
                 raise ValueError(msg)
-        self._light_settings_have_an_effect()
+        faults = [f"adapt.{name} needs adapt.decoder mlp" for name in _LIGHT if getattr(self, name) is not None]
+        if self.decoder == "mlp":
+            faults = []
+            if self.decoder_stages is not None:
+                faults.append("adapt.decoder_stages needs adapt.decoder linear")
+            if self.cache == "off" and self.cache_budget is not None:
+                faults.append("adapt.cache_budget needs a cache, and adapt.cache is off")
+        if faults:
+            msg = f"{'; '.join(faults)}; without it would have no effect"
+            raise ValueError(msg)
         if self.method == "freeze" and (self.freeze is None) == (self.train_only is None):
-            given = "both were" if self.freeze else "neither was"
+            given = "neither was"
+            if self.freeze is not None:
+                given = "both were"
             msg = f"adapt.method freeze needs adapt.freeze or adapt.train_only, and {given} given; give one"
             raise ValueError(msg)
+        # AdaLoRA prunes from the initial rank down.
         if self.method == "adalora" and self.budget.target_rank >= self.adapter.rank:
             msg = (
                 f"adapt.target_rank ({self.budget.target_rank}) has to be below adapt.rank ({self.adapter.rank}), from "
@@ -172,20 +186,12 @@ class AdaptSettings(BaseModel):
             raise ValueError(msg)
         return self
 
-    def _light_settings_have_an_effect(self) -> None:
-        faults = [f"adapt.{name} needs adapt.decoder mlp" for name in _LIGHT if getattr(self, name) is not None]
-        if self.decoder == "mlp":
-            faults = [] if self.decoder_stages is None else ["adapt.decoder_stages needs adapt.decoder linear"]
-            if self.cache == "off" and self.cache_budget is not None:
-                faults.append("adapt.cache_budget needs a cache, and adapt.cache is off")
-        if faults:
-            msg = f"{'; '.join(faults)}; without it would have no effect"
-            raise ValueError(msg)
-
     @property
     def cache_bytes(self) -> int | None:
         """Bytes that a feature cache may take; None where it was left to the kit."""
-        return None if self.cache_budget is None else int(float(self.cache_budget.removesuffix("GiB")) * 2**30)
+        if self.cache_budget is None:
+            return None
+        return int(float(self.cache_budget.removesuffix("GiB")) * 2**30)
 
     def defining(self) -> AdaptSettings:
         """The same with defaults filled in, and without what decides nothing about what is learned."""
@@ -210,13 +216,19 @@ class AdaptSettings(BaseModel):
     def adapter(self) -> Adapter:
         """The adapter that the method adds."""
         assert self.adds_adapter
-        rank = self.rank or (_INITIAL_RANK if self.method == "adalora" else _RANK)
+        default = _RANK
+        if self.method == "adalora":
+            default = _INITIAL_RANK
+        rank = self.rank or default
         return Adapter(rank, self.alpha or 2.0 * rank, self.targets or _TARGETS)
 
     @property
     def budget(self) -> Budget:
         """How ``adalora`` prunes."""
-        weight = _ORTHOGONALITY if self.orthogonality is None else self.orthogonality
+        weight = self.orthogonality
+        # Zero is a choice: it leaves the term out.
+        if weight is None:
+            weight = _ORTHOGONALITY
         return Budget(self.target_rank or _RANK, self.tinit, self.tfinal, self.interval, weight)
 
     @property
@@ -242,8 +254,10 @@ class AdaptSettings(BaseModel):
             return self.model_copy(update={"decoder": "linear"})
         if not self.adds_adapter:
             return self
-        pruned = self.budget._asdict() if self.method == "adalora" else {}
-        return AdaptSettings(method=self.method, **self.adapter._asdict(), **pruned)
+        filled: dict[str, Any] = self.adapter._asdict()
+        if self.method == "adalora":
+            filled |= self.budget._asdict()
+        return AdaptSettings(method=self.method, **filled)
 
     def described(self) -> dict[str, Any]:
         """What the lineage of a checkpoint says of it."""
@@ -261,9 +275,7 @@ def matches(name: str, pattern: str) -> bool:
     ``decoder.surf_heads.2t.weight`` is selected by itself and by ``decoder``, ``surf_heads``, ``surf_heads.2t``,
     ``2t.weight`` and ``decoder.*.weight``.
     """
-    return any(
-        fnmatch.fnmatchcase(name, whole) for whole in (pattern, f"*.{pattern}", f"{pattern}.*", f"*.{pattern}.*")
-    )
+    return any(fnmatchcase(name, whole) for whole in (pattern, f"*.{pattern}", f"{pattern}.*", f"*.{pattern}.*"))
 
 
 def matching(names: Iterable[str], pattern: str, setting: str) -> list[str]:
@@ -280,21 +292,17 @@ def matching(names: Iterable[str], pattern: str, setting: str) -> list[str]:
     known = list(names)
     found = [name for name in known if matches(name, pattern)]
     if not found:
-        msg = f"{setting}: {pattern!r} selects no parameter; {_hint(pattern, known)}"
+        # What may have been meant: every run of as many parts as the pattern has.
+        length = pattern.count(".") + 1
+        runs: list[str] = []
+        for name in known:
+            parts = name.split(".")
+            runs += [".".join(parts[start : start + length]) for start in range(len(parts) - length + 1)]
+        groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in known)
+        hint = f"there are {', '.join(list(groups)[:_SHOWN])}"
+        close = near_names(pattern, dict.fromkeys(runs), cutoff=0.5)
+        if close:
+            hint = f"did you mean {' or '.join(close)}?"
+        msg = f"{setting}: {pattern!r} selects no parameter; {hint}"
         raise SettingsError(msg)
     return found
-
-
-def _hint(pattern: str, names: Sequence[str]) -> str:
-    length = pattern.count(".") + 1
-    runs = dict.fromkeys(run for name in names for run in _runs(name.split("."), length))
-    close = difflib.get_close_matches(pattern, runs, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
-    return f"there are {', '.join(list(groups)[:_SHOWN])}"
-
-
-def _runs(parts: Sequence[str], length: int) -> list[str]:
-    """All runs of so many parts of a name."""
-    return [".".join(parts[start : start + length]) for start in range(len(parts) - length + 1)]

@@ -15,9 +15,8 @@ from aurora import Aurora
 
 from kit.adapt import lora
 from kit.io.errors import CheckpointError
-from kit.models.weights.load import ADAPTER_PREFIX
 
-__all__ = ["Specialist", "Specialists", "refuse_different"]
+__all__ = ["Specialist", "Specialists", "check_same_base"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,9 @@ class Specialists:
     """
 
     def __init__(self, model: Aurora, members: Sequence[Specialist]) -> None:
-        refuse_different([(member.name, member.description) for member in members])
+        check_same_base([(member.name, member.description) for member in members])
         first = members[0]
+        # To switch is to overwrite: what one has trained and another has not would stay.
         for member in members[1:]:
             if member.state.keys() != first.state.keys():
                 differing = sorted(member.state.keys() ^ first.state.keys())
@@ -71,18 +71,17 @@ class Specialists:
         if name == self.current:
             return
         state = self._members[name].state
-        adapters = {key: value for key, value in state.items() if key.startswith(ADAPTER_PREFIX)}
+        adapters, others = lora.split_adapters(state)
         if adapters:
             lora.load(self._model, adapters)
         # In a forecast nothing trains, so that what trained is known by its names alone.
-        others = {key: value for key, value in state.items() if key not in adapters}
         unknown = self._model.load_state_dict(others, strict=False).unexpected_keys
         assert not unknown, unknown
         self.current = name
 
 
-def refuse_different(described: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuse checkpoints that cannot take each other's place on one base.
+def check_same_base(described: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Check that checkpoints can take each other's place on one base.
 
     Args:
         described: name and ``kit.json`` of each.
@@ -97,26 +96,29 @@ def refuse_different(described: Sequence[tuple[str, Mapping[str, Any]]]) -> None
                 "with it alone, or average whole models with kit export --average"
             )
             raise CheckpointError(msg)
+    # By the hash of the base, not by its name or path: those may differ between machines.
     first, expected = described[0]
     for name, description in described[1:]:
-        bases = [part["adapter"]["base"]["sha256"] for part in (expected, description)]
-        if bases[0] != bases[1]:
+        own, other = expected["adapter"]["base"]["sha256"], description["adapter"]["base"]["sha256"]
+        if own != other:
             msg = (
-                f"{first} belongs to weights with SHA-256 {bases[0]}, {name} to others with {bases[1]}; specialists "
-                "need one base"
+                f"{first} belongs to weights with SHA-256 {own}, {name} to others with {other}; specialists need one "
+                "base"
             )
             raise CheckpointError(msg)
-        _refuse_other("adapt", first, name, *(part["adapter"]["settings"] for part in (expected, description)))
-        _refuse_other("model", first, name, *(part["model"] for part in (expected, description)))
-
-
-def _refuse_other(what: str, first: str, name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    differing = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
-    if differing:
-        key = min(differing)
-        told = "" if key == "statistics" else f" ({one.get(key)} and {other.get(key)})"
-        msg = (
-            f"{first} and {name} differ in {what}.{key}{told}; specialists take each other's place only where "
-            "settings and model agree: forecast with each alone"
-        )
-        raise CheckpointError(msg)
+        for what, one, another in (
+            ("adapt", expected["adapter"]["settings"], description["adapter"]["settings"]),
+            ("model", expected["model"], description["model"]),
+        ):
+            differing = [key for key in one.keys() | another.keys() if one.get(key) != another.get(key)]
+            if differing:
+                key = min(differing)
+                values = f" ({one.get(key)} and {another.get(key)})"
+                # Statistics are hundreds of numbers.
+                if key == "statistics":
+                    values = ""
+                msg = (
+                    f"{first} and {name} differ in {what}.{key}{values}; specialists take each other's place only "
+                    "where settings and model agree: forecast with each alone"
+                )
+                raise CheckpointError(msg)

@@ -122,6 +122,7 @@ def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tenso
     if not settings.is_delta:
         model.load_state_dict(saved)
         return
+    # PEFT's adapters have the names of its files, all else upstream's.
     adapters, others = lora.split_adapters(saved)
     if settings.adds_adapter:
         lora.load(model, adapters)
@@ -150,6 +151,7 @@ def merge(
     Raises:
         CheckpointError: they do not fit, or no weights of upstream's can hold them.
     """
+    # A prefix, a prompt and light decoders are modules that upstream's model lacks.
     if not settings.can_merge:
         same = " ".join(f"--adapt.{name} {value}" for name, value in settings.described().items())
         msg = (
@@ -174,6 +176,7 @@ def _overlay(model: Aurora, others: Mapping[str, torch.Tensor]) -> None:
     Raises:
         CheckpointError: the model lacks one, or it has another shape.
     """
+    # Upstream pads what reads fewer states than the model, in place.
     others = dict(others)
     model.adapt_checkpoint_max_history_size(others)
     try:
@@ -255,6 +258,7 @@ def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> At
     if settings.decoder == "mlp":
         _train(model, [name for name in _own(model) if name.startswith(f"decoder.{mlp_decoder.NAME}.")])
         return Attached()
+    # Counted from the output: the last stages come just before the decoder.
     stages = len(model.backbone.decoder_layers)
     asked = settings.decoder_stages or 0
     if asked > stages:
@@ -267,6 +271,7 @@ def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> At
 
 
 def _own(model: Aurora) -> list[str]:
+    # Upstream's roll-out LoRA trains under a method of its own alone.
     return [name for name, _ in model.named_parameters() if ".loras." not in name]
 
 

@@ -201,6 +201,7 @@ class TrainingCheck:
     @torch.no_grad()
     def _note(self, index: int, parameter: torch.nn.Parameter) -> None:
         assert parameter.grad is not None, "the check has to be made before what takes gradients away"
+        # In place on the device: an answer on the host would have every step wait for the GPU.
         self._reached[index].logical_or_(parameter.grad.any())
 
     def _stop_observing(self) -> None:

@@ -18,7 +18,7 @@ import torch
 from aurora import Batch
 
 from kit import __version__
-from kit.adapt.specialists import Specialist, Specialists, refuse_different
+from kit.adapt.specialists import Specialist, Specialists, check_same_base
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.dataset import Pairs
 from kit.data.settings import BuildSettings, Period
@@ -98,7 +98,7 @@ def forecast(settings: ForecastSettings) -> ForecastResult:
     refuse_existing(settings.out)
     checkpoints = [open_checkpoint(folder) for folder in settings.checkpoint]
     if len(checkpoints) > 1:
-        refuse_different([(str(checkpoint.path), checkpoint.description) for checkpoint in checkpoints])
+        check_same_base([(str(checkpoint.path), checkpoint.description) for checkpoint in checkpoints])
         if settings.members == "mean" and checkpoints[0].spec.upstream.is_wave:
             msg = (
                 "members: the wave model predicts directions, which have no plain mean, and waves that are absent in "

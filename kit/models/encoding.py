@@ -49,17 +49,16 @@ def encoded(
         known.update(own.surface, own.physical(own.surface), own.atmospheric)
     written = {name: str(transform) for name, transform in parse_transforms(transforms).items()}
     for name, text in written.items():
+        # A later stage may repeat what the weights carry with them.
         if trained is not None and spec.transforms.get(name) == text:
             continue
         why = _why_no_transform(spec, name, known)
         if why is not None:
             msg = f"model.transforms.{name}: {text} cannot be had: {why}. Leave it out"
             raise SettingsError(msg)
-    chosen: dict[str, str] = {}
-    for name in drop_names(variables, known):
-        default = default_transform(name)
-        if default is not None:
-            chosen[name] = str(default)
+    # What the weights know keeps the encoding that they know; the settings go before the defaults.
+    defaults = {name: default_transform(name) for name in drop_names(variables, known)}
+    chosen = {name: str(transform) for name, transform in defaults.items() if transform is not None}
     spec = replace(spec, transforms={**chosen, **written, **spec.transforms})
     return _with_heads(spec, {name: str(head) for name, head in parse_heads(heads).items()}, fresh=fresh)
 
@@ -83,6 +82,7 @@ def _why_no_transform(spec: ModelSpec, name: str, known: Collection[str]) -> str
 
 def _own_encoding(spec: ModelSpec, name: str) -> str | None:
     """Why a variable of a variant that encodes its own is left to it."""
+    # Version 1.5 has logarithms of its own, the wave model densities and angles, the air-pollution model differences.
     variant = spec.upstream
     if not (variant.is_v1p5 or variant.is_wave or variant.is_air_pollution):
         return None
@@ -107,7 +107,8 @@ def _with_heads(spec: ModelSpec, heads: Mapping[str, str], *, fresh: bool) -> Mo
             msg = f"model.heads.{name}: {text} cannot be had: {why}. Leave it out"
             raise SettingsError(msg)
         added += parse_heads({name: text})[name].channels(name)
-    if taken := sorted(set(added) & {*spec.surface, *spec.atmospheric}):
+    taken = sorted(set(added) & {*spec.surface, *spec.atmospheric})
+    if taken:
         msg = f"model.heads: {', '.join(taken)} would be a channel of a head, and is a variable of the model"
         raise SettingsError(msg)
     # Random weights lack nothing: nothing is added to them.

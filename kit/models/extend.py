@@ -50,6 +50,7 @@ def capability(variant: Variant) -> Capability:
     heads of its own for each level. That model also predicts differences from states at fixed places of a history of
     two, ``_predict_difference_history_dim_lookup`` in ``aurora/model/aurora.py``, which in a longer one are others.
     """
+    # A model that takes the lead time as an argument has learned several; the others have learned one alone.
     hours: float | None = variant.timestep.total_seconds() / 3600
     if variant.default("variable_lead_time"):
         hours = None
@@ -93,6 +94,7 @@ def extended(base: ModelSpec, names: Collection[str], output_only: Collection[st
         SettingsError: the store lacks one, the model has it already, or the variant cannot take it.
     """
     added: dict[Kind, list[str]] = {"surface": [], "atmospheric": [], "static": []}
+    # A static variable may have the name of one aloft, as z has: a name is known only within its kind.
     kinds = {name: _kind(name, store) for name in names}
     known: dict[Kind, tuple[str, ...]] = {
         "surface": (*base.surface, *base.upstream.physical(base.surface)),

@@ -60,6 +60,7 @@ class TwoPart:
         Returns:
             Occurrence, 0 or 1, and NaN where the target is missing, so that it stays loud; where the amount counts.
         """
+        # NaN compares false: a missing value is left out of the amount's mask, and its occurrence is NaN.
         rains = physical_BHW >= RAIN_M
         occurrence = rains.to(encoded_BHW.dtype).where(physical_BHW.isfinite(), torch.nan)
         return {name: encoded_BHW, f"{name}_occurrence": occurrence}, {name: rains}
@@ -120,6 +121,7 @@ class Quantiles:
     def arranged(self, name: str, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The channels as they are scored: sorted from the lowest order to the highest."""
         keys = self.keys(name)
+        # Before the loss as well, so that each order is compared with what will be its prediction.
         ordered = torch.stack([heads[key] for key in keys]).sort(dim=0).values
         return dict(zip(keys, ordered.unbind(), strict=True))
 

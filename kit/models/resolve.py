@@ -61,6 +61,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
         rollout_lora=_rollout_lora(model, variant, weights),
     )
     spec = encoded(spec, model.transforms, model.heads, trained, fresh=weights is None)
+    # Weights expect the statistics that they were trained with; random ones have seen none.
     source = model.statistics
     if source is None and weights is None:
         source = "store"
@@ -70,6 +71,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
 def _own_model(variant: Variant, data: DataSettings, store: Store, *, random: bool) -> ModelSpec:
     """The model of a variant's own variables, or of the data's where random weights leave them free."""
     surface, atmospheric, static = variant.surface, variant.atmospheric, variant.static
+    # Weights read as many states as they were trained with, random ones as many as the data have.
     history = variant.default("max_history_size")
     if random:
         history = data.history
@@ -98,6 +100,7 @@ def _rollout_lora(model: ModelSettings, variant: Variant, weights: Weights | Non
     trained = None
     if weights is not None:
         trained = weights.spec
+    # Only upstream's own weights leave a choice.
     if weights is None or trained is not None or not variant.has_rollout_lora:
         if model.rollout_lora is not None:
             settled = "the weights has no roll-out LoRA"
@@ -110,6 +113,7 @@ def _rollout_lora(model: ModelSettings, variant: Variant, weights: Weights | Non
         if trained is None:
             return None
         return trained.rollout_lora
+    # Merging changes predictions from roll-out step 40 on alone, where upstream drops a LoRA that acts at every step.
     if variant.rollout_lora_from_second:
         if model.rollout_lora == "merge":
             msg = (
@@ -185,6 +189,7 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
     inputs, targets = variant.physical(drop_names(stored, spec.output_only)), variant.physical(stored)
     atmospheric, static = spec.atmospheric, spec.static
     whose = f"variant {spec.variant!r} with these weights has"
+    # A part of the variables is trained on only where somebody asks for it by name.
     if data.variables is not None:
         _check_known("data.variables", data.variables, (*targets, *atmospheric), whose)
         inputs, targets = keep_names(inputs, data.variables), keep_names(targets, data.variables)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from aurora import Aurora
+from aurora import Aurora, Batch
+from aurora.model.patchembed import LevelPatchEmbed
 
-from kit.models.additions import embed_apart, let_decoder_predict
+from kit.data.store.format import STATIC_PREFIX
 from kit.models.heads import parse_heads
 from kit.models.statistics import Statistics
-from kit.models.variants import Variant, keep_names, variant_named
+from kit.models.variants import Variant, drop_names, keep_names, variant_named
 
 __all__ = ["ModelSpec", "RolloutLora"]
 
@@ -95,6 +98,7 @@ class ModelSpec:
             "timestep": self.timestep,
             "autocast": autocast,
             "autocast_dtype": torch.bfloat16,
+            # A LoRA that was merged is part of the weights.
             "use_lora": self.rollout_lora == "kept",
         }
         if self.upstream.is_v1p5:
@@ -102,8 +106,13 @@ class ModelSpec:
             arguments["use_fp16_safe_attention"] = False
             arguments["output_only_surf_vars"] = self._output_only_upstream
         model = self.upstream.constructor(**arguments)
-        embed_apart(model, self.added)
-        let_decoder_predict(model, self.never_read)
+        # Static variables are embedded at the surface without their prefix, and on levels with it.
+        added = {*self.added, *(name.removeprefix(STATIC_PREFIX) for name in self.added)}
+        for module in model.encoder.modules():
+            if isinstance(module, LevelPatchEmbed) and not added.isdisjoint(module.weights.keys()):
+                module.forward = partial(_embed, module, added)
+        if self.never_read:
+            model.decoder.register_forward_pre_hook(partial(_add_names, self.never_read), with_kwargs=True)
         return model
 
     @property
@@ -173,3 +182,42 @@ class ModelSpec:
             heads=dict(raw.get("heads", {})),
             statistics=Statistics({key: (float(a), float(b)) for key, (a, b) in raw["statistics"].items()}),
         )
+
+
+# Variables beyond those of the weights, in any of upstream's classes, without a change to what was there before.
+#
+# Upstream's decoder predicts what the input batch holds; version 1.5 alone pads its batch with zeros for more. Here
+# a hook puts variables that are only predicted into the decoder's batch, and the encoder never sees them. Variables
+# that are read get a convolution of their own: as long as their weights are zero they add exactly nothing, where one
+# convolution over all variables would sum the old ones in another order.
+
+
+def _add_names(
+    names: tuple[str, ...], _decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The decoder's arguments, with names in the batch; it looks at no values."""
+    latent, batch, *others = args
+    assert isinstance(batch, Batch)
+    like = next(iter(batch.surf_vars.values()))
+    # One zero in the shape of a field takes no memory.
+    empty = torch.zeros((), dtype=like.dtype).expand(like.shape)
+    surface = batch.surf_vars | dict.fromkeys(names, empty)
+    return (latent, dataclasses.replace(batch, surf_vars=surface), *others), kwargs
+
+
+def _embed(module: LevelPatchEmbed, apart: set[str], x: torch.Tensor, var_names: tuple[str, ...]) -> torch.Tensor:
+    """Embed patches, [B, V, T, H, W] to [B, L, D], as upstream does, in two sums."""
+    states = x.shape[2]
+    stride = (states, *module.kernel_size[1:])
+    parts: list[torch.Tensor] = []
+    for names, bias in ((drop_names(var_names, apart), module.bias), (keep_names(var_names, apart), None)):
+        if names:
+            indices = list(map(var_names.index, names))
+            weight = torch.cat([module.weights[name][:, :, :states] for name in names], dim=1)
+            parts.append(torch.nn.functional.conv3d(x[:, indices], weight, bias, stride=stride)[:, :, 0])
+    embedded = sum(parts[1:], start=parts[0])
+    # [B, D, H / P, W / P] to [B, L, D].
+    if module.flatten:
+        embedded = embedded.flatten(2).transpose(1, 2)
+    tokens: torch.Tensor = module.norm(embedded)
+    return tokens

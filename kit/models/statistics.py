@@ -39,6 +39,7 @@ class Statistics:
     values: Mapping[str, tuple[float, float]]
 
     def __post_init__(self) -> None:
+        # A constant field has a scale of zero, one without finite values no scale at all.
         for key, (location, scale) in self.values.items():
             if not (scale > 0 and abs(location) < float("inf") and scale < float("inf")):
                 msg = (

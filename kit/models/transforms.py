@@ -236,15 +236,11 @@ def fit(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
         values = transform.forward(state.astype(np.float64)).reshape(levels, *state.shape[-2:])
         for accumulator, field in zip(accumulators, values, strict=True):
             accumulator.add(field)
-    moments: list[tuple[float, float, float]] = []
-    for accumulator in accumulators:
-        found = accumulator.result()
-        if not np.isfinite(found.std):
-            msg = (
-                f"{store.path}: {name} has no finite value among its training states; leave it out, or mend the source"
-            )
-            raise StoreError(msg)
-        moments.append((found.mean, found.std, found.skewness))
+    found = [accumulator.result() for accumulator in accumulators]
+    if not np.isfinite([one.std for one in found]).all():
+        msg = f"{store.path}: {name} has no finite value among its training states; leave it out, or mend the source"
+        raise StoreError(msg)
+    moments = [(one.mean, one.std, one.skewness) for one in found]
     cached.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all, even if two runs begin together.
     atomic.write_atomically(cached, json.dumps(moments))

@@ -62,6 +62,7 @@ class Variant:
         """Value of a constructor argument: the kit's, else that of the nearest class that names it."""
         if argument in self.arguments:
             return self.arguments[argument]
+        # Upstream's classes name the arguments that they change, and pass all others on to the class above.
         for cls in self.constructor.__mro__:
             parameter = inspect.signature(cls).parameters.get(argument)
             if parameter is not None:
@@ -71,6 +72,7 @@ class Variant:
     @property
     def is_official(self) -> bool:
         """Whether upstream publishes the weights."""
+        # Each class names its checkpoint on the hub; those of the kit's own have other names.
         return self.weights == Path(self.constructor.default_checkpoint_name).stem
 
     @property
@@ -141,6 +143,7 @@ class Variant:
         """Inverse of ``physical_name``."""
         if not self.is_v1p5:
             return physical
+        # A store's name stands for the one channel that encodes it.
         own = self.surface
         for form in (physical, f"{physical}{_HOURLY}", f"{_SCALED}{physical}", f"{_SCALED}{physical}{_HOURLY}"):
             if form in own:
@@ -148,6 +151,7 @@ class Variant:
         return physical
 
 
+# At least two blocks in a stage, so that windows are shifted in one of them (``aurora/model/swin3d.py``).
 _TINY: dict[str, Any] = {
     "encoder_depths": (2, 2),
     "encoder_num_heads": (4, 8),

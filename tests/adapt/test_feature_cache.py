@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kit.adapt import feature_cache as features
-from kit.adapt.feature_cache import FeatureCache, Shape, digest_of, key_of, refuse_beyond
+from kit.adapt.feature_cache import FeatureCache, Shape, check_size, digest_of, key_of
 from kit.io.errors import SettingsError
 from tests.processes import Python
 
@@ -179,18 +179,18 @@ def test_says_its_size(tmp_path: Path) -> None:
 def test_refuses_beyond_the_budget(tmp_path: Path) -> None:
     held = cache(tmp_path)
     # 48 values of 2 bytes each.
-    refuse_beyond(held, [TIME, LATER], 192)
+    check_size(held, [TIME, LATER], 192)
     with pytest.raises(SettingsError, match="adapt.cache_budget.*data.train.*data.region.*adapt.decoder linear"):
-        refuse_beyond(held, [TIME, LATER], 191)
+        check_size(held, [TIME, LATER], 191)
 
 
 def test_refuses_what_the_disk_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = cache(tmp_path)
     monkeypatch.setattr(features, "_RESERVE", 2**80)
     with pytest.raises(SettingsError, match="the disk has room for 0"):
-        refuse_beyond(held, [TIME], None)
+        check_size(held, [TIME], None)
     held.put(TIME, latents())
-    refuse_beyond(held, [TIME], None)  # it is there already
+    check_size(held, [TIME], None)  # it is there already
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_the_longest_unused_make_room_but_none_that_is_open(tmp_path: Path) -> N
 
 def test_a_budget_removes_what_is_beyond_it(tmp_path: Path) -> None:
     other = filled(tmp_path, "old", 300).folder
-    refuse_beyond(cache(tmp_path), [TIME], budget=SHAPE.bytes)
+    check_size(cache(tmp_path), [TIME], budget=SHAPE.bytes)
     assert not other.exists()
 
 

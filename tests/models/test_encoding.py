@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 from kit.data.settings import DataSettings, Period
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.io.errors import SettingsError, StoreError
 from kit.models.encoding import encoded
 from kit.models.resolve import resolve_spec, select

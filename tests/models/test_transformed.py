@@ -11,7 +11,8 @@ import xarray as xr
 
 from kit.data.settings import Period
 from kit.data.statistics import Weighting
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.models.transforms import Fit, fit, parse_transform, transformed_statistics
 from tests.factories import synthetic_dataset
 

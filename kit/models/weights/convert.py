@@ -53,13 +53,8 @@ def split_rollout_lora(
     Returns:
         Those of the LoRA, and the others.
     """
-    loras: dict[str, torch.Tensor] = {}
-    others: dict[str, torch.Tensor] = {}
-    for name, value in state.items():
-        if ".loras." in name:
-            loras[name] = value
-        else:
-            others[name] = value
+    loras = {name: value for name, value in state.items() if ".loras." in name}
+    others = {name: value for name, value in state.items() if name not in loras}
     return loras, others
 
 

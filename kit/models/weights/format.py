@@ -28,7 +28,7 @@ import torch
 from kit.io.errors import CheckpointError
 from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics, level_key
-from kit.models.variants import Variant, keep_names
+from kit.models.variants import Variant, drop_names, keep_names
 
 __all__ = ["Pickled", "read_pickled", "upstream_names", "vibe_kit_spec"]
 
@@ -173,16 +173,11 @@ def upstream_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, t
         msg = f"{file}: holds several models, under {listed}; save the one that is meant by itself"
         raise CheckpointError(msg)
     prefix = "".join(prefixes)
-    own: dict[str, torch.Tensor] = {}
-    others: list[str] = []
-    for name, tensor in bare.items():
-        if name.startswith(prefix):
-            own[name.removeprefix(prefix)] = tensor
-        else:
-            others.append(name)
+    own = {name: tensor for name, tensor in bare.items() if name.startswith(prefix)}
+    others = list(drop_names(bare, own))
     if others:
         _logger.info("%s: %d tensors beside %r are no part of the model (%s)", file, len(others), prefix, others[0])
-    return own
+    return {name.removeprefix(prefix): tensor for name, tensor in own.items()}
 
 
 # The model that vibe-kit's Lightning module says that it trained.
@@ -224,11 +219,8 @@ def vibe_kit_spec(arguments: Mapping[str, Any], variant: Variant, file: Path) ->
         )
         raise CheckpointError(msg)
     levels = [level_key(name, level) for name, level in product(variant.atmospheric, _LEVELS)]
-    values: dict[str, tuple[float, float]] = {}
-    for key in (*names, *variant.static, *levels):
-        published = Statistics.published(key)
-        if published is not None:
-            values[key] = published
+    keys = (*names, *variant.static, *levels)
+    values = {key: published for key in keys if (published := Statistics.published(key)) is not None}
     # The module's own statistics stand in the place of upstream's, for surface variables alone.
     for name in keep_names(names, given):
         mean, deviation = given[name]

@@ -129,23 +129,23 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
 
 
 def _read(path: Path, name: str, variant: Variant) -> Weights:
-    folder = path.parent if path.name in (ADAPTER, TRAINED) else path
-    if any((folder / file).is_file() for file in (ADAPTER, TRAINED)):
+    folder, file = path, path
+    if path.name in (ADAPTER, TRAINED):
+        folder = path.parent
+    if tensor_files(folder) != [TENSORS]:
         return _read_delta(folder, name, variant)
-    file = path / TENSORS if path.is_dir() else path
+    if path.is_dir():
+        file = path / TENSORS
     if not file.is_file():
         msg = f"{path}: expected a checkpoint folder with {TENSORS}, {ADAPTER} or {TRAINED}, but there is none of them"
         raise CheckpointError(msg)
+    # Every use hashes: a note of size and time would let a changed byte through under an old date.
     stamp = _stamp(file)
     base = identified(name, [file])
     description = foreign_spec = None
     if file.suffix == ".safetensors":
-        try:
-            with safe_open(str(file), framework="pt") as opened:
-                metadata = opened.metadata() or {}
-            state = load_file(str(file))
-        except SafetensorError as error:
-            raise CheckpointError(_unreadable(file, error)) from error
+        state, metadata = _read_safetensors(file)
+        # The kit's own files describe themselves, and have upstream's names.
         if "kit" in metadata:
             description = parse_json(metadata["kit"])
         else:
@@ -180,6 +180,7 @@ def _check_unchanged(weights: Weights) -> None:
     """
     if weights.stamp is None or weights.path is None or not weights.path.exists():
         return
+    # The first of them is the inode: another file of the same name has another.
     now = _stamp(weights.path)
     if now[0] == weights.stamp[0] and now != weights.stamp:
         raise CheckpointError(_changed(weights.path))
@@ -226,6 +227,7 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
     """
     name, wanted = str(recorded["name"]), recorded["sha256"]
     problems: list[str] = []
+    # The likeliest first: what is not there, or is another file, is noted for the message.
     for path in places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
         try:
             found = _read(path, name, variant)
@@ -252,10 +254,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in tensor_files(folder):
-        try:
-            tensors |= load_file(str(folder / name))
-        except SafetensorError as error:
-            raise CheckpointError(_unreadable(folder / name, error)) from error
+        tensors |= _read_safetensors(folder / name)[0]
     pattern = None
     if (folder / ADAPTER_CONFIG).is_file():
         # What is left of pruned adapters; there is none, or an empty one, where nothing was pruned.
@@ -263,8 +262,14 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return expanded(tensors, pattern or {}, ADAPTER_PREFIX)
 
 
-def _unreadable(file: Path, error: SafetensorError) -> str:
-    return f"{file}: not a readable safetensors file ({error}); fetch or write it again"
+def _read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata."""
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            return load_file(str(file)), opened.metadata() or {}
+    except SafetensorError as error:
+        msg = f"{file}: not a readable safetensors file ({error}); fetch or write it again"
+        raise CheckpointError(msg) from error
 
 
 def install(
@@ -299,9 +304,11 @@ def install(
         if rollout_lora_mode == "merge":
             merged = loras
     if rollout_lora_mode != "keep" or fresh:
+        # The model's own first values, whose B is zero.
         own_loras, _ = split_rollout_lora(model.state_dict())
         state = own_loras | state
     stabilised = spec.arguments.get("stabilise_level_agg", False)
+    # What was added is allowed to be missing, and nothing else.
     lacking = added_names(model, spec.added, stabilised=stabilised) - state.keys()
     expected = model.state_dict().keys() - lacking
     missing, surplus = sorted(expected - state.keys()), sorted(state.keys() - expected)

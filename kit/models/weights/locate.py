@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import filterfalse
+from itertools import chain, filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ __all__ = [
     "OFFICIAL",
     "RANDOM",
     "WEIGHTS_VARIABLE",
-    "candidates",
     "identified",
     "is_official",
     "locate",
@@ -109,6 +108,8 @@ def _find_registered(name: str, variant: Variant) -> Path:
     if entry.kind != "weights":
         msg = f"model.weights: the registry's {name} are {entry.kind}, not weights; see kit data list"
         raise CheckpointError(msg)
+    # Before anything is fetched: weights of another variant may have the same layers and would load, and their step,
+    # their LoRA and the years that they have seen would be taken for this one's.
     owner = next((row.name for row in VARIANTS.values() if row.weights == name), variant.name)
     if owner != variant.name:
         msg = (
@@ -144,13 +145,19 @@ def _at_hand(entry: Entry) -> bool:
 def places(
     recorded: Mapping[str, Any], folder: Path, problems: list[str], *, fixed: Collection[str] = ()
 ) -> Iterator[Path]:
-    """Every place where recorded weights may be, the likeliest first and downloads last.
+    """Every place where recorded weights may be, the likeliest first and downloads last; the caller compares hashes.
 
     Args:
-        recorded: as ``candidates`` takes it, and perhaps ``repository`` and ``revision``.
+        recorded: ``name``, ``file``, ``sha256`` and perhaps ``relative``, ``size``, ``repository`` and ``revision``, as
+            ``kit.json`` has them.
         folder: of the checkpoint that recorded them.
-        problems: is told what kept a registry entry from being had.
-        fixed: as ``candidates`` takes it.
+        problems: gets what kept a registry entry from being fetched.
+        fixed: names of files that mean something only under their names, beside others.
+
+    Yields:
+        Paths that exist: what the registry keeps; of the name, where that is one; of the same place beside the
+        checkpoint; files of that hash in the folders of ``KIT_WEIGHTS`` and in the cache, or their folder where the
+        weights are several files; what the registry can download.
     """
     origin = {key: recorded[key] for key in ("repository", "revision") if key in recorded}
     entries: list[Entry] = []
@@ -160,8 +167,14 @@ def places(
         if entry.name == recorded["name"] or same_hash or same_file:
             entries.append(entry)
     yield from _fetched(filter(_at_hand, entries), problems)
+    named: list[Path] = []
+    # A registry entry is fetched by its name, and is not looked for on the disk.
+    if recorded["name"] not in registry.entries():
+        named.append(Path(str(recorded["name"])))
+    if "relative" in recorded:
+        named.append(folder / str(recorded["relative"]))
     yielded: set[Path] = set()
-    for path in candidates(recorded, folder, fixed=fixed):
+    for path in chain(filter(Path.exists, named), _of_hash(recorded, fixed)):
         if path.resolve() not in yielded:
             yielded.add(path.resolve())
             yield path
@@ -195,34 +208,15 @@ def with_relative(base: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     path = Path(str(base["name"]))
     if not path.exists():
         return dict(base)
+    # From the folder's place, so that both may be moved together.
     return {**base, "relative": os.path.relpath(path.absolute(), folder.absolute())}
-
-
-def candidates(recorded: Mapping[str, Any], folder: Path, *, fixed: Collection[str] = ()) -> Iterator[Path]:
-    """Places where weights may be, the likeliest first; the caller compares their SHA-256.
-
-    Args:
-        recorded: ``name``, ``file``, ``sha256`` and perhaps ``relative`` and ``size``, as ``kit.json`` has them.
-        folder: of the checkpoint that recorded them.
-        fixed: names of files that mean something only under their names, beside others.
-
-    Yields:
-        Paths that exist: of the name, where that is one; of the same place beside the checkpoint; then files of that
-        hash in the folders of ``KIT_WEIGHTS`` and in the cache, or their folder where the weights are several files.
-    """
-    named: list[Path] = []
-    # A registry entry is fetched by its name, and is not looked for on the disk.
-    if recorded["name"] not in registry.entries():
-        named.append(Path(str(recorded["name"])))
-    if "relative" in recorded:
-        named.append(folder / str(recorded["relative"]))
-    yield from (path for path in named if path.exists())
-    yield from _of_hash(recorded, fixed)
 
 
 def _of_hash(recorded: Mapping[str, Any], fixed: Collection[str]) -> Iterator[Path]:
     """Files of the recorded hash; only those of the recorded size, or else the recorded name, are hashed."""
     names = str(recorded["file"]).split(_TOGETHER)
+    # Weights of several files, and files that mean something only under their names, are looked for by name; any other
+    # may have been renamed, and is known by its size.
     renamed = len(names) == 1 and names[0] not in fixed and "size" in recorded
     for searched in (*weights_folders(), registry.cache_dir() / "files"):
         for file in _files(searched):
@@ -274,6 +268,7 @@ def identified(name: str, files: Sequence[Path]) -> dict[str, Any]:
     """
     size, digest = sum(file.stat().st_size for file in files), _digest(files)
     facts = {"name": name, "file": _TOGETHER.join(file.name for file in files), "size": size, "sha256": digest}
+    # Official weights may have no hash in the registry: the hub's revision says which they are.
     for entry in registry.entries().values():
         if entry.scheme == HUB and (entry.name == name or entry.sha256 == digest):
             return {**facts, "file": entry.file, **_origin(entry)}

@@ -60,14 +60,14 @@ def test_merging_adds_the_product_of_the_factors() -> None:
     loras, others = split_rollout_lora(state)
     assert others.keys() == {"block.attn.qkv.weight"}
     model.load_state_dict(others)
-    merge_rollout_lora(model, loras)  # type: ignore[arg-type]
+    merge_rollout_lora(model, loras)
     assert model.get_parameter("block.attn.qkv.weight").tolist() == [[3, 4], [6, 8]]
 
 
 def test_one_lora_for_each_step_cannot_be_merged() -> None:
     state = {f"a.lora_qkv.loras.{k}.lora_{m}": torch.zeros(1, 1) for k in (0, 1) for m in "AB"}
     with pytest.raises(CheckpointError, match="one LoRA for each roll-out step"):
-        merge_rollout_lora(torch.nn.ModuleDict({"a": torch.nn.ModuleDict({"qkv": torch.nn.Linear(1, 1)})}), state)  # type: ignore[arg-type]
+        merge_rollout_lora(torch.nn.ModuleDict({"a": torch.nn.ModuleDict({"qkv": torch.nn.Linear(1, 1)})}), state)
 
 
 def test_safetensors_under_upstreams_names_are_read(tmp_path: Path) -> None:
