@@ -1,4 +1,4 @@
-"""Put the pieces of a variable together: files by month, by level, or both."""
+"""Pieces of a variable put together: files by month, by level, or both."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from kit.io.errors import StoreError
 __all__ = ["merge"]
 
 Piece = tuple[str, xr.DataArray]
+"""Name of the file, and what it holds of a variable."""
 
 
 def merge(found: dict[str, list[Piece]], note: Note) -> dict[str, xr.DataArray]:
-    """One field per name, on one grid.
+    """Join pieces to one field per name, on one grid.
 
     Args:
-        found: pieces with the name of the file each is from, by the store's name.
-        note: is told what was done.
+        found: Pieces with the name of the file each is from, by the store's name.
+        note: Takes what was done.
 
     Raises:
-        StoreError: pieces lie on different grids, contradict each other, or do not join up; prints both
+        StoreError: Pieces lie on different grids, contradict each other, or do not join up; prints both
             sides.
     """
-    reference = next((pieces[0] for pieces in found.values()), None)
-    fields = {}
+    fields: dict[str, xr.DataArray] = {}
+    if not found:
+        return fields
+    reference = next(iter(found.values()))[0]
     for name, pieces in found.items():
-        assert reference is not None
         aligned = [(where, _on_grid(where, array, *reference)) for where, array in pieces]
-        fields[name] = _static(name, aligned) if name.startswith(STATIC_PREFIX) else _dynamic(name, aligned, note)
+        if name.startswith(STATIC_PREFIX):
+            fields[name] = _static(name, aligned)
+        else:
+            fields[name] = _dynamic(name, aligned, note)
     return fields
 
 
@@ -46,6 +51,7 @@ def _on_grid(where: str, array: xr.DataArray, first: str, reference: xr.DataArra
                 f"{_extent(name, theirs)}; regrid or crop one of them"
             )
             raise StoreError(msg)
+    # The last digits may differ, and pieces are joined only where their coordinates are equal.
     return array.assign_coords(latitude=reference["latitude"], longitude=reference["longitude"])
 
 
@@ -56,14 +62,17 @@ def _extent(name: str, values: npt.NDArray[np.float64]) -> str:
 
 
 def _static(name: str, pieces: Sequence[Piece]) -> xr.DataArray:
-    where, first = pieces[0]
-    constant = first.isel(time=0, drop=True) if "time" in first.dims else first
+    where, constant = pieces[0]
+    if "time" in constant.dims:
+        constant = constant.isel(time=0, drop=True)
     values = constant.values
+    # Every state of every file must say the same: a variable that is wrongly taken for static shows here.
     for other, array in pieces:
         for index in range(array.sizes.get("time", 1)):
-            state = array.isel(time=index, drop=True) if "time" in array.dims else array
+            state, when = array, ""
+            if "time" in array.dims:
+                state, when = array.isel(time=index, drop=True), f" at {array['time'].values[index]}"
             if not np.array_equal(state.values, values, equal_nan=True):
-                when = f" at {array['time'].values[index]}" if "time" in array.dims else ""
                 msg = (
                     f"{name.removeprefix(STATIC_PREFIX)} has no pressure levels and so is taken to be static, but "
                     f"{other}{when} differs from {where}; a field on a level needs its level as a coordinate"
@@ -73,58 +82,55 @@ def _static(name: str, pieces: Sequence[Piece]) -> xr.DataArray:
 
 
 def _dynamic(name: str, pieces: Sequence[Piece], note: Note) -> xr.DataArray:
+    by_levels: dict[tuple[float, ...], list[Piece]] = {}
     for where, array in pieces:
         if "time" not in array.dims:
             msg = f"{where}: {name} has no time, dimensions {array.dims}; add a time coordinate"
             raise StoreError(msg)
-    groups: dict[tuple[float, ...], list[Piece]] = {}
-    for where, array in pieces:
-        levels = tuple(array["level"].values.tolist()) if "level" in array.dims else ()
-        groups.setdefault(levels, []).append((where, array))
-    joined = [_in_time(name, group, note) for group in groups.values()]
-    return joined[0][1] if len(joined) == 1 else _in_level(name, joined)
+        levels: tuple[float, ...] = ()
+        if "level" in array.dims:
+            levels = tuple(array["level"].values.tolist())
+        by_levels.setdefault(levels, []).append((where, array))
+    joined = [_join_times(name, group, note) for group in by_levels.values()]
+    if len(joined) == 1:
+        return joined[0][1]
+    return _join_levels(name, joined)
 
 
-def _in_time(name: str, pieces: Sequence[Piece], note: Note) -> Piece:
-    ordered = sorted(((where, array.sortby("time")) for where, array in pieces), key=lambda p: p[1]["time"].values[0])
-    parts: list[Piece] = []
+def _join_times(name: str, pieces: Sequence[Piece], note: Note) -> Piece:
+    ordered = [(where, array.sortby("time")) for where, array in pieces]
+    ordered.sort(key=lambda piece: piece[1]["time"].values[0])
+    joined: list[Piece] = []
     for where, array in ordered:
-        _distinct(name, where, array)
+        times, counts = np.unique(array["time"].values, return_counts=True)
+        if (counts > 1).any():
+            msg = f"{where}: {name} holds {times[counts > 1][0]} more than once; keep one of these states"
+            raise StoreError(msg)
         new = array
-        for other, earlier in parts:
+        for other, earlier in joined:
             shared = np.intersect1d(new["time"].values, earlier["time"].values)
+            for time in shared:
+                if not np.array_equal(new.sel(time=time).values, earlier.sel(time=time).values, equal_nan=True):
+                    msg = f"{where} and {other} both hold {name} at {time}, with different values; remove one of them"
+                    raise StoreError(msg)
             if shared.size:
-                _equal(name, (where, new), (other, earlier), shared)
                 note(f"{name}: states that two files hold alike were taken once")
                 new = new.isel(time=~np.isin(new["time"].values, shared))
         if new.sizes["time"]:
-            parts.append((where, new))
-    if len(parts) == 1:
-        return parts[0]
-    return parts[0][0], _concatenated([array for _, array in parts], "time").sortby("time")
+            joined.append((where, new))
+    if len(joined) == 1:
+        return joined[0]
+    return joined[0][0], _concatenated([array for _, array in joined], "time").sortby("time")
 
 
-def _distinct(name: str, where: str, array: xr.DataArray) -> None:
-    times, counts = np.unique(array["time"].values, return_counts=True)
-    if (counts > 1).any():
-        msg = f"{where}: {name} holds {times[counts > 1][0]} more than once; keep one of these states"
-        raise StoreError(msg)
-
-
-def _equal(name: str, mine: Piece, theirs: Piece, shared: npt.NDArray[np.datetime64]) -> None:
-    for time in shared:
-        one, other = (array.sel(time=time).values for _, array in (mine, theirs))
-        if not np.array_equal(one, other, equal_nan=True):
-            msg = f"{mine[0]} and {theirs[0]} both hold {name} at {time}, with different values; remove one of them"
-            raise StoreError(msg)
-
-
-def _in_level(name: str, groups: Sequence[Piece]) -> xr.DataArray:
+def _join_levels(name: str, groups: Sequence[Piece]) -> xr.DataArray:
     first_where, first = groups[0]
-    seen: set[float] = set()
+    taken: set[float] = set()
     for where, array in groups:
-        levels = set(array["level"].values.tolist()) if "level" in array.dims else set()
-        if levels & seen or not levels:
+        levels: set[float] = set()
+        if "level" in array.dims:
+            levels = set(array["level"].values.tolist())
+        if levels & taken or not levels:
             sides = "; ".join(f"{w}: {listed(a['level'].values.tolist())}" for w, a in groups if "level" in a.dims)
             msg = f"{name} comes on overlapping sets of levels (hPa): {sides}; give files with equal or disjoint levels"
             raise StoreError(msg)
@@ -134,7 +140,7 @@ def _in_level(name: str, groups: Sequence[Piece]) -> xr.DataArray:
                 "give all levels for the same times"
             )
             raise StoreError(msg)
-        seen |= levels
+        taken |= levels
     return _concatenated([array for _, array in groups], "level").sortby("level")
 
 

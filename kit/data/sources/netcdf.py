@@ -36,6 +36,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowEr
 _BOMB_BYTES, _BOMB_RATIO = 2**27, 200
 """A zip of more than that, packed so much smaller, holds nothing but the wish to fill a disk."""
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
+TIMES = ("time", "valid_time")
 
 
 @contextmanager
@@ -43,13 +44,18 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
     """Open NetCDF data.
 
     Args:
-        paths: files, zips, and folders of them.
-        request: what is taken.
+        paths: Files, zips, and folders of them.
+        request: What is taken.
 
     Raises:
-        StoreError: no files, a damaged file, or files that cannot be brought into one form.
+        StoreError: No files, a damaged file, or files that cannot be brought into one form.
     """
-    files = data_files(paths, "NetCDF", f"{', '.join(SUFFIXES)} or .zip", _is_candidate)
+    files = data_files(
+        paths,
+        "NetCDF",
+        f"{', '.join(SUFFIXES)} or .zip",
+        lambda path: path.suffix.lower() in (*SUFFIXES, ".zip"),
+    )
     pieces = Pieces(request)
     licences = []
     with ExitStack() as stack:
@@ -59,7 +65,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             if zipfile.is_zipfile(file):
                 if scratch is None:
                     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-netcdf-")))
-                members = _unpacked(file, scratch / str(number))
+                members = _unpack(file, scratch / str(number))
             for name, member in members:
                 dataset = stack.enter_context(_opened(member, name))
                 licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
@@ -70,34 +76,40 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         fields = merge(pieces.found, pieces.note)
         licence = "; ".join(dict.fromkeys(filter(None, licences)))
         yield SourceData(
-            fields,
-            tuple(sorted(pieces.names)),
-            file_facts(files),
-            tuple(pieces.notes),
-            licence,
+            fields=fields,
+            names=tuple(sorted(pieces.names)),
+            files=file_facts(files),
+            notes=tuple(pieces.notes),
+            licence=licence,
             projection=pieces.projection,
         )
 
 
-def _is_candidate(path: Path) -> bool:
-    return path.suffix.lower() in (*SUFFIXES, ".zip")
-
-
-def _unpacked(archive: Path, folder: Path) -> list[tuple[str, Path]]:
-    """Write the NetCDF members of a zip to a folder, under names of our own."""
+def _unpack(archive: Path, folder: Path) -> list[tuple[str, Path]]:
+    """Write the NetCDF members of a zip to a folder, under names of our own; return theirs, and where they lie."""
+    unpacked = []
     try:
         with zipfile.ZipFile(archive) as content:
-            members = [m for m in content.infolist() if _is_netcdf(archive, m)]
-            _fits(archive, members, folder.parent)
+            members = [member for member in content.infolist() if _is_netcdf(archive, member)]
+            _check_size(archive, members, folder.parent)
             folder.mkdir()
-            return [_extracted(content, member, folder / f"{number}.nc") for number, member in enumerate(members)]
+            for number, member in enumerate(members):
+                target = folder / f"{number}.nc"
+                with content.open(member) as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+                if target.stat().st_size != member.file_size:
+                    msg = f"{member.filename} unpacks to {target.stat().st_size} bytes, not to {member.file_size}"
+                    raise EOFError(msg)
+                unpacked.append((f"{archive.name}:{member.filename}", target))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         msg = f"{archive}: the zip cannot be unpacked ({error}); fetch it again"
         raise StoreError(msg) from error
+    return unpacked
 
 
 def _is_netcdf(archive: Path, member: zipfile.ZipInfo) -> bool:
     name = member.filename
+    # A name may be of either system, whichever this one is.
     parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
     if ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
         msg = f"{archive}: refused: the member {name!r} points outside the archive; nothing was unpacked"
@@ -105,8 +117,9 @@ def _is_netcdf(archive: Path, member: zipfile.ZipInfo) -> bool:
     return not member.is_dir() and name.lower().endswith(SUFFIXES)
 
 
-def _fits(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path) -> None:
-    size, packed = (sum(getattr(member, key) for member in members) for key in ("file_size", "compress_size"))
+def _check_size(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path) -> None:
+    size = sum(member.file_size for member in members)
+    packed = sum(member.compress_size for member in members)
     if size > _BOMB_BYTES and size > _BOMB_RATIO * packed:
         msg = f"{archive}: refused: {packed} bytes claim to unpack to {size}, which no field does; fetch it again"
         raise StoreError(msg)
@@ -114,15 +127,6 @@ def _fits(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path) -> N
     if size > free:
         msg = f"{archive}: unpacks to {size} bytes, {free} are free in {scratch}; set TMPDIR to a larger disk"
         raise StoreError(msg)
-
-
-def _extracted(content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> tuple[str, Path]:
-    with content.open(member) as source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink)
-    if target.stat().st_size != member.file_size:
-        msg = f"{member.filename} unpacks to {target.stat().st_size} bytes, not to {member.file_size}"
-        raise EOFError(msg)
-    return f"{Path(str(content.filename)).name}:{member.filename}", target
 
 
 @contextmanager
@@ -161,18 +165,20 @@ class _Values:
 
 def _in_states(dataset: xr.Dataset, where: str) -> xr.Dataset:
     """Read one state at a time, or some small ones, whatever the file's own chunks are."""
-    times = [dim for dim in dataset.dims if str(dim) in ("time", "valid_time")]
+    sizes = [size for dim, size in dataset.sizes.items() if str(dim) not in TIMES]
     # The grid's rows and columns, by whatever names; levels are fewer.
-    rows, columns = sorted([1, 1, *(size for dim, size in dataset.sizes.items() if dim not in times)])[-2:]
-    length = states_together(rows * columns)
+    rows, columns = sorted([1, 1, *sizes])[-2:]
+    length = dict.fromkeys(TIMES, states_together(rows * columns))
     lazy = {}
     for key, array in dataset.data_vars.items():
-        chunks = tuple(length if dim in times else -1 for dim in array.dims)
-        values = _Values(array.variable, f"{where}: {key}")
-        meta = np.empty((0,) * array.ndim, array.dtype)
-        name = f"netcdf-{uuid.uuid4().hex}"
         data = da.from_array(  # type: ignore[no-untyped-call]
-            values, chunks=chunks, name=name, asarray=False, fancy=False, meta=meta
+            _Values(array.variable, f"{where}: {key}"),
+            chunks=tuple(length.get(str(dim), -1) for dim in array.dims),
+            # A name of its own, so that dask need not hash what it is given.
+            name=f"netcdf-{uuid.uuid4().hex}",
+            asarray=False,
+            fancy=False,
+            meta=np.empty((0,) * array.ndim, array.dtype),
         )
         lazy[key] = array.copy(data=data)
     return dataset.assign(lazy)
@@ -183,37 +189,36 @@ def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:
     if "expver" not in dataset.variables:
         return dataset
     if "expver" in dataset.dims:
-        versions = sorted(range(dataset.sizes["expver"]), key=lambda i: _version(dataset["expver"].values[i]))
-        combined = dataset.isel(expver=versions[0], drop=True)
-        for index in versions[1:]:
+        order = np.argsort([_version(value) for value in dataset["expver"].values], kind="stable")
+        combined = dataset.isel(expver=order[0], drop=True)
+        for index in order[1:]:
             combined = combined.fillna(dataset.isel(expver=index, drop=True))
             note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
         return combined
     expver = dataset["expver"]
     if expver.ndim == 1:
-        dataset = _latest(dataset, expver, note)
+        (along,) = expver.dims
+        versions = np.array([_version(value) for value in expver.values])
+        preliminary = int((versions == 5).sum())
+        if preliminary:
+            note(f"{preliminary} of {versions.size} states in a file are preliminary (ERA5T)")
+        if along in dataset.coords:
+            # The first of equal moments after sorting by version is the final one.
+            order = np.argsort(versions, kind="stable")
+            moments, first = np.unique(dataset[along].values[order], return_index=True)
+            if moments.size < versions.size:
+                dataset = dataset.isel({along: np.sort(order[first])})
     return dataset.drop_vars("expver")
 
 
-def _latest(dataset: xr.Dataset, expver: xr.DataArray, note: Note) -> xr.Dataset:
-    (along,) = expver.dims
-    versions = np.array([_version(value) for value in expver.values])
-    preliminary = int((versions == 5).sum())
-    if preliminary:
-        note(f"{preliminary} of {versions.size} states in a file are preliminary (ERA5T)")
-    if along not in dataset.coords:
-        return dataset
-    moments = dataset[along].values
-    # The first of equal moments after sorting by version is the final one.
-    order = np.argsort(versions, kind="stable")
-    _, first = np.unique(moments[order], return_index=True)
-    kept = order[first]
-    return dataset if kept.size == moments.size else dataset.isel({along: np.sort(kept)})
-
-
 def _version(value: object) -> int:
-    text = value.decode() if isinstance(value, bytes) else str(value)
-    return int(float(text)) if text.strip().replace(".", "").isdigit() else 9999
+    """An experiment's version as a number; what is none comes last."""
+    text = str(value)
+    if isinstance(value, bytes):
+        text = value.decode()
+    if text.strip().replace(".", "").isdigit():
+        return int(float(text))
+    return 9999
 
 
 # Whether a NetCDF file of the classic formats is whole.
@@ -222,15 +227,17 @@ def _version(value: object) -> int:
 # header says where every variable lies, so the length that the file must have can be worked out.
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
-_STREAMING = 0xFFFFFFFF
+"""Bytes of a value, by the number of its type in the specification."""
+_STREAMING = (0xFFFFFFFF, 2**64 - 1)
+"""Numbers of records of a file that was still being written."""
 _HEADER_LIMIT = 16 * 2**20
 
 
 def check_length(path: Path) -> None:
-    """Do nothing for files of another format.
+    """Check that a classic NetCDF file is as long as its header says; do nothing for files of another format.
 
     Raises:
-        StoreError: the file is shorter than its header says.
+        StoreError: The file is shorter, or the header is damaged.
     """
     with path.open("rb") as stream:
         if stream.read(3) != b"CDF":
@@ -238,7 +245,7 @@ def check_length(path: Path) -> None:
         stream.seek(0)
         header = stream.read(_HEADER_LIMIT)
     try:
-        expected = _Header(header).length()
+        expected = _ClassicHeader(header).length()
     except (struct.error, KeyError, IndexError) as error:
         msg = f"{path}: the header of this NetCDF file is cut off or damaged ({error!r}); fetch the file again"
         raise StoreError(msg) from error
@@ -248,30 +255,43 @@ def check_length(path: Path) -> None:
         raise StoreError(msg)
 
 
-class _Header:
+class _ClassicHeader:
     """Reader of the header, after the format's specification (CDF-1, CDF-2, CDF-5)."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.at = content, 4
         version = content[3]
-        self.count = ">Q" if version == 5 else ">I"
-        self.offset = ">I" if version == 1 else ">Q"
+        # Since CDF-2 positions take 64 bits, since CDF-5 counts do too.
+        self.count, self.offset = ">I", ">Q"
+        if version == 5:
+            self.count = ">Q"
+        if version == 1:
+            self.offset = ">I"
 
     def length(self) -> int:
         """Bytes up to the end of the last variable."""
         records = self._number(self.count)
-        if records in (_STREAMING, 2**64 - 1):
+        if records in _STREAMING:
             return 0
         dimensions = [self._dimension() for _ in range(self._list())]
         self._attributes()
-        variables = [self._variable(dimensions) for _ in range(self._list())]
-        stride = sum(_padded(size) for is_record, _, size in variables if is_record)
-        if sum(is_record for is_record, _, _ in variables) == 1:
+        # Fixed variables lie one after the other; behind them lie the records, each with a part of all others.
+        end = 0
+        of_records = []
+        for _ in range(self._list()):
+            is_record, begin, size = self._variable(dimensions)
+            if is_record:
+                of_records.append((begin, size))
+            else:
+                end = max(end, begin + size)
+        stride = sum(_padded(size) for _, size in of_records)
+        if len(of_records) == 1:
             # The one exception of the format: a single record variable is not padded.
-            stride = next(size for is_record, _, size in variables if is_record)
-        ends = [begin + size for is_record, begin, size in variables if not is_record]
-        ends += [begin + (records - 1) * stride + size for is_record, begin, size in variables if is_record and records]
-        return max(ends, default=self.at)
+            stride = of_records[0][1]
+        if records:
+            for begin, size in of_records:
+                end = max(end, begin + (records - 1) * stride + size)
+        return end or self.at
 
     def _number(self, form: str) -> int:
         (value,) = struct.unpack_from(form, self.content, self.at)
@@ -307,8 +327,11 @@ class _Header:
         # The size in the header is no use: it overflows for large variables.
         self._number(self.count)
         begin = self._number(self.offset)
+        # The dimension of records is the first, and its length is stored as 0.
         is_record = bool(lengths) and lengths[0] == 0
-        return is_record, begin, math.prod(lengths[1:] if is_record else lengths) * _SIZES[kind]
+        if is_record:
+            del lengths[0]
+        return is_record, begin, math.prod(lengths) * _SIZES[kind]
 
 
 def _padded(size: int) -> int:
