@@ -1,4 +1,4 @@
-"""One command's arguments: parsing and ``--help``, both generated from a settings class."""
+"""Parser of one command's arguments and its ``--help``, both generated from a settings class."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kit.io.errors import SettingsError
 
 __all__ = ["parse"]
 
+# Kinds of values as pydantic-settings names them, and as a person would write them.
 _METAVARS = {
     "Period": "START/END",
     "GridSize": "ROWSxCOLUMNS",
@@ -42,9 +43,9 @@ def parse(model: type[BaseModel], arguments: Sequence[str], program: str) -> dic
     """Read one command's arguments.
 
     Args:
-        model: the settings class; fields are options, sections dotted options, ``CliPositionalArg`` positional.
-        arguments: what follows the command's name.
-        program: the command as typed, such as ``kit finetune``.
+        model: Settings class; fields are options, sections dotted options, ``CliPositionalArg`` positional.
+        arguments: Arguments behind the command's name.
+        program: Command as typed, such as ``kit finetune``.
 
     Returns:
         The values that were given, nested; nothing for options that were left out.
@@ -53,12 +54,20 @@ def parse(model: type[BaseModel], arguments: Sequence[str], program: str) -> dic
         SettingsError: an unknown option, or one without its value.
         SystemExit: ``--help`` was asked for and has been printed.
     """
-    _refuse_unknown(model, arguments)
+    _check_known(model, arguments)
+    # argparse would take a number that starts with a minus for an option: it is joined with its own option.
+    joined: list[str] = []
+    for argument in arguments:
+        is_negative = re.match(r"-\d|-\.\d", argument)
+        if is_negative and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
             cast("type[BaseSettings]", model),
             cli_prog_name=program,
-            cli_parse_args=_joined(arguments),
+            cli_parse_args=joined,
             cli_parse_none_str="none",
             cli_implicit_flags="toggle",
             cli_hide_none_type=True,
@@ -69,45 +78,29 @@ def parse(model: type[BaseModel], arguments: Sequence[str], program: str) -> dic
         )
         return source()
     except SourceError as error:
-        told = str(error).removeprefix("error parsing CLI: ").strip()
-        msg = f"{told}; see {program} --help"
+        msg = f"{str(error).removeprefix('error parsing CLI: ').strip()}; see {program} --help"
         raise SettingsError(msg) from None
 
 
-def _refuse_unknown(model: type[BaseModel], arguments: Iterable[str]) -> None:
-    """Refuse options that the command lacks; ``argparse`` itself would accept any unambiguous beginning."""
-    keys = leaves(model)
-    sections = [name for name in model.model_fields if name not in keys]
-    toggles = [f"no-{key}" for key in keys if _default(model, key) is True]
-    names = (argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--"))
+def _check_known(model: type[BaseModel], arguments: Iterable[str]) -> None:
+    """Check that the command has all options; ``argparse`` itself would accept any unambiguous beginning."""
+    options = list(leaves(model))
+    for key in leaves(model):
+        section, _, name = key.rpartition(".")
+        field = (section_of(model, section) or model).model_fields.get(name)
+        # A setting that is true by default is turned off by an option of its own.
+        if field is not None and field.default is True:
+            options.append(f"no-{key}")
+    # pydantic-settings takes a whole section, too, as JSON.
+    known = {*options, *model.model_fields, "help"}
     layer = command_line_layer({}, model)
-    faults = [
-        explain_unknown(name, layer, [*keys, *toggles])
-        for name in names
-        if name not in {*keys, *sections, *toggles, "help"}
-    ]
+    faults: list[str] = []
+    for argument in arguments:
+        name = argument[2:].partition("=")[0]
+        if argument.startswith("--") and name not in known:
+            faults.append(explain_unknown(name, layer, options))
     if faults:
         raise SettingsError(together(faults))
-
-
-def _default(model: type[BaseModel], key: str) -> Any:
-    """The default of a setting, by its dotted key."""
-    parent, _, name = key.rpartition(".")
-    section = section_of(model, parent) if parent else model
-    field = section.model_fields.get(name) if section else None
-    return field.default if field else None
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """Join an option with a value that starts with a minus, which ``argparse`` would take for an option."""
-    joined: list[str] = []
-    for argument in arguments:
-        previous = joined[-1] if joined else ""
-        if re.match(r"-\d|-\.\d", argument) and previous.startswith("--") and "=" not in previous:
-            joined[-1] = f"{previous}={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -124,9 +117,11 @@ class _Formatter(argparse.HelpFormatter):
         prefix: str | None = None,
     ) -> None:
         """List positional arguments only; the options follow one by one anyway."""
-        positional = [action for action in actions if not action.option_strings]
-        shown = " ".join([self._prog, *(self._metavar_formatter(action, action.dest)(1)[0] for action in positional)])
-        super().add_usage(f"{shown} [options]" if usage is None else usage, [], [], prefix)
+        words = [self._prog]
+        for action in actions:
+            if not action.option_strings:
+                words += self._metavar_formatter(action, action.dest)(1)
+        super().add_usage(usage or f"{' '.join(words)} [options]", [], [], prefix)
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action).replace("``", "")

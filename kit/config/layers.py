@@ -7,9 +7,7 @@ message can say where a value came from.
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -19,6 +17,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kit.config.schema import entry_settings, flatten, is_table, leaves, nest, section_of, value_type
+from kit.config.suggestions import near_names
+from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import SettingsError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "command_line_layer",
     "environment_layer",
     "explain_unknown",
+    "from_keywords",
     "nearest",
     "read_recipe",
     "read_toml",
@@ -52,12 +53,12 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Layer:
-    """The settings that one source gives.
+    """Settings that one source gives.
 
     Attributes:
-        origin: the source as a message names it, such as ``the command line``.
-        values: values by dotted key, known or not.
-        spell: writes a dotted key as the source would, such as ``KIT_TRAIN__STEPS``.
+        origin: Source as a message names it, such as ``the command line``.
+        values: Values by dotted key, known or not.
+        spell: Function that writes a dotted key as the source would, such as ``KIT_TRAIN__STEPS``.
     """
 
     origin: str
@@ -65,16 +66,18 @@ class Layer:
     spell: Callable[[str], str] = str
 
     def where(self, key: str) -> str:
-        """Say where a value came from."""
+        """Name the place that a value came from."""
         spelt = self.spell(key)
-        return self.origin if spelt == key else spelt
+        if spelt == key:
+            return self.origin
+        return spelt
 
     def only(self, model: type[BaseModel]) -> Layer:
-        """Keep what a class has."""
+        """Keep the keys that a class has."""
         return replace(self, values={key: value for key, value in self.values.items() if _has(model, key)})
 
     def without(self, model: type[BaseModel]) -> Layer:
-        """Keep what a class lacks."""
+        """Keep the keys that a class lacks."""
         return replace(self, values={key: value for key, value in self.values.items() if not _has(model, key)})
 
 
@@ -83,23 +86,47 @@ def command_line_layer(tree: Mapping[str, Any], model: type[BaseModel]) -> Layer
     return Layer("the command line", flatten(tree, model), lambda key: f"--{key}")
 
 
+def from_keywords(model: type[M], settings: BaseModel | None, keywords: Mapping[str, Any]) -> M:
+    """Make settings of what a function of the Python API was called with.
+
+    Args:
+        model: Settings class of the function.
+        settings: Settings object, of this class or of one whose settings it shares; keywords go before it.
+        keywords: Settings by name; sections are tables or settings objects.
+
+    Raises:
+        SettingsError: a setting is unknown or malformed.
+    """
+    if isinstance(settings, model) and not keywords:
+        return settings
+    tree = {}
+    for name, value in keywords.items():
+        tree[name] = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+    layers = [Layer("the call", flatten(tree, model))]
+    if settings is not None:
+        layers.append(Layer(type(settings).__name__, flatten(settings.model_dump(exclude_unset=True), model)))
+    return resolve(model, layers)
+
+
 def environment_layer(
     model: type[BaseModel], others: Sequence[type[BaseModel]] = (), environment: Mapping[str, str] | None = None
 ) -> Layer:
     """Read ``KIT_*`` variables; ``__`` stands for the dot.
 
     Args:
-        model: the settings class of this command.
-        others: those of other commands; what only they have is left out, and is no mistake.
-        environment: by default the process's own.
+        model: Settings class of this command.
+        others: Settings classes of other commands; what only they have is left out, and is no mistake.
+        environment: Variables; by default the process's own.
     """
+    if environment is None:
+        environment = os.environ
     values: dict[str, Any] = {}
-    for variable, text in sorted((os.environ if environment is None else environment).items()):
+    for variable, text in sorted(environment.items()):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OPERATIONAL:
             continue
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
         found = flatten(nest({key: text}, model), model)
-        values |= {name: found[name] for name in found if _has(model, name) or not _in_any(others, name)}
+        values |= {name: found[name] for name in found if _has(model, name) or not _is_in_any(others, name)}
     return Layer("the environment", values, _as_variable)
 
 
@@ -110,20 +137,20 @@ def read_toml(path: Path, model: type[BaseModel]) -> Layer:
         SettingsError: no such file, or not TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (FileNotFoundError, IsADirectoryError):
         msg = f"--config: there is no file {str(path)!r}"
         raise SettingsError(msg) from None
-    except UnicodeDecodeError as error:
-        msg = f"--config: {path} is not UTF-8 text: {error}"
+    except DocumentError as error:
+        msg = f"--config: {path} {str(error).removeprefix('it ')}"
         raise SettingsError(msg) from None
     return _toml_layer(str(path), text, model)
 
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that the package carries."""
-    files = resources.files("kit.config.recipes").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    names = [file.name for file in resources.files("kit.config.recipes").iterdir()]
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def read_recipe(name: str, model: type[BaseModel]) -> Layer:
@@ -141,58 +168,78 @@ def read_recipe(name: str, model: type[BaseModel]) -> Layer:
 
 
 def resolve(model: type[M], layers: Sequence[Layer]) -> M:
-    """Lay the layers over each other and validate what comes out.
+    """Lay the layers over each other and validate the result.
 
     Args:
-        model: the settings class; may hold sections.
-        layers: the most important first.
+        model: Settings class; may hold sections.
+        layers: Layers, the most important first.
 
     Raises:
         SettingsError: an unknown key in any layer, or values that do not fit; one message for all of them.
     """
-    faults = [fault for layer in layers for key in layer.values if (fault := _misplaced(key, layer, model))]
+    faults: list[str] = []
+    for layer in layers:
+        for key in layer.values:
+            fault = _misplaced(key, layer, model)
+            if fault is not None:
+                faults.append(fault)
     if faults:
         raise SettingsError(together(faults))
     values: dict[str, Any] = {}
     sources: dict[str, Layer] = {}
     for layer in reversed(layers):
-        replaced = {*_displaced(layer, model), *_emptied(layer, values)}
-        below = {key: value for key, value in values.items() if key not in replaced}
+        # An empty table empties what lower layers have in it.
+        emptied = tuple(f"{key}." for key, value in layer.values.items() if value == {})
+        replaced = {*layer.values, *_displaced(layer, model)}
         # In front of what is below: of the patterns in a table, the first that matches counts.
-        values = dict(layer.values) | {key: value for key, value in below.items() if key not in layer.values}
+        below, values = values, dict(layer.values)
+        for key, value in below.items():
+            if key not in replaced and not key.startswith(emptied):
+                values[key] = value
         sources |= dict.fromkeys(layer.values, layer)
     try:
         return model.model_validate(nest(values, model))
-    except ValidationError as error:
-        told = [_explain(fault["loc"], fault["type"], fault["msg"], values, sources) for fault in error.errors()]
-        raise SettingsError(together(told)) from None
+    except ValidationError as invalid:
+        faults += [_explain(error["loc"], error["type"], error["msg"], values, sources) for error in invalid.errors()]
+        raise SettingsError(together(faults)) from None
 
 
 def together(faults: Sequence[str]) -> str:
     """Make one message of several faults."""
-    return faults[0] if len(faults) == 1 else "\n  ".join((f"{len(faults)} settings cannot be used:", *faults))
+    if len(faults) == 1:
+        return faults[0]
+    return "\n  ".join((f"{len(faults)} settings cannot be used:", *faults))
 
 
 def explain_unknown(key: str, layer: Layer, known: Iterable[str]) -> str:
-    """Say that a layer has no such key, and which key may have been meant."""
-    names = list(known)
-    # Whole variables before single words of settings: KIT_CACHEE is nearer to KIT_CACHE than to KIT_ADAPT__CACHE.
-    close = nearest(layer.spell(key), OPERATIONAL) if layer.spell is _as_variable else []
-    close = close or [layer.spell(name) for name in nearest(key, names)]
-    return f"unknown setting {layer.spell(key)} (from {layer.origin}){_hint(close) or _beside(key, names)}"
+    """Explain that a layer's key is unknown, and which key may have been meant."""
+    names, spelt = list(known), layer.spell(key)
+    close: list[str] = []
+    if layer.spell is _as_variable:
+        # Whole variables before single words of settings: KIT_CACHEE is nearer to KIT_CACHE than to KIT_ADAPT__CACHE.
+        close = nearest(spelt, OPERATIONAL)
+    close = close or list(map(layer.spell, nearest(key, names)))
+    hint = _hint(close)
+    if not close:
+        # A key that resembles nothing: what else its section has, or which sections there are.
+        section = key.rpartition(".")[0]
+        siblings = [name for name in names if section and name.startswith(f"{section}.")]
+        hint = "; there are " + ", ".join(siblings or dict.fromkeys(name.partition(".")[0] for name in names))
+    return f"unknown setting {spelt} (from {layer.origin}){hint}"
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to three names like this one: by the whole, else by what follows the last dot."""
+    """Find up to three names like this one: by the whole, else by what follows the last dot."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    close = near_names(name, names, cutoff=0.75)
     if close:
         return close
     by_last: dict[str, list[str]] = {}
     for candidate in names:
         by_last.setdefault(candidate.rpartition(".")[2], []).append(candidate)
-    lasts = difflib.get_close_matches(name.rpartition(".")[2], by_last, n=3, cutoff=0.75)
-    return [candidate for last in lasts for candidate in by_last[last]][:3]
+    for last in near_names(name.rpartition(".")[2], by_last, cutoff=0.75):
+        close += by_last[last]
+    return close[:3]
 
 
 def _as_variable(key: str) -> str:
@@ -200,29 +247,24 @@ def _as_variable(key: str) -> str:
 
 
 def _has(model: type[BaseModel], key: str) -> bool:
-    """Say whether a class has this key as a setting, a section or a value of a table."""
+    """Check whether a class has this key as a setting, a section or a value of a table."""
     return value_type(model, key) is not None or section_of(model, key) is not None
 
 
-def _in_any(models: Iterable[type[BaseModel]], key: str) -> bool:
+def _is_in_any(models: Iterable[type[BaseModel]], key: str) -> bool:
     return any(_has(model, key) for model in models)
 
 
 def _hint(close: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
-def _beside(key: str, names: Sequence[str]) -> str:
-    """List what there is beside a key that resembles nothing."""
-    section = key.rpartition(".")[0]
-    siblings = [name for name in names if section and name.startswith(f"{section}.")]
-    return "; there are " + ", ".join(siblings or dict.fromkeys(name.partition(".")[0] for name in names))
+    if not close:
+        return ""
+    return f"; did you mean {' or '.join(close)}?"
 
 
 def _toml_layer(origin: str, text: str, model: type[BaseModel]) -> Layer:
     try:
-        return Layer(origin, flatten(tomllib.loads(text), model))
-    except tomllib.TOMLDecodeError as error:
+        return Layer(origin, flatten(parse_toml(text), model))
+    except DocumentError as error:
         msg = f"{origin}: not valid TOML: {error}"
         raise SettingsError(msg) from None
 
@@ -238,7 +280,9 @@ def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
     if expected is None:
         return explain_unknown(key, layer, leaves(model))
     if is_table(expected) and value != {}:
-        form = "PATTERN.SETTING" if entry_settings(expected) else "NAME"
+        form = "NAME"
+        if entry_settings(expected):
+            form = "PATTERN.SETTING"
         return f"{key}: expected a table, such as {form}=VALUE,{form}=VALUE, got {value!r} (from {layer.where(key)})"
     if isinstance(expected, type) and issubclass(expected, BaseModel) and value != {}:
         names = ", ".join(expected.model_fields)
@@ -248,36 +292,44 @@ def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
 
 def _displaced(layer: Layer, model: type[BaseModel], prefix: str = "") -> list[str]:
     """Name the keys of lower layers that this layer's choice replaces, such as ``train.epochs`` by ``train.steps``."""
-    groups = [[prefix + name for name in group] for group in getattr(model, "ALTERNATIVES", ())]
-    displaced = [key for group in groups if any(key in layer.values for key in group) for key in group]
+    displaced: list[str] = []
+    for alternatives in getattr(model, "ALTERNATIVES", ()):
+        keys = [prefix + name for name in alternatives]
+        if not layer.values.keys().isdisjoint(keys):
+            displaced += keys
     for name in model.model_fields:
         section = section_of(model, name)
-        displaced += _displaced(layer, section, f"{prefix}{name}.") if section else []
+        if section is not None:
+            displaced += _displaced(layer, section, f"{prefix}{name}.")
     return displaced
-
-
-def _emptied(layer: Layer, values: Iterable[str]) -> list[str]:
-    """Name the keys of lower layers that lie in a table which this layer empties."""
-    tables = tuple(f"{key}." for key, value in layer.values.items() if value == {})
-    return [key for key in values if key.startswith(tables)]
 
 
 def _explain(
     loc: Sequence[int | str], kind: str, wanted: str, values: Mapping[str, Any], sources: Mapping[str, Layer]
 ) -> str:
-    """Say which setting, what was expected, what it was, and where it came from."""
-    path = [str(part) for part in loc]
-    key = next((".".join(path[:n]) for n in range(len(path), 0, -1) if ".".join(path[:n]) in values), ".".join(path))
+    """Explain a fault: which setting, what was expected, what it was, and where it came from."""
+    # pydantic's place goes on inside a value, such as "data.region.3": the setting is the longest key that was given.
+    path = key = ".".join(map(str, loc))
+    while key and key not in values:
+        key = key.rpartition(".")[0]
+    key = key or path
     wanted = wanted.removeprefix("Value error, ")
     wanted = wanted[:1].lower() + wanted[1:]
-    if kind == "missing" and key not in values:
-        return f"{key}: is needed and has no default; give --{key}"
     if key in values:
-        part = ".".join(path)[len(key) + 1 :]
-        wanted = f"part {int(part) + 1}: {wanted}" if part.isdigit() else wanted
-        got = "" if repr(values[key]) in wanted else f", got {values[key]!r}"
-        return f"{key}: {wanted}{got} (from {sources[key].where(key)})"
+        part = path[len(key) + 1 :]
+        if part.isdigit():
+            wanted = f"part {int(part) + 1}: {wanted}"
+        if repr(values[key]) not in wanted:
+            wanted += f", got {values[key]!r}"
+        return f"{key}: {wanted} (from {sources[key].where(key)})"
+    if kind == "missing":
+        return f"{key}: is needed and has no default; give --{key}"
+    # The fault of a whole section: the settings that the message names, else all that were given in it.
     below = [name for name in values if not key or name.startswith(f"{key}.")]
     named = [name for name in below if name in wanted or name.rpartition(".")[2] in wanted.split()]
-    froms = ", ".join(f"{name} = {values[name]!r} from {sources[name].where(name)}" for name in named or below)
-    return (f"{key}: " if key else "") + wanted + (f" ({froms})" if froms else "")
+    origins = [f"{name} = {values[name]!r} from {sources[name].where(name)}" for name in named or below]
+    if key:
+        wanted = f"{key}: {wanted}"
+    if origins:
+        wanted += f" ({', '.join(origins)})"
+    return wanted

@@ -1,13 +1,14 @@
-"""Looking things up in a settings class: dotted keys, sections, and the short forms that text may take."""
+"""Look-ups in a settings class: dotted keys, sections, and the short forms that text may take."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
+
+from kit.io.documents import DocumentError, parse_json
 
 __all__ = ["entry_settings", "flatten", "is_table", "leaves", "nest", "section_of", "value_type"]
 
@@ -19,7 +20,10 @@ def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, annotation in _annotations(model).items():
         section = _as_section(annotation)
-        found |= leaves(section, f"{prefix}{name}.") if section else {prefix + name: annotation}
+        if section is None:
+            found[prefix + name] = annotation
+        else:
+            found |= leaves(section, f"{prefix}{name}.")
     return found
 
 
@@ -27,7 +31,8 @@ def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     """Return the class of a section by its dotted key; None if the key is no section."""
     section: type[BaseModel] | None = model
     for name in key.split("."):
-        section = _as_section(_annotations(section).get(name)) if section else None
+        if section is not None:
+            section = _as_section(_annotations(section).get(name))
     return section
 
 
@@ -40,31 +45,38 @@ def value_type(model: type[BaseModel], key: str) -> Any:
     known = leaves(model)
     if key in known:
         return known[key]
+    parent, _, name = key.rpartition(".")
     table = _table_above(model, key)
     if table is not None:
-        section = entry_settings(known[table])
-        return _annotations(section).get(key.rpartition(".")[2], section) if section else None
-    parent = known.get(key.rpartition(".")[0])
-    return get_args(_table(parent))[1] if is_table(parent) else None
+        entry = entry_settings(known[table])
+        if entry is None:
+            return None
+        return _annotations(entry).get(name, entry)
+    if not is_table(known.get(parent)):
+        return None
+    return get_args(_table(known[parent]))[1]
 
 
 def entry_settings(annotation: Any) -> type[BaseModel] | None:
     """Return the class of a table's entries, if they are sections themselves."""
-    return _as_section(get_args(_table(annotation))[1]) if is_table(annotation) else None
+    if not is_table(annotation):
+        return None
+    return _as_section(get_args(_table(annotation))[1])
 
 
 def _table_above(model: type[BaseModel], key: str) -> str | None:
     """Return the table of sections that a key lies in."""
-    return next(
-        (name for name, kind in leaves(model).items() if key.startswith(f"{name}.") and entry_settings(kind)), None
-    )
+    for name, annotation in leaves(model).items():
+        if key.startswith(f"{name}.") and entry_settings(annotation) is not None:
+            return name
+    return None
 
 
 def nest(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Turn dotted keys into nested values: the inverse of ``flatten``."""
     tree: dict[str, Any] = {}
     for key, value in values.items():
-        *sections, name = _path(key, model)
+        *sections, name = _split(key, model)
         branch = tree
         for section in sections:
             branch = branch.setdefault(section, {})
@@ -76,42 +88,42 @@ def nest(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-def _path(key: str, model: type[BaseModel]) -> list[str]:
+def _split(key: str, model: type[BaseModel]) -> list[str]:
+    """Split a dotted key at the dots between sections; names of a table's entries may have dots themselves."""
     table = _table_above(model, key)
     if table is None:
         return key.split(".")
-    entry, _, name = key[len(table) + 1 :].rpartition(".")
+    inside = key.removeprefix(f"{table}.")
+    entry, _, name = inside.rpartition(".")
     section = entry_settings(leaves(model)[table])
-    known = bool(entry) and section is not None and name in _annotations(section)
-    return [*table.split("."), *([entry, name] if known else [key[len(table) + 1 :]])]
+    if entry and section is not None and name in _annotations(section):
+        return [*table.split("."), entry, name]
+    return [*table.split("."), inside]
 
 
 def is_table(annotation: Any) -> bool:
-    """Say whether a setting's value is itself a table."""
+    """Check whether a setting's value is itself a table."""
     return _table(annotation) is not None
 
 
-def flatten(tree: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], model: type[BaseModel] | None, prefix: str = "") -> dict[str, Any]:
     """Turn nested values into dotted keys, and the short forms of text into values.
 
     Descends into sections, tables and whatever the model does not know. An empty section yields nothing, any
     other empty table itself.
     """
-    return dict(_flat(tree, model, ()))
-
-
-def _flat(tree: Mapping[str, Any], model: type[BaseModel] | None, path: tuple[str, ...]) -> list[tuple[str, Any]]:
-    annotations = _annotations(model) if model else {}
-    found: list[tuple[str, Any]] = []
+    annotations: dict[str, Any] = {}
+    if model is not None:
+        annotations = _annotations(model)
+    found: dict[str, Any] = {}
     for name, raw in tree.items():
         annotation = annotations.get(name)
         value = _coerce(raw, annotation)
-        here = (*path, name)
         section = _as_section(annotation)
         if isinstance(value, Mapping) and (value or section):
-            found += _flat(value, section, here)
+            found |= flatten(value, section, f"{prefix}{name}.")
         else:
-            found.append((".".join(here), value))
+            found[f"{prefix}{name}"] = value
     return found
 
 
@@ -127,26 +139,24 @@ def _coerce(value: Any, annotation: Any) -> Any:
     sequence = any(get_origin(kind) in _SEQUENCES for kind in kinds)
     if text[:1] in {"[", "{"} and (table or sequence or _as_section(annotation)):
         try:
-            return json.loads(text)
-        except json.JSONDecodeError:
+            return parse_json(text)
+        except DocumentError:
             return value
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if table and parts and "=" in parts[0]:
-        return _pairs(parts)
-    return parts if sequence else value
-
-
-def _pairs(parts: Sequence[str]) -> dict[str, str]:
-    """A table from ``a=1`` and ``b=2``; what has no name belongs to the value before it: ``tp=quantile:0.1,0.5``."""
-    pairs: list[tuple[str, str]] = []
-    for part in parts:
-        if "=" in part:
-            name, _, value = part.partition("=")
-            pairs.append((name, value))
-        else:
-            name, value = pairs.pop()
-            pairs.append((name, f"{value},{part}"))
-    return dict(pairs)
+        pairs: dict[str, str] = {}
+        name = ""
+        for part in parts:
+            if "=" in part:
+                name, _, first = part.partition("=")
+                pairs[name] = first
+            else:
+                # What has no name belongs to the value before it: tp=quantile:0.1,0.5.
+                pairs[name] += f",{part}"
+        return pairs
+    if sequence:
+        return parts
+    return value
 
 
 def _annotations(model: type[BaseModel]) -> dict[str, Any]:
@@ -154,7 +164,9 @@ def _annotations(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _as_section(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def _alternants(annotation: Any) -> list[Any]:
@@ -167,4 +179,7 @@ def _alternants(annotation: Any) -> list[Any]:
 
 
 def _table(annotation: Any) -> Any:
-    return next((kind for kind in _alternants(annotation) if get_origin(kind) is dict), None)
+    for kind in _alternants(annotation):
+        if get_origin(kind) is dict:
+            return kind
+    return None

@@ -76,13 +76,20 @@ def publish(part: Path, out: Path) -> None:
     move(part, out)
 
 
-def move(source: Path, target: Path) -> None:
+def move(source: Path, target: Path, *, durable: bool = True) -> None:
     """Rename a file or folder whose content the disk holds already, and make the new name durable.
+
+    Args:
+        source: File or folder.
+        target: Final name; a file of that name is replaced.
+        durable: Wait until the disk holds the name; not for one of many files whose loss is found and mended later.
 
     Raises:
         OSError: ``target`` is a folder that is not empty, or on another file system.
     """
     source.replace(target)
+    if not durable:
+        return
     sync(target.parent)
     if source.parent != target.parent:
         sync(source.parent)

@@ -56,7 +56,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         # Line ends become newlines, as ``Path.read_text`` makes them.
         return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except UnicodeDecodeError as error:
-        msg = f"it is not UTF-8: {error}"
+        msg = f"it is not UTF-8 text: {error}"
         raise DocumentError(msg) from error
 
 
