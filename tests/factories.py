@@ -14,7 +14,8 @@ import xarray as xr
 from kit.checks.physics import standard_geopotential, standard_temperature
 from kit.data.settings import Period
 from kit.data.store.format import CURVILINEAR, GRID
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.models.transforms import PRECIPITATION
 
 __all__ = ["LAMBERT", "as_matrices", "synthetic_dataset", "synthetic_store", "write_synthetic"]

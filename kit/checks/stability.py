@@ -21,7 +21,6 @@ import numpy.typing as npt
 from kit.checks.drift import Verdict, judged
 from kit.data.moments import FieldMoments, field_moments
 from kit.data.store.reader import Store
-from kit.data.store.update_statistics import keys_of
 
 __all__ = ["CHANGED", "SplitDrift", "split_drift", "stability_index"]
 
@@ -83,7 +82,7 @@ def split_drift(store: Store, states: int, watch: Callable[[], None] = lambda: N
     if not chosen or not train.size:
         return found
     for name in (*store.surface, *store.atmospheric):
-        keys = keys_of(store, name)
+        keys = store.statistics_keys(name)
         edges = []
         for key in keys:
             # Rain has fewer classes than others, because many of its quantiles are zero.

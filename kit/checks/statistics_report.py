@@ -19,7 +19,7 @@ from kit.data.statistics import StoreStatistics
 from kit.data.store.build import open_store
 from kit.data.store.format import STATIC_PREFIX, STATISTICS_FILE
 from kit.data.store.reader import Store
-from kit.data.store.update_statistics import keys_of, measure, restate
+from kit.data.store.update_statistics import measure, restate
 from kit.data.variables import lookup
 from kit.io.errors import SettingsError, StoreError
 from kit.models.transforms import Transform, default_transform, fit, parse_transforms, why_not
@@ -118,7 +118,7 @@ def _keys(store: Store) -> list[str]:
     """List the keys of all statistics that a store needs: of each level of each variable."""
     keys: list[str] = []
     for name in (*store.surface, *store.atmospheric):
-        keys += keys_of(store, name)
+        keys += store.statistics_keys(name)
     return keys + [STATIC_PREFIX + name for name in store.static]
 
 
@@ -192,7 +192,7 @@ def _with_normalisation(
         rows[key] = found.variables[key].model_dump(mode="json")
         rows[key] |= {"normalised_by": normalised_by, "location": location, "scale": scale}
     for name, transform in transforms.items():
-        for key, one in zip(keys_of(store, name), fit(store, name, transform), strict=True):
+        for key, one in zip(store.statistics_keys(name), fit(store, name, transform), strict=True):
             # The location is 0; see ``kit.models.transforms``.
             rows[key] |= {
                 "transform": str(transform),
@@ -210,7 +210,7 @@ def _advice(store: Store, transforms: Mapping[str, Transform]) -> list[str]:
     advice = []
     for name in (*store.surface, *store.atmospheric):
         known = lookup(name, "surface" if name in store.surface else "atmospheric")
-        keys = keys_of(store, name)
+        keys = store.statistics_keys(name)
         if name in transforms or known is None or not known.non_negative or not keys or keys[0] in published():
             continue
         worst = max((store.statistics.variables[key] for key in keys), key=lambda one: abs(one.skewness))

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.store.format import CURVILINEAR, GRID, plain_attributes
-from kit.data.store.layout import COORDINATES, consolidate
+from kit.data.store.format import COORDINATES, consolidate
 from kit.io.atomic import published
 from kit.io.errors import SettingsError
 

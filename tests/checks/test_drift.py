@@ -10,7 +10,7 @@ import pytest
 
 from kit.checks.drift import compared, drift, judged, skewed
 from kit.data.settings import Period
-from kit.data.store.reader import write_store
+from kit.data.store.writer import write_store
 from tests.checks.stores import report_of
 from tests.factories import synthetic_dataset
 

@@ -14,7 +14,8 @@ from kit.data.chunks import ChunkSlice
 from kit.data.dataset import Grid, Pairs, Selection, collate
 from kit.data.region import select_grid
 from kit.data.settings import Period
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset, synthetic_store
 

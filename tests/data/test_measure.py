@@ -12,8 +12,9 @@ from kit.checks.run import examine, report_on
 from kit.data.grid import area_weights
 from kit.data.settings import Period
 from kit.data.statistics import StoreStatistics
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
 from kit.data.store.update_statistics import measure
+from kit.data.store.writer import write_store
 from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset, synthetic_store
 

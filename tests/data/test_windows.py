@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 
 from kit.data.settings import Period
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from kit.data.windows import check_windows
 from kit.io.errors import StoreError
 from tests.factories import synthetic_dataset, synthetic_store

@@ -1,9 +1,8 @@
-"""One block of states: computed, packed, written, summed up, recorded. Runs in a thread, or on another machine."""
+"""Blocks of states: each is computed, packed, written, summed up and recorded in a thread, or on another machine."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ import xarray as xr
 from kit.data.settings import Codec
 from kit.data.statistics import Summary, channel_key, point_weights, share_of_sample, summarise
 from kit.data.store.build_state import STATIC, BuildState
-from kit.data.store.format import compressors, period_indices
-from kit.data.store.layout import chunk_file, times_of
+from kit.data.store.format import chunk_file, compressors, period_indices, times_of
 from kit.data.store.manifest import BlockRecord, ChunkFact, write_file
+from kit.io.hashes import sha256_of_bytes
 
-__all__ = ["WriteTask", "Encode", "Stopped", "block_of", "encoder", "keys_of", "write_block"]
+__all__ = ["Encode", "Stopped", "WriteTask", "cut_block", "encoder", "keys_of", "write_block"]
 
 
 class Stopped(Exception):
@@ -35,17 +34,17 @@ class WriteTask:
     """What it takes to write a block.
 
     Attributes:
-        store: folder of the chunks.
-        scratch: where files are written before they are moved.
-        record: file of the record.
-        codec: how chunks are packed.
-        arrays: by name, lazy or not, [T, (C,) H, W]; [1, H, W] of static variables.
-        keys: statistics keys by name, one for each level.
-        indices: of the states in the store; None for static variables.
-        moments: seconds since 1970, [T].
-        counted: positions in the block of states that enter the statistics.
-        draw: size of each field's sample.
-        weights: of points or rows, in the statistics.
+        store: Folder of the chunks.
+        scratch: Folder in which files are written before they are moved.
+        record: Path of the record.
+        codec: Packing of the chunks.
+        arrays: Values by name, lazy or not, [T, (C,) H, W]; [1, H, W] of static variables.
+        keys: Statistics keys by name, one for each level.
+        indices: Indices of the states in the store; None for static variables.
+        moments: Times, seconds since 1970, [T].
+        counted: Indices in the block of states that enter the statistics.
+        draw: Number of values in each field's sample.
+        weights: Weights of points or rows, in the statistics.
     """
 
     store: Path
@@ -62,55 +61,61 @@ class WriteTask:
 
 
 def keys_of(array: xr.DataArray) -> tuple[str, ...]:
-    """Statistics keys of a variable."""
+    """Return the statistics keys of a variable."""
     name = str(array.name)
-    return (name,) if "level" not in array.dims else tuple(channel_key(name, v) for v in array["level"].values)
+    if "level" not in array.dims:
+        return (name,)
+    return tuple(channel_key(name, level) for level in array["level"].values)
 
 
-def block_of(part: BuildState, dataset: xr.Dataset, number: int, *, offset: int = 0) -> WriteTask:
+def cut_block(build: BuildState, dataset: xr.Dataset, number: int, *, offset: int = 0) -> WriteTask:
     """Cut a block out of a dataset.
 
     Args:
-        part: the build.
-        dataset: all of its states.
-        number: of the block.
-        offset: states that the store has before those of the dataset.
+        build: Build to which the block belongs.
+        dataset: All states of the build.
+        number: Number of the block.
+        offset: Number of states that the store has before those of the dataset.
     """
     static = number == STATIC
-    chosen = {str(n): a for n, a in dataset.data_vars.items() if ("time" in a.dims) != static}
-    times = times_of(dataset)
-    train = period_indices(times, part.plan.splits["train"])
-    start, stop = (0, 1) if static else part.plan.edges[number : number + 2]
-    counted = range(1) if static else (train[(train >= start) & (train < stop)] - start).tolist()
-    states = 1 if static else part.plan.content["counted"]
+    chosen = {str(name): array for name, array in dataset.data_vars.items() if ("time" in array.dims) != static}
+    indices = None
+    if static:
+        # As one state, whose values are all that the statistics are made of.
+        arrays = {name: xr.Variable(("time", *array.dims), array.data[None]) for name, array in chosen.items()}
+        moments, counted, states = [0], [0], 1
+    else:
+        start, stop = build.plan.edges[number : number + 2]
+        indices = range(start + offset, stop + offset)
+        arrays = {name: array.variable.isel(time=slice(start, stop)) for name, array in chosen.items()}
+        times = times_of(dataset)
+        moments = times[start:stop].astype(np.int64).tolist()
+        train = period_indices(times, build.plan.splits["train"])
+        counted = (train[(train >= start) & (train < stop)] - start).tolist()
+        states = build.plan.content["counted"]
     return WriteTask(
-        store=part.store,
-        scratch=part.scratch,
-        record=part.record_file(number),
-        codec=part.plan.codec,
-        arrays={
-            name: xr.Variable(("time", *array.dims), array.data[None])
-            if static
-            else array.variable.isel(time=slice(start, stop))
-            for name, array in chosen.items()
-        },
-        keys={name: keys_of(array) for name, array in chosen.items()},
-        indices=None if static else range(start + offset, stop + offset),
-        moments=(0,) if static else tuple(times[start:stop].astype(np.int64).tolist()),
+        store=build.store,
+        scratch=build.scratch,
+        record=build.record_file(number),
+        codec=build.plan.codec,
+        arrays=arrays,
+        keys=dict(zip(chosen, map(keys_of, chosen.values()), strict=True)),
+        indices=indices,
+        moments=tuple(moments),
         counted=tuple(counted),
         draw=share_of_sample(states),
-        weights=point_weights(part.plan.weights, dataset["latitude"].values, dataset["longitude"].values),
+        weights=point_weights(build.plan.weights, dataset["latitude"].values, dataset["longitude"].values),
     )
 
 
-def write_block(block: WriteTask, stop: threading.Event | None = None) -> int:
+def write_block(task: WriteTask, stop: threading.Event | None = None) -> int:
     """Write a block, and the record of it when all of its chunks are there.
 
     Writing one again writes the same bytes, so that two that do so by mistake do no harm.
 
     Args:
-        block: what is written.
-        stop: is set when the build ends before this block does.
+        task: Block to write.
+        stop: Event that is set when the build ends before this block does.
 
     Returns:
         Bytes of its values, float32.
@@ -121,39 +126,35 @@ def write_block(block: WriteTask, stop: threading.Event | None = None) -> int:
         OSError: the disk is full.
     """
     facts: list[ChunkFact] = []
-    summaries: list[list[tuple[str, Summary]]] = [[] for _ in block.counted]
+    summaries: list[list[tuple[str, Summary]]] = [[] for _ in task.counted]
     size = 0
-    for name, lazy in block.arrays.items():
+    for name, lazy in task.arrays.items():
         if stop is not None and stop.is_set():
             raise Stopped
         # A variable at a time, so that no more than one is held.
         states = np.ascontiguousarray(lazy.compute(scheduler="synchronous").values, dtype=np.float32)
         size += states.nbytes
-        facts += _write_chunks(block, name, states)
-        for row, position in enumerate(block.counted):
-            summaries[row] += _summaries(block, name, states[position], block.moments[position])
-    BlockRecord(tuple(facts), tuple(map(tuple, summaries))).save(block.record, block.scratch)
+        facts += _write_chunks(task, name, states)
+        for row, position in enumerate(task.counted):
+            # One field for each key: a level, or all of a surface variable.
+            layers = states[position].reshape(-1, *states.shape[-2:])
+            for key, layer in zip(task.keys[name], layers, strict=True):
+                summary = summarise(key, layer, draw=task.draw, moment=task.moments[position], weights=task.weights)
+                summaries[row].append((key, summary))
+    BlockRecord(tuple(facts), tuple(map(tuple, summaries))).save(task.record, task.scratch)
     return size
 
 
-def _write_chunks(block: WriteTask, name: str, states: npt.NDArray[np.float32]) -> Iterator[ChunkFact]:
-    encode = encoder(block.codec)
-    static = block.indices is None
+def _write_chunks(task: WriteTask, name: str, states: npt.NDArray[np.float32]) -> Iterator[ChunkFact]:
+    encode = encoder(task.codec)
     for position, state in enumerate(states):
-        index = None if block.indices is None else block.indices[position]
-        path = chunk_file(name, state.ndim + (not static), index)
+        if task.indices is None:
+            path = chunk_file(name, state.ndim, None)
+        else:
+            path = chunk_file(name, state.ndim + 1, task.indices[position])
         content = encode(state)
-        write_file(block.store / path, content, block.scratch)
-        yield ChunkFact(path, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _summaries(
-    block: WriteTask, name: str, state: npt.NDArray[np.float32], moment: int
-) -> Iterator[tuple[str, Summary]]:
-    keys = block.keys[name]
-    layers = state if state.ndim == 3 else state[None]
-    for key, layer in zip(keys, layers, strict=True):
-        yield key, summarise(key, layer, draw=block.draw, moment=moment, weights=block.weights)
+        write_file(task.store / path, content, task.scratch)
+        yield ChunkFact(path, len(content), sha256_of_bytes(content))
 
 
 # Chunks as Zarr writes them, without its machinery for each: encoded in one go, in the thread that has the values.
@@ -164,31 +165,26 @@ _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 @functools.cache
 def encoder(codec: Codec) -> Encode:
-    """What turns a whole chunk into the bytes that writing it to an array of a store would put into its file.
+    """Return the function that turns a whole chunk into the bytes that Zarr would write for it.
 
     Blosc packs a chunk to the same bytes in one thread only, which is how numcodecs calls it outside the main thread:
     call it there.
     """
-    steps = [_step(packing.to_dict()) for packing in compressors(codec)]
+    blosc = None
+    for packing in compressors(codec):
+        found = packing.to_dict()
+        if found["name"] == "blosc":
+            options: dict[str, Any] = dict(found["configuration"])  # type: ignore[arg-type, call-overload]
+            blosc = numcodecs.Blosc(**options | {"shuffle": _SHUFFLES[options["shuffle"]]})
+        else:
+            assert found["name"] == "crc32c", found
 
     def encode(chunk: npt.NDArray[np.float32]) -> bytes:
         content: Any = np.ascontiguousarray(chunk, dtype="<f4").reshape(-1).view(np.uint8)
-        for step in steps:
-            content = step(content)
-        return bytes(content)
+        if blosc is not None:
+            content = blosc.encode(content)
+        data = bytes(content)
+        # All codecs of a store end with the checksum.
+        return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
     return encode
-
-
-def _step(packing: Mapping[str, Any]) -> Callable[[Any], Any]:
-    options = dict(packing.get("configuration", {}))
-    if packing["name"] == "blosc":
-        encode: Callable[[Any], Any] = numcodecs.Blosc(**options | {"shuffle": _SHUFFLES[options["shuffle"]]}).encode
-        return encode
-    assert packing["name"] == "crc32c", packing
-    return _checked
-
-
-def _checked(content: Any) -> bytes:
-    data = bytes(content)
-    return data + int(google_crc32c.value(data)).to_bytes(4, "little")

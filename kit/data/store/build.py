@@ -25,13 +25,12 @@ from kit.data.sources.crop_regrid import shaped, wanted_region
 from kit.data.sources.missing_variables import without_missing
 from kit.data.sources.resolve_path import locate
 from kit.data.statics import choose_statics, with_statics
-from kit.data.store.append import append
 from kit.data.store.build_state import OtherPlanError
 from kit.data.store.estimate import BuildEstimate, measure, unmeasured
 from kit.data.store.executor import BuildProgressCallback, ExecutionOptions
-from kit.data.store.format import STATIC_PREFIX, Times, listed, period_indices
-from kit.data.store.layout import times_of
-from kit.data.store.reader import Store, StoreExistsError, write_store
+from kit.data.store.format import STATIC_PREFIX, Times, listed, period_indices, times_of
+from kit.data.store.reader import Store
+from kit.data.store.writer import StoreExistsError, append_states, write_store
 from kit.data.variables import lookup
 from kit.data.windows import at_step, trimmed
 from kit.io.errors import StoreError
@@ -123,7 +122,7 @@ def build_store(
         # A default must not pass for a wish: those who give none of these take what the store has.
         given = settings.model_dump(include={"weights", "codec"}, exclude_unset=True)
         splits = _given_splits(settings)
-        append(dataset, settings.out, splits=splits, attributes=described, settings=asked, how=how, **given)
+        append_states(dataset, settings.out, splits=splits, attributes=described, settings=asked, how=how, **given)
     return Store.open(settings.out)
 
 

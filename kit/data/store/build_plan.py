@@ -1,8 +1,7 @@
-"""What determines the content of a store: two builds of one plan write the same bytes, and may share the work."""
+"""Plan of a build, which determines the content of a store: builds of one plan write the same bytes."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -12,13 +11,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from kit.data.settings import Codec, Period
 from kit.data.statistics import Weighting
-from kit.data.store.format import STORE_FORMAT, period_indices, plain_attributes
-from kit.data.store.layout import coordinate_values, times_of
+from kit.data.store.format import STORE_FORMAT, coordinate_values, period_indices, plain_attributes, times_of
+from kit.data.store.manifest import values_hash
+from kit.io.documents import parse_json
+from kit.io.hashes import sha256_of_text
 
 __all__ = ["BLOCK_BYTES", "LARGEST_BLOCK", "BuildPlan", "block_edges", "differences", "plan_of"]
 
@@ -27,6 +27,7 @@ BLOCK_BYTES = 32 * 2**20
 LARGEST_BLOCK = 256 * 2**20
 """Values in a block of several states at most."""
 _SHOWN = 60
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class BuildPlan:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return sha256_of_text(self.text)
 
     @property
     def edges(self) -> tuple[int, ...]:
@@ -83,7 +84,7 @@ def plan_of(
     """Make the plan of a build.
 
     Args:
-        dataset: in the store's form.
+        dataset: Dataset in the store's form.
         splits: periods by name.
         attributes: of the store, the hashes of the files that it is built from among them.
         codec: how chunks are packed.
@@ -93,6 +94,15 @@ def plan_of(
         base: for an append, what is known of the store that it adds to.
     """
     times = times_of(dataset)
+    if counted is None:
+        counted = len(period_indices(times, splits["train"]))
+    variables = {}
+    for name, array in sorted(dataset.data_vars.items()):
+        variables[str(name)] = {
+            "dims": list(array.dims),
+            "shape": list(array.shape),
+            "attributes": plain_attributes(array.attrs),
+        }
     content = {
         "format": STORE_FORMAT,
         "kit_version": importlib.metadata.version("aurora-finetune-kit"),
@@ -100,26 +110,16 @@ def plan_of(
         "attributes": plain_attributes(attributes),
         "splits": {name: str(period) for name, period in splits.items()},
         "times": {"count": len(times), "first": str(times[0]), "last": str(times[-1])},
-        "coordinates": {name: _hash(values) for name, values in coordinate_values(dataset).items()},
-        "variables": {
-            str(name): {
-                "dims": list(array.dims),
-                "shape": list(array.shape),
-                "attributes": plain_attributes(array.attrs),
-            }
-            for name, array in sorted(dataset.data_vars.items())
-        },
+        "coordinates": {name: values_hash(values) for name, values in coordinate_values(dataset).items()},
+        "variables": variables,
         "codec": codec,
         "weights": weights,
-        "counted": len(period_indices(times, splits["train"])) if counted is None else counted,
+        "counted": counted,
         "edges": block_edges([array for array in dataset.data_vars.values() if "time" in array.dims]),
         "base": base,
     }
-    return BuildPlan(json.loads(json.dumps(content)))
-
-
-def _hash(values: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    # Tuples become lists and the like, so that a plan equals one that was read from its file.
+    return BuildPlan(parse_json(json.dumps(content)))
 
 
 def block_edges(arrays: Sequence[xr.DataArray]) -> list[int]:
@@ -134,7 +134,7 @@ def block_edges(arrays: Sequence[xr.DataArray]) -> list[int]:
     states = arrays[0].sizes["time"]
     per_state = max(1, 4 * sum(array.size for array in arrays) // max(1, states))
     length, most = max(1, BLOCK_BYTES // per_state), max(1, LARGEST_BLOCK // per_state)
-    shared = set.intersection(*(_ends(array) for array in arrays))
+    shared = set.intersection(*map(_ends, arrays))
     fine = _cut(shared, most, _ends(max(arrays, key=lambda array: array.size)))
     edges, last = [0], 0
     for end in _cut(fine, most, set(range(0, states + 1, length))):
@@ -153,10 +153,11 @@ def _ends(array: xr.DataArray) -> set[int]:
 
 def _cut(ends: set[int] | Sequence[int], most: int, others: set[int]) -> list[int]:
     """Ends, 0 among them; runs that are longer than ``most`` are cut at other ends, too."""
-    ordered = sorted(ends)
-    long = [(a, b) for a, b in itertools.pairwise(ordered) if b - a > most]
-    inside = {end for a, b in long for end in others if a < end < b}
-    return sorted({*ordered, *inside})
+    cuts = set(ends)
+    for start, stop in itertools.pairwise(sorted(ends)):
+        if stop - start > most:
+            cuts.update(end for end in others if start < end < stop)
+    return sorted(cuts)
 
 
 def differences(mine: Any, other: Any, where: str = "") -> Iterator[str]:
@@ -170,4 +171,6 @@ def differences(mine: Any, other: Any, where: str = "") -> Iterator[str]:
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}..."

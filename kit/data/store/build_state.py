@@ -1,4 +1,4 @@
-"""The folder of a build that is not finished: its plan, what is written so far, and who works on it.
+"""Folder of a build that is not finished: its plan, what is written so far, and who works on it.
 
 ``.NAME.part`` beside the store ``NAME`` holds ``plan.json``, the store as far as it is written, ``records`` of the
 blocks that are done, ``claims`` on those that are not, and ``scratch``, where files are written before they are moved
@@ -7,9 +7,6 @@ to their place. Every process at work shares a lock on the plan; who discards th
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +14,21 @@ from pathlib import Path
 
 from kit.data.store.build_plan import BuildPlan, differences
 from kit.data.store.manifest import BlockRecord
+from kit.io.atomic import move, remove_tree
+from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import StoreError
 from kit.io.locks import LockHandle, take
+from kit.io.retry import poll
 
-__all__ = ["STATIC", "OtherPlanError", "BuildState", "discard", "folder_of", "join"]
+__all__ = ["STATIC", "BuildState", "OtherPlanError", "discard", "folder_of", "join"]
 
 STATIC = -1
 """Number of the block of static variables."""
 _PLAN, _RECORDS, _CLAIMS, _SCRATCH = "plan.json", "records", "claims", "scratch"
-_REMOVALS = 40
 _PAUSE = 0.05
+"""Seconds between two attempts to join a build that another process is making or removing."""
 _SHOWN = 3
+"""Differences between two plans that a message lists."""
 
 
 class OtherPlanError(StoreError):
@@ -39,10 +40,10 @@ class BuildState:
     """An unfinished build that this process works on.
 
     Attributes:
-        folder: of the build.
-        plan: of the store.
-        private: nobody else can join it, and it cannot be gone on with.
-        lock: shared by all that are at work.
+        folder: Folder of the build.
+        plan: Plan of the store.
+        private: Whether nobody else can join the build; then it is not kept when it is interrupted.
+        lock: Lock that all processes at work share.
     """
 
     folder: Path
@@ -66,8 +67,11 @@ class BuildState:
         return self.folder / "closing"
 
     def record_file(self, number: int) -> Path:
-        """Where the record of a block is kept."""
-        return self.folder / _RECORDS / ("static.npz" if number == STATIC else f"{number:08d}.npz")
+        """Path of the record of a block."""
+        name = f"{number:08d}"
+        if number == STATIC:
+            name = "static"
+        return self.folder / _RECORDS / f"{name}.npz"
 
     @property
     def numbers(self) -> list[int]:
@@ -75,15 +79,18 @@ class BuildState:
         return [STATIC, *range(len(self.plan.edges) - 1)]
 
     def recorded(self) -> set[int]:
-        """Numbers of the blocks that are done."""
+        """List the numbers of the blocks that are done."""
         try:
-            names = [file.stem for file in (self.folder / _RECORDS).iterdir()]
+            names = {file.stem for file in (self.folder / _RECORDS).iterdir()}
         except FileNotFoundError:
             return set()
-        return {STATIC if name == "static" else int(name) for name in names}
+        numbers = set(map(int, names - {"static"}))
+        if "static" in names:
+            numbers.add(STATIC)
+        return numbers
 
     def claim(self, number: int) -> LockHandle | None:
-        """Take a block that is not done; None if another process has it, or has done it."""
+        """Lock a block that is not done; None if another process has it, or has done it."""
         held = take(self.folder / _CLAIMS / str(number))
         if held is not None and self.record_file(number).exists():
             held.release(remove=True)
@@ -91,8 +98,11 @@ class BuildState:
         return held
 
     def claim_end(self) -> LockHandle | None:
-        """Take what is left to do when all blocks are done; None if another process has it."""
-        return take(self.folder / _CLAIMS / "end")
+        """Lock what is left to do when all blocks are done; None if another process has it, or the build is gone."""
+        try:
+            return take(self.folder / _CLAIMS / "end")
+        except FileNotFoundError:
+            return None
 
     def check(self) -> set[int]:
         """Look for the files of all blocks that are done, and forget the records of those whose files are not right.
@@ -103,54 +113,48 @@ class BuildState:
         Returns:
             Numbers of the blocks that are done.
         """
-        try:
-            held = self.claim_end()
-        except FileNotFoundError:
-            held = None
-        if held is None:
-            return self.recorded() if self.store.exists() else set(self.numbers)
+        held = self.claim_end()
         try:
             if not self.store.exists():
                 return set(self.numbers)
-            return self.recorded() if self.closing.exists() else self._checked()
+            done = self.recorded()
+            if held is None or self.closing.exists():
+                return done
+            for number in sorted(done):
+                file = self.record_file(number)
+                try:
+                    intact = BlockRecord.load(file).holds(self.store)
+                except (OSError, ValueError, KeyError, EOFError):
+                    intact = False
+                if not intact:
+                    file.unlink(missing_ok=True)
+                    done.discard(number)
+            return done
         finally:
-            held.release()
-
-    def _checked(self) -> set[int]:
-        done = self.recorded()
-        for number in sorted(done):
-            file = self.record_file(number)
-            if not _intact(file, self.store):
-                file.unlink(missing_ok=True)
-                done.discard(number)
-        return done
+            if held is not None:
+                held.release()
 
     def leave(self) -> None:
-        """Work on it no more; others may."""
+        """Work on the build no more; others may."""
         self.lock.release()
 
     def abandon(self) -> int:
-        """Work on it no more, and remove it if nothing is done, or if nobody could go on with it.
+        """Work on the build no more, and remove it if nothing is done, or if nobody could go on with it.
 
         Returns:
-            Blocks that are done and kept.
+            Number of blocks that are done and kept.
         """
-        kept = 0 if self.private or not self.folder.exists() else len(self.recorded() - {STATIC})
+        kept = 0
+        if not self.private and self.folder.exists():
+            kept = len(self.recorded() - {STATIC})
         self.leave()
         if not kept:
             discard(self.folder)
         return kept
 
 
-def _intact(file: Path, store: Path) -> bool:
-    try:
-        return BlockRecord.load(file).holds(store)
-    except (OSError, ValueError, KeyError, EOFError):
-        return False
-
-
 def folder_of(out: Path, kind: str = "part") -> Path:
-    """The folder of an unfinished build of a store."""
+    """Return the folder of an unfinished build of a store."""
     return out.parent / f".{out.name}.{kind}"
 
 
@@ -160,11 +164,11 @@ def join(
     """Begin a build, or go on with one of the same plan.
 
     Args:
-        folder: of the build.
-        plan: of the store.
-        make: writes the skeleton of the store to a folder.
-        private: nobody else is to join it.
-        restart: discard what is there before.
+        folder: Folder of the build.
+        plan: Plan of the store.
+        make: Function that writes the skeleton of the store to a folder.
+        private: Whether nobody else is to join the build.
+        restart: Whether to discard what is there before.
 
     Raises:
         OtherPlanError: a build of another plan is there.
@@ -173,15 +177,19 @@ def join(
     if restart and not discard(folder):
         msg = f"{folder}: another process is building there; wait for it or stop it, then use --restart again"
         raise StoreError(msg)
-    while True:
+    joined: list[BuildState] = []
+
+    def try_to_join() -> bool:
         if not folder.exists():
             _begin(folder, plan, make)
         try:
             lock = take(folder / _PLAN, shared=True, make=False)
             if lock is not None:
-                part = _checked(folder, plan, lock, private=private)
-                if part.store.exists():
-                    return part
+                _check_plan(folder, plan, lock)
+                build = BuildState(folder, plan, private, lock)
+                if build.store.exists():
+                    joined.append(build)
+                    return True
                 # The store has its name already; the last of those who made it removes the rest.
                 lock.release()
                 discard(folder)
@@ -189,7 +197,10 @@ def join(
             # Finished or discarded between two lines.
             if folder.exists() and not (folder / _PLAN).exists():
                 discard(folder)
-        time.sleep(_PAUSE)
+        return False
+
+    poll(try_to_join, _PAUSE)
+    return joined[0]
 
 
 def _begin(folder: Path, plan: BuildPlan, make: Callable[[Path], None]) -> None:
@@ -202,24 +213,27 @@ def _begin(folder: Path, plan: BuildPlan, make: Callable[[Path], None]) -> None:
         make(new / f"store-{plan.digest[:12]}")
         try:
             # Renaming onto a folder that holds something fails: the first of several is joined by the others.
-            new.rename(folder)
+            move(new, folder, durable=False)
         except OSError:
             if not folder.exists():
                 raise
     finally:
-        _remove(new)
+        remove_tree(new)
 
 
-def _checked(folder: Path, plan: BuildPlan, lock: LockHandle, *, private: bool) -> BuildState:
+def _check_plan(folder: Path, plan: BuildPlan, lock: LockHandle) -> None:
+    """Compare the plan of an unfinished build with ours, and release its lock if it is another."""
     text = (folder / _PLAN).read_text(encoding="utf-8")
     if text == plan.text:
-        return BuildState(folder, plan, private, lock)
+        return
     lock.release()
     try:
-        places = list(differences(plan.content, json.loads(text)))
-    except ValueError:
+        places = list(differences(plan.content, parse_json(text)))
+    except DocumentError:
         places = ["its plan cannot be read"]
-    shown = "; ".join(places[:_SHOWN]) + (f"; and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")
+    shown = "; ".join(places[:_SHOWN])
+    if len(places) > _SHOWN:
+        shown += f"; and {len(places) - _SHOWN} more"
     msg = (
         f"{folder}: an unfinished build of another plan is there, and the two must not be mixed. They differ in: "
         f"{shown}. Give the command of that build to go on with it, choose another --out, or discard what it has with "
@@ -238,24 +252,15 @@ def discard(folder: Path) -> bool:
         lock = take(folder / _PLAN, make=False)
     except (FileNotFoundError, NotADirectoryError):
         # Without a plan it is none, or what a removal has left.
-        _remove(folder)
+        remove_tree(folder)
         return not folder.exists()
     if lock is None:
         return False
     try:
-        folder.rename(folder.with_name(f"{folder.name}-gone-{uuid.uuid4().hex[:12]}"))
+        move(folder, folder.with_name(f"{folder.name}-gone-{uuid.uuid4().hex[:12]}"), durable=False)
     finally:
         lock.release()
     # With what processes have left that were killed here.
     for gone in folder.parent.glob(f"{folder.name}-gone-*"):
-        _remove(gone)
+        remove_tree(gone)
     return True
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder into which threads may still be finishing what they had begun."""
-    for _ in range(_REMOVALS):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(_PAUSE)

@@ -18,7 +18,7 @@ from kit.data.sources.base import Announcement
 from kit.data.statistics import share_of_sample
 from kit.data.store.blocks import WriteTask, keys_of, write_block
 from kit.data.store.build_plan import block_edges
-from kit.data.store.layout import check_dataset, times_of
+from kit.data.store.format import check_dataset, times_of
 from kit.data.store.manifest import BlockRecord
 
 __all__ = ["BuildEstimate", "measure", "unmeasured"]

@@ -1,59 +1,60 @@
-"""The loop of a build: claims blocks, has them written in threads or on a cluster, and waits for others' blocks."""
+"""Execution of a build: blocks are claimed, written in threads or on a cluster, and awaited from others."""
 
 from __future__ import annotations
 
 import concurrent.futures as cf
 import contextlib
-import functools
 import importlib
 import logging
 import math
 import os
+import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import xarray as xr
 
-from kit.data.store.blocks import WriteTask, block_of, write_block
+from kit.data.store.blocks import WriteTask, cut_block, write_block
 from kit.data.store.build_state import BuildState
 from kit.io.errors import SettingsError, StoreError, UnavailableError
 from kit.io.locks import LockHandle
+from kit.io.retry import poll
 
-__all__ = ["ExecutionOptions", "BuildProgressCallback", "write_blocks"]
+__all__ = ["BuildProgressCallback", "ExecutionOptions", "write_blocks"]
 
 _logger = logging.getLogger(__name__)
 
 _PAUSE = 0.2
 """Seconds between looks at what other processes have done."""
-_TOLD_EVERY = 0.5
+_REPORT_EVERY = 0.5
 """Seconds: looking how far all have come takes longer, the more there is."""
 _PATIENCE = 20.0
 """Seconds until a scheduler that does not answer is given up."""
 
 
 class BuildProgressCallback(Protocol):
-    """Is told how a build goes."""
+    """Receives the progress of a build."""
 
     def begin(self, blocks: int, done: int) -> None:
-        """Told once: blocks in all, and those that were there."""
+        """Begin, with the number of all blocks and of those that were there; called once."""
 
     def advance(self, done: int, size: int) -> None:
-        """Told after a block: blocks done, by whomever, and bytes of values that this process has written."""
+        """Take in the number of blocks done, by whomever, and the bytes of values that this process has written."""
 
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """ExecutionOptions a build is carried out; what is written does not depend on it.
+    """Execution of a build; what is written does not depend on it.
 
     Attributes:
-        workers: threads that write blocks; as many as there are processors by default.
-        scheduler: address of a ``dask.distributed`` scheduler, whose workers write the blocks instead.
-        restart: discard an unfinished build.
-        watch: is told how it goes.
+        workers: Number of threads that write blocks; as many as there are processors by default.
+        scheduler: Address of a ``dask.distributed`` scheduler, whose workers write the blocks instead.
+        restart: Whether to discard an unfinished build.
+        watch: Callback that receives the progress.
     """
 
     workers: int | None = None
@@ -64,13 +65,13 @@ class ExecutionOptions:
 
 @dataclass(frozen=True)
 class _Executor:
-    """Who writes blocks.
+    """Threads or a cluster that write blocks.
 
     Attributes:
-        submit: hands one over.
-        limit: how many may be under way.
-        stop: lets those that are be given up soon.
-        lost: exceptions that say that a worker is gone.
+        submit: Function that hands a block over.
+        limit: Number of blocks that may be under way.
+        stop: Function that lets these be given up soon.
+        lost: Exceptions that say that a worker is gone.
     """
 
     submit: Callable[[WriteTask], cf.Future[int]]
@@ -79,72 +80,76 @@ class _Executor:
     lost: tuple[type[BaseException], ...] = ()
 
 
-def write_blocks(part: BuildState, dataset: xr.Dataset, how: ExecutionOptions, *, offset: int = 0) -> None:
+def write_blocks(build: BuildState, dataset: xr.Dataset, how: ExecutionOptions, *, offset: int = 0) -> None:
     """Write all blocks of a build that are not done, and wait for those that other processes write.
 
     Args:
-        part: the build.
-        dataset: its states.
-        how: by whom.
-        offset: states that the store has before those of the dataset.
+        build: Build to work on.
+        dataset: States of the build.
+        how: Threads or cluster, and callback.
+        offset: Number of states that the store has before those of the dataset.
 
     Raises:
         StoreError: the source cannot be read, or the cluster does not write into the same folder.
         OSError: the disk is full.
     """
-    done = part.check()
+    done = build.check()
     if how.watch is not None:
-        how.watch.begin(len(part.numbers), len(done))
-    if done and not part.private:
-        _logger.info("%s: %d of %d blocks were there", part.folder, len(done), len(part.numbers))
-    if len(done) == len(part.numbers):
+        how.watch.begin(len(build.numbers), len(done))
+    if done and not build.private:
+        _logger.info("%s: %d of %d blocks were there", build.folder, len(done), len(build.numbers))
+    if len(done) == len(build.numbers):
         return
-    with _crew(how) as crew:
-        _Loop(part, functools.partial(block_of, part, dataset, offset=offset), crew, how.watch).run()
+    if how.scheduler is None:
+        started = _threads(how.workers or len(os.sched_getaffinity(0)))
+    else:
+        started = _cluster(how.scheduler)
+    with started as executor:
+        loop = _Loop(build, lambda number: cut_block(build, dataset, number, offset=offset), executor, how.watch)
+        try:
+            # What is left after a round is in the hands of others; who dies lets go of it.
+            poll(loop.round, _PAUSE)
+        finally:
+            loop.end()
 
 
 class _Loop:
     """Blocks on their way."""
 
     def __init__(
-        self, part: BuildState, cut: Callable[[int], WriteTask], crew: _Executor, watch: BuildProgressCallback | None
+        self,
+        build: BuildState,
+        cut: Callable[[int], WriteTask],
+        executor: _Executor,
+        watch: BuildProgressCallback | None,
     ) -> None:
-        self._part, self._cut, self._crew, self._watch = part, cut, crew, watch
+        self._build, self._cut, self._executor, self._watch = build, cut, executor, watch
         self._busy: dict[cf.Future[int], tuple[int, LockHandle]] = {}
-        self._size, self._told = 0, -math.inf
+        self._size, self._reported = 0, -math.inf
 
-    def run(self) -> None:
-        """Go on until every block is recorded."""
-        try:
-            while left := self._left():
-                if not self._round(left):
-                    # All that is left is in the hands of others; who dies lets go of it.
-                    time.sleep(_PAUSE)
-                self._tell()
-        finally:
-            self._crew.stop()
-            cf.wait([future for future in self._busy if not future.cancel()])
-            for _, held in self._busy.values():
-                held.release()
-
-    def _left(self) -> list[int]:
-        done = self._part.recorded()
-        return [number for number in self._part.numbers if number not in done]
-
-    def _round(self, left: Sequence[int]) -> int:
-        """Write those of the blocks that nobody else does; returns how many."""
-        written = 0
-        for number in left:
-            held = self._part.claim(number)
+    def round(self) -> bool:
+        """Write those of the blocks that nobody else writes; returns whether all blocks are done, by whomever."""
+        done = self._build.recorded()
+        for number in self._build.numbers:
+            if number in done:
+                continue
+            held = self._build.claim(number)
             if held is None:
                 continue
-            self._busy[self._crew.submit(self._cut(number))] = (number, held)
-            written += 1
-            while len(self._busy) >= self._crew.limit:
+            self._busy[self._executor.submit(self._cut(number))] = (number, held)
+            while len(self._busy) >= self._executor.limit:
                 self._collect()
         while self._busy:
             self._collect()
-        return written
+        self._report()
+        return len(self._build.recorded()) == len(self._build.numbers)
+
+    def end(self) -> None:
+        """Give up what is under way, and let go of it when it has ended."""
+        self._executor.stop()
+        cf.wait([future for future in self._busy if not future.cancel()])
+        for _, held in self._busy.values():
+            held.release()
 
     def _collect(self) -> None:
         finished, _ = cf.wait(self._busy, return_when=cf.FIRST_COMPLETED)
@@ -152,37 +157,32 @@ class _Loop:
             number, held = self._busy.pop(future)
             try:
                 self._size += future.result()
-                if not self._part.record_file(number).exists():
+                if not self._build.record_file(number).exists():
                     msg = (
-                        f"{self._part.folder}: the workers of the cluster do not write there; the store's folder must "
+                        f"{self._build.folder}: the workers of the cluster do not write there; the store's folder must "
                         "be on a file system that all of them share, under the same name"
                     )
                     raise StoreError(msg)
-            except self._crew.lost as error:
-                msg = f"{self._part.folder}: a worker of the cluster is gone ({error}); the same command goes on"
+            except self._executor.lost as error:
+                msg = f"{self._build.folder}: a worker of the cluster is gone ({error}); the same command goes on"
                 raise UnavailableError(msg) from error
             finally:
                 held.release(remove=True)
-        self._tell(_TOLD_EVERY)
+        self._report(_REPORT_EVERY)
 
-    def _tell(self, every: float = 0.0) -> None:
-        if self._watch is not None and time.monotonic() - self._told >= every:
-            self._told = time.monotonic()
-            self._watch.advance(len(self._part.recorded()), self._size)
+    def _report(self, every: float = 0.0) -> None:
+        if self._watch is not None and time.monotonic() - self._reported >= every:
+            self._reported = time.monotonic()
+            self._watch.advance(len(self._build.recorded()), self._size)
 
 
 @contextmanager
-def _crew(how: ExecutionOptions) -> Iterator[_Executor]:
-    if how.scheduler is not None:
-        with _cluster(how.scheduler) as crew:
-            yield crew
-        return
-    workers = how.workers or len(os.sched_getaffinity(0))
+def _threads(workers: int) -> Iterator[_Executor]:
     stop = threading.Event()
     pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="kit-build")
     try:
         # One more than can be at work, so that nobody waits; it holds nothing yet.
-        yield _Executor(lambda block: pool.submit(write_block, block, stop), workers + 1, stop.set)
+        yield _Executor(lambda task: pool.submit(write_block, task, stop), workers + 1, stop.set)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -190,7 +190,7 @@ def _crew(how: ExecutionOptions) -> Iterator[_Executor]:
 
 @contextmanager
 def _cluster(address: str) -> Iterator[_Executor]:
-    """The workers of a ``dask.distributed`` cluster; each block is a task."""
+    """Connect to a ``dask.distributed`` cluster, whose workers take each block as a task."""
     try:
         distributed: Any = importlib.import_module("distributed")
         cloudpickle: Any = importlib.import_module("cloudpickle")
@@ -211,17 +211,11 @@ def _cluster(address: str) -> Iterator[_Executor]:
             msg = f"--scheduler {address}: the cluster has no workers; start some with `dask worker {address}`"
             raise SettingsError(msg)
         pool = stack.enter_context(client.get_executor(pure=False))
-
-        def submit(block: WriteTask) -> cf.Future[int]:
-            # Packed here: graphs in arguments would be taken for work of the cluster's own.
-            future: cf.Future[int] = pool.submit(_unpacked, cloudpickle.dumps(block))
-            return future
-
-        yield _Executor(submit, threads + 1, lost=(distributed.KilledWorker, distributed.client.FutureCancelledError))
+        lost = (distributed.KilledWorker, distributed.client.FutureCancelledError)
+        # Packed here: graphs in arguments would be taken for work of the cluster's own.
+        yield _Executor(lambda task: pool.submit(_write_packed, cloudpickle.dumps(task)), threads + 1, lost=lost)
 
 
-def _unpacked(content: bytes) -> int:
-    import pickle
-
-    block: WriteTask = pickle.loads(content)  # noqa: S301 - from the process that gave the task
-    return write_block(block)
+def _write_packed(content: bytes) -> int:
+    task: WriteTask = pickle.loads(content)  # noqa: S301 - from the process that gave the task
+    return write_block(task)

@@ -1,4 +1,4 @@
-"""The store: a folder in Zarr v3 that training reads; ``write_store`` makes one.
+"""Reader of a store: a folder in Zarr v3, which ``kit.data.store.writer`` makes.
 
 Arrays are float32 with one chunk per time step; a missing value is NaN. Dimensions are ``time`` (naive,
 meaning UTC), ``level`` (hPa, increasing), ``latitude`` (strictly decreasing) and ``longitude`` (strictly
@@ -11,8 +11,7 @@ Dimension letters: T time, C level, H latitude, W longitude.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from functools import cached_property
@@ -21,16 +20,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 import zarr
 import zarr.errors
 
 from kit.data.chunks import Chunks, ChunkSlice, Columns, damage
-from kit.data.settings import Codec, Period
-from kit.data.statistics import StoreStatistics, Weighting
-from kit.data.store.executor import ExecutionOptions
-from kit.data.store.finalize import StoreExistsError
+from kit.data.settings import Period
+from kit.data.statistics import StoreStatistics, channel_key
 from kit.data.store.format import (
+    COORDINATES,
     CURVILINEAR,
     GRID,
     STATIC_PREFIX,
@@ -41,12 +38,11 @@ from kit.data.store.format import (
     period_indices,
     statistics_file,
 )
-from kit.data.store.layout import COORDINATES
 from kit.data.store.verify import verify
-from kit.data.store.writer import write
 from kit.io.errors import StoreError
+from kit.io.hashes import new_sha256
 
-__all__ = ["Store", "StoreExistsError", "write_store"]
+__all__ = ["Store"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -82,7 +78,18 @@ class Store:
                 statistics are missing.
         """
         path = Path(path)
-        group = _open_group(path)
+        if not path.is_dir():
+            msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
+            raise StoreError(msg)
+        try:
+            if (path / "zarr.json").exists() and not (path / "zarr.json").is_file():
+                # Opening a pipe waits for ever.
+                msg = "its zarr.json is no file"
+                raise OSError(msg)
+            group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zarr.errors.BaseZarrError) as error:
+            msg = f"{path}: not a store: no readable Zarr v3 group ({error}); build one with `kit data build`"
+            raise StoreError(msg) from error
         attributes: dict[str, Any] = dict(group.attrs)
         if attributes.get("kit_store") != STORE_FORMAT:
             msg = (
@@ -90,14 +97,32 @@ class Store:
                 f"{STORE_FORMAT} expected; build one with `kit data build`"
             )
             raise StoreError(msg)
-        names = dict(_dimensions(group))
-        latitude, longitude, times, levels = _coordinates(group, path)
-        grid = CURVILINEAR if latitude.ndim == 2 else GRID
+        latitude, longitude = (_coordinate(group, path, name).astype(np.float64) for name in GRID)
+        levels = np.empty(0)
+        if "level" in group:
+            levels = _coordinate(group, path, "level").astype(np.float64)
+        times = _coordinate(group, path, "time").astype("datetime64[s]")
+        check_coordinates(path, latitude, longitude, times, levels)
+        grid = GRID
+        if latitude.ndim == 2:
+            grid = CURVILINEAR
+        surface, atmospheric, static = [], [], []
+        for name, array in sorted(group.arrays()):
+            dimensions = tuple(getattr(array.metadata, "dimension_names", None) or ())
+            if name in COORDINATES:
+                continue
+            if dimensions == ("time", *grid):
+                surface.append(name)
+            elif "level" in dimensions and len(dimensions) == 4:
+                atmospheric.append(name)
+            elif dimensions == grid:
+                static.append(name.removeprefix(STATIC_PREFIX))
         return cls(
             path=path,
-            surface=tuple(n for n, dims in names.items() if dims == ("time", *grid)),
-            atmospheric=tuple(n for n, dims in names.items() if "level" in dims and len(dims) == 4),
-            static=tuple(n.removeprefix(STATIC_PREFIX) for n, dims in names.items() if dims == grid),
+            surface=tuple(surface),
+            atmospheric=tuple(atmospheric),
+            static=tuple(static),
+            # Whole pressures as whole numbers, as upstream's ``atmos_levels`` has them.
             levels=tuple(int(level) if level == int(level) else float(level) for level in levels),
             latitude=latitude,
             longitude=longitude,
@@ -156,12 +181,13 @@ class Store:
         Raises:
             StoreError: the store has no such variable, or a chunk of it is damaged.
         """
-        chosen = range(len(self.times))[times] if isinstance(times, slice) else times
-        parts = [self.part(name, int(index), rows, columns, levels) for index in chosen]
-        shape = parts[0].shape if parts else self.part(name, 0, rows, columns, levels).shape
-        states = np.empty((len(parts), *shape), dtype=np.float32)
-        for part, state in zip(parts, states, strict=True):
-            part.read(state)
+        if isinstance(times, slice):
+            times = range(len(self.times))[times]
+        # Of no state at all, the shape is that of the first.
+        shape = self.part(name, 0, rows, columns, levels).shape
+        states = np.empty((len(times), *shape), dtype=np.float32)
+        for index, state in zip(times, states, strict=True):
+            self.part(name, int(index), rows, columns, levels).read(state)
         return states
 
     def part(
@@ -187,8 +213,10 @@ class Store:
         if name not in self._chunks:
             array = self._array(name, self.surface + self.atmospheric)
             self._chunks[name] = Chunks.of(array, self.path / name)
-        told = f"{self.path}: {name} at {self.times[index]}"
-        return ChunkSlice(self._chunks[name], index, told, rows, columns, levels if name in self.atmospheric else None)
+        if name not in self.atmospheric:
+            levels = None
+        label = f"{self.path}: {name} at {self.times[index]}"
+        return ChunkSlice(self._chunks[name], index, label, rows, columns, levels)
 
     def read_static(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Float32:
         """Read a static variable by its name without prefix; float32, shape [H, W]."""
@@ -222,12 +250,17 @@ class Store:
         """CF attributes of an array by its name in the store: ``units``, ``long_name``, ``cell_methods``, ..."""
         return dict(self._group[name].attrs)
 
+    def statistics_keys(self, name: str) -> list[str]:
+        """Return the statistics keys of a surface or atmospheric variable, level by level."""
+        if name in self.surface:
+            return [name]
+        return [channel_key(name, level) for level in self.levels]
+
     def fingerprint(self) -> str:
         """SHA-256 of what the store says about itself: metadata, hashes of all data as written, statistics."""
-        digest = hashlib.sha256()
-        for file in (self.path / "zarr.json", statistics_file(self.path, self.attributes)):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
+        hasher = new_sha256((self.path / "zarr.json").read_bytes())
+        hasher.update(statistics_file(self.path, self.attributes).read_bytes())
+        return hasher.hexdigest()
 
     def verify(self) -> None:
         """Read every file and compare it with the hash that was recorded when it was written.
@@ -235,10 +268,11 @@ class Store:
         Raises:
             StoreError: a file was changed, cut off or lost, or is none of the store's; names the first of them.
         """
-        result = verify(self.path)
-        if result.problems:
-            first, others = result.problems[0], len(result.problems) - 1
-            more = f", and {others} more (all: kit data verify {self.path})" if others else ""
+        problems = verify(self.path).problems
+        if problems:
+            first, others, more = problems[0], len(problems) - 1, ""
+            if others:
+                more = f", and {others} more (all: kit data verify {self.path})"
             msg = (
                 f"{self.path}: {first.file} {first.problem}{more}; the store was changed or damaged: build it again "
                 "with `kit data build`"
@@ -246,89 +280,10 @@ class Store:
             raise StoreError(msg)
 
 
-def write_store(
-    dataset: xr.Dataset,
-    out: Path,
-    *,
-    splits: Mapping[str, Period],
-    attributes: Mapping[str, Any],
-    weights: Weighting = "none",
-    codec: Codec = "fast",
-    settings: Mapping[str, Any] | None = None,
-    how: ExecutionOptions | None = None,
-) -> Store:
-    """Write a dataset as a store, with statistics of its training states.
-
-    The dataset may be lazy: one state at a time (or 32 MiB of small ones) is computed and held by each thread. Nothing
-    is left at ``out`` if this fails for any reason, and nothing beside it unless ``settings`` are given.
-
-    Args:
-        dataset: dimensions ``time``, ``level``, ``latitude``, ``longitude`` in the store's order, or ``time``,
-            ``level``, ``y``, ``x`` with latitudes and longitudes on ``(y, x)``; static variables prefixed
-            ``static_``; attributes of the variables are kept.
-        out: folder to be made.
-        splits: at least ``train``; ``valid`` and ``test`` beside it.
-        attributes: added to the root's attributes.
-        weights: how points are weighted in the statistics.
-        codec: how chunks are packed.
-        settings: what was asked for, where that and ``attributes`` determine what the dataset holds: then an
-            interrupted write is gone on with by the next one of the same settings, and several share the work.
-        how: threads, cluster, and who is told how it goes.
-
-    Raises:
-        StoreExistsError: ``out`` exists.
-        StoreError: the dataset is not of the store's form, a split holds none of its states, or an unfinished build of
-            something else is in the way.
-        OSError: the disk is full or the folder cannot be written.
-    """
-    write(
-        dataset,
-        Path(out),
-        splits=splits,
-        attributes=attributes,
-        weights=weights,
-        codec=codec,
-        settings=settings,
-        how=how,
-    )
-    return Store.open(out)
-
-
-def _open_group(path: Path) -> zarr.Group:
-    if not path.is_dir():
-        msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
+def _coordinate(group: zarr.Group, path: Path, name: str) -> npt.NDArray[Any]:
+    array = group.get(name)
+    if not isinstance(array, zarr.Array):
+        msg = f"{path}: the store has no coordinate {name!r}; build it again with `kit data build`"
         raise StoreError(msg)
-    try:
-        if (path / "zarr.json").exists() and not (path / "zarr.json").is_file():
-            # Opening a pipe waits for ever.
-            msg = "its zarr.json is no file"
-            raise OSError(msg)
-        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zarr.errors.BaseZarrError) as error:
-        msg = f"{path}: not a store: no readable Zarr v3 group ({error}); build one with `kit data build`"
-        raise StoreError(msg) from error
-
-
-def _dimensions(group: zarr.Group) -> list[tuple[str, tuple[str | None, ...]]]:
-    arrays = ((name, array.metadata) for name, array in sorted(group.arrays()))
-    named = ((name, tuple(getattr(metadata, "dimension_names", None) or ())) for name, metadata in arrays)
-    return [(name, dims) for name, dims in named if name not in COORDINATES]
-
-
-def _coordinates(
-    group: zarr.Group, path: Path
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Times, npt.NDArray[np.float64]]:
-    def values(name: str) -> npt.NDArray[Any]:
-        array = group.get(name)
-        if array is None and name == "level":
-            return np.empty(0)
-        if not isinstance(array, zarr.Array):
-            msg = f"{path}: the store has no coordinate {name!r}; build it again with `kit data build`"
-            raise StoreError(msg)
-        with damage(f"{path}: {name}"):
-            return np.asarray(array[:])
-
-    latitude, longitude, levels = (values(n).astype(np.float64) for n in ("latitude", "longitude", "level"))
-    times = values("time").astype("datetime64[s]")
-    check_coordinates(path, latitude, longitude, times, levels)
-    return latitude, longitude, times, levels
+    with damage(f"{path}: {name}"):
+        return np.asarray(array[:])

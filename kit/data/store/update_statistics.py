@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from kit.data.statistics import (
     StoreStatistics,
     VariableStatistics,
     Weighting,
-    channel_key,
     point_weights,
 )
 from kit.data.store.build_state import folder_of
@@ -23,14 +20,11 @@ from kit.data.store.format import INTEGRITY, STATIC_PREFIX, STATISTICS_FILE, pen
 from kit.data.store.manifest import document_bytes
 from kit.data.store.reader import Store
 from kit.io.atomic import write_atomically
+from kit.io.documents import read_json
 from kit.io.errors import StoreError
+from kit.io.hashes import sha256_of_text
 
-__all__ = ["keys_of", "measure", "restate"]
-
-
-def keys_of(store: Store, name: str) -> list[str]:
-    """Names of a surface or atmospheric variable's statistics, level by level."""
-    return [name] if name in store.surface else [channel_key(name, level) for level in store.levels]
+__all__ = ["measure", "restate"]
 
 
 def measure(
@@ -39,10 +33,10 @@ def measure(
     """Compute statistics of the states in a period; over the training period, those that building wrote.
 
     Args:
-        store: that is read.
-        period: its states count, ends included.
-        weighting: of the points.
-        watch: called after each state of each variable.
+        store: Store to read.
+        period: Period of the states that count, ends included.
+        weighting: Weights of the points.
+        watch: Function called after each state of each variable.
 
     Raises:
         StoreError: no state falls into the period, or a chunk is damaged.
@@ -55,17 +49,20 @@ def measure(
     moments = store.times.astype(np.int64)
     found: dict[str, VariableStatistics] = {}
     for name in (*store.surface, *store.atmospheric):
-        parts = {key: FieldAccumulator(key, len(indices), weights) for key in keys_of(store, name)}
+        keys = store.statistics_keys(name)
+        accumulators = [FieldAccumulator(key, len(indices), weights) for key in keys]
         for index in indices.tolist():
-            state = store.read(name, [index])
-            for part, field in zip(parts.values(), state[0] if state.ndim == 4 else state, strict=True):
-                part.add(field, int(moments[index]))
+            # Levels one after another; a surface variable has one field.
+            fields = store.read(name, [index]).reshape(-1, *store.shape)
+            for accumulator, field in zip(accumulators, fields, strict=True):
+                accumulator.add(field, int(moments[index]))
             watch()
-        found |= {key: part.result() for key, part in parts.items()}
+        found |= zip(keys, [accumulator.result() for accumulator in accumulators], strict=True)
     for name in store.static:
-        part = FieldAccumulator(STATIC_PREFIX + name, 1, weights)
-        part.add(store.read_static(name))
-        found[STATIC_PREFIX + name] = part.result()
+        key = STATIC_PREFIX + name
+        accumulator = FieldAccumulator(key, 1, weights)
+        accumulator.add(store.read_static(name))
+        found[key] = accumulator.result()
     return StoreStatistics(train=period, states=len(indices), weights=weighting, variables=found)
 
 
@@ -79,11 +76,11 @@ def restate(out: Path, statistics: StoreStatistics) -> Path:
     that is killed leaves a store with one or the other.
 
     Args:
-        out: the store.
-        statistics: of its training states.
+        out: Folder of the store.
+        statistics: Statistics of its training states.
 
     Returns:
-        Where they are.
+        Path of their file.
 
     Raises:
         StoreError: states are being appended to the store.
@@ -93,15 +90,16 @@ def restate(out: Path, statistics: StoreStatistics) -> Path:
         msg = f"{out}: states are being appended to it ({appending}); finish that first, with the command that began it"
         raise StoreError(msg)
     file, text = out / STATISTICS_FILE, statistics.text()
-    document = json.loads((out / "zarr.json").read_text(encoding="utf-8"))
+    document = read_json(out / "zarr.json")
     attributes = document["attributes"]
     if INTEGRITY not in attributes:
+        # Of an earlier version: nothing holds a hash of the statistics.
         write_atomically(file, text)
         return file
-    attributes[INTEGRITY] = {**attributes[INTEGRITY], "statistics": hashlib.sha256(text.encode()).hexdigest()}
+    attributes[INTEGRITY] = {**attributes[INTEGRITY], "statistics": sha256_of_text(text)}
     pending = pending_statistics(out, attributes)
     write_atomically(pending, text)
-    write_atomically(out / "zarr.json", document_bytes(document).decode())
+    write_atomically(out / "zarr.json", document_bytes(document))
     write_atomically(file, text)
     pending.unlink()
     return file

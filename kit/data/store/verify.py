@@ -1,12 +1,13 @@
-"""Compare every file of a store with what was recorded when it was written."""
+"""Verification of a store: every file is compared with what was recorded when it was written."""
 
 from __future__ import annotations
 
 import concurrent.futures as cf
+import dataclasses
 import itertools
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import zarr.errors
 from kit.data.store.build_state import folder_of
 from kit.data.store.format import INTEGRITY, REPORT_FILE, STATISTICS_FILE, pending_statistics, statistics_file
 from kit.data.store.manifest import MANIFEST, ChunkFact, Manifest, document_hash, file_hash, values_hash
+from kit.io.documents import read_json
 from kit.io.errors import StoreError
 
 __all__ = ["Problem", "Verification", "verify"]
 
 _BATCH = 256
+"""Chunks that are handed to the threads at a time: the list of all futures would outgrow the list of all files."""
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
@@ -36,7 +39,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What comparing came to: files and bytes that were read, and what is wrong."""
+    """Result of a verification: files and bytes that were read, and what is wrong."""
 
     store: Path
     files: int
@@ -44,8 +47,8 @@ class Verification:
     problems: tuple[Problem, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
-        problems = [{"file": problem.file, "problem": problem.problem} for problem in self.problems]
+        """Return the result as JSON knows it."""
+        problems = list(map(dataclasses.asdict, self.problems))
         return {
             "store": str(self.store),
             "passed": not problems,
@@ -59,8 +62,8 @@ def verify(store: Path, workers: int | None = None) -> Verification:
     """Read every file of a store and compare it with its hash.
 
     Args:
-        store: its folder.
-        workers: threads that read; as many as there are processors by default.
+        store: Folder of the store.
+        workers: Number of threads that read; as many as there are processors by default.
 
     Returns:
         Every file that was changed, cut off or lost, and every one that is none of the store's.
@@ -69,43 +72,63 @@ def verify(store: Path, workers: int | None = None) -> Verification:
         StoreError: there is no such folder, or it holds no store with hashes.
     """
     store = Path(store)
-    if odd := list(_no_files(store)):
-        # A pipe is waited for, and a device read, without end: nothing is opened beside one.
+    found = [Path(folder, name) for folder, _, names in os.walk(store) for name in names]
+    paths = {file.relative_to(store).as_posix(): file for file in found}
+    # Links are followed. A pipe is waited for, and a device read, without end: nothing is opened beside one.
+    odd = [path for path, file in paths.items() if file.exists() and not file.is_file()]
+    if odd:
         return Verification(store, 0, 0, tuple(Problem(path, "is no file; nothing was compared") for path in odd))
-    document = _document(store)
+    document = _read_document(store)
+    attributes = document["attributes"]
+    arrays: Mapping[str, Any] = document["consolidated_metadata"]["metadata"]
+    # While an append ends, files are on their way to their names, and metadata of arrays may know of new states first.
+    appending = folder_of(store, "append.part").exists()
     problems: list[Problem] = []
-    if document["attributes"][INTEGRITY].get("metadata") != document_hash(document):
+    if attributes[INTEGRITY].get("metadata") != document_hash(document):
         problems.append(Problem("zarr.json", "was changed"))
-    manifest, tail, found = _manifest(store, document["attributes"])
-    problems += [*found, *_statistics(store, document["attributes"]), *_metadata(store, document)]
-    problems += _times(store, document["attributes"])
-    size, files = 0, 0
-    for problem, count in _compared(store, manifest.chunks(), workers or len(os.sched_getaffinity(0))):
-        size, files = size + count, files + 1
-        problems += [] if problem is None else [problem]
-    known = {chunk.path for chunk in itertools.chain(manifest.chunks(), tail.chunks())}
-    extra = sorted(_beside(store, document))
-    problems += [Problem(path, "is none of the store's files") for path in _strangers(store, {*known, *extra})]
-    present = [store / path for path in extra if (store / path).is_file()]
-    return Verification(
-        store, files + len(present), size + sum(file.stat().st_size for file in present), tuple(problems)
-    )
-
-
-def _no_files(store: Path) -> Iterator[str]:
-    """What is neither a folder nor, links followed, a regular file."""
-    for folder, _, names in os.walk(store):
-        for file in (Path(folder, name) for name in names):
-            if file.exists() and not file.is_file():
-                yield file.relative_to(store).as_posix()
-
-
-def _document(store: Path) -> dict[str, Any]:
+    manifest, tail, wrong = _read_manifest(store, attributes)
+    problems += wrong
     try:
-        document: dict[str, Any] = json.loads((store / "zarr.json").read_text(encoding="utf-8"))
+        if file_hash(statistics_file(store, attributes))[0] != attributes[INTEGRITY].get("statistics"):
+            problems.append(Problem(STATISTICS_FILE, "was changed"))
+    except OSError:
+        problems.append(Problem(STATISTICS_FILE, "is gone"))
+    problems += _compare_metadata(store, arrays, appending=appending)
+    # The file of the times grows with every append, before the metadata say so: their values are compared.
+    try:
+        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+        if values_hash(group["time"][:]) != attributes["data_sha256"].get("time"):  # type: ignore[index, arg-type]
+            problems.append(Problem("time", "was changed"))
+    except (*_UNREADABLE, RuntimeError, zarr.errors.BaseZarrError):
+        problems.append(Problem("time", "cannot be read"))
+    size = files = 0
+    with cf.ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        left = manifest.chunks()
+        while batch := list(itertools.islice(left, _BATCH)):
+            for problem, count in pool.map(_compare_chunk, itertools.repeat(store), batch):
+                size, files = size + count, files + 1
+                if problem is not None:
+                    problems.append(problem)
+    extra = {"zarr.json", MANIFEST, STATISTICS_FILE, REPORT_FILE, pending_statistics(store, attributes).name}
+    extra.update(f"{name}/zarr.json" for name in arrays)
+    extra.update(path for path in paths if path.startswith("time/c/"))
+    if appending:
+        extra.update(path for path in paths if re.fullmatch(r"stats-[^/]*\.json", path))
+    known = extra.union(chunk.path for chunk in itertools.chain(manifest.chunks(), tail.chunks()))
+    problems += [Problem(path, "is none of the store's files") for path in sorted(paths.keys() - known)]
+    present = [file for path, file in paths.items() if path in extra and file.is_file()]
+    size += sum(file.stat().st_size for file in present)
+    return Verification(store, files + len(present), size, tuple(problems))
+
+
+def _read_document(store: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = read_json(store / "zarr.json")
         attributes = document["attributes"]
     except _UNREADABLE as error:
-        what = "no such store" if not store.is_dir() else f"no readable Zarr v3 group ({error})"
+        what = f"no readable Zarr v3 group ({error})"
+        if not store.is_dir():
+            what = "no such store"
         msg = f"{store}: {what}; build one with `kit data build`"
         raise StoreError(msg) from error
     if not isinstance(attributes.get(INTEGRITY), dict):
@@ -114,8 +137,8 @@ def _document(store: Path) -> dict[str, Any]:
     return document
 
 
-def _manifest(store: Path, attributes: Mapping[str, Any]) -> tuple[Manifest, Manifest, list[Problem]]:
-    """What counts of the manifest, what an append that is under way put behind it, and what is wrong with it."""
+def _read_manifest(store: Path, attributes: Mapping[str, Any]) -> tuple[Manifest, Manifest, list[Problem]]:
+    """Read what counts of the manifest and what an append that is under way put behind it; tell what is wrong."""
     try:
         content = (store / MANIFEST).read_bytes()
         facts = attributes[INTEGRITY]["manifest"]
@@ -132,59 +155,25 @@ def _manifest(store: Path, attributes: Mapping[str, Any]) -> tuple[Manifest, Man
     return manifest, tail, [Problem(MANIFEST, f"was changed: the lines of {', '.join(changed) or 'some files'}")]
 
 
-def _statistics(store: Path, attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    try:
-        sha256, _ = file_hash(statistics_file(store, attributes))
-    except OSError:
-        yield Problem(STATISTICS_FILE, "is gone")
-        return
-    if sha256 != attributes[INTEGRITY].get("statistics"):
-        yield Problem(STATISTICS_FILE, "was changed")
-
-
-def _arrays(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    arrays: Mapping[str, Any] = document["consolidated_metadata"]["metadata"]
-    return arrays
-
-
-def _metadata(store: Path, document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Metadata of arrays in files of their own, which the root's repeat."""
-    # While an append ends, either may know of the new states first.
-    moving = folder_of(store, "append.part").exists()
-    for name, expected in sorted(_arrays(document).items()):
+def _compare_metadata(store: Path, arrays: Mapping[str, Any], *, appending: bool) -> Iterator[Problem]:
+    """Compare the metadata of arrays in files of their own with those that the root's repeat."""
+    for name, expected in sorted(arrays.items()):
+        path = f"{name}/zarr.json"
         try:
-            held = json.loads((store / name / "zarr.json").read_text(encoding="utf-8"))
-            same = held == expected or (moving and {**held, "shape": 0} == {**expected, "shape": 0})
+            held = read_json(store / path)
+            same = held == expected or (appending and {**held, "shape": 0} == {**expected, "shape": 0})
         except FileNotFoundError:
-            yield Problem(f"{name}/zarr.json", "is gone")
+            yield Problem(path, "is gone")
             continue
         except _UNREADABLE:
             same = False
         if not same:
-            yield Problem(f"{name}/zarr.json", "was changed")
+            yield Problem(path, "was changed")
 
 
-def _times(store: Path, attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    """Values of the times: their file grows with every append, before the metadata say so."""
-    try:
-        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
-        held = values_hash(group["time"][:])  # type: ignore[index, arg-type]
-    except (*_UNREADABLE, RuntimeError, zarr.errors.BaseZarrError):
-        yield Problem("time", "cannot be read")
-        return
-    if held != attributes["data_sha256"].get("time"):
-        yield Problem("time", "was changed")
-
-
-def _compared(store: Path, chunks: Iterable[ChunkFact], workers: int) -> Iterator[tuple[Problem | None, int]]:
-    with cf.ThreadPoolExecutor(workers) as pool:
-        # Some at a time: the list of all futures would outgrow the list of all files.
-        left = iter(chunks)
-        while batch := list(itertools.islice(left, _BATCH)):
-            yield from pool.map(lambda chunk: _compare(store, chunk), batch)
-
-
-def _compare(store: Path, chunk: ChunkFact) -> tuple[Problem | None, int]:
+def _compare_chunk(store: Path, chunk: ChunkFact) -> tuple[Problem | None, int]:
+    """Compare a file with its hash; returns what is wrong, and how many bytes were read."""
+    problem = None
     try:
         sha256, size = file_hash(store / chunk.path)
     except FileNotFoundError:
@@ -192,22 +181,7 @@ def _compare(store: Path, chunk: ChunkFact) -> tuple[Problem | None, int]:
     except OSError as error:
         return Problem(chunk.path, f"cannot be read ({error.strerror})"), 0
     if size != chunk.size:
-        return Problem(chunk.path, f"has {size} bytes, {chunk.size} were written"), size
-    return (None if sha256 == chunk.sha256 else Problem(chunk.path, "was changed")), size
-
-
-def _beside(store: Path, document: Mapping[str, Any]) -> set[str]:
-    """Files that the manifest does not list."""
-    times = {file.relative_to(store).as_posix() for file in (store / "time" / "c").glob("*")}
-    if folder_of(store, "append.part").exists():
-        # On their way to their name.
-        times |= {file.name for file in store.glob("stats-*.json")}
-    pending = pending_statistics(store, document["attributes"]).name
-    arrays = {f"{name}/zarr.json" for name in _arrays(document)}
-    return {"zarr.json", MANIFEST, STATISTICS_FILE, REPORT_FILE, pending, *times, *arrays}
-
-
-def _strangers(store: Path, known: set[str]) -> list[str]:
-    files = (Path(folder, name) for folder, _, names in os.walk(store) for name in names)
-    paths = (file.relative_to(store).as_posix() for file in files)
-    return sorted(path for path in paths if path not in known)
+        problem = Problem(chunk.path, f"has {size} bytes, {chunk.size} were written")
+    elif sha256 != chunk.sha256:
+        problem = Problem(chunk.path, "was changed")
+    return problem, size

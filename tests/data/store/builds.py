@@ -13,7 +13,8 @@ from kit.data.store import build_plan as plan
 from kit.data.store import executor as driver
 from kit.data.store.blocks import WriteTask, write_block
 from kit.data.store.executor import ExecutionOptions
-from kit.data.store.reader import Store, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import write_store
 from tests.factories import synthetic_dataset
 
 __all__ = ["ATTRIBUTES", "SPLITS", "build", "files_of", "interrupt", "one_state_blocks", "small"]

@@ -13,11 +13,11 @@ import xarray as xr
 
 from kit.data.settings import Codec, Period
 from kit.data.store import finalize as commit
-from kit.data.store.append import append
 from kit.data.store.build_state import OtherPlanError
 from kit.data.store.executor import ExecutionOptions
 from kit.data.store.reader import Store
 from kit.data.store.verify import verify
+from kit.data.store.writer import append_states
 from kit.io.errors import SettingsError, StoreError
 from kit.io.locks import take
 from tests.data.store.builds import build, files_of, interrupt, one_state_blocks, small
@@ -57,7 +57,7 @@ def store(earlier: Path, tmp_path: Path) -> Path:
 def add(
     store: Path, dataset: xr.Dataset | None = None, *, splits: Any = TEST, codec: Codec | None = None, **how: Any
 ) -> Store:
-    append(
+    append_states(
         STATES.isel(time=slice(7, 10)) if dataset is None else dataset,
         store,
         splits=splits,
@@ -102,7 +102,7 @@ def test_statistics_are_those_of_a_store_built_at_once(store: Path, tmp_path: Pa
 
 
 def test_once_more_and_past_a_chunk_of_times(store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("kit.data.store.layout.TIME_CHUNK", 4)
+    monkeypatch.setattr("kit.data.store.format.TIME_CHUNK", 4)
     build(tmp_path / "short", STATES.isel(time=slice(0, 7)))
     for start, stop in ((7, 8), (8, 10)):
         add(tmp_path / "short", STATES.isel(time=slice(start, stop)), splits={})
@@ -196,7 +196,7 @@ def test_an_end_that_is_killed_at_every_step(
         shutil.copytree(earlier, store)
         calls.clear()
         with monkeypatch.context() as patch:
-            for name in ("_place", "_moved", "save_statistics", "root_document"):
+            for name in ("write_file", "_move_chunk", "root_document"):
                 patch.setattr(commit, name, counted(getattr(commit, name), stop))
             patch.setattr(commit, "shutil", SimpleNamespace(rmtree=counted(shutil.rmtree, stop)))
             with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,8 @@ import xarray as xr
 import zarr
 
 from kit.data.settings import Codec, Period
-from kit.data.store.reader import Store, StoreExistsError, write_store
+from kit.data.store.reader import Store
+from kit.data.store.writer import StoreExistsError, write_store
 from kit.io.errors import StoreError
 from tests.factories import LAMBERT, as_matrices, synthetic_dataset, synthetic_store
 
@@ -257,7 +258,7 @@ def test_the_second_of_two_writers_leaves_the_first_alone(tmp_path: Path, monkey
 
     complete = finish.root_document
 
-    def overtaken(*arguments: Any) -> dict[str, Any]:
+    def overtaken(*arguments: Any) -> bytes:
         monkeypatch.setattr(finish, "root_document", complete)
         synthetic_store(tmp_path / "store", times=4, seed=1)
         return complete(*arguments)

@@ -14,7 +14,8 @@ from kit.data.store import finalize as finish
 from kit.data.store import writer as write
 from kit.data.store.blocks import WriteTask, write_block
 from kit.data.store.build_state import OtherPlanError
-from kit.data.store.reader import Store, StoreExistsError
+from kit.data.store.reader import Store
+from kit.data.store.writer import StoreExistsError
 from kit.io.errors import StoreError, UnavailableError
 from kit.io.locks import take
 from tests.data.store.builds import ATTRIBUTES, build, files_of, interrupt, one_state_blocks, small
@@ -125,7 +126,7 @@ def test_an_end_that_is_cut_short_is_made_again(
         return counted
 
     with monkeypatch.context() as patch:
-        for name in ("write_file", "save_statistics", "_publish"):
+        for name in ("write_file", "move"):
             patch.setattr(finish, name, cut(getattr(finish, name)))
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "store")
@@ -172,11 +173,13 @@ def test_a_block_of_another_process_is_waited_for(
     held = take(tmp_path / ".store.part" / "claims" / "6")
     assert held is not None
 
-    def release(_: float) -> None:
+    def look(done: Callable[[], bool], _: float) -> None:
+        assert not done()
         assert written == [2, 3, 4, 5, 7]
         held.release()
+        assert done()
 
-    monkeypatch.setattr("kit.data.store.executor.time.sleep", release)
+    monkeypatch.setattr("kit.data.store.executor.poll", look)
     assert files_of(build(tmp_path / "store").path) == undisturbed
     assert written[-1] == 6
 
