@@ -31,17 +31,17 @@ class Outbox:
     """Collects points, and sends them in order from a thread of its own every few seconds.
 
     A point leaves the buffer only after ``send`` has returned, so nothing is lost while the store is away:
-    that is said once as a warning, and everything waits for the next attempt. ``put`` never waits. What is put
+    that is logged once as a warning, and everything waits for the next attempt. ``put`` never waits. What is put
     where ``limit`` points wait already is left to whoever has the records, and counted.
 
     Args:
-        send: takes at most 1000 points; raises ``KitError`` when the store did not take them, and must
+        send: Function that sends at most 1000 points; raises ``KitError`` when the store did not take them, and must
             then accept the same points again.
-        interval: least number of seconds between two attempts in the background.
-        limit: most points that wait, about 200 bytes each.
+        interval: Least number of seconds between two attempts in the background.
+        limit: Largest number of points that wait, about 200 bytes each.
 
     Attributes:
-        left_out: points that found no room.
+        left_out: Number of points that found no room.
     """
 
     def __init__(self, send: Callable[[Sequence[Point]], None], interval: float, limit: int = 1_000_000) -> None:
@@ -80,7 +80,7 @@ class Outbox:
         """Send everything that waits, now; return whether the store took it all.
 
         Args:
-            seconds: wait no longer than this for a store that does not answer.
+            seconds: Longest wait for a store that does not answer.
         """
         if seconds is None:
             return self._deliver()
@@ -96,16 +96,20 @@ class Outbox:
                     self._send(batch)
                     del self._waiting[: len(batch)]
             except KitError as error:
-                self._note_failure(error)
+                # Once as a warning: a server that is away for an hour would otherwise fill the screen.
+                level = logging.WARNING
+                if self._away:
+                    level = logging.DEBUG
+                self._away = True
+                _logger.log(
+                    level, "%s; training goes on, %d values wait for the next attempt", error, len(self._waiting)
+                )
                 return False
             if self._away:
                 self._away = False
-                rest = f", except {self.left_out} values that found no room here" if self.left_out else ""
+                rest = ""
+                if self.left_out:
+                    rest = f", except {self.left_out} values that found no room here"
                 # As loud as the warning that it ends.
                 _logger.warning("the tracking store answers again and has everything that waited%s", rest)
             return True
-
-    def _note_failure(self, error: KitError) -> None:
-        level = logging.DEBUG if self._away else logging.WARNING
-        self._away = True
-        _logger.log(level, "%s; training goes on, %d values wait for the next attempt", error, len(self._waiting))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 
+from kit.io.hashes import sha256_of_text
 from kit.io.secrets import is_secret_name, scrub
 
 __all__ = ["fit_value", "flatten", "valid_key"]
@@ -21,7 +21,7 @@ def flatten(settings: Mapping[str, object]) -> dict[str, str]:
     """Turn nested settings into one text per dotted key.
 
     Args:
-        settings: the dump of a settings model, in Python or JSON mode; values may be mappings, sequences,
+        settings: Dump of a settings model, in Python or JSON mode; values may be mappings, sequences,
             scalars, paths, dates and ``None``.
 
     Returns:
@@ -36,8 +36,7 @@ def fit_value(text: str) -> str:
     """Cut a text to what MLflow takes as a parameter, ending a cut one with its length and SHA-256."""
     if len(text) <= _MAX_VALUE:
         return text
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    note = f"... ({len(text)} characters, sha256 {digest})"
+    note = f"... ({len(text)} characters, sha256 {sha256_of_text(text)})"
     return text[: _MAX_VALUE - len(note)] + note
 
 
@@ -50,18 +49,19 @@ def valid_key(key: str) -> str:
     valid = "/".join(parts)[:_MAX_KEY]
     if valid == key:
         return key
-    digest = hashlib.sha256(key.encode()).hexdigest()[:6]
-    return f"{valid[: _MAX_KEY - 7]}-{digest}"
+    return f"{valid[: _MAX_KEY - 7]}-{sha256_of_text(key)[:6]}"
 
 
 def _leaves(value: object, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and (value or not key):
-        for name, inner in value.items():
-            dotted = f"{key}.{name}" if key else str(name)
-            if not is_secret_name(str(name)):
-                yield from _leaves(inner, dotted)
-    else:
+    if not isinstance(value, Mapping) or (key and not value):
         yield key, scrub(_text(value))
+        return
+    prefix = ""
+    if key:
+        prefix = f"{key}."
+    for name, inner in value.items():
+        if not is_secret_name(str(name)):
+            yield from _leaves(inner, f"{prefix}{name}")
 
 
 def _text(value: object) -> str:

@@ -1,8 +1,7 @@
-"""What made a run: code, environment, machine, command and data, as ``provenance.json``."""
+"""Provenance of a run: code, environment, machine, command and data, as ``provenance.json`` holds them."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import kit
+from kit.io.documents import read_json
+from kit.io.hashes import sha256_of_file, sha256_of_text
 from kit.io.secrets import scrub, scrub_argv
 from kit.tracking.params import flatten
 
@@ -47,25 +48,31 @@ def collect(
     The environment's variables are never read into it, and secrets in the command line are masked.
 
     Args:
-        settings: dump of the resolved settings; only their hash is kept.
-        data: what identifies the data: the store's fingerprint, the hashes of its source files.
-        base_weights: what identifies the weights trained from: repository, file, revision, SHA-256.
-        argv: command line; by default this process's.
-        started: start of the run, with its time zone; by default now.
-        checkout: where the git repository and ``requirements.lock`` are looked for.
-        image: the record that ``Dockerfile.cuda`` leaves of the commit and the lock that an image was built from.
+        settings: Dump of the resolved settings; only their hash is kept.
+        data: Marks of the data: the store's fingerprint, the hashes of its source files.
+        base_weights: Marks of the weights trained from: repository, file, revision, SHA-256.
+        argv: Command line; by default this process's.
+        started: Start of the run, with its time zone; by default now.
+        checkout: Folder where the git repository and ``requirements.lock`` are looked for.
+        image: Record that ``Dockerfile.cuda`` leaves of the commit and the lock that an image was built from.
 
     Returns:
         A mapping that JSON can hold.
     """
-    built = json.loads(image.read_text(encoding="utf-8")) if image.is_file() else {}
+    built: dict[str, Any] = {}
+    if image.is_file():
+        built = read_json(image)
+    lock, lock_sha256 = checkout / "requirements.lock", built.get("lock_sha256")
+    if lock.is_file():
+        lock_sha256 = sha256_of_file(lock)
+    versions = dict(zip(_PACKAGES, map(_version, _PACKAGES), strict=True))
     return {
         "format": _FORMAT,
         "started": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
         "kit": _version(_DISTRIBUTION),
-        "git": _git(checkout) or _git_of_image(built),
-        "lock_sha256": _lock_hash(checkout) or built.get("lock_sha256"),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "git": _git(checkout, built.get("revision", "unknown")),
+        "lock_sha256": lock_sha256,
+        "packages": {name: version for name, version in versions.items() if version},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "platform": platform.platform(),
         "cpu": _cpu(),
@@ -73,23 +80,25 @@ def collect(
         "argv": scrub_argv(sys.argv if argv is None else argv),
         "settings_sha256": settings_hash(settings),
         "data": dict(data),
-        "base_weights": dict(base_weights) if base_weights else None,
+        "base_weights": dict(base_weights or {}) or None,
     }
 
 
 def settings_hash(settings: Mapping[str, object]) -> str:
-    """Return the SHA-256 of resolved settings; their order does not matter, and secrets do not enter."""
-    text = json.dumps(flatten(settings), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Hash resolved settings with SHA-256; their order does not matter, and secrets do not enter."""
+    return sha256_of_text(json.dumps(flatten(settings), sort_keys=True, ensure_ascii=True, separators=(",", ":")))
 
 
 def tags(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the MLflow tags of a run: kit, git commit, lock, settings, data and base weights by hash."""
     git = provenance["git"] or {}
+    dirty = None
+    if git:
+        dirty = str(git["dirty"]).lower()
     found: dict[str, object] = {
         "kit.version": provenance["kit"],
         "mlflow.source.git.commit": git.get("commit"),  # the name that MLflow's pages show
-        "kit.git_dirty": str(git["dirty"]).lower() if git else None,
+        "kit.git_dirty": dirty,
         "kit.lock_sha256": provenance["lock_sha256"],
         "kit.settings_sha256": provenance["settings_sha256"],
     }
@@ -105,42 +114,43 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _git(checkout: Path) -> dict[str, Any] | None:
-    """Return commit and dirty flag of a checkout of ours; ``None`` for an installed kit, or without git."""
-    if not ((checkout / ".git").exists() and (checkout / "pyproject.toml").exists()):
+def _git(checkout: Path, built: str) -> dict[str, Any] | None:
+    """Find commit and dirty flag of the code.
+
+    Args:
+        checkout: Folder that may be a checkout of the kit.
+        built: Revision that an image was built from; its builder may not have named one.
+
+    Returns:
+        ``commit`` and ``dirty``; None for an installed kit, or without git.
+    """
+    # A kit that is installed inside somebody's repository is not of that commit.
+    if (checkout / ".git").exists() and (checkout / "pyproject.toml").exists():
+        commit = _output("git", "-C", str(checkout), "rev-parse", "HEAD")
+        # Without the lock: two runs that start at once would otherwise get in each other's way.
+        status = _output("git", "--no-optional-locks", "-C", str(checkout), "status", "--porcelain")
+        if commit is not None and status is not None:
+            return {"commit": commit, "dirty": bool(status)}
+    if built == "unknown":
         return None
-    commit = _output("git", "-C", str(checkout), "rev-parse", "HEAD")
-    status = _output("git", "--no-optional-locks", "-C", str(checkout), "status", "--porcelain")
-    if commit is None or status is None:
-        return None
-    return {"commit": commit, "dirty": bool(status)}
-
-
-def _git_of_image(built: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return commit and dirty flag of what an image was built from; the builder was told of them, or was not."""
-    revision = built.get("revision", "unknown")
-    if revision == "unknown":
-        return None
-    return {"commit": revision.removesuffix("-dirty"), "dirty": revision.endswith("-dirty")}
-
-
-def _lock_hash(checkout: Path) -> str | None:
-    lock = checkout / "requirements.lock"
-    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
+    return {"commit": built.removesuffix("-dirty"), "dirty": built.endswith("-dirty")}
 
 
 def _cpu() -> dict[str, Any]:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"name": _cpu_name(), "cores": usable, "threads": torch.get_num_threads()}
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    name, info = "", Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    name = name or platform.processor() or platform.machine()
+    cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        # A container or a scheduler may leave this process fewer cores than the machine has.
+        cores = len(os.sched_getaffinity(0))
+    return {"name": name, "cores": cores, "threads": torch.get_num_threads()}
 
 
 def _gpus() -> list[dict[str, Any]]:
@@ -149,22 +159,24 @@ def _gpus() -> list[dict[str, Any]]:
 
     if not torch.cuda.is_available():
         return []
-    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return [
-        {
-            "name": gpu.name,
-            "memory_gib": round(gpu.total_memory / 2**30, 2),
-            "capability": f"{gpu.major}.{gpu.minor}",
-            "driver": (driver or "").partition("\n")[0] or None,
-            "cuda": torch.version.cuda,
-        }
-        for gpu in properties
-    ]
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or ""
+    gpus: list[dict[str, Any]] = []
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        gpus.append(
+            {
+                "name": gpu.name,
+                "memory_gib": round(gpu.total_memory / 2**30, 2),
+                "capability": f"{gpu.major}.{gpu.minor}",
+                "driver": driver.partition("\n")[0] or None,
+                "cuda": torch.version.cuda,
+            }
+        )
+    return gpus
 
 
 def _output(*command: str) -> str | None:
-    """Return what a command prints, or ``None`` where it is not installed or fails."""
+    """Run a command and return what it prints, or ``None`` where it is not installed or fails."""
     if shutil.which(command[0]) is None:
         return None
     try:

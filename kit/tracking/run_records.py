@@ -1,4 +1,4 @@
-"""What a tracking store is told of a run at its start; kept in the run folder, so that any store can be told later."""
+"""Records of a run for tracking stores, kept in its folder: its account at the start, its logs, and their sync."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.io.atomic import write_atomically
+from kit.io.documents import read_json
 from kit.io.errors import KitError
 from kit.tracking.artifacts import track_uri
 from kit.tracking.store import MissingRunError, reach, resolve_uri
@@ -19,7 +20,6 @@ __all__ = [
     "Account",
     "begin",
     "dataset",
-    "first_told",
     "note",
     "numbers",
     "peaks",
@@ -28,6 +28,7 @@ __all__ = [
     "send_results",
     "sync",
     "system_values",
+    "with_first_params",
 ]
 
 _MAX_DIGEST = 36  # MLflow's limit, in characters
@@ -35,18 +36,18 @@ _MAX_DIGEST = 36  # MLflow's limit, in characters
 
 @dataclass(frozen=True)
 class Account:
-    """What MLflow shows of a run beside its metrics and its artifacts.
+    """Description of a run that MLflow shows beside its metrics and its artifacts.
 
     Attributes:
-        experiment: that it belongs to.
-        run_name: its name.
-        params: flattened settings, without secrets.
-        tags: versions, hashes, the description.
-        dataset: what it reads, as ``dataset`` has it.
-        checkpoint: whether the best checkpoint is to be among the artifacts.
-        started_ms: when it began, in milliseconds since 1970-01-01 UTC.
-        status: how it ended; None while it runs.
-        ended_ms: when.
+        experiment: Name of the experiment that the run belongs to.
+        run_name: Name of the run.
+        params: Flattened settings, without secrets.
+        tags: Versions, hashes, the description.
+        dataset: Data set that the run reads, as ``dataset`` describes it.
+        checkpoint: Whether the best checkpoint is to be among the artifacts.
+        started_ms: Start of the run in milliseconds since 1970-01-01 UTC.
+        status: Outcome of the run; None while it runs.
+        ended_ms: End of the run in milliseconds since 1970-01-01 UTC.
     """
 
     experiment: str
@@ -60,12 +61,12 @@ class Account:
     ended_ms: int | None = None
 
     def write(self, folder: RunFolder) -> None:
-        """Keep it in the run folder."""
+        """Write the account into the run folder."""
         write_atomically(folder.tracking, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def read_account(folder: RunFolder) -> Account:
-    """Read it.
+    """Read the account of a run from its folder.
 
     Raises:
         KitError: the folder is not that of a run, or its run never got so far.
@@ -73,17 +74,17 @@ def read_account(folder: RunFolder) -> Account:
     if not folder.tracking.is_file():
         msg = f"{folder.path}: expected the folder of a run, with {folder.tracking.name}; name one, such as runs/first"
         raise KitError(msg)
-    return Account(**json.loads(folder.tracking.read_text(encoding="utf-8")))
+    return Account(**read_json(folder.tracking))
 
 
 def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: bool = False) -> Tracker:
     """Begin a run in a tracking store, or go on with it there.
 
     Args:
-        folder: of the run; a run that goes on keeps what it was first told to be.
-        account: of the run.
-        uri: tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` beside the run folder.
-        anywhere: make the run in a store that lacks it.
+        folder: Folder of the run.
+        account: Account of the run; of a run that goes on, MLflow keeps the first one's parameters.
+        uri: Tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` beside the run folder.
+        anywhere: Whether to make the run in a store that lacks it.
 
     Raises:
         KitError: the store refuses the run.
@@ -92,21 +93,18 @@ def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: boo
     facts: dict[str, Any] = {
         "run_dir": folder.path.parent, "experiment": account.experiment, "run_name": account.run_name,
         "params": account.params, "tags": account.tags, "dataset": account.dataset, "folder": folder.path,
+        "run_key": record["run_key"], "started_ms": account.started_ms,
     }  # fmt: skip
     try:
-        return Tracker.start(uri=uri, run_id=record.get("mlflow_run_id"), **facts, **_own(account, record))
+        return Tracker.start(uri=uri, run_id=record.get("mlflow_run_id"), **facts)
     except MissingRunError:
         if not anywhere:
             raise
-        return Tracker.start(uri=uri, **facts, **_own(account, record))
+        return Tracker.start(uri=uri, **facts)
 
 
-def _own(account: Account, record: Mapping[str, Any]) -> dict[str, Any]:
-    return {"run_key": record["run_key"], "started_ms": account.started_ms}
-
-
-def first_told(folder: RunFolder, account: Account) -> Account:
-    """The account of a run that goes on: parameters keep their first values, as MLflow keeps them."""
+def with_first_params(folder: RunFolder, account: Account) -> Account:
+    """Give a run that goes on its first parameters and its first start, as MLflow keeps them."""
     if not folder.tracking.is_file():
         return account
     before = read_account(folder)
@@ -114,12 +112,12 @@ def first_told(folder: RunFolder, account: Account) -> Account:
 
 
 def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> None:
-    """Give MLflow what a run leaves behind, as far as it is there.
+    """Send the files that a run leaves behind, as far as they are there.
 
     Args:
-        tracker: of the run.
-        folder: its folder.
-        checkpoint: the best checkpoint too.
+        tracker: Tracker of the run.
+        folder: Folder of the run.
+        checkpoint: Whether to send the best checkpoint too.
     """
     tracker.settle()
     files = (
@@ -136,13 +134,13 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
 
 
 def dataset(name: str, digest: str, variables: Sequence[str], profile: Mapping[str, object]) -> dict[str, str]:
-    """Describe a store as MLflow's pages show what a run reads.
+    """Describe a store in MLflow's fields of a data set.
 
     Args:
-        name: as the settings have it.
-        digest: the store's fingerprint, of which MLflow keeps 36 characters.
-        variables: their names.
-        profile: numbers and words about it.
+        name: Name of the store in the settings.
+        digest: Fingerprint of the store, of which MLflow keeps 36 characters.
+        variables: Names of its variables.
+        profile: Numbers and words about it.
     """
     columns = [{"type": "float", "name": variable, "required": True} for variable in variables]
     return {
@@ -166,27 +164,30 @@ _NO_METRICS = ("step", "time_ms", "kind")
 
 
 def recorded(folder: RunFolder) -> Iterator[MetricRecord]:
-    """All that a run has recorded: steps and validations, activations, samples of the machine."""
+    """Read all that a run has recorded: steps and validations, activations, samples of the machine."""
     for log, named in ((folder.metrics, numbers), (folder.activations, peaks), (folder.system, system_values)):
         for line in MetricsLog(log).records():
             yield MetricRecord(line["step"], named(line), line["time_ms"])
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of a line of ``metrics.jsonl``: ``train/loss``."""
-    kind = line["kind"]
-    return {f"{kind}/{key}": value for key, value in line.items() if key not in _NO_METRICS}
+    """Name the metrics of a line of ``metrics.jsonl``, such as ``train/loss``."""
+    return _prefixed(f"{line['kind']}/", line)
 
 
 def peaks(line: Mapping[str, Any]) -> dict[str, float]:
-    """Largest magnitudes of a line of ``activations.jsonl``; what is no number is left out."""
-    found = {f"activation/{name}/max": seen["max"] for name, seen in line["modules"].items()}
+    """Name the largest magnitudes of a line of ``activations.jsonl``; what is no number is left out."""
+    found = {f"activation/{name}/max": statistics["max"] for name, statistics in line["modules"].items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def system_values(line: Mapping[str, Any]) -> dict[str, float]:
-    """A line of ``system.jsonl``, under the names that MLflow's page of system metrics shows."""
-    return {f"system/{key}": value for key, value in line.items() if key not in _NO_METRICS}
+    """Name the values of a line of ``system.jsonl`` as MLflow's page of system metrics does."""
+    return _prefixed("system/", line)
+
+
+def _prefixed(prefix: str, line: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{prefix}{key}": value for key, value in line.items() if key not in _NO_METRICS}
 
 
 # A run folder's records sent to a tracking store: what never arrived, or all of it to another store.
@@ -198,8 +199,8 @@ def sync(run: Path, uri: str | None = None) -> dict[str, Any]:
     A run that goes on in another process stays open, and what it has so far is sent.
 
     Args:
-        run: the run folder.
-        uri: a tracking store, where the run is made if it lacks it; by default the one that the run began in.
+        run: Run folder.
+        uri: Tracking store, where the run is made if it lacks it; by default the one that the run began in.
 
     Returns:
         ``run``, ``store``, ``mlflow_run_id``, ``values`` (how many were sent), ``status``.

@@ -1,4 +1,4 @@
-"""Which MLflow store, and how to reach it quietly."""
+"""MLflow stores: their addresses, clients, experiments and runs, without MLflow's own noise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
+from kit.io.atomic import publish
 from kit.io.errors import KitError
+from kit.io.locks import LockHandle, take
+from kit.io.retry import poll
 from kit.io.secrets import scrub
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _UNLESS_SET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
+# Words of urllib3, requests and MLflow, and what they mean to a person.
 _MEANINGS = {
     "NewConnectionError": "nothing listens there",
     "NameResolutionError": "there is no machine of that name",
@@ -67,8 +69,8 @@ def resolve_uri(uri: str | None, run_dir: Path) -> str:
     """Return the tracking URI in force.
 
     Args:
-        uri: the setting ``track.uri``; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else the default.
-        run_dir: parent of the run folders; the default store is ``mlflow.db`` in it.
+        uri: Setting ``track.uri``; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else the default.
+        run_dir: Parent of the run folders; the default store is ``mlflow.db`` in it.
     """
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
     return chosen or f"{_SQLITE}{run_dir.absolute() / 'mlflow.db'}"
@@ -85,8 +87,9 @@ def artifact_root(uri: str, run_dir: Path) -> str | None:
     """Return where artifacts go: beside the database file, else in ``run_dir``; ``None`` if a server decides."""
     if uri.startswith(_REMOTE):
         return None
-    database = sqlite_path(uri)
-    folder = database.parent if database else run_dir.absolute()
+    folder, database = run_dir.absolute(), sqlite_path(uri)
+    if database is not None:
+        folder = database.parent
     return (folder / "mlartifacts").as_uri()
 
 
@@ -103,7 +106,12 @@ def connect(uri: str, run_dir: Path) -> MlflowClient:
     Raises:
         KitError: the store cannot be reached, or its database was written by another version of MLflow.
     """
-    with _quiet():
+    # MLflow, its migrations and its dependencies' deprecations stay off the user's screen; what fails is raised.
+    os.environ.update(environment())
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
 
         database = sqlite_path(uri)
@@ -114,7 +122,7 @@ def connect(uri: str, run_dir: Path) -> MlflowClient:
 
 
 def reach(uri: str, run_dir: Path) -> None:
-    """Ask a server for an answer, before a run spends any time; a database is opened when it is needed.
+    """Check that a server answers, before a run spends any time; a database is opened when it is needed.
 
     Raises:
         KitError: the server does not answer, or refuses.
@@ -144,18 +152,14 @@ def store_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:  # an HTTP status of an artifact is an OSError
-        told = scrub(_reason(error))
-        msg = f"{what}: {told.removesuffix('.')}"
+        # SQLAlchemy appends the whole statement and its values.
+        reason = str(error).partition("\n[SQL:")[0]
+        for words, meaning in _MEANINGS.items():
+            if words in str(error):
+                reason = meaning
+                break
+        msg = f"{what}: {scrub(reason).removesuffix('.')}"
         raise KitError(msg) from error
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the layers of libraries around it."""
-    text = str(error)
-    for sign, meaning in _MEANINGS.items():
-        if sign in text:
-            return meaning
-    return text.partition("\n[SQL:")[0]
 
 
 def _create_database(database: Path, artifacts: str) -> None:
@@ -166,39 +170,32 @@ def _create_database(database: Path, artifacts: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(database.with_name(f"{database.name}.lock")):
-        if database.exists():  # another process was faster
-            return
-        draft = database.with_name(f"{database.name}.creating")
-        draft.unlink(missing_ok=True)
-        _logger.info("creating the MLflow database %s", database)
-        store = SqlAlchemyStore(f"{_SQLITE}{draft}", artifacts)  # type: ignore[no-untyped-call]
-        store.engine.dispose()
-        draft.replace(database)
+    file = database.with_name(f"{database.name}.lock")
+    locks: list[LockHandle] = []
 
+    def is_locked() -> bool:
+        lock = take(file)
+        if lock is not None:
+            locks.append(lock)
+        return lock is not None
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        with FileLock(path, timeout=_LOCK_SECONDS):
-            yield
-    except Timeout as error:
+    if not poll(is_locked, every=0.05, limit=_LOCK_SECONDS):
         msg = (
-            f"{path} has been locked for {_LOCK_SECONDS} s by another process that creates the MLflow database. "
+            f"{file} has been locked for {_LOCK_SECONDS} s by another process that creates the MLflow database. "
             "Wait for it or end it, then start again."
         )
-        raise KitError(msg) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MLflow, its migrations and its dependencies' deprecations off the user's screen; what fails is raised."""
-    os.environ.update(environment())
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+        raise KitError(msg)
+    try:
+        # Another process may have been faster.
+        if not database.exists():
+            draft = database.with_name(f"{database.name}.creating")
+            draft.unlink(missing_ok=True)
+            _logger.info("creating the MLflow database %s", database)
+            store = SqlAlchemyStore(f"{_SQLITE}{draft}", artifacts)  # type: ignore[no-untyped-call]
+            store.engine.dispose()
+            publish(draft, database)
+    finally:
+        locks[0].release()
 
 
 # Experiments and runs in a store: found, or made.
@@ -223,49 +220,42 @@ def make_run(
     """Make a run, or find the one that was made under the same key.
 
     Args:
-        client: of the store.
-        experiment: its name; made when the store lacks it.
-        artifacts: where a new experiment's artifacts go; None leaves that to the server.
-        name: of the run.
-        run_key: marks the run.
-        started_ms: when it began, in milliseconds since 1970-01-01 UTC; by default now.
+        client: Client of the store.
+        experiment: Name of the experiment; made when the store lacks it.
+        artifacts: Place of a new experiment's artifacts; None leaves that to the server.
+        name: Name of the run.
+        run_key: Text that marks the run.
+        started_ms: Start of the run in milliseconds since 1970-01-01 UTC; by default now.
 
     Raises:
         KitError: the experiment was deleted.
         MlflowException: the store does not answer.
     """
-    experiment_id = _experiment(client, experiment, artifacts)
-    tags = {_KEY_TAG: run_key} if run_key else {}
-    found = _find_run(client, experiment_id, run_key)
-    return found or client.create_run(experiment_id, start_time=started_ms, run_name=name, tags=tags)
-
-
-def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """Return the id of an experiment, making it if need be; two processes may do so at once."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
+    found = client.get_experiment_by_name(experiment)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
+            made = client.create_experiment(experiment, artifact_location=artifacts, tags=_EXPERIMENT_TAGS)
+            found = client.get_experiment(made)
         except MlflowException:
-            found = client.get_experiment_by_name(name)
+            # Another process may have made it meanwhile.
+            found = client.get_experiment_by_name(experiment)
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
         msg = (
-            f"MLflow experiment {name!r} was deleted. Restore it with `mlflow experiments restore "
+            f"MLflow experiment {experiment!r} was deleted. Restore it with `mlflow experiments restore "
             f"--experiment-id {found.experiment_id}`, or set track.experiment to another name."
         )
         raise KitError(msg)
-    return str(found.experiment_id)
-
-
-def _find_run(client: MlflowClient, experiment_id: str, run_key: str | None) -> Run | None:
-    if run_key is None:
-        return None
-    runs = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{run_key}'", max_results=1)
-    return runs[0] if runs else None
+    tags = {}
+    if run_key is not None:
+        tags[_KEY_TAG] = run_key
+        runs = client.search_runs([found.experiment_id], f"tags.`{_KEY_TAG}` = '{run_key}'", max_results=1)
+        if runs:
+            return runs[0]
+    return client.create_run(found.experiment_id, start_time=started_ms, run_name=name, tags=tags)
 
 
 def get_run(client: MlflowClient, run_id: str, address: str) -> Run:

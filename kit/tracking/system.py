@@ -1,4 +1,4 @@
-"""What the machine does while a run trains, under the names that MLflow's page of system metrics shows.
+"""System metrics: samples of the machine while a run trains, named as MLflow's page of system metrics names them.
 
 MLflow's own monitor asks the server about the run at every sample, and ends for good at the first one that is not
 answered. This one samples alone; what becomes of a sample is its owner's concern.
@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -37,15 +37,21 @@ def visible_gpus() -> list[str]:
 
     if not torch.cuda.is_available():
         return []
-    ids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
-    return [found if found.startswith(("GPU-", "MIG-")) else f"GPU-{found}" for found in ids]
+    names: list[str] = []
+    for index in range(torch.cuda.device_count()):
+        name = str(torch.cuda.get_device_properties(index).uuid)
+        # PyTorch leaves out the prefix of a whole GPU, which NVML wants.
+        if not name.startswith(("GPU-", "MIG-")):
+            name = f"GPU-{name}"
+        names.append(name)
+    return names
 
 
 class Probe:
-    """Takes samples of this machine.
+    """Sampler of this machine.
 
     Args:
-        folder: on the disk to watch.
+        folder: Folder on the disk to watch.
         gpus: NVML's names of the GPUs to watch; they are counted in this order.
     """
 
@@ -90,7 +96,7 @@ class Probe:
 
 
 def _handles(gpus: Sequence[str]) -> dict[int, Any]:
-    """Find GPUs by their names; one that NVML does not know, or does not tell of, is left out with a word."""
+    """Find GPUs by their names; those from the first that NVML does not know on are left out, with a warning."""
     if not gpus:
         return {}
     import pynvml
@@ -106,7 +112,7 @@ def _handles(gpus: Sequence[str]) -> dict[int, Any]:
 
 
 def _gpu(handle: Any) -> dict[str, float]:
-    """Memory, utilisation and power of one GPU, as far as it tells of them: a slice of one may not know its power."""
+    """Read memory, utilisation and power of one GPU, as far as NVML has them: a slice of a GPU may have no power."""
     import pynvml
 
     values: dict[str, float] = {}
@@ -124,12 +130,13 @@ def _gpu(handle: Any) -> dict[str, float]:
 
 
 class SystemMonitor:
-    """Samples from a thread of its own until it is stopped.
+    """Thread that takes samples until it is stopped.
 
     Args:
-        probe: takes a sample.
-        keep: given each sample, in that thread; an OSError from it, as of a full disk, ends the sampling with a word.
-        seconds: between samples.
+        probe: Sampler.
+        keep: Receiver of each sample, in that thread; an OSError from it, as of a full disk, ends the sampling with a
+            warning.
+        seconds: Seconds between samples.
     """
 
     def __init__(self, probe: Probe, keep: Callable[[dict[str, float]], None], seconds: float) -> None:
@@ -140,11 +147,11 @@ class SystemMonitor:
         self._thread = threading.Thread(target=self._run, name="system metrics", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start sampling."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take a last sample, and end."""
+        """Take a last sample, and end the thread."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
@@ -166,30 +173,29 @@ class SystemMonitor:
 
 @contextmanager
 def watching(folder: RunFolder, tracker: Tracker, seconds: float | None, gpus: Sequence[str] = ()) -> Iterator[None]:
-    """Sample while the block runs.
+    """Sample the machine while the block runs.
 
     Samples are counted through all resumes: what a run did before its last checkpoint or after it, the machine did.
 
     Args:
-        folder: of the run.
-        tracker: of the run.
-        seconds: between samples; None takes none.
+        folder: Folder of the run.
+        tracker: Tracker of the run.
+        seconds: Seconds between samples; None takes none.
         gpus: NVML's names of the GPUs to watch.
     """
     log = MetricsLog(folder.system)
-    earlier = log.cut(sys.maxsize)
-    tracker.reconcile(MetricRecord(line["step"], system_values(line), line["time_ms"]) for line in earlier)
+    earlier = list(map(_record, log.cut(sys.maxsize)))
+    tracker.reconcile(earlier)
     if seconds is None:
         yield
         return
-    numbers = count(len(earlier))
+    steps = count(len(earlier))
     held: list[MetricRecord] = []
 
     def keep(values: dict[str, float]) -> None:
-        step, moment = next(numbers), time.time_ns() // 10**6
-        line = {"step": step, "time_ms": moment, **values}
+        line = {"step": next(steps), "time_ms": time.time_ns() // 10**6, **values}
         log.append(line)
-        held.append(MetricRecord(step, system_values(line), moment))
+        held.append(_record(line))
         # MLflow's page of two runs opens with the metric that came first: a loss, not the CPU.
         while held and folder.metrics.exists():
             tracker.log(*held.pop(0))
@@ -200,3 +206,7 @@ def watching(folder: RunFolder, tracker: Tracker, seconds: float | None, gpus: S
         yield
     finally:
         monitor.stop()
+
+
+def _record(line: Mapping[str, Any]) -> MetricRecord:
+    return MetricRecord(line["step"], system_values(line), line["time_ms"])

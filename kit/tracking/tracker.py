@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -29,14 +28,15 @@ RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
 _FLUSH_SECONDS = 5.0
 _CLOSE_SECONDS = 30.0
 """How long the end of a run waits for a store that does not answer."""
-_PARAMS_PER_REQUEST = 100
+_PARAMS_PER_REQUEST = 100  # MLflow's limit
 _MANY = 50_000
-_MAX_TAG = 8000
+"""Points that wait while many records are read, before they are sent."""
+_MAX_TAG = 8000  # MLflow's limit, in characters
 _NOTE = "mlflow.note.content"
 
 
 class MetricRecord(NamedTuple):
-    """What one line of ``metrics.jsonl`` holds."""
+    """Metrics of one step, as a line of ``metrics.jsonl`` holds them."""
 
     step: int
     metrics: Mapping[str, float]
@@ -45,6 +45,8 @@ class MetricRecord(NamedTuple):
 
 
 class _Description(NamedTuple):
+    """Facts that the store is to have of a run."""
+
     params: Mapping[str, object]
     tags: Mapping[str, str]
     dataset: Mapping[str, str] | None
@@ -95,20 +97,20 @@ class Tracker:
         """Start a run, or go on with one.
 
         Args:
-            uri: tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``run_dir/mlflow.db``.
-            run_dir: parent of the run folders.
-            experiment: made when the store lacks it.
-            run_name: shown in MLflow; need not be unique.
-            params: the resolved settings, nested or flat; secrets are left out. A parameter that a reopened
+            uri: Tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``run_dir/mlflow.db``.
+            run_dir: Parent of the run folders.
+            experiment: Name of the experiment; made when the store lacks it.
+            run_name: Name that MLflow shows; need not be unique.
+            params: Resolved settings, nested or flat; secrets are left out. A parameter that a reopened
                 run has already keeps its first value.
-            tags: set anew at every start, but for the description, which a person may have changed.
-            dataset: what the run reads: MLflow's fields of a data set.
-            run_id: go on with this run. A store that is away is a warning then: everything waits until it answers.
-            run_key: a random text that the caller wrote into the run folder before its first call. Without
+            tags: Tags, set at every start, but for the description, which a person may have changed.
+            dataset: MLflow's fields of the data set that the run reads.
+            run_id: Run to go on with. A store that is away is a warning then: everything waits until it answers.
+            run_key: Random text that the caller wrote into the run folder before its first call. Without
                 ``run_id``, the run of the experiment that carries this key is taken up, if there is one: a
                 process killed between the making of the run and the saving of its id leaves no second run.
-            folder: the run folder, from which ``kit sync`` can send what does not arrive.
-            started_ms: when a new run began, in milliseconds since 1970-01-01 UTC; by default now.
+            folder: Run folder, from which ``kit sync`` can send what does not arrive.
+            started_ms: Start of a new run in milliseconds since 1970-01-01 UTC; by default now.
 
         Raises:
             MissingRunError: the store lacks run ``run_id``.
@@ -119,7 +121,13 @@ class Tracker:
         description = _Description(params, tags, dataset)
         if run_id is not None:
             tracker = cls(client, run_id, address, description, folder)
-            tracker._try_to_join()
+            try:
+                with store_errors(f"the MLflow store {tracker.uri} is away"):
+                    tracker._join(get_run(client, run_id, tracker.uri))
+            except MissingRunError:
+                raise
+            except KitError as error:
+                _logger.warning("%s; the run goes on, and what there is to tell waits", error)
             return tracker
         with store_errors(f"cannot start a run in the MLflow store {scrub(address)}"):
             root = artifact_root(address, run_dir)
@@ -135,9 +143,9 @@ class Tracker:
         shows an infinite value as the largest finite one.
 
         Args:
-            step: optimiser step, counted through all resumes.
-            metrics: value per name, such as ``loss/2t``.
-            time_ms: milliseconds since 1970-01-01 UTC.
+            step: Optimiser step, counted through all resumes.
+            metrics: Value per name, such as ``loss/2t``.
+            time_ms: Milliseconds since 1970-01-01 UTC.
         """
         self._outbox.put(self._points(step, metrics, time_ms))
 
@@ -148,7 +156,7 @@ class Tracker:
         checkpoint. Steps that are computed again afterwards are skipped by ``log`` where MLflow has them.
 
         Args:
-            records: in the order of the file.
+            records: Records in the order of the file.
         """
         seen: set[tuple[str, int]] = set()
         sending = self._joined
@@ -176,26 +184,24 @@ class Tracker:
         Once the store does not answer, no further one is tried: the end of a run waits for it once, not for each file.
 
         Args:
-            path: what to copy.
-            folder: where to; by default the artifacts' root.
-            link: in a store on this disk, make hard links instead; for large files that never change.
+            path: File, or folder.
+            folder: Folder among the artifacts; by default their root.
+            link: Whether to make hard links where the store is on this disk; for large files that never change.
         """
         if not self._lost:
             try:
                 with store_errors(f"MLflow did not take the artifact {path}"):
-                    self._put(path, folder, link=link)
+                    if link and self._artifacts is not None:
+                        link_into(path, self._artifacts / (folder or ""))
+                    elif path.is_dir():
+                        self._client.log_artifacts(self.run_id, str(path), folder)
+                    else:
+                        self._client.log_artifact(self.run_id, str(path), folder)
                 return
             except KitError as error:
                 _logger.warning("%s; the file itself is unharmed", error)
                 self._lost = not self._within(lambda: self._client.get_run(self.run_id))
         self._unsent.append(folder or path.name)
-
-    def _put(self, path: Path, folder: str | None, *, link: bool) -> None:
-        if link and self._artifacts is not None:
-            link_into(path, self._artifacts / (folder or ""))
-            return
-        upload = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        upload(self.run_id, str(path), folder)
 
     def settle(self) -> None:
         """Send what waits before the artifacts of a run that ends; without an answer, they are not tried."""
@@ -205,8 +211,8 @@ class Tracker:
         """Send what waits and close the run; a later ``start`` with its id opens it again.
 
         Args:
-            status: how it ended; None leaves it open.
-            ended_ms: when, in milliseconds since 1970-01-01 UTC; by default now.
+            status: Outcome of the run; None leaves it open.
+            ended_ms: End of the run in milliseconds since 1970-01-01 UTC; by default now.
 
         Returns:
             Whether the store has everything.
@@ -215,17 +221,24 @@ class Tracker:
             self.settle()
         if not self._lost and status is not None:
             self._lost = not self._within(lambda: self._client.set_terminated(self.run_id, status, ended_ms))
+        missing: list[str] = []
         values = len(self._outbox) + self._outbox.left_out
-        missing = [f"{values:,} values"] if values else []
-        missing += [", ".join(self._unsent)] if self._unsent else []
-        missing += ["how it ended"] if self._lost and not missing else []
-        if missing:
-            where = f"{self._folder} has them; kit sync {self._folder} sends them" if self._folder else "they are lost"
-            _logger.warning("%s never got of run %s: %s; %s", self.uri, self.run_id, " and ".join(missing), where)
-        return not missing
+        if values:
+            missing.append(f"{values:,} values")
+        if self._unsent:
+            missing.append(", ".join(self._unsent))
+        if self._lost and not missing:
+            missing.append("how it ended")
+        if not missing:
+            return True
+        where = "they are lost"
+        if self._folder is not None:
+            where = f"{self._folder} has them; kit sync {self._folder} sends them"
+        _logger.warning("%s never got of run %s: %s; %s", self.uri, self.run_id, " and ".join(missing), where)
+        return False
 
     def _within(self, call: Callable[[], object]) -> bool:
-        """Whether the store did what it was asked for in time."""
+        """Call the store; return whether it did in time what it was asked for."""
         done: list[bool] = []
 
         def ask() -> None:
@@ -243,9 +256,9 @@ class Tracker:
 
     def _points(self, step: int, metrics: Mapping[str, float], time_ms: int) -> Iterator[Point]:
         for name, value in metrics.items():
-            key = self._names.get(name)
-            if key is None:
-                key = self._names.setdefault(name, valid_key(name))
+            if name not in self._names:
+                self._names[name] = valid_key(name)
+            key = self._names[name]
             if step not in self._stored.get(key, ()):
                 yield Point(key, step, float(value), time_ms)
 
@@ -256,25 +269,21 @@ class Tracker:
         with store_errors(f"the MLflow store {self.uri} does not take metrics"):
             if not self._joined:
                 self._join(get_run(self._client, self.run_id, self.uri))
-            # Those that were put before it was known what the run has.
+            # Points may have been put before it was known which steps the run has.
             new = [point for point in points if point.step not in self._stored.get(point.key, ())]
             metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in new]
             self._client.log_batch(self.run_id, metrics=metrics)
 
-    def _try_to_join(self) -> None:
-        try:
-            with store_errors(f"the MLflow store {self.uri} is away"):
-                self._join(get_run(self._client, self.run_id, self.uri))
-        except MissingRunError:
-            raise
-        except KitError as error:
-            _logger.warning("%s; the run goes on, and what there is to tell waits", error)
-
     def _join(self, run: Run) -> None:
-        """Say what the run is, and learn which steps it has."""
+        """Describe the run to the store, open it again, and learn which steps it has."""
         self._describe(run)
         if run.data.metrics or run.info.status != "RUNNING":
-            self._take_up(run)
+            self._client.update_run(self.run_id, status="RUNNING")
+            # Most metrics have the same steps: one set of them is kept.
+            same: dict[frozenset[int], frozenset[int]] = {}
+            for key in run.data.metrics:
+                steps = frozenset(point.step for point in self._client.get_metric_history(self.run_id, key))
+                self._stored[key] = same.setdefault(steps, steps)
         self._artifacts = local_folder(run.info.artifact_uri)
         self._joined = True
 
@@ -282,24 +291,23 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput, Param, RunTag
 
         params, tags, dataset = self._description
-        known = run.data.params
-        named = {valid_key(key): fit_value(value) for key, value in flatten(params).items()}
-        differing = sorted(key for key, value in named.items() if known.get(key, value) != value)
-        if differing:
-            _logger.info("MLflow run %s keeps its first values of %s", self.run_id, ", ".join(differing))
+        # A person may have rewritten the description on MLflow's page.
         kept = {_NOTE} & run.data.tags.keys()
         labels = [RunTag(valid_key(key), scrub(tags[key])[:_MAX_TAG]) for key in tags if key not in kept]
+        fresh: list[Param] = []
+        differing: list[str] = []
+        known = run.data.params
+        for key, text in flatten(params).items():
+            name, value = valid_key(key), fit_value(text)
+            if name not in known:
+                fresh.append(Param(name, value))
+            elif known[name] != value:
+                # MLflow refuses to change a parameter.
+                differing.append(name)
+        if differing:
+            _logger.info("MLflow run %s keeps its first values of %s", self.run_id, ", ".join(sorted(differing)))
         self._client.log_batch(self.run_id, tags=labels)
-        fresh = iter([Param(key, value) for key, value in named.items() if key not in known])
-        while batch := list(islice(fresh, _PARAMS_PER_REQUEST)):
-            self._client.log_batch(self.run_id, params=batch)
+        for start in range(0, len(fresh), _PARAMS_PER_REQUEST):
+            self._client.log_batch(self.run_id, params=fresh[start : start + _PARAMS_PER_REQUEST])
         if dataset and not (run.inputs and run.inputs.dataset_inputs):
             self._client.log_inputs(self.run_id, [DatasetInput(Dataset(**dataset))])
-
-    def _take_up(self, run: Run) -> None:
-        """Open the run again and learn which steps it has."""
-        self._client.update_run(self.run_id, status="RUNNING")
-        same: dict[frozenset[int], frozenset[int]] = {}  # most metrics have the same steps: keep one set of them
-        for key in run.data.metrics:
-            steps = frozenset(point.step for point in self._client.get_metric_history(self.run_id, key))
-            self._stored[key] = same.setdefault(steps, steps)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from kit.io.errors import KitError
+from kit.io.retry import poll
 from kit.io.secrets import scrub
 from kit.tracking.store import artifact_root, environment, resolve_uri, sqlite_path
 
@@ -36,21 +36,20 @@ def serve(uri: str | None, run_dir: Path, port: int) -> None:
     """Serve MLflow's pages until Ctrl-C or SIGTERM.
 
     Args:
-        uri: tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``run_dir/mlflow.db``.
-        run_dir: parent of the run folders.
-        port: port on the loopback address; nothing else on the network reaches it.
+        uri: Tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``run_dir/mlflow.db``.
+        run_dir: Parent of the run folders.
+        port: Port on the loopback address; nothing else on the network reaches it.
 
     Raises:
         KitError: there is no store yet, the store is a server already, the port is taken, or MLflow fails.
     """
     address = resolve_uri(uri, run_dir)
-    _check_store(address)
-    _check_port(port)
+    _check(address, port)
+    page = f"http://{_HOST}:{port}"
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output, _sigterm_interrupts():
         server = _start(address, run_dir, port, output)
         try:
-            _wait_until_ready(server, port, output)
-            page = f"http://{_HOST}:{port}"
+            _wait_until_ready(server, page, output)
             _logger.info("MLflow shows %s at %s (Ctrl-C ends it); %s", scrub(address), page, _WHERE)
             code = server.wait()
         except KeyboardInterrupt:
@@ -61,7 +60,8 @@ def serve(uri: str | None, run_dir: Path, port: int) -> None:
         raise KitError(msg)
 
 
-def _check_store(address: str) -> None:
+def _check(address: str, port: int) -> None:
+    """Check that there is a store whose pages can be served, and that the port is free."""
     if address.startswith(("http://", "https://")):
         msg = f"{scrub(address)} is an MLflow server already: open it in a browser."
         raise KitError(msg)
@@ -72,10 +72,8 @@ def _check_store(address: str) -> None:
             "track.uri, or the folder that holds it with run.dir."
         )
         raise KitError(msg)
-
-
-def _check_port(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # A port whose last server has just ended is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_HOST, port))
@@ -87,7 +85,8 @@ def _check_port(port: int) -> None:
 def _start(address: str, run_dir: Path, port: int, output: IO[str]) -> subprocess.Popen[str]:
     """Start the server in a process group of its own, so that ending it ends its workers too."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port), "--workers", "1"]
-    if root := artifact_root(address, run_dir):
+    root = artifact_root(address, run_dir)
+    if root is not None:
         command += ["--default-artifact-root", root]
     # Other users of the machine see a command line, and a database's address may hold a password.
     store = {"MLFLOW_BACKEND_STORE_URI": address, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -95,19 +94,21 @@ def _start(address: str, run_dir: Path, port: int, output: IO[str]) -> subproces
     return subprocess.Popen(command, stdout=output, stderr=output, env=variables, text=True, start_new_session=True)
 
 
-def _wait_until_ready(server: subprocess.Popen[str], port: int, output: IO[str]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
+def _wait_until_ready(server: subprocess.Popen[str], page: str, output: IO[str]) -> None:
+    # Without the proxies of the environment: the page is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def is_ready() -> bool:
         if server.poll() is not None:
             msg = f"the MLflow server did not start (exit status {server.returncode}):\n{_tail(output)}"
             raise KitError(msg)
-        with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(f"http://{_HOST}:{port}/health", timeout=5):
-                return
-        time.sleep(0.2)
-    msg = f"the MLflow server did not answer within {_START_SECONDS:.0f} s:\n{_tail(output)}"
-    raise KitError(msg)
+        with suppress(urllib.error.URLError, ConnectionError, TimeoutError), opener.open(f"{page}/health", timeout=5):
+            return True
+        return False
+
+    if not poll(is_ready, every=0.2, limit=_START_SECONDS):
+        msg = f"the MLflow server did not answer within {_START_SECONDS:.0f} s:\n{_tail(output)}"
+        raise KitError(msg)
 
 
 def _stop(server: subprocess.Popen[str]) -> None:

@@ -236,5 +236,5 @@ def test_a_password_in_the_address_is_kept_nowhere(
     assert run / "checkpoints" / "last" / "kit.json" in kept
     assert not [file for file in kept if b"pa55word" in file.read_bytes()]
     assert "pa55word" not in "".join(capfd.readouterr())
-    assert losses(server.uri, result["mlflow_run_id"], "train/loss")[-1][0] == 2
+    assert losses(server.uri, result.mlflow_run_id, "train/loss")[-1][0] == 2
     assert sync(run)["values"] == 0
