@@ -287,7 +287,7 @@ def test_settings_that_are_wrong(server: Server, monkeypatch: pytest.MonkeyPatch
 def test_the_archives_are_herbies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KIT_HRRR_ARCHIVE", raising=False)
     assert hrrr_index.archives() == ("aws", "google", "azure", "nomads")
-    run = hrrr_index.Run(np.datetime64("2024-06-01T03"), 1, "sfc")
+    run = hrrr_index.ModelRun(np.datetime64("2024-06-01T03"), 1, "sfc")
     for name in hrrr_index.ARCHIVES:
         address = hrrr_index.address_of(run, name)
         assert address.startswith("https://")
@@ -297,7 +297,7 @@ def test_the_archives_are_herbies(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_azure_signs_its_addresses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KIT_HRRR_ARCHIVE", "azure")
     monkeypatch.setattr(hrrr_index, "address_of", lambda *_: server.url(SURFACE))
-    monkeypatch.setattr(hrrr_index, "_SIGN", server.url("/sign?href="))
+    monkeypatch.setattr(hrrr_index, "_SIGNER", server.url("/sign?href="))
     for path in (SURFACE, f"{SURFACE}.idx"):
         server.files[f"{path}?sig=1"] = server.files.pop(path)
         server.put(f"/sign?href={server.url(path)}", f'{{"href": "{server.url(path)}?sig=1"}}'.encode())
@@ -312,12 +312,12 @@ def test_an_estimate(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = request("refc", "cape", times="2024-06-01/2024-06-01T03")
     size = sum(len(lambert(line, np.datetime64(HOURS[0]))) for line in ("REFC:entire atmosphere", "CAPE:surface"))
     # An index and two runs of bytes an hour.
-    assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.Estimate(4, 12, 4 * size, exact=True)
+    assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.FetchEstimate(4, 12, 4 * size, exact=True)
     assert not [asked for asked in server.requests if asked.range]
     monkeypatch.setattr(hrrr, "_SAMPLE", 2)
-    assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.Estimate(4, 12, 4 * size, exact=False)
+    assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.FetchEstimate(4, 12, 4 * size, exact=False)
     read(wanted)
-    assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.Estimate(4, 0, 0, exact=True)
+    assert hrrr.estimate(["hrrr"], wanted, limits=QUICK) == hrrr.FetchEstimate(4, 0, 0, exact=True)
 
 
 def test_a_sample_fetches_one_state_and_stands_for_all(server: Server) -> None:

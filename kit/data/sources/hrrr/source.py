@@ -21,17 +21,17 @@ import xarray as xr
 from kit.data.settings import Period
 from kit.data.sources.base import Request, SourceData, SourceLocation
 from kit.data.sources.grib.source import data_of_messages
-from kit.data.sources.hrrr.fetch import Fetched, Fetcher
-from kit.data.sources.hrrr.index import ARCHIVE_VARIABLE, Wanted, archives, load_herbie, states_of, wanted_by_hour
-from kit.data.sources.hrrr.plan import MissingError, Plan, Planner
+from kit.data.sources.hrrr.fetch import Fetched, Fetcher, HourPlan, HourPlanner, MissingError
+from kit.data.sources.hrrr.index import ARCHIVE_VARIABLE, WantedField, archives, load_herbie, states_of, wanted_by_hour
 from kit.data.sources.hrrr.transport import Transport
+from kit.data.store.format import STATIC_PREFIX
 from kit.io.errors import SettingsError, StoreError
 from kit.io.progress import current
 from kit.io.retry import Limits
 from kit.registry.fetching import offline
 from kit.registry.paths import cache_dir
 
-__all__ = ["LICENCE", "Estimate", "estimate", "open_source"]
+__all__ = ["LICENCE", "FetchEstimate", "estimate", "open_source"]
 
 LICENCE = "NOAA HRRR, public domain (NOAA Open Data Dissemination)"
 _THREADS = 4
@@ -43,11 +43,11 @@ _HOUR = np.timedelta64(1, "h")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Hours = Mapping[np.datetime64, tuple[Wanted, ...]]
+Hours = Mapping[np.datetime64, tuple[WantedField, ...]]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class FetchEstimate:
     """What a build will fetch.
 
     Attributes:
@@ -80,41 +80,39 @@ def open_source(
         UnavailableError: the archives did not answer, or not in full; what was fetched stays in the cache.
         RegistryError: the cache cannot be written to.
     """
-    if request.sample:
-        yield _sample(paths, request, limits or Limits())
+    limits = limits or Limits()
+    if not request.sample:
+        hours, fetcher = _prepare(paths, request, limits)
+        yield _open(hours, fetcher, request)
         return
-    hours, fetcher = _prepared(paths, request, limits or Limits())
-    yield _opened(hours, fetcher, request)
+    # The first state alone is fetched, and stands for all.
+    whole = estimate(paths, request, limits=limits)
+    states = states_of(request)
+    moment = states[0].astype("datetime64[s]").item().replace(tzinfo=UTC)
+    hours, fetcher = _prepare(paths, dataclasses.replace(request, times=Period(moment, moment)), limits)
+    source = _open(hours, fetcher, request)
+    fields = {name: _repeat(field, states) for name, field in source.fields.items()}
+    yield dataclasses.replace(source, fields=fields, requests=whole.requests, download_bytes=whole.download_bytes)
 
 
-def _opened(hours: Hours, fetcher: Fetcher, request: Request) -> SourceData:
-    fetched = {time: found for time, wanted in hours.items() if (found := fetcher.held(time, wanted)) is not None}
-    absent = {time: wanted for time, wanted in hours.items() if time not in fetched}
+def _open(hours: Hours, fetcher: Fetcher, request: Request) -> SourceData:
+    """Open hours of the cache, after fetching those that it lacks."""
+    fetched = {time: fetcher.cached(time, wanted) for time, wanted in hours.items()}
+    absent = {time: hours[time] for time, found in fetched.items() if found is None}
     if absent:
         fetched |= _fetch(absent, fetcher)
-    ordered = [fetched[time] for time in hours]
+    ordered = list(filter(None, fetched.values()))
     messages = [message for hour in ordered for message in hour.messages]
     source = data_of_messages(messages, request, tuple(hour.facts for hour in ordered), "HRRR")
-    first = next(iter(hours))
-    notes = (*source.notes, *([f"static variables are those of {first}"] if _has_statics(hours) else []))
+    first, wanted = next(iter(hours.items()))
+    notes = source.notes
+    if any(field.name.startswith(STATIC_PREFIX) for field in wanted):
+        notes = (*notes, f"static variables are those of {first}")
     return dataclasses.replace(source, licence=LICENCE, notes=notes)
 
 
-def _sample(paths: Sequence[SourceLocation], request: Request, limits: Limits) -> SourceData:
-    """Fetch the first state alone, have it stand for all, and say what fetching all will take."""
-    all_of_it = estimate(paths, request, limits=limits)
-    states = states_of(request)
-    moment = states[0].astype("datetime64[s]").item().replace(tzinfo=UTC)
-    hours, fetcher = _prepared(paths, dataclasses.replace(request, times=Period(moment, moment)), limits)
-    source = _opened(hours, fetcher, request)
-    fields = {name: _repeated(field, states) for name, field in source.fields.items()}
-    return dataclasses.replace(
-        source, fields=fields, requests=all_of_it.requests, download_bytes=all_of_it.download_bytes
-    )
-
-
-def _repeated(field: xr.DataArray, states: Sequence[np.datetime64]) -> xr.DataArray:
-    """The first times of a field at all times that it would have."""
+def _repeat(field: xr.DataArray, states: Sequence[np.datetime64]) -> xr.DataArray:
+    """Repeat the first times of a field at all times that it would have."""
     if "time" not in field.dims:
         return field
     ahead = field.sizes["time"] - 1
@@ -125,26 +123,27 @@ def _repeated(field: xr.DataArray, states: Sequence[np.datetime64]) -> xr.DataAr
     return field.isel(time=np.arange(len(times)) % field.sizes["time"]).assign_coords(time=times)
 
 
-def estimate(paths: Sequence[SourceLocation], request: Request, *, limits: Limits | None = None) -> Estimate:
+def estimate(paths: Sequence[SourceLocation], request: Request, *, limits: Limits | None = None) -> FetchEstimate:
     """Say what ``open_source`` would fetch, by the archives' indices; hours in the cache count as fetched.
 
     Raises:
         StoreError: as ``open_source`` does, of the hours whose indices are read.
         SettingsError: as ``open_source`` does.
     """
-    hours, fetcher = _prepared(paths, request, limits or Limits())
-    absent = [(time, wanted) for time, wanted in hours.items() if fetcher.held(time, wanted) is None]
-    picked = absent
+    hours, fetcher = _prepare(paths, request, limits or Limits())
+    absent = [time for time, wanted in hours.items() if fetcher.cached(time, wanted) is None]
+    sample = absent
     if len(absent) > _SAMPLE:
-        picked = [absent[round(index)] for index in np.linspace(0, len(absent) - 1, _SAMPLE)]
-    plans = _plans(dict(picked), fetcher.planner)
-    share = len(absent) / max(1, len(picked))
-    requests = sum(plan.requests + len(plan.shares) for plan in plans.values())
-    size = sum(plan.size for plan in plans.values())
-    return Estimate(len(hours), round(requests * share), round(size * share), exact=len(picked) == len(absent))
+        sample = [absent[round(index)] for index in np.linspace(0, len(absent) - 1, _SAMPLE)]
+    plans = _plans({time: hours[time] for time in sample}, fetcher.planner).values()
+    scale = len(absent) / max(1, len(sample))
+    requests = sum(plan.requests + len(plan.shares) for plan in plans)
+    size = sum(plan.size for plan in plans)
+    return FetchEstimate(len(hours), round(requests * scale), round(size * scale), exact=sample == absent)
 
 
-def _prepared(paths: Sequence[SourceLocation], request: Request, limits: Limits) -> tuple[Hours, Fetcher]:
+def _prepare(paths: Sequence[SourceLocation], request: Request, limits: Limits) -> tuple[Hours, Fetcher]:
+    """List the hours that a request needs, and set up what fetches them."""
     if [str(path) for path in paths] != [_NAME]:
         msg = (
             f"--path of --source hrrr is the word {_NAME}, got {', '.join(map(str, paths))}; a mirror is named by the "
@@ -153,20 +152,25 @@ def _prepared(paths: Sequence[SourceLocation], request: Request, limits: Limits)
         raise SettingsError(msg)
     hours = wanted_by_hour(request)
     load_herbie()
-    return hours, Fetcher(Planner(Transport(limits, current()), archives()))
-
-
-def _has_statics(hours: Hours) -> bool:
-    return any(item.name.startswith("static_") for item in next(iter(hours.values())))
+    return hours, Fetcher(HourPlanner(Transport(limits, current()), archives()))
 
 
 def _fetch(hours: Hours, fetcher: Fetcher) -> dict[np.datetime64, Fetched]:
+    """Fetch hours, several at once, after reading all of their indices."""
     planner, watch = fetcher.planner, fetcher.planner.transport.watch
     name = f"HRRR, {len(hours)} hour{'s' if len(hours) > 1 else ''}"
     watch.said(f"{name}: reading the indices")
     plans = _plans(hours, planner)
     total = sum(plan.size for plan in plans.values())
-    _check_space(total)
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < total:
+        msg = (
+            f"{total / 1e9:.1f} GB of HRRR are to be fetched into {folder}, where {free / 1e9:.1f} GB are free. Free "
+            "some, choose another folder with KIT_CACHE, or build fewer --times"
+        )
+        raise StoreError(msg)
     hosts = ", ".join(dict.fromkeys(share.archive for plan in plans.values() for share in plan.shares))
     watch.started(name, hosts, 0, total)
     try:
@@ -175,8 +179,8 @@ def _fetch(hours: Hours, fetcher: Fetcher) -> dict[np.datetime64, Fetched]:
         watch.ended()
 
 
-def _plans(hours: Hours, planner: Planner) -> dict[np.datetime64, Plan]:
-    """Plans of hours; says all at once which are missing.
+def _plans(hours: Hours, planner: HourPlanner) -> dict[np.datetime64, HourPlan]:
+    """Plan hours; say all at once which are missing.
 
     Raises:
         MissingError: no archive has some of them.
@@ -188,47 +192,37 @@ def _plans(hours: Hours, planner: Planner) -> dict[np.datetime64, Plan]:
             "KIT_OFFLINE=1 asks that nothing be fetched; unset it"
         )
         raise StoreError(msg)
+    missing: dict[np.datetime64, MissingError] = {}
 
-    def plan(time: np.datetime64) -> Plan | MissingError:
+    def plan(time: np.datetime64) -> HourPlan | None:
         try:
             return planner.plan(time, hours[time])
         except MissingError as error:
-            return error
+            missing[time] = error
+            return None
 
     plans = _at_once(plan, list(hours), planner.transport)
-    missing = {time: found for time, found in plans.items() if isinstance(found, MissingError)}
     if missing:
-        first, *more = [f"{time}: {error}" for time, error in missing.items()]
-        others = f" Others are missing, too: {', '.join(str(time) for time in list(missing)[1:9])}." if more else ""
-        msg = (
-            f"{len(missing)} of {len(hours)} hours of HRRR cannot be had. {first}.{others} The archive has gaps: "
-            "choose --times without them, and append what comes after"
-        )
+        first, *others = sorted(missing)
+        msg = f"{len(missing)} of {len(hours)} hours of HRRR cannot be had. {first}: {missing[first]}."
+        if others:
+            msg += f" Others are missing, too: {', '.join(map(str, others[:8]))}."
+        msg += " The archive has gaps: choose --times without them, and append what comes after"
         raise MissingError(msg)
-    return {time: found for time, found in plans.items() if isinstance(found, Plan)}
-
-
-def _check_space(total: int) -> None:
-    folder = cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < total:
-        msg = (
-            f"{total / 1e9:.1f} GB of HRRR are to be fetched into {folder}, where {free / 1e9:.1f} GB are free. Free "
-            "some, choose another folder with KIT_CACHE, or build fewer --times"
-        )
-        raise StoreError(msg)
+    return {time: found for time, found in plans.items() if found is not None}
 
 
 def _at_once(work: Callable[[Item], Result], items: Sequence[Item], transport: Transport) -> dict[Item, Result]:
     """Do the same for several items in threads; the first failure ends all."""
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="hrrr")
-    futures = {pool.submit(work, item): item for item in items}
+    futures = [pool.submit(work, item) for item in items]
     try:
-        results = {futures[future]: future.result() for future in as_completed(futures)}
+        # As they end, so that a failure is seen when it comes, whichever item it is of.
+        for future in as_completed(futures):
+            future.result()
     except BaseException:
         transport.stop.set()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return {item: results[item] for item in items}
+    return {item: future.result() for item, future in zip(items, futures, strict=True)}

@@ -1,22 +1,28 @@
-"""Bytes of an archive over HTTP: parts of files, asked for with patience, and no more than there should be."""
+"""HTTP requests to HRRR's archives: whole indices, and ranges of bytes of the files.
+
+Own code, because the registry's downloader and pooch fetch whole files, and neither Herbie nor fsspec holds the answer
+to a range against the bytes that were asked for; Herbie's requests for indices have no time limit (docs/decisions.md,
+2026-11-22).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 from kit.io.progress import ProgressCallback
 from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
 from kit.registry.entry import host_of
 
+if TYPE_CHECKING:
+    import requests
+
 __all__ = ["AbsentError", "Piece", "ShorterError", "Transport"]
 
-T = TypeVar("T")
-_MOST_TEXT = 8 * 2**20
+_MAX_TEXT = 8 * 2**20
 """Bytes of an index that are read; HRRR's longest has 100 KB."""
 
 
@@ -34,7 +40,7 @@ class Piece:
 
     Attributes:
         content: the bytes.
-        total: of the whole file.
+        total: length of the whole file in bytes.
         version: the file's ETag, else its time of change; empty if the archive says neither.
     """
 
@@ -45,11 +51,11 @@ class Piece:
 
 @dataclass
 class Transport:
-    """Asks archives; may be used by several threads.
+    """Connections to the archives; may be used by several threads.
 
     Attributes:
-        limits: of patience.
-        watch: is told of waits.
+        limits: waiting times and number of attempts.
+        watch: receiver of a message before each wait.
         stop: once set, nothing more is asked.
     """
 
@@ -59,24 +65,27 @@ class Transport:
     _sessions: threading.local = field(default_factory=threading.local)
 
     def text(self, address: str, attempts: int) -> str:
-        """A small file.
+        """Fetch a small file.
 
         Raises:
             SourceError: it cannot be had.
         """
-        return self._patiently(lambda: self._ask(address, None, None).content.decode("latin-1"), attempts)
+        return self.piece(address, None, None, attempts).content.decode("latin-1")
 
-    def piece(self, address: str, start: int, end: int | None, attempts: int) -> Piece:
-        """Bytes of a file, both ends included; to its last one where ``end`` is None.
+    def piece(self, address: str, start: int | None, end: int | None, attempts: int) -> Piece:
+        """Fetch bytes of a file.
+
+        Args:
+            address: URL of the file.
+            start: first byte; None for a small file as a whole.
+            end: last byte; None for the file's last one.
+            attempts: largest number of attempts in a row.
 
         Raises:
             SourceError: they cannot be had.
         """
-        return self._patiently(lambda: self._ask(address, start, end), attempts)
-
-    def _patiently(self, run: Callable[[], T], attempts: int) -> T:
         limits = dataclasses.replace(self.limits, attempts=min(attempts, self.limits.attempts))
-        return patiently(run, limits, self.watch)
+        return patiently(lambda: self._ask(address, start, end), limits, self.watch)
 
     def _ask(self, address: str, start: int | None, end: int | None) -> Piece:
         import requests
@@ -86,16 +95,19 @@ class Transport:
         if self.stop.is_set():
             msg = "stopped"
             raise SourceError(msg)
+        # Compressed bytes could not be counted against the range.
         headers = {"Accept-Encoding": "identity"}
         if start is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end}"
+        # requests does not promise that threads may share a session.
         if not hasattr(self._sessions, "session"):
             self._sessions.session = requests.Session()
-        patience = (self.limits.connect, self.limits.read)
+        timeout = (self.limits.connect, self.limits.read)
         try:
-            with self._sessions.session.get(address, headers=headers, stream=True, timeout=patience) as answer:
-                self._refuse(answer, ranged=start is not None)
-                return _taken(answer, start, end)
+            with self._sessions.session.get(address, headers=headers, stream=True, timeout=timeout) as answer:
+                if start is None:
+                    return _read_text(answer)
+                return _read_range(answer, start, end)
         except (SSLError, InvalidURL, InvalidSchema) as error:
             msg = f"{type(error).__name__} ({reason(error)})"
             raise SourceError(msg) from error
@@ -103,42 +115,49 @@ class Transport:
             msg = f"{host_of(address)}: {reason(error)}"
             raise RetryableError(msg) from error
 
-    def _refuse(self, answer: Any, *, ranged: bool) -> None:
-        """Turn an answer that is not what was asked for into what it means."""
-        status = answer.status_code
-        if status in RETRY_STATUS:
-            msg = f"{host_of(answer.url)} answered {status} ({answer.reason})"
-            raise RetryableError(msg, retry_after(answer.headers))
-        if status in (404, 410):
-            msg = f"the archive answered {status} ({answer.reason})"
-            raise AbsentError(msg)
-        if status == 416:
-            msg = "the file is shorter than its index says"
-            raise ShorterError(msg)
-        if ranged and status == 200:
-            msg = "the archive sends whole files where parts are asked for; a proxy may have dropped the Range header"
-            raise SourceError(msg)
-        if status != (206 if ranged else 200):
-            msg = f"the archive answered {status} ({answer.reason})"
-            raise SourceError(msg)
+
+def _check_status(answer: requests.Response, expected: int) -> None:
+    """Turn an answer that is not what was asked for into what it means."""
+    status = answer.status_code
+    if status == expected:
+        return
+    if status in RETRY_STATUS:
+        msg = f"{host_of(answer.url)} answered {status} ({answer.reason})"
+        raise RetryableError(msg, retry_after(answer.headers))
+    if status == 416:
+        msg = "the file is shorter than its index says"
+        raise ShorterError(msg)
+    msg = f"the archive answered {status} ({answer.reason})"
+    if status in (404, 410):
+        raise AbsentError(msg)
+    if status == 200:
+        msg = "the archive sends whole files where parts are asked for; a proxy may have dropped the Range header"
+    raise SourceError(msg)
 
 
-def _taken(answer: Any, start: int | None, end: int | None) -> Piece:
-    version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+def _read_text(answer: requests.Response) -> Piece:
+    """Read a small file, which may not be endless and may not be cut off."""
+    _check_status(answer, 200)
     length = answer.headers.get("Content-Length", "")
-    if start is None:
-        content = answer.raw.read(_MOST_TEXT + 1, decode_content=False)
-        if len(content) > _MOST_TEXT or (length.isdigit() and len(content) < int(length)):
-            msg = f"{host_of(answer.url)}: {len(content)} of {length or 'unknown'} bytes arrived"
-            raise RetryableError(msg)
-        return Piece(content, len(content), version)
-    told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
-    if told is None or int(told[1]) != start or (end is not None and int(told[2]) > end):
-        msg = f"the archive sends {answer.headers.get('Content-Range')!r} where bytes {start} to {end} were asked for"
-        raise SourceError(msg)
-    wanted = int(told[2]) - start + 1
-    content = answer.raw.read(wanted, decode_content=False)
-    if len(content) < wanted:
-        msg = f"{host_of(answer.url)}: the connection was cut after {len(content)} of {wanted} bytes"
+    content = answer.raw.read(_MAX_TEXT + 1, decode_content=False)
+    if len(content) > _MAX_TEXT or (length.isdigit() and len(content) < int(length)):
+        msg = f"{host_of(answer.url)}: {len(content)} of {length or 'unknown'} bytes arrived"
         raise RetryableError(msg)
-    return Piece(content, int(told[3]), version)
+    return Piece(content, len(content), "")
+
+
+def _read_range(answer: requests.Response, start: int, end: int | None) -> Piece:
+    """Read the bytes that were asked for, and no more."""
+    _check_status(answer, 206)
+    stated = answer.headers.get("Content-Range")
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", stated or "")
+    if found is None or int(found[1]) != start or (end is not None and int(found[2]) > end):
+        msg = f"the archive sends {stated!r} where bytes {start} to {end} were asked for"
+        raise SourceError(msg)
+    length = int(found[2]) - start + 1
+    content = answer.raw.read(length, decode_content=False)
+    if len(content) < length:
+        msg = f"{host_of(answer.url)}: the connection was cut after {len(content)} of {length} bytes"
+        raise RetryableError(msg)
+    version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+    return Piece(content, int(found[3]), version)
