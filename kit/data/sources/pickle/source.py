@@ -1,4 +1,4 @@
-"""The two forms of pickle in use: a dictionary of NumPy arrays, and a list of ``aurora.Batch`` pairs.
+"""Pickles in the two forms that are in use: a dictionary of NumPy arrays, and a list of ``aurora.Batch`` pairs.
 
 The dictionary has the keys ``time`` (``datetime64`` or ISO 8601 text), ``latitude``, ``longitude``, ``level``
 (hPa), surface variables [T, H, W], variables on levels [T, C, H, W] and ``static_NAME`` [H, W]. A variable may
@@ -37,11 +37,11 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
     """Open a pickle.
 
     Args:
-        paths: the one file.
-        request: what is taken.
+        paths: The one file.
+        request: What is taken.
 
     Raises:
-        StoreError: it asks for anything but plain data, or is of neither form.
+        StoreError: It asks for anything but plain data, or is of neither form.
     """
     path = Path(paths[0])
     if len(paths) > 1 or not path.is_file():
@@ -54,7 +54,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         if not isinstance(attributes, dict):
             msg = f"{path}: 'attributes' holds a {type(attributes).__name__}, expected a dictionary of text and numbers"
             raise StoreError(msg)
-        dataset = _from_arrays({k: v for k, v in content.items() if k != "attributes"}, path)
+        dataset = _from_arrays(content, path)
     elif isinstance(content, list | tuple) and content and all(_is_pair(item) for item in content):
         dataset = _from_pairs(content, path)
     else:
@@ -65,14 +65,13 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         raise StoreError(msg)
     pieces = Pieces(request)
     pieces.add(dataset, path.name)
-    fields = merge(pieces.found, pieces.note)
     yield SourceData(
-        fields,
-        tuple(sorted(pieces.names)),
-        file_facts([path]),
-        tuple(pieces.notes),
-        str(attributes.get("licence", "")),
-        bool(attributes.get("synthetic", False)),
+        fields=merge(pieces.found, pieces.note),
+        names=tuple(sorted(pieces.names)),
+        files=file_facts([path]),
+        notes=tuple(pieces.notes),
+        licence=str(attributes.get("licence", "")),
+        synthetic=bool(attributes.get("synthetic", False)),
     )
 
 
@@ -89,28 +88,38 @@ def _values(item: Any, name: str, path: Path) -> Values:
 
 
 def _from_arrays(content: dict[Any, Any], path: Path) -> xr.Dataset:
-    arrays = {str(name): _values(item, str(name), path) for name, item in content.items()}
-    needed = ("time", "latitude", "longitude")
-    missing = [name for name in needed if name not in arrays]
+    arrays: dict[str, Values] = {}
+    for name, item in content.items():
+        if name != "attributes":
+            arrays[str(name)] = _values(item, str(name), path)
+    missing = [name for name in ("time", "latitude", "longitude") if name not in arrays]
     if missing:
         msg = f"{path}: the dictionary lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays))}"
         raise StoreError(msg)
-    coords: dict[str, Any] = {name: arrays[name] for name in COORDINATES if name in arrays}
-    coords["time"] = _moments(arrays["time"], path)
-    sizes = {name: values.shape[0] if values.ndim else 0 for name, values in coords.items() if name not in GRID}
-    coords |= (placed := _placed(coords["latitude"], coords["longitude"], path))
-    for dims, values in placed.values():
+    times = _parse_times(arrays["time"], path)
+    located = _on_dimensions(arrays["latitude"], arrays["longitude"], path)
+    coords: dict[str, Any] = {"time": times, **located}
+    sizes = {"time": len(times)}
+    if "level" in arrays:
+        coords["level"] = level = arrays["level"]
+        sizes["level"] = len(level) if level.ndim else 0
+    for dims, values in located.values():
         sizes |= dict(zip(dims, values.shape, strict=True))
     data = {}
     for name, values in arrays.items():
         if name in COORDINATES or name.endswith((".scale", ".offset")):
             continue
-        dims = _dims(name, values, sizes, path)
-        data[name] = (dims, _unpacked(name, values, arrays, path))
+        dims = _dimensions_of(name, values, sizes, path)
+        unpacked = values
+        if f"{name}.scale" in arrays or f"{name}.offset" in arrays:
+            scale = _spread(f"{name}.scale", arrays.get(f"{name}.scale", np.asarray(1.0)), values, path)
+            offset = _spread(f"{name}.offset", arrays.get(f"{name}.offset", np.asarray(0.0)), values, path)
+            unpacked = (values.astype(np.float64) * scale + offset).astype(np.float32)
+        data[name] = (dims, unpacked)
     return xr.Dataset(data, coords=coords)
 
 
-def _placed(latitude: Values, longitude: Values, path: Path) -> dict[str, tuple[tuple[str, ...], Values]]:
+def _on_dimensions(latitude: Values, longitude: Values, path: Path) -> dict[str, tuple[tuple[str, ...], Values]]:
     """Coordinates on their dimensions: vectors each on its own, matrices on ``(y, x)``."""
     if latitude.ndim == longitude.ndim == 1:
         return {"latitude": (GRID[:1], latitude), "longitude": (GRID[1:], longitude)}
@@ -123,7 +132,7 @@ def _placed(latitude: Values, longitude: Values, path: Path) -> dict[str, tuple[
     return {"latitude": (CURVILINEAR, latitude), "longitude": (CURVILINEAR, longitude)}
 
 
-def _moments(times: Values, path: Path) -> Values:
+def _parse_times(times: Values, path: Path) -> Values:
     try:
         if times.dtype.kind in "USM" and times.ndim == 1:
             return times.astype(str).astype("datetime64[s]")
@@ -134,12 +143,15 @@ def _moments(times: Values, path: Path) -> Values:
     raise StoreError(msg)
 
 
-def _dims(name: str, values: Values, sizes: Mapping[str, int], path: Path) -> tuple[str, ...]:
-    grid = CURVILINEAR if CURVILINEAR[0] in sizes else GRID
-    known: dict[int, tuple[str, ...]] = {2: grid, 3: ("time", *grid), 4: ("time", "level", *grid)}
-    dims = known.get(values.ndim)
-    expected = None if dims is None else tuple(sizes.get(dim, 0) for dim in dims)
-    if dims is None or values.shape != expected or (values.ndim == 2) != name.startswith(STATIC_PREFIX):
+def _dimensions_of(name: str, values: Values, sizes: Mapping[str, int], path: Path) -> tuple[str, ...]:
+    grid = GRID
+    if CURVILINEAR[0] in sizes:
+        grid = CURVILINEAR
+    known: dict[int, tuple[str, ...]] = {3: ("time", *grid), 4: ("time", "level", *grid)}
+    if name.startswith(STATIC_PREFIX):
+        known = {2: grid}
+    dims = known.get(values.ndim, ())
+    if not dims or values.shape != tuple(sizes.get(dim, 0) for dim in dims):
         msg = (
             f"{path}: {name} has the shape {values.shape}; expected [T, H, W], [T, C, H, W], or [H, W] for a name with "
             f"the prefix {STATIC_PREFIX!r}, where {', '.join(f'{dim} has {size}' for dim, size in sizes.items())}"
@@ -148,22 +160,15 @@ def _dims(name: str, values: Values, sizes: Mapping[str, int], path: Path) -> tu
     return dims
 
 
-def _unpacked(name: str, values: Values, arrays: Mapping[str, Values], path: Path) -> Values:
-    if f"{name}.scale" not in arrays and f"{name}.offset" not in arrays:
-        return values
-    scale, offset = (
-        _spread(key, arrays.get(key, np.asarray(default)), values, path)
-        for key, default in ((f"{name}.scale", 1.0), (f"{name}.offset", 0.0))
-    )
-    return (values.astype(np.float64) * scale + offset).astype(np.float32)
-
-
 def _spread(key: str, factors: Values, values: Values, path: Path) -> npt.NDArray[np.float64]:
     """Lay packing factors along the dimensions before latitude and longitude."""
     leading = values.shape[:-2]
-    shape = factors.shape[:-2] if factors.ndim == values.ndim and factors.shape[-2:] == (1, 1) else factors.shape
+    shape = factors.shape
+    if factors.ndim == values.ndim and shape[-2:] == (1, 1):
+        shape = shape[:-2]
     if shape == ():
         return factors.astype(np.float64)
+    # One value per level means the same at all times.
     if len(shape) == 1 and len(leading) == 2 and shape[0] == leading[1]:
         shape = (1, *shape)
     if len(shape) != len(leading) or any(a not in (1, b) for a, b in zip(shape, leading, strict=True)):
@@ -182,13 +187,13 @@ def _is_pair(item: Any) -> bool:
 
 
 def _from_pairs(content: Sequence[Any], path: Path) -> xr.Dataset:
-    """The states of all pairs in order of time, each once.
+    """Put the states of all pairs in order of time, each once.
 
     The states of an input are taken to be as far apart as its last one and the target.
     """
     states: dict[datetime, dict[str, Values]] = {}
     statics: dict[str, Values] = {}
-    first = _pair(content[0], path)[0]
+    first, _ = _pair(content[0], path)
     for item in content:
         source, target = _pair(item, path)
         times, ends = _times(source), _times(target)
@@ -197,7 +202,13 @@ def _from_pairs(content: Sequence[Any], path: Path) -> xr.Dataset:
             raise StoreError(msg)
         for batch in (source, target):
             _check_grid(batch, first, path)
-            _merge_statics(statics, batch, path)
+            for name, field in batch.static_vars.items():
+                values = _values(field, name, path)
+                known = statics.setdefault(STATIC_PREFIX + name, values)
+                if not np.array_equal(known, values, equal_nan=True):
+                    when = batch.metadata.time
+                    msg = f"{path}: the static variable {name} of the batch at {when} differs from the first one's"
+                    raise StoreError(msg)
         for index, (time, end) in enumerate(zip(times, ends, strict=True)):
             if end <= time:
                 msg = f"{path}: the target of the input at {time} is of {end}, not later"
@@ -208,7 +219,9 @@ def _from_pairs(content: Sequence[Any], path: Path) -> xr.Dataset:
 
 
 def _pair(item: Any, path: Path) -> tuple[PickledBatch, PickledBatch]:
-    source, target = (item.input_batch, item.target_batch) if isinstance(item, PickledPair) else item
+    if isinstance(item, PickledPair):
+        item = (item.input_batch, item.target_batch)
+    source, target = item
     for batch in (source, target):
         if not isinstance(batch, PickledBatch) or not batch.is_complete():
             msg = f"{path}: a pair holds a {type(batch).__name__} where a whole aurora.Batch is expected"
@@ -217,7 +230,12 @@ def _pair(item: Any, path: Path) -> tuple[PickledBatch, PickledBatch]:
 
 
 def _times(batch: PickledBatch) -> list[datetime]:
-    return [t if t.tzinfo is None else t.astimezone(UTC).replace(tzinfo=None) for t in batch.metadata.time]
+    times = []
+    for time in batch.metadata.time:
+        if time.tzinfo is not None:
+            time = time.astimezone(UTC).replace(tzinfo=None)  # noqa: PLW2901
+        times.append(time)
+    return times
 
 
 def _check_grid(batch: PickledBatch, first: PickledBatch, path: Path) -> None:
@@ -236,17 +254,6 @@ def _levels(batch: PickledBatch, path: Path) -> list[float]:
     return [float(_values(level, "atmos_levels", path)) for level in batch.metadata.atmos_levels]
 
 
-def _merge_statics(statics: dict[str, Values], batch: PickledBatch, path: Path) -> None:
-    for name, item in batch.static_vars.items():
-        values = _values(item, name, path)
-        known = statics.setdefault(STATIC_PREFIX + name, values)
-        if not np.array_equal(known, values, equal_nan=True):
-            msg = (
-                f"{path}: the static variable {name} of the batch at {batch.metadata.time} differs from the first one's"
-            )
-            raise StoreError(msg)
-
-
 def _merge_states(
     states: dict[datetime, dict[str, Values]], batch: PickledBatch, index: int, time: datetime, step: Any, path: Path
 ) -> None:
@@ -255,6 +262,7 @@ def _merge_states(
         if values.ndim not in (4, 5) or index >= values.shape[0]:
             msg = f"{path}: {name} of the batch at {time} has the shape {values.shape}; expected [B, T, (C,) H, W]"
             raise StoreError(msg)
+        # The last state is the batch's own; the others go back a step each.
         for back, state in enumerate(reversed(values[index])):
             moment = time - back * step
             known = states.setdefault(moment, {}).setdefault(name, state)
@@ -272,15 +280,20 @@ def _sequence(
         if set(states[moment]) != set(names):
             msg = f"{path}: {moment} holds {sorted(states[moment])}, {moments[0]} holds {sorted(names)}"
             raise StoreError(msg)
-    placed = _placed(_values(first.metadata.lat, "lat", path), _values(first.metadata.lon, "lon", path), path)
-    grid = GRID if placed["latitude"][1].ndim == 1 else CURVILINEAR
+    latitude, longitude = _values(first.metadata.lat, "lat", path), _values(first.metadata.lon, "lon", path)
+    coords: dict[str, Any] = {
+        "time": np.array(moments, dtype="datetime64[s]").astype("datetime64[ns]"),
+        **_on_dimensions(latitude, longitude, path),
+        "level": _levels(first, path),
+    }
+    grid = GRID
+    if latitude.ndim == 2:
+        grid = CURVILINEAR
     data: dict[str, Any] = {name: (grid, values) for name, values in statics.items()}
     for name in names:
         values = np.stack([states[moment][name] for moment in moments])
-        data[name] = (("time", *(("level",) if values.ndim == 4 else ()), *grid), values)
-    coords: dict[str, Any] = {
-        "time": np.array(moments, dtype="datetime64[s]").astype("datetime64[ns]"),
-        **placed,
-        "level": _levels(first, path),
-    }
+        dims: tuple[str, ...] = ("time", *grid)
+        if values.ndim == 4:
+            dims = ("time", "level", *grid)
+        data[name] = (dims, values)
     return xr.Dataset(data, coords=coords)

@@ -1,4 +1,4 @@
-"""Read a pickle of plain arrays without letting it run anything.
+"""A reader of pickles that hold plain arrays, which lets them run nothing.
 
 A pickle names functions and classes to be called as it is read. Only the names in ``_ALLOWED`` are honoured,
 and none of them reaches the real function: each maps to a small stand-in of ours that can hold a value and
@@ -28,6 +28,7 @@ from kit.io.errors import StoreError
 
 __all__ = ["Array", "PickledBatch", "PickledMetadata", "PickledPair", "load"]
 
+# What the unpickler, and the stand-ins below, raise for bytes that are damaged or made up.
 _NOT_A_PICKLE = (
     pickle.UnpicklingError,
     EOFError,
@@ -49,12 +50,12 @@ def load(path: Path) -> Any:
     """Read a pickle; arrays and tensors in it arrive as ``Array``.
 
     Raises:
-        StoreError: the pickle asks for anything but plain data, or is damaged; nothing of it was executed.
+        StoreError: The pickle asks for anything but plain data, or is damaged; nothing of it was executed.
     """
     try:
         with path.open("rb") as stream:
             return _Unpickler(stream).load()
-    except _RefusedError as error:
+    except _NotPlainDataError as error:
         msg = (
             f"{path}: refused: the pickle asks for {error}, which is no plain data. Nothing was executed. "
             "Accepted are a dictionary of NumPy arrays and a list of (input, target) aurora.Batch pairs; "
@@ -66,12 +67,12 @@ def load(path: Path) -> Any:
         raise StoreError(msg) from error
 
 
-class _RefusedError(Exception):
+class _NotPlainDataError(Exception):
     """Something that is not plain data; the message names it."""
 
 
 def _refuse(what: str, cause: BaseException | None = None) -> NoReturn:
-    raise _RefusedError(what) from cause
+    raise _NotPlainDataError(what) from cause
 
 
 @dataclass
@@ -87,11 +88,15 @@ class _Dtype:
         self.code = code
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
+        # NumPy's state: version, byte order, subarray, names, fields, ...; the unit of times comes last.
         if state[1] in ("<", ">"):
             self.code = state[1] + self.code.lstrip("<>|=")
         if self.code.lstrip("<>|=")[0] in "Mm" and len(state) > 8:
             unit, number = state[8][1][:2]
-            name = unit.decode() if isinstance(unit, bytes) else str(unit)
+            name = str(unit)
+            if isinstance(unit, bytes):
+                name = unit.decode()
+            # The name becomes part of a dtype's text: letters alone cannot smuggle another type in.
             if not re.fullmatch(r"[A-Za-z]{1,2}", name):
                 _refuse(f"an array of times in {name!r}")
             self.unit = f"[{int(number)}{name}]"
@@ -113,8 +118,17 @@ class Array:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[4], bytes | bytearray | str):
             _refuse("an array of Python objects")
         _, shape, dtype, column_major, data = state
-        raw = data.encode("latin1") if isinstance(data, str) else data
-        self.values = _from_bytes(raw, dtype, shape, "F" if column_major else "C")
+        order = "C"
+        if column_major:
+            order = "F"
+        self.values = _from_bytes(_as_bytes(data), dtype, shape, order)
+
+
+def _as_bytes(data: Any) -> Any:
+    """Bytes of data that protocols 0 to 2 write as text."""
+    if isinstance(data, str):
+        return data.encode("latin1")
+    return data
 
 
 def _from_bytes(data: Any, dtype: Any, shape: Any, order: str) -> npt.NDArray[Any]:
@@ -126,7 +140,10 @@ def _from_bytes(data: Any, dtype: Any, shape: Any, order: str) -> npt.NDArray[An
     if raw.nbytes != math.prod(sides) * real.itemsize:
         msg = f"an array of the shape {sides} and the type {real} has {raw.nbytes} bytes"
         raise pickle.UnpicklingError(msg)
-    return np.frombuffer(raw, dtype=real).reshape(sides, order="F" if order == "F" else "C")
+    flat = np.frombuffer(raw, dtype=real)
+    if order == "F":
+        return flat.reshape(sides, order="F")
+    return flat.reshape(sides)
 
 
 def _reconstruct(*_: Any) -> Array:
@@ -139,8 +156,7 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: str) -> Array:
 
 
 def _scalar(dtype: Any, data: Any) -> Array:
-    raw = data.encode("latin1") if isinstance(data, str) else data
-    return Array(_from_bytes(raw, dtype, (), "C"))
+    return Array(_from_bytes(_as_bytes(data), dtype, (), "C"))
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -155,13 +171,13 @@ class _NdarrayName:
 
 
 @dataclass
-class _Storage:
+class _TensorStorage:
     """A tensor's storage, read by the weights-only loader."""
 
     real: Any
 
 
-def _storage_from_bytes(data: Any) -> _Storage:
+def _storage_from_bytes(data: Any) -> _TensorStorage:
     import torch
 
     try:
@@ -170,29 +186,32 @@ def _storage_from_bytes(data: Any) -> _Storage:
             warnings.simplefilter("ignore")
             loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = f"{named[1]} inside a tensor" if named else f"a tensor that is not one ({str(error).splitlines()[0]})"
-        _refuse(found, error)
+        # PyTorch's message names what it refuses.
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            _refuse(f"{named[1]} inside a tensor", error)
+        _refuse(f"a tensor that is not one ({str(error).splitlines()[0]})", error)
     except (*_NOT_A_PICKLE, OSError) as error:
         _refuse(f"a tensor that is not one ({type(error).__name__}: {error})", error)
     if not isinstance(loaded, torch.storage.TypedStorage):
         _refuse(f"a tensor whose storage is a {type(loaded).__name__}")
-    return _Storage(loaded)
+    return _TensorStorage(loaded)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Array:
     """``torch._utils._rebuild_tensor_v2`` without gradients, hooks and metadata."""
     import torch
 
-    if not isinstance(storage, _Storage):
+    if not isinstance(storage, _TensorStorage):
         _refuse(f"a tensor whose storage is a {type(storage).__name__}")
     typed = storage.real
     # Bounds are checked by set_.
     tensor = torch.empty(0, dtype=typed.dtype).set_(
         typed._untyped_storage, int(offset), tuple(map(int, size)), tuple(map(int, stride))
     )
-    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return Array(wide.numpy())
+    # NumPy has no bfloat16.
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    return Array(tensor.numpy())
 
 
 class _Record:
@@ -202,8 +221,12 @@ class _Record:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict) or not set(self.fields) <= set(state):
-            msg = f"a {type(self).__name__} with the fields {sorted(state) if isinstance(state, dict) else state!r}"
+            found = state
+            if isinstance(state, dict):
+                found = sorted(state)
+            msg = f"a {type(self).__name__} with the fields {found!r}"
             raise pickle.UnpicklingError(msg)
+        # These fields alone: whatever else a pickle brings is dropped.
         for name in self.fields:
             object.__setattr__(self, name, state[name])
 
@@ -229,16 +252,19 @@ class PickledBatch(_Record):
 
     def is_complete(self) -> bool:
         """Whether the fields are there and of their types, which nothing has ensured so far."""
-        groups = (getattr(self, name, None) for name in self.fields[:3])
+        for name in ("surf_vars", "static_vars", "atmos_vars"):
+            if not isinstance(getattr(self, name, None), dict):
+                return False
         metadata = getattr(self, "metadata", None)
-        if not all(isinstance(group, dict) for group in groups) or not isinstance(metadata, PickledMetadata):
+        if not isinstance(metadata, PickledMetadata):
             return False
-        times, levels = (getattr(metadata, name, None) for name in ("time", "atmos_levels"))
+        times = getattr(metadata, "time", None)
         return (
             isinstance(times, tuple)
             and all(isinstance(time, datetime) for time in times)
-            and isinstance(levels, tuple | list)
-            and all(isinstance(getattr(metadata, name, None), Array) for name in ("lat", "lon"))
+            and isinstance(getattr(metadata, "atmos_levels", None), tuple | list)
+            and isinstance(getattr(metadata, "lat", None), Array)
+            and isinstance(getattr(metadata, "lon", None), Array)
         )
 
 
@@ -250,18 +276,16 @@ class PickledPair(_Record):
     target_batch: PickledBatch
 
 
+# NumPy 2 calls numpy.core numpy._core; vibe-kit's class is found in two modules.
 _ALLOWED: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _NdarrayName,
-    **{
-        f"numpy.{core}.{name}": function
-        for core in ("core", "_core")
-        for name, function in (
-            ("multiarray._reconstruct", _reconstruct),
-            ("multiarray.scalar", _scalar),
-            ("numeric._frombuffer", _frombuffer),
-        )
-    },
+    "numpy.core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _frombuffer,
+    "numpy._core.numeric._frombuffer": _frombuffer,
     "_codecs.encode": _encode,
     "collections.OrderedDict": OrderedDict,
     "datetime.datetime": datetime,
