@@ -1,4 +1,4 @@
-"""AdaLoRA (Zhang et al. 2023): what prunes the adapters during training, and what keeps their parts apart.
+"""AdaLoRA (Zhang et al. 2023): pruning of adapters during training, and the loss term that keeps their parts apart.
 
 Each adapter starts as ``rank`` parts, one row of A, one entry of E and one column of B each. For ``tinit`` steps all
 train. Then, every ``interval`` steps, the least important parts of all adapters together are pruned, by setting their
@@ -8,8 +8,7 @@ can come back until then. The scores of importance and the budget, which falls a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +31,7 @@ class Pruning(NamedTuple):
 
 
 def pruning(settings: AdaptSettings, steps: int | None) -> Pruning:
-    """Tie pruning to a run: by default its first tenth is left alone, and its last three tenths.
+    """Schedule pruning over a run: by default its first tenth is left alone, and its last three tenths.
 
     Args:
         settings: of ``adalora``.
@@ -97,7 +96,7 @@ class Allocation:
 
     @torch.no_grad()
     def after_update(self, step: int) -> None:
-        """Score, allocate and prune.
+        """Score the parts of all adapters, allocate ranks and prune.
 
         Args:
             step: counted from 1.
@@ -109,8 +108,14 @@ class Allocation:
                 # A layer that the loss does not see, such as the head of a variable that is left out, has none.
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            with _values_alone():
+            # On a GPU only the position that kthvalue gives is not deterministic; PEFT reads the value alone.
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+            torch.use_deterministic_algorithms(False)
+            try:
                 _, pattern = self._allocator.update_and_allocate(self._model, step, force_mask=step == last)
+            finally:
+                torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             self._config.rank_pattern = pattern or self._config.rank_pattern
         if step == last:
             self._allocator.reset_ipt()
@@ -119,7 +124,7 @@ class Allocation:
             self._allocator.mask_using_rank_pattern(self._model, self._config.rank_pattern)
 
     def state_dict(self) -> dict[str, Any]:
-        """The running scores, what is left, and all parts of the adapters: files leave the pruned ones out."""
+        """Return the running scores, what is left, and all parts of the adapters: files leave the pruned ones out."""
         return {
             "importance": dict(self._allocator.exp_avg_ipt),
             "uncertainty": dict(self._allocator.exp_avg_unc),
@@ -129,7 +134,7 @@ class Allocation:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, after the parameters have been loaded."""
+        """Restore a state, after the parameters have been loaded."""
         for name, parameter in self._parameters.items():
             parameter.copy_(state["parameters"][name])
         for kind, running in (("importance", "exp_avg_ipt"), ("uncertainty", "exp_avg_unc")):
@@ -140,20 +145,8 @@ class Allocation:
         self._config.rank_pattern = state["pattern"]
 
 
-@contextmanager
-def _values_alone() -> Iterator[None]:
-    """Allow ``kthvalue`` on a GPU, of which only the position is not deterministic; PEFT reads the value alone."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-
-
 def orthogonality(model: torch.nn.Module, name: str, weight: float) -> Callable[[], torch.Tensor]:
-    """What is added to the loss so that the parts of an adapter stay apart, as singular vectors are.
+    """Make the loss term by which the parts of an adapter stay apart, as singular vectors are.
 
     Args:
         model: with adapters of AdaLoRA.

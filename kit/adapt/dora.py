@@ -57,7 +57,7 @@ class Magnitude(DoraLinearLayer):
         base_result: torch.Tensor | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        """What is added to the frozen layer's output, [..., out_features]; called by PEFT's layer.
+        """Compute what is added to the frozen layer's output, [..., out_features]; called by PEFT's layer.
 
         Args:
             x: the layer's input, [..., in_features].
@@ -74,19 +74,18 @@ class Magnitude(DoraLinearLayer):
         if bias is not None:
             base_result = base_result - bias.to(base_result.dtype)
         whole = change + base_result
-        excess = self.weight / self._norm(base_layer.weight, lora_A.weight, lora_B.weight, scaling) - 1
+        weight, down, up = base_layer.weight, lora_A.weight, lora_B.weight
+        kind = weight.device.type
+        with torch.no_grad():
+            if torch.is_autocast_enabled(kind):
+                # As the layer's product sees it, so that frozen weights may as well be held in that precision.
+                weight = weight.to(torch.get_autocast_dtype(kind))
+            # Lengths of the rows of W + s B A: |w + s b A|^2 = |w|^2 + 2 s w A^T b^T + s^2 b A A^T b^T.
+            with torch.autocast(kind, enabled=False):
+                cross = ((weight.to(down.dtype) @ down.T) * up).sum(1)
+                own = ((up @ (down @ down.T)) * up).sum(1)
+                squared = self.squared + 2 * scaling * cross + scaling**2 * own
+                norm = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
+        excess = self.weight / norm - 1
         added: torch.Tensor = excess.to(whole.dtype) * whole + change
         return added
-
-    @torch.no_grad()
-    def _norm(self, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Lengths of the rows of W + s B A, from |w + s b A|^2 = |w|^2 + 2 s w A^T b^T + s^2 b A A^T b^T."""
-        kind = weight.device.type
-        if torch.is_autocast_enabled(kind):
-            # As the layer's product sees it, so that frozen weights may as well be held in that precision.
-            weight = weight.to(torch.get_autocast_dtype(kind))
-        with torch.autocast(kind, enabled=False):
-            cross = ((weight.to(down.dtype) @ down.T) * up).sum(1)
-            own = ((up @ (down @ down.T)) * up).sum(1)
-            squared: torch.Tensor = self.squared + 2 * scaling * cross + scaling**2 * own
-            return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()

@@ -1,4 +1,4 @@
-"""A model from its spec and its weights, adapters included."""
+"""Building of models from spec and weights, adapters included."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def for_training(
 
 
 def rebased(spec: ModelSpec, weights: Weights | None, settings: AdaptSettings) -> ModelSpec:
-    """The model as its checkpoints describe it: what the weights lack that they will name."""
+    """Describe the model as its checkpoints will, which name all that their base weights lack."""
     if weights is None or weights.spec is None or not _goes_on(weights, settings):
         return spec
     return replace(spec, added=(*weights.spec.added, *spec.added))
@@ -97,9 +97,9 @@ def for_prediction(spec: ModelSpec, weights: Weights | None, *, autocast: bool) 
 
 
 def base_of(weights: Weights, settings: AdaptSettings) -> dict[str, Any]:
-    """Name, file and SHA-256 of the weights that an adapter belongs to when its training starts from ``weights``.
+    """Identify the weights that an adapter belongs to when its training starts from ``weights``.
 
-    A path is given in full, so that it is found from any folder.
+    By name, file and SHA-256. A path is given in full, so that it is found from any folder.
     """
     if _goes_on(weights, settings) and weights.adapter is not None:
         return dict(weights.adapter["base"])

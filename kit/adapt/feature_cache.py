@@ -76,7 +76,7 @@ class Shape:
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """Name of the folder for what the facts describe: the beginning of their SHA-256."""
+    """Name the folder for what the facts describe by the beginning of their SHA-256."""
     text = json.dumps({"format": _FORMAT, **facts}, sort_keys=True)
     return hashes.sha256_of_text(text)[:16]
 
@@ -139,7 +139,7 @@ class FeatureCache:
             return held
 
     def remove_others(self, needed: int, limit: int) -> list[Path]:
-        """Remove caches beside this one, those that were opened longest ago first, until all have room together.
+        """Remove other caches of the same root, those opened longest ago first, until all have room together.
 
         Args:
             needed: bytes that this one takes when it is complete.
@@ -159,11 +159,11 @@ class FeatureCache:
         return removed
 
     def path(self, time: datetime) -> Path:
-        """File of the latents that belong to a last input time."""
+        """Return the path of the latents that belong to a last input time."""
         return self.folder / f"{time.astimezone(UTC):%Y-%m-%dT%H%M%S}.safetensors"
 
     def missing(self, times: Sequence[datetime]) -> list[datetime]:
-        """Times for which nothing is stored."""
+        """List the times for which nothing is stored."""
         return [time for time in times if not self.path(time).exists()]
 
     def get(self, time: datetime) -> torch.Tensor | None:
@@ -243,7 +243,7 @@ class FeatureCache:
                 lock.release(remove=age > _ABANDONED)
 
     def described(self, times: Sequence[datetime]) -> str:
-        """Say how large the cache is, and what of it is there."""
+        """Describe the size of the cache, and what of it is there."""
         each, whole = self.shape.bytes / _GIB, len(times) * self.shape.bytes / _GIB
         stored = len(times) - len(self.missing(times))
         return (

@@ -152,12 +152,12 @@ def _parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The adapters' tensors, under the names that PEFT saves them by; what was pruned is zero, and still there."""
+    """Collect the adapters' tensors, under the names that PEFT saves them by; pruned parts are there, as zeros."""
     return {name: parameter.detach() for name, parameter in _parameters(model).items()}
 
 
 def config(model: torch.nn.Module) -> dict[str, Any]:
-    """Contents of ``adapter_config.json``, with which PEFT can load the adapters onto upstream's model."""
+    """Return the contents of ``adapter_config.json``, with which PEFT can load the adapters onto upstream's model."""
     found: dict[str, Any] = model.peft_config[NAME].to_dict()  # type: ignore[index,union-attr]
     for key, value in found.items():
         # Sets have no order, and two runs shall write the same file.
@@ -216,7 +216,7 @@ def _shape_of(tensor: torch.Tensor | None) -> str:
 
 
 def matching(model: torch.nn.Module, targets: Sequence[str], new: Collection[str] = ()) -> list[str]:
-    """Names of the linear layers that targets select, in the model's order.
+    """List the linear layers that targets select, in the model's order.
 
     Args:
         model: has the layers.

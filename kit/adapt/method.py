@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,13 +23,13 @@ class StepHook(Protocol):
     """Acts after each optimiser step, and goes on after an interruption."""
 
     def after_update(self, step: int) -> None:
-        """The parameters have moved, and their gradients are still there; steps count from 1."""
+        """Act when the parameters have moved and their gradients are still there; steps count from 1."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it needs to go on: tensors and plain values."""
+        """Return what it needs to resume: tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
 
 
 @dataclass(frozen=True)
@@ -82,30 +81,23 @@ def import_packages(method: str) -> None:
     Raises:
         SettingsError: one of them cannot be imported.
     """
-    for package in _NEEDED.get(method, ()):
-        try:
-            # What a module makes as it loads has to be real, even if it is first asked for while a step is planned.
-            with _quiet(), unset_fake_temporarily():
-                importlib.import_module(package)
-        except ImportError as error:
-            msg = (
-                f"adapt.method {method} needs the package {package}, which cannot be imported ({error}); install it "
-                'with: pip install "aurora-finetune-kit[peft]"'
-            )
-            raise SettingsError(msg) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _CHATTY]
+    loggers = list(map(logging.getLogger, _CHATTY))
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        # What a module makes as it loads has to be real, even if it is first asked for while a step is planned.
+        with warnings.catch_warnings(), unset_fake_temporarily():
             # Bytecode is compiled at the first import, which is when Python warns of other people's escapes.
             warnings.simplefilter("ignore")
-            yield
+            for package in _NEEDED.get(method, ()):
+                importlib.import_module(package)
+    except ImportError as error:
+        msg = (
+            f"adapt.method {method} needs the package {package}, which cannot be imported ({error}); install it "
+            'with: pip install "aurora-finetune-kit[peft]"'
+        )
+        raise SettingsError(msg) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -94,7 +94,7 @@ class LightHeads(torch.nn.ModuleDict):
         return latents.to(torch.bfloat16)
 
     def forward(self, latents: torch.Tensor, patches: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Decode.
+        """Decode latents into values of every variable.
 
         Args:
             latents: [B, levels, L, D], as ``read`` gives them.
@@ -200,7 +200,7 @@ def attach(
 
 
 def heads_of(model: Aurora) -> LightHeads:
-    """The light heads that ``attach`` gave a model."""
+    """Return the light heads that ``attach`` gave a model."""
     return cast("LightHeads", model.decoder.get_submodule(NAME))
 
 

@@ -63,7 +63,7 @@ class Nf4Linear(Linear4bit):
         return y
 
     def state(self, dtype: torch.dtype) -> Any:
-        """What bitsandbytes needs to unpack the weight to a precision."""
+        """Describe to bitsandbytes how to unpack the weight to a precision."""
         shape = torch.Size((self.out_features, self.in_features))
         return QuantState(self.absmax, shape=shape, blocksize=_BLOCK, quant_type="nf4", dtype=dtype)  # type: ignore[no-untyped-call]
 

@@ -53,7 +53,7 @@ class Prefix(torch.nn.Module):
         self.gate = torch.nn.Parameter(torch.zeros(heads, size, device=device))
 
     def forward(self, attended: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
-        """Add what the prefix brings.
+        """Add the attention to the prefix.
 
         All queries are one long list to a prefix, whatever their window: two products per head, and the only thing
         that is kept for the backward pass is a weight for each query and prefix token.
@@ -126,7 +126,7 @@ def _modules(*candidates: object) -> list[torch.nn.Module]:
 
 
 def prefix_of(attn: WindowAttention) -> Prefix | None:
-    """The prefix of an attention layer, if it has one."""
+    """Return the prefix of an attention layer, if it has one."""
     found = attn._modules.get(_NAME)
     assert found is None or isinstance(found, Prefix)
     return found

@@ -55,7 +55,7 @@ class Prompt(torch.nn.Module):
         self._patch = patch
 
     def forward(self, tokens: torch.Tensor, latitude: torch.Tensor, longitude: torch.Tensor) -> torch.Tensor:
-        """Add the term.
+        """Add the term to the encoder's tokens.
 
         Args:
             tokens: [B, C x H x W, D].
@@ -86,7 +86,7 @@ class Prompt(torch.nn.Module):
     def add(
         self, _encoder: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], tokens: torch.Tensor
     ) -> torch.Tensor:
-        """Forward hook of the encoder, called once for a batch, in however many bands the encoder ran."""
+        """Act as forward hook of the encoder, called once for a batch, in however many bands the encoder ran."""
         batch = kwargs.get("batch")
         if args:
             batch = args[0]

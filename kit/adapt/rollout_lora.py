@@ -1,4 +1,4 @@
-"""Upstream's own roll-out LoRA, trained (``aurora/model/lora.py``, ``aurora/model/swin3d.py``).
+"""Training of upstream's own roll-out LoRA (``aurora/model/lora.py``, ``aurora/model/swin3d.py``).
 
 Beside ``qkv`` and ``proj`` of every attention of the backbone upstream can have LoRA of rank 8 and alpha 8, which its
 constructors do not let one choose: one pair of matrices for all steps of a roll-out (``single``), one from the second
@@ -36,7 +36,7 @@ def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attache
 
 
 def mode_of(spec: ModelSpec) -> RolloutMode:
-    """The mode of a model's roll-out LoRA."""
+    """Look up the mode of a model's roll-out LoRA."""
     mode: RolloutMode = spec.arguments.get(_MODE, spec.upstream.default(_MODE))
     return mode
 
@@ -44,7 +44,7 @@ def mode_of(spec: ModelSpec) -> RolloutMode:
 def spec_for(
     spec: ModelSpec, weights: Weights | None, settings: AdaptSettings, graded: Sequence[int], *, merge: bool = False
 ) -> ModelSpec:
-    """The model that a method needs: with a roll-out LoRA where one is to train, without one that can be merged.
+    """Describe the model that a method needs: with a roll-out LoRA where one trains, without one that can be merged.
 
     Args:
         spec: of the model as far as data and weights decide it.

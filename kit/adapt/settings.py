@@ -194,7 +194,7 @@ class AdaptSettings(BaseModel):
         return int(float(self.cache_budget.removesuffix("GiB")) * 2**30)
 
     def defining(self) -> AdaptSettings:
-        """The same with defaults filled in, and without what decides nothing about what is learned."""
+        """Return the same with defaults filled in, without what decides nothing about what is learned."""
         return self.resolved().model_copy(update=dict.fromkeys(_ASIDE))
 
     @property
@@ -245,7 +245,7 @@ class AdaptSettings(BaseModel):
         return int(rows), int(columns)
 
     def resolved(self) -> AdaptSettings:
-        """The same with every default filled in."""
+        """Return the same with every default filled in."""
         if self.method == "prefix":
             return AdaptSettings(method=self.method, tokens=self.prefix_tokens)
         if self.method == "head" and self.decoder == "mlp":
@@ -260,7 +260,7 @@ class AdaptSettings(BaseModel):
         return AdaptSettings(method=self.method, **filled)
 
     def described(self) -> dict[str, Any]:
-        """What the lineage of a checkpoint says of it."""
+        """Describe it for the lineage of a checkpoint."""
         return self.model_dump(mode="json", exclude_none=True, exclude={"targets", *_ASIDE})
 
 
@@ -270,7 +270,7 @@ _SHOWN = 12
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern selects a name: as a whole, or as any run of its parts; ``*`` stands for anything.
+    """Tell whether a pattern selects a name: as a whole, or as any run of its parts; ``*`` stands for anything.
 
     ``decoder.surf_heads.2t.weight`` is selected by itself and by ``decoder``, ``surf_heads``, ``surf_heads.2t``,
     ``2t.weight`` and ``decoder.*.weight``.
@@ -279,7 +279,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def matching(names: Iterable[str], pattern: str, setting: str) -> list[str]:
-    """The names that a pattern selects, in their order.
+    """List the names that a pattern selects, in their order.
 
     Args:
         names: of parameters, by upstream's names.

@@ -1,4 +1,4 @@
-"""Several deltas on one base: the base is held once, and what trained is exchanged.
+"""Several deltas on one base, which is held once while what trained is exchanged.
 
 Each delta was trained by the same method with the same settings, so that its tensors belong to the same modules: to
 switch is to load some megabytes into them.
@@ -67,7 +67,7 @@ class Specialists:
         return tuple(self._members)
 
     def switch(self, name: str) -> None:
-        """Make the model another specialist."""
+        """Turn the model into another specialist."""
         if name == self.current:
             return
         state = self._members[name].state

@@ -99,15 +99,13 @@ def _trained_tensors(model: Aurora, settings: AdaptSettings) -> tuple[dict[str, 
         adapters = lora.tensors(model)
     # By their memory: PEFT saves adapters under other names than the model has them.
     held = {value.data_ptr() for value in adapters.values()}
-    others: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.data_ptr() not in held:
-            others[name] = parameter.detach()
+    trains = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    others = {name: parameter.detach() for name, parameter in trains if parameter.data_ptr() not in held}
     return adapters, others
 
 
 def adapter_config(model: Aurora, settings: AdaptSettings) -> dict[str, Any] | None:
-    """Contents of ``adapter_config.json``; None for a method without PEFT's adapters."""
+    """Return the contents of ``adapter_config.json``; None for a method without PEFT's adapters."""
     if not settings.adds_adapter:
         return None
     return lora.config(model)
@@ -140,7 +138,7 @@ def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tenso
 def merge(
     model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor], mode: RolloutLoraMode = "merge"
 ) -> None:
-    """Put what ``tensors`` gave of a method other than ``full`` into the weights that it was trained on.
+    """Merge what ``tensors`` gave of a method other than ``full`` into the weights that it was trained on.
 
     Args:
         model: holds those weights, and nothing that a method added.
@@ -207,7 +205,7 @@ def size(parameter: torch.nn.Parameter) -> int:
 
 
 def module_group(name: str) -> str:
-    """Group under which a parameter is reported: its first two module names, such as ``encoder.level_agg``."""
+    """Name the group under which a parameter is reported: its first two module names, such as ``encoder.level_agg``."""
     return ".".join(name.split(".")[:-1][:2])
 
 
@@ -289,7 +287,7 @@ _EPSILON = 1e-5
 
 @torch.no_grad()
 def merge_adapters(model: torch.nn.Module, settings: AdaptSettings, saved: Mapping[str, torch.Tensor]) -> None:
-    """Put saved adapters into the weights of a model without adapters.
+    """Merge saved adapters into the weights of a model without adapters.
 
     W becomes W + scale B A; for ``dora`` with each row at its own length; for ``adalora`` W + scale B diag(E) A.
 

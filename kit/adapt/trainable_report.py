@@ -78,7 +78,7 @@ class TrainableReport:
         return self.trains / self.parameters
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         return {
             "groups": [asdict(row) for row in self.rows],
             "trainable_parameters": self.trains,
@@ -87,7 +87,7 @@ class TrainableReport:
         }
 
     def text(self) -> str:
-        """The table in words."""
+        """Render the table as text."""
         lines: list[tuple[str, ...]] = [("what trains", "parameters", "of", "share", "lr", "weight decay", "")]
         for row in self.rows:
             rates, mark = ("frozen", "", ""), ""
@@ -209,7 +209,7 @@ class ForwardObserver:
             self._atmospheric.update(output.atmos_vars)
 
     def note_target(self, target: Fields) -> None:
-        """Look at what a loss is taken against.
+        """Note what a loss is taken against.
 
         Args:
             target: in training space.
@@ -218,15 +218,18 @@ class ForwardObserver:
             _note_values(self._scored, target.masks)
 
     def reason(self, name: str) -> str | None:
-        """Why a parameter has no gradient, or one too small to move it; None where there is no reason for that.
+        """Explain why a parameter has no gradient, or one too small to move it; None where there is no reason for that.
 
         Args:
             name: of the parameter, by upstream's names.
         """
+        found = _EMBEDDING.match(name) or _HEAD.match(name)
+        if found and found["level"] is not None and found["level"] not in self._levels:
+            return "the data lack its level"
         if found := _EMBEDDING.match(name):
-            return self._of_level(found["level"]) or self._of_embedding(found["kind"], found["name"])
+            return self._of_embedding(found["kind"], found["name"])
         if found := _HEAD.match(name):
-            return self._of_level(found["level"]) or self._of_head(found["name"])
+            return self._of_head(found["name"])
         if found := _LEVEL_DECODER.match(name):
             return self._of_level_decoder(name, alternate=found["alternate"] is not None)
         if (found := _COMBINER.match(name)) and found["name"] not in self._awake[found["kind"]]:
@@ -255,11 +258,6 @@ class ForwardObserver:
 
     def _weighs(self, variable: str) -> bool:
         return {variable, _DERIVED.sub("", variable)}.isdisjoint(self._unscored)
-
-    def _of_level(self, level: str | None) -> str | None:
-        if level is None or level in self._levels:
-            return None
-        return "the data lack its level"
 
     def _of_embedding(self, kind: str, variable: str | None) -> str | None:
         if variable is None:

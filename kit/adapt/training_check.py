@@ -54,7 +54,7 @@ class Verdict:
     still: int
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         return {
             "step": self.step,
             "moved": self.moved,
@@ -64,7 +64,7 @@ class Verdict:
         }
 
     def text(self) -> str:
-        """In a sentence."""
+        """Render the verdict as a sentence."""
         zeros = sum(map(len, self.zeros.values()))
         parts = [f"{self.moved} parameters had gradients and moved"]
         if zeros:
@@ -111,7 +111,7 @@ class TrainingCheck:
             self._observer.note_target(target)
 
     def begin(self, step: int = 0) -> None:
-        """Note what everything is.
+        """Take the fingerprints of all parameters and buffers.
 
         Args:
             step: after which the run goes on.
@@ -120,7 +120,7 @@ class TrainingCheck:
         self._start = fingerprints(self._everything())
 
     def due(self, after: int) -> int:
-        """The step after which a check may be made: the one asked for, or the first that can tell."""
+        """Compute the step after which a check may be made: the one asked for, or the first with an answer."""
         return self._begun + max(after, _SETTLED)
 
     @property
@@ -129,7 +129,7 @@ class TrainingCheck:
         return self._observer is not None
 
     def judge(self, step: int, *, warmup: int, final: bool) -> Verdict:
-        """Say what has moved, and look at no more gradients.
+        """Judge what has moved, and look at no more gradients.
 
         Args:
             step: that has been taken.
@@ -176,7 +176,7 @@ class TrainingCheck:
         return Verdict(step, moved, zeros, waiting, len(now) - len(self._names))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to know: plain values."""
+        """Return what a resumed run needs, as plain values."""
         return {
             "start": {name: list(sums) for name, sums in self._start.items()},
             "begun": self._begun,
@@ -186,7 +186,7 @@ class TrainingCheck:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on, after the weights have been loaded."""
+        """Restore a state, after the weights have been loaded."""
         self._start = {name: (a, b) for name, (a, b) in state["start"].items()}
         self._begun = state["begun"]
         self._reached.logical_or_(torch.tensor(state["reached"], device=self._reached.device))

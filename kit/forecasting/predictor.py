@@ -19,10 +19,9 @@ from kit.memory.advice import Situation, explain_forecast
 from kit.memory.checks import check_forecast_memory
 from kit.memory.out_of_memory import Shortage
 from kit.memory.settings import MemorySettings
-from kit.models.resolve import select
+from kit.models.resolve import base_spec, known_to, select
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
-from kit.models.weights.base import base_spec, known_to
 from kit.models.weights.load import Weights, load, load_base
 from kit.memory.device import choose_device, uses_autocast
 
@@ -33,6 +32,7 @@ __all__ = [
     "load_base_predictor",
     "load_forecast_predictor",
     "load_predictor",
+    "pairs_of",
 ]
 
 
@@ -146,6 +146,27 @@ def _load(
             raise
         msg = f"the store that the checkpoint was trained on cannot be had; name another with --data.store: {error}"
         raise StoreError(msg) from error
+    pairs = pairs_of(checkpoint, spec, store, conditions, targets=targets)
+    space = build_prediction_space(spec, weights, conditions.memory, device, autocast=autocast)
+    return Predictor(space, pairs, store)
+
+
+def pairs_of(
+    checkpoint: Checkpoint, spec: ModelSpec, store: Store, conditions: Conditions, *, targets: bool = True
+) -> Pairs:
+    """Find the samples of a store that a model can be tried on.
+
+    Args:
+        checkpoint: Checkpoint that recorded which data it was trained on.
+        spec: Model: the checkpoint's own, or that of the weights below it.
+        store: Store that the samples come from.
+        conditions: Period and number of steps.
+        targets: Whether the state that is predicted has to be in the store.
+
+    Raises:
+        KitError: the store lacks what the model reads, or has no sample in the period.
+    """
+    data = checkpoint.description["data"]
     # Base weights may know fewer variables and levels than the checkpoint, which is then scored on what both know.
     chosen = {"region": data["region"], "levels": spec.levels, **known_to(spec, data)}
     period, steps = conditions.period, conditions.steps
@@ -156,7 +177,5 @@ def _load(
         chosen["variables"] = tuple(variable for variable in chosen["variables"] if variable not in never_read)
         period, steps = period or store.period, 0
     # Checkpoints from before there were halos do not speak of one.
-    settings = DataSettings(store=name, history=spec.history, halo=data.get("halo", 0.0), **chosen)
-    pairs = Pairs(store, select(spec, settings, store, spec.patch_size), period, steps=steps)
-    space = build_prediction_space(spec, weights, conditions.memory, device, autocast=autocast)
-    return Predictor(space, pairs, store)
+    settings = DataSettings(store=str(store.path), history=spec.history, halo=data.get("halo", 0.0), **chosen)
+    return Pairs(store, select(spec, settings, store, spec.patch_size), period, steps=steps)

@@ -1,4 +1,4 @@
-"""How a model's variables are encoded beyond upstream's ways: our own transforms and heads, as the settings ask."""
+"""The kit's own encodings of variables: the transforms and heads that settings ask for, over upstream's."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _with_heads(spec: ModelSpec, heads: Mapping[str, str], *, fresh: bool) -> Mo
 
 
 def with_head_statistics(spec: ModelSpec, values: Mapping[str, tuple[float, float]]) -> Statistics:
-    """Statistics of all channels, those of heads among them.
+    """Complete the statistics of all channels with those of the heads'.
 
     Args:
         spec: with its heads.

@@ -1,4 +1,4 @@
-"""Variables, levels and history beyond those of the weights: what each variant can take, and how it starts.
+"""Variables, levels and history beyond those of the weights: what each variant can take, and their first values.
 
 Upstream's classes take any names of variables: each has an embedding of its own in the encoder and a head of its own
 in the decoder, and the rest of the model is shared. What a variant cannot be given follows from its hooks
@@ -44,7 +44,7 @@ class Capability:
 
 
 def capability(variant: Variant) -> Capability:
-    """What can be added to a variant.
+    """Look up what can be added to a variant.
 
     All encode pressure by its value, so that any level will do, but the air-pollution model, which has embeddings and
     heads of its own for each level. That model also predicts differences from states at fixed places of a history of
@@ -88,7 +88,7 @@ def extended(base: ModelSpec, names: Collection[str], output_only: Collection[st
         base: the model of the weights.
         names: of the new variables, by the store's names; a static one with the prefix ``static_``.
         output_only: those among the new surface variables that are predicted and never read.
-        store: tells what kind each is.
+        store: holds them, each of one kind.
 
     Raises:
         SettingsError: the store lacks one, the model has it already, or the variant cannot take it.
@@ -142,7 +142,7 @@ def _kind(name: str, store: Store) -> Kind:
 
 
 def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = False) -> frozenset[str]:
-    """Parameters that a model has because of added variables.
+    """List the parameters that a model has because of added variables.
 
     Args:
         model: built with them.

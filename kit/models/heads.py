@@ -23,7 +23,7 @@ from kit.io.errors import SettingsError
 from kit.models.transforms import PRECIPITATION
 from kit.models.variants import drop_names
 
-__all__ = ["RAIN_M", "Head", "Quantiles", "TwoPart", "parse_head", "parse_heads"]
+__all__ = ["RAIN_M", "Head", "Quantiles", "TwoPart", "parse_heads"]
 
 RAIN_M = 1e-4
 """From this amount in a step on, in metres, it rains: 0.1 mm, what a gauge can measure."""
@@ -40,17 +40,17 @@ class TwoPart:
         return "two-part"
 
     def channels(self, name: str) -> tuple[str, ...]:
-        """Output-only channels beside the variable's own."""
+        """Name the output-only channels besides the variable's own."""
         return (f"{name}_occurrence",)
 
     def statistics(self, own: tuple[float, float]) -> tuple[float, float]:  # noqa: ARG002
-        """Location and scale of these channels: a logit is as it is."""
+        """Return location and scale of these channels: a logit is as it is."""
         return 0.0, 1.0
 
     def targets(
         self, name: str, encoded_BHW: torch.Tensor, physical_BHW: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Targets of the channels, and masks.
+        """Make the targets of the channels, and masks.
 
         Args:
             name: the variable.
@@ -66,11 +66,11 @@ class TwoPart:
         return {name: encoded_BHW, f"{name}_occurrence": occurrence}, {name: rains}
 
     def arranged(self, name: str, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The channels as they are scored."""
+        """Select the channels that are scored."""
         return {key: heads[key] for key in (name, *self.channels(name))}
 
     def physical(self, name: str, decoded: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The amount where it is more likely than not to rain, else 0, and the probability that it does.
+        """Predict the amount where it is more likely than not to rain, else 0, and the probability that it does.
 
         Args:
             name: the variable.
@@ -96,17 +96,17 @@ class Quantiles:
         return "quantile:" + ",".join(f"{order:g}" for order in self.orders)
 
     def channels(self, name: str) -> tuple[str, ...]:
-        """Output-only channels beside the variable's own, such as ``tp_q95`` and ``tp_q2_5``."""
+        """Name the output-only channels besides the variable's own, such as ``tp_q95`` and ``tp_q2_5``."""
         return drop_names(self.keys(name), (name,))
 
     def keys(self, name: str) -> tuple[str, ...]:
-        """The channel of each order."""
+        """Name the channel of each order."""
         keys = [f"{name}_q{100 * order:g}".replace(".", "_") for order in self.orders]
         keys[self.orders.index(_MEDIAN)] = name
         return tuple(keys)
 
     def statistics(self, own: tuple[float, float]) -> tuple[float, float]:
-        """Location and scale of these channels: the variable's own."""
+        """Return location and scale of these channels: the variable's own."""
         return own
 
     def targets(
@@ -115,62 +115,57 @@ class Quantiles:
         encoded_BHW: torch.Tensor,
         physical_BHW: torch.Tensor,  # noqa: ARG002
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The same target for every order."""
+        """Make the same target for every order."""
         return dict.fromkeys(self.keys(name), encoded_BHW), {}
 
     def arranged(self, name: str, heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The channels as they are scored: sorted from the lowest order to the highest."""
+        """Sort the channels as they are scored: from the lowest order to the highest."""
         keys = self.keys(name)
         # Before the loss as well, so that each order is compared with what will be its prediction.
         ordered = torch.stack([heads[key] for key in keys]).sort(dim=0).values
         return dict(zip(keys, ordered.unbind(), strict=True))
 
     def physical(self, name: str, decoded: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The median under the variable's name, and the other quantiles, in the variable's unit."""
+        """Return the median under the variable's name, and the other quantiles, in the variable's unit."""
         return self.arranged(name, decoded)
 
 
 Head = TwoPart | Quantiles
 
 
-def parse_head(text: str, *, where: str) -> Head:
-    """Read ``two-part``, ``quantile`` or ``quantile:0.1,0.5,0.9``.
+def parse_heads(written: Mapping[str, str]) -> dict[str, Head]:
+    """Read the heads of a checkpoint or of ``model.heads``: ``two-part``, ``quantile`` or ``quantile:0.1,0.5,0.9``.
 
     A command line, where commas part one variable from the next, has ``quantile:0.1/0.5/0.9``.
 
     Raises:
-        SettingsError: it is none of them, or the orders are no increasing numbers in (0, 1) with 0.5 among them.
+        SettingsError: one of them is none of these, has orders that are no increasing numbers in (0, 1) with 0.5 among
+            them, or does not suit its variable; names it.
     """
-    name, colon, given = text.strip().partition(":")
-    if text.strip() == "two-part":
-        return TwoPart()
-    if name != "quantile":
-        msg = f"{where}: expected two-part, quantile or quantile:0.1,0.5,0.9, got {text!r}"
-        raise SettingsError(msg)
-    if not colon:
-        return Quantiles()
-    try:
-        orders = tuple(map(float, given.replace("/", ",").split(",")))
-    except ValueError:
-        orders = ()
-    # NaN among them is in no order and fails as well.
-    increasing = all(low < high for low, high in pairwise((0.0, *orders, 1.0)))
-    if not (increasing and _MEDIAN in orders):
-        msg = (
-            f"{where}: expected increasing orders between 0 and 1 with 0.5 among them, the prediction, such as "
-            f"quantile:0.1,0.5,0.9; got {text!r}"
-        )
-        raise SettingsError(msg)
-    return Quantiles(orders)
-
-
-def parse_heads(written: Mapping[str, str]) -> dict[str, Head]:
-    """Read the heads of a checkpoint or of ``model.heads``.
-
-    Raises:
-        SettingsError: one of them cannot be read, or does not suit its variable; names it.
-    """
-    heads = {name: parse_head(text, where=f"model.heads.{name}") for name, text in written.items()}
+    heads: dict[str, Head] = {}
+    for name, text in written.items():
+        kind, colon, given = text.strip().partition(":")
+        if kind == "two-part" and not colon:
+            heads[name] = TwoPart()
+        elif kind != "quantile":
+            msg = f"model.heads.{name}: expected two-part, quantile or quantile:0.1,0.5,0.9, got {text!r}"
+            raise SettingsError(msg)
+        elif not colon:
+            heads[name] = Quantiles()
+        else:
+            try:
+                orders = tuple(map(float, given.replace("/", ",").split(",")))
+            except ValueError:
+                orders = ()
+            # NaN among them is in no order and fails as well.
+            increasing = all(low < high for low, high in pairwise((0.0, *orders, 1.0)))
+            if not (increasing and _MEDIAN in orders):
+                msg = (
+                    f"model.heads.{name}: expected increasing orders between 0 and 1 with 0.5 among them, the "
+                    f"prediction, such as quantile:0.1,0.5,0.9; got {text!r}"
+                )
+                raise SettingsError(msg)
+            heads[name] = Quantiles(orders)
     for name, head in heads.items():
         if isinstance(head, TwoPart) and name not in PRECIPITATION:
             msg = (

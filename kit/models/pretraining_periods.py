@@ -1,4 +1,4 @@
-"""What weights saw in training, as far as it is published: scores on it flatter.
+"""Periods that published weights were trained on, on which scores would flatter.
 
 Sources, by what the periods below name:
 
@@ -9,7 +9,8 @@ Sources, by what the periods below name:
 - upstream's ``docs/foundry/notes.md``: Aurora 1.5 was trained on ERA5 of 1981 to 2023, and on ECMWF's operational
   analysis of 2018 to 2023.
 
-None stands for what nobody tells. The kit's own tiny weights and whatever it fine-tunes carry their past with them.
+None stands for periods that nobody has published. The kit's own tiny weights and whatever it fine-tunes carry their
+past with them.
 """
 
 from __future__ import annotations

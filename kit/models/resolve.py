@@ -1,15 +1,17 @@
-"""From settings, a store and weights to the model that is trained and the data that it reads."""
+"""Resolution of settings, a store and weights into the model that is trained and the data that it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 from kit.config.suggestions import near_names
 from kit.data.dataset import Selection
 from kit.data.region import select_grid
 from kit.data.settings import DataSettings
+from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
 from kit.io.errors import SettingsError, StoreError
 from kit.models.encoding import encoded, with_head_statistics
@@ -21,7 +23,7 @@ from kit.models.transforms import parse_transforms, transformed_statistics
 from kit.models.variants import INSOLATION, Variant, drop_names, keep_names, variant_named
 from kit.models.weights.load import Weights
 
-__all__ = ["resolve_spec", "select"]
+__all__ = ["base_spec", "known_to", "resolve_spec", "select"]
 
 
 def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights: Weights | None) -> ModelSpec:
@@ -58,7 +60,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
         levels=levels,
         history=data.history,
         timestep=model.timestep or base.timestep,
-        rollout_lora=_rollout_lora(model, variant, weights),
+        rollout_lora=_rollout_lora(model, variant, weights, trained),
     )
     spec = encoded(spec, model.transforms, model.heads, trained, fresh=weights is None)
     # Weights expect the statistics that they were trained with; random ones have seen none.
@@ -95,11 +97,10 @@ def _own_model(variant: Variant, data: DataSettings, store: Store, *, random: bo
     )
 
 
-def _rollout_lora(model: ModelSettings, variant: Variant, weights: Weights | None) -> RolloutLora | None:
+def _rollout_lora(
+    model: ModelSettings, variant: Variant, weights: Weights | None, trained: ModelSpec | None
+) -> RolloutLora | None:
     """What becomes of upstream's roll-out LoRA, in the weights that have one."""
-    trained = None
-    if weights is not None:
-        trained = weights.spec
     # Only upstream's own weights leave a choice.
     if weights is None or trained is not None or not variant.has_rollout_lora:
         if model.rollout_lora is not None:
@@ -156,11 +157,9 @@ def _statistics(spec: ModelSpec, store: Store, source: str, *, keep: bool) -> St
             why = "upstream publishes none"
         raise StoreError(_lacking(store, stored, why))
 
-    values = dict(kept)
-    for name in drop_names(spec.surface, spec.derived):
-        values[name] = resolve(name, spec.upstream.physical_name(name), name)
-    for name in spec.static:
-        values[name] = resolve(name, f"static_{name}")
+    own = drop_names(spec.surface, spec.derived)
+    values = kept | {name: resolve(name, spec.upstream.physical_name(name), name) for name in own}
+    values |= {name: resolve(name, f"static_{name}") for name in spec.static}
     for name, level in product(spec.atmospheric, spec.levels):
         key = level_key(name, level)
         values[key] = resolve(key, key, name, level)
@@ -240,3 +239,59 @@ def _check_held(store: Store, what: str, needed: tuple[str, ...], held: tuple[st
             "and data.statics"
         )
         raise StoreError(msg)
+
+
+# The model that training started from, as its own weights describe it.
+
+
+def base_spec(spec: ModelSpec, weights: Weights) -> ModelSpec:
+    """Reconstruct a checkpoint's model from before its variables were added and its statistics chosen.
+
+    Variables and statistics are the weights' own. Steps, history (states that weights never read weigh nothing) and
+    levels are the checkpoint's, as far as there are statistics, so that both predict the same.
+
+    Args:
+        spec: the checkpoint's model.
+        weights: that its training started from.
+    """
+    own = weights.spec
+    if own is None:
+        # As upstream's weights have it: without the variables and the layers that were added.
+        arguments = dict(spec.arguments)
+        arguments.pop("stabilise_level_agg", None)
+        # Static variables are added under their prefix, which the model itself does not know.
+        statics = [name.removeprefix(STATIC_PREFIX) for name in spec.added if name.startswith(STATIC_PREFIX)]
+        own = replace(
+            spec,
+            surface=drop_names(spec.surface, spec.added),
+            atmospheric=drop_names(spec.atmospheric, spec.added),
+            static=drop_names(spec.static, statics),
+            never_read=drop_names(spec.never_read, spec.added),
+            arguments=arguments,
+            added=(),
+        )
+    levels = spec.levels
+    for name in own.atmospheric:
+        levels = tuple(level for level in levels if level_key(name, level) in own.statistics.values)
+    return replace(own, levels=levels or own.levels, history=max(own.history, spec.history), timestep=spec.timestep)
+
+
+def known_to(spec: ModelSpec, data: Mapping[str, Any]) -> dict[str, tuple[str, ...] | None]:
+    """Limit what a checkpoint recorded of its variables to those that a model knows.
+
+    Args:
+        spec: the model.
+        data: the checkpoint's ``data`` section.
+
+    Returns:
+        ``variables`` and ``statics`` as ``DataSettings`` takes them.
+    """
+    known = {
+        "variables": (*spec.upstream.physical(spec.surface), *spec.atmospheric),
+        "statics": spec.static,
+    }
+    limited: dict[str, tuple[str, ...] | None] = dict.fromkeys(known)
+    for key, names in known.items():
+        if data[key] is not None:
+            limited[key] = keep_names(data[key], names)
+    return limited

@@ -55,7 +55,7 @@ class Fields:
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def within(self, window: Window | None) -> Fields:
-        """The same values in a window; views. All of them where it is None."""
+        """Cut the values to a window, without copying; None keeps all."""
         if window is None:
             return self
         inside = (..., *window)
@@ -218,7 +218,7 @@ class TrainingSpace:
 
     @torch.no_grad()
     def rain(self, fields: Fields, *, observed: bool = False) -> dict[str, torch.Tensor]:
-        """Physical precipitation from training space, in metres, under a store's names.
+        """Compute physical precipitation from training space, in metres, under a store's names.
 
         Args:
             fields: a prediction, or a target.
@@ -347,7 +347,7 @@ class TrainingSpace:
 
 
 def indexed(values: Mapping[str, torch.Tensor], index: tuple[Any, ...]) -> dict[str, torch.Tensor]:
-    """Index every variable; views."""
+    """Index every variable, without copying."""
     return {name: value[index] for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a model is: everything needed to build it again on another machine, as ``kit.json`` holds it."""
+"""The description of a model: everything needed to build it again on another machine, as ``kit.json`` holds it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class ModelSpec:
         return keep_names(self.upstream.output_only, self.surface)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form, the inverse of ``from_dict``."""
+        """Return the JSON form, the inverse of ``from_dict``."""
         arguments = dict(self.arguments)
         for key, value in arguments.items():
             # JSON has lists alone; reading makes them tuples again, as upstream's constructors have them.

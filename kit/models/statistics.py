@@ -28,7 +28,7 @@ _INSTALLING = threading.RLock()
 
 
 def level_key(name: str, level: float) -> str:
-    """Key of an atmospheric variable at a level in hPa, as upstream writes it: ``u_500``."""
+    """Build the key of an atmospheric variable at a level in hPa, as upstream writes it: ``u_500``."""
     return f"{name}_{normalisation.level_to_str(level)}"
 
 
@@ -50,12 +50,12 @@ class Statistics:
 
     @staticmethod
     def published(key: str) -> tuple[float, float] | None:
-        """Upstream's location and scale of a channel, or None where it publishes none."""
+        """Look up upstream's location and scale of a channel; None where it publishes none."""
         return _PUBLISHED.get(key)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Put these values into upstream's tables, and what was there back at the end."""
+        """Lend these values to upstream's tables, and restore what was there at the end."""
         tables = (normalisation.locations, normalisation.scales)
         # Other threads' forward passes wait here: the tables are the process's.
         with _INSTALLING:

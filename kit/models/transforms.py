@@ -98,7 +98,7 @@ class Transform:
         return cast("Values", _KINDS[self.name].forward(library, positive, self.parameter or 0.0))
 
     def inverse(self, transformed: Values) -> Values:
-        """Physical values, none of them below zero: what was predicted below zero means zero."""
+        """Return physical values, none of them below zero: what was predicted below zero means zero."""
         library, positive = _positive(transformed)
         return cast("Values", _KINDS[self.name].inverse(library, positive, self.parameter or 0.0))
 
@@ -114,14 +114,14 @@ def _positive(values: Any) -> tuple[Any, Any]:
 
 
 def default_transform(variable: str) -> Transform | None:
-    """What a new variable is transformed by unless the settings say otherwise: rain by ``log1p``, others not."""
+    """Choose the transform of a new variable where settings name none: ``log1p`` for precipitation, None for others."""
     if variable not in PRECIPITATION:
         return None
     return parse_transform("log1p", where="")
 
 
 def why_not(variable: str, kind: Kind) -> str | None:
-    """Why a variable cannot be transformed: it may be below zero. None where it can, or the kit knows too little."""
+    """Explain why a variable cannot be transformed: it may be below zero. None where it can, or that is unknown."""
     quantity = lookup(variable, kind)
     if quantity is None or quantity.non_negative:
         return None
@@ -186,7 +186,7 @@ class Fit:
 
 
 def transformed_statistics(store: Store, name: str, level: float | None, transform: Transform) -> tuple[float, float]:
-    """Location and scale of a transformed variable over the training split.
+    """Compute location and scale of a transformed variable over the training split.
 
     The location is 0, not the mean: no rain is then exactly 0 in training space, where most of its values are, the
     encoder's padding, and a new head's first guess; and a prediction below it means no rain. The scale is the
@@ -213,7 +213,7 @@ def transformed_statistics(store: Store, name: str, level: float | None, transfo
 
 
 def fit(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
-    """Statistics of each level of a transformed variable, or of the one at the surface, over the training split alone.
+    """Compute moments of each level of a transformed variable, or of the one at the surface, over the training split.
 
     Raises:
         StoreError: a value is below zero, or there is no finite one.

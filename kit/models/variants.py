@@ -59,7 +59,7 @@ class Variant:
     weights: str | None = None
 
     def default(self, argument: str) -> Any:
-        """Value of a constructor argument: the kit's, else that of the nearest class that names it."""
+        """Look up the value of a constructor argument: the kit's, else that of the nearest class that names it."""
         if argument in self.arguments:
             return self.arguments[argument]
         # Upstream's classes name the arguments that they change, and pass all others on to the class above.
@@ -127,20 +127,20 @@ class Variant:
         return issubclass(self.constructor, aurora.AuroraV1p5)
 
     def physical(self, channels: tuple[str, ...]) -> tuple[str, ...]:
-        """Physical surface variables that a store must hold for these surface channels."""
+        """List the physical surface variables that a store must hold for these surface channels."""
         if self.is_wave and set(_WAVE_WIND) & set(channels):
             kept = drop_names(channels, _WAVE_WIND)
             return (*kept, *drop_names(("wind", "dwi"), kept))
         return tuple(map(self.physical_name, drop_names(channels, (INSOLATION,))))
 
     def physical_name(self, channel: str) -> str:
-        """Name in a store of a channel of version 1.5: ``scaled_tp_1h`` is ``tp``, accumulated over an hour."""
+        """Translate a channel of version 1.5 into a store's name: ``scaled_tp_1h`` into ``tp``, of the last hour."""
         if not self.is_v1p5:
             return channel
         return channel.removeprefix(_SCALED).removesuffix(_HOURLY)
 
     def channel_name(self, physical: str) -> str:
-        """Inverse of ``physical_name``."""
+        """Translate a store's name into the channel that encodes it, the inverse of ``physical_name``."""
         if not self.is_v1p5:
             return physical
         # A store's name stands for the one channel that encodes it.
@@ -181,7 +181,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def variant_named(name: str) -> Variant:
-    """Look a variant up.
+    """Look up a variant by its name.
 
     Raises:
         SettingsError: no variant has that name.

@@ -72,7 +72,7 @@ _AXES = {"lora_A": 0, "lora_E": 0, "lora_B": 1}
 
 
 def shrunk(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -> dict[str, torch.Tensor]:
-    """Leave out what was pruned.
+    """Leave pruned parts out of adapters.
 
     Args:
         tensors: adapters.
@@ -86,7 +86,7 @@ def shrunk(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -
 
 
 def expanded(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -> dict[str, torch.Tensor]:
-    """Inverse of ``shrunk``, with zeros for what was pruned."""
+    """Put zeros for pruned parts into adapters, the inverse of ``shrunk``."""
     found = dict(tensors)
     for name, axis, kept in _pruned(pattern, prefix):
         part = found[name]

@@ -1,4 +1,4 @@
-"""Checkpoints that are pickles, read as tensors and nothing more, mapped into memory where the format allows it.
+"""Pickled checkpoints, read as tensors and nothing more, mapped into memory where the format allows it.
 
 ``torch.load`` with ``weights_only`` builds tensors and plain containers and calls nothing else. A file of PyTorch's
 present format (a zip) is mapped: its tensors lie in the page cache until they are copied into a model, and what is not
@@ -72,7 +72,7 @@ class _Nothing:
 
 
 def read_pickled(file: Path) -> Pickled:
-    """Read a checkpoint on the CPU.
+    """Read a pickled checkpoint on the CPU.
 
     Args:
         file: as ``torch.save`` writes it, in its present or its former format.
@@ -154,7 +154,7 @@ def _is_state(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
 
 
 def upstream_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
-    """Bring names down to upstream's: without what a wrapper put before them or between.
+    """Strip from parameter names what wrappers put before them or between, down to upstream's names.
 
     Args:
         state: tensors under the names of a file.

@@ -1,4 +1,4 @@
-"""Weights: where they come from, and how they get into a model.
+"""Weights: reading them in every form, and loading them into a model.
 
 These forms are read, none of them by unrestricted pickle: upstream's checkpoints (``.ckpt``, old and new key
 names), Lightning's (``kit.models.weights.format``), safetensors under upstream's names, and the kit's own checkpoint
@@ -205,7 +205,7 @@ def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
 
 
 def tensor_files(folder: Path) -> list[str]:
-    """Names of the files of tensors in a checkpoint folder."""
+    """List the files of tensors in a checkpoint folder."""
     deltas = [name for name in (ADAPTER, TRAINED) if (folder / name).is_file()]
     return deltas or [TENSORS]
 

@@ -1,4 +1,4 @@
-"""Where weights are: what ``model.weights`` names, and those that a checkpoint belongs to.
+"""Places of weights: what ``model.weights`` names, and those that a checkpoint belongs to.
 
 A delta names its base by SHA-256. The name and the path that were recorded with it say where to look first; on
 another machine, or under another user, folders are searched for a file of that hash, and the registry for an entry
@@ -79,7 +79,7 @@ def locate(reference: str | None, variant: Variant) -> tuple[str, Path]:
 
 
 def is_official(reference: str | None, variant: Variant) -> bool:
-    """Whether upstream's published weights of the variant are meant."""
+    """Tell whether upstream's published weights of the variant are meant."""
     return variant.is_official and _registered(reference, variant) == variant.weights
 
 
@@ -145,7 +145,9 @@ def _at_hand(entry: Entry) -> bool:
 def places(
     recorded: Mapping[str, Any], folder: Path, problems: list[str], *, fixed: Collection[str] = ()
 ) -> Iterator[Path]:
-    """Every place where recorded weights may be, the likeliest first and downloads last; the caller compares hashes.
+    """Search every place where recorded weights may be, the likeliest first and downloads last.
+
+    The caller compares hashes.
 
     Args:
         recorded: ``name``, ``file``, ``sha256`` and perhaps ``relative``, ``size``, ``repository`` and ``revision``, as
@@ -199,7 +201,7 @@ def _origin(entry: Entry) -> dict[str, str]:
 
 
 def with_relative(base: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Add where weights lie as seen from a checkpoint's folder, if they lie anywhere.
+    """Add the path of weights relative to a checkpoint's folder, if they are files.
 
     Args:
         base: ``name``, ``file`` and ``sha256`` of weights.
@@ -243,13 +245,13 @@ def _files(place: Path) -> Iterator[Path]:
 
 
 def weights_folders() -> list[Path]:
-    """The folders of ``KIT_WEIGHTS``."""
+    """List the folders of ``KIT_WEIGHTS``."""
     parts = os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep)
     return [Path(part).expanduser() for part in parts if part]
 
 
 def looked_in() -> str:
-    """Say where files were looked for by their hash, and which of these folders are none."""
+    """Describe where files were searched by their hash, and which of these folders are missing."""
     shown: list[str] = []
     for folder in weights_folders():
         missing = " (no such folder)"
@@ -261,7 +263,7 @@ def looked_in() -> str:
 
 
 def identified(name: str, files: Sequence[Path]) -> dict[str, Any]:
-    """What identifies weights: their name, and the files' own names, size and SHA-256.
+    """Collect what identifies weights: their name, and the files' own names, size and SHA-256.
 
     Of several files it is the SHA-256 of their digests one after the other. Official weights are known by their name
     or their hash, wherever they lie, and have the ``repository`` and ``revision`` that they are published in.
