@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,3 +44,7 @@ class Settings(BaseModel):
     train: TrainSettings = TrainSettings()
     rollout: RolloutSettings = RolloutSettings()
     track: TrackSettings = TrackSettings()
+
+    if TYPE_CHECKING:
+        # Sections are given as tables too, which pydantic validates and a type checker would refuse.
+        def __init__(self, **sections: BaseModel | Mapping[str, Any]) -> None: ...

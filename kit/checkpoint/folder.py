@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kit.io.atomic import sync
+from kit.io.atomic import move, sync
+from kit.io.documents import DocumentError, read_json
 from kit.io.errors import CheckpointError
 from kit.models.spec import ModelSpec
 from kit.models.weights.convert import shrunk
@@ -117,10 +118,10 @@ def write_checkpoint(
             more(fresh)
         part = fresh / f".{DESCRIPTION}"
         part.write_text(text + "\n")
-        for file in (path for path in fresh.rglob("*") if path.is_file()):
-            sync(file)
+        for path in fresh.rglob("*"):
+            sync(path)
         # Named last: a folder with a description is whole.
-        part.rename(fresh / DESCRIPTION)
+        move(part, fresh / DESCRIPTION)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -172,10 +173,11 @@ def settle(folder: Path) -> None:
     if (fresh / DESCRIPTION).is_file():
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        fresh.rename(folder)
+            move(folder, old)
+        move(fresh, folder)
     elif old.exists() and not folder.exists():
-        old.rename(folder)
+        # The process ended between the two renames, and what it was writing is not whole.
+        move(old, folder)
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -197,9 +199,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         msg = f"{folder}: expected a checkpoint folder with {DESCRIPTION}, found none{hint}"
         raise CheckpointError(msg)
     try:
-        description = json.loads(file.read_text())
+        description = read_json(file)
         written = description["format"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except (DocumentError, KeyError, TypeError) as error:
         msg = f"{file}: not a description that the kit wrote ({error!r})"
         raise CheckpointError(msg) from error
     if written != FORMAT:

@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from kit.io.atomic import write_atomically
+from kit.io.documents import DocumentError, parse_json, read_json
 from kit.io.errors import SettingsError
 from kit.io.locks import LockHandle, take
 
@@ -175,7 +176,7 @@ class RunFolder:
 
     def read_provenance(self) -> dict[str, Any]:
         """The whole record."""
-        record: dict[str, Any] = json.loads(self.provenance.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(self.provenance)
         return record
 
     def write_provenance(self, record: Mapping[str, Any]) -> None:
@@ -215,8 +216,8 @@ class MetricsLog:
             return
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
+                yield parse_json(line)
+            except DocumentError:
                 return
 
     def cut(self, step: int) -> list[dict[str, Any]]:
@@ -279,7 +280,7 @@ def _owner() -> str:
 
 def _holder(file: Path) -> str:
     try:
-        owner = json.loads(file.read_text(encoding="utf-8"))
+        owner = read_json(file)
         return f"process {owner['pid']} on {owner['host']}, since {owner['started']},"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

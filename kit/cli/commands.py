@@ -211,7 +211,7 @@ def finetune(arguments: Sequence[str]) -> Outcome:
         from kit.run.finetune import finetune as run
 
         import_packages(settings.adapt.method)
-    result = run(settings, recipe=options.recipe, watch=console.training_progress)
+    result = run(settings, recipe=options.recipe).to_dict()
     stopped = result.get("interrupted")
     code = 128 + signal.Signals[str(stopped)].value if stopped else 0
     return Outcome(result, options.as_json, lambda: console.show_training(result), code)
@@ -235,10 +235,7 @@ def evaluate(arguments: Sequence[str]) -> Outcome:
     settings, options = _settle(evaluate, EvaluateSettings, arguments)
     with console.loading("PyTorch and Aurora"):
         from kit.verification import scorecard
-    card = scorecard.evaluate(settings)
-    if run := run_folder_of(settings.checkpoint):
-        attach(run, metrics=scorecard.headlines(card), files=[run / "scores.json"])
-    result = card.to_dict()
+    result = scorecard.evaluate(settings).to_dict()
     return Outcome(result, options.as_json, lambda: console.show_scores(result))
 
 

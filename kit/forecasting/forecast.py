@@ -105,20 +105,27 @@ def forecast(settings: ForecastSettings) -> ForecastResult:
                 "some members; write each member and average what you need"
             )
             raise SettingsError(msg)
-    with _initial_store(settings, checkpoints[0]) as name:
+    with initial_store(settings.data.store, checkpoints[0]) as name:
         conditions = Conditions(name, None, settings.device, settings.precision, settings.memory)
         with readable(conditions.out_of_memory) as watched:
             predictor = load_forecast_predictor(checkpoints[0], conditions)
             watched.model = predictor.space.model
-            job = _ForecastJob(settings, checkpoints, predictor)
+            job = ForecastJob(settings, checkpoints, predictor)
             with torch.no_grad():
                 return job.run()
 
 
 @contextmanager
-def _initial_store(settings: ForecastSettings, checkpoint: Checkpoint) -> Iterator[str | None]:
-    """Yield the store to start from; a NetCDF file becomes one for as long as the forecast takes."""
-    name = settings.data.store
+def initial_store(name: str | None, checkpoint: Checkpoint) -> Iterator[str | None]:
+    """Yield the store to start from; a NetCDF file becomes one for as long as the block runs.
+
+    Args:
+        name: Folder or registry name of a store, or a NetCDF file; None for the checkpoint's own store.
+        checkpoint: Checkpoint that says which variables and levels are read.
+
+    Raises:
+        KitError: the file lacks what the model reads.
+    """
     if name is None or not Path(name).is_file():
         yield name
         return
@@ -144,7 +151,7 @@ class _Position(NamedTuple):
     step: int
 
 
-class _ForecastJob:
+class ForecastJob:
     """One forecast: members, initial times, steps."""
 
     def __init__(self, settings: ForecastSettings, checkpoints: Sequence[Checkpoint], predictor: Predictor) -> None:

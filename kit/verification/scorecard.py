@@ -28,6 +28,7 @@ from kit.metrics.precipitation import RainBoard, flattened
 from kit.metrics.scores import ScoreBoard, Scores, persistence, skill
 from kit.models.space import TrainingSpace, Window
 from kit.models.transforms import PRECIPITATION
+from kit.tracking.artifacts import attach, run_folder_of
 from kit.verification.settings import EvaluateSettings
 
 __all__ = ["RainCard", "Scorecard", "evaluate", "forgetting", "headlines", "physical", "scores_of"]
@@ -86,7 +87,8 @@ class Scorecard:
 def evaluate(settings: EvaluateSettings) -> Scorecard:
     """Score a checkpoint against persistence and the base weights, one step ahead or further.
 
-    The scorecard of a run's best checkpoint is also written into the run folder, as ``scores.json``.
+    The scorecard of a run's best checkpoint is also written into the run folder, as ``scores.json``, and the headline
+    numbers of a run's checkpoint go into its MLflow run.
 
     Args:
         settings: Checkpoint, store, period (UTC), number of steps, device and memory.
@@ -141,6 +143,9 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
     folder = RunFolder(checkpoint.path.absolute().parent.parent)
     if folder.best == checkpoint.path.absolute() and folder.config.exists():
         write_atomically(folder.scores, json.dumps(card.to_dict(), indent=2) + "\n")
+    run = run_folder_of(settings.checkpoint)
+    if run is not None:
+        attach(run, metrics=headlines(card), files=[run / "scores.json"])
     return card
 
 
