@@ -1,8 +1,9 @@
 """A backbone block, run on bands of windows.
 
 A block is local to its windows: attention, normalisation and the MLP never look across. So it can be run on some
-rows of windows at a time, and what it holds while it runs, or while it is recomputed, falls with the number of
-bands. Modules and parameters are upstream's; only the order of the work is the kit's.
+rows of windows at a time, and what it holds while it runs, or while it is recomputed, 6 GiB at 0.25 degrees, falls
+with the number of bands; predictions are upstream's bit for bit on a CPU (``docs/decisions.md``). Modules and
+parameters are upstream's; only the order of the work is the kit's.
 
 Dimensions: B batch, C latent levels, H latitude and W longitude in patches, D width; a window holds N tokens.
 """
@@ -20,9 +21,9 @@ from aurora.model.util import maybe_adjust_windows
 
 from kit.adapt.prefix import prefix_of
 from kit.memory.tiling import Tensors, Work
-from kit.memory.windows import Layout, Run, Triple, layout
+from kit.memory.windows import Triple, WindowLayout, WindowRun, layout
 
-__all__ = ["Attending", "BlockForward", "BlockWork", "Residual", "Segment", "compiled_residual", "residual"]
+__all__ = ["MaskedRun", "BlockForward", "BlockWork", "Residual", "Segment", "compiled_residual", "residual"]
 
 Residual = Callable[[Swin3DTransformerBlock, AdaptiveLayerNorm, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Adds a branch of a block, normalised in its context, to the tokens."""
@@ -37,10 +38,10 @@ class BlockForward:
     """Replaces ``forward`` of one block.
 
     Args:
-        block: upstream's.
-        bands: window rows are shared among so many bands.
-        segment: does the block's work.
-        add: adds attention's and the MLP's branch to the tokens.
+        block: Upstream's block.
+        bands: Number of bands that window rows are shared among.
+        segment: Function that does the block's work.
+        add: Function that adds attention's and the MLP's branch to the tokens.
     """
 
     def __init__(self, block: Swin3DTransformerBlock, bands: int, segment: Segment, add: Residual) -> None:
@@ -48,7 +49,8 @@ class BlockForward:
         self._bands = bands
         self._segment = segment
         self._add = add
-        self._masks: dict[tuple[Layout, range, torch.device, torch.dtype], list[Attending]] = {}
+        # They belong to the model that uses them, not to the process: a traced model's are not real.
+        self._masks: dict[tuple[WindowLayout, range, torch.device, torch.dtype], list[MaskedRun]] = {}
 
     def __call__(
         self, x: torch.Tensor, c: torch.Tensor, res: Triple, rollout_step: int, warped: bool = True
@@ -56,26 +58,28 @@ class BlockForward:
         """Run the block.
 
         Args:
-            x: tokens, [B, C x H x W, D].
-            c: context, [B, D'] or [B, C x H x W, D'].
+            x: Tokens, [B, C x H x W, D].
+            c: Context, [B, D'] or [B, C x H x W, D'].
             res: C, H and W.
-            rollout_step: for upstream's roll-out LoRA.
-            warped: longitudes wrap; upstream never says otherwise.
+            rollout_step: Number of the roll-out step, for upstream's roll-out LoRA.
+            warped: Whether longitudes wrap; upstream never says otherwise.
         """
         assert warped
         window, shift = maybe_adjust_windows(self.block.window_size, self.block.shift_size, res)
         lay = layout(res, window, shift)
         return self._segment(BlockWork(self, lay, self._bands, rollout_step), x, c)
 
-    def run(self, lay: Layout, rows: range, grid: torch.Tensor, c: torch.Tensor, rollout_step: int) -> torch.Tensor:
+    def run(
+        self, lay: WindowLayout, rows: range, grid: torch.Tensor, c: torch.Tensor, rollout_step: int
+    ) -> torch.Tensor:
         """Run some window rows.
 
         Args:
-            lay: windows.
-            rows: of windows.
-            grid: the tokens of those rows after the shift, [B, C, h, W, D].
-            c: context, [B, D'] or [B, C, h, W, D'].
-            rollout_step: for upstream's roll-out LoRA.
+            lay: Layout of the windows.
+            rows: Window rows.
+            grid: Tokens of those rows after the shift, [B, C, h, W, D].
+            c: Context, [B, D'] or [B, C, h, W, D'].
+            rollout_step: Number of the roll-out step, for upstream's roll-out LoRA.
 
         Returns:
             As ``grid``.
@@ -83,19 +87,15 @@ class BlockForward:
         block = self.block
         tokens = grid.flatten(1, 3)
         context = c.flatten(1, 3) if c.ndim == 5 else c
+        key = (lay, rows, tokens.device, tokens.dtype)
+        if key not in self._masks:
+            self._masks[key] = [MaskedRun(run, tokens) for run in lay.runs(rows)]
         windows = _partition(tokens.view(grid.shape), lay, rows)
-        windows = attend(block.attn, windows, self._attending(lay, rows, tokens), rollout_step)
+        windows = attend(block.attn, windows, self._masks[key], rollout_step)
         attended = _merge(windows, grid.shape, lay, rows).flatten(1, 3)
         x = self._add(block, block.norm1, tokens, attended, context)
         x = self._add(block, block.norm2, x, block.mlp(x), context)
         return x.view(grid.shape)
-
-    def _attending(self, lay: Layout, rows: range, like: torch.Tensor) -> list[Attending]:
-        """Masks belong to the model that uses them, not to the process: a traced model's are not real."""
-        key = (lay, rows, like.device, like.dtype)
-        if key not in self._masks:
-            self._masks[key] = [Attending(run, like) for run in lay.runs(rows)]
-        return self._masks[key]
 
 
 class BlockWork(Work):
@@ -104,7 +104,7 @@ class BlockWork(Work):
     Tokens are [B, C x H x W, D]; a band of them is [B, C, h, W, D], shifted.
     """
 
-    def __init__(self, forward: BlockForward, lay: Layout, bands: int, rollout_step: int) -> None:
+    def __init__(self, forward: BlockForward, lay: WindowLayout, bands: int, rollout_step: int) -> None:
         self.module = forward.block
         self._forward = forward
         self._lay = lay
@@ -117,14 +117,13 @@ class BlockWork(Work):
         rows = range(self._rows[0].start, self._rows[-1].stop)
         context = self._shifted(c) if c.ndim == 3 else c
         grid = self._forward.run(self._lay, rows, self._shifted(x), context, self._rollout_step)
-        return self._rolled(grid, 1, (0, 1, 2)).reshape(x.shape)
+        return self._rolled(grid, 1, (1, 2, 3)).reshape(x.shape)
 
     def read(self, whole: torch.Tensor, band: int) -> torch.Tensor:
         """Take a band out of tokens; a view where nothing is shifted."""
         grid = self._grid(whole)
         parts = [grid[:, :, rows] for rows in self._latitudes(band)]
-        joined = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
-        return self._rolled(joined, -1, (0, 2))
+        return self._rolled(_joined(parts, dim=2), -1, (1, 3))
 
     def run(self, band: int, inputs: Tensors) -> Tensors:
         """Run one band of tokens in its context."""
@@ -141,7 +140,7 @@ class BlockWork(Work):
         grid = self._grid(whole)
         rows = self._latitudes(band)
         sizes = [part_rows.stop - part_rows.start for part_rows in rows]
-        parts = torch.split(self._rolled(part, 1, (0, 2)), sizes, dim=2)
+        parts = torch.split(self._rolled(part, 1, (1, 3)), sizes, dim=2)
         for part_rows, values in zip(rows, parts, strict=True):
             grid[:, :, part_rows] = values
 
@@ -157,12 +156,12 @@ class BlockWork(Work):
         return tokens.view(tokens.shape[0], *self._lay.resolution, tokens.shape[2])
 
     def _shifted(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self._rolled(self._grid(tokens), -1, (0, 1, 2))
+        return self._rolled(self._grid(tokens), -1, (1, 2, 3))
 
     def _rolled(self, grid: torch.Tensor, sign: int, axes: tuple[int, ...]) -> torch.Tensor:
         """Roll [B, C, h, W, D] by the shift along some of C, H and W, or back."""
-        shifts = [sign * self._lay.shift[axis] for axis in axes]
-        return torch.roll(grid, shifts, [axis + 1 for axis in axes]) if any(shifts) else grid
+        shifts = [sign * self._lay.shift[axis - 1] for axis in axes]
+        return torch.roll(grid, shifts, axes) if any(shifts) else grid
 
 
 Segment = Callable[[BlockWork, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -194,10 +193,15 @@ def _fused() -> Callable[..., torch.Tensor]:
     return torch.compile(modulate, dynamic=True)
 
 
-class Attending:
-    """A run of windows, its mask on the device."""
+class MaskedRun:
+    """A run of windows, with its mask on the device.
 
-    def __init__(self, run: Run, like: torch.Tensor) -> None:
+    Attributes:
+        windows: Number of windows, for one sample.
+        mask: What is added to scores, [N, N], or [windows, 1, N, N] where the windows differ; None for nothing.
+    """
+
+    def __init__(self, run: WindowRun, like: torch.Tensor) -> None:
         self.windows = run.windows
         self.mask: torch.Tensor | None = None
         if run.apart is not None:
@@ -206,38 +210,37 @@ class Attending:
             self.mask = mask if mask.ndim == 2 else mask.unsqueeze(1)
 
 
-def attend(attn: WindowAttention, x: torch.Tensor, runs: list[Attending], rollout_step: int) -> torch.Tensor:
-    """Attention within windows.
+def attend(attn: WindowAttention, x: torch.Tensor, runs: list[MaskedRun], rollout_step: int) -> torch.Tensor:
+    """Attend within windows.
 
     Args:
-        attn: upstream's module.
-        x: [windows x B, N, D], windows outermost.
-        runs: of the windows.
-        rollout_step: for upstream's roll-out LoRA.
+        attn: Upstream's module.
+        x: Tokens, [windows x B, N, D], windows outermost.
+        runs: Runs of the windows.
+        rollout_step: Number of the roll-out step, for upstream's roll-out LoRA.
 
     Returns:
         As ``x``.
     """
     qkv = attn.qkv(x)
-    if attn_has_lora := isinstance(attn.lora_qkv, torch.nn.Module):
+    has_lora = isinstance(attn.lora_qkv, torch.nn.Module)
+    if has_lora:
         qkv = qkv + attn.lora_qkv(x, rollout_step)
     samples = x.shape[0] // sum(run.windows for run in runs)
     dropout = attn.attn_drop if attn.training else 0.0
     parts = qkv.split([run.windows * samples for run in runs])
     out = [_attend_run(part, run, attn.num_heads, dropout) for part, run in zip(parts, runs, strict=True)]
-    x = torch.cat(out) if len(out) > 1 else out[0]
+    x = _joined(out)
     if (prefix := prefix_of(attn)) is not None:
         x = prefix(x, qkv)
     result = attn.proj(x)
-    if attn_has_lora:
+    if has_lora:
         result = result + attn.lora_proj(x, rollout_step)
-    result = attn.proj_drop(result)
-    assert isinstance(result, torch.Tensor)
-    return result
+    return torch.as_tensor(attn.proj_drop(result))
 
 
-def _attend_run(qkv: torch.Tensor, run: Attending, heads: int, dropout: float) -> torch.Tensor:
-    """Attention of one run, [windows x B, N, 3 D] to [windows x B, N, D]."""
+def _attend_run(qkv: torch.Tensor, run: MaskedRun, heads: int, dropout: float) -> torch.Tensor:
+    """Attend within one run, [windows x B, N, 3 D] to [windows x B, N, D]."""
     windows, tokens, width = qkv.shape
     whole = qkv.view(windows, tokens, 3, heads, width // (3 * heads))
     mask = run.mask
@@ -246,13 +249,19 @@ def _attend_run(qkv: torch.Tensor, run: Attending, heads: int, dropout: float) -
     done = []
     for start in range(0, len(whole), _MOST_WINDOWS):
         q, k, v = whole[start : start + _MOST_WINDOWS].permute(2, 0, 3, 1, 4).unbind(0)
-        part = mask if mask is None or mask.ndim == 2 else mask[start : start + _MOST_WINDOWS]
+        part = mask
+        if mask is not None and mask.ndim == 4:
+            part = mask[start : start + _MOST_WINDOWS]
         done.append(F.scaled_dot_product_attention(q, k, v, attn_mask=part, dropout_p=dropout).transpose(1, 2))
-    out = torch.cat(done) if len(done) > 1 else done[0]
-    return out.reshape(windows, tokens, width // 3)
+    return _joined(done).reshape(windows, tokens, width // 3)
 
 
-def _partition(grid: torch.Tensor, lay: Layout, rows: range) -> torch.Tensor:
+def _joined(parts: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """Put parts together; a single one is not copied."""
+    return torch.cat(parts, dim=dim) if len(parts) > 1 else parts[0]
+
+
+def _partition(grid: torch.Tensor, lay: WindowLayout, rows: range) -> torch.Tensor:
     """Cut [B, C, h, W, D] into windows, [windows x B, N, D]; windows by level, latitude, longitude."""
     padding = (0, 0, *lay.padding[2], *lay.pad_rows(rows), *lay.padding[0])
     if any(padding):
@@ -263,7 +272,7 @@ def _partition(grid: torch.Tensor, lay: Layout, rows: range) -> torch.Tensor:
     return cut.permute(1, 3, 5, 0, 2, 4, 6, 7).reshape(-1, c * h * w, channels)
 
 
-def _merge(windows: torch.Tensor, shape: torch.Size, lay: Layout, rows: range) -> torch.Tensor:
+def _merge(windows: torch.Tensor, shape: torch.Size, lay: WindowLayout, rows: range) -> torch.Tensor:
     """Inverse of ``_partition``: back to [B, C, h, W, D] of ``shape``."""
     samples, depth, height, width, channels = shape
     c, h, w = lay.window

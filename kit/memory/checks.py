@@ -1,4 +1,4 @@
-"""Settings of memory that would do nothing, or not what they say."""
+"""Checks of memory settings: those that would do nothing, or not what they say."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _OF_FORECASTS = ("latitude_bands", "window_bands", "frozen_weights", "compile")
 
 
 def check_training_memory(memory: MemorySettings, method: str, device: torch.device, *, autocast: bool) -> None:
-    """Refuse settings that have no effect where they are used.
+    """Check that every setting has an effect where it is used.
 
     For runs, not for plans: those are made on a CPU for a GPU.
 
     Args:
-        memory: the settings.
-        method: of adaptation, ``adapt.method``.
-        device: that the run will use.
-        autocast: whether the forward pass runs in bf16.
+        memory: Settings of memory.
+        method: Method of adaptation, ``adapt.method``.
+        device: Device that the run will use.
+        autocast: Whether the forward pass runs in bf16.
 
     Raises:
         SettingsError: names every such setting, and what to do.
     """
-    problems = [*_of_device(memory, device, autocast=autocast), *_of_method(memory, method), *_of_recompute(memory)]
+    problems = [*_of_run(memory, method, device, autocast=autocast), *_of_recompute(memory)]
     if problems:
         raise SettingsError("; ".join(problems))
 
 
 def check_forecast_memory(memory: MemorySettings, *, autocast: bool) -> None:
-    """Refuse settings that have no effect in a forecast.
+    """Check that every setting has an effect in a forecast.
 
     Args:
-        memory: the settings.
-        autocast: whether the forward pass runs in bf16.
+        memory: Settings of memory.
+        autocast: Whether the forward pass runs in bf16.
 
     Raises:
         SettingsError: names every such setting, and what to do.
@@ -58,7 +58,7 @@ def check_forecast_memory(memory: MemorySettings, *, autocast: bool) -> None:
         raise SettingsError("; ".join(problems))
 
 
-def _of_device(memory: MemorySettings, device: torch.device, *, autocast: bool) -> Iterator[str]:
+def _of_run(memory: MemorySettings, method: str, device: torch.device, *, autocast: bool) -> Iterator[str]:
     for kept in memory.offload:
         if device.type == "cpu":
             yield (
@@ -70,9 +70,6 @@ def _of_device(memory: MemorySettings, device: torch.device, *, autocast: bool) 
             "memory.frozen_weights bf16 is not exact here, because the forward pass runs in fp32; "
             "leave it out, or use --train.precision bf16"
         )
-
-
-def _of_method(memory: MemorySettings, method: str) -> Iterator[str]:
     if memory.frozen_weights == "bf16" and method == "full":
         yield "memory.frozen_weights bf16 has no effect with adapt.method full, which freezes nothing; leave it out"
     if method == "adalora" and (memory.step_in_backward or "optimizer" in memory.offload):
@@ -97,30 +94,26 @@ def _of_recompute(memory: MemorySettings) -> Iterator[str]:
             f"memory.stages {memory.stages} has no effect with memory.recompute {recompute}; "
             "leave it out, or use --memory.recompute blocks"
         )
-    recomputes = recompute != "none" or memory.latitude_bands > 1
-    for setting in _about_inputs(memory):
-        if not recomputes:
+    about_inputs = []
+    if memory.saved_inputs == "bf16":
+        about_inputs.append("memory.saved_inputs bf16")
+    if "inputs" in memory.offload:
+        about_inputs.append("memory.offload inputs")
+    if recompute == "none" and memory.latitude_bands == 1:
+        for setting in about_inputs:
             yield (
                 f"{setting} has no effect where nothing is recomputed; leave it out, or use --memory.recompute blocks "
                 "or --memory.latitude_bands"
             )
+    # Upstream's own recomputation runs encoder, decoder and blocks whole, through its own modules.
+    unused = []
+    if memory.latitude_bands > 1:
+        unused.append(f"memory.latitude_bands {memory.latitude_bands}")
+    if memory.compile:
+        unused.append("memory.compile")
     if recompute == "upstream":
-        for setting in _unused_by_upstream(memory):
+        for setting in unused:
             yield (
                 f"{setting} has no effect with memory.recompute upstream; "
                 "leave it out, or use --memory.recompute blocks"
             )
-
-
-def _about_inputs(memory: MemorySettings) -> Iterator[str]:
-    if memory.saved_inputs == "bf16":
-        yield "memory.saved_inputs bf16"
-    if "inputs" in memory.offload:
-        yield "memory.offload inputs"
-
-
-def _unused_by_upstream(memory: MemorySettings) -> Iterator[str]:
-    if memory.latitude_bands > 1:
-        yield f"memory.latitude_bands {memory.latitude_bands}"
-    if memory.compile:
-        yield "memory.compile"

@@ -2,7 +2,8 @@
 
 Both are local to a patch: only the backbone mixes patches (``aurora/model/encoder.py``, ``decoder.py``). So each
 can be run on some rows of patches at a time and the results put together, with the same values bit for bit on a
-CPU, and what it holds while it runs, or while it is recomputed, falls with the number of bands.
+CPU, and what it holds while it runs, or while it is recomputed, falls with the number of bands. On the small model
+8 bands take a step's peak from 2.73 to 2.28 GiB, in the same time (``docs/benchmarks.md``).
 
 Dimensions: B batch, C latent levels, H and W patches, D width.
 """
@@ -21,8 +22,7 @@ from aurora.model.decoder import Perceiver3DDecoder
 from aurora.model.encoder import Perceiver3DEncoder
 
 from kit.io.errors import SettingsError
-from kit.memory.activation_offload import InputKeeper
-from kit.memory.recompute import Recomputation
+from kit.memory.recompute import InputKeeper, Recomputation
 from kit.memory.tiling import Tensors, Work, run_bands
 
 __all__ = ["BandedDecoder", "BandedEncoder"]
@@ -33,102 +33,69 @@ Triple = tuple[int, int, int]
 _MOST_PATCHES = 65535
 
 
-class _Banded:
-    """What encoder and decoder share: the module, its own forward, and how rows are divided."""
-
-    def __init__(self, module: torch.nn.Module, bands: int) -> None:
-        self._module = module
-        self._forward = module.forward
-        self._bands = bands
-
-    def _sizes(self, batch: Batch, patch: int) -> list[int]:
-        """Rows of patches in each band, as even as possible.
-
-        Raises:
-            SettingsError: there are fewer rows than bands, or a band is too much for the GPU's attention kernels.
-        """
-        height, width = batch.spatial_shape
-        rows = height // patch
-        if self._bands > rows:
-            msg = f"memory.latitude_bands is {self._bands}, but the grid has {rows} rows of patches; use at most {rows}"
-            raise SettingsError(msg)
-        sizes = np.diff(np.linspace(0, rows, self._bands + 1).round().astype(int)).tolist()
-        values = next(iter(batch.surf_vars.values()))
-        patches = values.shape[0] * (width // patch)
-        if values.is_cuda and max(sizes) * patches > _MOST_PATCHES:
-            least = -(-rows // max(_MOST_PATCHES // patches, 1))
-            msg = (
-                f"memory.latitude_bands is {self._bands}: a band holds {max(sizes) * patches} patches, but CUDA's "
-                f"attention kernels take at most {_MOST_PATCHES} at a time; use at least {least}"
-            )
-            raise SettingsError(msg)
-        return [int(size) for size in sizes]
-
-
-class BandedEncoder(_Banded):
+class BandedEncoder:
     """Replaces ``forward`` of the encoder.
 
     Its inputs are a whole batch, through which gradients may flow: the air-pollution model's are learned. So each
     band is left to ``torch.utils.checkpoint``.
     """
 
-    _module: Perceiver3DEncoder
-
     def __init__(self, encoder: Perceiver3DEncoder, bands: int, segment: Recomputation) -> None:
-        super().__init__(encoder, bands)
+        self._module = encoder
+        self._forward = encoder.forward
+        self._bands = bands
         self._segment = segment
 
     def __call__(self, batch: Batch, lead_times: torch.Tensor) -> torch.Tensor:
         """Encode, band by band.
 
         Args:
-            batch: as upstream's encoder takes it.
-            lead_times: [B], hours.
+            batch: Batch as upstream's encoder takes it.
+            lead_times: Lead times, [B], hours.
 
         Returns:
             Tokens, [B, C x H x W, D].
         """
         patch = self._module.patch_size
-        sizes = self._sizes(batch, patch)
+        sizes = _band_sizes(batch, self._bands, patch)
         width = batch.spatial_shape[1] // patch
         done = []
-        for size, band in zip(sizes, _bands(batch, sizes, patch), strict=True):
+        for size, band in zip(sizes, _cut(batch, sizes, patch), strict=True):
             tokens = self._segment(self._module, self._forward, band, lead_times)
             done.append(tokens.view(tokens.shape[0], self._module.latent_levels, size, width, tokens.shape[2]))
         return torch.cat(done, dim=2).flatten(1, 3)
 
 
-class BandedDecoder(_Banded):
+class BandedDecoder:
     """Replaces ``forward`` of the decoder."""
 
-    _module: Perceiver3DDecoder
-
     def __init__(self, decoder: Perceiver3DDecoder, bands: int, keeper: InputKeeper) -> None:
-        super().__init__(decoder, bands)
+        self._module = decoder
+        self._forward = decoder.forward
+        self._bands = bands
         self._keeper = keeper
 
     def __call__(self, x: torch.Tensor, batch: Batch, patch_res: Triple, lead_times: torch.Tensor) -> Batch:
         """Decode, band by band.
 
         Args:
-            x: tokens, [B, C x H x W, D].
-            batch: the input, whose variables and coordinates the prediction takes.
+            x: Tokens, [B, C x H x W, D].
+            batch: The input, whose variables and coordinates the prediction takes.
             patch_res: C, H and W.
-            lead_times: [B], hours.
+            lead_times: Lead times, [B], hours.
         """
         patch = self._module.patch_size
-        sizes = self._sizes(batch, patch)
-        work = _DecoderWork(self._module, self._forward, _bands(batch, sizes, patch), sizes, patch_res, lead_times)
+        sizes = _band_sizes(batch, self._bands, patch)
+        work = _DecoderWork(self._module, self._forward, _cut(batch, sizes, patch), sizes, patch_res, lead_times)
         surface, atmospheric = run_bands(work, self._keeper, (x,))
         assert work.example is not None
-        whole = batch.metadata
+        # As upstream's decoder does (``aurora/model/decoder.py``).
+        lat, lon = batch.metadata.lat.to(torch.float32), batch.metadata.lon.to(torch.float32)
         return Batch(
             dict(zip(work.example.surf_vars, surface.unbind(1), strict=True)),
             batch.static_vars,
             dict(zip(work.example.atmos_vars, atmospheric.unbind(1), strict=True)),
-            dataclasses.replace(
-                work.example.metadata, lat=whole.lat.to(torch.float32), lon=whole.lon.to(torch.float32)
-            ),
+            dataclasses.replace(work.example.metadata, lat=lat, lon=lon),
         )
 
 
@@ -195,16 +162,43 @@ class _DecoderWork(Work):
         self.read_output(whole, band).copy_(part)
 
 
-def _bands(batch: Batch, sizes: list[int], patch: int) -> list[Batch]:
+def _band_sizes(batch: Batch, bands: int, patch: int) -> list[int]:
+    """Divide rows of patches among bands, as evenly as possible.
+
+    Raises:
+        SettingsError: there are fewer rows than bands, or a band is too much for the GPU's attention kernels.
+    """
+    height, width = batch.spatial_shape
+    rows = height // patch
+    if bands > rows:
+        msg = f"memory.latitude_bands is {bands}, but the grid has {rows} rows of patches; use at most {rows}"
+        raise SettingsError(msg)
+    sizes: list[int] = np.diff(np.linspace(0, rows, bands + 1).round().astype(int)).tolist()
+    values = next(iter(batch.surf_vars.values()))
+    patches = values.shape[0] * (width // patch)
+    if values.is_cuda and max(sizes) * patches > _MOST_PATCHES:
+        least = -(-rows // max(_MOST_PATCHES // patches, 1))
+        msg = (
+            f"memory.latitude_bands is {bands}: a band holds {max(sizes) * patches} patches, but CUDA's "
+            f"attention kernels take at most {_MOST_PATCHES} at a time; use at least {least}"
+        )
+        raise SettingsError(msg)
+    return sizes
+
+
+def _cut(batch: Batch, sizes: list[int], patch: int) -> list[Batch]:
     """Cut a batch into bands of rows; views, no copies."""
-    edges = np.cumsum([0, *sizes]) * patch
-    return [_rows(batch, int(start), int(stop)) for start, stop in pairwise(edges)]
+    bands = []
+    for start, stop in pairwise((np.cumsum([0, *sizes]) * patch).tolist()):
+        rows = slice(start, stop)
+        lat, lon = batch.metadata.lat[rows], batch.metadata.lon
+        # On a curvilinear grid longitudes have rows as well.
+        if lon.dim() > 1:
+            lon = lon[rows]
+        variables = (_rows(values, rows) for values in (batch.surf_vars, batch.static_vars, batch.atmos_vars))
+        bands.append(Batch(*variables, dataclasses.replace(batch.metadata, lat=lat, lon=lon)))
+    return bands
 
 
-def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    def cut(variables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value[..., start:stop, :] for name, value in variables.items()}
-
-    lat, lon = batch.metadata.lat, batch.metadata.lon
-    metadata = dataclasses.replace(batch.metadata, lat=lat[start:stop], lon=lon if lon.dim() == 1 else lon[start:stop])
-    return Batch(cut(batch.surf_vars), cut(batch.static_vars), cut(batch.atmos_vars), metadata)
+def _rows(variables: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
+    return {name: value[..., rows, :] for name, value in variables.items()}

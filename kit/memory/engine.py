@@ -1,11 +1,11 @@
-"""The memory engine: applies the settings of memory to a model, without renaming anything in it.
+"""The memory engine: the settings of memory, applied to a model without renaming anything in it.
 
 It replaces ``forward`` on instances. Classes, module names and parameters stay upstream's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,9 @@ from aurora import Aurora
 from aurora.model.swin3d import PatchMerging3D, PatchSplitting3D, Swin3DTransformerBlock
 
 from kit.io.errors import SettingsError
-from kit.memory.activation_offload import InputKeeper
 from kit.memory.block_tiling import BlockForward, BlockWork, Segment, compiled_residual, residual
 from kit.memory.encoder_decoder_tiling import BandedDecoder, BandedEncoder
-from kit.memory.recompute import Recomputation
+from kit.memory.recompute import InputKeeper, Recomputation
 from kit.memory.settings import MemorySettings
 from kit.memory.tiling import run_bands
 
@@ -39,8 +38,8 @@ def install(model: Aurora, settings: MemorySettings) -> None:
     """Make a model run its forward and backward pass as the settings say.
 
     Args:
-        model: with adapters in place and everything marked that trains.
-        settings: of memory; what they leave alone stays upstream's.
+        model: Model with adapters in place and everything marked that trains.
+        settings: Settings of memory; what they leave alone stays upstream's.
     """
     # cuDNN's attention, PyTorch's first choice on Hopper, returns NaN as the gradient of queries for some lengths of
     # masked windows (PyTorch issue 196678; upstream's issue 119 met NaN too). Flash attention runs where there is no
@@ -62,12 +61,29 @@ def install(model: Aurora, settings: MemorySettings) -> None:
 
 
 def _install_backbone(model: Aurora, settings: MemorySettings, keeper: InputKeeper) -> None:
-    segment = _segment(settings, keeper)
-    if segment is None:
-        return
-    add = compiled_residual if settings.compile else residual
+    """Have the blocks of the backbone's first stages run in bands, or recomputed; upstream's stay as they are.
+
+    Raises:
+        SettingsError: there are not so many stages.
+    """
     recomputed = Recomputation(keeper)
-    for layer in _layers(model, settings.stages):
+    if settings.recompute == "blocks" or settings.window_bands > 1:
+        segment: Segment = partial(_in_bands, keeper)
+    elif settings.recompute == "selective":
+        segment = partial(_selectively, Recomputation(keeper, selective=True))
+    elif settings.compile:
+        segment = BlockWork.whole
+    else:
+        return
+    found = len(model.backbone.encoder_layers)
+    if settings.stages is not None and settings.stages > found:
+        msg = f"memory.stages is {settings.stages}, but the backbone has {found}; leave it out to reach them all"
+        raise SettingsError(msg)
+    add = compiled_residual if settings.compile else residual
+    # The decoder comes back through the stages in the opposite order.
+    layers = [*model.backbone.encoder_layers[: settings.stages]]
+    layers += [*reversed(model.backbone.decoder_layers)][: settings.stages]
+    for layer in layers:
         for module in layer.modules():
             if isinstance(module, Swin3DTransformerBlock):
                 _replace(module, BlockForward(module, settings.window_bands, segment, add))
@@ -75,34 +91,16 @@ def _install_backbone(model: Aurora, settings: MemorySettings, keeper: InputKeep
                 _replace(module, partial(recomputed, module, module.forward))
 
 
-def _layers(model: Aurora, stages: int | None) -> Iterator[torch.nn.Module]:
-    """Layers of the backbone's first stages: the decoder comes back through them in the opposite order.
-
-    Raises:
-        SettingsError: there are not so many.
-    """
-    found = len(model.backbone.encoder_layers)
-    if stages is not None and stages > found:
-        msg = f"memory.stages is {stages}, but the backbone has {found}; leave it out to reach them all"
-        raise SettingsError(msg)
-    yield from model.backbone.encoder_layers[:stages]
-    yield from list(reversed(model.backbone.decoder_layers))[:stages]
-
-
-def _segment(settings: MemorySettings, keeper: InputKeeper) -> Segment | None:
-    """How blocks are run; None where they are upstream's as they are."""
-    if settings.recompute == "blocks" or settings.window_bands > 1:
-        return partial(_in_bands, keeper)
-    if settings.recompute == "selective":
-        selective = Recomputation(keeper, selective=True)
-        return lambda work, x, c: selective(work.module, work.whole, x, c)
-    return BlockWork.whole if settings.compile else None
+def _selectively(recomputed: Recomputation, work: BlockWork, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    return recomputed(work.module, work.whole, x, c)
 
 
 def _in_bands(keeper: InputKeeper, work: BlockWork, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     # The noise of an ensemble is each token's own; otherwise a sample's context is all its tokens'.
-    per_token = c.ndim == 3
-    (out,) = run_bands(work, keeper, (x, c) if per_token else (x,), () if per_token else (c,))
+    if c.ndim == 3:
+        (out,) = run_bands(work, keeper, (x, c))
+    else:
+        (out,) = run_bands(work, keeper, (x,), (c,))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Memory of the host that stands in for the device's: allocated here, so that whoever counts can tell them apart.
+"""Host memory that stands in for the device's: allocated here, so that it can be counted apart, and how much is left.
 
 A step is planned on the CPU, where the device's tensors and the host's look the same. What is allocated here is the
 host's, and ``is_host`` says so of its storage, whether it is real or fake.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -32,13 +31,16 @@ def empty_host(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -
     """Allocate host memory, uninitialised.
 
     Args:
-        shape: of the tensor.
-        dtype: of the tensor.
-        pin: page-locked, so that a GPU copies to and from it while it computes; needs one. PyTorch rounds each such
-            allocation up to a power of two bytes, and keeps it for the next one of that size.
+        shape: Shape of the tensor.
+        dtype: Type of the tensor.
+        pin: Whether it is page-locked, so that a GPU copies to and from it while it computes; needs one. PyTorch
+            rounds each such allocation up to a power of two bytes, and keeps it for the next one of that size.
     """
-    with _as_host():
+    token = _allocating.set(True)
+    try:
         return mark_host(torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=pin))
+    finally:
+        _allocating.reset(token)
 
 
 def empty_hosts(shapes: Sequence[Sequence[int]], dtype: torch.dtype, *, pin: bool = False) -> list[torch.Tensor]:
@@ -58,9 +60,11 @@ def empty_hosts(shapes: Sequence[Sequence[int]], dtype: torch.dtype, *, pin: boo
         room -= size
     found: list[torch.Tensor] = []
     for members in slabs:
-        slab = empty_host([sum(sizes[index] for index in members)], dtype, pin=pin)
-        parts = torch.split(slab, [sizes[index] for index in members])
-        found += [part[: math.prod(shapes[i])].view(tuple(shapes[i])) for i, part in zip(members, parts, strict=True)]
+        own = [sizes[index] for index in members]
+        slab = empty_host([sum(own)], dtype, pin=pin)
+        for index, part in zip(members, torch.split(slab, own), strict=True):
+            shape = tuple(shapes[index])
+            found.append(part[: math.prod(shape)].view(shape))
     return found
 
 
@@ -71,32 +75,32 @@ def mark_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def is_host(storage: torch.UntypedStorage) -> bool:
-    """Whether a storage was allocated here, or marked; a view's is its base's."""
+    """Decide whether a storage was allocated here, or marked; a view's is its base's."""
     return storage in _storages
 
 
 def allocating_host() -> bool:
-    """Whether the tensor that is being made right now will be the host's: for whoever watches operations run."""
+    """Decide whether the tensor that is being made right now will be the host's: for counters of operations."""
     return _allocating.get()
-
-
-@contextmanager
-def _as_host() -> Iterator[None]:
-    token = _allocating.set(True)
-    try:
-        yield
-    finally:
-        _allocating.reset(token)
 
 
 # How much memory there is to be had: of a GPU, or of the host within the limits that this process has.
 
 _GROUP = Path("/sys/fs/cgroup")
 _PAGES = Path("/proc/self/statm")
+# Limit, use and statistics of the control group at the root of what this process sees, which is a container's own:
+# version 2, and version 1.
+_GROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
 
 
 def available(device: torch.device) -> int:
-    """Bytes that this process can still have on a device, those that PyTorch holds there and does not use included."""
+    """Count the bytes that this process can still have on a device.
+
+    Those that PyTorch holds there and does not use are included.
+    """
     if device.type != "cuda":
         return host_available()
     free, _ = torch.cuda.mem_get_info(device)
@@ -104,33 +108,25 @@ def available(device: torch.device) -> int:
 
 
 def host_available() -> int:
-    """Bytes of the host that this process can still have: what is free, what its container may use, its own limit."""
-    free: int = psutil.virtual_memory().available
-    return max(min([free, *_left_in_container(), *_left_of_addresses()]), 0)
+    """Count the bytes of the host that this process can still have.
 
-
-def _left_in_container() -> Iterator[int]:
-    """By the control group at the root of what this process sees, version 2 or 1, which is a container's own."""
-    for limit, used, statistics in (
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ):
+    The least of what is free, what its container may use, and its own limit.
+    """
+    left: list[int] = [psutil.virtual_memory().available]
+    for limit, used, statistics in _GROUP_FILES:
         most = _read(_GROUP / limit)
-        if not most.isdigit():
-            continue
-        # Cached files count as used, and go when memory is needed.
-        words = _read(_GROUP / statistics).split()
-        cached = dict(zip(words[::2], words[1::2], strict=False)).get("inactive_file", "0")
-        yield int(most) - int(_read(_GROUP / used) or 0) + int(cached)
-
-
-def _left_of_addresses() -> Iterator[int]:
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    used = _read(_PAGES).split()
-    if limit != resource.RLIM_INFINITY and used:
-        yield limit - int(used[0]) * resource.getpagesize()
+        if most.isdigit():
+            # Cached files count as used, and go when memory is needed.
+            words = _read(_GROUP / statistics).split()
+            cached = dict(zip(words[::2], words[1::2], strict=False)).get("inactive_file", "0")
+            left.append(int(most) - int(_read(_GROUP / used) or 0) + int(cached))
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = _read(_PAGES).split()
+    if addresses != resource.RLIM_INFINITY and pages:
+        left.append(addresses - int(pages[0]) * resource.getpagesize())
+    return max(min(left), 0)
 
 
 def _read(path: Path) -> str:
-    """Contents of a file of the system; empty where it does not exist."""
+    """Read a file of the system; empty where it does not exist."""
     return path.read_text(encoding="ascii").strip() if path.exists() else ""

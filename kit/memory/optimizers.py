@@ -1,7 +1,10 @@
-"""AdamW on the host: gradients stream to it as they become complete, weights come back.
+"""Optimisers that take less of the device's memory: AdamW on the host, and AdamW with moments in 8 bits.
 
-The device holds weights, and each gradient for a moment; the host holds fp32 copies of the weights that train, their
-gradients and both moments, 16 bytes for each of them, and does the arithmetic.
+On the host, gradients stream to AdamW as they become complete, and weights come back. The device holds weights, and
+each gradient for a moment; the host holds fp32 copies of the weights that train, their gradients and both moments, 16
+bytes for each of them, and does the arithmetic. Of full fine-tuning of the 1.26 billion parameter model, whose step
+upstream's recipe takes 63.8 GiB for, that leaves 9.5 GiB on the device and 26.4 on the host (``docs/benchmarks.md``).
+PyTorch's own offloading is FSDP's; this stays the kit's own code, around PyTorch's fused AdamW.
 """
 
 from __future__ import annotations
@@ -11,13 +14,23 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from kit.memory.host_memory import empty_host, empty_hosts, mark_host
 
-__all__ = ["HostAdam"]
+# Python and PyTorch complain about torchao's source as it is imported; none of it is the reader's to mend.
+_complaints = logging.getLogger("torch.utils._pytree")
+_level = _complaints.level
+_complaints.setLevel(logging.ERROR)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from torchao.optim import AdamW8bit as _AdamW8bit
+    from torchao.optim.subclass_8bit import OptimState8bit
+_complaints.setLevel(_level)
+
+__all__ = ["AdamW8bit", "HostAdam"]
 
 
 class HostAdam:
@@ -27,13 +40,13 @@ class HostAdam:
     gives the numbers of AdamW over the parameters themselves, bit for bit.
 
     Args:
-        parameters: what trains, on their device, in fp32. Each gets a hook that takes its gradient away.
-        groups: names of the parameters in each group, and its weight decay; by default one group of them all.
-        weight_decay: decoupled; of the one group, and what the groups' own is compared with.
-        betas: of the two moments.
+        parameters: Parameters that train, on their device, in fp32. Each gets a hook that takes its gradient away.
+        groups: Names of the parameters in each group, and its weight decay; by default one group of them all.
+        weight_decay: Decoupled weight decay; of the one group, and what the groups' own is compared with.
+        betas: Decay rates of the two moments.
 
     Attributes:
-        masters: the host's copies, by the same names. Between ``gather`` and ``step`` those of parameters that the
+        masters: The host's copies, by the same names. Between ``gather`` and ``step`` those of parameters that the
             backward pass reached have a gradient: the sum over all backward passes since the last step.
     """
 
@@ -50,18 +63,21 @@ class HostAdam:
         device = next(iter(parameters.values())).device
         shapes = [parameter.shape for parameter in parameters.values()]
         pin = device.type == "cuda"
-        self._link: _Link = _Stream(device, max(shape.numel() for shape in shapes)) if pin else _Copy()
-        copies, buffers = (empty_hosts(shapes, torch.float32, pin=pin) for _ in range(2))
-        self.masters = {name: torch.nn.Parameter(copy) for name, copy in zip(parameters, copies, strict=True)}
-        self._buffers = dict(zip(parameters, buffers, strict=True))
+        self._link = _GradientLink(device, max(shape.numel() for shape in shapes))
+        copies = map(torch.nn.Parameter, empty_hosts(shapes, torch.float32, pin=pin))
+        self.masters: dict[str, torch.nn.Parameter] = dict(zip(parameters, copies, strict=True))
+        self._buffers = dict(zip(parameters, empty_hosts(shapes, torch.float32, pin=pin), strict=True))
         # Versions of the parameters that the masters are copies of: weights that somebody else changed, be it by
         # loading a checkpoint, are taken over before the next step.
         self._versions: dict[str, int] = {}
-        parts = [(list(parameters), weight_decay)] if groups is None else groups
-        split = [
-            {"params": [self.masters[name] for name in names]} | ({} if own == weight_decay else {"weight_decay": own})
-            for names, own in parts
-        ]
+        if groups is None:
+            groups = [(list(parameters), weight_decay)]
+        split = []
+        for names, own in groups:
+            group: dict[str, Any] = {"params": [self.masters[name] for name in names]}
+            if own != weight_decay:
+                group["weight_decay"] = own
+            split.append(group)
         self._optimizer = torch.optim.AdamW(split, weight_decay=weight_decay, betas=betas, fused=True)
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(partial(self._receive, name))  # type: ignore[no-untyped-call]
@@ -84,11 +100,16 @@ class HostAdam:
         """Apply the gradients, and send the new weights to the device.
 
         Args:
-            rates: learning rate of each group.
+            rates: Learning rate of each group.
         """
         reached = self._reached()
         for master in reached.values():
-            self._prepare(master)
+            state = self._optimizer.state[master]
+            if not state:
+                # The moments as AdamW would make them, in memory that counts as the host's.
+                state["step"] = empty_host((), torch.float32).zero_()
+                state["exp_avg"] = empty_host(master.shape, torch.float32).zero_()
+                state["exp_avg_sq"] = empty_host(master.shape, torch.float32).zero_()
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._optimizer.step()
@@ -114,14 +135,6 @@ class HostAdam:
     def _reached(self) -> dict[str, torch.nn.Parameter]:
         return {name: master for name, master in self.masters.items() if master.grad is not None}
 
-    def _prepare(self, master: torch.nn.Parameter) -> None:
-        """Make the moments as AdamW would, in memory that counts as the host's."""
-        state = self._optimizer.state[master]
-        if not state:
-            state["step"] = empty_host((), torch.float32).zero_()
-            state["exp_avg"] = empty_host(master.shape, torch.float32).zero_()
-            state["exp_avg_sq"] = empty_host(master.shape, torch.float32).zero_()
-
     @torch.no_grad()
     def _receive(self, name: str, parameter: torch.nn.Parameter) -> None:
         """Take a gradient off the device.
@@ -130,7 +143,9 @@ class HostAdam:
         the next backward pass of an accumulated step, or one inside another, adds to what is here.
         """
         gradient, parameter.grad = parameter.grad, None
-        assert gradient is not None
+        if gradient is None:
+            # Autograd calls it for every parameter of a decoder in bands, those of unused variables' heads too.
+            return
         master, buffer = self.masters[name], self._buffers[name]
         if master.grad is None:
             self._link.send(gradient, buffer)
@@ -139,47 +154,31 @@ class HostAdam:
             self._link.add(gradient, buffer)
 
 
-class _Link(Protocol):
-    """The way from the device to the host."""
+class _GradientLink:
+    """Brings gradients from the device to the host: at once without a GPU, else while the backward pass goes on.
 
-    def send(self, gradient: torch.Tensor, buffer: torch.Tensor) -> None:
-        """Fill a buffer."""
+    With a GPU copies are made on a stream of their own, and sums by the host. A gradient that is to be added waits in
+    one of two bays until the other is needed, so that the host adds one while the next is on its way.
 
-    def add(self, gradient: torch.Tensor, buffer: torch.Tensor) -> None:
-        """Add to a buffer."""
-
-    def wait(self) -> None:
-        """Return when all buffers are as they were asked to be."""
-
-
-class _Copy:
-    """Without a GPU: copies are made at once."""
-
-    def send(self, gradient: torch.Tensor, buffer: torch.Tensor) -> None:
-        buffer.copy_(gradient)
-
-    def add(self, gradient: torch.Tensor, buffer: torch.Tensor) -> None:
-        buffer.add_(gradient)
-
-    def wait(self) -> None:
-        pass
-
-
-class _Stream:
-    """With a GPU: copies are made on a stream of their own while the backward pass goes on.
-
-    Sums are made by the host. A gradient that is to be added waits in one of two bays until the other is needed, so
-    that the host adds one while the next is on its way.
+    Args:
+        device: Device of the gradients.
+        largest: Number of values of the largest one.
     """
 
     def __init__(self, device: torch.device, largest: int) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._largest = largest
         self._bays: list[torch.Tensor] = []
         self._waiting: list[tuple[torch.cuda.Event, torch.Tensor, torch.Tensor]] = []
 
     def send(self, gradient: torch.Tensor, buffer: torch.Tensor) -> None:
+        """Fill a buffer."""
+        if self._stream is None:
+            buffer.copy_(gradient)
+            return
         # After the work that makes the gradient, whose memory is kept until the copy is done.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
@@ -187,16 +186,26 @@ class _Stream:
         gradient.record_stream(self._stream)
 
     def add(self, gradient: torch.Tensor, buffer: torch.Tensor) -> None:
+        """Add to a buffer."""
+        if self._stream is None:
+            buffer.add_(gradient)
+            return
         if len(self._waiting) == 2:
             self._add_oldest()
-        bay = self._free_bay()[: gradient.numel()].view(gradient.shape)
+        if not self._bays:
+            self._bays = empty_hosts([(self._largest,)] * 2, torch.float32, pin=True)
+        # Taken in turn, as they are emptied.
+        self._bays.reverse()
+        bay = self._bays[0][: gradient.numel()].view(gradient.shape)
         self.send(gradient, bay)
         self._waiting.append((self._stream.record_event(), bay, buffer))
 
     def wait(self) -> None:
+        """Return when all buffers are as they were asked to be."""
         while self._waiting:
             self._add_oldest()
-        self._stream.synchronize()
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def _add_oldest(self) -> None:
         event, bay, buffer = self._waiting.pop(0)
@@ -204,41 +213,19 @@ class _Stream:
         event.synchronize()
         buffer.add_(bay)
 
-    def _free_bay(self) -> torch.Tensor:
-        if not self._bays:
-            self._bays = empty_hosts([(self._largest,)] * 2, torch.float32, pin=True)
-        # Taken in turn, as they are emptied.
-        self._bays.reverse()
-        return self._bays[0]
-
-
-# AdamW with moments in 8 bits, as torchao makes it.
-#
-# Tensors of fewer than 4096 values, or whose size 256 does not divide, keep moments in fp32; the others hold codes of
-# one byte into a table of 256 values, and one scale for each block of 256.
-
-# Python and PyTorch complain about torchao's source as it is imported; none of it is the reader's to mend.
-_complaints = logging.getLogger("torch.utils._pytree")
-_level = _complaints.level
-_complaints.setLevel(logging.ERROR)
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from torchao.optim import AdamW8bit as _AdamW8bit
-    from torchao.optim.subclass_8bit import OptimState8bit
-_complaints.setLevel(_level)
-
-__all__ = ["AdamW8bit"]
-
 
 class AdamW8bit(_AdamW8bit):  # type: ignore[misc]
     """torchao's, with a state of plain tensors and values, which loads where torchao was never imported.
 
+    Tensors of fewer than 4096 values, or whose size 256 does not divide, keep moments in fp32; the others hold codes
+    of one byte into a table of 256 values, and one scale for each block of 256.
+
     Args:
-        parameters: what trains.
-        weight_decay: decoupled.
-        betas: of the two moments.
-        compiled: run its arithmetic through ``torch.compile``, which needs a compiler at hand; else in eager mode,
-            slower, and with some 50 bytes of scratch for each value of the tensor that is being updated.
+        parameters: Parameters that train.
+        weight_decay: Decoupled weight decay.
+        betas: Decay rates of the two moments.
+        compiled: Whether to run its arithmetic through ``torch.compile``, which needs a compiler at hand; else in
+            eager mode, slower, and with some 50 bytes of scratch for each value of the tensor that is being updated.
     """
 
     def __init__(
@@ -259,7 +246,7 @@ class AdamW8bit(_AdamW8bit):  # type: ignore[misc]
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """State, with each 8-bit tensor taken apart."""
+        """Return the state, with each 8-bit tensor taken apart."""
         state: dict[str, Any] = super().state_dict()
         return {**state, "state": _mapped(state["state"], _apart)}
 
@@ -269,7 +256,8 @@ class AdamW8bit(_AdamW8bit):  # type: ignore[misc]
 
 
 def _mapped(state: dict[int, dict[str, Any]], change: Callable[[Any], Any]) -> dict[int, dict[str, Any]]:
-    return {index: {key: change(value) for key, value in own.items()} for index, own in state.items()}
+    """Change every value of every parameter's state."""
+    return {index: dict(zip(own, map(change, own.values()), strict=True)) for index, own in state.items()}
 
 
 def _apart(value: Any) -> Any:

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Layout", "Run", "layout"]
+__all__ = ["WindowLayout", "WindowRun", "layout"]
 
 Triple = tuple[int, int, int]
 
@@ -27,11 +27,11 @@ _PADDED = -1
 
 
 @dataclass(frozen=True)
-class Run:
+class WindowRun:
     """Consecutive windows that need the same.
 
     Attributes:
-        windows: how many, for one sample.
+        windows: Number of windows, for one sample.
         apart: [N, N], or [windows, N, N] where the windows differ; True for pairs of tokens that do not attend to
             each other. None where all do.
     """
@@ -41,13 +41,13 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Layout:
+class WindowLayout:
     """How a grid of tokens falls into windows.
 
     Attributes:
-        resolution: tokens along each axis.
-        window: of this size.
-        shift: the grid is rolled back by so much before it is cut into windows.
+        resolution: Tokens along each axis: levels, latitudes, longitudes.
+        window: Tokens of a window along each axis.
+        shift: Tokens by which the grid is rolled back before it is cut into windows, along each axis.
     """
 
     resolution: Triple
@@ -62,14 +62,20 @@ class Layout:
     @cached_property
     def padding(self) -> tuple[tuple[int, int], ...]:
         """Tokens to add before and after each axis, so that windows fit; the larger half goes after, as upstream's."""
-        missing = [-size % window for size, window in zip(self.resolution, self.window, strict=True)]
-        return tuple((count // 2, count - count // 2) for count in missing)
+        missing = -np.array(self.resolution) % self.window
+        return tuple(zip((missing // 2).tolist(), (missing - missing // 2).tolist(), strict=True))
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Windows along each axis."""
+        padded = np.array(self.resolution) + np.sum(self.padding, axis=1)
+        return tuple((padded // self.window).tolist())
 
     def split(self, bands: int) -> list[range]:
         """Share window rows among bands, as evenly as possible; there are never more bands than rows."""
-        rows = (self.resolution[1] + sum(self.padding[1])) // self.window[1]
-        edges = np.linspace(0, rows, min(bands, rows) + 1).round().astype(int)
-        return [range(start, stop) for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
+        rows = self.counts[1]
+        edges = np.linspace(0, rows, min(bands, rows) + 1).round().astype(int).tolist()
+        return [range(start, stop) for start, stop in pairwise(edges)]
 
     def latitudes(self, rows: range) -> tuple[int, int]:
         """First latitude that some window rows hold, and the one after their last; padding is none."""
@@ -82,32 +88,33 @@ class Layout:
         before = max(self.padding[1][0] - rows.start * self.window[1], 0)
         return before, len(rows) * self.window[1] - before - (stop - start)
 
-    def runs(self, rows: range) -> list[Run]:
+    def runs(self, rows: range) -> list[WindowRun]:
         """Runs of the windows in some window rows, in the order level, latitude, longitude.
 
         Windows of an unshifted grid need no mask; upstream lets padding take part there.
         """
-        levels, _, columns = (
-            (size + sum(pad)) // window
-            for size, pad, window in zip(self.resolution, self.padding, self.window, strict=True)
-        )
+        levels, _, columns = self.counts
         if not self.shifted:
-            return [Run(levels * len(rows) * columns, None)]
-        found = [self._row(level, row) for level, row in product(range(levels), rows)]
-        return list(_merged(found))
+            return [WindowRun(levels * len(rows) * columns, None)]
+        return list(_joined([self._row(level, row) for level, row in product(range(levels), rows)]))
 
-    def _row(self, level: int, row: int) -> Run:
+    def _row(self, level: int, row: int) -> WindowRun:
         """The windows of one level and one row."""
-        level_ids, row_ids, column_ids = self._groups
-        size = self.window
-        own_levels = level_ids[level * size[0] : (level + 1) * size[0]]
-        own_rows = row_ids[row * size[1] : (row + 1) * size[1]]
-        columns = column_ids.reshape(-1, size[2])
-        kinds = np.stack([_labels(own_levels, own_rows, own) for own in columns])
-        apart = kinds[:, :, None] != kinds[:, None, :]
+        (levels, rows, columns), size = self._groups, self.window
+        # [C, 1, 1], [H, 1] and [windows, 1, 1, W]: together every token of every window.
+        own_levels = levels[level * size[0] : (level + 1) * size[0], None, None]
+        own_rows = rows[row * size[1] : (row + 1) * size[1], None]
+        own_columns = columns.reshape(-1, 1, 1, size[2])
+        # One label for each of the three groups along each axis; tokens with equal labels attend to each other.
+        labels = (own_levels * 4 + own_rows) * 4 + own_columns
+        labels[(own_levels == _PADDED) | (own_rows == _PADDED) | (own_columns == _PADDED)] = _PADDED
+        labels = labels.reshape(len(labels), -1)
+        apart = labels[:, :, None] != labels[:, None, :]
         if not apart.any():
-            return Run(len(columns), None)
-        return Run(len(columns), apart[0] if (apart == apart[0]).all() else apart)
+            return WindowRun(len(labels), None)
+        if (apart == apart[0]).all():
+            return WindowRun(len(labels), apart[0])
+        return WindowRun(len(labels), apart)
 
     @cached_property
     def _groups(self) -> tuple[NDArray[np.int64], ...]:
@@ -123,32 +130,26 @@ class Layout:
         return tuple(groups)
 
 
-def _labels(levels: NDArray[np.int64], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One label for each token of a window; equal labels attend to each other."""
-    grids = np.meshgrid(levels, rows, columns, indexing="ij")
-    label = (grids[0] * 4 + grids[1]) * 4 + grids[2]
-    label[np.any([grid == _PADDED for grid in grids], axis=0)] = _PADDED
-    return label.reshape(-1)
-
-
-def _merged(runs: list[Run]) -> Iterator[Run]:
+def _joined(runs: list[WindowRun]) -> Iterator[WindowRun]:
     """Join neighbouring runs that need the same."""
 
-    def need(run: Run) -> tuple[int, bytes]:
+    def need(run: WindowRun) -> tuple[int, bytes]:
         if run.apart is None:
             return 0, b""
+        if run.apart.ndim == 2:
+            return 2, run.apart.tobytes()
         # Runs whose windows differ among themselves are joined, mask behind mask.
-        return run.apart.ndim, run.apart.tobytes() if run.apart.ndim == 2 else b""
+        return 3, b""
 
     for (rank, _), group in groupby(runs, key=need):
         members = list(group)
         apart = members[0].apart
         if rank == 3:
             apart = np.concatenate([member.apart for member in members if member.apart is not None])
-        yield Run(sum(member.windows for member in members), apart)
+        yield WindowRun(sum(member.windows for member in members), apart)
 
 
 @lru_cache(maxsize=256)
-def layout(resolution: Triple, window: Triple, shift: Triple) -> Layout:
-    """The layout of a grid; small arrays of numbers, no tensors."""
-    return Layout(resolution, window, shift)
+def layout(resolution: Triple, window: Triple, shift: Triple) -> WindowLayout:
+    """Lay out a grid; small arrays of numbers, no tensors."""
+    return WindowLayout(resolution, window, shift)

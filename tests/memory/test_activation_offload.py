@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from kit.memory.activation_offload import InputKeeper
 from kit.memory.host_memory import is_host
-from kit.memory.recompute import Recomputation
+from kit.memory.recompute import InputKeeper, Recomputation
 from kit.memory.settings import MemorySettings
 
 

@@ -9,8 +9,8 @@ import torch
 from aurora.model.swin3d import Swin3DTransformerBlock
 
 from kit.memory import block_tiling as blocks
-from kit.memory.activation_offload import InputKeeper
 from kit.memory.block_tiling import BlockForward, BlockWork, Residual, compiled_residual, residual
+from kit.memory.recompute import InputKeeper
 from kit.memory.settings import MemorySettings
 from kit.memory.tiling import run_bands
 from kit.memory.windows import Triple, layout
@@ -110,7 +110,7 @@ def test_attention_follows_the_formula_forward_and_backward(device: str, dtype: 
     ).to(device)
     x = 0.3 * torch.randn(len(apart), 144, 128, device=device, dtype=dtype)
     ours, theirs = (x.clone().requires_grad_() for _ in range(2))
-    y = blocks.attend(block.attn, ours, [blocks.Attending(run, ours) for run in runs], 0)
+    y = blocks.attend(block.attn, ours, [blocks.MaskedRun(run, ours) for run in runs], 0)
     expected = attention_by_the_formula(block, theirs, apart)
     for own, other in ((y, expected), *_gradients((y, ours), (expected, theirs))):
         assert float((own - other).detach().norm()) <= tolerance * float(other.detach().norm())

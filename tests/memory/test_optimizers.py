@@ -147,7 +147,7 @@ def test_sums_of_gradients_wait_for_their_copies(monkeypatch: pytest.MonkeyPatch
     """Three parameters of different sizes, three backward passes: 1 + 2 + 4 everywhere, through two bays."""
     buffers = [torch.zeros(2, 3), torch.zeros(7), torch.zeros(1)]
     with _late_copies(monkeypatch):
-        link = host_adam._Stream(torch.device("cuda"), 7)
+        link = host_adam._GradientLink(torch.device("cuda"), 7)
         for value in (1.0, 2.0, 4.0):
             for buffer in buffers:
                 gradient = torch.full(buffer.shape, value).as_subclass(_Late)
@@ -157,3 +157,26 @@ def test_sums_of_gradients_wait_for_their_copies(monkeypatch: pytest.MonkeyPatch
         link.wait()
     assert link._waiting == []
     assert [set(buffer.flatten().tolist()) for buffer in buffers] == [{7.0}] * 3
+
+
+class _Unused(torch.autograd.Function):
+    """Passes its input on, and has no gradient for its parameter."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: torch.Tensor, _parameter: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
+
+
+def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
+    """As AdamW leaves it: heads of variables that the loss does not reach, in a decoder that runs in bands."""
+    used, unused = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))
+    host = HostAdam({"used": used, "unused": unused}, weight_decay=0.1, betas=BETAS)
+    _Unused.apply(used, unused).sum().backward()  # type: ignore[no-untyped-call]
+    host.gather()
+    host.step(1e-3)
+    assert torch.equal(unused, torch.ones(2))
+    assert not torch.equal(used, torch.ones(3))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from aurora.model.swin3d import compute_3d_shifted_window_mask
 
-from kit.memory.windows import Layout, Run, Triple, layout
+from kit.memory.windows import Triple, WindowLayout, WindowRun, layout
 
 CASES: list[tuple[Triple, Triple]] = [
     ((4, 12, 24), (2, 6, 12)),
@@ -18,13 +18,13 @@ CASES: list[tuple[Triple, Triple]] = [
 ]
 
 
-def shifted(resolution: Triple, window: Triple) -> Layout:
+def shifted(resolution: Triple, window: Triple) -> WindowLayout:
     """As upstream shifts: by half a window, but not along an axis that one window covers."""
     shift = tuple(0 if size <= w else w // 2 for size, w in zip(resolution, window, strict=True))
     return layout(resolution, window, shift)
 
 
-def masks(runs: list[Run], tokens: int) -> np.ndarray:
+def masks(runs: list[WindowRun], tokens: int) -> np.ndarray:
     """One mask for each window."""
     rows = []
     for run in runs:
@@ -55,7 +55,7 @@ def test_most_windows_of_the_global_grid_need_no_mask() -> None:
 
 
 def test_an_unshifted_grid_needs_none_and_lets_padding_take_part() -> None:
-    assert layout((4, 13, 27), (2, 6, 12), (0, 0, 0)).runs(range(3)) == [Run(18, None)]
+    assert layout((4, 13, 27), (2, 6, 12), (0, 0, 0)).runs(range(3)) == [WindowRun(18, None)]
 
 
 def test_rows_are_shared_as_evenly_as_possible() -> None:
