@@ -20,7 +20,7 @@ from kit.models.space import Fields, TrainingSpace, Window, indexed
 from kit.models.spec import ModelSpec
 from kit.models.variants import drop_names
 
-__all__ = ["LatentSpace", "refuse_rollout"]
+__all__ = ["LatentSpace", "check_single_step"]
 
 
 class _Reached(Exception):
@@ -140,8 +140,8 @@ class LatentSpace(TrainingSpace):
         raise AssertionError(msg)
 
 
-def refuse_rollout(settings: AdaptSettings, steps: int) -> None:
-    """Refuse to roll out what a frozen model predicts by itself: no gradient could come of it.
+def check_single_step(settings: AdaptSettings, steps: int) -> None:
+    """Check that light decoders are trained on one step: no gradient comes of what a frozen model predicts by itself.
 
     Raises:
         SettingsError: light decoders, and several steps.

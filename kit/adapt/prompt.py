@@ -27,7 +27,7 @@ from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 
-__all__ = ["Prompt", "attach", "refuse_finer_than_patches"]
+__all__ = ["Prompt", "attach", "check_prompt_cells"]
 
 Axis = npt.NDArray[np.float64]
 Cells = tuple[int, int]
@@ -134,8 +134,8 @@ def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attache
     return Attached()
 
 
-def refuse_finer_than_patches(settings: AdaptSettings, latitude: Axis, longitude: Axis, patch: int) -> None:
-    """Refuse cells of the globe that are smaller than the patches of a grid: some would lie in none.
+def check_prompt_cells(settings: AdaptSettings, latitude: Axis, longitude: Axis, patch: int) -> None:
+    """Check that no cell of the globe is smaller than the patches of a grid: some would lie in none.
 
     Args:
         settings: of what trains; all but those of a prompt with cells pass.

@@ -107,7 +107,7 @@ def trace(
     else:
         check_training_memory(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
         patch = workload.spec.patch_size
-        prompt.refuse_finer_than_patches(settings.adapt, workload.latitude, workload.longitude, patch)
+        prompt.check_prompt_cells(settings.adapt, workload.latitude, workload.longitude, patch)
     # What is compiled has no operations that a counter could see.
     settings = settings.model_copy(update={"memory": settings.memory.model_copy(update={"compile": False})})
     accumulated = 1 if forecast else settings.train.accumulate

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kit.adapt import trainable
-from kit.adapt.prompt import Prompt, refuse_finer_than_patches
+from kit.adapt.prompt import Prompt, check_prompt_cells
 from kit.adapt.settings import AdaptSettings
 from kit.data.longitudes import EastwardLongitudes, longitudes
 from kit.io.errors import SettingsError
@@ -180,13 +180,13 @@ def test_a_step_can_be_planned_on_fake_tensors(coarse: str | None) -> None:
 
 def test_cells_smaller_than_patches_are_refused() -> None:
     latitude, longitude = np.linspace(90, -90, 721), np.arange(1440) / 4
-    refuse_finer_than_patches(settings("180x360"), latitude, longitude, 4)
+    check_prompt_cells(settings("180x360"), latitude, longitude, 4)
     for cells in ("181x360", "180x361"):
         with pytest.raises(SettingsError, match=rf"at most 180x360 cells of the globe.* got {cells}"):
-            refuse_finer_than_patches(settings(cells), latitude, longitude, 4)
+            check_prompt_cells(settings(cells), latitude, longitude, 4)
         with pytest.raises(SettingsError, match=r"at most 180x360"):
-            refuse_finer_than_patches(settings(cells), *np.meshgrid(latitude, longitude, indexing="ij"), 4)
+            check_prompt_cells(settings(cells), *np.meshgrid(latitude, longitude, indexing="ij"), 4)
     # A region's patches are as large as the globe's.
-    refuse_finer_than_patches(settings("180x360"), latitude[100:180], longitude[:80], 4)
-    refuse_finer_than_patches(settings(None), latitude, longitude, 4)
-    refuse_finer_than_patches(AdaptSettings(), latitude, longitude, 4)
+    check_prompt_cells(settings("180x360"), latitude[100:180], longitude[:80], 4)
+    check_prompt_cells(settings(None), latitude, longitude, 4)
+    check_prompt_cells(AdaptSettings(), latitude, longitude, 4)
