@@ -1,34 +1,28 @@
-"""Building a store: time beside the usual way, memory by length, and what a year of the globe takes."""
+"""Building a store: memory by length, and time and room for a year of the globe."""
 
 from __future__ import annotations
 
-import importlib.util
-import logging
+import math
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from kit.bench.results import BenchRow, rounded
-from kit.bench.subprocess_measure import Measurement, measure_in_subprocess
+from kit.bench.results import BenchRow
+from kit.bench.subprocess_measure import measure_in_subprocess
 from kit.bench.weather import LEVELS, fields, noise, write_grib
 from kit.data.settings import BuildSettings
 from kit.data.store.build import build_store, estimate
-from kit.io.errors import SettingsError
 from kit.planning.settings import GridSize
 
-__all__ = ["GLOBE", "building_rows", "length_rows", "make_store", "write_year", "year_rows"]
-
-_logger = logging.getLogger(__name__)
+__all__ = ["GLOBE", "length_rows", "make_store", "write_year", "year_rows"]
 
 GLOBE = GridSize(721, 1440)
-_STATES = 6
-_SHARE = 0.5
-"""Of the usual way's time, which the kit must not exceed."""
 _LENGTHS = (16, 160, 1600)
 _GROWTH = 1.5
 """Of memory from the shortest build to the longest: headers of messages are kept, a third of a kilobyte each, and what
@@ -52,49 +46,12 @@ _STATIC = {"geopotential_at_surface": ("m**2 s**-2", 5_000.0, 900.0), "land_sea_
 
 
 def make_store(path: Path, out: Path) -> int:
-    """Build a store from a file of GRIB; returns its states."""
+    """Build a store from a file of GRIB; returns the number of its states."""
     return len(build_store(BuildSettings(source="grib", path=str(path), out=out)).times)
 
 
-def building_rows(grid: GridSize, repeats: int) -> list[BenchRow]:
-    """From a file of GRIB to what training reads, in both ways, in turns; the best of each counts."""
-    if importlib.util.find_spec("pygrib") is None:
-        msg = "suite data compares with pygrib, which is not installed; run `nox -s bench -- data`, which installs it"
-        raise SettingsError(msg)
-    # Here, because importing it takes pygrib.
-    from kit.bench.restacking import restack
-
-    with tempfile.TemporaryDirectory(prefix="kit-bench-") as scratch:
-        file = Path(scratch) / "states.grib"
-        size = write_grib(file, (grid.rows, grid.columns), fields(_STATES))
-        _logger.info("data: %d states, %.0f MiB of GRIB", _STATES, file.stat().st_size / _MIB)
-        ours, theirs = [], []
-        for number in range(repeats):
-            theirs.append(measure_in_subprocess(restack, file, Path(scratch) / f"pairs-{number}"))
-            ours.append(measure_in_subprocess(make_store, file, Path(scratch) / f"store-{number}"))
-        mine, other = _best(ours), _best(theirs)
-        speed = file.stat().st_size / mine.seconds / _MIB
-        disk, pairs = (_bytes_of(Path(scratch) / f"{what}-0") / size for what in ("store", "pairs"))
-        more = {
-            "beside": "pygrib's .values of all messages, every pair stacked anew and saved",
-            "note": f"{speed:.3g} MiB of GRIB a second; on disk {disk:.2f} of raw float32, pairs {pairs:.2f}",
-            "disk_ratio": rounded(disk),
-            "cpu_seconds": rounded(mine.cpu_seconds),
-        }
-    name = f"GRIB to store, {grid}, {_STATES} states of 69 fields"
-    return [BenchRow(name, mine.seconds, "s", other.seconds, exact=None, must=_SHARE * other.seconds, more=more)]
-
-
-def _best(taken: Sequence[Measurement]) -> Measurement:
-    return min(taken, key=lambda one: one.seconds)
-
-
-def _bytes_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def length_rows(lengths: Sequence[int] = _LENGTHS, grid: tuple[int, int] = (181, 360)) -> list[BenchRow]:
-    """Peak memory of builds of 1, 10 and 100 times the states, above what the imports take."""
+    """Measure the peak memory of builds of 1, 10 and 100 times the states, above what the imports take."""
     rows: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="kit-bench-") as scratch:
         for states in lengths:
@@ -102,18 +59,17 @@ def length_rows(lengths: Sequence[int] = _LENGTHS, grid: tuple[int, int] = (181,
             size = write_grib(file, grid, fields(states, levels=(500, 700, 850)))
             taken = measure_in_subprocess(make_store, file, out)
             file.unlink()
-            first = rows[0].value if rows else None
             more = {"note": f"{size / _MIB:.0f} MiB of values, {taken.seconds:.3g} s"}
-            if first is not None:
+            row = BenchRow(f"memory of a build of {states} states", taken.grown_bytes / _MIB, "MiB", more=more)
+            if rows and rows[0].value is not None:
                 more["beside"] = f"that of {lengths[0]} states"
-            peak = taken.grown_bytes / _MIB
-            must = None if first is None else _GROWTH * first
-            rows.append(BenchRow(f"memory of a build of {states} states", peak, "MiB", first, must=must, more=more))
+                row = replace(row, baseline=rows[0].value, must=_GROWTH * rows[0].value)
+            rows.append(row)
     return rows
 
 
 def year_rows(grid: GridSize) -> list[BenchRow]:
-    """What a year of states every six hours will take, as ``kit data build --dry-run`` foresees it."""
+    """Estimate what a year of states every six hours takes, as ``kit data build --dry-run`` foresees it."""
     with tempfile.TemporaryDirectory(prefix="kit-bench-") as scratch:
         source = Path(scratch) / "year.zarr"
         write_year(source, (grid.rows, grid.columns))
@@ -140,29 +96,33 @@ def write_year(folder: Path, shape: tuple[int, int], states: int = _YEAR) -> Non
     }
     for name, (values, attributes) in axes.items():
         root.create_array(name, data=values, dimension_names=(name,), attributes=attributes)
-    for kind, leading in ((_SURFACE, ("time",)), (_ATMOSPHERIC, ("time", "level")), (_STATIC, ())):
+    levels = len(LEVELS)
+    kinds: tuple[tuple[Any, tuple[str, ...], tuple[int, ...], tuple[int, ...]], ...] = (
+        (_SURFACE, ("time",), (states,), (1,)),
+        (_ATMOSPHERIC, ("time", "level"), (states, levels), (1, levels)),
+        (_STATIC, (), (), ()),
+    )
+    for kind, leading, sizes, chunks in kinds:
         for seed, (name, (units, mean, scale)) in enumerate(kind.items()):
-            sizes = tuple(len(axes[axis][0]) for axis in leading)
             array = root.create_array(
                 name,
                 shape=(*sizes, *shape),
-                chunks=(*(1 if axis == "time" else size for axis, size in zip(leading, sizes, strict=True)), *shape),
+                chunks=(*chunks, *shape),
                 dtype="float32",
                 fill_value=float("nan"),
                 dimension_names=(*leading, "latitude", "longitude"),
                 attributes={"units": units},
             )
-            layers = [noise(shape, 100 * seed + level) for level in range(sizes[1] if "level" in leading else 1)]
-            state = mean + scale * np.stack(layers)
-            array[0 if leading else ...] = state if "level" in leading else state[0]
-            if leading:
-                _link(folder / name / "c", states)
-
-
-def _link(chunks: Path, states: int) -> None:
-    files = [file.relative_to(chunks / "0") for file in (chunks / "0").rglob("*") if file.is_file()]
-    for state in range(1, states):
-        for file in files:
-            target = chunks / str(state) / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(chunks / "0" / file, target)
+            layers = [noise(shape, 100 * seed + level) for level in range(math.prod(chunks))]
+            state = mean + scale * np.stack(layers).reshape(*chunks, *shape)
+            if not leading:
+                array[...] = state
+                continue
+            array[:1] = state
+            # The other states are links to the first one's files.
+            first = folder / name / "c" / "0"
+            for file in [file for file in first.rglob("*") if file.is_file()]:
+                for number in range(1, states):
+                    target = folder / name / "c" / str(number) / file.relative_to(first)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.link(file, target)

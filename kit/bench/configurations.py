@@ -20,8 +20,8 @@ from kit.models.space import TrainingSpace
 from kit.planning.counter import Counter, Peak, tensors_in
 from kit.settings import Settings
 from kit.train.build import build_trainer
-from kit.train.resolve import resolve_step
 from kit.train.loss import PaperMAE
+from kit.train.resolve import resolve_step
 from kit.train.updaters import After, Update, Updater
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,9 @@ import numpy as np
 import xarray as xr
 
 from kit.adapt.method import import_packages
-from kit.bench.planning import BenchPlanner, size_of
+from kit.bench.planning import BenchPlanner, read_settings, size_of
 from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
-from kit.config import layers as config
-from kit.config.command_line import parse
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store
 from kit.data.store.writer import write_store
@@ -29,13 +26,13 @@ from kit.settings import Settings
 from kit.verification.scorecard import evaluate
 from kit.verification.settings import EvaluateSettings
 
-__all__ = ["NEW", "WAYS", "Scored", "run", "with_wind_speed"]
+__all__ = ["METHODS", "NEW", "Scored", "run", "with_wind_speed"]
 
 _logger = logging.getLogger(__name__)
 
 NEW = "10si"
 """The new variable: wind speed at 10 metres, which no variant knows and which follows from what they know."""
-WAYS: Mapping[str, str] = {
+METHODS: Mapping[str, str] = {
     "full": "--adapt.method full",
     "freeze, all but the backbone": "--adapt.method freeze --adapt.freeze backbone",
     "head": "--adapt.method head",
@@ -63,15 +60,15 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Scored:
-    """What a run came to.
+    """A run and its scores.
 
     Attributes:
-        summary: what ``kit finetune --json`` prints.
-        skill: mean over all channels, against persistence.
-        old: the same over the channels that the base weights have.
-        new: the same over the new ones.
-        base: skill of the base weights over theirs.
-        folder_mib: size of the checkpoint, without what resuming needs.
+        summary: What ``kit finetune --json`` prints.
+        skill: Mean skill over all channels, against persistence.
+        old: The same over the channels that the base weights have.
+        new: The same over the new ones.
+        base: Skill of the base weights over theirs.
+        folder_mib: Size of the checkpoint, without what resuming needs.
     """
 
     summary: Mapping[str, Any]
@@ -87,7 +84,7 @@ def run(settings: BenchSettings) -> list[BenchRow]:
     planner = BenchPlanner(_GRID)
     with TemporaryDirectory() as folder:
         store = with_wind_speed(open_store("era5-sample"), Path(folder) / "store")
-        found = {name: _scored(words, store, Path(folder), settings) for name, words in WAYS.items()}
+        found = {name: _scored(words, store, Path(folder), settings) for name, words in METHODS.items()}
     return [_row(name, scored, found[_FULL], planner) for name, scored in found.items()]
 
 
@@ -95,10 +92,10 @@ def with_wind_speed(store: Store, out: Path) -> Store:
     """Copy a store, adding the speed of its wind at 10 metres, in m/s."""
     dataset = xr.open_zarr(store.path, consolidated=True).load()
     speed = np.hypot(dataset["10u"], dataset["10v"]).assign_attrs(units="m s-1", long_name="10 metre wind speed")
-    attributes = {key: value for key, value in store.attributes.items() if key in ("source", "licence", "synthetic")}
-    history = [*store.attributes["history"], f"{NEW} made of 10u and 10v"]
-    more = {"source_files": store.attributes["source_files"], "history": history}
-    return write_store(dataset.assign({NEW: speed}), out, splits=store.splits, attributes={**attributes, **more})
+    kept = ("source", "licence", "synthetic", "source_files")
+    attributes = {key: store.attributes[key] for key in kept if key in store.attributes}
+    attributes["history"] = [*store.attributes["history"], f"{NEW} made of 10u and 10v"]
+    return write_store(dataset.assign({NEW: speed}), out, splits=store.splits, attributes=attributes)
 
 
 def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> Scored:
@@ -108,52 +105,50 @@ def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> 
         f"--train.steps {settings.steps} --train.device {settings.device} --track.uri sqlite:///{folder}/mlflow.db"
     )
     _logger.info("training: %s", words)
-    run_settings = config.resolve(
-        Settings, [config.command_line_layer(parse(Settings, shlex.split(whole), "kit finetune"), Settings)]
-    )
+    run_settings = read_settings(Settings, whole, "kit finetune")
     import_packages(run_settings.adapt.method)
     summary = finetune(run_settings).to_dict()
     checkpoint = Path(summary["checkpoint"])
-    card = evaluate(EvaluateSettings(checkpoint=checkpoint, device=settings.device))
-    return _summed(summary, card.scores, checkpoint)
-
-
-def _summed(summary: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]], checkpoint: Path) -> Scored:
-    skills = {name: row["skill"] for name, row in scores.items()}
-    old = {name: row for name, row in scores.items() if "base_rmse" in row}
+    scores: Mapping[str, Mapping[str, Any]] = evaluate(
+        EvaluateSettings(checkpoint=checkpoint, device=settings.device)
+    ).scores
+    old, new, base = [], [], []
+    for row in scores.values():
+        if "base_rmse" in row:
+            old.append(row["skill"])
+            base.append(1 - row["base_rmse"] / row["persistence_rmse"])
+        else:
+            new.append(row["skill"])
     return Scored(
         summary,
-        skill=fmean(skills.values()),
-        old=fmean(skills[name] for name in old),
-        new=fmean(skill for name, skill in skills.items() if name not in old),
-        base=fmean(1 - row["base_rmse"] / row["persistence_rmse"] for row in old.values()),
+        skill=fmean(row["skill"] for row in scores.values()),
+        old=fmean(old),
+        new=fmean(new),
+        base=fmean(base),
         folder_mib=sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file()) / _MIB,
     )
 
 
 def _row(name: str, scored: Scored, full: Scored, planner: BenchPlanner) -> BenchRow:
-    """One method; its value is the mean error in units of persistence's."""
+    """Make the row of one method; its value is the mean error in units of persistence's."""
     share = scored.summary["trainable_parameters"] / scored.summary["total_parameters"]
     seconds = scored.summary["step_seconds"]
-    words = f"{_PLANNED} --model.new_variables {NEW} {WAYS[name]}"
-    return BenchRow(
-        name,
-        1 - scored.skill,
-        "of persistence's error",
-        1 - full.skill,
-        must=1 - (1 - _WITHIN) * full.skill if name == _JUDGED else None,
-        more={
-            "settings": WAYS[name],
-            "trainable_share": rounded(share),
-            "peak_gib": rounded(size_of(planner.plan(words))),
-            "step_seconds": rounded(seconds),
-            "step_ratio": rounded(seconds / full.summary["step_seconds"]),
-            "skill": rounded(scored.skill),
-            "skill_of_full": rounded(scored.skill / full.skill),
-            "skill_old": rounded(scored.old),
-            "skill_old_base": rounded(scored.base),
-            "skill_new": rounded(scored.new),
-            "folder_mib": rounded(scored.folder_mib),
-            "command": planner.command(words),
-        },
-    )
+    words = f"{_PLANNED} --model.new_variables {NEW} {METHODS[name]}"
+    must = None
+    if name == _JUDGED:
+        must = 1 - (1 - _WITHIN) * full.skill
+    more = {
+        "settings": METHODS[name],
+        "trainable_share": rounded(share),
+        "peak_gib": rounded(size_of(planner.plan(words))),
+        "step_seconds": rounded(seconds),
+        "step_ratio": rounded(seconds / full.summary["step_seconds"]),
+        "skill": rounded(scored.skill),
+        "skill_of_full": rounded(scored.skill / full.skill),
+        "skill_old": rounded(scored.old),
+        "skill_old_base": rounded(scored.base),
+        "skill_new": rounded(scored.new),
+        "folder_mib": rounded(scored.folder_mib),
+        "command": planner.command(words),
+    }
+    return BenchRow(name, 1 - scored.skill, "of persistence's error", 1 - full.skill, must=must, more=more)

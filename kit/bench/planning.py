@@ -9,29 +9,43 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-import torch
+from pydantic import BaseModel
 
-from kit.bench.configurations import Configuration, by_kit, forecast, measure, upstreams_loop
+from kit.bench.configurations import by_kit, forecast, measure, upstreams_loop
 from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.bench.step import CROP
 from kit.bench.workload import make_case, on_rows
 from kit.config import layers as config
 from kit.config.command_line import parse
+from kit.memory.device import choose_device
 from kit.planning.cost import card_named
 from kit.planning.plan import Plan, plan
 from kit.planning.settings import GridSize, PlanSettings
-from kit.memory.device import choose_device
 
-__all__ = ["FULL_BELOW_LORA", "GRID", "BenchPlanner", "TARGETS", "BenchTarget", "read", "rows_of", "run", "size_of"]
+__all__ = [
+    "FULL_BELOW_LORA",
+    "GRID",
+    "BenchPlanner",
+    "TARGETS",
+    "BenchTarget",
+    "read",
+    "read_settings",
+    "rows_of",
+    "run",
+    "size_of",
+]
 
 _logger = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=BaseModel)
+
 GRID = GridSize(721, 1440)
+_GIB = 2**30
 _BANDS = "--memory.latitude_bands 24 --memory.window_bands 6"
 _BLOCKS = f"--memory.recompute blocks {_BANDS}"
 _UPSTREAM = "--memory.recompute upstream"
@@ -44,12 +58,12 @@ FULL_BELOW_LORA = "LoRA, of full fine-tuning"
 
 @dataclass(frozen=True)
 class BenchTarget:
-    """What the kit promises.
+    """A promise of the kit.
 
     Attributes:
-        name: of the row.
-        variant: of the model.
-        words: settings, as on the command line.
+        name: Name of the row.
+        variant: Variant of the model.
+        words: Settings, as on the command line.
         must: GiB that the peak must not exceed.
         aim: GiB that it is hoped not to exceed.
         host: GiB that the host may hold; None where nothing is offloaded.
@@ -115,7 +129,7 @@ def run(settings: BenchSettings) -> list[BenchRow]:
     """Plan all targets, and measure what their settings cost."""
     planner = BenchPlanner(settings.grid or GRID)
     plans = {target.name: _plans(planner, target) for target in TARGETS}
-    times = _times(settings, {target.name: plans[target.name].own.settings for target in TARGETS})
+    times = _times(settings, {name: made.own.settings for name, made in plans.items()})
     return rows_of(plans, times, planner, settings.card, has_targets=settings.grid in (None, GRID))
 
 
@@ -131,14 +145,13 @@ class _Plans:
 
 def _plans(planner: BenchPlanner, target: BenchTarget) -> _Plans:
     first = f"--model.variant {target.variant}"
-    upstream, plain = ("--forecast", f"--forecast {_PLAIN}") if target.is_forecast else (_UPSTREAM, _PLAIN)
+    upstream, plain = _UPSTREAM, _PLAIN
+    if target.is_forecast:
+        # Upstream predicts with nothing recomputed.
+        upstream, plain = "--forecast", f"--forecast {_PLAIN}"
     words = f"{first} {target.words}"
-    return _Plans(
-        planner.command(words),
-        planner.plan(words),
-        planner.plan(f"{first} {upstream}"),
-        planner.plan(f"{first} {plain}"),
-    )
+    own = planner.plan(words)
+    return _Plans(planner.command(words), own, planner.plan(f"{first} {upstream}"), planner.plan(f"{first} {plain}"))
 
 
 def rows_of(
@@ -147,85 +160,76 @@ def rows_of(
     """Make rows of plans and times.
 
     Args:
-        plans: by target.
-        times: measured time of a step, of upstream's way in the same run, by target; some may be missing.
-        planner: that made the plans.
-        card: for which times are estimated.
-        has_targets: whether the targets are set for the grid that was planned.
+        plans: Plans by name of the target.
+        times: Measured time of a step, of upstream's way in the same run, by name; some may be missing.
+        planner: Planner that made the plans.
+        card: GPU for which times are estimated.
+        has_targets: Whether the targets are set for the grid that was planned.
     """
-    rows = [
-        _row(target, plans[target.name], times.get(target.name), planner, card, has_targets=has_targets)
-        for target in TARGETS
-    ]
-    return [*rows, *_shares(plans, has_targets=has_targets)]
-
-
-def _row(target: BenchTarget, plans: _Plans, time: float | None, planner: BenchPlanner, card: str, *, has_targets: bool) -> BenchRow:
-    own, upstream, plain = (size_of(plan) for plan in (plans.own, plans.upstream, plans.plain))
-    more: dict[str, Any] = {
-        "plain_gib": rounded(plain),
-        "host_gib": rounded(plans.own.trace.host_bytes / 2**30),
-        "time_ratio": rounded(time),
-        "time_ratio_estimate": rounded(planner.seconds(plans.own, card) / planner.seconds(plans.upstream, card)),
-        "card": card,
-        "inexact": list(plans.own.inexact),
-        "peak_at": {"module": plans.own.trace.peak.where, "phase": plans.own.trace.peak.phase},
-        "command": plans.command,
-    }
-    if target.reported is not None:
-        more["reported_gib"] = target.reported
-    if target.host is not None and has_targets:
-        more["host_must"] = target.host
-    must, aim = (target.must, target.aim) if has_targets else (None, None)
-    return BenchRow(target.name, own, "GiB", upstream, not plans.own.inexact, must, aim, more)
-
-
-def _shares(plans: Mapping[str, _Plans], *, has_targets: bool) -> Iterable[BenchRow]:
-    """LoRA beside full fine-tuning: as published, and as plainly written."""
-    lora, full = plans["LoRA, 1.26 B"], plans["full, 1.26 B, fp32 AdamW, clipped"]
-    own, must = size_of(lora.own), _LORA_SHARE if has_targets else None
-    for how, whole in (("as published", _PUBLISHED_FULL), ("as plainly written", size_of(full.plain))):
-        more = {"lora_gib": rounded(own), "full_gib": rounded(whole), "percent_below": rounded(100 * (1 - own / whole))}
-        yield BenchRow(f"{FULL_BELOW_LORA} {how}", own / whole, "of full", 1.0, None, must, None, more)
+    rows = []
+    for target in TARGETS:
+        made = plans[target.name]
+        trace, upstream = made.own.trace, size_of(made.upstream)
+        more: dict[str, Any] = {
+            "plain_gib": rounded(size_of(made.plain)),
+            "host_gib": rounded(trace.host_bytes / _GIB),
+            "time_ratio": rounded(times.get(target.name)),
+            "time_ratio_estimate": rounded(planner.seconds(made.own, card) / planner.seconds(made.upstream, card)),
+            "card": card,
+            "inexact": list(made.own.inexact),
+            "peak_at": {"module": trace.peak.where, "phase": trace.peak.phase},
+            "command": made.command,
+        }
+        if target.reported is not None:
+            more["reported_gib"] = target.reported
+        row = BenchRow(target.name, size_of(made.own), "GiB", upstream, not made.own.inexact, more=more)
+        if has_targets:
+            row = replace(row, must=target.must, aim=target.aim)
+            if target.host is not None:
+                more["host_must"] = target.host
+        rows.append(row)
+    # LoRA beside full fine-tuning: as published, and as plainly written.
+    lora = size_of(plans["LoRA, 1.26 B"].own)
+    plain = size_of(plans["full, 1.26 B, fp32 AdamW, clipped"].plain)
+    for how, full in (("as published", _PUBLISHED_FULL), ("as plainly written", plain)):
+        share = lora / full
+        more = {"lora_gib": rounded(lora), "full_gib": rounded(full), "percent_below": rounded(100 * (1 - share))}
+        row = BenchRow(f"{FULL_BELOW_LORA} {how}", share, "of full", 1.0, more=more)
+        if has_targets:
+            row = replace(row, must=_LORA_SHARE)
+        rows.append(row)
+    return rows
 
 
 def _times(settings: BenchSettings, chosen: Mapping[str, PlanSettings]) -> dict[str, float]:
-    """Time of a step with each row's settings, of upstream's way, both measured in turns; a GPU's precision."""
+    """Measure steps with each row's settings and upstream's way in turns; return times of upstream's, by name."""
     device = choose_device(settings.device)
     # What is planned may be far more than this machine could run.
     grid = min(settings.grid or CROP, CROP, key=lambda size: size.rows * size.columns)
+    # In bf16, which is a GPU's precision.
     case = make_case(settings.variant, grid, device, autocast=True)
-    chosen = {name: on_rows(own, grid.rows // case.spec.patch_size) for name, own in chosen.items()}
-    training = {name: own for name, own in chosen.items() if not own.forecast and _says_something(own, device)}
-    forecasts = {name: own for name, own in chosen.items() if own.forecast}
-    ways: list[Configuration] = [upstreams_loop(), *(by_kit(name, own) for name, own in training.items())]
-    plain = forecast("upstream's forecast", PlanSettings())
-    others: list[Configuration] = [plain, *(forecast(name, own) for name, own in forecasts.items())]
+    training, forecasts = [upstreams_loop()], [forecast("upstream's forecast", PlanSettings())]
+    for name, planned in chosen.items():
+        own = on_rows(planned, grid.rows // case.spec.patch_size)
+        if own.forecast:
+            forecasts.append(forecast(name, own))
+        elif device.type == "cuda" or own.optim.name != "adamw-8bit":
+            # 8-bit AdamW is made for GPUs alone: a CPU's time would say nothing of a GPU's.
+            training.append(by_kit(name, own))
     found: dict[str, float] = {}
-    for group in (ways, others):
+    for group in (training, forecasts):
         _logger.info("plan: time of a step, %d ways, %d times each", len(group), settings.repeats)
         measured = measure(group, case, settings.repeats, count=False)
         base = measured.pop(group[0].name)
-        found |= {name: own.whole / base.whole for name, own in measured.items()}
+        found |= {name: taken.whole / base.whole for name, taken in measured.items()}
     return found
 
 
-def _says_something(settings: PlanSettings, device: torch.device) -> bool:
-    """Whether the device's time says something of a GPU's: 8-bit AdamW is made for GPUs alone."""
-    return device.type == "cuda" or settings.optim.name != "adamw-8bit"
-
-
-# Plans for benchmarks, by the command lines that the tables show.
-
-
-_GIB = 2**30
-
-
 class BenchPlanner:
-    """Makes each plan once.
+    """Planner for benchmarks, by the command lines that the tables show; makes each plan once.
 
     Args:
-        grid: that is planned on, unless a command line says another one.
+        grid: Grid that is planned on, unless a command line names another one.
     """
 
     def __init__(self, grid: GridSize) -> None:
@@ -233,14 +237,14 @@ class BenchPlanner:
         self._made: dict[str, Plan] = {}
 
     def command(self, words: str) -> str:
-        """The command line."""
+        """Return the command line."""
         return f"kit plan {self._whole(words)}"
 
     def plan(self, words: str) -> Plan:
         """Make a plan.
 
         Args:
-            words: arguments of ``kit plan``.
+            words: Arguments of ``kit plan``.
 
         Raises:
             KitError: they cannot be planned.
@@ -253,19 +257,32 @@ class BenchPlanner:
 
     @staticmethod
     def seconds(made: Plan, card: str) -> float:
-        """Estimated time of a step."""
+        """Return the estimated time of a step."""
         return made.trace.cost.seconds(card_named(card))
 
     def _whole(self, words: str) -> str:
-        return words if "--grid" in words.split() else f"{words} --grid {self._grid}"
+        if "--grid" in words.split():
+            return words
+        return f"{words} --grid {self._grid}"
 
 
 def read(words: str) -> PlanSettings:
-    """Settle settings from arguments of ``kit plan`` alone: no environment, no files."""
-    given = parse(PlanSettings, shlex.split(words), "kit plan")
-    return config.resolve(PlanSettings, [config.command_line_layer(given, PlanSettings)])
+    """Read settings from arguments of ``kit plan`` alone: no environment, no files."""
+    return read_settings(PlanSettings, words, "kit plan")
+
+
+def read_settings(kind: type[M], words: str, command: str) -> M:
+    """Read settings from a command line alone: no environment, no files.
+
+    Args:
+        kind: Class of the settings.
+        words: Arguments of the command.
+        command: Its name, for messages.
+    """
+    given = parse(kind, shlex.split(words), command)
+    return config.resolve(kind, [config.command_line_layer(given, kind)])
 
 
 def size_of(made: Plan) -> float:
-    """Peak in GiB."""
+    """Return the peak of a plan in GiB."""
     return made.trace.peak.bytes / _GIB

@@ -11,7 +11,6 @@ from typing import Any
 from kit.bench.planning import BenchPlanner, size_of
 from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
-from kit.planning.plan import Plan
 from kit.planning.settings import GridSize
 
 __all__ = ["Size", "growth_rows", "run"]
@@ -34,13 +33,13 @@ class Size:
     """A step of some size, and what it takes.
 
     Attributes:
-        name: of the row.
-        tokens: patches of one level that a step goes through, all steps of a roll-out together.
-        pixels: the same, of grid points.
-        peak_gib: that the device holds.
-        host_gib: that the host holds.
-        seconds: estimate.
-        command: that plans it.
+        name: Name of the row.
+        tokens: Number of patches of one level that a step goes through, all steps of a roll-out together.
+        pixels: The same number of grid points.
+        peak_gib: GiB that the device holds at the peak.
+        host_gib: GiB that the host holds.
+        seconds: Estimated time.
+        command: Command that plans it.
     """
 
     name: str
@@ -55,27 +54,26 @@ class Size:
 def run(settings: BenchSettings) -> list[BenchRow]:
     """Plan all sizes; another grid than the suite's own takes the place of all of its."""
     planner = BenchPlanner(settings.grid or _GRID)
-    grids = _GRIDS if settings.grid is None else ((str(settings.grid), settings.variant, settings.grid),)
-    by_grid = [
-        _size(planner, f"grid, {name}", f"--model.variant {variant} {_SETTINGS} --grid {grid}", settings.card)
-        for name, variant, grid in grids
-    ]
-    variant = "pretrained" if settings.grid is None else settings.variant
-    by_steps = [
-        _size(planner, f"roll-out, {steps} step{'s' * (steps > 1)}", _rollout(variant, steps), settings.card, steps)
-        for steps in _ROLLOUTS
-    ]
+    grids, variant = list(_GRIDS), "pretrained"
+    if settings.grid is not None:
+        grids, variant = [(str(settings.grid), settings.variant, settings.grid)], settings.variant
+    by_grid = []
+    for name, grid_variant, grid in grids:
+        words = f"--model.variant {grid_variant} {_SETTINGS} --grid {grid}"
+        by_grid.append(_size(planner, f"grid, {name}", words, settings.card))
+    by_steps = []
+    for steps in _ROLLOUTS:
+        name, words = f"roll-out, {steps} steps", f"--model.variant {variant} {_SETTINGS} --rollout.steps {steps}"
+        if steps == 1:
+            # A single step is the default, and as such planned already.
+            name, words = "roll-out, 1 step", f"--model.variant {variant} {_SETTINGS}"
+        by_steps.append(_size(planner, name, words, settings.card, steps))
     return [*growth_rows(by_grid), *growth_rows(by_steps)]
-
-
-def _rollout(variant: str, steps: int) -> str:
-    # A single step is the default, and as such planned already.
-    return f"--model.variant {variant} {_SETTINGS}" + (f" --rollout.steps {steps}" if steps > 1 else "")
 
 
 def _size(planner: BenchPlanner, name: str, words: str, card: str, steps: int = 1) -> Size:
     made = planner.plan(words)
-    pixels = _pixels(made)
+    pixels = math.prod(made.workload.shape)
     return Size(
         name,
         steps * pixels // made.workload.spec.patch_size**2,
@@ -87,33 +85,29 @@ def _size(planner: BenchPlanner, name: str, words: str, card: str, steps: int = 
     )
 
 
-def _pixels(made: Plan) -> int:
-    return math.prod(made.workload.shape)
-
-
 def growth_rows(sizes: Sequence[Size]) -> list[BenchRow]:
     """Compare each size with the one before: nothing may grow faster than tokens or pixels, whichever grow more."""
-    rows = [_row(sizes[0], None)]
-    return rows + [_row(size, before) for before, size in pairwise(sizes)]
-
-
-def _row(size: Size, before: Size | None) -> BenchRow:
-    more: dict[str, Any] = {
-        "peak_gib": rounded(size.peak_gib),
-        "host_gib": rounded(size.host_gib),
-        "seconds_estimate": rounded(size.seconds),
-        "tokens": size.tokens,
-        "pixels": size.pixels,
-        "command": size.command,
-    }
-    if before is None:
-        return BenchRow(size.name, None, "times", more=more)
-    most = max(size.tokens / before.tokens, size.pixels / before.pixels)
-    peak, seconds = size.peak_gib / before.peak_gib, size.seconds / before.seconds
-    more |= {
-        "tokens_growth": rounded(size.tokens / before.tokens),
-        "pixels_growth": rounded(size.pixels / before.pixels),
-        "peak_growth": rounded(peak),
-        "seconds_growth": rounded(seconds),
-    }
-    return BenchRow(size.name, max(peak, seconds), "times", must=most, more=more)
+    rows = []
+    for before, size in pairwise((None, *sizes)):
+        assert size is not None
+        more: dict[str, Any] = {
+            "peak_gib": rounded(size.peak_gib),
+            "host_gib": rounded(size.host_gib),
+            "seconds_estimate": rounded(size.seconds),
+            "tokens": size.tokens,
+            "pixels": size.pixels,
+            "command": size.command,
+        }
+        value, must = None, None
+        if before is not None:
+            tokens, pixels = size.tokens / before.tokens, size.pixels / before.pixels
+            peak, seconds = size.peak_gib / before.peak_gib, size.seconds / before.seconds
+            value, must = max(peak, seconds), max(tokens, pixels)
+            more |= {
+                "tokens_growth": rounded(tokens),
+                "pixels_growth": rounded(pixels),
+                "peak_growth": rounded(peak),
+                "seconds_growth": rounded(seconds),
+            }
+        rows.append(BenchRow(size.name, value, "times", must=must, more=more))
+    return rows

@@ -18,7 +18,7 @@ __all__ = ["LIBRARIES", "SUITES", "BenchSettings"]
 SUITES = ("step", "plan", "scale", "fit", "methods", "data")
 """What can be measured, in the order of the page."""
 LIBRARIES = "libraries"
-"""Suite of rows beside other libraries, which the tests marked ``benchmark`` measure; last on the page."""
+"""Suite of rows beside other libraries, which tests marked ``benchmark`` measure; last on the page."""
 _VARIANTS = Literal["tiny", "small", "pretrained", "hres-finetuned", "12h"]
 _PAGE, _RESULTS = ".md", ".json"
 

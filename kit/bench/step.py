@@ -1,23 +1,33 @@
-"""Suite ``step``: one training step in several ways, in one process: time, memory, exactness."""
+"""Suite ``step``: one training step in several configurations, in one process: time, memory, exactness."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from kit.bench.configurations import StepMeasurement, Configuration, by_kit, measure, plain_adam, plain_name, upstreams_loop
+from kit.bench.configurations import (
+    Configuration,
+    StepMeasurement,
+    by_kit,
+    measure,
+    plain_adam,
+    plain_name,
+    upstreams_loop,
+)
 from kit.bench.exactness import Exactness, UpstreamReference, loss_curve, upstreams_curve
 from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.bench.workload import make_case, on_rows
+from kit.memory.device import choose_device
 from kit.planning.settings import GridSize
 from kit.settings import Settings
-from kit.memory.device import choose_device
 
-__all__ = ["CROP", "TARGET", "kit_ways", "rows_of", "run"]
+__all__ = ["CROP", "TARGET", "kit_configurations", "rows_of", "run"]
 
 _logger = logging.getLogger(__name__)
 
@@ -54,39 +64,39 @@ _CURVE_VARIANT, _CURVE_GRID, _CURVE_PAIRS = "tiny", GridSize(32, 64), 4
 
 
 def run(settings: BenchSettings) -> list[BenchRow]:
-    """Measure the ways, then compare what they compute."""
+    """Measure the configurations, then compare what they compute."""
     device = choose_device(settings.device)
     autocast = settings.precision == "bf16"
     case = make_case(settings.variant, settings.grid or CROP, device, autocast=autocast)
-    upstream, adam, kits = upstreams_loop(), plain_adam(), kit_ways()
-    ways = [upstream, adam, *kits]
-    _logger.info("step: %d ways, %d times each", len(ways), settings.repeats)
-    measured = measure(ways, case, settings.repeats)
+    upstream, kits = upstreams_loop(), kit_configurations()
+    others = [plain_adam(), *kits]
+    _logger.info("step: %d ways, %d times each", len(others) + 1, settings.repeats)
+    measured = measure([upstream, *others], case, settings.repeats)
     _logger.info("step: what they compute")
     curves = _curves(kits, device, autocast=autocast)
     reference = UpstreamReference(upstream, case)
-    exactness = {way.name: reference.compare(way, curves.get(way.name)) for way in ways[1:]}
+    exactness = {each.name: reference.compare(each, curves.get(each.name)) for each in others}
     usual = settings.grid is None and settings.variant == "small" and not autocast
-    return rows_of(measured, exactness, upstream.name, {way.name for way in kits}, has_targets=usual)
+    return rows_of(measured, exactness, upstream.name, {each.name for each in kits}, has_targets=usual)
 
 
-def kit_ways() -> list[Configuration]:
-    """The kit's own, with settings of memory that are worth comparing."""
-    return [
-        by_kit(name, Settings.model_validate({"memory": dict(memory), "optim": _OPTIM}))
-        for name, memory in _KITS.items()
-    ]
+def kit_configurations() -> list[Configuration]:
+    """Return the kit's own, with settings of memory that are worth comparing."""
+    found = []
+    for name, memory in _KITS.items():
+        found.append(by_kit(name, Settings.model_validate({"memory": dict(memory), "optim": _OPTIM})))
+    return found
 
 
-def _curves(ways: Sequence[Configuration], device: torch.device, *, autocast: bool) -> dict[str, float]:
-    """Largest relative difference of each way's losses from upstream's."""
+def _curves(configurations: Sequence[Configuration], device: torch.device, *, autocast: bool) -> dict[str, float]:
+    """Return the largest relative difference of each configuration's losses from upstream's."""
     case = make_case(_CURVE_VARIANT, _CURVE_GRID, device, autocast=autocast, pairs=_CURVE_PAIRS)
-    theirs = upstreams_curve(Settings.model_validate({"optim": _OPTIM}), case)
-    found: dict[str, float] = {}
-    for way in ways:
-        assert way.settings is not None
-        ours = loss_curve(on_rows(way.settings, _CURVE_GRID.rows // case.spec.patch_size), case)
-        found[way.name] = max(abs(own - their) / abs(their) for own, their in zip(ours, theirs, strict=True))
+    theirs = np.array(upstreams_curve(Settings.model_validate({"optim": _OPTIM}), case))
+    found = {}
+    for configuration in configurations:
+        assert configuration.settings is not None
+        ours = loss_curve(on_rows(configuration.settings, _CURVE_GRID.rows // case.spec.patch_size), case)
+        found[configuration.name] = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
     return found
 
 
@@ -94,27 +104,40 @@ def rows_of(
     measured: Mapping[str, StepMeasurement],
     exactness: Mapping[str, Exactness],
     upstream: str,
-    kits: set[str],
+    kits: Collection[str],
     *,
     has_targets: bool,
 ) -> list[BenchRow]:
-    """Make rows of measurements, and of the target that they are for.
+    """Make rows of measurements, and one of the target that they are for.
 
     Args:
-        measured: by way.
-        exactness: by way, but upstream's.
-        upstream: name of upstream's way.
-        kits: names of the kit's ways.
-        has_targets: whether the targets are set for what was measured.
+        measured: Measurements by name of the configuration.
+        exactness: Distances from upstream's way by name, upstream's own not among them.
+        upstream: Name of upstream's way.
+        kits: Names of the kit's configurations.
+        has_targets: Whether the targets are set for what was measured.
     """
     base = measured[upstream]
     rows = [_row(name, found, base, exactness.get(name)) for name, found in measured.items()]
-    return [*rows, _target(rows, kits, has_targets=has_targets)]
+    target = BenchRow(TARGET, None, "of upstream's time", 1.0)
+    if has_targets:
+        target = replace(target, must=_MUST, aim=_AIM)
+    # The fastest of the kit's configurations among those that need no more memory than upstream's way.
+    fitting = [row for row in rows if row.name in kits and row.more["fits"]]
+    if fitting:
+        best = min(fitting, key=lambda row: row.value or 0.0)
+        more = {"way": best.name, "peak_ratio": best.more["peak_ratio"], "exactness": best.more["exactness"]}
+        target = replace(target, value=best.ratio, exact=best.exact, more=more)
+    return [*rows, target]
 
 
 def _row(name: str, found: StepMeasurement, base: StepMeasurement, exactness: Exactness | None) -> BenchRow:
     assert found.peak is not None
     assert base.peak is not None
+    # Upstream's own way is exact by definition.
+    exact, differences = True, None
+    if exactness is not None:
+        exact, differences = exactness.exact, exactness.as_dict()
     more: dict[str, Any] = {
         "step_seconds": rounded(found.whole),
         "step_ratio": rounded(found.whole / base.whole),
@@ -124,21 +147,8 @@ def _row(name: str, found: StepMeasurement, base: StepMeasurement, exactness: Ex
         "peak_ratio": rounded(found.peak.bytes / base.peak.bytes),
         "peak_at": {"module": plain_name(found.peak.where), "phase": found.peak.phase},
         "fits": found.peak.bytes <= base.peak.bytes,
-        "exactness": exactness.as_dict() if exactness else None,
+        "exactness": differences,
     }
     if found.cuda_bytes is not None:
         more["cuda_gib"] = rounded(found.cuda_bytes / _GIB)
-    exact = True if exactness is None else exactness.exact
     return BenchRow(name, found.seconds.through_backward, "s", base.seconds.through_backward, exact, more=more)
-
-
-def _target(rows: Sequence[BenchRow], kits: set[str], *, has_targets: bool) -> BenchRow:
-    """The fastest of the kit's ways among those that need no more memory than upstream's."""
-    fit = [row for row in rows if row.name in kits and row.more["fits"]]
-    unit = "of upstream's time"
-    must, aim = (_MUST, _AIM) if has_targets else (None, None)
-    if not fit:
-        return BenchRow(TARGET, None, unit, 1.0, must=must, aim=aim)
-    best = min(fit, key=lambda row: row.value or 0.0)
-    more = {"way": best.name, "peak_ratio": best.more["peak_ratio"], "exactness": best.more["exactness"]}
-    return BenchRow(TARGET, best.ratio, unit, 1.0, best.exact, must, aim, more)

@@ -40,7 +40,7 @@ _STATIC = {129: (5_000.0, 900.0), 172: (0.5, 0.1), 43: (3.0, 0.5)}
 
 @dataclass(frozen=True)
 class Field:
-    """What one message holds."""
+    """Quantity and time of one message: parameter number, level in hPa, and mean and deviation in its unit."""
 
     param: int
     level: int | None
@@ -50,7 +50,7 @@ class Field:
 
 
 def noise(shape: tuple[int, int], seed: int) -> npt.NDArray[np.float32]:
-    """A field of mean 0 and standard deviation 1, [H, W], periodic, rounded to 16 bits of its range."""
+    """Draw a field of mean 0 and standard deviation 1, [H, W], periodic, rounded to 16 bits of its range."""
     random = np.random.default_rng(seed)
     spectrum = np.fft.rfft2(random.standard_normal(shape))
     waves = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
@@ -64,7 +64,7 @@ def noise(shape: tuple[int, int], seed: int) -> npt.NDArray[np.float32]:
 def fields(
     states: int, levels: Sequence[int] = LEVELS, *, surface: Sequence[int] = tuple(_SURFACE), hours: int = 6
 ) -> Iterator[Field]:
-    """What a file of ERA5 holds: statics of the first state, then all fields, state by state."""
+    """List the content of a file of ERA5: statics of the first state, then all fields, state by state."""
     times = np.datetime64("2020-01-01T00") + np.arange(states) * np.timedelta64(hours, "h")
     for param, (mean, scale) in _STATIC.items():
         yield Field(param, None, times[0], mean, scale)
@@ -79,9 +79,9 @@ def write_grib(path: Path, shape: tuple[int, int], content: Iterator[Field]) -> 
     """Write a file of GRIB 1 on a regular grid, as the CDS delivers ERA5.
 
     Args:
-        path: of the file.
-        shape: rows and columns; the globe, both poles included.
-        content: what its messages hold.
+        path: File to write.
+        shape: Number of rows and columns; the globe, both poles included.
+        content: Quantity and time of each message.
 
     Returns:
         Bytes of the values, in float32.
@@ -95,8 +95,9 @@ def write_grib(path: Path, shape: tuple[int, int], content: Iterator[Field]) -> 
             if quantity not in packed:
                 packed[quantity] = _message(field, shape, seed=len(packed))
             # The values of a quantity stay; each of its states is packed and read by itself all the same.
-            for key, value in _when(field).items():
-                eccodes.codes_set(packed[quantity], key, value)
+            moment = str(field.time)
+            eccodes.codes_set(packed[quantity], "dataDate", int(moment[:10].replace("-", "")))
+            eccodes.codes_set(packed[quantity], "dataTime", int(moment[11:13]) * 100)
             eccodes.codes_write(packed[quantity], stream)
             written += 4 * shape[0] * shape[1]
     for handle in packed.values():
@@ -106,17 +107,8 @@ def write_grib(path: Path, shape: tuple[int, int], content: Iterator[Field]) -> 
 
 def _message(field: Field, shape: tuple[int, int], seed: int) -> Any:
     eccodes = load_eccodes()
-    handle = eccodes.codes_grib_new_from_samples(f"regular_ll_{'sfc' if field.level is None else 'pl'}_grib1")
-    for key, value in _keys(field, shape).items():
-        eccodes.codes_set(handle, key, value)
-    eccodes.codes_set_values(handle, (field.mean + field.scale * noise(shape, seed).astype(np.float64)).ravel())
-    return handle
-
-
-def _keys(field: Field, shape: tuple[int, int]) -> dict[str, Any]:
     rows, columns = shape
-    place = {} if field.level is None else {"level": field.level}
-    return {
+    keys: dict[str, Any] = {
         "Ni": columns,
         "Nj": rows,
         "latitudeOfFirstGridPointInDegrees": 90.0,
@@ -127,10 +119,12 @@ def _keys(field: Field, shape: tuple[int, int]) -> dict[str, Any]:
         "jDirectionIncrementInDegrees": 180.0 / (rows - 1),
         "paramId": field.param,
         "bitsPerValue": _BITS,
-        **place,
     }
-
-
-def _when(field: Field) -> dict[str, int]:
-    moment = str(field.time)
-    return {"dataDate": int(moment[:10].replace("-", "")), "dataTime": int(moment[11:13]) * 100}
+    sample = "regular_ll_sfc_grib1"
+    if field.level is not None:
+        sample, keys["level"] = "regular_ll_pl_grib1", field.level
+    handle = eccodes.codes_grib_new_from_samples(sample)
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    eccodes.codes_set_values(handle, (field.mean + field.scale * noise(shape, seed).astype(np.float64)).ravel())
+    return handle

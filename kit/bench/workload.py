@@ -1,4 +1,4 @@
-"""What every way of taking a step is given: model, weights, states, device, precision."""
+"""The workload of a measured step: model, weights, states, device, precision."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Case:
     """A step's ingredients.
 
     Attributes:
-        spec: the model.
-        weights: what it starts from.
-        pairs: of states, different from each other; steps that are timed see the first alone.
-        device: where the step runs.
-        autocast: whether the forward pass runs in bf16.
+        spec: Model.
+        weights: Weights that it starts from.
+        pairs: Pairs of states, different from each other; steps that are timed see the first alone.
+        device: Device that the step runs on.
+        autocast: Whether the forward pass runs in bf16.
     """
 
     spec: ModelSpec
@@ -49,17 +49,17 @@ class Case:
 
     @property
     def pair(self) -> Pair:
-        """The first."""
+        """The first pair."""
         return self.pairs[0]
 
     def clock(self) -> float:
-        """Seconds, when the device has done what it was asked to do."""
+        """Return seconds of a clock, when the device has done what it was asked to do."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """Those of the first pair."""
+        """Return the tensors of the first pair."""
         for batch in (self.pair.inputs, *self.pair.targets):
             yield from tensors_in([batch.surf_vars, batch.static_vars, batch.atmos_vars])
 
@@ -68,11 +68,11 @@ def make_case(variant: str, grid: GridSize, device: torch.device, *, autocast: b
     """Make up weights and states, the same each time.
 
     Args:
-        variant: of the model, one that reads what ERA5 has; all its variables and levels are used.
-        grid: rows and columns of a global grid.
-        device: where the step runs.
-        autocast: whether the forward pass runs in bf16.
-        pairs: of states.
+        variant: Variant of the model, one that reads what ERA5 has; all its variables and levels are used.
+        grid: Number of rows and columns of a global grid.
+        device: Device that the step runs on.
+        autocast: Whether the forward pass runs in bf16.
+        pairs: Number of pairs of states.
 
     Raises:
         SettingsError: the model cannot have that grid.
@@ -127,6 +127,6 @@ def _pair(workload: Workload, seed: int) -> Pair:
 
 
 def on_rows(settings: S, rows: int) -> S:
-    """The same settings, with no more bands of latitudes than there are rows of patches."""
+    """Return the same settings, with no more bands of latitudes than there are rows of patches."""
     bands = min(settings.memory.latitude_bands, rows)
     return settings.model_copy(update={"memory": settings.memory.model_copy(update={"latitude_bands": bands})})

@@ -10,7 +10,7 @@ import pytest
 
 from kit.bench import fitting, results, scale
 from kit.bench.bench import bench, command_of, machine_of
-from kit.bench.results import Row
+from kit.bench.results import BenchRow
 from kit.bench.settings import BenchSettings
 from kit.cli import main as cli
 from kit.planning.settings import GridSize
@@ -21,8 +21,10 @@ MORE = {"peak_gib": 1.0, "host_gib": 1.0, "seconds_estimate": 1.0, "tokens": 1, 
 @pytest.fixture(autouse=True)
 def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     """Suites that are done at once."""
-    monkeypatch.setattr(scale, "run", lambda settings: [Row("a grid", 3.0, "times", 4.0, must=4.0, more=MORE)])
-    monkeypatch.setattr(fitting, "run", lambda settings: [Row("8 GiB", None, "GiB", more={**MORE, "refused": "no"})])
+    monkeypatch.setattr(scale, "run", lambda settings: [BenchRow("a grid", 3.0, "times", 4.0, must=4.0, more=MORE)])
+    monkeypatch.setattr(
+        fitting, "run", lambda settings: [BenchRow("8 GiB", None, "GiB", more={**MORE, "refused": "no"})]
+    )
 
 
 def settings(run_dir: Path, *suites: str) -> BenchSettings:

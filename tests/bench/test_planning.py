@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kit.bench import planning
-from kit.bench.planning import Planner, read, size_of
+from kit.bench.planning import BenchPlanner, read, size_of
 from kit.io.errors import SettingsError
 from kit.planning.plan import Plan, plan
 from kit.planning.settings import GridSize, PlanSettings
@@ -19,7 +19,7 @@ def test_a_plan_is_made_once_and_is_that_of_its_command_line(monkeypatch: pytest
         return plan(settings)
 
     monkeypatch.setattr(planning, "plan", count)
-    planner = Planner(GridSize(16, 32))
+    planner = BenchPlanner(GridSize(16, 32))
     first = planner.plan("--memory.recompute blocks")
     assert planner.plan("--memory.recompute blocks") is first
     assert len(made) == 1

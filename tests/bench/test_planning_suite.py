@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from kit.bench import planning as targets
-from kit.bench.planning import FULL_BELOW_LORA, TARGETS, Target, read
+from kit.bench.planning import FULL_BELOW_LORA, TARGETS, BenchTarget, read
 from kit.bench.workload import on_rows
 from kit.memory.checks import check_training_memory
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_a_targets_settings_are_settings_that_run(target: Target) -> None:
+def test_a_targets_settings_are_settings_that_run(target: BenchTarget) -> None:
     settings = read(f"--model.variant {target.variant} {target.words} --grid 721x1440")
     assert settings.forecast == target.is_forecast
     assert target.aim < target.must

@@ -18,7 +18,7 @@ def suite(date: str) -> dict[str, Any]:
 def test_a_suite_replaces_itself_and_leaves_the_others(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
     old = {"step": suite("2026-01-01"), "plan": suite("2026-01-01")}
-    results.write(path, results.merged(old, {"step": suite("2026-02-02")}))
+    results.write(path, {**old, "step": suite("2026-02-02")})
     found = results.load(path)
     assert {name: entry["date"] for name, entry in found.items()} == {"step": "2026-02-02", "plan": "2026-01-01"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["b.json"]
@@ -46,9 +46,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_refused_and_what_can_is_left_alone(tmp_path: Path) -> None:
-    results.refuse_unwritable(tmp_path / "new" / "b.md")
+    results.check_writable(tmp_path / "new" / "b.md")
     assert not list((tmp_path / "new").iterdir())
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "b.md", tmp_path):
         with pytest.raises(SettingsError, match="cannot write .*choose another file with --out"):
-            results.refuse_unwritable(path)
+            results.check_writable(path)

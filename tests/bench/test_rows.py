@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kit.bench.results import Row, rounded, verdict
+from kit.bench.results import BenchRow, rounded, verdict
 
 
 def test_a_row_is_a_number_beside_its_baseline() -> None:
-    row = Row("blocks", 3.0, "s", 4.0, exact=True, must=0.78, aim=0.65, more={"peak_gib": 1.5})
+    row = BenchRow("blocks", 3.0, "s", 4.0, exact=True, must=0.78, aim=0.65, more={"peak_gib": 1.5})
     assert row.as_dict("step", "a machine") == {
         "suite": "step",
         "name": "blocks",
@@ -26,7 +26,7 @@ def test_a_row_is_a_number_beside_its_baseline() -> None:
 
 
 def test_without_targets_there_is_no_verdict() -> None:
-    told = Row("x", 1.0, "s").as_dict("step", "m")
+    told = BenchRow("x", 1.0, "s").as_dict("step", "m")
     assert told["ratio"] is None
     assert "verdict" not in told
 

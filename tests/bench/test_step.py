@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from kit.bench import exactness, step
-from kit.bench.configurations import Measured, Seconds, by_kit, measure, plain_name, upstreams_loop
-from kit.bench.exactness import Exactness, Reference
-from kit.bench.results import Row
+from kit.bench.configurations import Seconds, StepMeasurement, by_kit, measure, plain_name, upstreams_loop
+from kit.bench.exactness import Exactness, UpstreamReference
+from kit.bench.results import BenchRow
 from kit.bench.settings import BenchSettings
 from kit.bench.step import TARGET, rows_of
 from kit.bench.workload import make_case
@@ -21,12 +21,12 @@ GRID = GridSize(32, 32)
 EXACT = Exactness(0.0, 1e-7, 1e-8, exact=True)
 
 
-def took(through_backward: float, update: float, gib: float) -> Measured:
+def took(through_backward: float, update: float, gib: float) -> StepMeasurement:
     peak = Peak(bytes=int(gib * 2**30), where="decoder")
-    return Measured(Seconds(through_backward, update), through_backward + update, peak, 0, None)
+    return StepMeasurement(Seconds(through_backward, update), through_backward + update, peak, 0, None)
 
 
-def fake_rows(*, has_targets: bool = True, frugal: float = 3.5) -> dict[str, Row]:
+def fake_rows(*, has_targets: bool = True, frugal: float = 3.5) -> dict[str, BenchRow]:
     measured = {
         "upstream": took(8.0, 2.0, 4.0),
         "plain": took(4.0, 2.0, 9.0),
@@ -96,7 +96,7 @@ def test_the_whole_suite_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_is_not_exact_is_seen() -> None:
     case = make_case("tiny", GRID, torch.device("cpu"), autocast=False)
     rounded = by_kit("x", Settings.model_validate({"memory": {"recompute": "blocks", "saved_inputs": "bf16"}}))
-    found = Reference(upstreams_loop(), case).compare(rounded, None)
+    found = UpstreamReference(upstreams_loop(), case).compare(rounded, None)
     assert found.predictions == 0
     assert found.gradients > 1e-4
     assert not found.exact
@@ -116,9 +116,9 @@ def test_the_best_repetition_counts() -> None:
             turns.append(self.name)
             return Seconds(10.0 - len(turns), float(len(turns)))
 
-    from kit.bench.configurations import Way
+    from kit.bench.configurations import Configuration
 
-    ways = [Way(name, lambda case, name=name: Fake(name)) for name in "ab"]  # type: ignore[misc, arg-type]
+    ways = [Configuration(name, lambda case, name=name: Fake(name)) for name in "ab"]  # type: ignore[misc, arg-type]
     found = measure(ways, case, 2, count=False)
     # Each turn: a step that does not count, and one that does.
     assert turns == ["a", "a", "b", "b", "a", "a", "b", "b"]

@@ -75,6 +75,6 @@ def test_loop_overhead_on_the_small_model(
 
     monkeypatch.setattr("kit.run.finetune.build_job", build_watched)
     result = benchmark.pedantic(finetune, args=(settings,), rounds=1)  # type: ignore[no-untyped-call]
-    whole = result["step_seconds"] * STEPS
-    benchmark.extra_info["step_seconds"] = result["step_seconds"]
+    whole = result.step_seconds * STEPS
+    benchmark.extra_info["step_seconds"] = result.step_seconds
     benchmark.extra_info["overhead"] = 1 - model_time.seconds / whole
