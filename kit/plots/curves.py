@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from kit.plots.styles import BLUE, INK, ORANGE, framed, plain, style_of
+from kit.plots.styles import BLUE, INK, ORANGE, framed, gridded, plain, style_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -55,29 +55,21 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
     figure = framed(8.0, 3.9, title, _loss_subtitle(series), synthetic=synthetic)
     axes = figure.subplots()
     if "train" in series:
-        _draw_training(axes, *series["train"])
+        step, loss = series["train"]
+        marker = "o" if len(step) == 1 else None
+        axes.plot(step, loss, color=BLUE, alpha=0.3, linewidth=0.8, marker=marker, markersize=3)
+        axes.plot(step, _smooth(loss), color=BLUE, linewidth=1.8, label="training")
     if "valid" in series:
-        _draw_validation(axes, *series["valid"])
-    _finish_loss_axes(axes, np.concatenate([loss for _, loss in series.values()]))
-    return figure
-
-
-def _draw_training(axes: Axes, step: Array, loss: Array) -> None:
-    axes.plot(step, loss, color=BLUE, alpha=0.3, linewidth=0.8, marker="o" if len(step) == 1 else None, markersize=3)
-    axes.plot(step, _smooth(loss), color=BLUE, linewidth=1.8, label="training")
-
-
-def _draw_validation(axes: Axes, step: Array, loss: Array) -> None:
-    axes.plot(step, loss, color=ORANGE, linewidth=1.4, marker="o", markersize=4, label="validation")
-    if np.isfinite(loss).any():
-        best = int(np.nanargmin(np.where(np.isfinite(loss), loss, np.nan)))
-        axes.plot(step[best], loss[best], marker="o", markersize=10, fillstyle="none", color=ORANGE, linestyle="none",
-                  label=f"best, step {step[best]:g}: {loss[best]:.4g}")  # fmt: skip
-
-
-def _finish_loss_axes(axes: Axes, losses: Array) -> None:
-    positive = losses[np.isfinite(losses) & (losses > 0)]
-    if positive.size == losses[np.isfinite(losses)].size > 0 and positive.max() > 5 * positive.min():
+        step, loss = series["valid"]
+        axes.plot(step, loss, color=ORANGE, linewidth=1.4, marker="o", markersize=4, label="validation")
+        if np.isfinite(loss).any():
+            best = int(np.nanargmin(np.where(np.isfinite(loss), loss, np.nan)))
+            label = f"best, step {step[best]:g}: {loss[best]:.4g}"
+            ring: dict[str, Any] = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
+            axes.plot(step[best], loss[best], color=ORANGE, label=label, **ring)
+    losses = np.concatenate([loss for _, loss in series.values()])
+    losses = losses[np.isfinite(losses)]
+    if losses.size and losses.min() > 0 and losses.max() > 5 * losses.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -85,23 +77,25 @@ def _finish_loss_axes(axes: Axes, losses: Array) -> None:
     axes.set_xlabel("step", fontsize=9.5, color=INK)
     axes.set_ylabel("loss", fontsize=9.5, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.grid(visible=True, axis="y", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
+    gridded(axes, "y")
     axes.margins(x=0.02)
     # Above the axes, where no curve can run through it.
     axes.legend(
         frameon=False, fontsize=9, labelcolor=INK, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0
     )
-    plain(axes)
+    return figure
 
 
 def _loss_subtitle(series: Mapping[str, Array]) -> str:
     """State the change of each curve; that of training between the first and the last smoothed value."""
     parts = []
     for kind, name in (("train", "training"), ("valid", "validation")):
-        if kind in series and series[kind].shape[1] > 1:
-            loss = _smooth(series[kind][1]) if kind == "train" else series[kind][1]
-            parts.append(f"{name} {loss[0]:.4g} → {loss[-1]:.4g}")
+        if kind not in series or series[kind].shape[1] < 2:
+            continue
+        loss = series[kind][1]
+        if kind == "train":
+            loss = _smooth(loss)
+        parts.append(f"{name} {loss[0]:.4g} → {loss[-1]:.4g}")
     return " · ".join(parts)
 
 
@@ -147,16 +141,21 @@ def scorecard(
         msg = "no skill to draw: the evaluation scored no variable"
         raise ValueError(msg)
     panels = _panels(skills)
-    rows = max(len(panel) for panel in panels.values())
+    rows = max(map(len, panels.values()))
+    before = before or {}
     if before:
         subtitle = " · ".join(filter(None, (subtitle, "\N{WHITE DIAMOND} before training")))
-    figure = framed(
-        max(2.3 * len(panels) + 1.2, 6.5), max(0.24 * rows, 1.2) + 0.95, title, subtitle, synthetic=synthetic
-    )
-    limits = _limits([*skills.values(), *(before or {}).values()])
+    width, height = max(2.3 * len(panels) + 1.2, 6.5), max(0.24 * rows, 1.2) + 0.95
+    figure = framed(width, height, title, subtitle, synthetic=synthetic)
+    finite = [value for value in (0.0, *skills.values(), *before.values()) if math.isfinite(value)]
+    low, high = max(min(finite), _FLOOR), min(max(finite), 1.0)
+    room = 0.12 * max(high - low, 0.1)
+    if low < 0:
+        low -= room
     for axes, (name, keys) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _draw_bars(axes, keys, skills, before or {}, thickness=min(0.72, 1.44 * len(keys) / rows))
-        axes.set_xlim(*limits)
+        # Bars of a short panel are thicker than those of the longest, up to twice.
+        _draw_bars(axes, keys, skills, before, thickness=min(0.72, 1.44 * len(keys) / rows))
+        axes.set_xlim(low, high + room)
         axes.set_title(name, fontsize=10, loc="left", color=INK)
     figure.supxlabel(f"skill: 1 \N{MINUS SIGN} RMSE / RMSE of {reference}", fontsize=9.5, color=INK)
     return figure
@@ -177,44 +176,30 @@ def _panels(skills: Mapping[str, float]) -> dict[str, dict[str, str]]:
     return panels
 
 
-def _limits(values: Iterable[float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    low, high = max(min(*finite, 0.0), _FLOOR), min(max(*finite, 0.0), 1.0)
-    room = 0.12 * max(high - low, 0.1)
-    return low - (room if low < 0 else 0), high + room
-
-
 def _draw_bars(
     axes: Axes, keys: Mapping[str, str], skills: Mapping[str, float], before: Mapping[str, float], *, thickness: float
 ) -> None:
     values = np.array([skills[key] for key in keys])
     rows = np.arange(len(values))
     shown = np.clip(np.nan_to_num(values, nan=0, neginf=_FLOOR), _FLOOR, None)
-    axes.barh(rows, shown, height=thickness, color=[BLUE if value >= 0 else ORANGE for value in shown])
-    for row, value in enumerate(values):
-        if not value >= _FLOOR:
-            axes.annotate(
-                _beside(value), (0, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
-                color=INK,
-            )  # fmt: skip
-    marks = [(before[key], row) for row, key in enumerate(keys) if before.get(key, math.nan) >= _FLOOR]
-    if marks:
-        axes.plot(*zip(*marks, strict=True), linestyle="none", marker="D", markersize=4.5, markerfacecolor="white",
-                  markeredgecolor=INK)  # fmt: skip
+    axes.barh(rows, shown, height=thickness, color=np.where(shown >= 0, BLUE, ORANGE))
+    # What a bar cannot show is written beside it.
+    for row in np.flatnonzero(~(values >= _FLOOR)):
+        number = f"{values[row]:.2g}".replace("-", "\N{MINUS SIGN}")
+        text = "undefined" if math.isnan(values[row]) else f"\N{BLACK LEFT-POINTING TRIANGLE} {number}"
+        offset: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points"}
+        axes.annotate(text, (0, row), va="center", fontsize=7.5, color=INK, **offset)
+    earlier = np.array([before.get(key, math.nan) for key in keys])
+    marked = earlier >= _FLOOR
+    if marked.any():
+        diamond: dict[str, Any] = {"marker": "D", "markersize": 4.5, "markerfacecolor": "white", "markeredgecolor": INK}
+        axes.plot(earlier[marked], rows[marked], linestyle="none", **diamond)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(rows, list(keys.values()))
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axes.grid(visible=True, axis="x", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    plain(axes)
+    gridded(axes, "x")
     axes.tick_params(axis="y", length=0)
-
-
-def _beside(value: float) -> str:
-    """Say in words what a bar cannot show."""
-    number = f"{value:.2g}".replace("-", "\N{MINUS SIGN}")
-    return "undefined" if math.isnan(value) else f"\N{BLACK LEFT-POINTING TRIANGLE} {number}"
 
 
 def edge_errors(rings: Sequence[Mapping[str, Any]], *, title: str = "Edge", synthetic: bool = False) -> Figure:
@@ -231,16 +216,24 @@ def edge_errors(rings: Sequence[Mapping[str, Any]], *, title: str = "Edge", synt
     Raises:
         ValueError: there is nothing to draw.
     """
-    lines = _edge_lines(rings)
-    if not lines:
+    ratios: dict[str, list[list[float]]] = defaultdict(lambda: [[] for _ in rings])
+    for ring, errors in enumerate(rings):
+        for key, reference in errors["persistence_rmse"].items():
+            if reference and errors["rmse"].get(key) is not None:
+                match = _LEVEL_KEY.fullmatch(key)
+                name = match[1] if match else key
+                ratios[name][ring].append(errors["rmse"][key] / reference)
+    if not ratios:
         msg = "no errors by distance to draw: the evaluation found no ring with an error beside persistence's"
         raise ValueError(msg)
     scored = [ring["distance"] for ring in rings if ring["scored"] > 0]
     subtitle = f"mean over levels; scored from {scored[0]} grid points on" if scored else "mean over levels"
     figure = framed(7.0, 3.9, title, subtitle, synthetic=synthetic)
     axes = figure.subplots()
-    for name, ratios in lines.items():
-        axes.plot(range(len(rings)), ratios, marker="o", markersize=3.5, linewidth=1.4, label=style_of(name).label)
+    for name, of_rings in ratios.items():
+        # NaN leaves a gap in the line where a ring has no error.
+        means = [sum(values) / len(values) if values else math.nan for values in of_rings]
+        axes.plot(range(len(rings)), means, marker="o", markersize=3.5, linewidth=1.4, label=style_of(name).label)
     axes.axhline(1, color=INK, linewidth=0.8)
     axes.set_xticks(range(len(rings)), [f"{ring['distance']}+" for ring in rings])
     axes.set_xlabel("grid points from the edge", fontsize=9.5, color=INK)
@@ -248,16 +241,3 @@ def edge_errors(rings: Sequence[Mapping[str, Any]], *, title: str = "Edge", synt
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
     plain(axes)
     return figure
-
-
-def _edge_lines(rings: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """For each variable the ratio of errors in each ring, a mean over levels; NaN where there is none."""
-    ratios: dict[str, list[list[float]]] = defaultdict(lambda: [[] for _ in rings])
-    for place, ring in enumerate(rings):
-        for key, reference in ring["persistence_rmse"].items():
-            if reference and ring["rmse"].get(key) is not None:
-                match = _LEVEL_KEY.fullmatch(key)
-                ratios[match[1] if match else key][place].append(ring["rmse"][key] / reference)
-    return {
-        name: [sum(values) / len(values) if values else math.nan for values in parts] for name, parts in ratios.items()
-    }

@@ -51,7 +51,9 @@ class _Grid:
         gaps = np.diff(longitude_W, append=longitude_W[0] + 360)
         widest = int(np.argmax(gaps))
         regional = gaps[widest] > 1.5 * np.median(gaps)
-        first = (widest + 1 if regional else int(np.sum(longitude_W < 180))) % len(longitude_W)
+        # A map of the whole circle has Greenwich in its middle.
+        first = widest + 1 if regional else int(np.sum(longitude_W < 180))
+        first %= len(longitude_W)
         columns = np.roll(np.arange(len(longitude_W)), -first)
         unrolled = np.where((columns >= first) & (first > 0), longitude_W[columns] - 360, longitude_W[columns])
         return cls(latitude, unrolled, columns)
@@ -66,7 +68,10 @@ class _Grid:
     def aspect(self) -> float:
         """Height of a degree of latitude over width of a degree of longitude, true in the middle of the map."""
         south, north = float(self.latitude.min()), float(self.latitude.max())
-        return 1.0 if north - south > 120 else 1 / max(float(np.cos(np.deg2rad((north + south) / 2))), 0.2)
+        # No middle stands for a map that reaches from pole to pole.
+        if north - south > 120:
+            return 1.0
+        return 1 / max(float(np.cos(np.deg2rad((north + south) / 2))), 0.2)
 
     @property
     def height_per_width(self) -> float:
@@ -116,10 +121,16 @@ def comparison_map(
         ValueError: an array does not fit the grid; names it and both shapes.
     """
     shape = (np.shape(latitude)[0], np.shape(longitude)[-1])
-    _check_shapes(shape, prediction=prediction_HW, target=target_HW, land_sea_mask=land_sea_mask_HW)
+    arrays = {"prediction": prediction_HW, "target": target_HW, "land_sea_mask": land_sea_mask_HW}
+    for name, array in arrays.items():
+        if array is not None and np.shape(array) != shape:
+            got = list(np.shape(array))
+            msg = f"{name}: expected [H, W] = {list(shape)}, as latitudes and longitudes have, got {got}"
+            raise ValueError(msg)
     grid, style = _Grid.of(latitude, longitude), style_of(variable, unit)
-    fields = [style.display(np.asarray(field, dtype=np.float64)) for field in (prediction_HW, target_HW)]
-    error_HW = style.difference(np.asarray(prediction_HW, dtype=np.float64) - np.asarray(target_HW, dtype=np.float64))
+    prediction_HW, target_HW = np.asarray(prediction_HW, dtype=np.float64), np.asarray(target_HW, dtype=np.float64)
+    fields = [style.display(prediction_HW), style.display(target_HW)]
+    error_HW = style.difference(prediction_HW - target_HW)
     panel = max(min(3.9, 5.2 / grid.height_per_width), 2.3)
     figure = framed(
         3 * panel + 1.3,
@@ -129,16 +140,20 @@ def comparison_map(
         synthetic=synthetic,
     )
     left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
-    norm, extend = _shared_scale(style, fields)
+    norm, extend = _shared_scale(style, np.concatenate([field[np.isfinite(field)] for field in fields]))
     for axes, field, title in zip((left, middle), fields, ("Prediction", "Target"), strict=True):
         mesh = _draw(axes, grid, field, norm, style.colours, land_sea_mask_HW)
         axes.set_title(title, fontsize=10.5, loc="left", color=INK)
     _colour_bar(figure, mesh, [left, middle], f"{style.label} ({style.unit})", extend, shrink=0.6)
-    norm, extend = _error_scale(error_HW)
+    norm, extend = _error_scale(error_HW[np.isfinite(error_HW)])
     mesh = _draw(right, grid, error_HW, norm, ERROR_COLOURS, land_sea_mask_HW)
     right.set_title("Error", fontsize=10.5, loc="left", color=INK)
     rows, columns = scored or (slice(None), slice(None))
-    text = _rmse_text(error_HW[rows, columns], _weights(latitude, longitude, rows, columns), style)
+    if np.ndim(latitude) == 2:
+        weights_HW = area_weights(latitude[rows, columns], longitude[rows, columns]).numpy()
+    else:
+        weights_HW = area_weights(latitude[rows]).numpy()[:, None]
+    text = _rmse_text(error_HW[rows, columns], weights_HW, style)
     right.set_title(text, fontsize=9, loc="right", color=INK)
     if scored is not None:
         for axes in (left, middle, right):
@@ -150,14 +165,6 @@ def comparison_map(
     return figure
 
 
-def _check_shapes(shape: tuple[int, int], **arrays: Array | None) -> None:
-    for name, array in arrays.items():
-        if array is not None and np.shape(array) != shape:
-            got = list(np.shape(array))
-            msg = f"{name}: expected [H, W] = {list(shape)}, as latitudes and longitudes have, got {got}"
-            raise ValueError(msg)
-
-
 def _utc(moment: datetime | np.datetime64[Any]) -> str:
     """Write a time, which is UTC already if it is naive."""
     if isinstance(moment, datetime) and moment.tzinfo is not None:
@@ -166,50 +173,63 @@ def _utc(moment: datetime | np.datetime64[Any]) -> str:
     return f"{str(minutes).replace('T', ' ')} UTC"
 
 
-def _shared_scale(style: Style, fields: list[Array]) -> tuple[Normalize, str]:
-    """Norm for all fields together, and which ends of the colour bar are arrows."""
-    values = np.concatenate([field[np.isfinite(field)] for field in fields])
+def _shared_scale(style: Style, values: Array) -> tuple[Normalize, str]:
+    """Return the norm for all finite values together, and which ends of the colour bar are arrows."""
     if style.scale == "cyclic":
         return Normalize(0, 360), "neither"
     if style.scale == "fraction":
         return Normalize(0, 1), _arrows(values, 0, 1)
     if values.size == 0:
         return Normalize(0, 1), "neither"
-    low, high = (float(bound) for bound in np.quantile(values, (_TAIL, 1 - _TAIL)))
+    low, high = np.quantile(values, (_TAIL, 1 - _TAIL)).tolist()
     if style.scale == "diverging":
         high = max(abs(low), abs(high)) or float(np.abs(values).max()) or 1.0
-        return Normalize(-high, high), _arrows(values, -high, high)
-    if style.scale == "from zero":
+        low = -high
+    elif style.scale == "from zero":
         # Rain may cover less than the tail; then the wettest point ends the scale.
-        high = next((top for top in (high, float(values.max())) if top > 0), 1.0)
-        return Normalize(0, high), _arrows(values, 0, high)
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):
+        low, high = 0.0, _first_above_zero(high, values)
+    elif high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):
         low, high = low - 0.5, high + 0.5
     return Normalize(low, high), _arrows(values, low, high)
 
 
 def _error_scale(error: Array) -> tuple[Normalize, str]:
-    values = np.abs(error[np.isfinite(error)])
-    bounds = (float(np.quantile(values, 1 - _TAIL)), float(values.max())) if values.size else ()
-    high = next((bound for bound in bounds if bound > 0), 1.0)
-    return Normalize(-high, high), _arrows(error[np.isfinite(error)], -high, high)
+    """Return a norm that is symmetric about zero for finite errors, and the arrows of its colour bar."""
+    high = 1.0
+    if error.size:
+        sizes = np.abs(error)
+        high = _first_above_zero(float(np.quantile(sizes, 1 - _TAIL)), sizes)
+    return Normalize(-high, high), _arrows(error, -high, high)
+
+
+def _first_above_zero(quantile: float, values: Array) -> float:
+    """Return a quantile of values, their maximum, or 1: the first of them that a scale can end at."""
+    if quantile > 0:
+        return quantile
+    return max(float(values.max()), 0.0) or 1.0
 
 
 def _arrows(values: Array, low: float, high: float) -> str:
-    """Which ends of the colour bar are arrows: those that values lie beyond, and both of a symmetric scale."""
+    """Choose the ends of the colour bar that are arrows: those that values lie beyond, both of a symmetric scale."""
     below, above = bool((values < low).any()), bool((values > high).any())
-    if low == -high:
-        below = above = below or above
-    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
+    if (below and above) or (low == -high and (below or above)):
+        return "both"
+    if below:
+        return "min"
+    return "max" if above else "neither"
 
 
 def _draw(axes: Axes, grid: _Grid, field_HW: Array, norm: Normalize, colours: str, mask_HW: Array | None) -> Any:
     colour_map: Colormap = mpl.colormaps[colours].with_extremes(bad="#d0d0d0")
     values = np.ma.masked_invalid(field_HW[:, grid.columns_W])
     mesh = axes.pcolormesh(*grid.mesh, values, norm=norm, cmap=colour_map, rasterized=True)
-    _coast(axes, grid, mask_HW)
+    # Only where there is a coast: matplotlib warns of a contour outside the data.
+    if mask_HW is not None and np.nanmin(mask_HW) < 0.5 < np.nanmax(mask_HW):
+        mask = np.ma.masked_invalid(mask_HW[:, grid.columns_W])
+        axes.contour(grid.longitude, grid.latitude, mask, levels=[0.5], colors=[INK], linewidths=0.7)
     axes.set_aspect(grid.aspect)
     for axis, centres in ((axes.xaxis, grid.longitude), (axes.yaxis, grid.latitude)):
+        # Of a wide map multiples of 30, 45, 60 or 90 degrees are what a reader expects.
         steps = [1, 3, 4.5, 6, 9, 10] if np.ptp(centres) > 60 else [1, 2, 2.5, 5, 10]
         axis.set_major_locator(MaxNLocator(4, steps=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees((value + 180) % 360 - 180, ("E", "W"))))
@@ -218,14 +238,6 @@ def _draw(axes: Axes, grid: _Grid, field_HW: Array, norm: Normalize, colours: st
     for spine in axes.spines.values():
         spine.set(color=GREY, linewidth=0.6)
     return mesh
-
-
-def _coast(axes: Axes, grid: _Grid, mask_HW: Array | None) -> None:
-    """Draw the coast where the mask has one: matplotlib warns of a level outside the data."""
-    if mask_HW is None or not np.nanmin(mask_HW) < 0.5 < np.nanmax(mask_HW):
-        return
-    mask = np.ma.masked_invalid(mask_HW[:, grid.columns_W])
-    axes.contour(grid.longitude, grid.latitude, mask, levels=[0.5], colors=[INK], linewidths=0.7)
 
 
 def _outline(axes: Axes, grid: _Grid, rows: slice, columns: slice) -> None:
@@ -255,13 +267,6 @@ def _colour_bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, extend:
     bar.outline.set(edgecolor=GREY, linewidth=0.6)
 
 
-def _weights(latitude: Array, longitude: Array, rows: slice, columns: slice) -> Array:
-    """Weights of points by area that broadcast to rows and columns, [H, 1] or [H, W]."""
-    if np.ndim(latitude) == 2:
-        return area_weights(latitude[rows, columns], longitude[rows, columns]).numpy()
-    return area_weights(latitude[rows]).numpy()[:, None]
-
-
 def _rmse_text(error_HW: Array, weights_HW: Array, style: Style) -> str:
     """Area-weighted error over the points that are not missing."""
     present = np.isfinite(error_HW)
@@ -274,5 +279,7 @@ def _rmse_text(error_HW: Array, weights_HW: Array, style: Style) -> str:
 
 def _degrees(value: float, hemispheres: tuple[str, str]) -> str:
     positive, negative = hemispheres
-    side = positive if value > 0 else negative
-    return f"{abs(value):.4g}°{'' if value == 0 or abs(value) == 180 else side}"
+    # The equator and the two meridians are in neither hemisphere.
+    if value == 0 or abs(value) == 180:
+        return f"{abs(value):.4g}°"
+    return f"{abs(value):.4g}°{positive if value > 0 else negative}"

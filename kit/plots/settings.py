@@ -16,10 +16,13 @@ __all__ = ["PlotSettings"]
 
 def _utc(value: Any) -> Any:
     """Read ISO 8601, hours alone included; a time without a zone is UTC."""
-    moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
-    if not isinstance(moment, datetime):
-        return moment
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.strip())
+    if not isinstance(value, datetime):
+        return value
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    return value.astimezone(UTC)
 
 
 class PlotSettings(BaseModel):

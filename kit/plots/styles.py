@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import io
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from kit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,7 @@ __all__ = [
     "Style",
     "channel_label",
     "framed",
+    "gridded",
     "plain",
     "save",
     "style_of",
@@ -67,7 +70,9 @@ class Style:
     def difference(self, error: Values) -> Values:
         """Convert a difference of two values; differences of angles are taken the short way round."""
         error = error * self.factor
-        return (error + 180) % 360 - 180 if self.scale == "cyclic" else error
+        if self.scale == "cyclic":
+            return (error + 180) % 360 - 180
+        return error
 
     @property
     def error_unit(self) -> str:
@@ -183,11 +188,10 @@ _LABELS: dict[str, dict[str, str]] = {
     },
 }
 
-_STYLES = {
-    name: replace(_FAMILIES[family], label=label)
-    for family, labels in _LABELS.items()
-    for name, label in labels.items()
-}
+_STYLES: dict[str, Style] = {}
+for _family, _labels in _LABELS.items():
+    for _name, _label in _labels.items():
+        _STYLES[_name] = replace(_FAMILIES[_family], label=_label)
 _STYLES["static_z"] = replace(
     _FAMILIES["height"], label="Orography", factor=1 / GRAVITY, colours="cividis", scale="sequential"
 )
@@ -256,10 +260,17 @@ def framed(width: float, height: float, title: str, subtitle: str = "", *, synth
 
 
 def plain(axes: Axes) -> None:
-    """Leave of an axes' frame only what carries values."""
+    """Remove from an axes' frame what carries no values."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(color=GREY, labelcolor=INK, labelsize=8.5)
+
+
+def gridded(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Draw lines across an axis, behind what is drawn, and leave of the frame only what carries values."""
+    axes.grid(visible=True, axis=axis, color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    plain(axes)
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
@@ -281,10 +292,8 @@ def save(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
         msg = f"figures are written as PNG, got {path.name!r}: end it in .png"
         raise ValueError(msg)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=dpi, metadata={"Software": None})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    content = io.BytesIO()
+    # Without the software's name, which holds its version: the same figure is to give the same bytes.
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    write_atomically(path, content.getvalue())
     return path

@@ -129,12 +129,13 @@ def test_only_png_is_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_figure_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Figure, path: Path, **options: Any) -> None:
-        path.write_bytes(PNG)
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as stream:
+            stream.write(data[: len(PNG)])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "loss.png").write_bytes(b"old")
-    monkeypatch.setattr(Figure, "savefig", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         save(_loss(), tmp_path / "loss.png")
     assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]

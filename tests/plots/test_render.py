@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
         "model": {"weights": "random"},
         "train": {"steps": 2},
     }
-    return Path(finetune(Settings.model_validate(raw))["run"])
+    return Path(finetune(Settings.model_validate(raw)).run)
 
 
 def drawn(**chosen: Any) -> list[str]:
