@@ -163,11 +163,9 @@ def orthogonality(model: torch.nn.Module, name: str, weight: float) -> Callable[
     ups = [value for key, value in named if key.endswith(f".lora_B.{name}")]
 
     def penalty() -> torch.Tensor:
-        departures: list[torch.Tensor] = []
-        for rows in (*downs, *(up.T for up in ups)):
-            # How far rows are from orthonormal.
-            gram = rows @ rows.T
-            departures.append(torch.linalg.matrix_norm(gram - torch.eye(len(rows), device=rows.device)))
+        grams = [down @ down.T for down in downs] + [up.T @ up for up in ups]
+        # How far rows are from orthonormal.
+        departures = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
         return weight * torch.stack(departures).mean()
 
     return penalty

@@ -176,13 +176,10 @@ def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
             "that of the first time; set --adapt.cache off"
         )
         raise SettingsError(msg)
-    unread = set(spec.output_only)
-    trunk: dict[str, torch.Tensor] = {}
-    for name, value in model.state_dict().items():
-        # Embeddings of what is never read have no part in latents.
-        embedded = name.removeprefix("encoder.surf_token_embeds.weights.")
-        if name.startswith(("encoder.", "backbone.")) and embedded not in unread:
-            trunk[name] = value
+    state = model.state_dict()
+    frozen = [name for name in state if name.startswith(("encoder.", "backbone."))]
+    # Embeddings of what is never read have no part in latents.
+    trunk = drop_names(frozen, {f"encoder.surf_token_embeds.weights.{name}" for name in spec.output_only})
     selection = pairs.selection
     precision, dtype = "fp32", torch.float32
     if heads.rounded:
@@ -190,7 +187,7 @@ def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
     # The number of threads and the model of GPU, which change last bits, are no part of the key.
     facts = {
         # Of the tensors in memory, not of files: that covers merged stages, and weights under another name.
-        "trunk": digest_of(trunk),
+        "trunk": digest_of({name: state[name] for name in trunk}),
         "model": _as_read(spec),
         "store": pairs.store.fingerprint(),
         "variables": [selection.inputs, selection.atmospheric, selection.static],

@@ -190,16 +190,14 @@ def load(model: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
         CheckpointError: the adapters differ; names the first tensor that does.
     """
     expected = _parameters(model)
-    shapes: dict[str, tuple[str, str]] = {}
-    for name in sorted(expected.keys() | saved.keys()):
-        pair = _shape_of(expected.get(name)), _shape_of(saved.get(name))
-        if pair[0] != pair[1]:
-            shapes[name] = pair
-    if shapes:
-        first, (own, given) = next(iter(shapes.items()))
+    names = sorted(expected.keys() | saved.keys())
+    differing = [name for name in names if _shape_of(expected.get(name)) != _shape_of(saved.get(name))]
+    if differing:
+        first = differing[0]
         msg = (
-            f"the adapters do not fit the model: {len(shapes)} tensors differ; of {first} the model expects shape "
-            f"{own}, the checkpoint has {given}. Check model.variant and the folder's kit.json"
+            f"the adapters do not fit the model: {len(differing)} tensors differ; of {first} the model expects shape "
+            f"{_shape_of(expected.get(first))}, the checkpoint has {_shape_of(saved.get(first))}. Check model.variant "
+            "and the folder's kit.json"
         )
         raise CheckpointError(msg)
     for name, parameter in expected.items():

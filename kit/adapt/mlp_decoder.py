@@ -106,11 +106,9 @@ class LightHeads(torch.nn.ModuleDict):
         patch = self.patch_size
         height, width = patches[0] * patch, patches[1] * patch
         joined = latents.transpose(1, 2).flatten(2).to(next(self.parameters()).dtype)
-        values: dict[str, torch.Tensor] = {}
-        for name, head in self.items():
-            # Upstream's function wants a dimension of levels, and gives one.
-            values[name] = unpatchify(head(joined)[:, :, None], 1, height, width, patch)[:, 0, 0]
-        return values
+        # Upstream's function wants a dimension of levels, and gives one.
+        values = {name: head(joined)[:, :, None] for name, head in self.items()}
+        return {name: unpatchify(value, 1, height, width, patch)[:, 0, 0] for name, value in values.items()}
 
 
 def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collection[str]) -> frozenset[str]:

@@ -189,12 +189,8 @@ def _overlay(model: Aurora, others: Mapping[str, torch.Tensor]) -> None:
 
 def count(model: Aurora) -> tuple[int, int]:
     """Count the weights that train, and all."""
-    trains = total = 0
-    for parameter in model.parameters():
-        total += size(parameter)
-        if parameter.requires_grad:
-            trains += size(parameter)
-    return trains, total
+    trains = sum(size(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    return trains, sum(map(size, model.parameters()))
 
 
 def size(parameter: torch.nn.Parameter) -> int:
@@ -217,8 +213,7 @@ def attach_full(model: Aurora, settings: AdaptSettings, steps: int | None) -> At
 
     That is part of the weights that training starts from: where it was kept, it stays as it is.
     """
-    _train(model, _own(model))
-    return Attached()
+    return _train_only(model, _own(model))
 
 
 def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
@@ -243,8 +238,7 @@ def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> 
             what = "nothing to train"
         msg = f"adapt.{setting}: {', '.join(patterns)} leaves {what}; choose other patterns, or --adapt.method full"
         raise SettingsError(msg)
-    _train(model, trained)
-    return Attached()
+    return _train_only(model, trained)
 
 
 def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
@@ -254,8 +248,7 @@ def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> At
         SettingsError: more stages are asked for than there are.
     """
     if settings.decoder == "mlp":
-        _train(model, [name for name in _own(model) if name.startswith(f"decoder.{mlp_decoder.NAME}.")])
-        return Attached()
+        return _train_only(model, [name for name in _own(model) if name.startswith(f"decoder.{mlp_decoder.NAME}.")])
     # Counted from the output: the last stages come just before the decoder.
     stages = len(model.backbone.decoder_layers)
     asked = settings.decoder_stages or 0
@@ -264,8 +257,7 @@ def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> At
         raise SettingsError(msg)
     parts = ["decoder.surf_heads.", "decoder.atmos_heads."]
     parts += [f"backbone.decoder_layers.{index}." for index in range(stages - asked, stages)]
-    _train(model, [name for name in _own(model) if name.startswith(tuple(parts))])
-    return Attached()
+    return _train_only(model, [name for name in _own(model) if name.startswith(tuple(parts))])
 
 
 def _own(model: Aurora) -> list[str]:
@@ -273,10 +265,11 @@ def _own(model: Aurora) -> list[str]:
     return [name for name, _ in model.named_parameters() if ".loras." not in name]
 
 
-def _train(model: Aurora, names: Collection[str]) -> None:
+def _train_only(model: Aurora, names: Collection[str]) -> Attached:
     chosen = set(names)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
+    return Attached()
 
 
 # Adapters merged into the weights below them, by each method's formula, in fp32; no package is needed for it.

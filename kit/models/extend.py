@@ -151,12 +151,9 @@ def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = Fal
     """
     # How an added variable is called among the parameters: static ones are embedded as surface variables are, and the
     # air-pollution model has a second head, _mod, for variables that it predicts as differences.
-    surface: set[str] = set()
-    atmospheric: set[str] = set()
-    for name in added:
-        bare = name.removeprefix(STATIC_PREFIX)
-        surface.update((bare, f"{bare}_mod"))
-        atmospheric.update((name, f"{name}_mod"))
+    bare = [name.removeprefix(STATIC_PREFIX) for name in added]
+    surface = {*bare, *(f"{name}_mod" for name in bare)}
+    atmospheric = {*added, *(f"{name}_mod" for name in added)}
     new: list[str] = []
     for name, _ in model.named_parameters():
         parts = atmospheric
