@@ -62,6 +62,7 @@ def western_edge(increasing_W: npt.NDArray[Any]) -> int:
     Args:
         increasing_W: All longitudes of a store, strictly increasing in [0, 360), [W].
     """
+    # The step from the last column around to the first is among them: of most boxes it is the one that is wide.
     steps = np.diff(increasing_W, append=increasing_W[0] + 360)
     usual = 1.5 * float(np.median(steps)) + 1e-9
     wide = np.flatnonzero(steps > usual)
@@ -292,15 +293,13 @@ class Grid:
             return latitude[rows, columns], longitude[rows, columns]
         return latitude[rows], longitude[columns]
 
-    def read(
-        self, store: Store, name: str, times: Sequence[int], levels: Sequence[int] | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Read states of a variable: [T, H, W] at the surface, [T, C, H, W] in the atmosphere."""
-        return store.read(name, times, slice(*self.rows), self._columns, levels)
-
     def part(self, store: Store, name: str, time: int, levels: Sequence[int] | None = None) -> ChunkSlice:
         """Name what is read of one state of a variable."""
-        return store.part(name, time, slice(*self.rows), self._columns, levels)
+        columns: Columns = slice(*self.columns)
+        # Across Greenwich columns are the store's last and its first, no run that is read as one piece.
+        if self.columns[0] < 0:
+            columns = range(*self.columns)
+        return store.part(name, time, slice(*self.rows), columns, levels)
 
     def read_static(self, store: Store, name: str) -> npt.NDArray[np.float32]:
         """Read a static variable by its name without prefix, [H, W]."""
@@ -328,18 +327,6 @@ class Grid:
         if not sides:
             return None
         return np.asarray(np.minimum.reduce([np.broadcast_to(side, self.shape) for side in sides]))
-
-    @property
-    def crosses_greenwich(self) -> bool:
-        """Whether the columns begin west of Greenwich and end east of it."""
-        return self.columns[0] < 0
-
-    @property
-    def _columns(self) -> Columns:
-        if self.crosses_greenwich:
-            return range(*self.columns)
-        # A run of columns is read as one piece.
-        return slice(*self.columns)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""

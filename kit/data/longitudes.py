@@ -36,7 +36,9 @@ class EastwardLongitudes(torch.Tensor):
         """Run any function of PyTorch on the plain tensor."""
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
-        return result.as_subclass(cls) if func in _STAYS else result
+        if func in _STAYS:
+            return result.as_subclass(cls)
+        return result
 
     def __sub__(self, other: Any) -> torch.Tensor:
         """How far east of another longitude each one is, degrees."""
@@ -49,6 +51,7 @@ class EastwardLongitudes(torch.Tensor):
         return copied
 
 
+# What upstream does with the coordinates of a batch on its way through the model: all of it makes new tensors.
 _STAYS = frozenset(
     getattr(torch.Tensor, name)
     for name in (
@@ -58,14 +61,16 @@ _STAYS = frozenset(
 
 
 def longitudes(values: npt.ArrayLike) -> torch.Tensor:
-    """Longitudes as ``aurora.Metadata`` takes them.
+    """Make a tensor of longitudes that ``aurora.Metadata`` takes.
 
     Args:
-        values: degrees east in [0, 360), each one east of the one before, [W] or [H, W]; a row may pass 0 once.
+        values: Degrees east in [0, 360), each one east of the one before, [W] or [H, W]; a row may pass 0 once.
 
     Returns:
         The same in float32; a plain tensor where they increase.
     """
     degrees = np.asarray(values, dtype=np.float64)
     tensor = torch.from_numpy(degrees.astype(np.float32))
-    return tensor if bool((np.diff(degrees) > 0).all()) else tensor.as_subclass(EastwardLongitudes)
+    if (np.diff(degrees) > 0).all():
+        return tensor
+    return tensor.as_subclass(EastwardLongitudes)

@@ -57,8 +57,7 @@ def _columns_within(longitude: Degrees, region: Region) -> Points:
 def _run_starts(chosen_W: Points, *, closed: bool) -> npt.NDArray[np.intp]:
     """Where runs of chosen columns begin, of columns from a box's western edge on."""
     before = np.roll(chosen_W, 1)
-    if not closed:
-        before[0] = False
+    before[0] &= closed
     return np.flatnonzero(chosen_W & ~before)
 
 
@@ -139,12 +138,11 @@ def cropped(data: Labelled, region: Region | None, where: str) -> Labelled:
     rows = np.asarray((degrees <= round(north, _DIGITS)) & (degrees >= round(south, _DIGITS)))
     columns = _columns_within(longitude, region)
     if latitude.ndim == 2:
-        points = rows & columns
-        if not points.any():
-            raise _nothing(where, "the region", region, f"the data hold {_extent(latitude, longitude)}")
-        return data.isel(dict(zip(data["latitude"].dims, (slice(*side) for side in _rectangle(points)), strict=True)))
+        rows = columns = rows & columns
     if not rows.any() or not columns.any():
         raise _nothing(where, "the region", region, f"the data hold {_extent(latitude, longitude)}")
+    if latitude.ndim == 2:
+        return data.isel(dict(zip(data["latitude"].dims, (slice(*side) for side in _rectangle(rows)), strict=True)))
     order = np.argsort(longitude)
     eastwards = longitude[order]
     if not is_closed(eastwards):
@@ -153,12 +151,10 @@ def cropped(data: Labelled, region: Region | None, where: str) -> Labelled:
             raise _both_ends(where, "the region", region, "data", _eastern_extent(eastwards))
     indexers: dict[str, slice | npt.NDArray[np.intp]] = {}
     for axis, chosen in (("latitude", rows), ("longitude", columns)):
+        start, stop = _range_of(chosen)
         if axis in data.dims:
-            positions = np.flatnonzero(chosen)
-            indexers[axis] = positions
             # A slice where positions follow each other: a source then reads one piece.
-            if positions[-1] - positions[0] + 1 == len(positions):
-                indexers[axis] = slice(*_range_of(chosen))
+            indexers[axis] = slice(start, stop) if chosen[start:stop].all() else np.flatnonzero(chosen)
     return data.isel(indexers)
 
 
@@ -191,13 +187,14 @@ def select_grid(store: Store, region: Region | None, patch: int, halo: float = 0
     grid = Grid(rows.read, columns.read, (rows.cropped, columns.cropped), (rows.scored, columns.scored))
     height, width = grid.shape
     empty = any(start >= stop for start, stop in (rows.scored, columns.scored))
-    if height < patch or width < patch or empty:
+    if min(height, width) < patch or empty:
         around = f" with data.halo {halo:g}" if halo else ""
         msg = (
             f"{store.path}: {rows.asked} x {columns.asked} grid points are selected, less than a patch of {patch} "
             f"x {patch}; data.region is {region}{around}, {_covered(store)}"
         )
         raise StoreError(msg)
+    # Nothing around the region is read: losses and scores need no window.
     if grid.scored == ((0, height), (0, width)):
         return replace(grid, scored=None)
     return grid
@@ -227,6 +224,7 @@ def _rows(store: Store, region: Region | None, halo: float, patch: int) -> AxisS
     inside = (latitude <= north) & (latitude >= south)
     if not inside.any():
         raise _nothing(store.path, "data.region", region, _covered(store))
+    # Degrees, not rows: a recipe means the same at another resolution.
     north, south = north + halo, south - halo
     if halo:
         # A pole is no end of the store.
@@ -255,24 +253,24 @@ class _Columns:
             inner = outer = self._within(region)
             if halo:
                 outer = self._widened(inner, region, halo)
-        count = self._count
-        if self._closed and outer[1] - outer[0] >= count:
+        if self._closed and outer[1] - outer[0] >= self._count:
             return self._whole_circle(inner, region, patch)
+        # Numbers from 0 on wherever they do not cross Greenwich, so that columns are read as one piece.
         turns = 0
-        if outer[1] > count:
+        if outer[1] > self._count:
             turns = -1
         elif outer[1] <= 0:
             turns = 1
-        inner, outer = _shifted(inner, turns * count), _shifted(outer, turns * count)
+        inner, outer = _shifted(inner, turns * self._count), _shifted(outer, turns * self._count)
         if outer[0] >= 0:
             return AxisSelection.fitted(inner, outer, patch)
         read = self._aligned(outer, patch)
-        if self._closed and read[1] - read[0] >= count:
+        if self._closed and read[1] - read[0] >= self._count:
             return self._whole_circle(inner, region, patch)
         selection = AxisSelection.of(inner, read, outer)
         if read[1] <= 0:
             # What is left ends at Greenwich: the store's last columns, counted from its first.
-            return replace(selection, read=_shifted(read, count))
+            return replace(selection, read=_shifted(read, self._count))
         return selection
 
     def _within(self, region: Region) -> Range:
@@ -312,6 +310,8 @@ class _Columns:
 
     def _aligned(self, asked: Range, patch: int) -> Range:
         """Whole patches on either side of Greenwich, outwards where the store has them, else inwards."""
+        # Upstream's encoder describes a patch by the mean and the extremes of its longitudes, which says nothing of a
+        # patch that holds 359 and 0; where 0 begins a patch, each is described as it is on the globe.
         start, stop = asked[0] // patch * patch, -(-asked[1] // patch) * patch
         if not self._closed and start < self._everything[0]:
             start += patch
@@ -356,6 +356,7 @@ def _curvilinear(store: Store, region: Region | None, halo: float, patch: int) -
 
     What is scored is the smallest rectangle of grid points that contains the region; its corners lie beyond. What is
     read is the smallest one that contains the region widened by the halo, in latitude and in longitude, as on any grid.
+    Losses, scores, files and maps of a rectangle need no mask.
     """
     if region is None:
         rows, columns = (0, store.shape[0]), (0, store.shape[1])
@@ -377,7 +378,6 @@ def _curvilinear(store: Store, region: Region | None, halo: float, patch: int) -
     outer = _rectangle(_points_within(store, (north, west, south, east)))
     if halo:
         lat, lon = store.latitude, store.longitude
-        # A pole is no end of the store.
         north, south = min(north, 90.0), max(south, -90.0)
         across, along = (lon >= west) & (lon <= east), (lat <= north) & (lat >= south)
         for side, edge, beyond, there in (

@@ -164,6 +164,7 @@ class Pieces:
         Raises:
             StoreError: The file's coordinates or units cannot be brought into the store's form.
         """
+        # Read before coordinates are put in order, which drops those of no dimension: a grid mapping may be one.
         projection = projection_of(dataset)
         dataset = cropped(canonical_coordinates(dataset, where, self.note), self.request.region, where)
         grid = grid_dimensions(dataset)

@@ -51,6 +51,7 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
         if name in dataset.variables:
             _check_numbers(dataset[name], name, where)
     dataset = _with_matrices(dataset, where, note)
+    # One time or one level often comes as a number without a dimension.
     for name in ("time", "level", *grid_dimensions(dataset)):
         if name in dataset.coords and dataset[name].ndim == 0:
             dataset = dataset.expand_dims(name)
@@ -158,6 +159,7 @@ def _check_times(dataset: xr.Dataset, where: str) -> xr.Dataset:
 def _order_levels(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
     level = dataset["level"]
     values = np.asarray(level.values, dtype=np.float64)
+    # Model levels are numbers too, and only the description says that they are no pressures.
     described = f"{level.attrs.get('standard_name', '')} {level.attrs.get('long_name', '')}".lower()
     if "hybrid" in described or "sigma" in described or "model" in described:
         msg = f"{where}: levels are {described.strip()!r}; the store wants pressure levels: interpolate the data first"
@@ -259,6 +261,7 @@ def _with_matrices(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
     if set(latitude.dims) != set(longitude.dims):
         msg = f"{where}: latitude lies on {latitude.dims}, longitude on {longitude.dims}; both must be on the same two"
         raise StoreError(msg)
+    # The file's own order comes first.
     orders = latitude.dims, latitude.dims[::-1]
     for dims in orders:
         lat, lon = latitude.transpose(*dims).values, longitude.transpose(*dims).values
@@ -295,6 +298,7 @@ def _turned(dataset: xr.Dataset, dims: tuple[Any, ...], note: Note) -> xr.Datase
     if not np.array_equal(eastern, longitude):
         note("longitudes shifted to [0, 360)")
     rows, columns = slice(None, None, -northwards), slice(None, None, eastwards)
+    # y and x: a dimension named latitude, along which latitude varies less than along the other, would mislead.
     fields = _without_coordinates(dataset, dims, CURVILINEAR).isel(y=rows, x=columns)
     return fields.assign_coords(
         latitude=(CURVILINEAR, latitude[rows, columns]), longitude=(CURVILINEAR, eastern[rows, columns])

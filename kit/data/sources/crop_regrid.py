@@ -60,6 +60,7 @@ def method_of(name: str, asked: Method | None) -> Method:
     if asked is not None:
         return asked
     if variable is not None:
+        # An amount or a share is averaged, so that its sum over the globe stays and no rain is negative.
         is_share = (variable.low, variable.high, variable.units) == (0, 1, "1")
         if variable.accumulated or is_share:
             return "conservative"
@@ -208,6 +209,7 @@ def shaped(source: SourceData, settings: BuildSettings) -> SourceData:
         if settings.region is not None:
             _check_margin(next(iter(fields.values())), target)
         fields, facts = regridded(fields, target, settings.regrid_method, notes.append)
+    # What was taken around the region for interpolation is cut off again.
     if settings.region is not None:
         inner = with_context(settings.region, settings.halo)
         fields = {name: cropped(field, inner, settings.path) for name, field in fields.items()}

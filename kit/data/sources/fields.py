@@ -70,6 +70,7 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
                 converted = array.astype(np.float64) * change[0] + change[1]
                 note(f"{name} converted from {units} to {variable.units}")
     single: xr.DataArray = xr.apply_ufunc(_single, converted, dask="parallelized", output_dtypes=[np.float32])
+    # Hours that a sum covers are the source's to say, not the table's.
     if "accumulation_hours" in array.attrs:
         attributes["accumulation_hours"] = array.attrs["accumulation_hours"]
     single.attrs = attributes
@@ -95,6 +96,7 @@ def check_non_negative(store: Store, name: str, times: Sequence[int], values: np
         StoreError: Names the time and the value.
     """
     known = lookup(name, "surface" if name in store.surface else "atmospheric")
+    # A variable that the table lacks may be no lower than 0.
     margin, unit = 0.0, ""
     if known is not None:
         margin, unit = known.margin, f" {known.units}"

@@ -82,6 +82,7 @@ def _static(name: str, pieces: Sequence[Piece]) -> xr.DataArray:
 
 
 def _dynamic(name: str, pieces: Sequence[Piece], note: Note) -> xr.DataArray:
+    # Files of the same levels follow each other in time; then sets of levels are put on each other.
     by_levels: dict[tuple[float, ...], list[Piece]] = {}
     for where, array in pieces:
         if "time" not in array.dims:
@@ -106,6 +107,7 @@ def _join_times(name: str, pieces: Sequence[Piece], note: Note) -> Piece:
         if (counts > 1).any():
             msg = f"{where}: {name} holds {times[counts > 1][0]} more than once; keep one of these states"
             raise StoreError(msg)
+        # What an earlier file holds already must be equal, and is taken once.
         new = array
         for other, earlier in joined:
             shared = np.intersect1d(new["time"].values, earlier["time"].values)
