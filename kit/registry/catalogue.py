@@ -33,9 +33,7 @@ def entries() -> dict[str, Entry]:
         RegistryError: a list cannot be read or is not TOML, an entry does not fit the schema, or the user's list
             contradicts the package's; names file, entry and field.
     """
-    known: dict[str, Entry] = {}
-    for name, table in read_tables(REGISTRY_PATH).items():
-        known[name] = _entry(REGISTRY_PATH, name, table)
+    known = {name: _entry(REGISTRY_PATH, name, table) for name, table in read_tables(REGISTRY_PATH).items()}
     own = user_registry()
     # Without a file there are no own entries; `kit data pin` makes it.
     if own.exists():
@@ -57,9 +55,8 @@ def find(name: str) -> Entry:
     if name in known:
         return known[name]
     names = {*known, *(entry.dataset for entry in known.values() if entry.dataset)}
-    nearest = ""
-    if near := near_names(name, names):
-        nearest = f"the nearest are {', '.join(near)}; "
+    near = near_names(name, names)
+    nearest = f"the nearest are {', '.join(near)}; " if near else ""
     msg = f"the registry has no {name!r}; {nearest}all: kit data list"
     if os.environ.get("KIT_REGISTRY") and not user_registry().exists():
         msg += f". KIT_REGISTRY names {user_registry()}, which is not there"
@@ -72,9 +69,7 @@ def chosen(names: Sequence[str]) -> list[Entry]:
     Raises:
         RegistryError: a name is neither an entry's nor a data set's; names the nearest.
     """
-    found: list[Entry] = []
-    for name in names:
-        found += dataset(name) or [find(name)]
+    found = [entry for name in names for entry in dataset(name) or [find(name)]]
     return list(dict.fromkeys(found))
 
 
@@ -101,9 +96,7 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 def _entry(path: Path, name: str, table: object) -> Entry:
     """Make an entry of a table, which must fit the schema."""
-    values = {"": table}
-    if isinstance(table, dict):
-        values = table
+    values = table if isinstance(table, dict) else {"": table}
     try:
         return Entry.model_validate({"name": name, **values})
     except ValidationError as error:
@@ -133,9 +126,7 @@ def _own(path: Path, name: str, table: object) -> Entry:
 
 def _pinned(path: Path, entry: Entry, table: object) -> Entry:
     """Add the user's pin to an entry of the package."""
-    values: Mapping[str, Any] = {"": table}
-    if isinstance(table, Mapping):
-        values = table
+    values = table if isinstance(table, Mapping) else {"": table}
     strange = sorted(set(values) - set(PIN_FIELDS))
     if strange:
         msg = (

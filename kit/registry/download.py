@@ -113,9 +113,7 @@ class _Attempt:
             headers["Range"] = f"bytes={have}-"
             if version.strong and version.etag is not None:
                 headers["If-Range"] = version.etag
-        auth = None
-        if self.source.token is not None:
-            auth = _Bearer(self.source.token)
+        auth = None if self.source.token is None else _Bearer(self.source.token)
         timeout = (self.limits.connect, self.limits.read)
         try:
             with self.session.get(
@@ -164,13 +162,11 @@ class _Attempt:
         elif "Transfer-Encoding" in headers:
             # The length that is stated is then not the file's.
             length = ""
-        total = None
-        if length.isdigit():
-            total = int(length)
-            if self.size is not None and total != self.size:
-                self.part.discard()
-                msg = f"it has {total} bytes there, the registry says {self.size}; nothing of it was kept"
-                raise SourceError(msg)
+        total = int(length) if length.isdigit() else None
+        if self.size is not None and total is not None and total != self.size:
+            self.part.discard()
+            msg = f"it has {total} bytes there, the registry says {self.size}; nothing of it was kept"
+            raise SourceError(msg)
         arrives = Version(self.source.url, headers.get("ETag"), headers.get("Last-Modified"), total or self.size)
         if answer.status_code == 206:
             if begin == have and version is not None and not version.differs(arrives):

@@ -113,9 +113,7 @@ class Entry(BaseModel):
     @property
     def urls(self) -> tuple[str, ...]:
         """The origin, then its mirrors."""
-        if isinstance(self.url, str):
-            return (self.url,)
-        return self.url
+        return (self.url,) if isinstance(self.url, str) else self.url
 
     @property
     def scheme(self) -> str:
@@ -163,9 +161,7 @@ def host_of(url: str) -> str:
     scheme = url.partition(":")[0]
     if scheme == EMBEDDED:
         return "in the kit"
-    if scheme == HUB:
-        return f"hub {HubFile.of(url).repo}"
-    return urlsplit(url).netloc
+    return f"hub {HubFile.of(url).repo}" if scheme == HUB else urlsplit(url).netloc
 
 
 def mismatch(entry: Entry, path: Path) -> tuple[str, str] | None:

@@ -67,14 +67,10 @@ def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
     check_fetchable(entries)
     if missing := [entry for entry in entries if entry.hash is None]:
         raise RegistryError(unpinned(missing))
-    if offline():
-        absent: list[tuple[Entry, Path]] = []
-        for entry in entries:
-            path = place(entry)
-            if entry.scheme != EMBEDDED and path is not None and not path.is_file():
-                absent.append((entry, path))
-        if absent:
-            raise RegistryError(_absent_offline(absent))
+    absent = [(entry, path) for entry in entries if (path := place(entry)) and not path.is_file()]
+    absent = [(entry, path) for entry, path in absent if entry.scheme != EMBEDDED]
+    if offline() and absent:
+        raise RegistryError(_absent_offline(absent))
     return [(entry, fetch(entry.name)) for entry in entries]
 
 
@@ -157,14 +153,11 @@ def fetch_into(part: PartialDownload, entry: Entry, path: Path, watch: ProgressC
     """
     failures: list[str] = []
     for url in entry.urls:
-        allowed = limits
-        if url != entry.urls[-1]:
-            # An address that has a mirror behind it is given up sooner.
-            allowed = replace(limits, attempts=min(limits.attempts, 2))
+        # An address that has a mirror behind it is given up sooner.
+        allowed = limits if url == entry.urls[-1] else replace(limits, attempts=min(limits.attempts, 2))
+        is_hub = url.startswith(f"{HUB}:")
         try:
-            source = Source(url, url)
-            if url.startswith(f"{HUB}:"):
-                source = _hub_source(entry, url, watch, allowed)
+            source = _hub_source(entry, url, watch, allowed) if is_hub else Source(url, url)
             download(source, part, entry.size, allowed, watch, entry.name)
             difference = mismatch(entry, part.path)
             if difference is None:
@@ -219,12 +212,7 @@ def _absent_offline(absent: Sequence[tuple[Entry, Path]]) -> str:
 
 def _by_hand(entry: Entry, path: Path) -> str:
     """Explain how to download a file without the kit: from where, how to know it, and where to put it."""
-    addresses: list[str] = []
-    for url in entry.urls:
-        if url.startswith(f"{HUB}:"):
-            addresses.append(hub.address(HubFile.of(url)))
-        else:
-            addresses.append(shown(url))
+    addresses = [hub.address(HubFile.of(url)) if url.startswith(f"{HUB}:") else shown(url) for url in entry.urls]
     marks: list[str] = []
     if entry.size is not None:
         marks.append(f"{entry.size} bytes")
@@ -251,9 +239,7 @@ def _verify(entry: Entry, path: Path) -> None:
     if difference is None:
         return
     found, expected = difference
-    mend = "delete the file and fetch it again"
-    if entry.scheme == EMBEDDED:
-        mend = "install the kit again"
+    mend = "install the kit again" if entry.scheme == EMBEDDED else "delete the file and fetch it again"
     msg = (
         f"{entry.name}: {found}, the registry says {expected}. {path} was not used: it is damaged or was changed; "
         f"{mend}, or if the change is meant, update the entry"

@@ -101,11 +101,11 @@ def _ask(file: HubFile, limits: Limits) -> HubFacts:
         raise SourceError(msg)
     # The ETag of a large file is its SHA-256, of a small one its git object id; a mirror of a hub may have others.
     etag = answer.etag or ""
-    if re.fullmatch(r"[0-9a-f]{64}", etag):
-        return HubFacts(etag, None, answer.size)
-    if re.fullmatch(r"[0-9a-f]{40}", etag):
-        return HubFacts(None, etag, answer.size)
-    return HubFacts(None, None, answer.size)
+    return HubFacts(
+        sha256=etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None,
+        git_blob=etag if re.fullmatch(r"[0-9a-f]{40}", etag) else None,
+        size=answer.size,
+    )
 
 
 def _refusal(file: HubFile, error: HfHubHTTPError) -> Exception:
@@ -118,18 +118,18 @@ def _refusal(file: HubFile, error: HfHubHTTPError) -> Exception:
     )
 
     where = f"{endpoint()}/{file.repo}"
-    is_known = token() is not None
     # GatedRepoError is a RepositoryNotFoundError, too: it comes first.
     if isinstance(error, GatedRepoError):
-        refusal = f"{where} is gated, and you are not logged in"
-        if is_known:
-            refusal = f"{where} is gated, and your token does not give it"
-        refusal += ": accept its conditions on that page, then set HF_TOKEN or run `hf auth login`"
+        known = "your token does not give it" if token() else "you are not logged in"
+        refusal = (
+            f"{where} is gated, and {known}: accept its conditions on that page, then set HF_TOKEN or run "
+            "`hf auth login`"
+        )
     elif isinstance(error, RevisionNotFoundError):
         refusal = f"{where} has no commit {file.revision}"
     elif isinstance(error, RepositoryNotFoundError):
         refusal = f"{where} is not there, or not for you"
-        if not is_known:
+        if not token():
             refusal += "; if it is private, set HF_TOKEN or run `hf auth login`"
     elif isinstance(error, EntryNotFoundError):
         refusal = f"{where} has no {file.path} at commit {file.revision}"

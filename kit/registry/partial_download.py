@@ -65,9 +65,7 @@ class PartialDownload:
     @property
     def length(self) -> int:
         """Number of bytes that are there."""
-        if not self.path.is_file():
-            return 0
-        return self.path.stat().st_size
+        return self.path.stat().st_size if self.path.is_file() else 0
 
     def continuable(self, url: str) -> tuple[int, Version | None]:
         """Find what can be continued from an address, and delete what cannot.

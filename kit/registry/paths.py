@@ -27,18 +27,15 @@ def cache_dir() -> Path:
 def user_registry() -> Path:
     """Return the file of the user's own entries and pins: ``KIT_REGISTRY``, else in the cache."""
     chosen = os.environ.get("KIT_REGISTRY")
-    if chosen:
-        return Path(chosen).expanduser()
-    return cache_dir() / "registry.toml"
+    return Path(chosen).expanduser() if chosen else cache_dir() / "registry.toml"
 
 
 def place(entry: Entry) -> Path | None:
     """Return the path that an entry's file has, or would have; None if it has no hash by which to know it."""
     if entry.scheme == EMBEDDED:
         return RESOURCES / entry.file
-    if entry.hash is None:
-        return None
-    return cache_dir() / "files" / entry.hash[:12] / entry.file
+    # The hash is part of the path: files of one name, from two versions of an entry, lie beside each other.
+    return None if entry.hash is None else cache_dir() / "files" / entry.hash[:12] / entry.file
 
 
 def state(entry: Entry) -> dict[str, Any]:

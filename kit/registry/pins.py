@@ -109,9 +109,7 @@ def _from_bytes(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin:
     with locked(waiting, watch, entry.name):
         part = PartialDownload(waiting)
         fetch_into(part, entry, waiting, watch, limits)
-        source = "the bytes that came"
-        if len(entry.urls) == 1:
-            source += f" from {shown(entry.urls[0])}"
+        source = f"the bytes that came from {shown(entry.urls[0])}" if len(entry.urls) == 1 else "the bytes that came"
         found = Pin(entry.name, sha256_of_file(part.path), None, part.length, source)
         _record(found, watch)
         path = place(catalogue.find(entry.name))
@@ -136,10 +134,8 @@ def _record(found: Pin, watch: ProgressCallback) -> None:
         if path.exists():
             tables, text, mode = catalogue.read_tables(path), read_text(path), path.stat().st_mode & 0o777
         there = tables.get(found.name, {})
-        values: dict[str, Any] = {}
-        for key in catalogue.PIN_FIELDS:
-            if getattr(found, key) is not None:
-                values[key] = getattr(found, key)
+        values: dict[str, Any] = {"sha256": found.sha256, "git_blob": found.git_blob, "size": found.size}
+        values = {key: value for key, value in values.items() if value is not None}
         changed = {**tables, found.name: {**values, **there}}
         added = {key: value for key, value in values.items() if key not in there}
         text = _with_pin(text, found.name, added)

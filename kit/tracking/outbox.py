@@ -97,9 +97,7 @@ class Outbox:
                     del self._waiting[: len(batch)]
             except KitError as error:
                 # Once as a warning: a server that is away for an hour would otherwise fill the screen.
-                level = logging.WARNING
-                if self._away:
-                    level = logging.DEBUG
+                level = logging.DEBUG if self._away else logging.WARNING
                 self._away = True
                 _logger.log(
                     level, "%s; training goes on, %d values wait for the next attempt", error, len(self._waiting)
@@ -107,9 +105,7 @@ class Outbox:
                 return False
             if self._away:
                 self._away = False
-                rest = ""
-                if self.left_out:
-                    rest = f", except {self.left_out} values that found no room here"
+                rest = f", except {self.left_out} values that found no room here" if self.left_out else ""
                 # As loud as the warning that it ends.
                 _logger.warning("the tracking store answers again and has everything that waited%s", rest)
             return True

@@ -56,12 +56,9 @@ def _leaves(value: object, key: str) -> Iterator[tuple[str, str]]:
     if not isinstance(value, Mapping) or (key and not value):
         yield key, scrub(_text(value))
         return
-    prefix = ""
-    if key:
-        prefix = f"{key}."
     for name, inner in value.items():
         if not is_secret_name(str(name)):
-            yield from _leaves(inner, f"{prefix}{name}")
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
 
 
 def _text(value: object) -> str:

@@ -59,19 +59,15 @@ def collect(
     Returns:
         A mapping that JSON can hold.
     """
-    built: dict[str, Any] = {}
-    if image.is_file():
-        built = read_json(image)
-    lock, lock_sha256 = checkout / "requirements.lock", built.get("lock_sha256")
-    if lock.is_file():
-        lock_sha256 = sha256_of_file(lock)
+    built = read_json(image) if image.is_file() else {}
+    lock = checkout / "requirements.lock"
     versions = dict(zip(_PACKAGES, map(_version, _PACKAGES), strict=True))
     return {
         "format": _FORMAT,
         "started": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
         "kit": _version(_DISTRIBUTION),
         "git": _git(checkout, built.get("revision", "unknown")),
-        "lock_sha256": lock_sha256,
+        "lock_sha256": sha256_of_file(lock) if lock.is_file() else built.get("lock_sha256"),
         "packages": {name: version for name, version in versions.items() if version},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "platform": platform.platform(),
@@ -92,13 +88,10 @@ def settings_hash(settings: Mapping[str, object]) -> str:
 def tags(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the MLflow tags of a run: kit, git commit, lock, settings, data and base weights by hash."""
     git = provenance["git"] or {}
-    dirty = None
-    if git:
-        dirty = str(git["dirty"]).lower()
     found: dict[str, object] = {
         "kit.version": provenance["kit"],
         "mlflow.source.git.commit": git.get("commit"),  # the name that MLflow's pages show
-        "kit.git_dirty": dirty,
+        "kit.git_dirty": str(git["dirty"]).lower() if git else None,
         "kit.lock_sha256": provenance["lock_sha256"],
         "kit.settings_sha256": provenance["settings_sha256"],
     }

@@ -1,23 +1,26 @@
-"""Records of a run for tracking stores, kept in its folder: its account at the start, its logs, and their sync."""
+"""Records of a run for tracking stores: its account at the start, its logs, its later results, and their sync."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.io.atomic import write_atomically
-from kit.io.documents import read_json
+from kit.io.documents import read_json, read_toml
 from kit.io.errors import KitError
-from kit.tracking.artifacts import track_uri
-from kit.tracking.store import MissingRunError, reach, resolve_uri
+from kit.tracking.params import valid_key
+from kit.tracking.store import MissingRunError, connect, reach, resolve_uri, store_errors
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 
 __all__ = [
     "Account",
+    "attach",
     "begin",
     "dataset",
     "note",
@@ -25,12 +28,17 @@ __all__ = [
     "peaks",
     "read_account",
     "recorded",
+    "run_folder_of",
     "send_results",
     "sync",
     "system_values",
+    "track_uri",
     "with_first_params",
 ]
 
+_logger = logging.getLogger(__name__)
+
+_METRICS_PER_REQUEST = 1000  # MLflow's limit
 _MAX_DIGEST = 36  # MLflow's limit, in characters
 
 
@@ -225,3 +233,60 @@ def sync(run: Path, uri: str | None = None) -> dict[str, Any]:
         "values": values,
         "status": account.status or "RUNNING",
     }
+
+
+# Later results of a run, such as its scores and figures, put into its MLflow run.
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """Find the run folder that a checkpoint lies in; None where it lies elsewhere."""
+    folder = checkpoint.absolute().parent.parent
+    if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file():
+        return folder
+    return None
+
+
+def track_uri(run: Path) -> str | None:
+    """Read the setting ``track.uri`` of a run folder."""
+    found: str | None = read_toml(run / "config.toml").get("track", {}).get("uri")
+    return found
+
+
+def attach(
+    run: Path,
+    *,
+    metrics: Mapping[str, float | None] | None = None,
+    figures: Iterable[Path] = (),
+    files: Iterable[Path] = (),
+) -> None:
+    """Add metrics and files to the MLflow run of a run folder.
+
+    A store that is away is a warning: the files in the run folder are the result.
+
+    Args:
+        run: Run folder.
+        metrics: Values by name; None is left out.
+        figures: Files that go to the artifacts' folder ``figures``.
+        files: Files that go beside it; one that is not there is left out.
+    """
+    run = run.absolute()
+    try:
+        run_id = read_json(run / "provenance.json").get("mlflow_run_id")
+        if run_id is None:
+            msg = f"{run}: the run has no MLflow run yet"
+            raise KitError(msg)
+        client = connect(resolve_uri(track_uri(run), run.parent), run.parent)
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 10**6
+        values = metrics or {}
+        points = [Metric(valid_key(name), value, now, 0) for name, value in values.items() if value is not None]
+        with store_errors(f"MLflow run {run_id} does not take more"):
+            for start in range(0, len(points), _METRICS_PER_REQUEST):
+                client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_REQUEST])
+            for figure in figures:
+                client.log_artifact(run_id, str(figure), "figures")
+            for file in filter(Path.exists, files):
+                client.log_artifact(run_id, str(file))
+    except KitError as error:
+        _logger.warning("not recorded in MLflow: %s", error)

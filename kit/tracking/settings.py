@@ -1,10 +1,15 @@
-"""Settings of tracking."""
+"""Settings of tracking, of its page, and of what is sent to it later."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pathlib import Path
 
-__all__ = ["TrackSettings"]
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic_settings import CliPositionalArg
+
+from kit.checkpoint.settings import RunSettings
+
+__all__ = ["SyncSettings", "SyncStoreSettings", "TrackSettings", "UiSettings"]
 
 
 class TrackSettings(BaseModel):
@@ -25,3 +30,33 @@ class TrackSettings(BaseModel):
     activations: PositiveInt | None = None
     """Steps between looks at what each module puts out (largest magnitude, RMS, share of NaN and Inf), which go to
     ``activations.jsonl`` and to MLflow; by default none is taken."""
+
+
+class UiSettings(BaseModel):
+    """Where the tracking page looks, and where it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: RunSettings = RunSettings()
+    track: TrackSettings = TrackSettings()
+    port: int = Field(default=5000, ge=1, le=65535)
+    """Port on the loopback address."""
+
+
+class SyncStoreSettings(BaseModel):
+    """Which tracking store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    uri: str | None = None
+    """Tracking store or server that the run is sent to, made there if need be; by default the one it began in."""
+
+
+class SyncSettings(BaseModel):
+    """What is sent where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: CliPositionalArg[Path]
+    """The run's folder."""
+    track: SyncStoreSettings = SyncStoreSettings()

@@ -1,14 +1,17 @@
-"""MLflow stores: their addresses, clients, experiments and runs, without MLflow's own noise."""
+"""MLflow stores: their addresses, clients, experiments, runs and files, without MLflow's own noise."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from kit.io.atomic import publish
 from kit.io.errors import KitError
@@ -26,6 +29,8 @@ __all__ = [
     "connect",
     "environment",
     "get_run",
+    "link_into",
+    "local_folder",
     "make_run",
     "reach",
     "resolve_uri",
@@ -87,9 +92,8 @@ def artifact_root(uri: str, run_dir: Path) -> str | None:
     """Return where artifacts go: beside the database file, else in ``run_dir``; ``None`` if a server decides."""
     if uri.startswith(_REMOTE):
         return None
-    folder, database = run_dir.absolute(), sqlite_path(uri)
-    if database is not None:
-        folder = database.parent
+    database = sqlite_path(uri)
+    folder = database.parent if database else run_dir.absolute()
     return (folder / "mlartifacts").as_uri()
 
 
@@ -281,3 +285,46 @@ def get_run(client: MlflowClient, run_id: str, address: str) -> Run:
         msg = f"MLflow run {run_id} in {address} was deleted. Restore it with `mlflow runs restore --run-id {run_id}`."
         raise MissingRunError(msg)
     return run
+
+
+# Artifacts in a store on this machine.
+
+
+def local_folder(uri: str) -> Path | None:
+    """Return the folder of a run's artifacts, or ``None`` where they are not on this machine."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return None
+    return Path(url2pathname(parts.path))
+
+
+def link_into(source: Path, target: Path) -> None:
+    """Make the files of a folder appear in another one, without taking room twice.
+
+    A hard link stays whole when the run folder is deleted, and costs nothing; between two disks, or where a disk has
+    no such links, files are copied. A checkpoint's files are never written to again: a new one has new files.
+
+    Args:
+        source: File or folder.
+        target: Folder that is to hold it, or its contents.
+
+    Raises:
+        OSError: the disk is full, or refuses.
+    """
+    base, files = source.parent, [source]
+    if source.is_dir():
+        base, files = source, sorted(filter(Path.is_file, source.rglob("*")))
+    for file in files:
+        place = target / file.relative_to(base)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".{place.name}.part")
+        part.unlink(missing_ok=True)
+        try:
+            try:
+                os.link(file, part)
+            except OSError:
+                shutil.copyfile(file, part)
+            publish(part, place)
+        finally:
+            # rename(2) does nothing where both names are links of one file: the first name stays, too.
+            part.unlink(missing_ok=True)

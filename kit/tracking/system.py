@@ -37,14 +37,9 @@ def visible_gpus() -> list[str]:
 
     if not torch.cuda.is_available():
         return []
-    names: list[str] = []
-    for index in range(torch.cuda.device_count()):
-        name = str(torch.cuda.get_device_properties(index).uuid)
-        # PyTorch leaves out the prefix of a whole GPU, which NVML wants.
-        if not name.startswith(("GPU-", "MIG-")):
-            name = f"GPU-{name}"
-        names.append(name)
-    return names
+    ids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
+    # PyTorch leaves out the prefix of a whole GPU, which NVML wants.
+    return [found if found.startswith(("GPU-", "MIG-")) else f"GPU-{found}" for found in ids]
 
 
 class Probe:

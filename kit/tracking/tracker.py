@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kit.io.errors import KitError
 from kit.io.secrets import scrub
-from kit.tracking.artifacts import link_into, local_folder
 from kit.tracking.outbox import Outbox, Point
 from kit.tracking.params import fit_value, flatten, valid_key
-from kit.tracking.store import MissingRunError, artifact_root, connect, get_run, make_run, resolve_uri, store_errors
+from kit.tracking.store import (
+    MissingRunError,
+    artifact_root,
+    connect,
+    get_run,
+    link_into,
+    local_folder,
+    make_run,
+    resolve_uri,
+    store_errors,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -231,9 +240,7 @@ class Tracker:
             missing.append("how it ended")
         if not missing:
             return True
-        where = "they are lost"
-        if self._folder is not None:
-            where = f"{self._folder} has them; kit sync {self._folder} sends them"
+        where = f"{self._folder} has them; kit sync {self._folder} sends them" if self._folder else "they are lost"
         _logger.warning("%s never got of run %s: %s; %s", self.uri, self.run_id, " and ".join(missing), where)
         return False
 

@@ -28,7 +28,7 @@ from kit.metrics.precipitation import RainBoard, flattened
 from kit.metrics.scores import ScoreBoard, Scores, persistence, skill
 from kit.models.space import TrainingSpace, Window
 from kit.models.transforms import PRECIPITATION
-from kit.tracking.artifacts import attach, run_folder_of
+from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.settings import EvaluateSettings
 
 __all__ = ["RainCard", "Scorecard", "evaluate", "forgetting", "headlines", "physical", "scores_of"]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.tracking.artifacts import link_into, local_folder
-from kit.tracking.store import connect
+from kit.tracking.store import connect, link_into, local_folder
 from tests.tracking.conftest import StartRun
 
 

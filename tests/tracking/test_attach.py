@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.tracking.artifacts import attach, run_folder_of
+from kit.tracking.run_records import attach, run_folder_of
 from kit.tracking.store import connect
 from tests.tracking.conftest import StartRun
 

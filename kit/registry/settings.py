@@ -1,0 +1,32 @@
+"""Settings of ``kit data list``, ``fetch`` and ``pin``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
+
+__all__ = ["FetchSettings", "ListSettings", "PinSettings"]
+
+
+class ListSettings(BaseModel):
+    """Nothing to choose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FetchSettings(BaseModel):
+    """What is fetched."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    names: CliPositionalArg[tuple[str, ...]] = Field(min_length=1)
+    """Names of registry entries or of data sets."""
+
+
+class PinSettings(BaseModel):
+    """What is pinned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    names: CliPositionalArg[tuple[str, ...]] = Field(min_length=1)
+    """Names of registry entries or of data sets."""
