@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from kit.adapt.settings import AdaptSettings
+from kit.checkpoint.settings import RunSettings
 from kit.data.settings import DataSettings
 from kit.memory.settings import MemorySettings
 from kit.models.settings import ModelSettings
 from kit.tracking.settings import TrackSettings
 from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TrainSettings
 
-__all__ = ["RunSettings", "Settings"]
-
-
-class RunSettings(BaseModel):
-    """Where the run lives."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Folder of the run inside ``run.dir``; by default the recipe's name and the time of the start."""
-    dir: Path = Path("runs")
-    """Parent of all run folders."""
+__all__ = ["Settings"]
 
 
 class Settings(BaseModel):

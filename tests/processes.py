@@ -28,7 +28,7 @@ __all__ = ["Python", "run"]
 
 # With what a run imports only when it comes to it.
 _IMPORTED = (
-    "kit.cli.commands",
+    "kit.cli.commands.runs",
     "kit.run.finetune",
     "kit.verification.scorecard",
     "mlflow.store.tracking.sqlalchemy_store",

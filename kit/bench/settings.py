@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
+from kit.checkpoint.settings import RunSettings
 from kit.config.suggestions import near_names
 from kit.planning.settings import Size
-from kit.settings import RunSettings
 from kit.tracking.settings import TrackSettings
 
 __all__ = ["LIBRARIES", "SUITES", "BenchSettings"]

@@ -1,13 +1,13 @@
-"""How checkpoints are named by commands that take several."""
+"""Settings of run folders, and of commands that take several checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "RunSettings"]
 
 
 def _distinct(checkpoints: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -23,3 +23,14 @@ def _distinct(checkpoints: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 Checkpoints = Annotated[tuple[Path, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class RunSettings(BaseModel):
+    """Where the run lives."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder of the run inside ``run.dir``; by default the recipe's name and the time of the start."""
+    dir: Path = Path("runs")
+    """Parent of all run folders."""

@@ -1,7 +1,8 @@
-"""Settings of ``kit data stats``: of which states, weighted how, held against what."""
+"""Settings of ``kit data qa`` and ``kit data stats``."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -9,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from kit.data.settings import TimeRange
 
-__all__ = ["StatsSettings"]
+__all__ = ["QaSettings", "StatsSettings"]
 
 
 class StatsSettings(BaseModel):
@@ -51,3 +52,20 @@ class StatsSettings(BaseModel):
             msg = f"recompute has no effect: statistics of {which} are computed anyway; leave it out"
             raise ValueError(msg)
         return self
+
+
+class QaSettings(BaseModel):
+    """What is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    store: CliPositionalArg[str]
+    """A store's folder, or the name of a registry entry that the kit builds into one."""
+    variant: str | None = None
+    """Variant of Aurora that is to read it: what it lacks for that is then a warning."""
+    accept: tuple[str, ...] = ()
+    """Errors to accept, by name, such as ``nan:2t``; each must be one that was found."""
+    html: Path | None = None
+    """File to write a page to: the findings, with maps and histograms."""
+    fresh: bool = False
+    """Read the store even if the report of an earlier check still holds."""

@@ -10,14 +10,16 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kit.cli.views.terminal import StandardError
+from kit.config.suggestions import near_names
 from kit.io.errors import KitError, refusal_of
+from kit.io.terminal import StandardError
 
 if TYPE_CHECKING:
-    from kit.cli.commands import Outcome
+    from kit.cli.commands.common import Outcome
 
 __all__ = ["main"]
 
@@ -41,6 +43,21 @@ COMMANDS = {
     "ui": "open MLflow's page, to compare runs",
 }
 """Commands and their one-line help; each is a function of ``kit.cli.commands``."""
+
+_MODULES = {
+    "data": "data",
+    "finetune": "runs",
+    "plan": "runs",
+    "evaluate": "checkpoints",
+    "forecast": "checkpoints",
+    "export": "checkpoints",
+    "plot": "checkpoints",
+    "doctor": "machine",
+    "bench": "machine",
+    "sync": "machine",
+    "ui": "machine",
+}
+"""The module of ``kit.cli.commands`` that a command's function is in, by the command's first word."""
 
 _USER_ERROR, _DEFECT = 2, 1
 
@@ -81,14 +98,14 @@ def _call(command: str, arguments: Sequence[str]) -> Outcome:
     help_asked = any(argument in {"-h", "--help"} for argument in arguments)
     # Libraries print; standard output is kept for the result alone.
     with redirect_stdout(sys.stdout if help_asked else sys.stderr):
-        from kit.cli import commands
         from kit.cli.views import console
         from kit.cli.views.registry import DownloadProgress
         from kit.io.progress import watched
 
         console.log_to_screen()
         with watched(DownloadProgress):
-            outcome: Outcome = getattr(commands, command.replace(" ", "_"))(arguments)
+            module = import_module(f"kit.cli.commands.{_MODULES[command.split(maxsplit=1)[0]]}")
+            outcome: Outcome = getattr(module, command.replace(" ", "_"))(arguments)
     return outcome
 
 
@@ -98,7 +115,7 @@ def _present(outcome: Outcome) -> None:
 
         _write(sys.stdout, json.dumps(_plain(outcome.result), allow_nan=False))
     else:
-        outcome.show()
+        outcome.show(outcome.result)
 
 
 def _plain(value: Any) -> Any:
@@ -148,14 +165,12 @@ def _fail(message: str) -> int:
 
 
 def _unknown(words: Sequence[str]) -> int:
-    import difflib
-
     group = [name for name in COMMANDS if name.split()[0] == words[0]]
     if group and words[1:2] in ([], ["-h"], ["--help"]):
         _write(sys.stdout if len(words) > 1 else sys.stderr, _listing(group))
         return 0 if len(words) > 1 else _USER_ERROR
     said = " ".join(words[:2] if group else words[:1])
-    close = difflib.get_close_matches(said, COMMANDS, n=3) or group or list(COMMANDS)
+    close = near_names(said, COMMANDS) or group or list(COMMANDS)
     return _fail(f"kit: there is no command {said!r}; did you mean {' or '.join(close)}? See kit --help")
 
 

@@ -20,9 +20,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_settings import CliPositionalArg
 
 __all__ = [
     "BuildSettings",
+    "VerifySettings",
     "Codec",
     "DataSettings",
     "Method",
@@ -375,3 +377,14 @@ class BuildSettings(BaseModel):
     def asked(self) -> dict[str, Any]:
         """What was asked for, short of how and where it is done: builds of the same data that agree in it are alike."""
         return self.model_dump(mode="json", exclude=set(_CARRIED_OUT))
+
+
+class VerifySettings(BaseModel):
+    """What is verified."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    store: CliPositionalArg[Path]
+    """A store's folder."""
+    workers: int | None = Field(default=None, ge=1)
+    """Threads that read; by default as many as there are processors."""

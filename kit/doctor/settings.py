@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kit.settings import RunSettings
+from kit.checkpoint.settings import RunSettings
 from kit.tracking.settings import TrackSettings
 
 __all__ = ["DoctorSettings", "ReadingSettings"]

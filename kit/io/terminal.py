@@ -6,9 +6,10 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import IO, TextIO, cast
+from typing import IO, TYPE_CHECKING, TextIO, cast
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["StandardError", "duration", "error_console"]
 
@@ -63,6 +64,8 @@ class StandardError(io.TextIOBase):
 
 def error_console() -> Console:
     """Return a console on the present standard error."""
+    from rich.console import Console
+
     stream = cast("IO[str]", StandardError())
     out = Console(file=stream, highlight=False)
     return out if out.is_terminal else Console(file=stream, highlight=False, width=120)

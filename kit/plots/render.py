@@ -22,6 +22,7 @@ from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.maps import comparison_map
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
+from kit.tracking.artifacts import attach, run_folder_of
 from kit.verification.scorecard import physical
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _DEFAULT_COUNT = 4
 
 
 def plot(settings: PlotSettings) -> dict[str, Any]:
-    """Draw what the settings ask for.
+    """Draw what the settings ask for; figures of a run go into its MLflow run too.
 
     Returns:
         ``files``: the PNG files, in the order in which they were drawn.
@@ -66,6 +67,9 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
             if folder.scores.exists():
                 files += _save_scores(folder, out)
         files += _save_maps(predictor, settings, out)
+    run = settings.run or run_folder_of(path)
+    if run is not None:
+        attach(run, figures=files)
     return {"files": list(map(str, files))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -17,10 +18,10 @@ from typing import Any, NoReturn
 import pytest
 
 from kit.bench.settings import BenchSettings
-from kit.checks.settings import StatsSettings
-from kit.cli import commands
+from kit.checks.settings import QaSettings, StatsSettings
 from kit.cli import main as cli
-from kit.cli.commands import Outcome
+from kit.cli.commands import data as data_commands
+from kit.cli.commands.common import Outcome
 from kit.cli.views import console
 from kit.config import layers as config
 from kit.config.command_line import parse
@@ -33,6 +34,7 @@ from kit.io.errors import StoreError
 from kit.plots.settings import PlotSettings
 from kit.run.display import training_progress
 from kit.settings import Settings
+from kit.tracking.settings import UiSettings
 from kit.verification.settings import EvaluateSettings
 
 ALL_SETTINGS = (
@@ -43,9 +45,9 @@ ALL_SETTINGS = (
     ForecastSettings,
     PlotSettings,
     BuildSettings,
-    commands.UiSettings,
+    UiSettings,
     DoctorSettings,
-    commands.QaSettings,
+    QaSettings,
     StatsSettings,
 )
 
@@ -60,7 +62,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Sequence[str]], Any]], None]:
     """Put a function in the place of ``kit data list``."""
-    return lambda function: monkeypatch.setattr(commands, "data_list", function)
+    return lambda function: monkeypatch.setattr(data_commands, "data_list", function)
 
 
 @pytest.fixture
@@ -68,16 +70,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, str | None]
     """Put a recorder in the place of the room that trains."""
     calls: list[tuple[Settings, str | None]] = []
 
-    def record(settings: Settings, *, recipe: str | None, watch: object) -> Mapping[str, Any]:
+    def record(settings: Settings, *, recipe: str | None) -> SimpleNamespace:
         calls.append((settings, recipe))
-        return {"run": "runs/x", "valid": {"before": 1.0, "after": float("nan")}}
+        return SimpleNamespace(to_dict=lambda: {"run": "runs/x", "valid": {"before": 1.0, "after": float("nan")}})
 
     monkeypatch.setitem(sys.modules, "kit.run.finetune", SimpleNamespace(finetune=record))
     return calls
 
 
 def outcome(result: Mapping[str, Any], *, exit_code: int = 0) -> Outcome:
-    return Outcome(result, as_json=True, show=lambda: None, exit_code=exit_code)
+    return Outcome(result, as_json=True, show=lambda _: None, exit_code=exit_code)
 
 
 def test_the_overview_needs_no_heavy_module() -> None:
@@ -158,7 +160,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_is_a_function() -> None:
-    assert all(callable(getattr(commands, name.replace(" ", "_"))) for name in cli.COMMANDS)
+    for name in cli.COMMANDS:
+        module = importlib.import_module(f"kit.cli.commands.{cli._MODULES[name.split()[0]]}")
+        assert callable(getattr(module, name.replace(" ", "_")))
 
 
 @pytest.mark.parametrize("model", ALL_SETTINGS)
@@ -391,8 +395,8 @@ def test_sigterm_ends_a_command_through_its_finally(plant: Callable[[Any], None]
 def test_an_interrupted_training_still_tells_its_result(
     name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(settings: Settings, *, recipe: str | None, watch: object) -> Mapping[str, Any]:
-        return {"interrupted": name, "checkpoint": "c"}
+    def stopped(settings: Settings, *, recipe: str | None) -> SimpleNamespace:
+        return SimpleNamespace(to_dict=lambda: {"interrupted": name, "checkpoint": "c"})
 
     monkeypatch.setitem(sys.modules, "kit.run.finetune", SimpleNamespace(finetune=stopped))
     assert cli.main(["finetune", "--json"]) == code

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from kit.cli.views.console import bytes_text
-from kit.io.terminal import error_console
 from kit.io.progress import ProgressCallback
+from kit.io.terminal import error_console
 from kit.registry.entry import host_of
 
 __all__ = ["DownloadProgress", "show_entries", "show_fetched", "show_pins"]

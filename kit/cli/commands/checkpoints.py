@@ -1,0 +1,57 @@
+"""Commands that take a checkpoint: score it, forecast with it, draw it, give it away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from kit.cli.commands.common import Outcome, resolve_settings
+from kit.cli.views import console
+from kit.export.settings import ExportSettings
+from kit.forecasting.settings import ForecastSettings
+from kit.plots.settings import PlotSettings
+from kit.verification.settings import EvaluateSettings
+
+
+def evaluate(arguments: Sequence[str]) -> Outcome:
+    """Score a checkpoint against persistence, and against the weights that its training started from."""
+    settings, options = resolve_settings(evaluate, EvaluateSettings, arguments)
+    with console.loading("PyTorch and Aurora"):
+        from kit.verification import scorecard
+    result = scorecard.evaluate(settings).to_dict()
+    return Outcome(result, options.as_json, console.show_scores)
+
+
+def forecast(arguments: Sequence[str]) -> Outcome:
+    """Roll a checkpoint out from the states of a store, or of a NetCDF file, and write NetCDF or Zarr as it goes.
+
+    Several checkpoints, deltas on one base, are an ensemble: --checkpoint A --checkpoint B.
+    """
+    settings, options = resolve_settings(forecast, ForecastSettings, arguments)
+    console.log_to_screen(logging.INFO)
+    with console.loading("PyTorch and Aurora"):
+        from kit.forecasting.forecast import forecast as run
+    result = run(settings).to_dict()
+    return Outcome(result, options.as_json, partial(console.show_facts, "Forecast"))
+
+
+def export(arguments: Sequence[str]) -> Outcome:
+    """Write a checkpoint for others: deltas merged in fp32, a model card with licences, a folder or one archive.
+
+    Several checkpoints from the same weights are averaged: --checkpoint A --checkpoint B --average.
+    """
+    settings, options = resolve_settings(export, ExportSettings, arguments)
+    with console.loading("PyTorch and Aurora"):
+        from kit.export.export import export as run
+    result = run(settings).to_dict()
+    return Outcome(result, options.as_json, partial(console.show_facts, "Export"))
+
+
+def plot(arguments: Sequence[str]) -> Outcome:
+    """Draw prediction, target and error maps of a checkpoint, and the loss curves of a run, as PNG."""
+    settings, options = resolve_settings(plot, PlotSettings, arguments)
+    with console.loading("PyTorch and Aurora"):
+        from kit.plots import render
+    result = render.plot(settings)
+    return Outcome(result, options.as_json, console.show_files)
