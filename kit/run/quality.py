@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +18,9 @@ from kit.checks.run import VERSION, examine, report_on
 from kit.checks.store_reader import StoreReader, open_store_reader
 from kit.data.store.format import REPORT_FILE, STATISTICS_FILE
 from kit.io.atomic import write_atomically
+from kit.io.documents import read_json
 from kit.io.errors import StoreError
+from kit.io.hashes import new_sha256
 
 __all__ = ["Quality", "expected_of", "fit_for_training", "quality_of", "write_page"]
 
@@ -44,7 +44,7 @@ class Quality:
         return tuple(f"accepted: {check.key}: {check.detail}" for check in self.report.checks if check.accepted)
 
     def page(self) -> str:
-        """The page, as HTML that needs nothing beside it."""
+        """Write the page, as HTML that needs nothing beside it."""
         from kit.plots.quality_page import page
 
         return page(self.report, self.facts, self.pictures)
@@ -65,12 +65,12 @@ def quality_of(
     fingerprint, the sizes and times of change of its chunks, and the version of the checks are what they were.
 
     Args:
-        path: the store's folder.
-        expected: what a variant reads; costs no further reading.
-        accepted: errors to accept by name.
-        setting: where these names come from.
-        fresh: read the store in any case.
-        watch: called after each state of each variable that is read.
+        path: Folder of the store.
+        expected: What a variant reads; costs no further reading.
+        accepted: Errors to accept by name.
+        setting: Setting that these names come from.
+        fresh: Whether to read the store in any case.
+        watch: Called after each state of each variable that is read.
 
     Raises:
         StoreError: there is no store at ``path`` at all.
@@ -78,14 +78,19 @@ def quality_of(
     """
     path = Path(path)
     reader = open_store_reader(path)
-    key = _key(reader)
+    key = _fingerprint(reader)
     found = None if fresh else _kept(path, key)
     if found is None:
-        found = _made(path, watch)
+        # Drawing imports matplotlib, which a kept report does without.
+        from kit.plots.quality_page import pictures
+
+        store = examine(path, watch=watch)
+        found = Quality(report_on(store), _facts(store.reader), pictures(store))
         _keep(path, key, found)
+    report = found.report
     if expected is not None:
-        found = replace(found, report=_for_variant(found.report, reader, expected))
-    return replace(found, report=accept(found.report, accepted, setting))
+        report = _for_variant(report, reader, expected)
+    return replace(found, report=accept(report, accepted, setting))
 
 
 def fit_for_training(path: Path, accepted: Sequence[str]) -> Quality:
@@ -96,19 +101,21 @@ def fit_for_training(path: Path, accepted: Sequence[str]) -> Quality:
         SettingsError: a name that is accepted is no error of this store.
     """
     quality = quality_of(path, accepted=accepted, setting="data.accept")
-    if left := quality.report.unresolved:
-        told = "; ".join(f"{check.name} ({check.variable}): {check.detail}" for check in left)
+    left = quality.report.unresolved
+    if left:
+        findings = "; ".join(f"{check.name} ({check.variable}): {check.detail}" for check in left)
+        # A check that found several things in a variable is accepted once.
         names = ",".join(dict.fromkeys(check.key for check in left))
         msg = (
-            f"{path} is not fit for training: {told}. See kit data qa {path}; to train all the same, accept what was "
-            f"found by name: --data.accept {names}"
+            f"{path} is not fit for training: {findings}. See kit data qa {path}; to train all the same, accept what "
+            f"was found by name: --data.accept {names}"
         )
         raise StoreError(msg)
     return quality
 
 
 def expected_of(name: str) -> Expected:
-    """What a variant reads.
+    """Return what a variant reads.
 
     Raises:
         SettingsError: no variant has that name.
@@ -116,11 +123,15 @@ def expected_of(name: str) -> Expected:
     from kit.models.variants import variant_named
 
     found = variant_named(name)
-    hours = found.timestep.total_seconds() / 3600
     return Expected(
-        name, found.physical(found.surface), found.atmospheric, found.static,
-        step_hours=hours, window_hours=1.0 if found.is_v1p5 else None,
-    )  # fmt: skip
+        name,
+        found.physical(found.surface),
+        found.atmospheric,
+        found.static,
+        step_hours=found.timestep.total_seconds() / 3600,
+        # Only v1.5 predicts precipitation: that of the last hour (``scaled_tp_1h``), whatever its step.
+        window_hours=1.0 if found.is_v1p5 else None,
+    )
 
 
 def write_page(quality: Quality, path: Path) -> Path:
@@ -130,68 +141,73 @@ def write_page(quality: Quality, path: Path) -> Path:
     return path
 
 
-def _made(path: Path, watch: Callable[[], None]) -> Quality:
-    from kit.plots.quality_page import pictures
-
-    store = examine(path, watch=watch)
-    return Quality(report_on(store), _facts(store.reader), pictures(store))
-
-
 def _for_variant(report: QualityReport, reader: StoreReader, expected: Expected) -> QualityReport:
     """Run again the checks that depend on the variant; they read no values."""
     store = Examined(reader, {}, expected)
-    again: dict[str, list[Check]] = {check.name: check.run(store) for check in variant.CHECKS}
+    again = {check.name: check.run(store) for check in variant.CHECKS}
     checks: list[Check] = []
     for check in report.checks:
-        checks += again.pop(check.name, []) if check.name in {one.name for one in variant.CHECKS} else [check]
+        if check.name not in again:
+            checks.append(check)
+            continue
+        # All results of a check stand where its first one stood.
+        checks += again[check.name]
+        again[check.name] = []
     return replace(report, checks=tuple(checks))
 
 
 def _facts(reader: StoreReader) -> dict[str, str]:
-    """What a reader wants to know of a store before anything else."""
+    """State what a reader wants to know of a store before anything else."""
     coordinates, attributes = reader.coordinates, reader.attributes
     facts: dict[str, str] = {}
-    if (times := coordinates.get("time")) is not None:
-        first, last = (str(time.astype("datetime64[m]")).replace("T", " ") for time in (times.min(), times.max()))
+    if "time" in coordinates:
+        times = coordinates["time"].astype("datetime64[m]")
+        first, last = str(times.min()).replace("T", " "), str(times.max()).replace("T", " ")
         facts["states"] = f"{len(times)} from {first} to {last} UTC"
-    if (latitude := coordinates.get("latitude")) is not None and (
-        longitude := coordinates.get("longitude")
-    ) is not None:
+    if "latitude" in coordinates and "longitude" in coordinates:
+        latitude, longitude = coordinates["latitude"], coordinates["longitude"]
         facts["grid"] = (
             f"{latitude.shape[0]} x {longitude.shape[-1]} points, {latitude.max():g} to {latitude.min():g} degrees "
             f"north, {longitude.min():g} to {longitude.max():g} east"
         )
-    if (levels := coordinates.get("level")) is not None:
-        facts["levels"] = ", ".join(f"{level:g}" for level in levels) + " hPa"
+    if "level" in coordinates:
+        facts["levels"] = ", ".join(f"{level:g}" for level in coordinates["level"]) + " hPa"
     for kind in ("surface", "atmospheric", "static"):
         facts[f"{kind} variables"] = ", ".join(one.name for one in reader.channels if one.kind == kind)
     splits = attributes.get("splits")
-    facts |= {f"to {name}": str(period) for name, period in splits.items()} if isinstance(splits, dict) else {}
-    facts |= {name: str(attributes.get(name) or "") for name in ("source", "licence", "kit_version")}
-    return facts | ({"data": "synthetic: not observed weather"} if attributes.get("synthetic") else {})
+    if isinstance(splits, dict):
+        for name, period in splits.items():
+            facts[f"to {name}"] = str(period)
+    for name in ("source", "licence", "kit_version"):
+        facts[name] = str(attributes.get(name) or "")
+    if attributes.get("synthetic"):
+        facts["data"] = "synthetic: not observed weather"
+    return facts
 
 
-def _key(reader: StoreReader) -> str:
-    """What a report belongs to: the store as it describes itself, its chunks as the disk has them, and the checks."""
-    digest = hashlib.sha256(f"checks {VERSION}".encode())
+def _fingerprint(reader: StoreReader) -> str:
+    """Hash what a report belongs to: the store as it describes itself, its chunks on the disk, and the checks."""
+    digest = new_sha256(f"checks {VERSION}".encode())
     for name in ("zarr.json", STATISTICS_FILE):
         file = reader.path / name
         digest.update(file.read_bytes() if file.is_file() else b"absent")
-    total = sum(channel.states for channel in reader.channels)
-    every = -(-total // _LOOKED_AT) if total else 1
+    states = sum(channel.states for channel in reader.channels)
+    every = max(1, -(-states // _LOOKED_AT))
     for channel in reader.channels:
-        folder = reader.path / channel.name
-        rest = (0,) * (channel.array.ndim - (channel.kind != "static"))
+        # One chunk stands for the state: the first of its levels and of its rows and columns.
+        rest = [0] * channel.array.ndim
         for time in range(0, channel.states, every):
-            chunk = channel.array.metadata.encode_chunk_key(rest if channel.kind == "static" else (time, *rest))
-            digest.update(_seen(folder / chunk).encode())
-        digest.update(_seen(folder / "zarr.json").encode())
-    for name in reader.coordinates:
-        digest.update(np.ascontiguousarray(reader.coordinates[name]).tobytes())
+            if channel.kind != "static":
+                rest[0] = time
+            chunk = channel.array.metadata.encode_chunk_key(tuple(rest))
+            digest.update(_size_and_time(channel.folder / chunk).encode())
+        digest.update(_size_and_time(channel.folder / "zarr.json").encode())
+    for values in reader.coordinates.values():
+        digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
 
-def _seen(file: Path) -> str:
+def _size_and_time(file: Path) -> str:
     try:
         found = file.stat()
     except OSError:
@@ -200,6 +216,7 @@ def _seen(file: Path) -> str:
 
 
 def _places(path: Path, key: str) -> tuple[Path, Path]:
+    """Return where a report may lie: in the store's folder, or in the cache where that cannot be written."""
     from kit.registry import cache_dir
 
     return path / REPORT_FILE, cache_dir() / "qa" / f"{key}.json"
@@ -210,10 +227,11 @@ def _kept(path: Path, key: str) -> Quality | None:
         try:
             if not place.is_file():
                 continue
-            content = json.loads(place.read_text(encoding="utf-8"))
+            content = read_json(place)
             if content["key"] == key:
                 checks = tuple(Check(**check) for check in content["checks"])
-                return Quality(QualityReport(str(path), checks), dict(content["facts"]), dict(content["pictures"]))
+                report = QualityReport(str(path), checks)
+                return Quality(report, dict(content["facts"]), dict(content["pictures"]))
         except (OSError, ValueError, KeyError, TypeError):
             # Absent, cut short, or of another version: the store is read again.
             continue
@@ -221,14 +239,13 @@ def _kept(path: Path, key: str) -> Quality | None:
 
 
 def _keep(path: Path, key: str, quality: Quality) -> None:
-    checks: list[dict[str, Any]] = quality.report.as_dict()["checks"]
+    checks = quality.report.as_dict()["checks"]
     content = {"key": key, "checks": checks, "facts": quality.facts, "pictures": quality.pictures}
-    text = json.dumps(content)
     reasons = []
     for place in _places(path, key):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, text)
+            write_atomically(place, json.dumps(content))
         except OSError as error:
             reasons.append(str(error))
         else:
