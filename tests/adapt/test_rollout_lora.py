@@ -19,8 +19,7 @@ from kit.io.errors import SettingsError
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.models.weights import load as weights_room
-from kit.models.weights.load import Weights
+from kit.models.weights.load import Weights, load
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.adapt.test_dora import close
 from tests.batches import small_spec, synthetic_batch
@@ -38,7 +37,7 @@ def loras(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def read(path: Path, variant: str = "small") -> Weights:
-    found = weights_room.load(str(path), VARIANTS[variant])
+    found = load(str(path), VARIANTS[variant])
     assert found is not None
     return found
 

@@ -14,7 +14,7 @@ from kit.adapt.specialists import Specialist, Specialists
 from kit.checkpoint.folder import open_checkpoint
 from kit.io.errors import CheckpointError
 from kit.models.space import Fields
-from kit.models.weights import load as weights_room
+from kit.models.weights.load import load
 from tests.adapt.models import equal, predicted
 from tests.checkpoints import SPEC, store_for, write_delta, write_whole
 
@@ -37,7 +37,7 @@ def fields(model: Any) -> Fields:
 
 def alone(folder: Path) -> Any:
     """As a forecast has it: nothing trains."""
-    weights = weights_room.load(str(folder), SPEC.upstream)
+    weights = load(str(folder), SPEC.upstream)
     return factory.for_prediction(SPEC, weights, autocast=False).requires_grad_(False)
 
 

@@ -23,8 +23,8 @@ from kit.models.resolve import resolve_spec
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.models.weights import load as weights
 from kit.models.weights.format import Pickled, read_pickled
+from kit.models.weights.load import Weights, install, load
 from tests.batches import SMALL, small_spec
 from tests.factories import synthetic_store
 from tests.hostile import Command
@@ -73,8 +73,8 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def load(file: Path) -> weights.Weights:
-    found = weights.load(str(file), VARIANTS["small"])
+def load_weights(file: Path) -> Weights:
+    found = load(str(file), VARIANTS["small"])
     assert found is not None
     return found
 
@@ -82,7 +82,7 @@ def load(file: Path) -> weights.Weights:
 def assert_fits(file: Path, state: dict[str, torch.Tensor], spec: ModelSpec = SPEC) -> None:
     """Loaded into a model, the file's tensors are these."""
     model = spec.build()
-    weights.install(model, spec, load(file))
+    install(model, spec, load_weights(file))
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -118,7 +118,7 @@ def test_a_module_of_lightning_with_its_own_variables(tmp_path: Path) -> None:
     spec = replace(SPEC, surface=NEW)
     state = state_of(spec)
     torch.save(lightning(state), tmp_path / "last.ckpt")
-    found = load(tmp_path / "last.ckpt")
+    found = load_weights(tmp_path / "last.ckpt")
     assert found.spec is not None
     assert found.spec.surface == NEW
     assert found.spec.statistics.values["tcc"] == (4.0, 6.0)
@@ -130,7 +130,7 @@ def test_a_module_of_lightning_with_its_own_variables(tmp_path: Path) -> None:
 def test_training_goes_on_from_it(tmp_path: Path) -> None:
     torch.save(lightning(state_of(replace(SPEC, surface=NEW))), tmp_path / "last.ckpt")
     store = synthetic_store(tmp_path / "store", surface=NEW, levels=SPEC.levels)
-    found = load(tmp_path / "last.ckpt")
+    found = load_weights(tmp_path / "last.ckpt")
     spec = resolve_spec(ModelSettings(variant="small"), DataSettings(store=str(store.path)), store, found)
     assert (spec.surface, spec.statistics.values["tcc"]) == (NEW, (4.0, 6.0))
     model, _ = factory.for_training(replace(spec, arguments=SMALL), found, AdaptSettings(method="head"), autocast=False)
@@ -141,7 +141,7 @@ def test_training_goes_on_from_it(tmp_path: Path) -> None:
 def test_a_module_around_upstreams_own_model(tmp_path: Path, arguments: Any) -> None:
     state = state_of()
     torch.save(lightning(state, hyper_parameters=arguments), tmp_path / "init.ckpt")
-    assert load(tmp_path / "init.ckpt").spec is None
+    assert load_weights(tmp_path / "init.ckpt").spec is None
     assert_fits(tmp_path / "init.ckpt", state)
 
 
@@ -157,7 +157,7 @@ def test_a_module_around_upstreams_own_model(tmp_path: Path, arguments: Any) -> 
 def test_arguments_of_another_form_are_refused(tmp_path: Path, arguments: Any) -> None:
     torch.save(lightning(state_of(), hyper_parameters=arguments), tmp_path / "w.ckpt")
     with pytest.raises(CheckpointError, match=r"w.ckpt: hyper_parameters: expected the names of variables in surf_v"):
-        load(tmp_path / "w.ckpt")
+        load_weights(tmp_path / "w.ckpt")
 
 
 def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path: Path) -> None:
@@ -173,20 +173,20 @@ def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path: Path) -> 
 def test_what_is_no_checkpoint_is_refused_without_the_loaders_advice(tmp_path: Path) -> None:
     (tmp_path / "w.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match=r"of tensors alone \(Unsupported operand 110\); nothing"):
-        load(tmp_path / "w.ckpt")
+        load_weights(tmp_path / "w.ckpt")
 
 
 def test_other_objects_are_refused_by_name(tmp_path: Path) -> None:
     witness = tmp_path / "executed"
     torch.save(lightning(state_of(), callbacks={"x": Command(f"touch {witness}")}), tmp_path / "w.ckpt")
     with pytest.raises(CheckpointError, match=r"nothing in it was executed"):
-        load(tmp_path / "w.ckpt")
+        load_weights(tmp_path / "w.ckpt")
     torch.save(lightning(state_of(), callbacks={"x": io.BytesIO()}), tmp_path / "w.ckpt")
     with pytest.raises(CheckpointError, match=r"it asks for _io.BytesIO.*save its tensors alone: torch.save"):
-        load(tmp_path / "w.ckpt")
+        load_weights(tmp_path / "w.ckpt")
     (tmp_path / "old.ckpt").write_bytes(pickle.dumps({"state_dict": Command(f"touch {witness}")}, protocol=2))
     with pytest.raises(CheckpointError, match="nothing in it was executed"):
-        load(tmp_path / "old.ckpt")
+        load_weights(tmp_path / "old.ckpt")
     assert not witness.exists()
 
 
@@ -202,14 +202,14 @@ def test_other_objects_are_refused_by_name(tmp_path: Path) -> None:
 def test_what_holds_no_weights_says_what_it_holds(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "w.ckpt")
     with pytest.raises(CheckpointError, match=message):
-        load(tmp_path / "w.ckpt")
+        load_weights(tmp_path / "w.ckpt")
 
 
 def test_a_model_and_its_average_are_told_apart(tmp_path: Path) -> None:
     both = {f"{prefix}{name}": value for prefix in ("model.", "ema.") for name, value in state_of().items()}
     torch.save({"state_dict": both}, tmp_path / "w.ckpt")
     with pytest.raises(CheckpointError, match=r"holds several models, under 'ema.', 'model.'"):
-        load(tmp_path / "w.ckpt")
+        load_weights(tmp_path / "w.ckpt")
 
 
 def test_what_lies_beside_the_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,7 +226,7 @@ def test_a_file_is_mapped_and_never_written_to(tmp_path: Path, name: str) -> Non
     file = tmp_path / name
     (torch.save if name == "w.ckpt" else save_file)(state_of(), file)
     before = sha256(file)
-    found = load(file)
+    found = load_weights(file)
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert str(file) in maps.read_text()
@@ -246,7 +246,7 @@ def test_what_becomes_of_the_file_later_is_no_matter(tmp_path: Path, name: str) 
     state, file = state_of(), tmp_path / name
     (torch.save if name == "w.ckpt" else save_file)(state, file)
     model = SPEC.build()
-    weights.install(model, SPEC, load(file))
+    install(model, SPEC, load_weights(file))
     size = file.stat().st_size
     with file.open("r+b") as stream:
         stream.write(b"\xff" * size)
@@ -256,12 +256,12 @@ def test_what_becomes_of_the_file_later_is_no_matter(tmp_path: Path, name: str) 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "w.ckpt"
     torch.save(state_of(), file)
-    found = load(file)
+    found = load_weights(file)
     with file.open("r+b") as stream:
         stream.seek(-1, io.SEEK_END)
         stream.write(b"\0")
     with pytest.raises(CheckpointError, match=r"w.ckpt: changed while it was being read"):
-        weights.install(SPEC.build(), SPEC, found)
+        install(SPEC.build(), SPEC, found)
 
     def slow(path: Path) -> Pickled:
         content = read_pickled(path)
@@ -269,19 +269,19 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: p
         return content
 
     torch.save(state_of(), file)
-    monkeypatch.setattr(weights, "read_pickled", slow)
+    monkeypatch.setattr("kit.models.weights.load.read_pickled", slow)
     with pytest.raises(CheckpointError, match="changed while it was being read"):
-        load(file)
+        load_weights(file)
 
 
 def test_a_file_that_is_replaced_or_removed_meanwhile_is_what_it_was(tmp_path: Path) -> None:
     state, file = state_of(), tmp_path / "w.ckpt"
     torch.save(state, file)
-    found, again = load(file), load(file)
+    found, again = load_weights(file), load_weights(file)
     torch.save({}, tmp_path / "other")
     (tmp_path / "other").replace(file)
     model = SPEC.build()
-    weights.install(model, SPEC, found)
+    install(model, SPEC, found)
     file.unlink()
-    weights.install(model, SPEC, again)
+    install(model, SPEC, again)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

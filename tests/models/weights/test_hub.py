@@ -20,8 +20,8 @@ from kit.io.errors import CheckpointError, RegistryError
 from kit.io.retry import Limits
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
-from kit.models.weights import load as weights
-from kit.models.weights import locate as whereabouts
+from kit.models.weights.load import Weights, install, load, load_base
+from kit.models.weights.locate import WEIGHTS_VARIABLE, is_official
 from kit.registry import fetching as obtain
 from tests.batches import small_spec
 from tests.checkpoints import old_style
@@ -38,7 +38,7 @@ Publish = Callable[..., bytes]
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A hub, an empty cache and an empty registry of the user's own."""
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "KIT_OFFLINE", whereabouts.WEIGHTS_VARIABLE, "http_proxy", "HTTP_PROXY"):
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "KIT_OFFLINE", WEIGHTS_VARIABLE, "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KIT_REGISTRY", str(tmp_path / "mine.toml"))
@@ -83,8 +83,8 @@ def saved(state: Any) -> bytes:
     return buffer.getvalue()
 
 
-def load(reference: str | None, variant: str = "small") -> weights.Weights:
-    found = weights.load(reference, VARIANTS[variant])
+def load_weights(reference: str | None, variant: str = "small") -> Weights:
+    found = load(reference, VARIANTS[variant])
     assert found is not None
     return found
 
@@ -98,15 +98,15 @@ def test_every_official_variant_has_an_entry_at_the_revision_of_upstreams_class(
     assert entry.urls[0] == f"hub:{where}"
     assert entry.kind == "weights"
     assert entry.licence.startswith("MIT")
-    assert whereabouts.is_official("hub", variant)
-    assert whereabouts.is_official(None, variant)
-    assert not whereabouts.is_official("random", variant)
+    assert is_official("hub", variant)
+    assert is_official(None, variant)
+    assert not is_official("random", variant)
 
 
 def test_there_are_nine_and_tiny_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(OFFICIAL) == 9
     with pytest.raises(CheckpointError, match=r"no official weights of variant 'tiny'.*'aurora-tiny'.*left out"):
-        weights.load("hub", VARIANTS["tiny"])
+        load("hub", VARIANTS["tiny"])
     assert main(["plan", "--grid", "32x64", "--model.weights", "hub"]) == 2
     assert "no official weights" in capsys.readouterr().err
 
@@ -115,7 +115,7 @@ def test_there_are_nine_and_tiny_is_none(capsys: pytest.CaptureFixture[str]) -> 
 def test_official_weights_through_upstreams_adapter(hub: Server, publish: Publish, reference: str | None) -> None:
     state = state_of()
     content = publish(saved(old_style(state, SPEC.patch_size)), "aurora-0.25-small-pretrained")
-    found = load(reference)
+    found = load_weights(reference)
     assert found.base == {
         "name": "aurora-0.25-small-pretrained",
         "file": "aurora-0.25-small-pretrained.ckpt",
@@ -125,17 +125,17 @@ def test_official_weights_through_upstreams_adapter(hub: Server, publish: Publis
         "revision": "0be7e57c685dac86b78c4a19a3ab149d13c6a3dd",
     }
     model = SPEC.build()
-    weights.install(model, SPEC, found)
+    install(model, SPEC, found)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     asked = len(hub.requests)
-    load(reference)
+    load_weights(reference)
     assert len(hub.requests) == asked
 
 
 def test_by_path_they_are_known_by_their_hash(publish: Publish, tmp_path: Path) -> None:
     content = publish(saved(state_of()), "aurora-0.25-small-pretrained")
     (tmp_path / "downloaded.ckpt").write_bytes(content)
-    base = load(str(tmp_path / "downloaded.ckpt")).base
+    base = load_weights(str(tmp_path / "downloaded.ckpt")).base
     assert (base["repository"], base["file"]) == ("microsoft/aurora", "aurora-0.25-small-pretrained.ckpt")
     assert base["name"] == str(tmp_path / "downloaded.ckpt")
 
@@ -146,8 +146,8 @@ def test_a_file_in_kit_weights_saves_the_download(
     content = publish(saved(state_of()), "aurora-0.25-small-pretrained")
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "any-name.ckpt").write_bytes(content)
-    monkeypatch.setenv(whereabouts.WEIGHTS_VARIABLE, str(tmp_path / "w"))
-    assert load("hub").path == tmp_path / "w" / "any-name.ckpt"
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "w"))
+    assert load_weights("hub").path == tmp_path / "w" / "any-name.ckpt"
     assert not hub.requests
 
 
@@ -155,12 +155,12 @@ def test_what_is_not_pinned_is_refused_with_the_remedy(
     hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RegistryError, match="kit data pin aurora-0.25-small-pretrained"):
-        load("hub")
+        load_weights("hub")
     file = tmp_path / "aurora-0.25-small-pretrained.ckpt"
     file.write_bytes(b"")
-    monkeypatch.setenv(whereabouts.WEIGHTS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     with pytest.raises(RegistryError, match=rf"if you trust it, pass --model.weights {file}"):
-        load(None)
+        load_weights(None)
     assert not hub.requests
     assert main(["finetune", "--model.variant", "small", "--model.weights", "hub"]) == 2
     assert "kit data pin aurora-0.25-small-pretrained" in " ".join(capsys.readouterr().err.split())
@@ -168,18 +168,18 @@ def test_what_is_not_pinned_is_refused_with_the_remedy(
 
 def test_weights_of_another_variant_or_no_weights_at_all(hub: Server) -> None:
     with pytest.raises(CheckpointError, match="weights of variant 'wave'.*set --model.variant wave"):
-        load("aurora-0.25-wave")
+        load_weights("aurora-0.25-wave")
     with pytest.raises(CheckpointError, match="the registry's era5-sample are states, not weights"):
-        load("era5-sample")
+        load_weights("era5-sample")
     assert not hub.requests
 
 
 def test_a_base_is_fetched_again_on_another_machine(publish: Publish, hub: Server, tmp_path: Path) -> None:
     """By name, by hash where the name is a path of another machine, or by the hub's file at its commit."""
     publish(saved(state_of()))
-    base = load("theirs").base
+    base = load_weights("theirs").base
     for recorded in (base, {**base, "name": "/home/other/x.ckpt"}, {**base, "name": "another name"}):
-        found = weights.load_base(recorded, tmp_path / "run", VARIANTS["small"])
+        found = load_base(recorded, tmp_path / "run", VARIANTS["small"])
         assert found.base["sha256"] == base["sha256"]
     assert len([request for request in hub.requests if request.method == "GET"]) <= 2
 
@@ -194,7 +194,7 @@ def test_a_base_that_nothing_can_vouch_for_says_how(hub: Server, tmp_path: Path)
         "revision": VARIANTS["small"].constructor.default_checkpoint_revision,
     }
     with pytest.raises(CheckpointError, match="kit data pin aurora-0.25-small-pretrained"):
-        weights.load_base(recorded, tmp_path, VARIANTS["small"])
+        load_base(recorded, tmp_path, VARIANTS["small"])
 
 
 FAULTS = {
@@ -217,7 +217,7 @@ def test_what_goes_wrong_is_one_message_and_nothing_half_left(
             if place == path or fault != "404":
                 hub.fail(place, FAULTS[fault], always=True, method=method)
     with pytest.raises(RegistryError, match="theirs could not be fetched"):
-        load("theirs")
+        load_weights("theirs")
     assert main(["plan", "--model.variant", "small", "--grid", "32x64", "--model.weights", "theirs"]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not list((tmp_path / "cache").rglob("theirs.ckpt"))
@@ -226,7 +226,7 @@ def test_what_goes_wrong_is_one_message_and_nothing_half_left(
 def test_a_wrong_hash_is_refused(publish: Publish, tmp_path: Path) -> None:
     publish(saved(state_of()), sha256="0" * 64)
     with pytest.raises(RegistryError, match="0{64}"):
-        load("theirs")
+        load_weights("theirs")
     assert not list((tmp_path / "cache").rglob("theirs.ckpt"))
 
 
@@ -234,14 +234,14 @@ def test_a_cut_download_is_gone_on_with(publish: Publish, hub: Server) -> None:
     content = publish(saved(state_of()))
     storage = f"/storage/{hashlib.sha256(content).hexdigest()}?signature=abc"
     hub.fail(storage, Fault(cut=1000))
-    assert load("theirs").base["size"] == len(content)
+    assert load_weights("theirs").base["size"] == len(content)
 
 
 def test_tiny_trains_from_an_old_checkpoint_of_the_hub(
     publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny = weights.load(None, VARIANTS["tiny"])
+    tiny = load(None, VARIANTS["tiny"])
     assert tiny is not None
     assert tiny.spec is not None
     publish(saved(old_style(tiny.state, tiny.spec.patch_size)), "tiny-of-old")

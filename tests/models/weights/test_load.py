@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from kit.io.errors import CheckpointError
 from kit.models.variants import VARIANTS
-from kit.models.weights import load as weights
 from kit.models.weights.convert import merge_rollout_lora, split_rollout_lora
+from kit.models.weights.load import install, load
 from tests.batches import SMALL, small_spec, synthetic_batch
 from tests.hostile import Command
 
@@ -36,13 +36,13 @@ def upstream_checkpoint(path: Path, *, prefix: str = "") -> dict[str, torch.Tens
 
 def test_merged_lora_predicts_what_kept_lora_predicts(tmp_path: Path) -> None:
     upstream_checkpoint(tmp_path / "a.ckpt", prefix="net.")
-    loaded = weights.load(str(tmp_path / "a.ckpt"), HRES)
+    loaded = load(str(tmp_path / "a.ckpt"), HRES)
     assert loaded is not None
     predictions = []
     for choice in ("kept", "merged"):
         spec = small_spec("hres-finetuned", rollout_lora=choice)
         model = spec.build()
-        weights.install(model, spec, loaded)
+        install(model, spec, loaded)
         with torch.no_grad():
             predictions.append(model(synthetic_batch(spec)).surf_vars["2t"])
     torch.testing.assert_close(*predictions, rtol=1e-5, atol=1e-4)
@@ -74,29 +74,29 @@ def test_safetensors_under_upstreams_names_are_read(tmp_path: Path) -> None:
     spec = small_spec("small")
     model = spec.build()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    loaded = weights.load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
+    loaded = load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
     assert loaded is not None
     assert loaded.spec is None
     other = spec.build()
-    weights.install(other, spec, loaded)
+    install(other, spec, loaded)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
 def test_a_longer_history_keeps_the_old_part_and_adds_zeros(tmp_path: Path) -> None:
     spec = small_spec("small")
     save_file(spec.build().state_dict(), tmp_path / "w.safetensors")
-    loaded = weights.load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
+    loaded = load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
     assert loaded is not None
     longer = dataclasses.replace(spec, history=3)
     model = longer.build()
-    weights.install(model, longer, loaded)
+    install(model, longer, loaded)
     embedding = model.encoder.surf_token_embeds.weights["2t"]
     assert torch.equal(embedding[:, :, :2], loaded.state["encoder.surf_token_embeds.weights.2t"])
     assert embedding[:, :, 2].eq(0).all()
 
 
 def test_random_weights_are_none() -> None:
-    assert weights.load("random", HRES) is None
+    assert load("random", HRES) is None
 
 
 def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path: Path
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Command(f"touch {witness}")))
     for name in ("bad.ckpt", "plain.ckpt"):
         with pytest.raises(CheckpointError, match="nothing in it was executed"):
-            weights.load(str(tmp_path / name), HRES)
+            load(str(tmp_path / name), HRES)
     assert not witness.exists()
 
 
@@ -114,13 +114,13 @@ def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path: Path
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=name):
-        weights.load(str(tmp_path / name), HRES)
+        load(str(tmp_path / name), HRES)
 
 
 def test_a_missing_file_names_what_is_beside_it(tmp_path: Path) -> None:
     (tmp_path / "there.ckpt").touch()
     with pytest.raises(CheckpointError, match=r"nothing is at .*; beside it are .*there.ckpt"):
-        weights.load(str(tmp_path / "absent.ckpt"), HRES)
+        load(str(tmp_path / "absent.ckpt"), HRES)
 
 
 @pytest.mark.parametrize("variant", ("air-pollution", "v1p5", "wave", "small"))
@@ -133,10 +133,10 @@ def test_weights_of_another_variant_are_no_defect_of_ours(tmp_path: Path, varian
         "backbone.x": torch.zeros(1),
     }
     torch.save(state, tmp_path / "w.ckpt")
-    loaded = weights.load(str(tmp_path / "w.ckpt"), VARIANTS[variant])
+    loaded = load(str(tmp_path / "w.ckpt"), VARIANTS[variant])
     assert loaded is not None
     with pytest.raises(CheckpointError, match=f"do not fit variant '{variant}': upstream's adapter .* fails"):
-        weights.install(spec.build(), spec, loaded)
+        install(spec.build(), spec, loaded)
 
 
 def test_adapting_old_names_twice_gives_the_same(tmp_path: Path) -> None:
@@ -147,11 +147,11 @@ def test_adapting_old_names_twice_gives_the_same(tmp_path: Path) -> None:
     for level in spec.upstream.default("level_condition"):
         state[f"net.encoder.atmos_token_embeds_new.layers.{level}.bias"] = torch.ones(SMALL["embed_dim"])
     torch.save(state, tmp_path / "w.ckpt")
-    loaded = weights.load(str(tmp_path / "w.ckpt"), VARIANTS["air-pollution"])
+    loaded = load(str(tmp_path / "w.ckpt"), VARIANTS["air-pollution"])
     assert loaded is not None
     name = "encoder.atmos_token_embeds.layers.500.bias"
     for _ in range(2):
-        weights.install(model, spec, loaded)
+        install(model, spec, loaded)
         assert torch.equal(model.state_dict()[name], loaded.state[name] + 1)
 
 
@@ -163,11 +163,11 @@ def test_numbered_variables_are_the_variants_own_where_others_were_added(tmp_pat
     embeddings = [state.pop(f"encoder.surf_token_embeds.weights.{name}") for name in names]
     state["encoder.surf_token_embeds.weight"] = torch.cat(embeddings, dim=1)
     torch.save(state, tmp_path / "w.ckpt")
-    loaded = weights.load(str(tmp_path / "w.ckpt"), VARIANTS["v1p5"])
+    loaded = load(str(tmp_path / "w.ckpt"), VARIANTS["v1p5"])
     assert loaded is not None
     more = dataclasses.replace(spec, surface=(*spec.surface, "mine"), added=("mine",))
     model = more.build()
-    lacking = weights.install(model, more, loaded)
+    lacking = install(model, more, loaded)
     assert lacking == {name for name in model.state_dict() if ".mine" in name}
     assert torch.equal(model.encoder.surf_token_embeds.weights[names[3]], embeddings[3])
 
@@ -175,11 +175,11 @@ def test_numbered_variables_are_the_variants_own_where_others_were_added(tmp_pat
 def test_weights_of_another_shape_name_what_does_not_fit(tmp_path: Path) -> None:
     spec = small_spec("small")
     save_file(spec.build().state_dict(), tmp_path / "w.safetensors")
-    loaded = weights.load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
+    loaded = load(str(tmp_path / "w.safetensors"), VARIANTS["small"])
     assert loaded is not None
     more = dataclasses.replace(spec, surface=(*spec.surface, "tp"))
     with pytest.raises(CheckpointError, match=r"3 parameters are missing \(decoder.surf_heads.tp.bias"):
-        weights.install(more.build(), more, loaded)
+        install(more.build(), more, loaded)
     wide = dataclasses.replace(spec, arguments={**spec.arguments, "embed_dim": 64})
     with pytest.raises(CheckpointError, match="do not fit variant 'small'"):
-        weights.install(wide.build(), wide, loaded)
+        install(wide.build(), wide, loaded)

@@ -18,9 +18,8 @@ from kit.checkpoint.folder import write_checkpoint
 from kit.cli.main import main
 from kit.io.errors import CheckpointError, RegistryError
 from kit.models.variants import VARIANTS
-from kit.models.weights import load as weights_room
-from kit.models.weights import locate as whereabouts
-from kit.models.weights.load import Weights
+from kit.models.weights.load import Weights, load, load_base
+from kit.models.weights.locate import WEIGHTS_VARIABLE, with_relative
 from tests.adapt.models import awake_model
 from tests.batches import small_spec
 
@@ -36,7 +35,7 @@ def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("USER", "other")
     monkeypatch.setenv("KIT_CACHE", str(home / "cache"))
-    monkeypatch.delenv(whereabouts.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
     return home
 
 
@@ -49,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``runs/base`` and ``runs/delta``, as they were written; removed from there by no test."""
     folder = tmp_path_factory.mktemp("writer") / "runs"
     write_checkpoint(folder / "base", awake_model(SPEC).state_dict(), described())
-    weights = load(folder / "base")
+    weights = load_weights(folder / "base")
     model, _ = factory.for_training(SPEC, weights, LORA, autocast=False)
     adapter = {"settings": LORA.resolved().model_dump(mode="json"), "base": factory.base_of(weights, LORA)}
     tensors, config = trainable.tensors(model, LORA), trainable.adapter_config(model, LORA)
@@ -68,15 +67,15 @@ def runs(made: Path, another_machine: Path) -> Path:
     return copied
 
 
-def load(folder: Path) -> Weights:
-    found = weights_room.load(str(folder), VARIANTS["small"])
+def load_weights(folder: Path) -> Weights:
+    found = load(str(folder), VARIANTS["small"])
     assert found is not None
     return found
 
 
 def under(folder: Path) -> Path:
     """The file that the base was read from."""
-    found = load(folder).under
+    found = load_weights(folder).under
     assert found is not None
     assert found.path is not None
     return found.path
@@ -85,7 +84,7 @@ def under(folder: Path) -> Path:
 def other_weights(folder: Path) -> str:
     """Put other weights of the same size into a folder; returns their SHA-256."""
     write_checkpoint(folder, awake_model(SPEC, seed=1).state_dict(), described())
-    return str(load(folder).base["sha256"])
+    return str(load_weights(folder).base["sha256"])
 
 
 def test_what_is_recorded_of_the_base_finds_it_again(made: Path) -> None:
@@ -118,7 +117,7 @@ def test_a_base_of_any_name_is_found_by_its_hash(
         del description["adapter"]["base"]["size"]
         file.write_text(json.dumps(description))
     with pytest.raises(CheckpointError, match=r"KIT_WEIGHTS \(not set\) and the cache"):
-        load(runs / "delta")
+        load_weights(runs / "delta")
     monkeypatch.setenv("KIT_WEIGHTS", os.pathsep.join((str(tmp_path / "none"), str(tmp_path / "weights"))))
     assert under(runs / "delta") == store / name
 
@@ -143,11 +142,11 @@ def test_others_in_its_place_are_passed_over_where_the_right_ones_are(
 def test_others_are_refused_with_both_hashes_and_where_was_looked(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = load(runs / "base").base["sha256"]
+    wanted = load_weights(runs / "base").base["sha256"]
     got = other_weights(runs / "base")
     monkeypatch.setenv("KIT_WEIGHTS", str(tmp_path / "nowhere"))
     with pytest.raises(CheckpointError) as caught:
-        load(runs / "delta")
+        load_weights(runs / "delta")
     told = str(caught.value)
     assert wanted in told
     assert f"base holds others, with SHA-256 {got}" in told
@@ -168,23 +167,24 @@ def test_a_registry_entry_that_cannot_be_had_is_told(runs: Path, monkeypatch: py
     monkeypatch.setattr(registry, "fetch", absent)
     recorded = {"name": "aurora-tiny", "file": "aurora-tiny.safetensors", "sha256": "0" * 64}
     with pytest.raises(CheckpointError, match="which are not there: aurora-tiny: not fetched"):
-        weights_room.load_base(recorded, runs / "delta", VARIANTS["tiny"])
+        load_base(recorded, runs / "delta", VARIANTS["tiny"])
 
 
 def test_a_damaged_base_is_told(runs: Path) -> None:
     (runs / "base" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="base cannot be read: .*not a readable safetensors file"):
-        load(runs / "delta")
+        load_weights(runs / "delta")
 
 
 def test_a_name_that_is_no_path_has_no_place() -> None:
     recorded = {"name": "aurora-tiny", "file": "a", "sha256": "b"}
-    assert whereabouts.with_relative(recorded, Path("anywhere")) == recorded
+    assert with_relative(recorded, Path("anywhere")) == recorded
 
 
 @torch.no_grad()
 def test_the_moved_delta_predicts_what_it_did(made: Path, runs: Path) -> None:
     states = [
-        factory.for_prediction(SPEC, load(place / "delta"), autocast=False).state_dict() for place in (made, runs)
+        factory.for_prediction(SPEC, load_weights(place / "delta"), autocast=False).state_dict()
+        for place in (made, runs)
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
