@@ -1,4 +1,4 @@
-"""Pairs read ahead of their use, and the time that is spent waiting for them."""
+"""Loader of pairs: read ahead of their use, in the order of training, with the time that is spent waiting for them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def read_ahead(batches: Iterable[Read], depth: int = 2) -> Iterator[Read]:
     """Read the next batches in a thread while the present one is used; same batches, same order.
 
     Args:
-        batches: what is read.
-        depth: batches that may wait, each held in memory.
+        batches: Batches to read.
+        depth: Number of batches that may wait, each held in memory.
     """
     stream = iter(batches)
+    # One thread, so that the source is never asked by two at once and the order stays.
     with ThreadPoolExecutor(1, thread_name_prefix="pairs") as reader:
         waiting = deque(reader.submit(next, stream, None) for _ in range(depth))
         while (batch := waiting.popleft().result()) is not None:
@@ -41,19 +42,20 @@ class Loader(Iterable[Pair]):
     """Batches of pairs, read ahead, as often as it is gone through."""
 
     def __init__(
-        self, pairs: Pairs, order: Iterable[Sequence[int]], reader: Reader, beside: Callable[[datetime], None] | None
+        self, pairs: Pairs, order: Iterable[Sequence[int]], reader: Reader, prefetch: Callable[[datetime], None] | None
     ) -> None:
-        self._pairs, self._order, self._reader, self._beside = pairs, order, reader, beside
+        self._pairs, self._order, self._reader, self._prefetch = pairs, order, reader, prefetch
 
     def __iter__(self) -> Iterator[Pair]:
-        return read_ahead(map(self._read, self._order))
+        return read_ahead(self._read())
 
-    def _read(self, indices: Sequence[int]) -> Pair:
-        pair = self._pairs.batch(indices, self._reader)
-        if self._beside is not None:
-            for time in pair.inputs.metadata.time:
-                self._beside(time)
-        return pair
+    def _read(self) -> Iterator[Pair]:
+        for indices in self._order:
+            pair = self._pairs.batch(indices, self._reader)
+            if self._prefetch is not None:
+                for time in pair.inputs.metadata.time:
+                    self._prefetch(time)
+            yield pair
 
 
 def load_pairs(
@@ -62,21 +64,21 @@ def load_pairs(
     *,
     order: Iterable[Sequence[int]] | None = None,
     batch_size: int = 1,
-    beside: Callable[[datetime], None] | None = None,
+    prefetch: Callable[[datetime], None] | None = None,
 ) -> Loader:
     """Read pairs ahead of their use.
 
     Args:
-        pairs: what to read.
-        reader: reads; by default a few threads of this process.
-        order: the indices of each batch; in order of time without.
-        batch_size: pairs in a batch, where there is no order.
-        beside: reads what else belongs to an input time, in the same thread.
+        pairs: Pairs to read.
+        reader: Reader; by default a few threads of this process.
+        order: Indices of each batch; in order of time without.
+        batch_size: Number of pairs in a batch, where there is no order.
+        prefetch: Function that reads what else belongs to an input time, in the same thread.
     """
     if order is None:
         count = len(pairs)
         order = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    return Loader(pairs, order, reader or reader_for(0), beside)
+    return Loader(pairs, order, reader or reader_for(0), prefetch)
 
 
 class Upcoming(Generic[Read]):
@@ -96,7 +98,7 @@ class Waiting(Generic[Read]):
     """An iterator that knows how long its user waited for it.
 
     Attributes:
-        seconds: spent waiting so far.
+        seconds: Time spent waiting so far.
     """
 
     def __init__(self, batches: Iterable[Read]) -> None:
@@ -119,21 +121,21 @@ class Waiting(Generic[Read]):
 
 @dataclass(frozen=True)
 class ProcessShare:
-    """Which of the processes that train together this is."""
+    """Rank of this process among those that train together."""
 
     rank: int = 0
     ranks: int = 1
 
     @classmethod
     def of_process(cls) -> ProcessShare:
-        """As ``torch.distributed`` has it; the only one where no process group has been made."""
+        """Ask ``torch.distributed``; this is the only process where no process group has been made."""
         group = torch.distributed
         if not (group.is_available() and group.is_initialized()):
             return cls()
         return cls(group.get_rank(), group.get_world_size())
 
     def even(self, pairs: int) -> int:
-        """How many of so many pairs the processes can share evenly."""
+        """Round a number of pairs down to one that the processes can share evenly."""
         return pairs - pairs % self.ranks
 
 
@@ -158,13 +160,13 @@ class ShuffledPairs:
         """Plan the batches.
 
         Args:
-            pairs: pairs in an epoch; the last batch of an epoch may be smaller. What several processes cannot share
-                evenly is left out of an epoch, other pairs in each.
-            batch_size: pairs in a batch, of all processes together.
-            seed: of the order.
-            batches: how many in all, counted from the beginning of training.
-            start: batches already seen.
-            share: which of the processes this is; the only one by default.
+            pairs: Number of pairs in an epoch; the last batch of an epoch may be smaller. What several processes cannot
+                share evenly is left out of an epoch, other pairs in each.
+            batch_size: Number of pairs in a batch, of all processes together.
+            seed: Seed of the order.
+            batches: Total number of batches, counted from the beginning of training.
+            start: Number of batches already used.
+            share: Rank of this process; the only one by default.
 
         Raises:
             SettingsError: a batch is larger than an epoch, or cannot be shared evenly.
@@ -195,11 +197,8 @@ class ShuffledPairs:
         for batch in range(self._start, self._stop):
             epoch, place = divmod(batch, self.batches_per_epoch)
             if place == 0 or not order:
-                order = self._order(epoch)
+                # Of the seed and the epoch alone, so that a run may begin anywhere.
+                generator = torch.Generator().manual_seed(1_000_003 * self._seed + epoch)
+                order = torch.randperm(self._pairs, generator=generator).tolist()[: self._share.even(self._pairs)]
             whole = order[place * self._batch_size : (place + 1) * self._batch_size]
             yield whole[self._share.rank :: self._share.ranks]
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self._seed + epoch)
-        indices: list[int] = torch.randperm(self._pairs, generator=generator).tolist()
-        return indices[: self._share.even(self._pairs)]

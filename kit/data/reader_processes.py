@@ -1,4 +1,4 @@
-"""Processes that read data: what they are told, which signals they heed, and what is said when one of them is lost.
+"""Processes that read data: their tasks, the signals they heed, and what is reported when one of them is lost.
 
 They read parts of states into memory that belongs to the process that trains, which waits for them in a thread of its
 own. They need neither PyTorch nor Aurora, so that one starts in half a second and takes 60 MB; this module, which they
@@ -53,41 +53,37 @@ class SharedBuffer:
 
     @property
     def path(self) -> str:
-        """Where another process finds it, as long as this object is there; ``memory`` lasts until nobody uses it."""
+        """Path by which another process opens it while this object lives; ``memory`` lasts until nobody uses it."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
-
-
-@dataclass(frozen=True)
-class ReadTask:
-    """One part of a state, and the place in a block where it goes."""
-
-    part: ChunkSlice
-    offset: int
-
-    def carry_out(self, path: str) -> None:
-        """Read it into the block at a path."""
-        values = np.frombuffer(_mapped(path), np.float32, math.prod(self.part.shape), self.offset)
-        self.part.read(values.reshape(self.part.shape))
 
 
 _mappings: OrderedDict[int, mmap.mmap] = OrderedDict()
 _MOST_MAPPINGS = 4
+"""Buffers that stay mapped in a process, the last ones used: they are used again and again."""
 
 
-def _mapped(path: str) -> mmap.mmap:
-    """The block at a path; the last few stay mapped, as blocks are used again and again."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        # A number of its own as long as it is mapped somewhere.
-        known = os.fstat(descriptor).st_ino
-        if known not in _mappings:
-            _mappings[known] = mmap.mmap(descriptor, 0)
+@dataclass(frozen=True)
+class ReadTask:
+    """One part of a state, and the byte of a shared buffer where it begins."""
+
+    part: ChunkSlice
+    offset: int
+
+    def read_into(self, path: str) -> None:
+        """Read the part into the shared buffer at a path."""
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            # A number of its own as long as it is mapped somewhere.
+            known = os.fstat(descriptor).st_ino
+            if known not in _mappings:
+                _mappings[known] = mmap.mmap(descriptor, 0)
+        finally:
+            os.close(descriptor)
         _mappings.move_to_end(known)
         if len(_mappings) > _MOST_MAPPINGS:
             _mappings.popitem(last=False)
-        return _mappings[known]
-    finally:
-        os.close(descriptor)
+        values = np.frombuffer(_mappings[known], np.float32, math.prod(self.part.shape), self.offset)
+        self.part.read(values.reshape(self.part.shape))
 
 
 class Workers:
@@ -99,12 +95,12 @@ class Workers:
         self._started: dict[Connection, SpawnProcess] = {}
         self._finalize = Finalize(self, _end, (self._started,), exitpriority=_FIRST)
 
-    def read(self, orders: Sequence[ReadTask], path: str) -> None:
-        """Have orders carried out, all of them when this returns.
+    def read(self, tasks: Sequence[ReadTask], path: str) -> None:
+        """Read parts of states into a shared buffer; all are there when this returns.
 
         Args:
-            orders: what is read.
-            path: of the block.
+            tasks: Parts, and their places in the buffer.
+            path: Path of the buffer.
 
         Raises:
             KitError: the first thing that went wrong in a process.
@@ -112,34 +108,15 @@ class Workers:
         """
         with self._lock:
             try:
-                failure = self._read(list(reversed(orders)), path)
+                failure = self._read(list(reversed(tasks)), path)
             except BaseException:
-                # What the processes still do would be taken for answers to the next orders.
+                # What the processes still do would be taken for answers to the next tasks.
                 _end(self._started)
                 raise
         if failure is not None:
             raise failure
 
-    def _read(self, orders: list[ReadTask], path: str) -> KitError | None:
-        self._start()
-        failure: KitError | None = None
-        busy: set[Connection] = set()
-        for connection in self._started:
-            if orders:
-                _give(connection, self._started[connection], orders.pop(), path)
-                busy.add(connection)
-        while busy:
-            for ready in connections.wait(busy):
-                assert isinstance(ready, Connection)
-                answer = _answer(ready, self._started[ready])
-                failure = failure or answer
-                if orders and failure is None:
-                    _give(ready, self._started[ready], orders.pop(), path)
-                else:
-                    busy.remove(ready)
-        return failure
-
-    def _start(self) -> None:
+    def _read(self, tasks: list[ReadTask], path: str) -> KitError | None:
         context = multiprocessing.get_context("spawn")
         while len(self._started) < self._count:
             ours, theirs = context.Pipe()
@@ -147,37 +124,42 @@ class Workers:
             process.start()
             theirs.close()
             self._started[ours] = process
-
-
-def _give(connection: Connection, process: SpawnProcess, order: ReadTask, path: str) -> None:
-    try:
-        connection.send((order, path))
-    except BrokenPipeError as error:
-        raise _lost(process) from error
-
-
-def _answer(connection: Connection, process: SpawnProcess) -> KitError | None:
-    try:
-        answer: KitError | None = connection.recv()
-    except (EOFError, ConnectionResetError) as error:
-        raise _lost(process) from error
-    return answer
+        failure: KitError | None = None
+        ready: list[Connection] = list(self._started)
+        busy: set[Connection] = set()
+        while ready or busy:
+            for connection in ready:
+                try:
+                    if connection in busy:
+                        answer: KitError | None = connection.recv()
+                        busy.remove(connection)
+                        failure = failure or answer
+                    # After a failure, nothing more is begun.
+                    if tasks and failure is None:
+                        connection.send((tasks.pop(), path))
+                        busy.add(connection)
+                except (BrokenPipeError, EOFError, ConnectionResetError) as error:
+                    raise _lost(self._started[connection]) from error
+            ready = []
+            if busy:
+                ready = [one for one in connections.wait(busy) if isinstance(one, Connection)]
+        return failure
 
 
 def _lost(process: SpawnProcess) -> WorkerError:
     process.join(_PATIENCE)
     code = process.exitcode or 0
-    what = f"was killed ({signal.strsignal(-code)})" if code < 0 else "ended"
-    cause = (
-        "most likely the host's memory ran out: use a smaller data.batch_size, or fewer data.workers"
-        if code == -signal.SIGKILL
-        else "its own messages above say why, if it had any; --data.workers 0 reads without"
-    )
+    what, cause = "ended", "its own messages above say why, if it had any; --data.workers 0 reads without"
+    if code < 0:
+        # The negative number of a signal.
+        what = f"was killed ({signal.strsignal(-code)})"
+    if code == -signal.SIGKILL:
+        cause = "most likely the host's memory ran out: use a smaller data.batch_size, or fewer data.workers"
     return WorkerError(f"a process that read data (data.workers) {what}; {cause}")
 
 
 def _end(started: dict[Connection, SpawnProcess]) -> None:
-    """End processes: they do when nobody is there to give orders."""
+    """End processes: they do when nobody is there to give tasks."""
     for connection in started:
         connection.close()
     for process in started.values():
@@ -188,8 +170,8 @@ def _end(started: dict[Connection, SpawnProcess]) -> None:
     started.clear()
 
 
-def _serve(orders: Connection) -> None:
-    """Carry out orders until nobody is there to give them.
+def _serve(tasks: Connection) -> None:
+    """Carry out tasks until nobody is there to give them.
 
     Signals are left to the process that trains: it finishes its step, and needs its data for that. A terminal sends
     Ctrl-C to all processes of a job, and a queue sends SIGTERM to all of them.
@@ -198,15 +180,15 @@ def _serve(orders: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     while True:
         try:
-            order, path = orders.recv()
+            task, path = tasks.recv()
         except EOFError:
             return
         failure: KitError | None = None
         try:
-            order.carry_out(path)
+            task.read_into(path)
         except KitError as error:
             failure = error
         try:
-            orders.send(failure)
+            tasks.send(failure)
         except BrokenPipeError:
             return

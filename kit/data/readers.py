@@ -1,4 +1,4 @@
-"""Reads many parts of states at once, into tensors: by threads of this process, or by processes of their own.
+"""Readers of many parts of states at once, into tensors: threads of this process, or processes of their own.
 
 Dimensions: B batch, T history, C level, H latitude, W longitude.
 """
@@ -10,14 +10,14 @@ import mmap
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from kit.data.chunks import ChunkSlice
@@ -36,8 +36,8 @@ class ReadRequest:
     """One tensor to be read.
 
     Attributes:
-        leading: its first dimensions, [B, T].
-        parts: of states, B x T of them, all of one shape.
+        leading: First dimensions of the tensor, [B, T].
+        parts: Slices of states, B x T of them, all of one shape.
     """
 
     leading: tuple[int, ...]
@@ -50,15 +50,15 @@ class ReadRequest:
 
     @property
     def bytes(self) -> int:
-        """Of the tensor."""
+        """Size of the tensor."""
         return math.prod(self.shape) * _FLOAT.itemsize
 
 
 class Reader(Protocol):
     """Reads tensors; safe to be used by several threads."""
 
-    def read(self, wanted: Sequence[ReadRequest]) -> list[torch.Tensor]:
-        """Read all that is wanted, float32 on the host.
+    def read(self, requests: Sequence[ReadRequest]) -> list[torch.Tensor]:
+        """Read tensors, float32 on the host.
 
         Raises:
             StoreError: a chunk is gone or damaged.
@@ -90,37 +90,37 @@ class _Recycled(Generic[Kind]):
         self._free: deque[Kind] = deque(maxlen=_MOST_FREE)
 
     def take(self, size: int) -> tuple[Kind, torch.Tensor]:
-        """So many bytes, as a flat tensor in float32 whose memory comes back with the end of its last view."""
-        block = self._fitting(size) or self._kind(size)
+        """Take so many bytes, as a flat tensor in float32 whose memory comes back with the end of its last view."""
+        block = None
+        while block is None and self._free:
+            try:
+                block = self._free.popleft()
+            except IndexError:
+                # Another thread was faster.
+                break
+            if not size <= block.size <= 2 * size:
+                # Of another use; it is let go.
+                block = None
+        block = block or self._kind(size)
         bytes_of_block = np.frombuffer(block.memory, np.uint8, size)
         # A tensor's storage holds on to the very array that it was made from.
         weakref.finalize(bytes_of_block, self._free.append, block).atexit = False
         return block, torch.from_numpy(bytes_of_block).view(_FLOAT)
 
-    def _fitting(self, size: int) -> Kind | None:
-        """A free block of about this size; others are let go."""
-        while self._free:
-            try:
-                block = self._free.popleft()
-            except IndexError:
-                break
-            if size <= block.size <= 2 * size:
-                return block
-        return None
 
-
-def _places(wanted: Sequence[ReadRequest]) -> tuple[list[int], int]:
-    """First byte of each tensor in memory for all, each at the beginning of a page; and the bytes of all."""
+def _offsets(requests: Sequence[ReadRequest]) -> tuple[list[int], int]:
+    """Lay tensors out in memory for all; returns the first byte of each, at the beginning of a page, and the size."""
     page = mmap.ALLOCATIONGRANULARITY
-    *starts, size = accumulate((-(-one.bytes // page) * page for one in wanted), initial=0)
+    *starts, size = accumulate((-(-request.bytes // page) * page for request in requests), initial=0)
     return starts, size
 
 
-def _cut(flat: torch.Tensor, wanted: Sequence[ReadRequest], starts: Sequence[int]) -> list[torch.Tensor]:
-    places = [start // _FLOAT.itemsize for start in starts]
-    return [
-        flat[place : place + math.prod(one.shape)].view(one.shape) for one, place in zip(wanted, places, strict=True)
-    ]
+def _cut(flat: torch.Tensor, requests: Sequence[ReadRequest], starts: Sequence[int]) -> list[torch.Tensor]:
+    tensors = []
+    for request, start in zip(requests, starts, strict=True):
+        first = start // _FLOAT.itemsize
+        tensors.append(flat[first : first + math.prod(request.shape)].view(request.shape))
+    return tensors
 
 
 class ThreadReader:
@@ -130,32 +130,29 @@ class ThreadReader:
         """Begin.
 
         Args:
-            threads: that read at once; one reads in the calling thread.
-            pin: read into pinned memory.
+            threads: Number of threads that read at once; one reads in the calling thread.
+            pin: Whether to read into pinned memory.
         """
-        self._threads, self._pin = threads, pin
-        self._memory = _Recycled(_Plain)
+        self._pin, self._memory = pin, _Recycled(_Plain)
+        self._map: Callable[..., Iterable[None]] = map
+        if threads > 1:
+            # Threads start with the first read.
+            self._map = ThreadPoolExecutor(threads, thread_name_prefix="states").map
 
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="states")
-
-    def read(self, wanted: Sequence[ReadRequest]) -> list[torch.Tensor]:
+    def read(self, requests: Sequence[ReadRequest]) -> list[torch.Tensor]:
         """Read straight into the tensors."""
         if self._pin:
             # PyTorch uses pinned memory again by itself.
-            tensors = [torch.empty(one.shape, dtype=_FLOAT, pin_memory=True) for one in wanted]
+            tensors = [torch.empty(request.shape, dtype=_FLOAT, pin_memory=True) for request in requests]
         else:
-            starts, size = _places(wanted)
-            tensors = _cut(self._memory.take(size)[1], wanted, starts)
-        parts = [part for one in wanted for part in one.parts]
-        states = [
-            state
-            for one, tensor in zip(wanted, tensors, strict=True)
-            for state in tensor.numpy().reshape(-1, *one.parts[0].shape)
-        ]
-        run = map if self._threads == 1 else self._pool.map
-        for _ in run(ChunkSlice.read, parts, states):
+            starts, size = _offsets(requests)
+            tensors = _cut(self._memory.take(size)[1], requests, starts)
+        parts: list[ChunkSlice] = []
+        states: list[npt.NDArray[np.float32]] = []
+        for request, tensor in zip(requests, tensors, strict=True):
+            parts += request.parts
+            states.extend(tensor.numpy().reshape(-1, *request.parts[0].shape))
+        for _ in self._map(ChunkSlice.read, parts, states):
             pass
         return tensors
 
@@ -167,25 +164,25 @@ class ProcessReader:
         """Begin; processes start with the first read.
 
         Args:
-            workers: processes.
-            pin: copy what was read to pinned memory.
+            workers: Number of processes.
+            pin: Whether to copy what was read to pinned memory.
         """
         self._workers, self._pin = Workers(workers), pin
         self._memory = _Recycled(SharedBuffer)
 
-    def read(self, wanted: Sequence[ReadRequest]) -> list[torch.Tensor]:
-        """Have the processes read into one block of memory, of which the tensors are parts."""
-        starts, size = _places(wanted)
+    def read(self, requests: Sequence[ReadRequest]) -> list[torch.Tensor]:
+        """Read in the processes into one block of memory, of which the tensors are parts."""
+        starts, size = _offsets(requests)
         block, flat = self._memory.take(size)
-        each = [one.bytes // len(one.parts) for one in wanted]
-        orders = [
-            ReadTask(part, start + number * step)
-            for one, start, step in zip(wanted, starts, each, strict=True)
-            for number, part in enumerate(one.parts)
-        ]
-        self._workers.read(orders, block.path)
-        tensors = _cut(flat, wanted, starts)
-        return [tensor.pin_memory() for tensor in tensors] if self._pin else tensors
+        tasks = []
+        for request, start in zip(requests, starts, strict=True):
+            step = request.bytes // len(request.parts)
+            tasks += [ReadTask(part, start + number * step) for number, part in enumerate(request.parts)]
+        self._workers.read(tasks, block.path)
+        tensors = _cut(flat, requests, starts)
+        if self._pin:
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return tensors
 
 
 DEFAULT_READER: Reader = ThreadReader()
@@ -193,13 +190,16 @@ DEFAULT_READER: Reader = ThreadReader()
 
 
 def reader_for(workers: int, *, pin: bool = False) -> Reader:
-    """What reads with so many processes; with none, up to four threads do.
+    """Make a reader with so many processes; with none, up to four threads read.
 
     Args:
-        workers: ``data.workers``.
-        pin: hand states over in pinned memory.
+        workers: Number of processes, ``data.workers``.
+        pin: Whether to hand states over in pinned memory.
     """
     if workers:
         return ProcessReader(workers, pin=pin)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        # Of a container or a job that has a part of the machine.
+        cores = len(os.sched_getaffinity(0))
     return ThreadReader(min(cores, _MOST_THREADS), pin=pin)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from kit.data.windows import at_step, trimmed
+from kit.data.windows import at_step, trim
 from kit.io.errors import StoreError
 
 
@@ -88,5 +88,5 @@ def test_the_first_states_go_where_a_sum_begins_before_the_data() -> None:
         "2t": at_step(hourly(list(range(13)), name="2t"), accumulated=False, hours=6, note=notes.append),
     }
     assert hours(fields["2t"]) == [0, 6, 12]
-    assert hours(trimmed(fields, notes.append)["2t"]) == [6, 12]
+    assert hours(trim(fields, notes.append)["2t"]) == [6, 12]
     assert notes[-1] == "2020-01-01T00:00 left out: hours that the sums need lie before the data"

@@ -32,7 +32,7 @@ from kit.data.store.format import STATIC_PREFIX, Times, listed, period_indices, 
 from kit.data.store.reader import Store
 from kit.data.store.writer import StoreExistsError, append_states, write_store
 from kit.data.variables import lookup
-from kit.data.windows import at_step, trimmed
+from kit.data.windows import at_step, trim
 from kit.io.errors import StoreError
 
 __all__ = ["build_store", "default_splits", "estimate", "open_store"]
@@ -295,7 +295,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
             variable = lookup(name, "surface")
             accumulated = accumulated or (variable is not None and variable.accumulated)
         fields[name] = at_step(field, accumulated=accumulated, hours=settings.step, note=note)
-    fields = trimmed(fields, note)
+    fields = trim(fields, note)
     fields = {name: _in_times(field, settings.times) for name, field in fields.items()}
     _check_same_coordinates(fields)
     for where, on_levels in (("on pressure levels", True), ("at the surface", False)):

@@ -107,12 +107,12 @@ class ForecastTask:
             start=start,
             share=ProcessShare.of_process(),
         )
-        return load_pairs(data.train, data.reader, order=order, beside=self._prefetch())
+        return load_pairs(data.train, data.reader, order=order, prefetch=self._prefetch())
 
     def valid_batches(self) -> Iterable[Pair]:
         """Return all validation batches, in order of time."""
         data = self.data
-        return load_pairs(data.valid, data.reader, batch_size=data.batch_size, beside=self._prefetch())
+        return load_pairs(data.valid, data.reader, batch_size=data.batch_size, prefetch=self._prefetch())
 
     def _prefetch(self) -> Callable[[datetime], None] | None:
         """Return what reads ahead, for an input time, beside the states of the store; None where there is nothing."""
