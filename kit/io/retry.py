@@ -11,7 +11,17 @@ from typing import TypeVar
 
 from kit.io.progress import ProgressCallback
 
-__all__ = ["RETRY_STATUS", "RetryableError", "Limits", "SourceError", "patiently", "poll", "reason", "retry_after"]
+__all__ = [
+    "RETRY_STATUS",
+    "Limits",
+    "RetryableError",
+    "SourceError",
+    "patiently",
+    "poll",
+    "reason",
+    "retry_after",
+    "wait_before_retry",
+]
 
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses of servers that are busy, restarting or behind a failing gateway; a later request may succeed."""
@@ -79,21 +89,36 @@ def patiently(
             return run()
         except RetryableError as failure:
             failures += 1
+            # A download of hours is cut many times; each attempt that brought more bytes shows that the next may.
             reached = progress()
             if reached > best:
                 best, failures = reached, 1
-            if failures >= limits.attempts:
-                msg = f"{failure}; given up after {failures} attempts"
-                raise SourceError(msg) from failure
-            wait = limits.backoff * 2 ** (failures - 1)
-            if failure.wait is not None:
-                wait = failure.wait
-                if wait > limits.longest:
-                    msg = f"{failure}; the server asks to wait {wait:.0f} s"
-                    raise SourceError(msg) from failure
-            wait = min(wait, limits.longest)
+            wait = wait_before_retry(failure, failures, limits)
             watch.said(f"{failure}; trying again in {wait:.3g} s")
             time.sleep(wait)
+
+
+def wait_before_retry(failure: RetryableError, failures: int, limits: Limits) -> float:
+    """Compute the seconds to wait before the next attempt.
+
+    Args:
+        failure: Failure of the last attempt.
+        failures: Number of attempts in a row that failed, this one included.
+        limits: Waiting times and number of attempts.
+
+    Raises:
+        SourceError: so many attempts failed, or the server asks to wait too long.
+    """
+    if failures >= limits.attempts:
+        msg = f"{failure}; given up after {failures} attempts"
+        raise SourceError(msg) from failure
+    wait: float = limits.backoff * 2 ** (failures - 1)
+    if failure.wait is not None:
+        wait = failure.wait
+        if wait > limits.longest:
+            msg = f"{failure}; the server asks to wait {wait:.0f} s"
+            raise SourceError(msg) from failure
+    return min(wait, limits.longest)
 
 
 def poll(done: Callable[[], bool], every: float, limit: float | None = None) -> bool:
@@ -145,12 +170,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         Seconds from now; None if the header is missing or makes no sense.
     """
     text = headers.get("Retry-After", "").strip()
+    # RFC 9110, section 10.2.3: seconds, or a date.
     if text.isdigit():
         return float(text)
     try:
         then = parsedate_to_datetime(text)
     except ValueError:
         return None
+    # A zone of "-0000" is read as none; such dates are UTC.
     if then.tzinfo is None:
         then = then.replace(tzinfo=UTC)
     return max(0.0, then.timestamp() - datetime.now(UTC).timestamp())

@@ -21,7 +21,7 @@ from zarr.storage import MemoryStore
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Request
 from kit.data.sources.zarr import source as zarr
-from kit.data.sources.zarr.retry_store import PatientStore
+from kit.data.sources.zarr.retry_store import RetryStore
 from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import KitError, SettingsError, StoreError, UnavailableError
@@ -403,7 +403,7 @@ class _Silent(MemoryStore):
 
 def test_nobody_waits_for_a_store_that_is_closed() -> None:
     """A thread that did would keep the process from ending."""
-    store = PatientStore(_Silent(), "memory", zarr.LOCAL)
+    store = RetryStore(_Silent(), "memory", zarr.LOCAL)
     prototype = default_buffer_prototype()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: sync(store.get("t/c/0", prototype)))

@@ -1,4 +1,4 @@
-"""Where a Zarr store lies: a folder, a zip, or an address on a web server, in Google's or in Amazon's storage.
+"""Places of Zarr stores: a folder, a zip, or an address on a web server, in Google's or in Amazon's storage.
 
 Addresses need the extra ``cloud``. Public buckets are read without credentials; whoever has some names them in fsspec's
 own configuration (``FSSPEC_GS_TOKEN=google_default``), which is heeded here.
@@ -24,7 +24,8 @@ from kit.io.retry import Limits
 
 __all__ = ["is_address", "opened_store", "without_retries"]
 
-_SCHEMES = ("gs", "http", "https", "s3")
+_PACKAGES = {"gs": ("aiohttp", "gcsfs"), "http": ("aiohttp",), "https": ("aiohttp",), "s3": ("s3fs",)}
+"""What fsspec needs to read addresses of each scheme."""
 
 
 def is_address(path: str) -> bool:
@@ -45,32 +46,28 @@ def opened_store(place: str, limits: Limits) -> Iterator[Store]:
         StoreError: there is no such folder or zip.
         UnavailableError: the network is not to be used.
     """
-    if not is_address(place):
-        with _local(Path(place)) as store:
-            yield store
+    if is_address(place):
+        filesystem, path = _filesystem(place, limits)
+        try:
+            yield zarr.storage.FsspecStore(filesystem, read_only=True, path=path)
+        finally:
+            # aiohttp warns of a session that is left open.
+            session: Any = getattr(filesystem, "_session", None)
+            if hasattr(session, "close"):
+                sync(session.close())
         return
-    filesystem, path = _filesystem(place, limits)
-    try:
-        yield zarr.storage.FsspecStore(filesystem, read_only=True, path=path)
-    finally:
-        session = getattr(filesystem, "_session", None)
-        if session is not None and hasattr(session, "close"):
-            sync(session.close())
-
-
-@contextmanager
-def _local(path: Path) -> Iterator[Store]:
-    if path.is_dir():
-        yield zarr.storage.LocalStore(path, read_only=True)
+    folder = Path(place)
+    if folder.is_dir():
+        yield zarr.storage.LocalStore(folder, read_only=True)
         return
-    if not path.is_file():
-        msg = f"{path}: no such folder; --path names a Zarr store: a folder, a zip, an address, or a registry's name"
+    if not folder.is_file():
+        msg = f"{place}: no such folder; --path names a Zarr store: a folder, a zip, an address, or a registry's name"
         raise StoreError(msg)
     try:
-        archive = zarr.storage.ZipStore(path, mode="r", read_only=True)
+        archive = zarr.storage.ZipStore(folder, mode="r", read_only=True)
         sync(archive._open())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        msg = f"{path}: neither a folder nor a zip that can be read ({error}); --path names a Zarr store"
+        msg = f"{folder}: neither a folder nor a zip that can be read ({error}); --path names a Zarr store"
         raise StoreError(msg) from error
     try:
         yield archive
@@ -79,13 +76,14 @@ def _local(path: Path) -> Iterator[Store]:
 
 
 def _filesystem(address: str, limits: Limits) -> tuple[Any, str]:
-    """A file system of fsspec for an address, and the path there."""
+    """Open the file system of fsspec for an address; return it and the path there."""
     from kit.registry.fetching import offline
 
     parts = urlsplit(address)
-    if parts.scheme not in _SCHEMES or not parts.hostname:
-        msg = f"{address}: expected {', '.join(f'{s}://' for s in _SCHEMES)} and where the store lies, or a folder"
+    if parts.scheme not in _PACKAGES or not parts.hostname:
+        msg = f"{address}: expected {', '.join(f'{s}://' for s in _PACKAGES)} and where the store lies, or a folder"
         raise SettingsError(msg)
+    # The store's attributes record the address that it was built from.
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         msg = (
             f"{parts.scheme}://{parts.hostname}{parts.path}: an address with a password or a query in it would be "
@@ -95,56 +93,43 @@ def _filesystem(address: str, limits: Limits) -> tuple[Any, str]:
     if offline():
         msg = f"{address}: is read over the network, and KIT_OFFLINE is set; unset it, or copy the store to a folder"
         raise UnavailableError(msg)
+    for package in _PACKAGES[parts.scheme]:
+        if importlib.util.find_spec(package) is None:
+            msg = f'{address}: needs {package}: pip install "aurora-finetune-kit[cloud]"'
+            if package == "s3fs":
+                msg = (
+                    f"{address}: Amazon's storage needs the package s3fs, which the kit does not bring: pip install "
+                    "s3fs. A public bucket can also be read by its https:// address"
+                )
+            raise SettingsError(msg)
+    import fsspec
+    from fsspec.config import conf
+
     if parts.scheme == "s3":
-        return _s3(address)
-    _need("aiohttp", address)
+        options = {"anon": True} | conf.get("s3", {})
+        return fsspec.filesystem("s3", asynchronous=True, **options), address.removeprefix("s3://").rstrip("/")
     import aiohttp
 
+    # No limit for a whole chunk: a large one takes its time.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.read)
+    client = {"timeout": timeout, "trust_env": True}
     if parts.scheme == "gs":
-        _need("gcsfs", address)
-        options = {"token": "anon"} | _configured("gs", "gcs")
-        return without_retries()(
-            asynchronous=True,
-            skip_instance_cache=True,
-            session_kwargs={"timeout": timeout, "trust_env": True},
-            **options,
-        ), address.removeprefix("gs://").rstrip("/")
+        options = {"token": "anon"} | conf.get("gs", {}) | conf.get("gcs", {})
+        # Public buckets are read anonymously, unless fsspec's own configuration says otherwise.
+        google = without_retries()
+        system = google(asynchronous=True, skip_instance_cache=True, session_kwargs=client, **options)
+        return system, address.removeprefix("gs://").rstrip("/")
     from fsspec.implementations.http import HTTPFileSystem
 
-    client = {"timeout": timeout, "trust_env": True}
     return HTTPFileSystem(asynchronous=True, skip_instance_cache=True, client_kwargs=client), address.rstrip("/")
 
 
 def without_retries() -> Any:
-    """Google's file system without patience of its own: ours tells what it waits for, and asks no oftener."""
+    """Make a class of Google's file system that asks once: our own retries tell what they wait for.
+
+    gcsfs tries six times by itself, silently; five attempts of ours would be thirty of its.
+    """
     from gcsfs.core import GCSFileSystem
 
     inner = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
     return type("PlainGCSFileSystem", (GCSFileSystem,), {"_request": inner, "__module__": __name__})
-
-
-def _s3(address: str) -> tuple[Any, str]:
-    if importlib.util.find_spec("s3fs") is None:
-        msg = (
-            f"{address}: Amazon's storage needs the package s3fs, which the kit does not bring: pip install s3fs. A "
-            "public bucket can also be read by its https:// address"
-        )
-        raise SettingsError(msg)
-    import fsspec
-
-    options = {"anon": True} | _configured("s3")
-    return fsspec.filesystem("s3", asynchronous=True, **options), address.removeprefix("s3://").rstrip("/")
-
-
-def _configured(*protocols: str) -> dict[str, Any]:
-    """What fsspec's own configuration says of a protocol."""
-    from fsspec.config import conf
-
-    return {key: value for protocol in protocols for key, value in conf.get(protocol, {}).items()}
-
-
-def _need(package: str, address: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        msg = f'{address}: needs {package}: pip install "aurora-finetune-kit[cloud]"'
-        raise SettingsError(msg)

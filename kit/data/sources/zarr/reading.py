@@ -1,17 +1,15 @@
 """Arrays of a Zarr store as dask reads them: a few states at a time, again where a chunk cannot be unpacked.
 
-What the store says of its arrays is compared now and then, and with the last state, with what it said at first.
+The metadata of the arrays are compared now and then, and with the last state, with what they were at first.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -28,82 +26,94 @@ from zarr.core.sync import sync
 from kit.data.settings import Period
 from kit.data.sources.base import Request
 from kit.data.sources.fields import Note
-from kit.data.sources.zarr.retry_store import AbsentChunkError, PatientStore, described, keys_read
+from kit.data.sources.zarr.retry_store import AbsentChunkError, RetryStore, describe_key, keys_read
 from kit.data.store.format import period_indices
+from kit.io.documents import parse_json
 from kit.io.errors import KitError, StoreError, UnavailableError
+from kit.io.hashes import sha256_of_text
+from kit.io.progress import ProgressCallback
+from kit.io.retry import RetryableError, SourceError, patiently
 
-__all__ = ["Arrays", "FILLED", "Times", "hours_between", "lazy"]
-
-_logger = logging.getLogger(__name__)
+__all__ = ["FILLED", "SelectedTimes", "ZarrArrays", "hours_between", "lazy"]
 
 CHUNK_BYTES = 64 * 2**20
 """Most of an array that is computed at once, where the store's own chunks hold many states."""
-_EVERY = 120.0
-"""Seconds between looks at what the store says of its arrays."""
+_CHECK_SECONDS = 120.0
+"""Seconds between comparisons of the metadata."""
 _UNDECODABLE = (RuntimeError, ValueError, TypeError, EOFError, OSError, MemoryError, zlib.error, ArithmeticError)
 """What codecs raise for bytes that they cannot unpack."""
 
 Positions = npt.NDArray[np.intp]
 
 
-class Arrays:
-    """What a store says of those of its arrays that are read."""
+class ZarrArrays:
+    """Those arrays of a store that are read, and their metadata."""
 
-    def __init__(self, store: PatientStore) -> None:
+    def __init__(self, store: RetryStore) -> None:
         self.store = store
         group = zarr.open_group(store, mode="r")
         self.format = int(group.metadata.zarr_format)
         self.consolidated = group.metadata.consolidated_metadata is not None
-        self._told: dict[str, str] = {}
-        self._looked = time.monotonic()
+        self._pinned: dict[str, str] = {}
+        self._compared = time.monotonic()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs."""
+        """Return what another process needs."""
         return self.__dict__ | {"_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state of ``__getstate__``; the clock is another one."""
-        self.__dict__.update(state | {"_lock": threading.Lock(), "_looked": time.monotonic()})
+        self.__dict__.update(state | {"_lock": threading.Lock(), "_compared": time.monotonic()})
 
     def pin(self, names: Sequence[str]) -> str:
-        """Remember what the store says of these arrays.
+        """Remember the metadata of these arrays.
 
         Returns:
             SHA-256 of it.
         """
         group = self._group()
-        self._told = {name: _told(group[name]) for name in sorted(names)}
-        arrays = {name: group[name] for name in names}
-        self.store.blosc = {name for name, array in arrays.items() if _is_blosc(array)}
-        return hashlib.sha256(json.dumps(self._told, sort_keys=True).encode()).hexdigest()
+        self._pinned = {name: _metadata_hash(group[name]) for name in sorted(names)}
+        self.store.blosc = {name for name in names if _is_blosc(group[name])}
+        return sha256_of_text(json.dumps(self._pinned, sort_keys=True))
 
-    def chunk_bytes(self, name: str, place: Sequence[int]) -> int:
-        """Size of a chunk of an array, as it is stored; 0 where nobody says.
+    def chunk_bytes(self, name: str, position: Sequence[int]) -> int:
+        """Ask for the size of a chunk of an array, as it is stored; 0 where nobody says.
 
         Only its size is asked for.
         """
         array: Any = self._group()[name]
-        key = f"{name}/{array.metadata.encode_chunk_key(tuple(place))}"
+        key = f"{name}/{array.metadata.encode_chunk_key(tuple(position))}"
         try:
             return sync(self.store.size_of(key))
         except (OSError, ValueError):
             return 0
 
-    def confirm(self, *, now: bool) -> None:
-        """Look whether the store still says of its arrays what it said at first.
+    def check_unchanged(self, *, now: bool) -> None:
+        """Compare the metadata with what they were at first.
 
         Args:
-            now: look in any case; else only if the last look was some time ago.
+            now: compare in any case; else only if the last time was some time ago.
 
         Raises:
-            StoreError: it does not.
+            StoreError: they differ.
         """
         with self._lock:
-            if not now and time.monotonic() - self._looked < _EVERY:
+            if not now and time.monotonic() - self._compared < _CHECK_SECONDS:
                 return
-            changed = self._changed()
-            self._looked = time.monotonic()
+            # A store of petabytes has no hash: shapes, chunks, types and attributes stand for it. The attributes of the
+            # store as a whole do not count, because ARCO-ERA5 moves its valid_time_stop whenever it grows.
+            try:
+                group = self._group()
+                changed = []
+                for name, pinned in self._pinned.items():
+                    if name not in group or _metadata_hash(group[name]) != pinned:
+                        changed.append(name)
+            except KitError:
+                raise
+            except (*_UNDECODABLE, KeyError) as error:
+                changed = [f"its arrays ({type(error).__name__}: {error})"]
+            self._compared = time.monotonic()
         if changed:
             msg = (
                 f"{self.store.address}: what the store says of {', '.join(changed[:5])} changed while it was read, so "
@@ -111,63 +121,60 @@ class Arrays:
             )
             raise StoreError(msg)
 
-    def _changed(self) -> list[str]:
-        try:
-            group = self._group()
-            return [name for name, told in self._told.items() if name not in group or _told(group[name]) != told]
-        except KitError:
-            raise
-        except (*_UNDECODABLE, KeyError) as error:
-            return [f"its arrays ({type(error).__name__}: {error})"]
-
     def read(self, name: str, take: Callable[[], npt.NDArray[Any]], when: str) -> npt.NDArray[Any]:
         """Read a part of an array; again if a chunk cannot be unpacked.
+
+        Args:
+            name: the array's name in the store.
+            take: reads the part.
+            when: its times, for messages.
 
         Raises:
             StoreError: a chunk is absent, or the store changed.
             UnavailableError: chunks came damaged each time, or not at all.
         """
-        limits, failures = self.store.limits, 0
-        while True:
+
+        def attempt() -> npt.NDArray[Any]:
             with keys_read() as keys:
                 try:
                     return take()
-                except AbsentChunkError as error:
-                    raise StoreError(self._absent(name, error, when)) from error
                 except KitError:
                     raise
                 except _UNDECODABLE as error:
-                    failures += 1
                     self.store.forget(keys)
-                    self.confirm(now=True)
-                    chunks = ", ".join(described(key) for key in list(dict.fromkeys(keys))[:3]) or name
-                    if failures >= limits.attempts:
-                        msg = (
-                            f"{self.store.address}: {chunks}{when} cannot be unpacked ({error}); given up after "
-                            f"{failures} attempts. It is damaged there, or came damaged each time"
-                        )
-                        raise UnavailableError(msg) from error
-                    wait = min(limits.backoff * 2 ** (failures - 1), limits.longest)
-                    _logger.warning("%s cannot be unpacked (%s); trying again in %.3g s", chunks, error, wait)
-                    time.sleep(wait)
+                    # A chunk that cannot be unpacked may be one of a new version of the store.
+                    self.check_unchanged(now=True)
+                    chunks = ", ".join(map(describe_key, list(dict.fromkeys(keys))[:3])) or name
+                    msg = f"{chunks}{when} cannot be unpacked ({error})"
+                    raise RetryableError(msg) from error
 
-    def _absent(self, name: str, error: AbsentChunkError, when: str) -> str:
-        fill = getattr(self._group()[name], "fill_value", None)
-        return (
-            f"{error}{when}. Zarr would give its fill value ({fill}) for it, but it may as well have been lost, or not "
-            f"been written yet: choose other --times, or name {name} in --absent_chunks if there absent chunks stand "
-            "for that value"
-        )
+        try:
+            return patiently(attempt, self.store.limits, ProgressCallback())
+        except AbsentChunkError as error:
+            fill = getattr(self._group()[name], "fill_value", None)
+            msg = (
+                f"{error}{when}. Zarr would give its fill value ({fill}) for it, but it may as well have been lost, or "
+                f"not been written yet: choose other --times, or name {name} in --absent_chunks if there absent chunks "
+                "stand for that value"
+            )
+            raise StoreError(msg) from error
+        except SourceError as error:
+            msg = f"{self.store.address}: {error}. It is damaged there, or came damaged each time"
+            raise UnavailableError(msg) from error
 
     def _group(self) -> zarr.Group:
-        fmt: Any = self.format
-        return zarr.open_group(self.store, mode="r", zarr_format=fmt, use_consolidated=self.consolidated)
+        form: Any = self.format
+        return zarr.open_group(self.store, mode="r", zarr_format=form, use_consolidated=self.consolidated)
 
 
 def lazy(
-    variable: xr.Variable, name: str, arrays: Arrays, times: npt.NDArray[np.datetime64] | None, positions: Positions
+    variable: xr.Variable,
+    name: str,
+    arrays: ZarrArrays,
+    times: npt.NDArray[np.datetime64] | None,
+    positions: Positions,
 ) -> da.Array:
-    """One array as dask reads it, in pieces that end where its chunks end.
+    """Lay an array out as dask reads it, in pieces that end where its chunks end.
 
     Args:
         variable: lazy, as xarray gives it, with what is not wanted left out; the time, if it has one, comes in any
@@ -177,68 +184,75 @@ def lazy(
         times: of its states, for messages; None if it has no time.
         positions: of its states among the array's.
     """
-    along = variable.dims.index("time") if "time" in variable.dims else None
-    chunks: list[Any] = list(variable.shape)
-    if along is not None:
+    axis = variable.dims.index("time") if "time" in variable.dims else None
+    pieces: list[tuple[int, ...]] = [(length,) for length in variable.shape]
+    if axis is not None:
         stored = variable.encoding.get("shards") or variable.encoding.get("chunks") or variable.shape
-        largest = max(1, CHUNK_BYTES // max(1, variable.dtype.itemsize * variable.size // variable.shape[along]))
-        chunks[along] = _runs(positions // max(1, int(stored[along])), largest)
-    reading = _Reading(variable, name, arrays, times, along)
-    pieces = tuple(piece if isinstance(piece, tuple) else (piece,) for piece in chunks)
-    meta = np.empty((0,) * variable.ndim, variable.dtype)
+        # Stored chunks of small grids may hold years: they are divided, and kept packed meanwhile.
+        largest = max(1, CHUNK_BYTES // max(1, variable.dtype.itemsize * variable.size // variable.shape[axis]))
+        pieces[axis] = _run_lengths(positions // max(1, int(stored[axis])), largest)
     array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
-        reading, chunks=pieces, name=False, fancy=False, asarray=False, meta=meta
+        _LazyArray(variable, name, arrays, times, axis),
+        chunks=tuple(pieces),
+        name=False,
+        fancy=False,
+        asarray=False,
+        meta=np.empty((0,) * variable.ndim, variable.dtype),
     )
     return array
 
 
-def _runs(groups: Positions, largest: int) -> tuple[int, ...]:
-    """Lengths of runs of equal numbers, none longer than ``largest``."""
+def _run_lengths(groups: Positions, largest: int) -> tuple[int, ...]:
+    """Measure runs of equal numbers, and divide those that are longer than ``largest``."""
     edges = np.flatnonzero(np.diff(groups)) + 1
-    lengths = np.diff(np.concatenate([[0], edges, [len(groups)]]))
-    return tuple(min(largest, int(n) - start) for n in lengths for start in range(0, int(n), largest))
+    lengths = np.diff([0, *edges.tolist(), len(groups)]).tolist()
+    return tuple(min(largest, length - start) for length in lengths for start in range(0, length, largest))
 
 
-class _Reading:
+class _LazyArray:
     """An array for dask: a shape, a type, and slices of values."""
 
     def __init__(
         self,
         variable: xr.Variable,
         name: str,
-        arrays: Arrays,
+        arrays: ZarrArrays,
         times: npt.NDArray[np.datetime64] | None,
-        along: int | None,
+        axis: int | None,
     ) -> None:
         self._variable, self._name, self._arrays = variable, name, arrays
-        self._times, self._along = times, along
+        self._times, self._axis = times, axis
         self.shape, self.dtype, self.ndim = variable.shape, variable.dtype, variable.ndim
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         parts = key if isinstance(key, tuple) else (key,)
         when, last = "", False
-        if self._along is not None and self._times is not None:
-            taken = np.atleast_1d(self._times[parts[self._along]])
-            when = f" at {taken[0].astype('datetime64[m]')}" + (f" and {len(taken) - 1} more times" * (len(taken) > 1))
-            last = bool(taken[-1] == self._times[-1])
+        if self._axis is not None and self._times is not None:
+            times = np.atleast_1d(self._times[parts[self._axis]])
+            when = f" at {times[0].astype('datetime64[m]')}"
+            if len(times) > 1:
+                when += f" and {len(times) - 1} more times"
+            last = bool(times[-1] == self._times[-1])
         values = self._arrays.read(self._name, lambda: np.asarray(self._variable[parts].values), when)
-        self._arrays.confirm(now=last)
+        # With the last state in any case: what was read before it then belongs together.
+        self._arrays.check_unchanged(now=last)
         return values
 
 
-def _told(array: Any) -> str:
-    """What a store says of an array, as text that does not depend on order."""
+def _metadata_hash(array: Any) -> str:
+    """Hash the metadata of an array, whatever the order of its keys."""
     metadata: ArrayV2Metadata | ArrayV3Metadata = array.metadata
-    documents: Mapping[str, Any] = metadata.to_buffer_dict(default_buffer_prototype())
-    texts = {name: json.loads(buffer.to_bytes()) for name, buffer in documents.items()}
-    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    documents = metadata.to_buffer_dict(default_buffer_prototype())
+    texts = {name: parse_json(buffer.to_bytes()) for name, buffer in documents.items()}
+    return sha256_of_text(json.dumps(texts, sort_keys=True))
 
 
 def _is_blosc(array: Any) -> bool:
     """Whether a chunk as it is stored is a buffer of Blosc."""
     metadata = array.metadata
-    last = metadata.compressor if isinstance(metadata, ArrayV2Metadata) else (*metadata.codecs,)[-1]
-    return "blosc" in type(last).__name__.lower()
+    # The last codec of Zarr 3 makes what is stored.
+    packer = metadata.compressor if isinstance(metadata, ArrayV2Metadata) else (*metadata.codecs,)[-1]
+    return "blosc" in type(packer).__name__.lower()
 
 
 # Which states of a Zarr store are taken, before any of them is read.
@@ -248,12 +262,14 @@ FILLED = ("valid_time_start", "valid_time_stop")
 
 
 def hours_between(times: npt.NDArray[np.datetime64]) -> int | None:
-    """Hours from state to state; None for one state."""
-    return int(np.diff(times).min() / np.timedelta64(1, "h")) if len(times) > 1 else None
+    """Compute the hours from state to state; None for one state."""
+    if len(times) < 2:
+        return None
+    return int(np.diff(times).min() / np.timedelta64(1, "h"))
 
 
 @dataclass(frozen=True)
-class Times:
+class SelectedTimes:
     """States that are taken.
 
     Attributes:
@@ -265,7 +281,7 @@ class Times:
     values: npt.NDArray[np.datetime64]
 
     @classmethod
-    def of(cls, dataset: xr.Dataset, request: Request, where: str, note: Note) -> Times:
+    def of(cls, dataset: xr.Dataset, request: Request, where: str, note: Note) -> SelectedTimes:
         """Choose states by the wanted period, as far as the store is filled.
 
         A sum over a step needs the hours before its first state, so that these are taken, too.
@@ -280,29 +296,26 @@ class Times:
             msg = f"{where}: times of the type {values.dtype} and the shape {values.shape} are no dates of a calendar"
             raise StoreError(msg)
         values = values.astype("datetime64[s]")
-        inside = cls._filled(dataset, values, note)
+        filled = np.ones(len(values), dtype=bool)
+        first, last = (dataset.attrs.get(key) for key in FILLED)
+        # What is no time at all, such as an attribute that is missing, bounds nothing.
+        if (start := _moment(first)) is not None:
+            filled &= values >= start
+        if (stop := _moment(last, late=True)) is not None:
+            filled &= values <= stop
+        if not filled.all():
+            note(f"the store is filled from {first} to {last}")
+        chosen = np.flatnonzero(filled)
         if request.times is not None:
             early = timedelta(hours=(request.step or 1) - 1)
             wanted = period_indices(values, Period(request.times.start - early, request.times.end))
-            inside = inside[np.isin(inside, wanted)]
-        if not inside.size:
-            first, last = (np.datetime_as_string(values[edge], unit="m") for edge in (0, -1))
-            told = "".join(f", {key} {dataset.attrs[key]}" for key in FILLED if key in dataset.attrs)
-            msg = f"{where}: no state in --times {request.times}; the store holds {first} to {last}{told}"
+            chosen = chosen[np.isin(chosen, wanted)]
+        if not chosen.size:
+            held = " to ".join(np.datetime_as_string(values[[0, -1]], unit="m"))
+            stated = "".join(f", {key} {dataset.attrs[key]}" for key in FILLED if key in dataset.attrs)
+            msg = f"{where}: no state in --times {request.times}; the store holds {held}{stated}"
             raise StoreError(msg)
-        return cls(inside, values[inside])
-
-    @staticmethod
-    def _filled(dataset: xr.Dataset, values: npt.NDArray[np.datetime64], note: Note) -> npt.NDArray[np.intp]:
-        start, stop = (_edge(dataset.attrs.get(key), late=key == FILLED[1]) for key in FILLED)
-        inside = np.ones(len(values), dtype=bool)
-        if start is not None:
-            inside &= values >= start
-        if stop is not None:
-            inside &= values <= stop
-        if not inside.all():
-            note(f"the store is filled from {dataset.attrs.get(FILLED[0])} to {dataset.attrs.get(FILLED[1])}")
-        return np.flatnonzero(inside)
+        return cls(chosen, values[chosen])
 
     @property
     def indexer(self) -> slice | npt.NDArray[np.intp]:
@@ -310,22 +323,27 @@ class Times:
         if not len(self.positions):
             return slice(0, 0)
         first, last = int(self.positions[0]), int(self.positions[-1])
-        return slice(first, last + 1) if last - first + 1 == len(self.positions) else self.positions
+        if last - first + 1 == len(self.positions):
+            return slice(first, last + 1)
+        return self.positions
 
     @property
-    def ends(self) -> Times:
+    def ends(self) -> SelectedTimes:
         """The first state and the last."""
-        edges = [0, -1] if len(self.positions) > 1 else slice(None)
-        return Times(self.positions[edges], self.values[edges])
+        if len(self.positions) < 2:
+            return self
+        return SelectedTimes(self.positions[[0, -1]], self.values[[0, -1]])
 
 
-def _edge(text: Any, *, late: bool) -> np.datetime64 | None:
-    """A time that an attribute states; of a day, the first or the last second."""
+def _moment(text: Any, *, late: bool = False) -> np.datetime64 | None:
+    """Read a time that an attribute states, of a day its first or its last second; None if it is no time."""
     try:
         moment = np.datetime64(str(text))
     except ValueError:
         return None
     if np.isnat(moment):
         return None
-    one: np.datetime64 = moment.astype("datetime64[s]")
-    return one + np.timedelta64(86399, "s") if late and moment.dtype == np.dtype("datetime64[D]") else one
+    second: np.datetime64 = moment.astype("datetime64[s]")
+    if late and moment.dtype == np.dtype("datetime64[D]"):
+        second += np.timedelta64(86399, "s")
+    return second

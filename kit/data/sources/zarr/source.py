@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
 from kit.data.sources.fields import canonical_name
 from kit.data.sources.merging import merge
 from kit.data.sources.zarr.address import is_address, opened_store
-from kit.data.sources.zarr.reading import FILLED, Arrays, Times, hours_between, lazy
-from kit.data.sources.zarr.retry_store import PatientStore
+from kit.data.sources.zarr.reading import FILLED, SelectedTimes, ZarrArrays, hours_between, lazy
+from kit.data.sources.zarr.retry_store import RetryStore, any_array
 from kit.data.store.format import GRID, STATIC_PREFIX
 from kit.data.units import canonical_units
 from kit.data.variables import lookup, window
@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 REMOTE = Limits()
 LOCAL = Limits(attempts=2, backoff=0.1)
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, ArithmeticError)
-_LEADS = ("prediction_timedelta", "lead_time", "step")
+_LEAD_DIMENSIONS = ("prediction_timedelta", "lead_time", "step")
 _LISTED = 12
 """Most names of unknown arrays in a note."""
 
@@ -56,41 +56,40 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         UnavailableError: it did not answer.
     """
     pieces, files, names, licences = Pieces(request), [], set[str](), []
-    requests, download_bytes = 0, 0
+    requests = download_bytes = 0
     with ExitStack() as stack:
         for path in map(str, paths):
             limits = REMOTE if is_address(path) else LOCAL
-            store = PatientStore(stack.enter_context(opened_store(path, limits)), path, limits)
+            store = RetryStore(stack.enter_context(opened_store(path, limits)), path, limits)
             stack.callback(store.end)
-            found = _Found(*_opened(store), pieces)
-            files.append(found.take())
-            names |= found.names
-            licences.append(found.licence)
+            taking = _Taking(*_open(store), pieces)
+            files.append(taking.take())
+            names |= taking.names
+            licences.append(taking.licence)
             if is_address(path):
-                requests, download_bytes = requests + found.requests, download_bytes + found.download_bytes
+                requests += taking.requests
+                download_bytes += taking.download_bytes
             _logger.info("%s: opened with %d requests", path, store.requests)
-        fields = merge(pieces.found, pieces.note)
-        licence = "; ".join(dict.fromkeys(filter(None, licences)))
         yield SourceData(
-            fields,
+            merge(pieces.found, pieces.note),
             tuple(sorted(names)),
             tuple(files),
             tuple(pieces.notes),
-            licence,
+            "; ".join(dict.fromkeys(filter(None, licences))),
             requests=requests or None,
             download_bytes=download_bytes or None,
         )
 
 
-def _opened(store: PatientStore) -> tuple[xr.Dataset, Arrays]:
+def _open(store: RetryStore) -> tuple[xr.Dataset, ZarrArrays]:
     """Open a store as xarray does, without any value but those of its coordinates."""
     # Coordinates that equal their fill value are not written by many a library.
-    store.sparse = _Everything()
+    store.may_lack = any_array
     try:
         with warnings.catch_warnings():
             # Metadata that are not consolidated, types of Zarr 3 that others may not know: no matter for reading.
             warnings.simplefilter("ignore")
-            arrays = Arrays(store)
+            arrays = ZarrArrays(store)
             dataset = xr.open_zarr(
                 store, chunks=None, decode_timedelta=False, consolidated=arrays.consolidated, zarr_format=arrays.format
             )
@@ -103,13 +102,15 @@ def _opened(store: PatientStore) -> tuple[xr.Dataset, Arrays]:
     except _UNREADABLE as error:
         msg = f"{store.address}: not readable as a Zarr store ({type(error).__name__}: {error})"
         raise StoreError(msg) from error
-    store.sparse = frozenset()
+    store.may_lack = frozenset[str]().__contains__
+    # A web server without consolidated metadata looks like an empty store.
     if not dataset.data_vars:
         msg = (
             f"{store.address}: a Zarr group without arrays. A web server cannot be asked for the names of arrays: "
             "there a store needs consolidated metadata. A group inside a store is named by its own path"
         )
         raise StoreError(msg)
+    # Positions of states are divided by the lengths of chunks; a damaged store may state zeros.
     for name, array in dataset.data_vars.items():
         if not all(array.encoding.get("chunks") or (1,)):
             msg = f"{store.address}: {name} has chunks of the shape {array.encoding['chunks']}, which hold nothing"
@@ -117,56 +118,51 @@ def _opened(store: PatientStore) -> tuple[xr.Dataset, Arrays]:
     return dataset, arrays
 
 
-class _Everything(frozenset[str]):
-    """A set that holds all."""
+class _Taking:
+    """What is taken of one store."""
 
-    def __contains__(self, _: object) -> bool:
-        return True
-
-
-class _Found:
-    """One store, and what of it is taken."""
-
-    _is_forecast = False
-
-    def __init__(self, dataset: xr.Dataset, arrays: Arrays, pieces: Pieces) -> None:
+    def __init__(self, dataset: xr.Dataset, arrays: ZarrArrays, pieces: Pieces) -> None:
         self._where, self._arrays, self._pieces = arrays.store.address, arrays, pieces
         self._request = pieces.request
         self._given = dataset
-        self._check_grid()
-        self._dataset = cropped(self._one_lead(dataset), self._request.region, self._where)
-        self._times = self._chosen_times()
+        self._is_forecast = False
+        # Vectors of coordinates that are none are named before anything is done by them.
+        present = {name: dataset[name] for name in GRID if name in dataset.coords}
+        if all(coordinate.ndim < len(GRID) for coordinate in present.values()):
+            canonical_coordinates(xr.Dataset(coords=present), self._where, lambda _: None)
+        self._dataset = cropped(self._first_lead(dataset), self._request.region, self._where)
+        self._times = SelectedTimes.of(dataset, self._request, self._where, pieces.note)
+        self.licence = str(dataset.attrs.get("licence", dataset.attrs.get("license", ""))).strip()
         self.names: set[str] = set()
         self.requests = 0
         self.download_bytes = 0
 
-    def _check_grid(self) -> None:
-        """Speak of coordinates that are none before anything is done by them."""
-        present = {name: self._given[name] for name in GRID if name in self._given.coords}
-        if all(coordinate.ndim < len(GRID) for coordinate in present.values()):
-            canonical_coordinates(xr.Dataset(coords=present), self._where, lambda _: None)
-
-    @property
-    def licence(self) -> str:
-        """As the store states it."""
-        return str(self._given.attrs.get("licence", self._given.attrs.get("license", ""))).strip()
-
     def take(self) -> dict[str, Any]:
         """Hand over the fields that are wanted; returns what is recorded of the store."""
-        chosen = self._chosen()
-        self._arrays.store.sparse = self._sparse(chosen)
-        digest = self._arrays.pin(list(chosen))
-        self._arrays.store.repeated = frozenset(source for source in chosen if self._is_repeated(source))
+        chosen = self._choose()
+        store, wanted = self._arrays.store, self._request.absent_chunks
+        ours = {source: name.removeprefix(STATIC_PREFIX) for source, name in chosen.items()}
+        without_effect = wanted.difference(ours.values())
+        if without_effect:
+            read = ", ".join(sorted(set(ours.values())))
+            listed = ",".join(sorted(without_effect))
+            msg = f"--absent_chunks {listed} has no effect: of {self._where} are read {read}"
+            raise StoreError(msg)
+        store.may_lack = frozenset(source for source, name in ours.items() if name in wanted).__contains__
+        metadata_hash = self._arrays.pin(list(chosen))
+        # Where a chunk holds several states, the next block of them needs it again.
+        store.repeated = frozenset(source for source in chosen if self._states_of_chunk(source) > 1)
         for source, name in chosen.items():
             self._pieces.add(self._lazy(source, name), self._where)
             self._count(source, name)
-        told = {key: str(self._given.attrs[key]) for key in FILLED if key in self._given.attrs}
-        name = self._where if is_address(self._where) else Path(self._where).name
-        return {"name": name, "metadata_sha256": digest, "arrays": len(chosen), **told}
+        facts = {"name": self._where, "metadata_sha256": metadata_hash, "arrays": len(chosen)}
+        if not is_address(self._where):
+            facts["name"] = Path(self._where).name
+        return facts | {key: str(self._given.attrs[key]) for key in FILLED if key in self._given.attrs}
 
-    def _one_lead(self, dataset: xr.Dataset) -> xr.Dataset:
-        """Of forecasts, the states that they start from."""
-        for name in _LEADS:
+    def _first_lead(self, dataset: xr.Dataset) -> xr.Dataset:
+        """Take the states that forecasts start from."""
+        for name in _LEAD_DIMENSIONS:
             if name not in dataset.dims:
                 continue
             start = np.flatnonzero(np.asarray(dataset[name].values).astype(np.int64) == 0)
@@ -182,10 +178,10 @@ class _Found:
             dataset = dataset.isel({name: int(start[0])}, drop=True)
         return dataset
 
-    def _chosen(self) -> dict[str, str]:
-        """The store's names of what is taken, and ours."""
+    def _choose(self) -> dict[str, str]:
+        """Choose arrays: ours by the store's names."""
         grid = {dimension for name in GRID for dimension in self._dataset[name].dims}
-        named: dict[str, list[str]] = {}
+        candidates: dict[str, list[str]] = {}
         unknown = []
         for key, array in self._dataset.data_vars.items():
             if not grid <= set(array.dims):
@@ -193,7 +189,7 @@ class _Found:
             name, variable = canonical_name(array)
             self.names.add(name)
             if self._request.takes(name, known=variable is not None):
-                named.setdefault(name, []).append(str(key))
+                candidates.setdefault(name, []).append(str(key))
             elif variable is None:
                 unknown.append(str(key))
         if unknown:
@@ -203,64 +199,60 @@ class _Found:
                 "one by name to have it"
             )
         self._pieces.names |= self.names
-        return {self._best(name, keys): name for name, keys in named.items() if self._fits(name)}
-
-    def _sparse(self, chosen: Mapping[str, str]) -> frozenset[str]:
-        """Arrays whose absent chunks stand for missing values."""
-        wanted = self._request.absent_chunks
-        ours = {source: name.removeprefix(STATIC_PREFIX) for source, name in chosen.items()}
-        if strange := sorted(wanted - set(ours.values())):
-            read = ", ".join(sorted(set(ours.values())))
-            msg = f"--absent_chunks {','.join(strange)} has no effect: of {self._where} are read {read}"
-            raise StoreError(msg)
-        return frozenset(source for source, name in ours.items() if name in wanted)
-
-    def _fits(self, name: str) -> bool:
-        variable = lookup(name, "surface")
-        if not self._is_forecast or variable is None or not variable.accumulated:
-            return True
-        if self._request.variables is not None:
-            msg = f"{self._where}: {name} is accumulated, and forecasts have nothing of it at lead time 0; leave it out"
-            raise StoreError(msg)
-        self._pieces.note(f"{name} left out: it is accumulated, and forecasts have nothing of it at lead time 0")
-        return False
+        chosen = {}
+        for name, keys in candidates.items():
+            # Of a forecast, the states at its start are taken, where nothing has accumulated yet.
+            if not (self._is_forecast and _is_accumulated(name)):
+                chosen[self._best(name, keys)] = name
+            elif self._request.variables is None:
+                self._pieces.note(
+                    f"{name} left out: it is accumulated, and forecasts have nothing of it at lead time 0"
+                )
+            else:
+                msg = (
+                    f"{self._where}: {name} is accumulated, and forecasts have nothing of it at lead time 0; leave it "
+                    "out"
+                )
+                raise StoreError(msg)
+        return chosen
 
     def _best(self, name: str, keys: list[str]) -> str:
-        """Of the same rain over several windows, the one whose window is the step of the states."""
+        """Choose of the same rain over several windows the one whose window is the step of the states."""
         if len(keys) == 1:
             return keys[0]
         step = self._request.step or hours_between(self._times.values)
         windows = {key: window(key) or 1 for key in sorted(keys)}
         best = min(windows, key=lambda key: (windows[key] != step, windows[key]))
-        others = ", ".join(key for key in sorted(keys) if key != best)
+        others = ", ".join(key for key in windows if key != best)
         self._pieces.note(f"{name} taken from {best}; {others} left out")
         return best
 
-    def _chosen_times(self) -> Times:
-        return Times.of(self._given, self._request, self._where, self._pieces.note)
-
-    def _is_repeated(self, source: str) -> bool:
-        """Whether a chunk holds several states, so that the next block of them needs it again."""
+    def _states_of_chunk(self, source: str) -> int:
+        """Return the number of states in a chunk of an array; 1 where it has no time."""
         array = self._given[source]
         stored = array.encoding.get("chunks") or (1,) * array.ndim
-        return "time" in array.dims and int(stored[array.dims.index("time")]) > 1
+        return int(dict(zip(array.dims, stored, strict=False)).get("time", 1))
 
     def _lazy(self, source: str, name: str) -> xr.Dataset:
-        """One array as a dataset in the store's own order, with what is not wanted left out."""
-        array = self._dataset[source]
-        times = self._times
+        """Lay one array out as a dataset in the store's own order, with what is not wanted left out."""
+        array, times, moments = self._dataset[source], self._times, None
+        is_static = name.startswith(STATIC_PREFIX)
         if "time" in array.dims:
             # A constant field that comes with each state is compared between the first and the last of them.
-            times = times.ends if name.startswith(STATIC_PREFIX) else times
-            array = array.isel(time=times.indexer)
+            if is_static:
+                times = times.ends
+            array, moments = array.isel(time=times.indexer), times.values
         if "level" in array.dims:
-            array = array.isel(level=self._levels(array))
-        moments = times.values if "time" in array.dims else None
+            # Only chunks that are needed are asked for: levels are chosen before anything is read.
+            array = array.isel(level=self._level_indexer(array["level"]))
+        attributes = dict(array.attrs)
+        if hours := window(source):
+            attributes["accumulation_hours"] = hours
         values = lazy(array.variable, source, self._arrays, moments, times.positions)
-        hours = window(source)
-        attributes = {**array.attrs, **({"accumulation_hours": hours} if hours else {})}
-        fresh = xr.DataArray(values, array.coords, array.dims, source, attributes)
-        return (fresh.compute() if name.startswith(STATIC_PREFIX) else fresh).to_dataset()
+        field = xr.DataArray(values, array.coords, array.dims, source, attributes)
+        if is_static:
+            field = field.compute()
+        return field.to_dataset()
 
     def _count(self, source: str, name: str) -> None:
         """Add the chunks of an array to what is asked for; their sizes where nothing is built."""
@@ -268,31 +260,38 @@ class _Found:
         if name.startswith(STATIC_PREFIX) or "time" not in array.dims:
             # Those have been read.
             return
-        variable = lookup(name, "surface")
-        summed = "level" not in array.dims and variable is not None and variable.accumulated
-        if self._request.step is not None and not summed:
+        # What accumulates is needed at the hours between the states, too.
+        sums_hours = "level" not in array.dims and _is_accumulated(name)
+        if self._request.step is not None and not sums_hours:
             hours = self._times.values.astype("datetime64[h]").astype(np.int64)
             positions = positions[hours % self._request.step == 0]
-        given = self._given[source]
+        given, lengths = self._given[source], dict(array.sizes)
+        if self._request.levels is not None and "level" in array.dims:
+            lengths["level"] = len(set(self._request.levels))
         stored = given.encoding.get("shards") or given.encoding.get("chunks") or given.shape
-        levels = self._request.levels if "level" in array.dims else None
-        held = dict(array.sizes) | ({} if levels is None else {"level": len(set(levels))})
         sizes = dict(zip(map(str, given.dims), map(int, stored), strict=True))
-        states = len(np.unique(positions // sizes["time"]))
-        others = (-(-held[dim] // size) for dim, size in sizes.items() if dim != "time" and dim in held)
-        chunks = states * math.prod(others)
+        chunks = len(np.unique(positions // sizes["time"]))
+        for dimension, size in sizes.items():
+            if dimension != "time" and dimension in lengths:
+                chunks *= math.ceil(lengths[dimension] / size)
         self.requests += chunks
         if self._request.sample and len(positions):
-            self.download_bytes += chunks * self._arrays.chunk_bytes(
-                source, [int(positions[0]) // sizes["time"] * (dim == "time") for dim in sizes]
-            )
+            # The first chunk of the first state stands for all.
+            first = dict.fromkeys(sizes, 0) | {"time": int(positions[0]) // sizes["time"]}
+            self.download_bytes += chunks * self._arrays.chunk_bytes(source, list(first.values()))
 
-    def _levels(self, array: xr.DataArray) -> Any:
-        level = array["level"]
-        scale = 0.01 if canonical_units(str(level.attrs.get("units", "hPa"))) == "Pa" else 1.0
-        held = np.round(np.asarray(level.values, dtype=np.float64) * scale, 6).tolist()
-        wanted = self._request.levels
+    def _level_indexer(self, level: xr.DataArray) -> slice | list[int]:
+        """Select the wanted levels, in the store's order."""
+        values = np.asarray(level.values, dtype=np.float64)
+        if canonical_units(str(level.attrs.get("units", "hPa"))) == "Pa":
+            values = values * 0.01
+        held, wanted = np.round(values, 6).tolist(), self._request.levels
+        # What is missing is told where all levels are known.
         if wanted is None or not set(wanted) <= set(held):
-            # What is missing is told where all levels are known.
             return slice(None)
-        return sorted(held.index(value) for value in set(wanted))
+        return sorted(map(held.index, set(wanted)))
+
+
+def _is_accumulated(name: str) -> bool:
+    variable = lookup(name, "surface")
+    return variable is not None and variable.accumulated
