@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kit.bench.exactness import CURVE_STEPS
@@ -14,8 +14,8 @@ __all__ = ["page"]
 
 Entry = Mapping[str, Any]
 """A suite, or a row, as the file of results holds it."""
-Cell = Callable[[Entry], str]
-"""Text of a row's cell."""
+Column = tuple[str, str, str | Callable[[Entry], str]]
+"""Title, name of the value in a row, and its format: a pattern, or a function of the row."""
 
 _TITLES = {
     "step": "One step, in several ways",
@@ -103,195 +103,176 @@ def page(suites: Mapping[str, Entry], results: str = "benchmarks.json") -> str:
     parts = [_HEAD.format(results=results, steps=CURVE_STEPS)]
     for name in (*SUITES, LIBRARIES):
         if name in suites:
-            suite = suites[name]
+            suite, rows = suites[name], suites[name]["rows"]
+            # Rows about all the others stand below the table, as sentences.
+            summaries = [row for row in rows if row["name"].startswith((TARGET, FULL_BELOW_LORA))]
+            others = [row for row in rows if row not in summaries]
             parts.append(f"## {_TITLES[name]}\n")
             parts.append(f"`{suite['command']}`, {suite['date']}: {suite['machine']['name']}.\n")
             parts.append(_NOTES[name].format(card=suite.get("card", "a card")) + "\n")
-            parts += _BODIES[name](suite["rows"])
+            parts.append(_table(_COLUMNS[name], others))
+            parts += map(_summary, summaries)
+            if name == "plan":
+                parts.append("")
+            if name in ("plan", "scale", "fit"):
+                parts.append("\n".join(("```", *(row["command"] for row in others), "```", "")))
+            if name == "methods":
+                parts.append("\n".join(("```", *(f"{row['name']}: {row['settings']}" for row in others), "```", "")))
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _step(rows: Sequence[Entry]) -> Iterable[str]:
-    configurations = [row for row in rows if row["name"] != TARGET]
-    columns: list[tuple[str, Cell]] = [
-        ("way", _text("name")),
-        ("forward + backward, s", _number("value")),
-        ("of upstream's", _ratio("ratio")),
-        ("whole step, s", _number("step_seconds")),
-        ("samples/s", _number("samples_per_second")),
-        ("peak, GiB", _number("peak_gib")),
-        ("of upstream's", _ratio("peak_ratio")),
-    ]
-    if any(row.get("cuda_gib") for row in configurations):
-        columns.append(("allocator, GiB", _number("cuda_gib")))
-    columns += [
-        ("predictions", _difference("predictions")),
-        ("gradients", _difference("gradients")),
-        ("loss curve", _difference("loss_curve")),
-        ("exact", lambda row: {True: "yes", False: "no", None: "-"}[row["exact"]]),
-    ]
-    yield _table(columns, configurations)
-    for row in rows:
-        if row["name"] == TARGET:
-            chosen = ": none of the kit's ways"
-            if "way" in row:
-                chosen = f" ({row['way']})"
-            yield f"**{TARGET}: {_ratio('value')(row)} of upstream's time**{chosen}{_targets(row)}.\n"
-
-
-def _plan(rows: Sequence[Entry]) -> Iterable[str]:
-    shares = [row for row in rows if row["name"].startswith(FULL_BELOW_LORA)]
-    settings = [row for row in rows if row not in shares]
-    columns: list[tuple[str, Cell]] = [
-        ("settings", _text("name")),
-        ("peak, GiB", _number("value")),
-        ("must / aim", lambda row: f"{row['must']:g} / {row['aim']:g}" if "must" in row else "-"),
-        ("", _verdict),
-        ("host, GiB", _number("host_gib", also=(" (up to {:g})", "host_must"))),
-        ("upstream's, GiB", _number("baseline", also=(" ({:g} reported)", "reported_gib"))),
-        ("of upstream's", _ratio("ratio")),
-        ("as plainly written, GiB", _number("plain_gib")),
-        ("time, measured", _ratio("time_ratio")),
-        ("time, estimated", _ratio("time_ratio_estimate")),
-        ("exact", lambda row: "yes" if row["exact"] else f"no: {'; '.join(row['inexact'])}"),
-    ]
-    yield _table(columns, settings)
-    for row in shares:
+def _summary(row: Entry) -> str:
+    limits = ""
+    if "must" in row:
+        aim = "" if row.get("aim") is None else f", aim {row['aim']:g}"
+        limits = f"; must {row['must']:g}{aim}: {_verdict(row)}"
+    if row["name"] != TARGET:
         below = f"{row['percent_below']:.0f} % below ({row['lora_gib']:g} of {row['full_gib']:g} GiB)"
-        yield f"- {row['name']}: {below}{_targets(row)}."
-    yield ""
-    yield _block(row["command"] for row in settings)
+        return f"- {row['name']}: {below}{limits}."
+    chosen = ": none of the kit's ways"
+    if "way" in row:
+        chosen = f" ({row['way']})"
+    return f"**{TARGET}: {_cell(row, 'value', '{:.2f}')} of upstream's time**{chosen}{limits}.\n"
 
 
-def _scale(rows: Sequence[Entry]) -> Iterable[str]:
-    columns: list[tuple[str, Cell]] = [
-        ("size", _text("name")),
-        ("tokens", lambda row: f"{row['tokens']:,}"),
-        ("pixels", lambda row: f"{row['pixels']:,}"),
-        ("peak, GiB", _number("peak_gib")),
-        ("host, GiB", _number("host_gib")),
-        ("estimate, s/step", _number("seconds_estimate")),
-        ("tokens x", _ratio("tokens_growth")),
-        ("pixels x", _ratio("pixels_growth")),
-        ("peak x", _ratio("peak_growth")),
-        ("time x", _ratio("seconds_growth")),
-        ("", _verdict),
-    ]
-    yield _table(columns, rows)
-    yield _block(row["command"] for row in rows)
-
-
-def _fit(rows: Sequence[Entry]) -> Iterable[str]:
-    columns: list[tuple[str, Cell]] = [
-        ("method, limit", _text("name")),
-        ("needed, GiB", _number("value")),
-        ("host, GiB", _number("host_gib")),
-        ("estimate, s/step", _number("seconds_estimate")),
-        ("chosen", lambda row: f"`{row['chosen'] or 'nothing'}`" if "chosen" in row else f"none: {row['refused']}"),
-        ("", _verdict),
-    ]
-    yield _table(columns, rows)
-    yield _block(row["command"] for row in rows)
-
-
-def _methods(rows: Sequence[Entry]) -> Iterable[str]:
-    columns: list[tuple[str, Cell]] = [
-        ("method", _text("name")),
-        ("trains", lambda row: f"{100 * row['trainable_share']:.3g} %"),
-        ("peak, GiB", _number("peak_gib")),
-        ("s/step of full's", _ratio("step_ratio")),
-        ("skill", _number("skill", ".3f")),
-        ("of full's", _ratio("skill_of_full")),
-        ("old variables", _number("skill_old", ".3f")),
-        ("before", _number("skill_old_base", ".3f")),
-        ("new one", _number("skill_new", ".3f")),
-        ("checkpoint, MiB", _number("folder_mib")),
-        ("", _verdict),
-    ]
-    yield _table(columns, rows)
-    yield _block(f"{row['name']}: {row['settings']}" for row in rows)
-
-
-def _data(rows: Sequence[Entry]) -> Iterable[str]:
-    columns: list[tuple[str, Cell]] = [
-        ("what", _text("name")),
-        ("", lambda row: f"{_number('value')(row)} {row['unit']}"),
-        ("beside", _text("beside", "-")),
-        ("", _number("baseline")),
-        ("of that", _ratio("ratio")),
-        ("at most", _number("must")),
-        ("", _verdict),
-        ("", _text("note")),
-    ]
-    yield _table(columns, rows)
-
-
-_BODIES: Mapping[str, Callable[[Sequence[Entry]], Iterable[str]]] = {
-    "step": _step,
-    "plan": _plan,
-    "scale": _scale,
-    "fit": _fit,
-    "methods": _methods,
-    "data": _data,
-    LIBRARIES: _data,
-}
-
-
-def _table(columns: Sequence[tuple[str, Cell]], rows: Sequence[Entry]) -> str:
-    lines = [[title for title, _ in columns], ["---", *("---:" for _ in columns[1:])]]
+def _table(columns: Sequence[Column], rows: Sequence[Entry]) -> str:
+    if not any(row.get("cuda_gib") for row in rows):
+        # Nothing was measured on a GPU.
+        columns = [column for column in columns if column[1] != "cuda_gib"]
+    lines = [[title for title, _, _ in columns], ["---", *("---:" for _ in columns[1:])]]
     for row in rows:
-        texts = [cell(row) for _, cell in columns]
+        texts = [_cell(row, key, form) for _, key, form in columns]
         lines.append([text.replace("|", "\\|").replace("\n", " ") for text in texts])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _block(lines: Iterable[str]) -> str:
-    return "\n".join(("```", *lines, "```", ""))
-
-
-# Each of these makes the text of a cell from the value that a row has by a name; a dash where it has none.
-
-
-def _text(key: str, missing: str = "") -> Cell:
-    return lambda row: str(row.get(key, missing))
-
-
-def _number(key: str, form: str = ".3g", also: tuple[str, str] | None = None) -> Cell:
-    """Format a number, and after it another one where the row has it: a pattern, and the other's name."""
-
-    def cell(row: Entry) -> str:
-        value, text = row.get(key), "-"
-        if value is not None:
-            text = format(value, form)
-        if also is not None and also[1] in row:
-            text += also[0].format(row[also[1]])
-        return text
-
-    return cell
-
-
-def _ratio(key: str) -> Cell:
-    return _number(key, ".2f")
-
-
-def _difference(kind: str) -> Cell:
-    def cell(row: Entry) -> str:
-        value = (row["exactness"] or {}).get(kind)
-        if value is None:
-            return "-"
-        if value == 0:
-            return "0"
-        return f"{value:.1e}"
-
-    return cell
+def _cell(row: Entry, key: str, form: str | Callable[[Entry], str]) -> str:
+    if callable(form):
+        return form(row)
+    value = row.get(key)
+    if value is None:
+        return "-"
+    return form.format(value)
 
 
 def _verdict(row: Entry) -> str:
     return _VERDICTS[row.get("verdict")]
 
 
-def _targets(row: Entry) -> str:
+def _difference(kind: str) -> Callable[[Entry], str]:
+    """Make the format of one of the differences from upstream's way."""
+
+    def form(row: Entry) -> str:
+        value = (row["exactness"] or {}).get(kind)
+        if value == 0:
+            return "0"
+        return _cell({kind: value}, kind, "{:.1e}")
+
+    return form
+
+
+def _must_and_aim(row: Entry) -> str:
     if "must" not in row:
-        return ""
-    aim = "" if row.get("aim") is None else f", aim {row['aim']:g}"
-    return f"; must {row['must']:g}{aim}: {_VERDICTS[row['verdict']]}"
+        return "-"
+    return f"{row['must']:g} / {row['aim']:g}"
+
+
+def _host(row: Entry) -> str:
+    limit = f" (up to {row['host_must']:g})" if "host_must" in row else ""
+    return _cell(row, "host_gib", _NUMBER) + limit
+
+
+def _upstream(row: Entry) -> str:
+    reported = f" ({row['reported_gib']:g} reported)" if "reported_gib" in row else ""
+    return _cell(row, "baseline", _NUMBER) + reported
+
+
+def _chosen(row: Entry) -> str:
+    if "chosen" not in row:
+        return f"none: {row['refused']}"
+    return f"`{row['chosen'] or 'nothing'}`"
+
+
+def _exact(row: Entry) -> str:
+    answer = {True: "yes", False: "no", None: "-"}[row["exact"]]
+    if row.get("inexact"):
+        answer += f": {'; '.join(row['inexact'])}"
+    return answer
+
+
+_NUMBER, _RATIO, _SKILL = "{:.3g}", "{:.2f}", "{:.3f}"
+_DATA: Sequence[Column] = (
+    ("what", "name", "{}"),
+    ("", "value", lambda row: f"{_cell(row, 'value', _NUMBER)} {row['unit']}"),
+    ("beside", "beside", "{}"),
+    ("", "baseline", _NUMBER),
+    ("of that", "ratio", _RATIO),
+    ("at most", "must", _NUMBER),
+    ("", "verdict", _verdict),
+    ("", "note", lambda row: row.get("note", "")),
+)
+_COLUMNS: Mapping[str, Sequence[Column]] = {
+    "step": (
+        ("way", "name", "{}"),
+        ("forward + backward, s", "value", _NUMBER),
+        ("of upstream's", "ratio", _RATIO),
+        ("whole step, s", "step_seconds", _NUMBER),
+        ("samples/s", "samples_per_second", _NUMBER),
+        ("peak, GiB", "peak_gib", _NUMBER),
+        ("of upstream's", "peak_ratio", _RATIO),
+        ("allocator, GiB", "cuda_gib", _NUMBER),
+        ("predictions", "exactness", _difference("predictions")),
+        ("gradients", "exactness", _difference("gradients")),
+        ("loss curve", "exactness", _difference("loss_curve")),
+        ("exact", "exact", _exact),
+    ),
+    "plan": (
+        ("settings", "name", "{}"),
+        ("peak, GiB", "value", _NUMBER),
+        ("must / aim", "must", _must_and_aim),
+        ("", "verdict", _verdict),
+        ("host, GiB", "host_gib", _host),
+        ("upstream's, GiB", "baseline", _upstream),
+        ("of upstream's", "ratio", _RATIO),
+        ("as plainly written, GiB", "plain_gib", _NUMBER),
+        ("time, measured", "time_ratio", _RATIO),
+        ("time, estimated", "time_ratio_estimate", _RATIO),
+        ("exact", "exact", _exact),
+    ),
+    "scale": (
+        ("size", "name", "{}"),
+        ("tokens", "tokens", "{:,}"),
+        ("pixels", "pixels", "{:,}"),
+        ("peak, GiB", "peak_gib", _NUMBER),
+        ("host, GiB", "host_gib", _NUMBER),
+        ("estimate, s/step", "seconds_estimate", _NUMBER),
+        ("tokens x", "tokens_growth", _RATIO),
+        ("pixels x", "pixels_growth", _RATIO),
+        ("peak x", "peak_growth", _RATIO),
+        ("time x", "seconds_growth", _RATIO),
+        ("", "verdict", _verdict),
+    ),
+    "fit": (
+        ("method, limit", "name", "{}"),
+        ("needed, GiB", "value", _NUMBER),
+        ("host, GiB", "host_gib", _NUMBER),
+        ("estimate, s/step", "seconds_estimate", _NUMBER),
+        ("chosen", "chosen", _chosen),
+        ("", "verdict", _verdict),
+    ),
+    "methods": (
+        ("method", "name", "{}"),
+        ("trains", "trainable_share", lambda row: f"{100 * row['trainable_share']:.3g} %"),
+        ("peak, GiB", "peak_gib", _NUMBER),
+        ("s/step of full's", "step_ratio", _RATIO),
+        ("skill", "skill", _SKILL),
+        ("of full's", "skill_of_full", _RATIO),
+        ("old variables", "skill_old", _SKILL),
+        ("before", "skill_old_base", _SKILL),
+        ("new one", "skill_new", _SKILL),
+        ("checkpoint, MiB", "folder_mib", _NUMBER),
+        ("", "verdict", _verdict),
+    ),
+    "data": _DATA,
+    LIBRARIES: _DATA,
+}

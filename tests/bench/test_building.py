@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from kit.bench import building
-from kit.bench.subprocess_measure import measure_in_subprocess
+from kit.bench.building import measure_in_subprocess
 from kit.planning.settings import GridSize
 
 

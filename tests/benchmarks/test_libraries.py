@@ -11,11 +11,10 @@ import pytest
 import xarray as xr
 
 from kit.bench.bench import recording
-from kit.bench.building import GLOBE, make_store
+from kit.bench.building import GLOBE, make_store, measure_in_subprocess
 from kit.bench.data import Reading, made_up, pairs_of, scratch_folder, stored
 from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import LIBRARIES, BenchSettings
-from kit.bench.subprocess_measure import measure_in_subprocess
 from kit.bench.weather import fields, write_grib
 from kit.data.dataset import Pairs
 from kit.data.loader import load_pairs
