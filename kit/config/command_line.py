@@ -68,6 +68,7 @@ def parse(model: type[BaseModel], arguments: Sequence[str], program: str) -> dic
             cast("type[BaseSettings]", model),
             cli_prog_name=program,
             cli_parse_args=joined,
+            # TOML has no null, so that "none" stands for it in every layer.
             cli_parse_none_str="none",
             cli_implicit_flags="toggle",
             cli_hide_none_type=True,
@@ -124,6 +125,7 @@ class _Formatter(argparse.HelpFormatter):
         super().add_usage(usage or f"{' '.join(words)} [options]", [], [], prefix)
 
     def _expand_help(self, action: argparse.Action) -> str:
+        # Docstrings of settings mark code with two backquotes. A default of none or off says nothing.
         text = super()._expand_help(action).replace("``", "")
         return re.sub(r" ?\(default: (None|none|False|True|\{\})\)$", "", text)
 

@@ -124,6 +124,7 @@ def environment_layer(
     for variable, text in sorted(environment.items()):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OPERATIONAL:
             continue
+        # Shells have no dots in names of variables.
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
         found = flatten(nest({key: text}, model), model)
         values |= {name: found[name] for name in found if _has(model, name) or not _is_in_any(others, name)}
@@ -177,6 +178,7 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
     Raises:
         SettingsError: an unknown key in any layer, or values that do not fit; one message for all of them.
     """
+    # All faults at once: a person who mends one should not meet the next at the next try.
     faults: list[str] = []
     for layer in layers:
         for key in layer.values:
@@ -185,6 +187,7 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
                 faults.append(fault)
     if faults:
         raise SettingsError(together(faults))
+    # From the least important layer up. The origin of each value is kept beside it, for the messages.
     values: dict[str, Any] = {}
     sources: dict[str, Layer] = {}
     for layer in reversed(layers):
@@ -292,6 +295,7 @@ def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
 
 def _displaced(layer: Layer, model: type[BaseModel], prefix: str = "") -> list[str]:
     """Name the keys of lower layers that this layer's choice replaces, such as ``train.epochs`` by ``train.steps``."""
+    # Both alternatives go, the layer's own comes back with its value: train.steps is then alone.
     displaced: list[str] = []
     for alternatives in getattr(model, "ALTERNATIVES", ()):
         keys = [prefix + name for name in alternatives]
@@ -313,6 +317,7 @@ def _explain(
     while key and key not in values:
         key = key.rpartition(".")[0]
     key = key or path
+    # pydantic's sentence goes on behind the setting's name.
     wanted = wanted.removeprefix("Value error, ")
     wanted = wanted[:1].lower() + wanted[1:]
     if key in values:

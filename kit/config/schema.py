@@ -131,6 +131,7 @@ def _coerce(value: Any, annotation: Any) -> Any:
     """Read the short forms: ``none``, ``a,b`` for sequences, ``a=1,b=2`` for tables, JSON for these and sections."""
     if not isinstance(value, str):
         return value
+    # Only text is coerced: TOML's own values have their types already.
     text = value.strip()
     kinds = _alternants(annotation)
     if text.lower() == "none" and type(None) in kinds:
@@ -140,6 +141,7 @@ def _coerce(value: Any, annotation: Any) -> Any:
     if text[:1] in {"[", "{"} and (table or sequence or _as_section(annotation)):
         try:
             return parse_json(text)
+        # The value as it was given: pydantic's message then shows what is wrong with it.
         except DocumentError:
             return value
     parts = [part.strip() for part in text.split(",") if part.strip()]

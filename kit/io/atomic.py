@@ -51,8 +51,10 @@ def published(out: Path) -> Iterator[Path]:
     part = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.part"
     try:
         yield part
+        # Hours may have passed: what appeared there meanwhile is somebody's.
         refuse_existing(out)
         publish(part, out)
+    # Ctrl-C and a memory error, too: neither may leave half a result behind.
     except BaseException:
         if part.is_file():
             part.unlink()
@@ -90,6 +92,7 @@ def move(source: Path, target: Path, *, durable: bool = True) -> None:
     source.replace(target)
     if not durable:
         return
+    # The new name first: a crash between the two leaves both names, never none.
     sync(target.parent)
     if source.parent != target.parent:
         sync(source.parent)
@@ -108,6 +111,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
     """
     if isinstance(content, str):
         content = content.encode()
+    # Processes of several machines may write the same file: process ids alone could be equal.
     part = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
         if mode is not None:

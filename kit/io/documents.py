@@ -47,6 +47,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     if path.exists() and not path.is_file() and not path.is_dir():
         msg = "it is no regular file"
         raise DocumentError(msg)
+    # One byte more than allowed tells a file that is too large; its size alone would not, while another writes to it.
     with path.open("rb") as stream:
         data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -88,10 +89,12 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         if isinstance(text, bytes):
+            # A byte order mark at the start is no part of the text, as for json.loads.
             text = text.decode("utf-8-sig")
         _check_bounds(text)
         return json.loads(text)
     except (ValueError, RecursionError) as error:
+        # What a quote hides from the bounds may still be deeper than the parser can go.
         raise DocumentError(str(error)) from error
 
 

@@ -16,6 +16,8 @@ __all__ = [
     "refusal_of",
 ]
 
+# Words of ENOSPC, EDQUOT and EFBIG, and of SQLite: MLflow, Zarr and PyTorch wrap the error, or raise one of their own
+# with the text alone.
 _FULL = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large")
 
 
@@ -62,6 +64,7 @@ def refusal_of(error: BaseException) -> str | None:
         text = str(cause)
         if any(words in text for words in _FULL):
             return f"no space left while writing: {text}. Free some, or choose another folder"
+        # An OSError further down is a library's affair: what it raised of it says more.
         if isinstance(cause, OSError) and cause is error:
             words = cause.strerror or text
             if cause.filename:

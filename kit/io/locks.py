@@ -64,6 +64,7 @@ def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = Fa
         try:
             fcntl.flock(descriptor, operation)
         except BlockingIOError:
+            # flock(2) tells open files apart, not processes: threads of one process exclude each other, too.
             os.close(descriptor)
             return None
         except OSError as error:

@@ -23,9 +23,7 @@ class ProgressCallback:
             done: Number of bytes that are there already.
             total: Number of bytes in all, if known.
         """
-        size = "an unknown number of"
-        if total is not None:
-            size = str(total)
+        size = "an unknown number of" if total is None else total
         _log.info("fetching %s from %s: %s of %s bytes", name, host, done, size)
 
     def advanced(self, done: int) -> None:
@@ -39,6 +37,7 @@ class ProgressCallback:
         """Report that nothing more comes of this file, whether it is whole or not."""
 
 
+# The last one is in force: when an inner block ends, the outer block's display is in force again.
 _factories: list[Callable[[], ProgressCallback]] = [ProgressCallback]
 
 

@@ -11,6 +11,7 @@ __all__ = ["MASK", "is_secret_name", "scrub", "scrub_argv", "without_user"]
 MASK = "***"
 """Stands where a secret was."""
 
+# Names are compared word by word: max_tokens counts something, and monkey holds a key.
 _SECRET_WORDS = frozenset(
     {"accesskey", "apikey", "credential", "credentials", "passwd", "password", "secret", "secrets", "token"}
 )
@@ -65,6 +66,7 @@ def scrub_argv(argv: Sequence[str]) -> list[str]:
         names_secret = flag.startswith("-") and is_secret_name(flag)
         if names_secret and equals:
             scrubbed.append(f"{flag}={MASK}")
+        # A flag without a value is followed by the next flag, which is no secret.
         elif hide_next and not argument.startswith("--"):
             scrubbed.append(MASK)
         else:

@@ -57,6 +57,7 @@ def find(name: str) -> Entry:
     names = {*known, *(entry.dataset for entry in known.values() if entry.dataset)}
     near = near_names(name, names)
     nearest = f"the nearest are {', '.join(near)}; " if near else ""
+    # A list of one's own that is named and not there would explain why a name is missing.
     msg = f"the registry has no {name!r}; {nearest}all: kit data list"
     if os.environ.get("KIT_REGISTRY") and not user_registry().exists():
         msg += f". KIT_REGISTRY names {user_registry()}, which is not there"
@@ -114,6 +115,7 @@ def _entry(path: Path, name: str, table: object) -> Entry:
 
 def _own(path: Path, name: str, table: object) -> Entry:
     """Read an entry that only the user's list has."""
+    # A pin of an entry that a later version of the kit has dropped or renamed.
     if isinstance(table, Mapping) and table and set(table) <= set(PIN_FIELDS):
         msg = f"{path}: pins [{name}], but the registry has no such entry; remove that table from the file"
         raise RegistryError(msg)
@@ -134,6 +136,7 @@ def _pinned(path: Path, entry: Entry, table: object) -> Entry:
             f"{', '.join(strange)}. Give an entry of your own another name"
         )
         raise RegistryError(msg)
+    # A pin that contradicts the kit's hash, as of a version before it had one, is an error: one of the two is wrong.
     packaged = entry.model_dump(include=set(PIN_FIELDS), exclude_none=True)
     contradicted = [key for key in values if key in packaged and packaged[key] != values[key]]
     # An entry that has a hash takes nothing more: a pin of another kind could not be held against it.

@@ -74,6 +74,7 @@ def download(
     """
     import requests
 
+    # One session for all attempts: connections to the same host are used again.
     with requests.Session() as session:
         attempt = _Attempt(session, source, part, size, limits, watch, name)
         try:
@@ -105,12 +106,14 @@ class _Attempt:
         import urllib3
 
         have, version = self.part.continuable(self.source.url)
+        # All of it arrived, and the process ended before it was verified.
         if version is not None and have == version.total:
             return
         # Compressed bytes could not be continued by their place, nor counted against the size.
         headers = {"Accept-Encoding": "identity"}
         if version is not None:
             headers["Range"] = f"bytes={have}-"
+            # RFC 9110, section 13.1.5: a weak ETag may stand for other bytes, and is no condition for a range.
             if version.strong and version.etag is not None:
                 headers["If-Range"] = version.etag
         auth = None if self.source.token is None else _Bearer(self.source.token)
@@ -145,6 +148,7 @@ class _Attempt:
             raise RetryableError(msg, retry_after(answer.headers))
         if status not in (200, 206):
             raise SourceError(msg)
+        # Some servers compress in spite of the request.
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             msg = "the server sends it compressed although it was asked not to"
             raise SourceError(msg)
@@ -163,12 +167,14 @@ class _Attempt:
             # The length that is stated is then not the file's.
             length = ""
         total = int(length) if length.isdigit() else None
+        # Before a byte is written: 5 GB of another file would only be found out by their hash.
         if self.size is not None and total is not None and total != self.size:
             self.part.discard()
             msg = f"it has {total} bytes there, the registry says {self.size}; nothing of it was kept"
             raise SourceError(msg)
         arrives = Version(self.source.url, headers.get("ETag"), headers.get("Last-Modified"), total or self.size)
         if answer.status_code == 206:
+            # Not every server honours If-Range.
             if begin == have and version is not None and not version.differs(arrives):
                 return version
             self.part.discard()
@@ -183,6 +189,7 @@ class _Attempt:
         """Write what arrives; never more than the file has."""
         have, total = self.part.length, version.total
         if total is not None:
+            # Said before hours of downloading rather than at their end.
             folder = self.part.path.parent
             free = shutil.disk_usage(folder).free
             if free < total - have:
@@ -196,6 +203,7 @@ class _Attempt:
             # read1: what has arrived is written at once, so that a cut loses nothing.
             while piece := answer.raw.read1(_PIECE, decode_content=False):
                 have += len(piece)
+                # A server that claims another length, or none, must not fill the disk.
                 if total is not None and have > total:
                     self.part.discard()
                     msg = f"it sends more than the {total} bytes that it should have"

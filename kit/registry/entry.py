@@ -21,6 +21,7 @@ GOOGLE = "gs"
 """Scheme of a bucket in Google's storage."""
 _SCHEMES = (EMBEDDED, "http", "https", HUB, GOOGLE)
 
+# No separators and no leading dot: names become parts of paths, and those of the user's list are not the kit's.
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _HUB = re.compile(
     r"hub:(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)@(?P<revision>[0-9a-f]{40})/(?P<path>[\w.+-]+(?:/[\w.+-]+)*)"
@@ -33,6 +34,7 @@ def _check_address(url: str) -> str:
     Raises:
         ValueError: its scheme is unknown, or it is not written as its scheme wants it.
     """
+    # Checked when the list is read, before any address is asked.
     scheme, colon, _ = url.partition(":")
     if scheme not in _SCHEMES or not colon:
         msg = f"the scheme of {url!r} is unknown; expected one of {', '.join(_SCHEMES)}"
@@ -170,6 +172,7 @@ def mismatch(entry: Entry, path: Path) -> tuple[str, str] | None:
     Returns:
         What was found and what was expected, or None if the file is the one that the entry describes.
     """
+    # The size first: it costs nothing, and finds every file that was cut.
     size = path.stat().st_size
     if entry.size is not None and size != entry.size:
         return f"size is {size} bytes", f"{entry.size}"

@@ -54,6 +54,7 @@ def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | 
                 fetch_into(part, entry, path, watch, limits or Limits())
                 part.publish(path)
                 return path
+    # Every use hashes: a note of size and time of change would let through a changed byte under an old date.
     _verify(entry, path)
     return path
 
@@ -67,6 +68,7 @@ def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
     check_fetchable(entries)
     if missing := [entry for entry in entries if entry.hash is None]:
         raise RegistryError(unpinned(missing))
+    # Offline, one message names all that is missing: the next machine with a network can bring it at once.
     absent = [(entry, path) for entry in entries if (path := place(entry)) and not path.is_file()]
     absent = [(entry, path) for entry, path in absent if entry.scheme != EMBEDDED]
     if offline() and absent:
@@ -162,6 +164,7 @@ def fetch_into(part: PartialDownload, entry: Entry, path: Path, watch: ProgressC
             difference = mismatch(entry, part.path)
             if difference is None:
                 return
+            # Wrong bytes are never continued.
             part.discard()
             found, expected = difference
             failure = (
@@ -188,6 +191,7 @@ def _hub_source(entry: Entry, url: str, watch: ProgressCallback, limits: Limits)
     if hub.offline():
         msg = "HF_HUB_OFFLINE is set"
         raise SourceError(msg)
+    # The hub's record comes with the headers: another file is noticed before its bytes are downloaded.
     file = HubFile.of(url)
     facts = hub.facts(file, limits, watch)
     for what, found, expected in (
@@ -238,6 +242,7 @@ def _verify(entry: Entry, path: Path) -> None:
     difference = mismatch(entry, path)
     if difference is None:
         return
+    # Refused, not fetched again in silence: whether a disk fails or somebody changed it is worth knowing.
     found, expected = difference
     mend = "install the kit again" if entry.scheme == EMBEDDED else "delete the file and fetch it again"
     msg = (

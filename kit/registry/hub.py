@@ -46,6 +46,7 @@ def endpoint() -> str:
     """
     from huggingface_hub import constants
 
+    # As it is now: the library reads the variable once, at its import.
     chosen = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     parts = urlsplit(chosen)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
@@ -96,6 +97,7 @@ def _ask(file: HubFile, limits: Limits) -> HubFacts:
         # Its client reads the proxies' variables by itself; its text may hold their passwords.
         msg = f"{endpoint()}: a proxy variable (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) is not understood"
         raise SourceError(msg) from error
+    # A pin is recorded from this answer: without a hash so far, nothing later would notice another commit.
     if answer.commit_hash is not None and answer.commit_hash != file.revision:
         msg = f"the hub answers for commit {answer.commit_hash}, not for {file.revision}"
         raise SourceError(msg)

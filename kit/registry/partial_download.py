@@ -18,6 +18,7 @@ from kit.io.errors import RegistryError
 
 __all__ = ["PartialDownload", "Version"]
 
+# No space, no quota left, and a file larger than the file system or the user's limit allows.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -94,6 +95,7 @@ class PartialDownload:
             RegistryError: the folder cannot be written to.
         """
         with self._writing():
+            # The note before the bytes: bytes without one are never continued.
             self.discard()
             self.note.write_text(json.dumps(asdict(version)))
             self.path.touch()
@@ -110,6 +112,7 @@ class PartialDownload:
             RegistryError: the disk is full or refuses; what was written stays, to be continued.
         """
         with self._writing():
+            # A disk that fills takes a part of the bytes and fails at the next write.
             rest = memoryview(data)
             while rest:
                 rest = rest[stream.write(rest) :]

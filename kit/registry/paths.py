@@ -19,6 +19,7 @@ def cache_dir() -> Path:
     chosen = os.environ.get("KIT_CACHE")
     if chosen:
         return Path(chosen).expanduser()
+    # pooch knows each system's place for caches.
     import pooch
 
     return Path(pooch.os_cache("aurora-finetune-kit"))

@@ -67,6 +67,7 @@ def pin(name: str, *, watch: ProgressCallback | None = None, limits: Limits | No
         msg = f"{name}: its hash has to be asked for, and KIT_OFFLINE is set"
         raise RegistryError(msg)
     watch, limits = watch or current(), limits or Limits()
+    # A hub's record of a file of gigabytes comes with the headers; anything else has to be downloaded to be hashed.
     found = _from_hub(entry, watch, limits)
     if found is None:
         return _from_bytes(entry, watch, limits)
@@ -111,6 +112,7 @@ def _from_bytes(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin:
         fetch_into(part, entry, waiting, watch, limits)
         source = f"the bytes that came from {shown(entry.urls[0])}" if len(entry.urls) == 1 else "the bytes that came"
         found = Pin(entry.name, sha256_of_file(part.path), None, part.length, source)
+        # Recorded before the file moves: a file under a hash that no list knows would never be used.
         _record(found, watch)
         path = place(catalogue.find(entry.name))
         if path is None:
@@ -130,6 +132,7 @@ def _record(found: Pin, watch: ProgressCallback) -> None:
     path = user_registry()
     with locked(path, watch, str(path)):
         tables: dict[str, Any] = {}
+        # The file keeps its permissions: addresses in it may be somebody's secret.
         text, mode = "", 0o644
         if path.exists():
             tables, text, mode = catalogue.read_tables(path), read_text(path), path.stat().st_mode & 0o777

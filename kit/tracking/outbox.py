@@ -61,6 +61,7 @@ class Outbox:
 
     def put(self, points: Iterable[Point]) -> None:
         """Add points, and start sending in the background when it is time; any thread may."""
+        # Full: what comes first stays, so that what is sent later is without gaps; the run folder has the rest.
         fresh = list(points)
         room = max(0, self._limit - len(self._waiting))
         self._waiting.extend(fresh[:room])

@@ -45,6 +45,7 @@ def valid_key(key: str) -> str:
 
     A key that has to change ends with six digits of its hash, so that two keys never become one.
     """
+    # MLflow wants plain relative paths: no empty part, and none that leads upwards.
     parts = [part for part in _INVALID.sub("_", key).split("/") if part not in {"", ".", ".."}]
     valid = "/".join(parts)[:_MAX_KEY]
     if valid == key:
@@ -68,6 +69,7 @@ def _text(value: object) -> str:
         return value
     if isinstance(value, (datetime, date)):
         return value.isoformat()
+    # JSON, so that MLflow's page shows a list or a switch as the settings file writes it.
     if isinstance(value, (bool, list, tuple, set, frozenset, Mapping)):
         return json.dumps(_plain(value), separators=(",", ":"))
     return str(value)

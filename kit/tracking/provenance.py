@@ -59,6 +59,7 @@ def collect(
     Returns:
         A mapping that JSON can hold.
     """
+    # A checkout says more than the image that it is mounted into.
     built = read_json(image) if image.is_file() else {}
     lock = checkout / "requirements.lock"
     versions = dict(zip(_PACKAGES, map(_version, _PACKAGES), strict=True))
@@ -152,6 +153,7 @@ def _gpus() -> list[dict[str, Any]]:
 
     if not torch.cuda.is_available():
         return []
+    # PyTorch knows the CUDA version that it was built with, not the driver.
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or ""
     gpus: list[dict[str, Any]] = []
     for index in range(torch.cuda.device_count()):

@@ -103,6 +103,7 @@ def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: boo
         "params": account.params, "tags": account.tags, "dataset": account.dataset, "folder": folder.path,
         "run_key": record["run_key"], "started_ms": account.started_ms,
     }  # fmt: skip
+    # The id finds the run in the store that it began in; in another store the key does, once `kit sync` has made it.
     try:
         return Tracker.start(uri=uri, run_id=record.get("mlflow_run_id"), **facts)
     except MissingRunError:
@@ -127,6 +128,7 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
         folder: Folder of the run.
         checkpoint: Whether to send the best checkpoint too.
     """
+    # Metrics first: a store that does not answer is then waited for once, not for each file.
     tracker.settle()
     files = (
         folder.config, folder.provenance, folder.quality, folder.quality_page, folder.trains,
@@ -216,6 +218,7 @@ def sync(run: Path, uri: str | None = None) -> dict[str, Any]:
     Raises:
         KitError: the folder is not that of a run, or the store is away or refuses.
     """
+    # Without PyTorch: all that MLflow is to have of a run is in its folder.
     folder = RunFolder(run.absolute())
     account = read_account(folder)
     chosen = uri or track_uri(folder.path)

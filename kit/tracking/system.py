@@ -115,6 +115,7 @@ def _gpu(handle: Any) -> dict[str, float]:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         values["memory_usage_percentage"] = 100 * memory.used / memory.total
         values["memory_usage_megabytes"] = memory.used / 1e6
+        # Memory came first: of a slice of a GPU, NVML may know nothing else.
         values["utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
         watts = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
         values["power_usage_watts"] = watts
@@ -153,6 +154,7 @@ class SystemMonitor:
 
     def _run(self) -> None:
         wait = min(_FIRST_SECONDS, self._seconds)
+        # A last sample at the end: a run of a second has one, too.
         try:
             self._probe.begin()
             while not self._stopped.wait(wait):
@@ -178,6 +180,7 @@ def watching(folder: RunFolder, tracker: Tracker, seconds: float | None, gpus: S
         seconds: Seconds between samples; None takes none.
         gpus: NVML's names of the GPUs to watch.
     """
+    # Cut at no step: what a run does again after a crash, the machine has done twice.
     log = MetricsLog(folder.system)
     earlier = list(map(_record, log.cut(sys.maxsize)))
     tracker.reconcile(earlier)

@@ -125,6 +125,7 @@ class Tracker:
             MissingRunError: the store lacks run ``run_id``.
             KitError: the store cannot be opened or refuses the run.
         """
+        # A run that goes on may start without its store; a new one has no id without it.
         address = resolve_uri(uri, run_dir)
         client = connect(address, run_dir)
         description = _Description(params, tags, dataset)
@@ -209,6 +210,7 @@ class Tracker:
                 return
             except KitError as error:
                 _logger.warning("%s; the file itself is unharmed", error)
+                # Refused or away? Only a store that answers is asked to take the next file.
                 self._lost = not self._within(lambda: self._client.get_run(self.run_id))
         self._unsent.append(folder or path.name)
 
@@ -256,6 +258,7 @@ class Tracker:
             except KitError as error:
                 _logger.warning("%s", error)
 
+        # A daemon: a call that hangs holds up nobody's exit.
         thread = threading.Thread(target=ask, name="tracking", daemon=True)
         thread.start()
         thread.join(_CLOSE_SECONDS)
@@ -263,6 +266,7 @@ class Tracker:
 
     def _points(self, step: int, metrics: Mapping[str, float], time_ms: int) -> Iterator[Point]:
         for name, value in metrics.items():
+            # Valid names are kept: a run logs the same ones at every step.
             if name not in self._names:
                 self._names[name] = valid_key(name)
             key = self._names[name]
@@ -283,6 +287,7 @@ class Tracker:
 
     def _join(self, run: Run) -> None:
         """Describe the run to the store, open it again, and learn which steps it has."""
+        # A new run has no history to ask for.
         self._describe(run)
         if run.data.metrics or run.info.status != "RUNNING":
             self._client.update_run(self.run_id, status="RUNNING")

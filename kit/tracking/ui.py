@@ -46,6 +46,7 @@ def serve(uri: str | None, run_dir: Path, port: int) -> None:
     address = resolve_uri(uri, run_dir)
     _check(address, port)
     page = f"http://{_HOST}:{port}"
+    # The server's output is kept for the message of its failure, and off the screen otherwise.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output, _sigterm_interrupts():
         server = _start(address, run_dir, port, output)
         try:
@@ -112,6 +113,7 @@ def _wait_until_ready(server: subprocess.Popen[str], page: str, output: IO[str])
 
 
 def _stop(server: subprocess.Popen[str]) -> None:
+    # The whole group: the server starts workers of its own.
     for signum in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signum)

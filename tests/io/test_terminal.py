@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pytest
 
-from kit.cli.views import console
+from kit.cli.views.tables import show_facts
 from kit.io.terminal import StandardError
 from kit.run.display import training_progress
 
@@ -39,7 +39,7 @@ def test_progress_that_nobody_reads_does_not_end_a_run() -> None:
     with abandoned(), training_progress(2) as progress:
         progress.update(step=1, loss=0.5, step_seconds=1.0)
         progress.say("a line")
-        console.show_facts("Title", {"a": 1})
+        show_facts("Title", {"a": 1})
 
 
 def test_what_somebody_reads_arrives(capsys: pytest.CaptureFixture[str]) -> None:
