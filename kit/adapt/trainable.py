@@ -17,21 +17,7 @@ from kit.models.variants import drop_names, keep_names
 from kit.models.weights.convert import merge_rollout_lora, split_rollout_lora
 from kit.models.weights.load import ADAPTER_PREFIX, RolloutLoraMode
 
-__all__ = [
-    "Trained",
-    "adapter_config",
-    "attach_freeze",
-    "attach_full",
-    "attach_head",
-    "count",
-    "load",
-    "merge",
-    "merge_adapters",
-    "module_group",
-    "select",
-    "size",
-    "tensors",
-]
+__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
 
 
 @dataclass(frozen=True)
@@ -208,7 +194,7 @@ def module_group(name: str) -> str:
 # Training a part of upstream's own parameters: ``full``, ``freeze`` and ``head``.
 
 
-def attach_full(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def _attach_full(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Train every parameter but upstream's roll-out LoRA.
 
     That is part of the weights that training starts from: where it was kept, it stays as it is.
@@ -216,7 +202,7 @@ def attach_full(model: Aurora, settings: AdaptSettings, steps: int | None) -> At
     return _train_only(model, _own(model))
 
 
-def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def _attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Train all but what ``adapt.freeze`` selects, or only what ``adapt.train_only`` selects.
 
     Raises:
@@ -241,7 +227,7 @@ def attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> 
     return _train_only(model, trained)
 
 
-def attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def _attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
     """Train the decoder's heads and, if asked, the last stages of the backbone's decoder; or light decoders alone.
 
     Raises:
@@ -313,9 +299,9 @@ def merge_adapters(model: torch.nn.Module, settings: AdaptSettings, saved: Mappi
 
 
 _METHODS: Mapping[Method, Attach] = {
-    "full": attach_full,
-    "freeze": attach_freeze,
-    "head": attach_head,
+    "full": _attach_full,
+    "freeze": _attach_freeze,
+    "head": _attach_head,
     "rollout-lora": rollout_lora.attach,
     "prefix": prefix.attach,
     "prompt": prompt.attach,

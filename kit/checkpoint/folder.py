@@ -28,7 +28,7 @@ from kit.io.atomic import move, sync
 from kit.io.documents import DocumentError, read_json
 from kit.io.errors import CheckpointError
 from kit.models.spec import ModelSpec
-from kit.models.weights.convert import shrunk
+from kit.models.weights.convert import drop_pruned
 from kit.models.weights.load import ADAPTER, ADAPTER_CONFIG, ADAPTER_PREFIX, DESCRIPTION, TENSORS, TRAINED, read_tensors
 from kit.models.weights.locate import with_relative
 
@@ -146,7 +146,7 @@ def _save_delta(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any] |
     adapter = {name: value for name, value in tensors.items() if name.startswith(ADAPTER_PREFIX)}
     trained = {name: value for name, value in tensors.items() if name not in adapter}
     if config is not None:
-        adapter = shrunk(adapter, config.get("rank_pattern") or {}, ADAPTER_PREFIX)
+        adapter = drop_pruned(adapter, config.get("rank_pattern") or {}, ADAPTER_PREFIX)
         # The header that PEFT writes, and expects.
         _save_tensors(adapter, folder / ADAPTER, {"format": "pt"})
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

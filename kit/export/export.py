@@ -29,7 +29,7 @@ from kit.io.documents import read_json
 from kit.io.errors import CheckpointError
 from kit.io.hashes import sha256_of_file
 from kit.models.weights.load import ADAPTER_CONFIG, DESCRIPTION, Weights, load, tensor_files
-from kit.models.weights.locate import identified
+from kit.models.weights.locate import identify_weights
 
 __all__ = ["ExportResult", "export", "pack"]
 
@@ -89,9 +89,11 @@ def export(settings: ExportSettings) -> ExportResult:
     merged = _adapt_settings(checkpoints[0]).can_merge
     with (
         published(settings.out) as part,
+        # On the target's disk, so that the finished folder can be moved there.
         tempfile.TemporaryDirectory(prefix=".kit-export-", dir=settings.out.parent) as scratch,
     ):
         folder = Path(scratch) / settings.out.stem
+        # A merged model loads in upstream's own class without the kit; a delta does not.
         if merged:
             write_checkpoint(folder, _averaged(checkpoints), _description(checkpoints))
         else:
@@ -100,7 +102,7 @@ def export(settings: ExportSettings) -> ExportResult:
         if len(checkpoints) == 1:
             scores = _scores(checkpoints[0])
         (folder / _README).write_text(card(read_json(folder / DESCRIPTION), folder.name, scores))
-        weights = identified("", [folder / file for file in tensor_files(folder)])
+        weights = identify_weights("", [folder / file for file in tensor_files(folder)])
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         paths = [path.relative_to(folder).as_posix() for path in files]
         size = sum(path.stat().st_size for path in files)
@@ -124,6 +126,7 @@ def _check_average(checkpoints: Sequence[Checkpoint]) -> None:
     base = _base_sha256(first)
     for other in checkpoints[1:]:
         other_base = _base_sha256(other)
+        # Models that began with random weights have nothing in common that a mean would keep.
         if base is None or other_base is None:
             random = first if base is None else other
             msg = (
@@ -200,7 +203,7 @@ def _description(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     origins = []
     for checkpoint in checkpoints:
         files = [checkpoint.path / file for file in tensor_files(checkpoint.path)]
-        origins.append(identified(portable_name(checkpoint.path), files))
+        origins.append(identify_weights(portable_name(checkpoint.path), files))
     first: dict[str, Any] = {key: value for key, value in described[0].items() if key not in ("adapter", "format")}
     if len(described) > 1:
         histories = [each["lineage"] for each in described]
@@ -223,6 +226,7 @@ def _portable(value: Any, key: str = "") -> Any:
         return {name: _portable(part, name) for name, part in value.items() if name != "relative"}
     if isinstance(value, list | tuple):
         return [_portable(part, key) for part in value]
+    # In a run folder paths stay, because there they find things; elsewhere they mean nothing.
     if key in ("name", "store") and isinstance(value, str) and Path(value).is_absolute():
         return portable_name(Path(value))
     return value
@@ -235,6 +239,7 @@ def _bundle(folder: Path, weights: Weights) -> None:
     below = weights.under
     assert below is not None
     folder.mkdir(parents=True)
+    # Byte for byte, so that the hashes that are recorded still say what the files are.
     for file in (*tensor_files(weights.path), ADAPTER_CONFIG):
         if (weights.path / file).is_file():
             shutil.copyfile(weights.path / file, folder / file)

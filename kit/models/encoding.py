@@ -13,10 +13,10 @@ from kit.models.statistics import Statistics
 from kit.models.transforms import default_transform, parse_transforms, why_not
 from kit.models.variants import drop_names
 
-__all__ = ["encoded", "with_head_statistics"]
+__all__ = ["choose_encodings", "with_head_statistics"]
 
 
-def encoded(
+def choose_encodings(
     spec: ModelSpec,
     transforms: Mapping[str, str],
     heads: Mapping[str, str],

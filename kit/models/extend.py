@@ -20,7 +20,7 @@ from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
-__all__ = ["Capability", "added_names", "capability", "extended", "check_extension", "start_new"]
+__all__ = ["Capability", "added_names", "capability", "add_variables", "check_extension", "start_new"]
 
 Kind = Literal["surface", "atmospheric", "static"]
 
@@ -81,7 +81,7 @@ def check_extension(variant: Variant, levels: Collection[float], history: int) -
         raise SettingsError(msg)
 
 
-def extended(base: ModelSpec, names: Collection[str], output_only: Collection[str], store: Store) -> ModelSpec:
+def add_variables(base: ModelSpec, names: Collection[str], output_only: Collection[str], store: Store) -> ModelSpec:
     """Add variables of a store to a model.
 
     Args:

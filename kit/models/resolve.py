@@ -14,8 +14,8 @@ from kit.data.settings import DataSettings
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
 from kit.io.errors import SettingsError, StoreError
-from kit.models.encoding import encoded, with_head_statistics
-from kit.models.extend import check_extension, extended
+from kit.models.encoding import choose_encodings, with_head_statistics
+from kit.models.extend import add_variables, check_extension
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec, RolloutLora
 from kit.models.statistics import Statistics, level_key
@@ -46,7 +46,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
         raise SettingsError(msg)
     if model.stabilise_level_agg is not None:
         base = replace(base, arguments={**base.arguments, "stabilise_level_agg": model.stabilise_level_agg})
-    base = extended(base, model.new_variables, model.output_only, store)
+    base = add_variables(base, model.new_variables, model.output_only, store)
     if data.history < base.history:
         msg = f"data.history is {data.history}, the weights read {base.history} states; set data.history {base.history}"
         raise SettingsError(msg)
@@ -62,7 +62,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
         timestep=model.timestep or base.timestep,
         rollout_lora=_rollout_lora(model, variant, weights, trained),
     )
-    spec = encoded(spec, model.transforms, model.heads, trained, fresh=weights is None)
+    spec = choose_encodings(spec, model.transforms, model.heads, trained, fresh=weights is None)
     # Weights expect the statistics that they were trained with; random ones have seen none.
     source = model.statistics
     if source is None and weights is None:

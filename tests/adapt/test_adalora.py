@@ -17,7 +17,7 @@ from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
 from kit.io.errors import SettingsError
 from kit.models.variants import VARIANTS
-from kit.models.weights.convert import expanded, shrunk
+from kit.models.weights.convert import drop_pruned, restore_pruned
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.adapt.test_dora import close
 from tests.batches import small_spec
@@ -167,7 +167,7 @@ def test_training_goes_on_with_the_ranks_that_are_left() -> None:
     assert pattern is not None
     named = {name.removesuffix(".default"): kept for name, kept in pattern.items()}
     saved = lora.tensors(first.model)
-    lora.load(second.model, expanded(shrunk(saved, named, "base_model.model."), named, "base_model.model."))
+    lora.load(second.model, restore_pruned(drop_pruned(saved, named, "base_model.model."), named, "base_model.model."))
     assert second.ranks == first.ranks
     second.train(1, STEPS)
     assert second.allocation.pattern == pattern
@@ -180,14 +180,14 @@ def test_what_is_left_by_hand() -> None:
         "p.x.lora_B": torch.tensor([[6.0, 7.0]]),
         "p.y.lora_A": torch.tensor([[8.0]]),
     }
-    small = shrunk(tensors, {"x.lora_E": [False, True]}, "p.")
+    small = drop_pruned(tensors, {"x.lora_E": [False, True]}, "p.")
     assert {name: value.tolist() for name, value in small.items()} == {
         "p.x.lora_A": [[3, 4]],
         "p.x.lora_E": [[5]],
         "p.x.lora_B": [[7]],
         "p.y.lora_A": [[8]],
     }
-    whole = expanded(small, {"x.lora_E": [False, True]}, "p.")
+    whole = restore_pruned(small, {"x.lora_E": [False, True]}, "p.")
     assert {name: value.tolist() for name, value in whole.items()} == {
         "p.x.lora_A": [[0, 0], [3, 4]],
         "p.x.lora_E": [[0], [5]],

@@ -15,7 +15,7 @@ from kit.data.settings import DataSettings, Period
 from kit.data.store.reader import Store
 from kit.data.store.writer import write_store
 from kit.io.errors import SettingsError, StoreError
-from kit.models.encoding import encoded
+from kit.models.encoding import choose_encodings
 from kit.models.resolve import resolve_spec, select
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec
@@ -144,7 +144,7 @@ def test_a_transform_without_effect_is_refused(variant: str, transforms: dict[st
     spec = small_spec(variant)
     wide = replace(spec, surface=(*spec.surface, "2d"))
     with pytest.raises(SettingsError, match=complaint) as refused:
-        encoded(wide, transforms, {})
+        choose_encodings(wide, transforms, {})
     assert f"model.transforms.{next(iter(transforms))}" in str(refused.value)
 
 
@@ -187,4 +187,4 @@ def test_weights_keep_their_heads(store: Store) -> None:
 )
 def test_a_head_for_nothing_is_refused(variant: str, heads: dict[str, str], complaint: str) -> None:
     with pytest.raises(SettingsError, match=complaint):
-        encoded(small_spec(variant), {}, heads)
+        choose_encodings(small_spec(variant), {}, heads)

@@ -10,7 +10,7 @@ from aurora import Aurora
 from kit.adapt import factory
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
-from kit.models.extend import added_names, extended
+from kit.models.extend import add_variables, added_names
 from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics, level_key
@@ -147,14 +147,14 @@ def test_what_cannot_be_added_is_refused(
     surface, static = ("2t", "10u", "10v", "msl", "tp"), ("lsm", "slt", "z", "height")
     store = synthetic_store(tmp_path / "s", surface=surface, static=static)
     with pytest.raises(SettingsError, match=message):
-        extended(small_spec("small"), names, output_only, store)
+        add_variables(small_spec("small"), names, output_only, store)
 
 
 def test_the_kind_is_the_stores(tmp_path: Path) -> None:
     store = synthetic_store(
         tmp_path / "s", surface=("2t", "tp"), atmospheric=("t", "r"), static=("lsm", "slt", "z", "height")
     )
-    wide = extended(small_spec("small"), ("tp", "r", "static_height"), ("tp",), store)
+    wide = add_variables(small_spec("small"), ("tp", "r", "static_height"), ("tp",), store)
     assert (wide.surface[-1], wide.atmospheric[-1], wide.static[-1]) == ("tp", "r", "height")
     assert wide.output_only == ("tp",)
     assert wide.added == ("tp", "r", "static_height")

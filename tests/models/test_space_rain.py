@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kit.models.encoding import encoded, with_head_statistics
+from kit.models.encoding import choose_encodings, with_head_statistics
 from kit.models.heads import RAIN_M, parse_heads
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
@@ -27,7 +27,7 @@ def rainy_spec(variant: str = "small", head: str = "", *, read: bool = True) -> 
     spec = small_spec(variant, levels=levels if variant == "air-pollution" else (300, 500, 850))
     never_read = () if read else ("tp",)
     spec = replace(spec, surface=(*spec.surface, "tp"), added=("tp",), never_read=never_read)
-    spec = encoded(spec, {}, {"tp": head} if head else {})
+    spec = choose_encodings(spec, {}, {"tp": head} if head else {})
     return replace(spec, statistics=with_head_statistics(spec, {**spec.statistics.values, "tp": (0.0, SCALE)}))
 
 

@@ -9,7 +9,7 @@ from aurora import Aurora
 
 from kit.io.errors import CheckpointError
 
-__all__ = ["Pattern", "expanded", "merge_rollout_lora", "shrunk", "split_rollout_lora"]
+__all__ = ["Pattern", "restore_pruned", "merge_rollout_lora", "drop_pruned", "split_rollout_lora"]
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ _AXES = {"lora_A": 0, "lora_E": 0, "lora_B": 1}
 """Along which axis the parts of an adapter lie."""
 
 
-def shrunk(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -> dict[str, torch.Tensor]:
+def drop_pruned(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -> dict[str, torch.Tensor]:
     """Leave pruned parts out of adapters.
 
     Args:
@@ -85,8 +85,8 @@ def shrunk(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -
     return found
 
 
-def expanded(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -> dict[str, torch.Tensor]:
-    """Put zeros for pruned parts into adapters, the inverse of ``shrunk``."""
+def restore_pruned(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -> dict[str, torch.Tensor]:
+    """Put zeros for pruned parts into adapters, the inverse of ``drop_pruned``."""
     found = dict(tensors)
     for name, axis, kept in _pruned(pattern, prefix):
         part = found[name]

@@ -27,9 +27,9 @@ from kit.io.errors import CheckpointError
 from kit.models.extend import added_names
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
-from kit.models.weights.convert import expanded, merge_rollout_lora, split_rollout_lora
+from kit.models.weights.convert import merge_rollout_lora, restore_pruned, split_rollout_lora
 from kit.models.weights.format import read_pickled, upstream_names, vibe_kit_spec
-from kit.models.weights.locate import RANDOM, WEIGHTS_VARIABLE, identified, locate, looked_in, places
+from kit.models.weights.locate import RANDOM, WEIGHTS_VARIABLE, describe_search, identify_weights, locate, search_places
 
 __all__ = [
     "ADAPTER",
@@ -141,7 +141,7 @@ def _read(path: Path, name: str, variant: Variant) -> Weights:
         raise CheckpointError(msg)
     # Every use hashes: a note of size and time would let a changed byte through under an old date.
     stamp = _stamp(file)
-    base = identified(name, [file])
+    base = identify_weights(name, [file])
     description = foreign_spec = None
     if file.suffix == ".safetensors":
         state, metadata = _read_safetensors(file)
@@ -200,7 +200,7 @@ def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
         raise CheckpointError(msg)
     description = read_json(folder / DESCRIPTION)
     under = load_base(description["adapter"]["base"], folder, variant)
-    base = identified(name, [folder / file for file in tensor_files(folder)])
+    base = identify_weights(name, [folder / file for file in tensor_files(folder)])
     return Weights(read_tensors(folder), base, description, under, folder)
 
 
@@ -228,7 +228,7 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
     name, wanted = str(recorded["name"]), recorded["sha256"]
     problems: list[str] = []
     # The likeliest first: what is not there, or is another file, is noted for the message.
-    for path in places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
+    for path in search_places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
         try:
             found = _read(path, name, variant)
         except CheckpointError as error:
@@ -240,7 +240,7 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
     found_instead = "; ".join(problems) or f"nothing is at {name!r}"
     msg = (
         f"{folder}: belongs to weights {name} ({recorded['file']}, SHA-256 {wanted}), which are not there: "
-        f"{found_instead}. No file of that SHA-256 is in {looked_in()}. "
+        f"{found_instead}. No file of that SHA-256 is in {describe_search()}. "
         f"Put them back, or into a folder that {WEIGHTS_VARIABLE} names"
     )
     raise CheckpointError(msg)
@@ -259,7 +259,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     if (folder / ADAPTER_CONFIG).is_file():
         # What is left of pruned adapters; there is none, or an empty one, where nothing was pruned.
         pattern = read_json(folder / ADAPTER_CONFIG).get("rank_pattern")
-    return expanded(tensors, pattern or {}, ADAPTER_PREFIX)
+    return restore_pruned(tensors, pattern or {}, ADAPTER_PREFIX)
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -25,12 +25,11 @@ __all__ = [
     "OFFICIAL",
     "RANDOM",
     "WEIGHTS_VARIABLE",
-    "identified",
+    "describe_search",
+    "identify_weights",
     "is_official",
     "locate",
-    "looked_in",
-    "places",
-    "weights_folders",
+    "search_places",
     "with_relative",
 ]
 
@@ -128,7 +127,7 @@ def _find_registered(name: str, variant: Variant) -> Path:
     except RegistryError as error:
         msg = str(error)
         # Point to a file of the entry's name that nothing vouches for.
-        for folder in weights_folders():
+        for folder in _weights_folders():
             named = [file for file in _files(folder) if file.name == entry.file]
             if named:
                 msg += f". {named[0]} has its name; if you trust it, pass --model.weights {named[0]}"
@@ -142,7 +141,7 @@ def _at_hand(entry: Entry) -> bool:
     return path is not None and path.is_file()
 
 
-def places(
+def search_places(
     recorded: Mapping[str, Any], folder: Path, problems: list[str], *, fixed: Collection[str] = ()
 ) -> Iterator[Path]:
     """Search every place where recorded weights may be, the likeliest first and downloads last.
@@ -220,7 +219,7 @@ def _of_hash(recorded: Mapping[str, Any], fixed: Collection[str]) -> Iterator[Pa
     # Weights of several files, and files that mean something only under their names, are looked for by name; any other
     # may have been renamed, and is known by its size.
     renamed = len(names) == 1 and names[0] not in fixed and "size" in recorded
-    for searched in (*weights_folders(), registry.cache_dir() / "files"):
+    for searched in (*_weights_folders(), registry.cache_dir() / "files"):
         for file in _files(searched):
             if not renamed and file.name != names[0]:
                 continue
@@ -244,16 +243,16 @@ def _files(place: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(names) if name.endswith(_SUFFIXES))
 
 
-def weights_folders() -> list[Path]:
+def _weights_folders() -> list[Path]:
     """List the folders of ``KIT_WEIGHTS``."""
     parts = os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep)
     return [Path(part).expanduser() for part in parts if part]
 
 
-def looked_in() -> str:
+def describe_search() -> str:
     """Describe where files were searched by their hash, and which of these folders are missing."""
     shown: list[str] = []
-    for folder in weights_folders():
+    for folder in _weights_folders():
         missing = " (no such folder)"
         if folder.is_dir():
             missing = ""
@@ -262,7 +261,7 @@ def looked_in() -> str:
     return f"{WEIGHTS_VARIABLE} ({listed}) and the cache {registry.cache_dir() / 'files'}"
 
 
-def identified(name: str, files: Sequence[Path]) -> dict[str, Any]:
+def identify_weights(name: str, files: Sequence[Path]) -> dict[str, Any]:
     """Collect what identifies weights: their name, and the files' own names, size and SHA-256.
 
     Of several files it is the SHA-256 of their digests one after the other. Official weights are known by their name
