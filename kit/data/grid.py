@@ -211,32 +211,32 @@ class AxisSelection:
     Attributes:
         read: Range that the model sees.
         scored: Of that, the region's.
-        asked: Rows or columns of region and halo, before they were fitted to patches.
+        requested: Rows or columns of region and halo, before they were fitted to patches.
         cropped: Rows or columns of the region that were left out.
     """
 
     read: Range
     scored: Range
-    asked: int
+    requested: int
     cropped: int
 
     @classmethod
-    def of(cls, region: Range, read: Range, asked: Range) -> AxisSelection:
+    def of(cls, region: Range, read: Range, requested: Range) -> AxisSelection:
         """Put together what was asked for and what is read."""
         start, stop = max(region[0], read[0]), min(region[1], read[1])
         cropped = region[1] - region[0] - (stop - start)
-        return cls(read, (start - read[0], stop - read[0]), asked[1] - asked[0], cropped)
+        return cls(read, (start - read[0], stop - read[0]), requested[1] - requested[0], cropped)
 
     @classmethod
-    def fitted(cls, region: Range, asked: Range, patch: int) -> AxisSelection:
+    def fitted(cls, region: Range, requested: Range, patch: int) -> AxisSelection:
         """Leave out what makes no whole patch: of the wider halo, then of the other, then of the region's end."""
-        start, stop = asked
+        start, stop = requested
         for _ in range((stop - start) % patch):
             if region[0] - start > max(stop - region[1], 0):
                 start += 1
             else:
                 stop -= 1
-        return cls.of(region, (start, stop), asked)
+        return cls.of(region, (start, stop), requested)
 
 
 @dataclass(frozen=True)

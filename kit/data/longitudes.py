@@ -34,6 +34,7 @@ class EastwardLongitudes(torch.Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run any function of PyTorch on the plain tensor."""
+        # As plain tensors: a function that sees the subclass would come back here.
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
         if func in _STAYS:

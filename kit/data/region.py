@@ -190,8 +190,8 @@ def select_grid(store: Store, region: Region | None, patch: int, halo: float = 0
     if min(height, width) < patch or empty:
         around = f" with data.halo {halo:g}" if halo else ""
         msg = (
-            f"{store.path}: {rows.asked} x {columns.asked} grid points are selected, less than a patch of {patch} "
-            f"x {patch}; data.region is {region}{around}, {_covered(store)}"
+            f"{store.path}: {rows.requested} x {columns.requested} grid points are selected, less than a patch of "
+            f"{patch} x {patch}; data.region is {region}{around}, {_covered(store)}"
         )
         raise StoreError(msg)
     # Nothing around the region is read: losses and scores need no window.
@@ -308,19 +308,19 @@ class _Columns:
             _warn_of_cut(self._store, "east", reach_east - (degrees[-1] - last), usual)
         return start, stop
 
-    def _aligned(self, asked: Range, patch: int) -> Range:
+    def _aligned(self, requested: Range, patch: int) -> Range:
         """Whole patches on either side of Greenwich, outwards where the store has them, else inwards."""
         # Upstream's encoder describes a patch by the mean and the extremes of its longitudes, which says nothing of a
         # patch that holds 359 and 0; where 0 begins a patch, each is described as it is on the globe.
-        start, stop = asked[0] // patch * patch, -(-asked[1] // patch) * patch
+        start, stop = requested[0] // patch * patch, -(-requested[1] // patch) * patch
         if not self._closed and start < self._everything[0]:
             start += patch
         if not self._closed and stop > self._everything[1]:
             stop -= patch
-        if (start, stop) != asked:
+        if (start, stop) != requested:
             _logger.info(
                 "%s: the box crosses Greenwich, where a patch of %d has to begin: columns %d to %d become %d to %d",
-                self._store.path, patch, *asked, start, stop,
+                self._store.path, patch, *requested, start, stop,
             )  # fmt: skip
         return start, stop
 

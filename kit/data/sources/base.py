@@ -61,12 +61,12 @@ class Request:
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""
-        asked = self.variables
+        requested = self.variables
         if name.startswith(STATIC_PREFIX):
-            asked = self.statics
-        if asked is None:
+            requested = self.statics
+        if requested is None:
             return known
-        return name in asked
+        return name in requested
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ class Pieces:
                 msg = f"{where}: {array.name} has the dimensions {array.dims}; select along {sorted(map(str, extra))}"
                 raise StoreError(msg)
             field_alone = array.squeeze(extra, drop=True)
+            # A dimension without values could not be matched with that of another file.
             for dim in field_alone.dims:
                 if dim not in field_alone.coords and dim not in grid:
                     msg = f"{where}: {array.name} has the dimension {dim} without its values; add that coordinate"
@@ -209,6 +210,7 @@ def data_files(
         if path.is_file():
             files.append(path)
             continue
+        # In order of names, whatever the file system lists first.
         inside = sorted(p for p in path.rglob("*") if p.is_file())
         taken = list(filter(is_wanted, inside))
         if not taken:

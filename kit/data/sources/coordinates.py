@@ -45,7 +45,7 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
         StoreError: There is no such form: ensemble members, several forecast steps, a curvilinear grid that
             crosses Greenwich or holds a pole, model levels, two boxes.
     """
-    dataset = _drop_members(_with_one_valid_time(dataset, where), where)
+    dataset = _with_one_valid_time(dataset, where)
     dataset = dataset.rename(coordinate_names(dataset))
     for name in ("time", "level", *GRID):
         if name in dataset.variables:
@@ -98,12 +98,18 @@ def projection_of(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def _with_one_valid_time(dataset: xr.Dataset, where: str) -> xr.Dataset:
-    """Let ``valid_time`` stand for GRIB's reference time and forecast step."""
-    if "step" in dataset.dims:
-        if dataset.sizes["step"] > 1:
-            msg = f"{where}: holds {dataset.sizes['step']} forecast steps; give one analysis or one step per file"
+    """Let ``valid_time`` stand for GRIB's reference time and forecast step; a state is of one step and one member."""
+    for name, held, remedy in (
+        ("step", "forecast steps", "give one analysis or one step per file"),
+        ("number", "ensemble members along 'number'", "select one of them first"),
+        ("realization", "ensemble members along 'realization'", "select one of them first"),
+    ):
+        if dataset.sizes.get(name, 1) > 1:
+            msg = f"{where}: holds {dataset.sizes[name]} {held}; {remedy}"
             raise StoreError(msg)
-        dataset = dataset.squeeze("step", drop=True)
+        if name in dataset.dims:
+            dataset = dataset.squeeze(name, drop=True)
+    dataset = dataset.drop_vars(("number", "realization"), errors="ignore")
     dataset = dataset.drop_vars([name for name in ("step", "surface") if name in dataset.coords])
     if "valid_time" not in dataset.coords or "time" not in dataset.coords:
         return dataset
@@ -112,17 +118,6 @@ def _with_one_valid_time(dataset: xr.Dataset, where: str) -> xr.Dataset:
     if dataset["time"].ndim == 0:
         return dataset.drop_vars("time")
     return dataset.drop_vars("valid_time")
-
-
-def _drop_members(dataset: xr.Dataset, where: str) -> xr.Dataset:
-    for name in ("number", "realization"):
-        if name in dataset.dims:
-            if dataset.sizes[name] > 1:
-                msg = f"{where}: holds {dataset.sizes[name]} ensemble members along {name!r}; select one of them first"
-                raise StoreError(msg)
-            dataset = dataset.squeeze(name, drop=True)
-        dataset = dataset.drop_vars(name, errors="ignore")
-    return dataset
 
 
 def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:

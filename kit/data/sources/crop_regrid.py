@@ -42,12 +42,12 @@ _DIRECTIONS = ("degree", "radian")
 Degrees = npt.NDArray[np.float64]
 
 
-def method_of(name: str, asked: Method | None) -> Method:
+def method_of(name: str, requested: Method | None) -> Method:
     """Choose how a field is brought to another grid.
 
     Args:
         name: Name in the store, with the prefix of statics.
-        asked: Method for all fields that can be averaged; None for what suits each.
+        requested: Method for all fields that can be averaged; None for what suits each.
     """
     bare = name.removeprefix(STATIC_PREFIX)
     if name.startswith(STATIC_PREFIX):
@@ -57,8 +57,8 @@ def method_of(name: str, asked: Method | None) -> Method:
     # No mean makes sense of these.
     if bare in _CLASSES or (variable is not None and variable.units in _DIRECTIONS):
         return "nearest"
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     if variable is not None:
         # An amount or a share is averaged, so that its sum over the globe stays and no rain is negative.
         is_share = (variable.low, variable.high, variable.units) == (0, 1, "1")
@@ -68,14 +68,14 @@ def method_of(name: str, asked: Method | None) -> Method:
 
 
 def regridded(
-    fields: Mapping[str, xr.DataArray], target: TargetGrid, asked: Method | None, note: Note
+    fields: Mapping[str, xr.DataArray], target: TargetGrid, requested: Method | None, note: Note
 ) -> tuple[dict[str, xr.DataArray], dict[str, Any]]:
     """Bring fields to another grid, lazily.
 
     Args:
         fields: Fields in the store's form, on one grid, by the store's names.
         target: Grid to bring them to; of a global one, what the fields cover.
-        asked: Method for all fields that can be averaged.
+        requested: Method for all fields that can be averaged.
         note: Takes what is done.
 
     Returns:
@@ -98,7 +98,7 @@ def regridded(
     if same_points(latitude, target.latitude) and same_points(longitude, target.longitude):
         note(f"--regrid {target.label}: the data are on that grid already; left as they are")
         return dict(fields), {}
-    methods = {name: method_of(name, asked) for name in fields}
+    methods = {name: method_of(name, requested) for name in fields}
     by_method: dict[str, list[str]] = {}
     for name, method in methods.items():
         by_method.setdefault(method, []).append(name)

@@ -30,12 +30,12 @@ def without_missing(source: SourceData, settings: BuildSettings, note: Note) -> 
     Raises:
         SettingsError: One of them is there, with values, or nobody asked for it.
     """
-    asked = {*(settings.variables or ()), *(STATIC_PREFIX + name for name in settings.statics or ())}
+    requested = {*(settings.variables or ()), *(STATIC_PREFIX + name for name in settings.statics or ())}
     fields = dict(source.fields)
     for name in settings.leave_out_missing:
         field = source.fields.get(name)
         if field is None:
-            if name not in asked:
+            if name not in requested:
                 msg = (
                     f"--leave_out_missing {name} has no effect: the data lack it and nothing asks for it; leave it out"
                 )

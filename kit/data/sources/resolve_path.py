@@ -56,6 +56,7 @@ def locate(path: str, source: str) -> SourceOrigin:
     from kit import registry
 
     known = registry.entries()
+    # Names of data sets come before those of single files.
     entries = registry.dataset(path)
     if not entries and path in known:
         entries = [known[path]]

@@ -54,6 +54,7 @@ class TargetGrid:
         if rows < 2 or abs(rows * spacing - 180) > 1e-6:
             msg = f"--regrid {spacing:g}: expected degrees that divide 180, such as 0.1, 0.25, 0.4 or 1.5"
             raise StoreError(msg)
+        # The spacing may be rounded, such as 0.3333; this one divides the globe.
         exact = 180 / rows
         return cls(
             np.round(90 - exact * np.arange(rows + 1), DIGITS),
@@ -92,6 +93,7 @@ class TargetGrid:
     @property
     def margin(self) -> float:
         """Degrees around a region that its points may need."""
+        # Enough for data that are a degree and one and a half spacings apart; a build checks that they are no coarser.
         return 2 * self.spacing + 1
 
     def within(self, field: xr.DataArray) -> TargetGrid:

@@ -76,6 +76,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
 
 
 def _values(item: Any, name: str, path: Path) -> Values:
+    # A stand-in without values is one whose pickle never set its state.
     if isinstance(item, Array) and item.values is not None:
         return item.values
     if isinstance(item, int | float):
@@ -222,6 +223,7 @@ def _pair(item: Any, path: Path) -> tuple[PickledBatch, PickledBatch]:
     if isinstance(item, PickledPair):
         item = (item.input_batch, item.target_batch)
     source, target = item
+    # A stand-in takes what its pickle gives it, which may be anything.
     for batch in (source, target):
         if not isinstance(batch, PickledBatch) or not batch.is_complete():
             msg = f"{path}: a pair holds a {type(batch).__name__} where a whole aurora.Batch is expected"
@@ -230,6 +232,7 @@ def _pair(item: Any, path: Path) -> tuple[PickledBatch, PickledBatch]:
 
 
 def _times(batch: PickledBatch) -> list[datetime]:
+    # A store's times are UTC, and do not say so.
     times = []
     for time in batch.metadata.time:
         if time.tzinfo is not None:
@@ -275,6 +278,7 @@ def _sequence(
     states: Mapping[datetime, Mapping[str, Values]], statics: Mapping[str, Values], first: PickledBatch, path: Path
 ) -> xr.Dataset:
     moments = sorted(states)
+    # A variable of a store has a value at every time.
     names = list(states[moments[0]])
     for moment in moments:
         if set(states[moment]) != set(names):
