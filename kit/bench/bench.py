@@ -44,6 +44,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     suites = None
     if settings.source is not None:
         suites = results.load(settings.source)
+    # Before anything is run: hours of measuring must not end at a file that cannot be written, or read.
     for path in (settings.out, settings.results):
         results.check_writable(path)
     rows: list[dict[str, Any]] = []
@@ -95,6 +96,7 @@ class BenchRecorder:
         settings, started = self.settings, time.monotonic()
         rows = [row.as_dict(suite, self.machine["name"]) for row in measure()]
         suites = {}
+        # Read anew each time, because another process may have added a suite meanwhile.
         if settings.results.exists():
             suites = results.load(settings.results)
         suites[suite] = {
@@ -176,6 +178,7 @@ def machine_of(made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 def command_of(settings: BenchSettings, suite: str) -> str:
     """Return the command that a suite's numbers come from: with what was not left to the defaults."""
+    # What changes numbers; where they go does not.
     kinds = {"repeats", "steps", "threads", "device", "variant", "grid", "precision"}
     default = BenchSettings().model_dump(mode="json")
     words = ["kit bench", suite]

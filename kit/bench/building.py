@@ -62,6 +62,7 @@ def length_rows(lengths: Sequence[int] = _LENGTHS, grid: tuple[int, int] = (181,
             file, out = Path(scratch) / f"{states}.grib", Path(scratch) / f"{states}"
             size = write_grib(file, grid, fields(states, levels=(500, 700, 850)))
             taken = measure_in_subprocess(make_store, file, out)
+            # The longest is some gigabytes.
             file.unlink()
             more = {"note": f"{size / _MIB:.0f} MiB of values, {taken.seconds:.3g} s"}
             row = BenchRow(f"memory of a build of {states} states", taken.grown_bytes / _MIB, "MiB", more=more)
@@ -157,6 +158,7 @@ def measure_in_subprocess(function: Callable[P, Any], *args: P.args, **kwargs: P
         args: Its arguments, picklable, as are ``kwargs`` and what it returns.
         kwargs: Its arguments by name.
     """
+    # A forked process would begin with its parent's memory, and with threads that are not there.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_measured, function, args, kwargs).result()

@@ -38,6 +38,7 @@ __all__ = [
     "upstreams_model",
 ]
 
+# Shapes the schedule of the learning rate alone: no measurement takes so many.
 _STEPS = 1000
 _TIMED = {"cpu": 1, "cuda": 5}
 """Steps that are timed each time that a configuration has its turn."""
@@ -139,6 +140,7 @@ class _TimedUpdater:
     """An updater whose ``update`` is timed."""
 
     def __init__(self, updater: Updater, clock: Callable[[], float]) -> None:
+        # All that the trainer asks an updater for.
         self.moves_in_backward = updater.moves_in_backward
         self.groups = updater.groups
         self.begin = updater.begin
@@ -230,6 +232,7 @@ def forecast(name: str, settings: Settings) -> Configuration:
 
 def upstreams_model(case: Case) -> Aurora:
     """Build upstream's class with upstream's own activation checkpointing, which renames modules."""
+    # As in upstream's documentation of fine-tuning.
     model = _model(case, autocast=case.autocast)
     model.configure_activation_checkpointing()
     return model
@@ -276,6 +279,7 @@ def measure(
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(case.device)
             seconds[name] += [runner.step() for _ in range(_TIMED[case.device.type])]
+            # Before the counted step, whose counting allocates, too.
             if turn == 0 and on_gpu:
                 allocated[name] = torch.cuda.max_memory_allocated(case.device)
             if turn == 0 and count:

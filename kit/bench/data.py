@@ -181,6 +181,7 @@ def raw_rows(dataset: xr.Dataset, repeats: int, name: str, scratch: Path | None 
             "numpy.memmap": Reading(lambda: sum(np.array(np.memmap(file, "<u1", "r")).nbytes for file in files)),
             "numpy.fromfile": Reading(lambda: sum(np.fromfile(file, "<u1").nbytes for file in files)),
         }
+        # Bytes of values, which all ways of reading share.
         size = readings["kit, none"].read()
         Reading.take_turns(readings.values(), repeats)
     rows = []
@@ -229,6 +230,7 @@ def waiting_rows(grid: GridSize, scratch: Path | None = None, workers: Sequence[
         order = [[number % len(pairs)] for number in range(_WARM + _STEPS)]
         for count in workers:
             batches = Waiting(load_pairs(pairs, reader_for(count), order=order))
+            # Starting processes and filling fresh memory is counted apart: it happens once.
             next(batches)
             first = batches.seconds
             for _ in range(_WARM - 1):

@@ -106,6 +106,7 @@ def _forward_and_backward(
 def distance(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
     """Return the largest distance between gradients, relative to max(own norm, 1e-4 x global norm)."""
     assert ours.keys() == theirs.keys()
+    # Many gradients are sums that cancel: relative to their own norm alone, noise would look like an error.
     whole = torch.stack([value.norm() for value in theirs.values()]).norm()
     distances = []
     for name, value in theirs.items():
@@ -124,6 +125,7 @@ def loss_curve(settings: Settings, case: Case) -> list[float]:
 def upstreams_curve(settings: Settings, case: Case) -> list[float]:
     """Return the losses of upstream's model with its checkpointing, under the kit's optimiser and schedule."""
     model = upstreams_model(case).to(case.device)
+    # Upstream's checkpointing renames modules; the kit's optimiser groups go by upstream's names.
     parameters = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     optim = settings.optim.resolved(settings.adapt.method)
     updater = build_updater(parameters, optim, MemorySettings(), steps=CURVE_STEPS)

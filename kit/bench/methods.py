@@ -30,6 +30,8 @@ __all__ = ["METHODS", "NEW", "Scored", "run", "with_wind_speed"]
 
 _logger = logging.getLogger(__name__)
 
+# The sample has no precipitation; this one can be read off what the model knows, so that it shows which methods learn
+# a new variable and which only keep the old ones.
 NEW = "10si"
 """The new variable: wind speed at 10 metres, which no variant knows and which follows from what they know."""
 METHODS: Mapping[str, str] = {
@@ -105,6 +107,7 @@ def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> 
         f"--train.steps {settings.steps} --train.device {settings.device} --track.uri sqlite:///{folder}/mlflow.db"
     )
     _logger.info("training: %s", words)
+    # As the command line would, so that the row's words repeat it.
     run_settings = read_settings(Settings, whole, "kit finetune")
     import_packages(run_settings.adapt.method)
     summary = finetune(run_settings).to_dict()
@@ -114,6 +117,7 @@ def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> 
     ).scores
     old, new, base = [], [], []
     for row in scores.values():
+        # The base weights predict what they had before; the new variable they do not know.
         if "base_rmse" in row:
             old.append(row["skill"])
             base.append(1 - row["base_rmse"] / row["persistence_rmse"])

@@ -126,6 +126,7 @@ def check_writable(path: Path) -> None:
     Raises:
         SettingsError: it cannot; says why.
     """
+    # Not the file itself: what is there of other suites stays.
     probe = path.with_name(f"{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

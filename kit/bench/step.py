@@ -76,6 +76,7 @@ def run(settings: BenchSettings) -> list[BenchRow]:
     curves = _curves(kits, device, autocast=autocast)
     reference = UpstreamReference(upstream, case)
     exactness = {each.name: reference.compare(each, curves.get(each.name)) for each in others}
+    # Targets were set for the small model in fp32 on the suite's own grid.
     usual = settings.grid is None and settings.variant == "small" and not autocast
     return rows_of(measured, exactness, upstream.name, {each.name for each in kits}, has_targets=usual)
 
@@ -95,6 +96,7 @@ def _curves(configurations: Sequence[Configuration], device: torch.device, *, au
     found = {}
     for configuration in configurations:
         assert configuration.settings is not None
+        # A small grid has fewer rows of patches than some settings have bands.
         ours = loss_curve(on_rows(configuration.settings, _CURVE_GRID.rows // case.spec.patch_size), case)
         found[configuration.name] = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
     return found

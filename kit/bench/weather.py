@@ -54,9 +54,11 @@ def noise(shape: tuple[int, int], seed: int) -> npt.NDArray[np.float32]:
     random = np.random.default_rng(seed)
     spectrum = np.fft.rfft2(random.standard_normal(shape))
     waves = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
+    # The amplitude of wave number 0, the mean, becomes 0.
     waves[0, 0] = np.inf
     values = np.fft.irfft2(spectrum * waves**_SLOPE, s=shape)
     values /= values.std()
+    # A GRIB message holds integers between the smallest and the largest value.
     step = (values.max() - values.min()) / (2**_BITS - 1)
     return np.asarray(np.round(values / step) * step, dtype=np.float32)
 

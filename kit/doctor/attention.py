@@ -29,6 +29,7 @@ _TOLERANCE = {"fp32": 1e-4, "bf16": 4e-2}
 in fp32 and 4e-3, half a unit in the last of 8 bits, in bf16; TF32 would be 1e-3 but PyTorch leaves it off)."""
 _MASKED = -100.0
 """What upstream adds to the scores of tokens that are no neighbours."""
+# cuDNN's backward pass has returned NaN for some lengths of masked windows (docs/plan.md).
 _FUSED = {"flash": "FLASH_ATTENTION", "memory-efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
 
@@ -181,6 +182,7 @@ def _check_backend(runs: list[AttentionMeasurement]) -> Diagnosis:
             "install what the lock names, update the driver, try another GPU: they do not go together or one is broken"
         )
         return error(name, detail, remedy, **facts)
+    # Every PyTorch has these two for every device.
     if refusals and first.backend in ("chosen", "math"):
         remedy = "training cannot work here: install what requirements.lock names and update the driver"
         return error(name, f"does not run: {refusals[0]}", remedy, **facts)

@@ -74,6 +74,7 @@ def watched_folders(run_dir: Path) -> list[WatchedFolder]:
 def probe_folder(folder: WatchedFolder) -> WatchedFolder:
     """Look at a folder, or at the nearest parent that exists; makes no folder, and leaves nothing behind."""
     path = folder.path.absolute()
+    # A folder that is missing is made by the first run, in the nearest parent that exists.
     while not os.path.lexists(path):
         path = path.parent
     if not path.is_dir():
@@ -113,6 +114,7 @@ def check_folder(folder: WatchedFolder) -> Diagnosis:
         return error(name, detail, f"free some, or {another}", **facts)
     if folder.free < folder.enough:
         return warning(name, f"{room}; {folder.purpose}", f"free some, or {another}, if you mean to", **facts)
+    # The database of runs lies there unless track.uri names another.
     if folder.name == "runs" and folder.system in _REMOTE:
         detail = f"{room}, on {folder.system}: SQLite, which keeps mlflow.db there, cannot rely on locks over a network"
         remedy = "one run at a time is fine; for several at once put track.uri on a local disk or a server"

@@ -165,6 +165,7 @@ def check_gpu(gpu: Gpu, architectures: Sequence[str]) -> list[Diagnosis]:
         fault = f"{gpu.name}: compute capability {capability} has no bf16, in which train.precision auto runs"
         remedy = "train with --train.precision fp32 (more memory, slower), or on Ampere (8.0) or newer"
         found.append(warning(name, fault, remedy, **facts))
+    # A display or another program takes some in any case.
     if gpu.total - gpu.free > _BUSY * gpu.total:
         fault = f"{gpu.name}: {room}, the driver names {gpu.processes} other processes"
         remedy = "nvidia-smi lists who uses it; choose another GPU with CUDA_VISIBLE_DEVICES, or wait"
@@ -232,6 +233,7 @@ def _check_cuda(driver: Driver, torch: Torch, built: str, detail: str, facts: di
         old, needed, wanted = driver.branch < branch, str(branch), f">= {branch}"
     else:
         old, needed, wanted = have[0] < major, f"with CUDA {major}", f"with CUDA {major}"
+    # Where PyTorch can use the GPU in spite of an old driver, it is believed.
     if torch.usable:
         note = f"{detail}; PyTorch {torch.version} (CUDA {built}) uses {torch.devices} GPU"
         if old:
@@ -258,6 +260,7 @@ def _check_cuda(driver: Driver, torch: Torch, built: str, detail: str, facts: di
 
 def _check_no_driver(driver: Driver, torch: Torch) -> Diagnosis:
     """Judge a machine without a GPU, or a container that was not given it."""
+    # A container can be given the device without the library.
     if driver.nodes:
         detail = f"{', '.join(driver.nodes)} exists, but the driver's library does not answer ({driver.trouble})"
         return error("driver", detail, f"{_IN_CONTAINER}; on a host, install the driver again", trouble=driver.trouble)

@@ -112,6 +112,7 @@ def _check_memory(host: Host) -> Diagnosis:
 
 
 def _check_threads(host: Host, workers: int) -> Diagnosis:
+    # Threads beyond a container's share of time wait for each other, however many cores the host has.
     room = min(host.cores, host.quota or host.cores)
     whole = max(1, int(room))
     facts = {"threads": host.threads, "cores": host.cores, "quota": host.quota, "workers": workers}

@@ -72,6 +72,7 @@ def examine_network(*, asked: bool) -> list[Diagnosis]:
         hosts = addresses(registry.entries().values(), os.environ)
     except RegistryError:
         return [skipped("network", "the registry, which names the hosts, cannot be read")]
+    # One after the other, hosts behind a firewall would take five seconds each.
     with ThreadPoolExecutor(len(hosts)) as pool:
         return list(map(check_reply, pool.map(reach, hosts)))
 
@@ -111,6 +112,7 @@ def check_reply(reply: Reply) -> Diagnosis:
     if reply.code >= 500:
         remedy = "the host is there but out of order, or a proxy answers for it: try again later"
         return warning(name, f"answers with {reply.code}", remedy, code=reply.code)
+    # Every other answer, 404 among them, shows that the host can be reached.
     if reply.code == 407:
         return warning(name, "the proxy wants a name and password", _REMEDIES["proxy"], code=reply.code)
     return ok(name, "can be reached", code=reply.code)

@@ -90,6 +90,7 @@ def probe_torch() -> Torch:
     try:
         import torchvision
 
+        # A torchvision of another build imports, and fails at its own operators.
         kept = torch.ops.torchvision.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
         assert kept.tolist() == [0], "its operators give wrong results"
         vision = str(torchvision.__version__)
@@ -169,6 +170,7 @@ def check_pins(packages: Packages) -> list[Diagnosis]:
             found.append(error(title, f"{name} is not installed", _REINSTALL, **facts))
         elif have.partition("+")[0] == wanted:
             found.append(ok(title, f"{have}, as pinned", **facts))
+        # Another PyTorch works, with other last bits; another Aurora may be another model.
         elif name == "torch":
             detail = f"torch {have} is installed, the kit pins {wanted}: figures differ, and runs made with it "
             found.append(warning(title, detail + "are not gone on with by another", _REINSTALL, **facts))

@@ -67,6 +67,7 @@ def probe_database(path: Path) -> Database:
         return Database(path, trouble=str(failure), newest=newest)
     try:
         rows = connection.execute("select version_num from alembic_version").fetchall()
+        # A writer's lock, without a change; SQLite waits for it for as long as the timeout says.
         connection.execute("begin immediate")
         connection.execute("rollback")
     except sqlite3.DatabaseError as failure:
@@ -128,6 +129,8 @@ def check_database(database: Database) -> Diagnosis:
 def check_server(uri: str, reply: Reply) -> Diagnosis:
     """Decide whether a tracking server is there; a run needs it at its start."""
     shown, facts = scrub(uri), {"code": reply.code}
+    # A server that does not answer at the start is most likely a wrong address, so that a run does not start without
+    # it.
     if reply.code is None:
         remedy = "see the address (--track.uri or MLFLOW_TRACKING_URI), the network and proxies; a run cannot start"
         return error(_NAME, f"{shown} does not answer: {reply.message}", f"{remedy} without it", **facts)

@@ -166,6 +166,7 @@ def _licences(stages: Sequence[Mapping[str, Any]], *, from_microsoft: bool) -> s
     data = {str(stage.get("store")): str(stage.get("licence") or "not recorded") for stage in stages}
     data.pop("None", None)
     lines += [f"Data `{store}`: {licence}." for store, licence in data.items()]
+    # The acknowledgement that Copernicus' licence asks for; synthetic data need none.
     if not all(stage.get("synthetic") for stage in stages):
         lines.append(_COPERNICUS)
     return "\n".join(f"- {line}" for line in (*lines, _KIT))

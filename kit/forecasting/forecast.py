@@ -38,6 +38,7 @@ _logger = logging.getLogger(__name__)
 
 _SAY_EVERY = 10.0
 """Seconds between words on the progress of a long forecast."""
+# A file of initial states has no splits: every state in it may be started from.
 _EVER = Period(datetime(1000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 
 
@@ -97,6 +98,7 @@ def forecast(settings: ForecastSettings) -> ForecastResult:
     """
     refuse_existing(settings.out)
     checkpoints = [open_checkpoint(folder) for folder in settings.checkpoint]
+    # Members take each other's place in one model, which only deltas on one base can.
     if len(checkpoints) > 1:
         check_same_base([(str(checkpoint.path), checkpoint.description) for checkpoint in checkpoints])
         if settings.members == "mean" and checkpoints[0].spec.upstream.is_wave:
@@ -130,6 +132,7 @@ def initial_store(name: str | None, checkpoint: Checkpoint) -> Iterator[str | No
         yield name
         return
     spec, data = checkpoint.spec, checkpoint.description["data"]
+    # Output-only variables are never read, so that a file of initial states need not hold them.
     never_read = spec.upstream.physical(spec.output_only)
     with tempfile.TemporaryDirectory(prefix="kit-forecast-") as scratch:
         built = BuildSettings(
@@ -227,6 +230,7 @@ class ForecastJob:
         members = len(self._checkpoints)
         index = position[1:]
         for name, value in (prediction.surf_vars | prediction.atmos_vars).items():
+            # NumPy has no bfloat16, and a halo is not written.
             values = value[(0, 0, ..., *self._window)].float().cpu().numpy()
             if self._has_members:
                 writer.write(name, tuple(position), values)
@@ -250,6 +254,7 @@ class ForecastJob:
             "Conventions": "CF-1.11",
             "title": f"Forecast of a fine-tuned Aurora, variant {spec.variant}",
             "source": f"Aurora ({spec.variant}), fine-tuned and run with aurora-finetune-kit {__version__}",
+            # Paths are this machine's; a file that is passed on keeps their last parts.
             "checkpoint": [portable_name(checkpoint.path) for checkpoint in self._checkpoints],
             "lead_hours": spec.lead_hours,
             "initial_states": Path(self._settings.data.store or store.attributes.get("registry") or store.path).name,
@@ -273,12 +278,14 @@ class ForecastJob:
 
     def _described(self, name: str, kind: Kind) -> dict[str, Any]:
         """Return the attributes of a variable: the table's, and the store's where the model was given it from there."""
+        # A head predicts further channels of its variable, under names that begin with the variable's.
         for parent in self._space.spec.heads:
             if name.startswith(f"{parent}_"):
                 return _described_head(name.removeprefix(f"{parent}_"), self._described(parent, kind))
         described: dict[str, Any] = {}
         if known := lookup(name, kind):
             described |= known.attributes()
+        # What the store says of its own variables comes before what the table knows in general.
         stored = {"surface": self._store.surface, "atmospheric": self._store.atmospheric}
         if name in stored[kind]:
             described |= self._store.variable_attributes(name)
@@ -312,6 +319,8 @@ def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
             except ValueError as error:
                 msg = f"the forecast cannot go on after step {step}: {error}. Ask for no more, with --steps {step}"
                 raise CheckpointError(msg) from error
+        # Under a store's names the wave model's wind has lost what the next step reads, so that the state above is
+        # made of upstream's.
         yield space.physical(prediction)
 
 
@@ -345,6 +354,7 @@ def _chosen_starts(settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pa
 def _default_start(
     settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pairs, possible: Sequence[datetime]
 ) -> int:
+    # A store with one possible start was made for it, whatever the test split of the checkpoint is.
     if settings.data.store is not None and len(possible) == 1:
         return 0
     test = Period.parse(checkpoint.description["data"]["test"])
@@ -388,6 +398,7 @@ def _check_finite(batch: Batch, space: TrainingSpace, what: str) -> None:
     """
     bad = []
     for name, value in (batch.surf_vars | batch.atmos_vars).items():
+        # Waves are absent over land by design.
         if name not in space.may_be_missing and not value.isfinite().all():
             bad.append(name)
     if bad:

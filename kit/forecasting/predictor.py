@@ -17,13 +17,13 @@ from kit.io.errors import StoreError
 from kit.memory import engine
 from kit.memory.advice import Situation, explain_forecast
 from kit.memory.checks import check_forecast_memory
+from kit.memory.device import choose_device, uses_autocast
 from kit.memory.out_of_memory import Shortage
 from kit.memory.settings import MemorySettings
 from kit.models.resolve import base_spec, known_to, select
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.weights.load import Weights, load, load_base
-from kit.memory.device import choose_device, uses_autocast
 
 __all__ = [
     "Conditions",
@@ -82,6 +82,8 @@ def build_prediction_space(
     spec: ModelSpec, weights: Weights | None, memory: MemorySettings, device: torch.device, *, autocast: bool
 ) -> TrainingSpace:
     """Build a model for prediction and fit it into memory; the planner traces the very same."""
+    # Adapters stay beside their layers, as they were trained: merged they would predict otherwise by last bits, and
+    # on NF4 by more.
     model = for_prediction(spec, weights, autocast=autocast).requires_grad_(False)
     engine.install(model, memory)
     return TrainingSpace(model.to(device).eval(), spec)
@@ -173,6 +175,7 @@ def pairs_of(
     if targets:
         period = period or Period.parse(data["test"])
     else:
+        # There is no target in a forecast, so that variables that are predicted alone need not be in the store.
         never_read = spec.upstream.physical(spec.output_only)
         chosen["variables"] = tuple(variable for variable in chosen["variables"] if variable not in never_read)
         period, steps = period or store.period, 0

@@ -22,8 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kit.data.store.format import CURVILINEAR, GRID, plain_attributes
-from kit.data.store.format import COORDINATES, consolidate
+from kit.data.store.format import COORDINATES, CURVILINEAR, GRID, consolidate, plain_attributes
 from kit.io.atomic import published
 from kit.io.errors import SettingsError
 
@@ -91,6 +90,7 @@ class ForecastLayout:
 
     def chunks(self, name: str) -> tuple[int, ...]:
         """Chunk of a variable: one member's, one initial time's, one lead time's values."""
+        # What one step of a roll-out writes, so that no chunk is ever written in part.
         sizes = self.sizes | dict.fromkeys(("member", "time", "lead_time"), 1)
         return tuple(sizes[key] for key in self.dimensions(name))
 
@@ -240,6 +240,7 @@ class _NetCDFWriter:
             with self._system_errors():
                 self._define(layout)
         except BaseException:
+            # A file that is open cannot be deleted everywhere, and its handle would leak.
             self.abandon()
             raise
 
@@ -287,6 +288,7 @@ class _NetCDFWriter:
         try:
             yield
         except RuntimeError as error:
+            # HDF5 reports a full disk as any other failure.
             code, reason = errno.EIO, f"the NetCDF library cannot write ({error})"
             if shutil.disk_usage(self._file.parent).free < _FULL:
                 code, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)

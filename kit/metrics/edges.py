@@ -58,8 +58,10 @@ class EdgeBoard:
             starts.append(2 * starts[-1])
         # A patch may be wider than half the box.
         self._starts = [start for start in starts if start <= farthest]
+        # A point belongs to the last ring that begins at its distance or before.
         self._ring_P = torch.bucketize(distance_HW.flatten(), torch.tensor(self._starts[1:]), right=True)
         weights = area_weights(lat, lon)
+        # One weight for each row of a regular grid, for each point of a curvilinear one.
         if weights.ndim == 1:
             weights = weights[:, None]
         self._weight_P = weights.expand(distance_HW.shape).flatten()
@@ -116,9 +118,11 @@ class EdgeBoard:
             if target.ndim == 4:
                 keys = [channel_key(name, level) for level in levels]
             for kind, states in (("rmse", predictions), ("persistence_rmse", last)):
+                # Persistence has no state of what is never read.
                 if name not in states:
                     continue
                 error_BCP = (states[name].double() - target.double()).reshape(len(target), len(keys), -1)
+                # Only where waves come and go is a missing target left out; any other NaN shows.
                 present_BCP = torch.ones_like(error_BCP).bool()
                 if name in self._may_be_missing:
                     present_BCP = torch.isfinite(target).reshape(error_BCP.shape)

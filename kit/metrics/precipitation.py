@@ -79,6 +79,7 @@ class RainBoard:
                 msg = f"{name}: {list(predicted.shape)} predicted, but {list(targets[name].shape)} as target"
                 raise ValueError(msg)
             observed = targets[name].to(predicted.device)
+            # Points weigh the same here, as in the counts beside it.
             squared = (predicted.double() - observed.double()).square().sum()
             sums = [squared, squared.new_tensor(predicted.numel())]
             for threshold in self._thresholds:

@@ -141,6 +141,7 @@ class ScoreBoard:
         found = {}
         for key, sums in self._sums.items():
             weight, error, absolute, squared, count = sums.tolist()
+            # Nothing was observed: there is no score, which is not a perfect one.
             if count == 0:
                 found[key] = Scores(math.nan, math.nan, math.nan, 0)
             else:
@@ -163,12 +164,14 @@ class ScoreBoard:
     def _channel_sums(self, prediction_BCHW: Tensor, target_BCHW: Tensor, *, masked: bool) -> Tensor:
         error = prediction_BCHW.detach().double() - target_BCHW.detach().double()
         scored = torch.ones_like(error)
+        # A prediction that is NaN where the target is finite still shows.
         if masked:
             present = torch.isfinite(target_BCHW)
             scored, error = present.double(), error.where(present, 0.0)
         weights = self._weights.to(error.device)
         sums = []
         for moment in (scored, error, error.abs(), error.square()):
+            # Columns are summed first where a row has one weight: fewer products.
             if weights.ndim == 1:
                 sums.append(moment.sum((0, 3)) @ weights)
             else:

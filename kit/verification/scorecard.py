@@ -106,6 +106,7 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
     )
     with readable(partial(conditions.out_of_memory, batch_size=settings.batch_size)) as watched:
         predictor = load_predictor(checkpoint, conditions)
+        # Where memory runs out, the message names the module.
         watched.model = predictor.space.model
         pairs, store = predictor.pairs, predictor.store
         edges = EdgeBoard.of(pairs, checkpoint.spec.patch_size, may_be_missing=predictor.space.may_be_missing)
@@ -156,6 +157,7 @@ def headlines(card: Scorecard) -> dict[str, float | None]:
         ``test/rmse/2t`` and ``test/skill/2t`` for each variable and level, precipitation, and means over all variables
         and levels.
     """
+    # All numbers of a scorecard would be hundreds, among which nobody finds the losses.
     found: dict[str, float | None] = {}
     for kind in ("rmse", "skill"):
         for name, row in card.scores.items():
@@ -308,6 +310,7 @@ class RainCard:
             target: Values that came, the same shapes.
             last: Values that were last observed, the same shapes.
         """
+        # Grid points are counted without area weights, as contingency tables do.
         names = [name for name in PRECIPITATION if name in target]
         observed = {name: target[name] for name in names}
         self._model.update({name: predicted[name] for name in names}, observed)
