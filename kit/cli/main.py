@@ -98,11 +98,10 @@ def _call(command: str, arguments: Sequence[str]) -> Outcome:
     help_asked = any(argument in {"-h", "--help"} for argument in arguments)
     # Libraries print; standard output is kept for the result alone.
     with redirect_stdout(sys.stdout if help_asked else sys.stderr):
-        from kit.cli.views import console
-        from kit.cli.views.registry import DownloadProgress
+        from kit.cli.views.progress import DownloadProgress, log_to_screen
         from kit.io.progress import watched
 
-        console.log_to_screen()
+        log_to_screen()
         with watched(DownloadProgress):
             module = import_module(f"kit.cli.commands.{_MODULES[command.split(maxsplit=1)[0]]}")
             outcome: Outcome = getattr(module, command.replace(" ", "_"))(arguments)

@@ -22,7 +22,7 @@ from kit.checks.settings import QaSettings, StatsSettings
 from kit.cli import main as cli
 from kit.cli.commands import data as data_commands
 from kit.cli.commands.common import Outcome
-from kit.cli.views import console
+from kit.cli.views.checkpoints import show_scores
 from kit.config import layers as config
 from kit.config.command_line import parse
 from kit.config.schema import leaves
@@ -464,7 +464,7 @@ def test_what_has_a_hash_is_not_pinned(capsys: pytest.CaptureFixture[str]) -> No
 def test_scores_are_shown_with_their_mean_skill(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"rmse": 1.5, "mae": 1.0, "bias": -0.25, "persistence_rmse": 2.0, "skill": 0.25}
     scores = {"2t": row, "z_500": row | {"skill": -0.05}, "tp": row | {"skill": float("nan")}}
-    console.show_scores({"checkpoint": "c", "samples": 8, "lead_hours": 6.0, "scores": scores, "synthetic": True})
+    show_scores({"checkpoint": "c", "samples": 8, "lead_hours": 6.0, "scores": scores, "synthetic": True})
     text = capsys.readouterr().err
     assert "8 predictions, 6 h ahead; synthetic data" in text
     assert "better than persistence in 1 of 2; mean skill 0.100" in text
@@ -478,7 +478,7 @@ def test_what_was_forgotten_and_errors_near_the_edge_are_shown(capsys: pytest.Ca
         {"distance": 4, "points": 16, "scored": 1.0, "rmse": {"2t": None}, "persistence_rmse": {"2t": 2.0}},
     ]
     result = {"checkpoint": "c", "samples": 8, "lead_hours": 6.0, "scores": {"2t": row, "tp": row, "msl": row}}
-    console.show_scores({**result, "forgetting": {"2t": worse, "msl": better}, "edge": edge})
+    show_scores({**result, "forgetting": {"2t": worse, "msl": better}, "edge": edge})
     lines = capsys.readouterr().err.splitlines()
     assert any("2t" in line and "+25.0%" in line for line in lines)
     assert any("tp" in line and line.split()[-2:-1] == ["-"] for line in lines)

@@ -7,19 +7,20 @@ import io
 import pytest
 from rich.console import Console
 
-from kit.cli.views import registry as console_registry
-from kit.cli.views.registry import DownloadProgress
+from kit.cli.views import progress as view
+from kit.cli.views.progress import DownloadProgress
+from kit.cli.views.registry import show_fetched, show_pins
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_download_is_shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        console_registry,
+        view,
         "error_console",
         lambda: Console(file=screen, force_terminal=terminal, width=120, highlight=False),
     )
-    monkeypatch.setattr(console_registry, "_EVERY", 0.0)
+    monkeypatch.setattr(view, "_EVERY", 0.0)
     progress = DownloadProgress()
     progress.started("weights [x]", "example.org", 0, 5 * 1024**3)
     progress.advanced(1024**3)
@@ -42,7 +43,7 @@ def test_a_download_is_shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_licences_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
     one = {"name": "a", "path": "/x/a", "licence": "MIT"}
-    console_registry.show_fetched([one, {**one, "name": "b", "path": "/x/b"}, {**one, "name": "c", "licence": "CC0"}])
+    show_fetched({"files": [one, {**one, "name": "b", "path": "/x/b"}, {**one, "name": "c", "licence": "CC0"}]})
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["a: /x/a", "b: /x/b"]
     assert lines[3:] == ["licence and credit (a, b): MIT", "licence and credit (c): CC0"]
@@ -50,7 +51,7 @@ def test_licences_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_pins_are_told_with_their_source(capsys: pytest.CaptureFixture[str]) -> None:
     new = {"name": "a", "sha256": None, "git_blob": "0" * 40, "size": None, "source": "the hub", "new": True}
-    console_registry.show_pins({"pins": [new], "registry": "/x/registry.toml"})
+    show_pins({"pins": [new], "registry": "/x/registry.toml"})
     assert capsys.readouterr().err.splitlines() == [
         f"a: recorded git object id {'0' * 40}, from the hub",
         "in /x/registry.toml",

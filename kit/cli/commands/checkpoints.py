@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from kit.cli.commands.common import Outcome, resolve_settings
-from kit.cli.views import console
+from kit.cli.views.checkpoints import show_scores
+from kit.cli.views.progress import loading, log_to_screen
+from kit.cli.views.tables import show_facts, show_files
 from kit.export.settings import ExportSettings
 from kit.forecasting.settings import ForecastSettings
 from kit.plots.settings import PlotSettings
@@ -17,10 +19,10 @@ from kit.verification.settings import EvaluateSettings
 def evaluate(arguments: Sequence[str]) -> Outcome:
     """Score a checkpoint against persistence, and against the weights that its training started from."""
     settings, options = resolve_settings(evaluate, EvaluateSettings, arguments)
-    with console.loading("PyTorch and Aurora"):
+    with loading("PyTorch and Aurora"):
         from kit.verification import scorecard
     result = scorecard.evaluate(settings).to_dict()
-    return Outcome(result, options.as_json, console.show_scores)
+    return Outcome(result, options.as_json, show_scores)
 
 
 def forecast(arguments: Sequence[str]) -> Outcome:
@@ -29,11 +31,11 @@ def forecast(arguments: Sequence[str]) -> Outcome:
     Several checkpoints, deltas on one base, are an ensemble: --checkpoint A --checkpoint B.
     """
     settings, options = resolve_settings(forecast, ForecastSettings, arguments)
-    console.log_to_screen(logging.INFO)
-    with console.loading("PyTorch and Aurora"):
+    log_to_screen(logging.INFO)
+    with loading("PyTorch and Aurora"):
         from kit.forecasting.forecast import forecast as run
     result = run(settings).to_dict()
-    return Outcome(result, options.as_json, partial(console.show_facts, "Forecast"))
+    return Outcome(result, options.as_json, partial(show_facts, "Forecast"))
 
 
 def export(arguments: Sequence[str]) -> Outcome:
@@ -42,16 +44,16 @@ def export(arguments: Sequence[str]) -> Outcome:
     Several checkpoints from the same weights are averaged: --checkpoint A --checkpoint B --average.
     """
     settings, options = resolve_settings(export, ExportSettings, arguments)
-    with console.loading("PyTorch and Aurora"):
+    with loading("PyTorch and Aurora"):
         from kit.export.export import export as run
     result = run(settings).to_dict()
-    return Outcome(result, options.as_json, partial(console.show_facts, "Export"))
+    return Outcome(result, options.as_json, partial(show_facts, "Export"))
 
 
 def plot(arguments: Sequence[str]) -> Outcome:
     """Draw prediction, target and error maps of a checkpoint, and the loss curves of a run, as PNG."""
     settings, options = resolve_settings(plot, PlotSettings, arguments)
-    with console.loading("PyTorch and Aurora"):
+    with loading("PyTorch and Aurora"):
         from kit.plots import render
     result = render.plot(settings)
-    return Outcome(result, options.as_json, console.show_files)
+    return Outcome(result, options.as_json, show_files)

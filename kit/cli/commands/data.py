@@ -10,7 +10,9 @@ from pathlib import Path
 
 from kit.checks.settings import QaSettings, StatsSettings
 from kit.cli.commands.common import BuildOptions, Outcome, resolve_settings
-from kit.cli.views import console
+from kit.cli.views.progress import build_progress, loading, log_to_screen
+from kit.cli.views.stores import show_estimate, show_quality, show_verification
+from kit.cli.views.tables import show_facts
 from kit.data.settings import BuildSettings, VerifySettings
 from kit.registry.settings import FetchSettings, ListSettings, PinSettings
 
@@ -18,33 +20,33 @@ from kit.registry.settings import FetchSettings, ListSettings, PinSettings
 def data_list(arguments: Sequence[str]) -> Outcome:
     """List the files that the kit may use, with origin, size, hash and licence, and which are here already."""
     from kit import registry
-    from kit.cli.views import registry as console_registry
+    from kit.cli.views.registry import show_entries
 
     _, options = resolve_settings(data_list, ListSettings, arguments)
     result = {"entries": [registry.state(entry) for entry in registry.entries().values()]}
-    return Outcome(result, options.as_json, lambda result: console_registry.show_entries(result["entries"]))
+    return Outcome(result, options.as_json, show_entries)
 
 
 def data_fetch(arguments: Sequence[str]) -> Outcome:
     """Have files of the registry on this machine: downloads what is absent, verifies all, says whom to credit."""
     from kit import registry
-    from kit.cli.views import registry as console_registry
+    from kit.cli.views.registry import show_fetched
 
     settings, options = resolve_settings(data_fetch, FetchSettings, arguments)
     entries = registry.chosen(settings.names)
     result = {"files": [{**registry.state(one), "path": str(path)} for one, path in registry.fetch_all(entries)]}
-    return Outcome(result, options.as_json, lambda result: console_registry.show_fetched(result["files"]))
+    return Outcome(result, options.as_json, show_fetched)
 
 
 def data_pin(arguments: Sequence[str]) -> Outcome:
     """Record the hash of files that have none in your own registry: a hub's own record, else that of the bytes."""
     from kit import registry
-    from kit.cli.views import registry as console_registry
+    from kit.cli.views.registry import show_pins
 
     settings, options = resolve_settings(data_pin, PinSettings, arguments)
     pins = [asdict(registry.pin(entry.name)) for entry in registry.chosen(settings.names)]
     result = {"pins": pins, "registry": str(registry.user_registry())}
-    return Outcome(result, options.as_json, console_registry.show_pins)
+    return Outcome(result, options.as_json, show_pins)
 
 
 def data_build(arguments: Sequence[str]) -> Outcome:
@@ -53,13 +55,12 @@ def data_build(arguments: Sequence[str]) -> Outcome:
     An interrupted build is gone on with by the same command, and several processes that run it share the work.
     """
     settings, options = resolve_settings(data_build, BuildSettings, arguments, BuildOptions)
-    with console.loading("the array libraries"):
-        from kit.cli.views import building as console_building
+    with loading("the array libraries"):
         from kit.data.store.build import build_store, estimate
     if options.dry_run:
         told = estimate(settings).as_dict()
-        return Outcome(told, options.as_json, console_building.show_estimate)
-    with console_building.build_progress() as progress:
+        return Outcome(told, options.as_json, show_estimate)
+    with build_progress() as progress:
         store = build_store(settings, watch=progress)
     result = {
         "store": str(store.path),
@@ -73,7 +74,7 @@ def data_build(arguments: Sequence[str]) -> Outcome:
         "splits": {name: str(period) for name, period in store.splits.items()},
         "notes": store.attributes.get("history", []),
     }
-    return Outcome(result, options.as_json, partial(console.show_facts, "Store"))
+    return Outcome(result, options.as_json, partial(show_facts, "Store"))
 
 
 def data_verify(arguments: Sequence[str]) -> Outcome:
@@ -83,23 +84,22 @@ def data_verify(arguments: Sequence[str]) -> Outcome:
     is any.
     """
     settings, options = resolve_settings(data_verify, VerifySettings, arguments)
-    with console.loading("the array libraries"):
-        from kit.cli.views import building as console_building
+    with loading("the array libraries"):
         from kit.data.store.verify import verify
     result = verify(settings.store, settings.workers).as_dict()
     code = 0 if result["passed"] else 2
-    return Outcome(result, options.as_json, console_building.show_verification, code)
+    return Outcome(result, options.as_json, show_verification, code)
 
 
 def data_qa(arguments: Sequence[str]) -> Outcome:
     """Check a store: structure, coordinates, values, units, physics, statistics. Exits with 2 if it is unfit."""
     settings, options = resolve_settings(data_qa, QaSettings, arguments)
-    with console.loading("the array libraries"):
+    with loading("the array libraries"):
         from kit.data.store.build import open_store
         from kit.run import quality
     expected = None
     if settings.variant is not None:
-        with console.loading("PyTorch and Aurora"):
+        with loading("PyTorch and Aurora"):
             expected = quality.expected_of(settings.variant)
     path = Path(settings.store)
     path = path if path.exists() else open_store(settings.store).path
@@ -107,7 +107,7 @@ def data_qa(arguments: Sequence[str]) -> Outcome:
     result = found.report.as_dict()
     if settings.html is not None:
         result["html"] = str(quality.write_page(found, settings.html))
-    return Outcome(result, options.as_json, console.show_report, 0 if found.report.passed else 2)
+    return Outcome(result, options.as_json, show_quality, 0 if found.report.passed else 2)
 
 
 def data_stats(arguments: Sequence[str]) -> Outcome:
@@ -116,9 +116,9 @@ def data_stats(arguments: Sequence[str]) -> Outcome:
     A JSON file of statistics is read as well. Exits with 2 if a verdict is an error.
     """
     settings, options = resolve_settings(data_stats, StatsSettings, arguments)
-    console.log_to_screen(logging.INFO)
-    with console.loading("the array libraries"):
+    log_to_screen(logging.INFO)
+    with loading("the array libraries"):
         from kit.checks.statistics_report import statistics_report
-        from kit.cli.views import statistics as console_stats
+        from kit.cli.views.statistics import show_statistics
     result = statistics_report(settings)
-    return Outcome(result, options.as_json, console_stats.show_stats, 0 if result["passed"] else 2)
+    return Outcome(result, options.as_json, show_statistics, 0 if result["passed"] else 2)

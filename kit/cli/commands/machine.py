@@ -8,7 +8,9 @@ from functools import partial
 
 from kit.bench.settings import BenchSettings
 from kit.cli.commands.common import Outcome, resolve_settings
-from kit.cli.views import console
+from kit.cli.views.machine import show_bench, show_examination
+from kit.cli.views.progress import loading, log_to_screen
+from kit.cli.views.tables import show_facts
 from kit.doctor.settings import DoctorSettings
 from kit.tracking.settings import SyncSettings, UiSettings
 
@@ -20,12 +22,12 @@ def doctor(arguments: Sequence[str]) -> Outcome:
     Exits with 2 if something would stop a run.
     """
     settings, options = resolve_settings(doctor, DoctorSettings, arguments)
-    with console.loading("PyTorch"):
+    with loading("PyTorch"):
         from kit.doctor.examination import examine
 
         examined = examine(settings)
     result = examined.to_dict()
-    return Outcome(result, options.as_json, console.show_examination, 0 if examined.passed else 2)
+    return Outcome(result, options.as_json, show_examination, 0 if examined.passed else 2)
 
 
 def bench(arguments: Sequence[str]) -> Outcome:
@@ -34,27 +36,27 @@ def bench(arguments: Sequence[str]) -> Outcome:
     With no arguments at all, suite step: one training step of the small model in several ways, some minutes on a CPU.
     """
     settings, options = resolve_settings(bench, BenchSettings, arguments)
-    console.log_to_screen(logging.INFO)
-    with console.loading("PyTorch and Aurora"):
+    log_to_screen(logging.INFO)
+    with loading("PyTorch and Aurora"):
         from kit.bench.bench import bench as run
     result = run(settings)
-    return Outcome(result, options.as_json, console.show_bench)
+    return Outcome(result, options.as_json, show_bench)
 
 
 def sync(arguments: Sequence[str]) -> Outcome:
     """Send to MLflow what it lacks of a run: after a server was away, or to a server that the run never saw."""
     settings, options = resolve_settings(sync, SyncSettings, arguments)
-    with console.loading("MLflow"):
+    with loading("MLflow"):
         from kit.tracking.run_records import sync as run
     result = run(settings.run, settings.track.uri)
-    return Outcome(result, options.as_json, partial(console.show_facts, "Sent"))
+    return Outcome(result, options.as_json, partial(show_facts, "Sent"))
 
 
 def ui(arguments: Sequence[str]) -> Outcome:
     """Open MLflow's page on this machine's loopback address, to compare runs; ends with Ctrl-C."""
     settings, options = resolve_settings(ui, UiSettings, arguments)
-    console.log_to_screen(logging.INFO)
-    with console.loading("MLflow"):
+    log_to_screen(logging.INFO)
+    with loading("MLflow"):
         from kit.tracking.ui import serve
     serve(settings.track.uri, settings.run.dir, settings.port)
     return Outcome({}, options.as_json, lambda _: None)

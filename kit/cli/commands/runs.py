@@ -6,7 +6,8 @@ import signal
 from collections.abc import Sequence
 
 from kit.cli.commands.common import Layers, Outcome, resolve_settings
-from kit.cli.views import console
+from kit.cli.views.progress import loading
+from kit.cli.views.runs import show_plan, show_training
 from kit.planning.settings import PlanSettings
 from kit.settings import Settings
 
@@ -19,7 +20,7 @@ def finetune(arguments: Sequence[str]) -> Outcome:
     the sample that the kit carries.
     """
     settings, options = resolve_settings(finetune, Settings, arguments, Layers)
-    with console.loading("PyTorch, Aurora and PEFT" if settings.adapt.adds_adapter else "PyTorch and Aurora"):
+    with loading("PyTorch, Aurora and PEFT" if settings.adapt.adds_adapter else "PyTorch and Aurora"):
         from kit.adapt.method import import_packages
         from kit.run.finetune import finetune as run
 
@@ -27,7 +28,7 @@ def finetune(arguments: Sequence[str]) -> Outcome:
     result = run(settings, recipe=options.recipe).to_dict()
     stopped = result.get("interrupted")
     code = 128 + signal.Signals[str(stopped)].value if stopped else 0
-    return Outcome(result, options.as_json, console.show_training, code)
+    return Outcome(result, options.as_json, show_training, code)
 
 
 def plan(arguments: Sequence[str]) -> Outcome:
@@ -37,7 +38,7 @@ def plan(arguments: Sequence[str]) -> Outcome:
     --grid 721x1440 stands for a store of that size with all that the variant reads.
     """
     settings, options = resolve_settings(plan, PlanSettings, arguments, Layers)
-    with console.loading("PyTorch and Aurora"):
+    with loading("PyTorch and Aurora"):
         from kit.planning.plan import plan as run
     result = run(settings).to_dict()
-    return Outcome(result, options.as_json, console.show_plan)
+    return Outcome(result, options.as_json, show_plan)

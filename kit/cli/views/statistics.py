@@ -1,4 +1,4 @@
-"""What people see of statistics: a table of them, what they are held against, verdicts; on standard error."""
+"""Views of statistics: a table of them, what they are compared with, verdicts; on standard error."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from kit.cli.views.tables import show_text
 from kit.io.terminal import error_console
 
-__all__ = ["show_stats"]
+__all__ = ["show_statistics"]
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 _NUMBERS = ("mean", "std", "min", "median", "max")
 _SHARES = {"zero_fraction": "zeros", "nan_fraction": "NaN", "inf_fraction": "inf"}
 
 
-def show_stats(result: Mapping[str, Any]) -> None:
+def show_statistics(result: Mapping[str, Any]) -> None:
     """Show the result of ``kit data stats``."""
     out = error_console()
-    out.print(_statistics(result))
+    out.print(_table(result))
     for line in result["advice"]:
         out.print(f"[dim]{escape(line)}[/]")
     _show_drift(result["drift"])
     _show_splits(result["splits"])
     if result["written"]:
-        out.print(f"written to {result['written']}", markup=False, soft_wrap=True)
+        show_text(f"written to {result['written']}")
     out.print("[green]no verdict is an error[/]" if result["passed"] else "[red]a verdict is an error[/]")
 
 
-def _statistics(result: Mapping[str, Any]) -> Table:
+def _table(result: Mapping[str, Any]) -> Table:
     title = str(result["store"])
     if result["states"] is not None:
-        whence = "stats.json" if result["recorded"] else "computed"
+        origin = "stats.json" if result["recorded"] else "computed"
         title += f": {result['split'] or 'times'} {result['period']}, {result['states']} states"
-        title += f", weights {result['weights']}, {whence}"
+        title += f", weights {result['weights']}, {origin}"
     table = Table(title=title, title_style="bold", box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("channel", no_wrap=True)
     for name in (*_NUMBERS, *_SHARES.values(), "skew"):
@@ -43,19 +44,19 @@ def _statistics(result: Mapping[str, Any]) -> Table:
     table.add_column("normalised by", overflow="fold")
     for key, one in result["variables"].items():
         known = {**one, "median": one.get("quantiles", {}).get("0.5")}
-        numbers = [_number(known.get(name)) for name in _NUMBERS]
-        shares = [_share(one.get(name)) for name in _SHARES]
-        table.add_row(key, *numbers, *shares, _number(one.get("skewness"), 2), _normalisation(one))
+        cells = [_number(known.get(name)) for name in _NUMBERS]
+        cells += [_share(one.get(name)) for name in _SHARES]
+        normalisation = ""
+        # A file of statistics says nothing of what a run would normalise by.
+        if "location" in one:
+            normalisation = f"{_number(one['location'], 5)}, {_number(one['scale'], 4)}"
+            if one["transform"] == "identity":
+                normalisation = f"{one['normalised_by']}: {normalisation}"
+            else:
+                skew = _number(one["transformed_skewness"], 2)
+                normalisation = f"{one['transform']}: {normalisation}, skew {skew}"
+        table.add_row(key, *cells, _number(one.get("skewness"), 2), normalisation)
     return table
-
-
-def _normalisation(one: Mapping[str, Any]) -> str:
-    if "location" not in one:
-        return ""
-    pair = f"{_number(one['location'], 5)}, {_number(one['scale'], 4)}"
-    if one["transform"] == "identity":
-        return f"{one['normalised_by']}: {pair}"
-    return f"{one['transform']}: {pair}, skew {_number(one['transformed_skewness'], 2)}"
 
 
 def _show_drift(drift: Mapping[str, Any]) -> None:
@@ -64,51 +65,46 @@ def _show_drift(drift: Mapping[str, Any]) -> None:
     if not channels:
         error_console().print(f"[dim]nothing that {name} has statistics of[/]")
         return
-    found = [one for one in channels if one["verdict"] != "ok"]
-    rows = [(one, _moved(one), one["effect"]) for one in found]
-    _show_verdicts(f"against {name}: {len(channels) - len(found)} of {len(channels)} channels agree", rows)
+    rows = []
+    for one in channels:
+        if one["verdict"] != "ok":
+            shift = f"{abs(one['shift']):.1f} scales from {_number(one['reference_mean'])}"
+            ratio = f"{_number(one['ratio'], 3)} times {_number(one['reference_scale'])}"
+            difference = f"mean {_number(one['mean'])}, {shift}; scale {_number(one['scale'])}, {ratio}"
+            rows.append((one, difference, one["effect"]))
+    _show_verdicts(f"against {name}: {len(channels) - len(rows)} of {len(channels)} channels agree", rows)
 
 
 def _show_splits(splits: Mapping[str, Any]) -> None:
     channels = splits["channels"]
     if not channels:
         return
-    found = [one for one in channels if one["verdict"] != "ok"]
-    rows = [(one, _changed(one), "") for one in found]
+    rows = []
+    for one in channels:
+        if one["verdict"] != "ok":
+            shift = f"mean {_number(one['shift'], 2)} scales away"
+            ratio = f"{_number(one['ratio'], 2)} times as wide"
+            index = f"{one['split']}: stability index {_number(one['psi'], 2)}"
+            rows.append((one, f"{index}, {shift}, {ratio}", ""))
     names = " and ".join(dict.fromkeys(one["split"] for one in channels))
-    agreeing = f"{len(channels) - len(found)} of {len(channels)} channels"
+    agreeing = f"{len(channels) - len(rows)} of {len(channels)} channels"
     _show_verdicts(f"{names} against train, {splits['states']} states of each: {agreeing} agree", rows)
 
 
-def _moved(one: Mapping[str, Any]) -> str:
-    return (
-        f"mean {_number(one['mean'])}, {abs(one['shift']):.1f} scales from {_number(one['reference_mean'])}; "
-        f"scale {_number(one['scale'])}, {_number(one['ratio'], 3)} times {_number(one['reference_scale'])}"
-    )
-
-
-def _changed(one: Mapping[str, Any]) -> str:
-    return (
-        f"{one['split']}: stability index {_number(one['psi'], 2)}, mean {_number(one['shift'], 2)} scales away, "
-        f"{_number(one['ratio'], 2)} times as wide"
-    )
-
-
 def _show_verdicts(title: str, rows: Sequence[tuple[Mapping[str, Any], str, str]]) -> None:
-    """Show a heading, and what is not ok below it; each remedy once."""
+    """Show a heading, and below it channels that are not ok, with difference and effect; each remedy once."""
     out = error_console()
     out.print(title, style="bold", highlight=False, soft_wrap=True)
     if not rows:
         return
     table = Table(box=None, show_header=False)
-    remedies: dict[str, None] = {}
-    for one, text, effect in rows:
-        colour = _COLOURS[one["verdict"]]
-        more = f"\n[dim]{escape(effect)}[/]" if effect else ""
-        table.add_row(escape(one["key"]), f"[{colour}]{one['verdict']}[/]", escape(text) + more)
-        remedies[one["remedy"]] = None
+    for one, difference, effect in rows:
+        text = escape(difference)
+        if effect:
+            text += f"\n[dim]{escape(effect)}[/]"
+        table.add_row(escape(one["key"]), f"[{_COLOURS[one['verdict']]}]{one['verdict']}[/]", text)
     out.print(table)
-    for remedy in remedies:
+    for remedy in dict.fromkeys(one["remedy"] for one, *_ in rows):
         out.print(f"[dim]remedy: {escape(remedy)}[/]")
 
 
@@ -116,10 +112,14 @@ def _number(value: Any, digits: int = 5) -> str:
     if not isinstance(value, int | float):
         return "-"
     # 101325 and not 1.0132e+05: pressures and geopotentials are read as they are.
-    return f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
+    if 10**digits <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:.{digits}g}"
 
 
 def _share(value: Any) -> str:
     if not isinstance(value, int | float):
         return "-"
-    return f"{value:.1%}" if value else "0"
+    if value == 0:
+        return "0"
+    return f"{value:.1%}"
