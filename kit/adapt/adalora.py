@@ -9,40 +9,32 @@ can come back until then. The scores of importance and the budget, which falls a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from kit.adapt.settings import AdaptSettings
+from kit.adapt.settings import AdaptSettings, Budget
 from kit.io.errors import SettingsError
 
-__all__ = ["Allocation", "Pruning", "orthogonality", "pruning"]
+__all__ = ["Allocation", "orthogonality", "pruning"]
 
 
-class Pruning(NamedTuple):
-    """When and how much is pruned, every default filled in; times in steps."""
-
-    target_rank: int
-    tinit: int
-    tfinal: int
-    interval: int
-    orthogonality: float
-    steps: int
-
-
-def pruning(settings: AdaptSettings, steps: int | None) -> Pruning:
+def pruning(settings: AdaptSettings, steps: int | None) -> Budget:
     """Schedule pruning over a run: by default its first tenth is left alone, and its last three tenths.
 
     Args:
         settings: of ``adalora``.
         steps: of the run; None where nothing will train, and any schedule will do.
 
+    Returns:
+        The budget with every default filled in.
+
     Raises:
         SettingsError: nothing is left of the run to prune in.
     """
     budget = settings.budget
     if steps is None:
-        return Pruning(budget.target_rank, 0, 0, 1, budget.orthogonality, 1)
+        return budget._replace(tinit=0, tfinal=0, interval=1)
     tinit, tfinal, interval = budget.tinit, budget.tfinal, budget.interval
     if tinit is None:
         tinit = steps // 10
@@ -63,7 +55,7 @@ def pruning(settings: AdaptSettings, steps: int | None) -> Pruning:
             f"({tfinal}) of {steps}, got {interval}; lower it, or leave it out"
         )
         raise SettingsError(msg)
-    return Pruning(budget.target_rank, tinit, tfinal, interval, budget.orthogonality, steps)
+    return budget._replace(tinit=tinit, tfinal=tfinal, interval=interval)
 
 
 class Allocation:

@@ -106,17 +106,17 @@ def _config(settings: AdaptSettings, names: Sequence[str], steps: int | None) ->
     targets = list(names)
     if settings.method != "adalora":
         return LoraConfig(r=adapter.rank, lora_alpha=alpha, target_modules=targets, use_dora=settings.method == "dora")
-    plan = pruning(settings, steps)
+    budget: Any = pruning(settings, steps)  # in which nothing is None any more
     return AdaLoraConfig(
         init_r=adapter.rank,
-        target_r=plan.target_rank,
+        target_r=budget.target_rank,
         lora_alpha=alpha,
         target_modules=targets,
-        tinit=plan.tinit,
-        tfinal=plan.tfinal,
-        deltaT=plan.interval,
-        total_step=plan.steps,
-        orth_reg_weight=plan.orthogonality,
+        tinit=budget.tinit,
+        tfinal=budget.tfinal,
+        deltaT=budget.interval,
+        total_step=steps or 1,
+        orth_reg_weight=budget.orthogonality,
     )
 
 

@@ -16,13 +16,12 @@ from aurora import Aurora
 
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
+from kit.data.variables import Kind
 from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
 __all__ = ["Capability", "added_names", "capability", "add_variables", "check_extension", "start_new"]
-
-Kind = Literal["surface", "atmospheric", "static"]
 
 
 @dataclass(frozen=True)
