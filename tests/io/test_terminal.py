@@ -47,3 +47,17 @@ def test_what_somebody_reads_arrives(capsys: pytest.CaptureFixture[str]) -> None
     out.write("heard\n")
     assert not out.isatty()
     assert capsys.readouterr().err == "heard\n"
+
+
+def test_a_notebook_shows_progress_by_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rich hands what is printed to the notebook, whatever file the console has."""
+    shown: list[str] = []
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda _segments, text: shown.append(text))
+    with training_progress(2) as progress:
+        progress.update(step=1, loss=0.5, step_seconds=1.0)
+        progress.say("a line")
+    assert shown == ["step 1/2  loss 0.5000  1 s/step  0:00:01 left\n", "a line\n"]
+    assert not capsys.readouterr().err
