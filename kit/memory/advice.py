@@ -24,10 +24,10 @@ __all__ = [
 
 _GIB = 2**30
 
+# Bands that are advised at first, and where there are as many already.
 _BANDS, _MOST_BANDS, _WINDOW_BANDS = 8, 32, 8
-"""Bands that are advised at first, and where there are as many already."""
+# Share of a planned peak below which saving it is not worth a word.
 _WORTH = 0.05
-"""Share of a planned peak below which saving it is not worth a word."""
 
 
 @dataclass(frozen=True)

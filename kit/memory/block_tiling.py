@@ -161,7 +161,9 @@ class BlockWork(Work):
     def _rolled(self, grid: torch.Tensor, sign: int, axes: tuple[int, ...]) -> torch.Tensor:
         """Roll [B, C, h, W, D] by the shift along some of C, H and W, or back."""
         shifts = [sign * self._lay.shift[axis - 1] for axis in axes]
-        return torch.roll(grid, shifts, axes) if any(shifts) else grid
+        if not any(shifts):
+            return grid
+        return torch.roll(grid, shifts, axes)
 
 
 Segment = Callable[[BlockWork, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -180,7 +182,9 @@ def compiled_residual(
 ) -> torch.Tensor:
     """The same in one compiled kernel, which neither writes nor keeps what lies between."""
     modulation = norm.ln_modulation(c)
-    shift, scale = (modulation if c.ndim == 3 else modulation.unsqueeze(1)).chunk(2, dim=-1)
+    if c.ndim == 2:
+        modulation = modulation.unsqueeze(1)
+    shift, scale = modulation.chunk(2, dim=-1)
     normalised = _fused()(branch, norm.scale_bias + scale, shift, norm.ln.eps)
     return torch.as_tensor(x + block.drop_path(normalised))
 
@@ -207,6 +211,7 @@ class MaskedRun:
         if run.apart is not None:
             apart = torch.from_numpy(run.apart).to(like.device)
             mask = torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill(apart, _APART)
+            # Of masks that differ, each is for all heads.
             self.mask = mask if mask.ndim == 2 else mask.unsqueeze(1)
 
 
@@ -236,7 +241,8 @@ def attend(attn: WindowAttention, x: torch.Tensor, runs: list[MaskedRun], rollou
     result = attn.proj(x)
     if has_lora:
         result = result + attn.lora_proj(x, rollout_step)
-    return torch.as_tensor(attn.proj_drop(result))
+    dropped: torch.Tensor = attn.proj_drop(result)
+    return dropped
 
 
 def _attend_run(qkv: torch.Tensor, run: MaskedRun, heads: int, dropout: float) -> torch.Tensor:
@@ -258,7 +264,9 @@ def _attend_run(qkv: torch.Tensor, run: MaskedRun, heads: int, dropout: float) -
 
 def _joined(parts: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
     """Put parts together; a single one is not copied."""
-    return torch.cat(parts, dim=dim) if len(parts) > 1 else parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, dim=dim)
 
 
 def _partition(grid: torch.Tensor, lay: WindowLayout, rows: range) -> torch.Tensor:

@@ -11,8 +11,8 @@ from kit.memory.settings import MemorySettings
 
 __all__ = ["check_forecast_memory", "check_training_memory"]
 
+# What changes how a forecast runs; the rest is about gradients, or about training as a whole.
 _OF_FORECASTS = ("latitude_bands", "window_bands", "frozen_weights", "compile")
-"""What changes how a forecast runs; the rest is about gradients, or about training as a whole."""
 
 
 def check_training_memory(memory: MemorySettings, method: str, device: torch.device, *, autocast: bool) -> None:

@@ -110,15 +110,10 @@ def _replace(module: torch.nn.Module, forward: Callable[..., Any]) -> None:
 
 def _halve_frozen(model: Aurora) -> None:
     """Keep frozen linear layers in bf16 where autocast would round them to bf16 at each use anyway."""
-    parts = [
-        ("autocast_encoder", model.encoder),
-        ("autocast_backbone", model.backbone),
-        ("autocast_decoder", model.decoder),
-    ]
-    for flag, part in parts:
-        if not getattr(model, flag):
+    for part in ("encoder", "backbone", "decoder"):
+        if not getattr(model, f"autocast_{part}"):
             continue
-        for module in part.modules():
+        for module in getattr(model, part).modules():
             # Subclasses, such as 4-bit layers, have a precision of their own.
             if type(module) is torch.nn.Linear and not any(p.requires_grad for p in module.parameters()):
                 module.to(torch.bfloat16)

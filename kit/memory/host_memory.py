@@ -21,10 +21,10 @@ __all__ = ["allocating_host", "available", "empty_host", "empty_hosts", "host_av
 _storages = WeakIdKeyDictionary()
 _allocating: ContextVar[bool] = ContextVar("allocating_host", default=False)
 
+# Bytes of a slab: four times Aurora's largest parameter, so that little of one stays empty.
 _SLAB = 2**28
-"""Bytes of a slab: four times Aurora's largest parameter, so that little of one stays empty."""
+# Bytes to a multiple of which tensors begin inside a slab: a cache line.
 _ALIGNED = 64
-"""Bytes to a multiple of which tensors begin inside a slab: a cache line."""
 
 
 def empty_host(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> torch.Tensor:

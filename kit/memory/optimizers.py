@@ -267,4 +267,6 @@ def _apart(value: Any) -> Any:
 
 
 def _together(value: Any) -> Any:
-    return OptimState8bit(**value, dtype=torch.float32) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    return OptimState8bit(**value, dtype=torch.float32)

@@ -97,7 +97,9 @@ class Shortage:
 
 def size_text(count: int) -> str:
     """Write bytes for people."""
-    return f"{count / _GIB:.2f} GiB" if count >= _GIB / 10 else f"{count / _MIB:.1f} MiB"
+    if count >= _GIB / 10:
+        return f"{count / _GIB:.2f} GiB"
+    return f"{count / _MIB:.1f} MiB"
 
 
 def diagnose(error: BaseException, model: torch.nn.Module | None) -> Shortage | None:
@@ -116,20 +118,21 @@ def diagnose(error: BaseException, model: torch.nn.Module | None) -> Shortage | 
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     calls = frozenset(frame.f_code.co_name for frame in frames)
     # Pinned memory is the host's, and CUDA's to refuse.
-    pinning = any("empty_host" in name for name in calls)
+    pinning = not calls.isdisjoint(("empty_host", "empty_hosts"))
     on_gpu = isinstance(error, torch.OutOfMemoryError) or (_ON_GPU.search(text) is not None and not pinning)
     module = _running_module(frames, model)
-    phase: Phase = "forward"
-    if any(_applies_gradients(frame) for frame in frames):
-        phase = "update"
-    elif "_engine_run_backward" in calls:
+    phase: Phase = "elsewhere" if module is None else "forward"
+    if "_engine_run_backward" in calls:
         phase = "backward"
-    elif module is None:
-        phase = "elsewhere"
+    for frame in frames:
+        optimizes = isinstance(frame.f_locals.get("self"), torch.optim.Optimizer)
+        if optimizes or frame.f_code.co_qualname.endswith("Updater.update"):
+            phase = "update"
     remaining = f"where {size_text(host_available())} is to be had"
     if on_gpu:
-        found = _FREE_OF_TOTAL.search(text)
-        remaining = "which is full" if found is None else f"which has {found[2]} free of {found[1]}"
+        remaining = "which is full"
+        if found := _FREE_OF_TOTAL.search(text):
+            remaining = f"which has {found[2]} free of {found[1]}"
     requested, unused = _bytes(_REQUESTED.search(text)), _bytes(_UNUSED.search(text)) or 0
     if requested is None or unused < requested:
         unused = 0
@@ -152,11 +155,6 @@ def _running_module(frames: Sequence[FrameType], model: torch.nn.Module | None) 
                 if (name := names.get(id(module))) is not None:
                     return _ADAPTER.sub("", name) or type(module).__name__
     return None
-
-
-def _applies_gradients(frame: FrameType) -> bool:
-    optimizes = isinstance(frame.f_locals.get("self"), torch.optim.Optimizer)
-    return optimizes or frame.f_code.co_qualname.endswith("Updater.update")
 
 
 def _innermost(frames: Sequence[FrameType]) -> str:

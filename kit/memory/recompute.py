@@ -69,7 +69,9 @@ class InputKeeper:
         None where inputs stay as they are: inside a segment that is recomputed itself, hooks would keep what the outer
         one lets go.
         """
-        return saved_tensors_hooks(self._pack, self._unpack) if self.parks else nullcontext()
+        if not self.parks:
+            return nullcontext()
+        return saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: torch.Tensor) -> Any:
         worth_it = tensor.is_floating_point() and tensor.nbytes >= _SMALL
@@ -187,14 +189,14 @@ class Recomputation:
             *args: Its inputs.
             **kwargs: More of them, kept as they are.
         """
-        sources = [arg for arg in args if isinstance(arg, torch.Tensor)]
-        flows = any(source.requires_grad for source in (*sources, *module.parameters()))
+        flows = any(getattr(source, "requires_grad", False) for source in (*args, *module.parameters()))
         if not (torch.is_grad_enabled() and flows):
             return function(*args, **kwargs)
-        called = partial(function, **kwargs) if kwargs else function
+        if kwargs:
+            function = partial(function, **kwargs)
         with self._keeper.hooks():
             result: T = checkpoint(
-                called, *args, use_reentrant=False, preserve_rng_state=is_random(module), **self._contexts
+                function, *args, use_reentrant=False, preserve_rng_state=is_random(module), **self._contexts
             )
         return result
 

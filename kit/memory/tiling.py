@@ -94,7 +94,7 @@ class _Bands(torch.autograd.Function):
         whole, rest = tensors[:banded], tensors[banded:]
         ctx.work, ctx.banded, ctx.shared = work, banded, shared
         ctx.conditions = _Conditions(tensors[0].device, random=is_random(work.module))
-        ctx.parked = [[] for _ in range(work.bands)] if keeper.parks else None
+        ctx.parked = dict.fromkeys(range(work.bands), ()) if keeper.parks else None
         outputs: list[torch.Tensor] = []
         for band in range(work.bands):
             parts = tuple(work.read(tensor, band) for tensor in whole)
@@ -117,8 +117,8 @@ class _Bands(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         work: Work = ctx.work
         saved = ctx.saved_tensors
-        whole = () if ctx.parked is not None else saved[: ctx.banded]
-        rest = saved[len(whole) :]
+        kept = ctx.banded if ctx.parked is None else 0
+        whole, rest = saved[:kept], saved[kept:]
         wanted = ctx.needs_input_grad[4:]
         sums: list[torch.Tensor | None] = [None] * len(wanted)
         with ctx.conditions.precision():

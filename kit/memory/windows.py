@@ -54,11 +54,6 @@ class WindowLayout:
     window: Triple
     shift: Triple
 
-    @property
-    def shifted(self) -> bool:
-        """Whether the grid is rolled."""
-        return any(self.shift)
-
     @cached_property
     def padding(self) -> tuple[tuple[int, int], ...]:
         """Tokens to add before and after each axis, so that windows fit; the larger half goes after, as upstream's."""
@@ -94,7 +89,7 @@ class WindowLayout:
         Windows of an unshifted grid need no mask; upstream lets padding take part there.
         """
         levels, _, columns = self.counts
-        if not self.shifted:
+        if not any(self.shift):
             return [WindowRun(levels * len(rows) * columns, None)]
         return list(_joined([self._row(level, row) for level, row in product(range(levels), rows)]))
 

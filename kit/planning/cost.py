@@ -1,4 +1,4 @@
-"""What a step costs: arithmetic, and an estimate of time from it.
+"""The cost of a step: its arithmetic, and an estimate of time from it on the cards that are known.
 
 Every operation takes the longer of two times: that of its arithmetic at the card's rate for the precision, and that of
 reading its inputs and writing its results once. This is a roofline (Williams et al. 2009): no kernel is faster, and
@@ -7,7 +7,6 @@ reading its inputs and writing its results once. This is a roofline (Williams et
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
@@ -17,18 +16,20 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 from kit.memory.host_memory import is_host
+from kit.planning.counter import tensors_in
 
 __all__ = ["CARDS", "Card", "Cost", "EFFICIENCY", "Meter", "card_named"]
 
 EFFICIENCY = 0.6
 """Share of a card's best rates that kernels reach, one with the other. Large matrix products reach 0.7 to 0.8,
 normalisation and copies 0.7 to 0.9 of the bandwidth, small and oddly shaped ones less."""
+# Seconds that a kernel takes at least.
 _LAUNCH = 4e-6
-"""Seconds that a kernel takes at least."""
+# Bytes that a host reads and writes in a second, of two channels of DDR5 or six of DDR4.
 _HOST_BANDWIDTH = 40e9
-"""Bytes that a host reads and writes in a second, of two channels of DDR5 or six of DDR4."""
 
 _Unit = Literal["bf16", "tf32", "fp32"]
 _aten = torch.ops.aten
@@ -41,9 +42,9 @@ class Cost:
     """What operations take, added up.
 
     Attributes:
-        kernels: how many of each unit of arithmetic, floating-point operations, and bytes read and written.
-        carried: bytes between device and host.
-        on_host: bytes that operations on the host read and write.
+        kernels: Number of kernels by unit of arithmetic, floating-point operations, and bytes read and written.
+        carried: Bytes between device and host.
+        on_host: Bytes that operations on the host read and write.
     """
 
     kernels: Mapping[tuple[_Unit, int, int], int]
@@ -56,7 +57,10 @@ class Cost:
         return sum(flops * count for (_, flops, _), count in self.kernels.items())
 
     def seconds(self, card: Card) -> float:
-        """Estimate of the time on a card; copies to and from the host go on meanwhile, its arithmetic does not."""
+        """Estimate the time on a card, in seconds.
+
+        Copies to and from the host go on beside the card's arithmetic; the host's own arithmetic is waited for.
+        """
         rates = {"bf16": card.bf16_tflops, "tf32": card.tf32_tflops, "fp32": card.fp32_tflops}
         total = 0.0
         for (unit, flops, size), count in self.kernels.items():
@@ -65,7 +69,7 @@ class Cost:
         return max(total, self.carried / (1e9 * card.pcie_gb_s) / EFFICIENCY) + self.on_host / _HOST_BANDWIDTH
 
     def times(self, factor: float) -> Cost:
-        """As many steps."""
+        """Multiply by a number of steps."""
         kernels = {key: round(count * factor) for key, count in self.kernels.items()}
         return Cost(kernels, round(self.carried * factor), round(self.on_host * factor))
 
@@ -81,16 +85,15 @@ class Meter:
         """Take in an operation.
 
         Args:
-            func: the operation.
-            args: its arguments.
-            kwargs: its named arguments.
-            result: what it returned.
-            hosts: whether some of the tensors may be the host's.
+            func: The operation.
+            args: Its arguments.
+            kwargs: Its named arguments.
+            result: What it returned.
+            hosts: Whether some of the tensors may be the host's.
         """
         if func.is_view or func in _NO_KERNEL:
             return
-        tensors = _tensors([*args, *kwargs.values()])
-        made = _tensors(result if isinstance(result, tuple | list) else [result])
+        tensors, made = list(tensors_in([*args, *kwargs.values()])), list(tensors_in(result))
         if not tensors:
             return
         written = sum(map(_bytes, made))
@@ -106,18 +109,8 @@ class Meter:
         self._kernels[_unit(func, tensors[0]), _flops(func, args, kwargs, result), size] += 1
 
     def cost(self) -> Cost:
-        """All so far."""
+        """Add up all operations so far."""
         return Cost(dict(self._kernels), self._carried, self._on_host)
-
-
-def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += [part for part in value if isinstance(part, torch.Tensor)]
-    return found
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -128,16 +121,22 @@ def _bytes(tensor: torch.Tensor) -> int:
 def _unit(func: Any, tensor: torch.Tensor) -> _Unit:
     if tensor.element_size() == 2:
         return "bf16"
-    return "tf32" if func in _CONVOLUTIONS else "fp32"
+    # PyTorch lets convolutions in fp32 use TF32, and matrix products not, unless it is told to.
+    if func in _CONVOLUTIONS:
+        return "tf32"
+    return "fp32"
 
 
 def _flops(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
+    # PyTorch's table has CUDA's attention, and not the CPU's, which stands in for it in a plan.
     if func is _aten._scaled_dot_product_flash_attention_for_cpu.default:
         return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))  # type: ignore[no-untyped-call]
     if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
         return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))  # type: ignore[no-untyped-call]
     count = flop_registry.get(func._overloadpacket)
-    return int(count(*args, **kwargs, out_val=result)) if count is not None else 0
+    if count is None:
+        return 0
+    return int(count(*args, **kwargs, out_val=result))
 
 
 # GPUs that a plan knows: how much they hold, and how fast they are at best.
@@ -153,13 +152,13 @@ class Card:
     """A GPU.
 
     Attributes:
-        name: as people write it.
-        memory_gib: what the driver reports.
-        bf16_tflops: of matrix products in bf16.
-        tf32_tflops: of convolutions in fp32, for which PyTorch uses TF32.
-        fp32_tflops: of matrix products in fp32.
-        memory_gb_s: bandwidth of its memory, 1e9 bytes a second.
-        pcie_gb_s: bandwidth from and to the host.
+        name: Name as people write it.
+        memory_gib: Memory that the driver reports, GiB.
+        bf16_tflops: Rate of matrix products in bf16, 1e12 operations a second.
+        tf32_tflops: Rate of convolutions in fp32, for which PyTorch uses TF32.
+        fp32_tflops: Rate of matrix products in fp32.
+        memory_gb_s: Bandwidth of its memory, 1e9 bytes a second.
+        pcie_gb_s: Bandwidth from and to the host, 1e9 bytes a second.
     """
 
     name: str
@@ -171,22 +170,20 @@ class Card:
     pcie_gb_s: float
 
 
-CARDS: Mapping[str, Card] = {
-    card.name: card
-    for card in (
-        Card("RTX 3090", 24.0, 71.0, 35.6, 35.6, 936, 32),
-        Card("RTX 4090", 24.0, 165.2, 82.6, 82.6, 1008, 32),
-        Card("RTX 5090", 31.8, 209.5, 104.8, 104.8, 1792, 64),
-        Card("RTX 6000 Ada", 48.0, 364.2, 182.1, 91.1, 960, 32),
-        Card("A10", 22.5, 125.0, 62.5, 31.2, 600, 32),
-        Card("L4", 22.5, 121.0, 60.0, 30.3, 300, 32),
-        Card("L40S", 45.0, 362.0, 183.0, 91.6, 864, 32),
-        Card("A100 40GB", 40.0, 312.0, 156.0, 19.5, 1555, 32),
-        Card("A100 80GB", 80.0, 312.0, 156.0, 19.5, 2039, 32),
-        Card("H100 SXM", 79.6, 989.0, 494.0, 67.0, 3350, 64),
-        Card("H200", 140.4, 989.0, 494.0, 67.0, 4800, 64),
-    )
-}
+_KNOWN = (
+    Card("RTX 3090", 24.0, 71.0, 35.6, 35.6, 936, 32),
+    Card("RTX 4090", 24.0, 165.2, 82.6, 82.6, 1008, 32),
+    Card("RTX 5090", 31.8, 209.5, 104.8, 104.8, 1792, 64),
+    Card("RTX 6000 Ada", 48.0, 364.2, 182.1, 91.1, 960, 32),
+    Card("A10", 22.5, 125.0, 62.5, 31.2, 600, 32),
+    Card("L4", 22.5, 121.0, 60.0, 30.3, 300, 32),
+    Card("L40S", 45.0, 362.0, 183.0, 91.6, 864, 32),
+    Card("A100 40GB", 40.0, 312.0, 156.0, 19.5, 1555, 32),
+    Card("A100 80GB", 80.0, 312.0, 156.0, 19.5, 2039, 32),
+    Card("H100 SXM", 79.6, 989.0, 494.0, 67.0, 3350, 64),
+    Card("H200", 140.4, 989.0, 494.0, 67.0, 4800, 64),
+)
+CARDS: Mapping[str, Card] = {card.name: card for card in _KNOWN}
 
 
 def card_named(name: str) -> Card:
@@ -195,13 +192,16 @@ def card_named(name: str) -> Card:
     Raises:
         SettingsError: no card has that name, or several have it in theirs; names the nearest, or all.
     """
-    known = {_bare(card): card for card in CARDS}
+    known = dict(zip(map(_bare, CARDS), CARDS.values(), strict=True))
     asked = _bare(name)
-    found = [asked] if asked in known else [bare for bare in known if asked and asked in bare]
+    if asked in known:
+        return known[asked]
+    found = [bare for bare in known if asked and asked in bare]
     if len(found) == 1:
-        return CARDS[known[found[0]]]
-    near = found or difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(known[bare] for bare in near)}?" if near else f"there are {', '.join(CARDS)}"
+        return known[found[0]]
+    hint = f"there are {', '.join(CARDS)}"
+    if near := found or near_names(asked, known, cutoff=0.5):
+        hint = f"did you mean {' or '.join(known[bare].name for bare in near)}?"
     msg = f"card: there is no card {name!r}; {hint}"
     raise SettingsError(msg)
 

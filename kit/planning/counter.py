@@ -1,4 +1,4 @@
-"""Counts the bytes that a step holds, real or simulated: at its peak, by what, and where the peak is.
+"""Counter of the bytes that a step holds, real or simulated: at its peak, by what, and where the peak is.
 
 A dispatch mode sees every operation's results. A storage counts from the operation that makes it until the last
 reference to it goes, however many views there are of it.
@@ -38,11 +38,11 @@ CATEGORIES: tuple[Category, ...] = ("parameters", "gradients", "optimizer", "act
 """What bytes are held for; activations are all that no other category claims, temporaries among them."""
 
 Observer = Callable[[Any, Sequence[Any], Mapping[str, Any], Any, bool], None]
-"""Told of each operation, its arguments, its result, and whether any tensor is the host's so far."""
+"""Called with each operation, its arguments, its result, and whether any tensor is the host's so far."""
 
 _ACTIVATIONS = CATEGORIES.index("activations")
+# Where a step is while no module runs.
 _BEFORE, _AFTER, _UPDATE = "inputs", "loss", "optimizer"
-"""Where a step is while no module runs."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Peak:
     """The most that the device holds at a time.
 
     Attributes:
-        bytes: of all storages together.
-        breakdown: by category.
-        where: name of the module that runs, or whose gradient is computed; outside the model ``inputs``, ``loss``
+        bytes: Bytes of all storages together.
+        breakdown: Bytes by category.
+        where: Name of the module that runs, or whose gradient is computed; outside the model ``inputs``, ``loss``
             or ``optimizer``.
-        phase: of the step.
-        workspace: bytes of the activations that a kernel takes for itself.
+        phase: Phase of the step.
+        workspace: Bytes of the activations that a kernel takes for itself.
     """
 
     bytes: int = 0
@@ -65,16 +65,14 @@ class Peak:
     workspace: int = 0
 
 
-class _Storage:
-    """What is known of a live storage."""
+@dataclass(slots=True)
+class _LiveStorage:
+    """What is known of a live storage; the reference tells when it goes."""
 
-    __slots__ = ("bytes", "category", "host", "reference")
-
-    def __init__(self, size: int, *, host: bool, reference: weakref.ref[torch.UntypedStorage]) -> None:
-        self.bytes = size
-        self.category = _ACTIVATIONS
-        self.host = host
-        self.reference = reference
+    bytes: int
+    host: bool
+    reference: weakref.ref[torch.UntypedStorage]
+    category: int = _ACTIVATIONS
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -83,25 +81,26 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Tensors that are there before do not count until ``own`` names them.
 
     Attributes:
-        peak: the most since the start, or since ``restart``.
-        host_peak: the same of the host's memory, bytes; where the device is the CPU, of what
-            ``kit.memory.host_memory`` made.
-        phases: the most in each phase, bytes.
-        workspaces: by operation, what its kernel takes besides its results.
-        observer: told of each operation.
+        peak: The most since the start, or since ``restart``.
+        host_peak: Most bytes of the host's memory; where the device is the CPU, of what ``kit.memory.host_memory``
+            made.
+        phases: Most bytes in each phase.
+        workspaces: Bytes that a kernel takes besides its results, by operation.
+        observer: Function that is called with each operation.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         """Make ready to count.
 
         Args:
-            model: whose modules the peak is ascribed to. Gradients of its parameters have a category of their own.
+            model: Model whose modules the peak is ascribed to. Gradients of its parameters have a category of their
+                own.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.workspaces: Mapping[Any, Workspace] = {}
         self.observer: Observer | None = None
         self._model = model
-        self._storages: dict[int, _Storage] = {}
+        self._storages: dict[int, _LiveStorage] = {}
         self._live = [0] * len(CATEGORIES)
         self._host_live = 0
         self._names = _Names(model)
@@ -110,7 +109,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def device_bytes(self) -> int:
-        """What the device holds now."""
+        """Bytes that the device holds now."""
         return sum(self._live)
 
     def restart(self) -> None:
@@ -131,12 +130,11 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 storage.category = index
 
     def __enter__(self) -> Self:
-        self._handles = list(self._names.follow())
-        self._handles += [
-            parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
-            for parameter in self._model.parameters()
-            if parameter.requires_grad
-        ]
+        self._handles = self._names.follow()
+        for parameter in self._model.parameters():
+            if parameter.requires_grad:
+                handle = parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
+                self._handles.append(handle)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -165,20 +163,28 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 for part in result:
                     if isinstance(part, torch.Tensor):
                         self._track(part)
-        workspace = self.workspaces.get(func)
-        self._compare(0 if workspace is None else workspace(args, kwargs))
+        workspace = 0
+        if func in self.workspaces:
+            workspace = self.workspaces[func](args, kwargs)
+        total, phase = sum(self._live) + workspace, self._names.phase()
+        if total > self.phases.get(phase, 0):
+            self.phases[phase] = total
+            if total > self.peak.bytes:
+                held = dict(zip(CATEGORIES, self._live, strict=True))
+                held["activations"] += workspace
+                self.peak = Peak(total, held, self._names.current(), phase, workspace)
         if self.observer is not None:
             self.observer(func, args, kwargs, result, self.host_peak > 0)
         return result
 
-    def _track(self, tensor: torch.Tensor) -> _Storage:
+    def _track(self, tensor: torch.Tensor) -> _LiveStorage:
         storage = tensor.untyped_storage()
         key = storage._cdata
         known = self._storages.get(key)
         if known is not None:
             return known
         host = allocating_host() or is_host(storage)
-        known = _Storage(storage.nbytes(), host=host, reference=weakref.ref(storage, partial(self._release, key)))
+        known = _LiveStorage(storage.nbytes(), host, weakref.ref(storage, partial(self._release, key)))
         self._storages[key] = known
         if host:
             self._host_live += known.bytes
@@ -193,16 +199,6 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._host_live -= gone.bytes
         else:
             self._live[gone.category] -= gone.bytes
-
-    def _compare(self, workspace: int) -> None:
-        total = sum(self._live) + workspace
-        phase = self._names.phase()
-        if total > self.phases.get(phase, 0):
-            self.phases[phase] = total
-            if total > self.peak.bytes:
-                held = dict(zip(CATEGORIES, self._live, strict=True))
-                held["activations"] += workspace
-                self.peak = Peak(total, held, self._names.current(), phase, workspace)
 
     def _accumulated(self, parameter: torch.Tensor) -> None:
         # Whoever applies gradients in the backward pass may have taken it already.
@@ -221,11 +217,11 @@ class _Names:
         self._makers: list[str] = []
         self._after_backward = False
 
-    def follow(self) -> Iterator[RemovableHandle]:
+    def follow(self) -> list[RemovableHandle]:
         """Watch modules run, until the handles are removed."""
-        yield register_module_forward_pre_hook(self._enter)
         # Recomputation ends in the middle of modules, by an exception.
-        yield register_module_forward_hook(self._leave, always_call=True)
+        leaving = register_module_forward_hook(self._leave, always_call=True)
+        return [register_module_forward_pre_hook(self._enter), leaving]
 
     def phase(self) -> Phase:
         """What the step is doing."""
@@ -240,11 +236,14 @@ class _Names:
         """Name of the module that runs or, in the backward pass, that ran."""
         if self._running:
             return self._running[-1]
-        if self.phase() == "update":
+        phase = self.phase()
+        if phase == "update":
             return _UPDATE
-        node = torch._C._current_autograd_node() if torch._C._current_graph_task_id() != -1 else None
         if not self._makers:
             return _BEFORE
+        node = None
+        if phase == "backward":
+            node = torch._C._current_autograd_node()
         if node is None:
             return self._makers[-1]
         return self._makers[max(bisect_right(self._numbers, node._sequence_nr()) - 1, 0)]
@@ -270,17 +269,16 @@ class _Names:
 
 @cache
 def _makes_tensors(func: Any) -> bool:
-    """Whether an operation returns anything but views of its arguments, or these themselves."""
+    """Decide whether an operation returns anything but views of its arguments, or these themselves."""
     return any(result.alias_info is None for result in func._schema.returns)
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of nested dictionaries and sequences."""
+    """Find all tensors of nested dictionaries and sequences."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors_in(part)
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, list | tuple):
         for part in value:
             yield from tensors_in(part)
@@ -313,15 +311,15 @@ Workspace = Callable[[Sequence[Any], Mapping[str, Any]], int]
 
 _aten = torch.ops.aten
 _TILE = 64
+# Bytes before the values of a tile: a lock, a counter, padding.
 _TILE_HEAD = 16
-"""Bytes before the values of a tile: a lock, a counter, padding."""
 _FLASH_ROWS, _FLASH_WIDTH = 128, 32
+# Samples that one launch of the memory-efficient kernel takes; more are taken in turns.
 _MOST_SAMPLES = 2**16 - 1
-"""Samples that one launch of the memory-efficient kernel takes; more are taken in turns."""
 
 
 def _attention_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """Of ``_scaled_dot_product_flash_attention_for_cpu_backward``, which stands in for CUDA's kernels."""
+    """Count bytes of ``_scaled_dot_product_flash_attention_for_cpu_backward``, which stands in for CUDA's kernels."""
     query: torch.Tensor = args[1]
     samples, heads, length, width = query.shape
     if kwargs.get("attn_mask") is None and query.dtype in (torch.bfloat16, torch.float16):

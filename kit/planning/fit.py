@@ -48,8 +48,8 @@ CHOSEN = ("latitude_bands", "window_bands", "recompute", "stages", "offload", "f
 user's."""
 
 _GIB = 2**30
+# Blocks of each stage of the short trace: one with shifted windows, one without.
 _SHALLOW = 2
-"""Blocks of each stage of the short trace: one with shifted windows, one without."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,10 @@ class Fitted:
     Attributes:
         memory: Settings, with ``fit`` replaced by what it came to.
         trace: Trace of the whole step with them.
-        tried: Faster settings, which would not have fit, with the peak that was estimated, GiB.
     """
 
     memory: MemorySettings
     trace: Trace
-    tried: tuple[tuple[MemorySettings, float], ...]
 
     def __str__(self) -> str:
         chosen = []
@@ -156,23 +154,19 @@ def fit(settings: PlanSettings, workload: Workload, estimator: MemoryEstimator |
     estimator = estimator or MemoryEstimator(settings, workload)
     limit = (float(settings.memory.fit.removesuffix("GiB")) - RESERVE_GIB) * _GIB
     ordered = candidates(settings, workload)
-    tried: list[tuple[MemorySettings, float]] = []
     # Each candidate holds less than the one before it, so halving finds the first that should fit.
     low, high = 0, len(ordered) - 1
     while low < high:
         middle = (low + high) // 2
-        estimate = estimator.estimate_peak(ordered[middle])
-        if estimate <= limit:
+        if estimator.estimate_peak(ordered[middle]) <= limit:
             high = middle
         else:
-            tried.append((ordered[middle], estimate / _GIB))
             low = middle + 1
     # An estimate may be a little too low: the next candidates stand in then.
     for memory in ordered[low:]:
         traced = estimator.trace(memory)
         if traced.peak.bytes <= limit:
-            return Fitted(memory, traced, tuple(tried))
-        tried.append((memory, traced.peak.bytes / _GIB))
+            return Fitted(memory, traced)
     lowest = estimator.trace(ordered[-1])
     peak = lowest.peak.bytes / _GIB
     advice = advise_step(settings.model_copy(update={"memory": ordered[-1]}), workload, lowest)
@@ -255,18 +249,18 @@ def advise_step(settings: PlanSettings, workload: Workload, traced: Trace, devic
 
 # Whether a run will have room: asked before its first step, answered by a trace where the answer is not plain.
 
+# CUDA's context: part of the reserve, and there already when a run asks.
 _STARTED_GIB = 0.5
-"""CUDA's context: part of the reserve, and there already when a run asks."""
+# Share of what is to be had that a plain bound may take without a closer look.
 _LARGER = 0.5
-"""Share of what is to be had that a plain bound may take without a closer look."""
 
+# Bytes for each parameter, at most: weight, gradient, two moments, and a copy of some.
 _PER_PARAMETER = 24
-"""Bytes for each parameter, at most: weight, gradient, two moments, and a copy of some."""
+# Values that a step keeps for each token and channel of each layer, at most. Traces of all variants, with all that a
+# forward pass computes kept, have up to 22.
 _PER_TOKEN = 40
-"""Values that a step keeps for each token and channel of each layer, at most. Traces of all variants, with all that a
-forward pass computes kept, have up to 22."""
+# Bytes for each value of a batch and its targets, at most: copies, encodings and differences in fp32.
 _PER_VALUE = 40
-"""Bytes for each value of a batch and its targets, at most: copies, encodings and differences in fp32."""
 
 
 def preflight(job: Job) -> str | None:

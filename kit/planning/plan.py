@@ -14,11 +14,11 @@ from kit.planning.workload import Workload, workload_of
 
 __all__ = ["Plan", "inexact", "plan"]
 
+# Sizes of GPU memory that are sold, GiB.
 _SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 140)
-"""Sizes of GPU memory that are sold, GiB."""
 _GIB = 2**30
+# Sections of the settings that decide a plan, and are shown with it.
 _SECTIONS = {"data", "model", "adapt", "memory", "optim", "train", "rollout"}
-"""Sections of the settings that decide a plan, and are shown with it."""
 
 
 @dataclass(frozen=True)

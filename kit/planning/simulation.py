@@ -1,4 +1,4 @@
-"""A CUDA step on a CPU, without data: fake tensors, CUDA's precisions, and a process that is left as it was.
+"""A CUDA step simulated on a CPU, without data: fake tensors, CUDA's precisions, a process that is left as it was.
 
 The simulated GPU is PyTorch's CPU device. Fake CUDA tensors would be nearer to the truth, but their backward pass
 needs a GPU; and a plan has to be the same on a machine with one and on a machine without.
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy.typing as npt
 import torch
@@ -19,8 +20,8 @@ __all__ = ["cuda_autocast_on_cpu", "simulated_gpu"]
 
 _aten = torch.ops.aten
 _CACHING = ("aurora.", "kit.")
+# Values that are worth knowing.
 _FEW = 1024
-"""Values that are worth knowing."""
 _TO_NUMPY = torch.Tensor.numpy
 
 
@@ -40,13 +41,13 @@ def simulated_gpu() -> Iterator[FakeTensorMode]:
         stack.callback(torch.use_deterministic_algorithms, deterministic, warn_only=warn_only)
         torch.use_deterministic_algorithms(True)
         # Upstream picks the device of its autocast by asking for a GPU.
-        _replace(stack, torch.cuda, "is_available", _no)
+        stack.enter_context(patch.object(torch.cuda, "is_available", lambda: False))
         # It draws again until all values lie within bounds.
-        _replace(stack, torch.nn.init, "trunc_normal_", _leave)
+        stack.enter_context(patch.object(torch.nn.init, "trunc_normal_", lambda tensor, *_, **__: tensor))
         # PyTorch's own exchanges tensors under their references, of which fake ones have too many.
-        _replace(stack, torch.nn.Module, "_apply", _apply)
+        stack.enter_context(patch.object(torch.nn.Module, "_apply", _apply))
         # It detaches tensors first, which makes fakes of real ones.
-        _replace(stack, torch.Tensor, "numpy", _numpy)
+        stack.enter_context(patch.object(torch.Tensor, "numpy", _numpy))
         stack.enter_context(cuda_autocast_on_cpu())
         _empty_caches()
         stack.callback(_empty_caches)
@@ -71,14 +72,11 @@ class _Fake(FakeTensorMode):  # type: ignore[no-untyped-call]
         if func is _aten._local_scalar_dense.default:
             return _read(args[0])
         if func is _aten.linspace.default and int(str(args[2])) <= _FEW:
-            return self._known(func, *args, **kwargs)
+            # A few values that need no data: upstream reads the rates of its stochastic depth from them.
+            with torch.utils._python_dispatch._disable_current_modes():
+                values = func(*args, **kwargs)
+            return self.fake_tensor_converter.from_real_tensor(self, values, make_constant=True)
         return super().__torch_dispatch__(func, types, args, kwargs)
-
-    def _known(self, func: Callable[..., torch.Tensor], *args: object, **kwargs: object) -> FakeTensor:
-        """Remember a few values that need no data: upstream reads the rates of its stochastic depth from them."""
-        with torch.utils._python_dispatch._disable_current_modes():
-            values = func(*args, **kwargs)
-        return self.fake_tensor_converter.from_real_tensor(self, values, make_constant=True)
 
 
 def _read(tensor: object) -> bool | int | float | complex:
@@ -91,23 +89,6 @@ def _read(tensor: object) -> bool | int | float | complex:
     if tensor.dtype is torch.bool:
         return True
     return 1.0 if tensor.is_floating_point() else 1
-
-
-def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
-    """Replace an attribute until the stack is left."""
-    if name in vars(owner):
-        stack.callback(setattr, owner, name, vars(owner)[name])
-    else:
-        stack.callback(delattr, owner, name)
-    setattr(owner, name, value)
-
-
-def _no() -> bool:
-    return False
-
-
-def _leave(tensor: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
-    return tensor
 
 
 def _numpy(tensor: torch.Tensor, **kwargs: bool) -> npt.NDArray[Any]:
@@ -135,11 +116,12 @@ def _empty_caches() -> None:
 
     Not that of ``FakeTensorMode``, a class: it holds shapes, no tensors, and spares the next trace half of its time.
     """
-    for name in [name for name in sys.modules if name.startswith(_CACHING)]:
-        for value in list(vars(sys.modules[name]).values()):
-            empty = None if isinstance(value, type) else getattr(value, "cache_clear", None)
-            if callable(empty):
-                empty()
+    for name, module in list(sys.modules.items()):
+        if not name.startswith(_CACHING):
+            continue
+        for value in list(vars(module).values()):
+            if not isinstance(value, type) and callable(getattr(value, "cache_clear", None)):
+                value.cache_clear()
 
 
 # CUDA's autocast, on the CPU: a step that is planned there must run in the precisions that a GPU would use.
@@ -158,11 +140,11 @@ _IN_FP32 = (
     "margin_ranking_loss soft_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp "
     "norm.Scalar norm.ScalarOpt_dim"
 )
+# Those that read the lower precision and write fp32, unless they are told what to write.
 _INTO_FP32 = (
     "prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm sum "
     "sum.dim_IntList"
 )
-"""Those that read the lower precision and write fp32, unless they are told what to write."""
 
 
 @contextmanager
@@ -173,16 +155,12 @@ def cuda_autocast_on_cpu() -> Iterator[None]:
         for names, wrap in ((_IN_FP32, _in_fp32), (_INTO_FP32, _into_fp32)):
             for name in names.split():
                 if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", _KEY):
-                    library.impl(name, wrap(_overload(name)), _KEY)  # type: ignore[no-untyped-call]
+                    packet, _, overload = name.partition(".")
+                    operation = getattr(getattr(_aten, packet), overload or "default")
+                    library.impl(name, wrap(operation), _KEY)  # type: ignore[no-untyped-call]
         yield
     finally:
         library._destroy()  # type: ignore[no-untyped-call]
-
-
-def _overload(name: str) -> torch._ops.OpOverload[..., Any]:
-    packet, _, overload = name.partition(".")
-    found: torch._ops.OpOverload[..., Any] = getattr(getattr(torch.ops.aten, packet), overload or "default")
-    return found
 
 
 def _in_fp32(operation: torch._ops.OpOverload[..., Any]) -> Callable[..., Any]:

@@ -38,11 +38,11 @@ __all__ = ["Trace", "buffered", "trace"]
 _GPU = torch.device("cuda")
 _SIMULATED = torch.device("cpu")
 _STEPS = 1000
+# Batches of an accumulated step that are traced: from the second on, each holds and does the same.
 _MOST_BATCHES = 2
-"""Batches of an accumulated step that are traced: from the second on, each holds and does the same."""
 _START = datetime(2020, 1, 1, tzinfo=UTC)
+# Batches that are read ahead and wait to be used, however many processes read (``docs/decisions.md``).
 _READ_AHEAD = 2
-"""Batches that wait to be used, for each process that reads (``kit.data.dataset``)."""
 
 
 @dataclass(frozen=True)

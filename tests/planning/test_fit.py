@@ -62,7 +62,6 @@ def test_takes_the_first_candidate_that_fits() -> None:
     fitted = fit(asked(f"{RESERVE_GIB + limit:.5f}GiB"), workload)
     assert fitted.memory in candidates(asked(), workload)[1:]
     assert fitted.trace.peak.bytes / GIB <= limit
-    assert all(foreseen > limit for _, foreseen in fitted.tried)
 
 
 @pytest.mark.slow
