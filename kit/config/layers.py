@@ -273,7 +273,7 @@ def _toml_layer(origin: str, text: str, model: type[BaseModel]) -> Layer:
 
 
 def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
-    """Find what is wrong with where a value stands: no such key, or a section or table that is no table."""
+    """Explain what is wrong with a key: it is unknown, or a section or table whose value is no table."""
     expected = value_type(model, key)
     value = layer.values[key]
     section = section_of(model, key)

@@ -1,4 +1,4 @@
-"""Near names: what a person who mistyped may have meant; the only module that compares spellings."""
+"""Suggestions for mistyped names; the only module that compares spellings."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every room reads and writes with: errors, whole files, locks, hashes, retries, progress, secrets."""
+"""Shared helpers: errors, atomic files, locks, hashes, retries, progress, secrets, bounded documents."""

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside their final name, fsynced, then renamed.
+"""Atomic files and folders, whole or absent: written under another name, fsynced, then renamed.
 
 The only module that gives files their final names. A rename is atomic, but not durable: after a power loss the new
 name may stand for an empty file. So content is fsynced before the rename, and the folder that holds the name after it.
@@ -36,7 +36,7 @@ def refuse_existing(out: Path, setting: str = "--out") -> None:
 
 @contextmanager
 def published(out: Path) -> Iterator[Path]:
-    """Yield a place beside ``out`` that becomes ``out`` if the body succeeds, and vanishes if it does not.
+    """Yield a temporary path that becomes ``out`` if the body succeeds, and is deleted if it does not.
 
     A process that is killed leaves what it had under a hidden name that ends in ``.part``.
 
@@ -126,7 +126,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file's content, or a folder's names."""
+    """Wait until the disk holds a file's content, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""JSON and TOML, read within bounds of size, depth and digits; the only module that parses either.
+"""Readers of JSON and TOML within bounds of size, depth and digits; the only module that parses either.
 
 A text of a few kilobytes can exhaust the parser's recursion (nesting) or its time (Python converts an integer of n
 digits in n**2 steps), so a document from elsewhere is held to what any of the kit's own documents needs, many times

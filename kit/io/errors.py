@@ -1,4 +1,4 @@
-"""The failures that a user can mend.
+"""Failures that a user can mend.
 
 The command line prints a ``KitError`` as one message without a traceback and exits with 2; anything
 else that escapes is a defect of ours and exits with 1.

@@ -48,7 +48,7 @@ def current() -> ProgressCallback:
 
 @contextmanager
 def watched(factory: Callable[[], ProgressCallback]) -> Iterator[None]:
-    """Report all downloads inside the block to callbacks of one kind, wherever they are started from."""
+    """Report all downloads inside the block to callbacks of one kind."""
     _factories.append(factory)
     try:
         yield

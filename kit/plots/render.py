@@ -22,7 +22,7 @@ from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.maps import comparison_map
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
-from kit.tracking.artifacts import attach, run_folder_of
+from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.scorecard import physical
 
 if TYPE_CHECKING:

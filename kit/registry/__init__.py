@@ -1,4 +1,4 @@
-"""Every file that the kit may use: where it comes from, what it holds, and the hash that it must have.
+"""Registry of the files that the kit may use: their addresses, their contents, and the hashes that they must have.
 
 The list is ``data-registry.toml``, a package resource, so that an installed kit needs no checkout; a user's own
 list is laid over it. A file is verified each time it is used, not only when it arrives.

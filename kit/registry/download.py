@@ -1,14 +1,14 @@
 """Downloads over HTTP: resumed where they were cut, tried again, never more bytes than there should be.
 
 pooch has the cache's folder and the order of things (a temporary file, a hash, then a move), but begins each
-download anew, which weights of 5 GB do not bear.
+download from its first byte, which is too slow for weights of 5 GB.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kit.io.errors import RegistryError
@@ -37,21 +37,13 @@ class Source:
     """
 
     url: str
-    address: str
-    token: str | None = None
+    # Neither is for a message or a log: an address may hold a signature.
+    address: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
 
-    def __repr__(self) -> str:
-        return f"Source({self.url!r})"
-
-
-class _Bearer:
-    """Authorization by a token; requests drops it at another host, and takes none from ~/.netrc in its place."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+    def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Show the token; requests drops it at another host, and takes none from ~/.netrc in its place."""
+        request.headers["Authorization"] = f"Bearer {self.token}"
         return request
 
 
@@ -116,7 +108,7 @@ class _Attempt:
             # RFC 9110, section 13.1.5: a weak ETag may stand for other bytes, and is no condition for a range.
             if version.strong and version.etag is not None:
                 headers["If-Range"] = version.etag
-        auth = None if self.source.token is None else _Bearer(self.source.token)
+        auth = None if self.source.token is None else self.source.authorize
         timeout = (self.limits.connect, self.limits.read)
         try:
             with self.session.get(
@@ -154,7 +146,7 @@ class _Attempt:
             raise SourceError(msg)
 
     def _agree_on_version(self, answer: requests.Response, have: int, version: Version | None) -> Version:
-        """Compare the version that arrives with the one that is there; begin anew if it is another, or is whole."""
+        """Compare the version that arrives with the one that is there; start over if it is another, or comes whole."""
         headers, begin = answer.headers, 0
         length = headers.get("Content-Length", "")
         if answer.status_code == 206:

@@ -57,7 +57,7 @@ _VERSION = TypeAdapter(Version)
 
 
 class PartialDownload:
-    """A download in progress, beside the file's final place: ``.NAME.part``, and its version in ``.NAME.part.json``."""
+    """File that is being downloaded, in the final folder: ``.NAME.part``, and its version in ``.NAME.part.json``."""
 
     def __init__(self, place: Path) -> None:
         self.path = place.with_name(f".{place.name}.part")
@@ -72,7 +72,7 @@ class PartialDownload:
         """Find what can be continued from an address, and delete what cannot.
 
         Returns:
-            Number of bytes that are there, and the version that they belong to; 0 and None to begin anew.
+            Number of bytes that are there, and the version that they belong to; 0 and None if nothing is.
         """
         length = self.length
         try:
@@ -89,7 +89,7 @@ class PartialDownload:
         return length, version
 
     def begin(self, version: Version) -> None:
-        """Begin anew with a version of the file.
+        """Start from the first byte with a version of the file.
 
         Raises:
             RegistryError: the folder cannot be written to.
@@ -101,12 +101,12 @@ class PartialDownload:
             self.path.touch()
 
     def open(self) -> FileIO:
-        """Open it to write at its end, unbuffered: a full disk is then reported by the very write that met it."""
+        """Open the file to write at its end, unbuffered: a full disk is then reported by the write that met it."""
         with self._writing():
             return FileIO(self.path, "a")
 
     def append(self, stream: FileIO, data: bytes) -> None:
-        """Write at the end.
+        """Write bytes at the end of the file.
 
         Raises:
             RegistryError: the disk is full or refuses; what was written stays, to be continued.

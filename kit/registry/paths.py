@@ -35,7 +35,7 @@ def place(entry: Entry) -> Path | None:
     """Return the path that an entry's file has, or would have; None if it has no hash by which to know it."""
     if entry.scheme == EMBEDDED:
         return RESOURCES / entry.file
-    # The hash is part of the path: files of one name, from two versions of an entry, lie beside each other.
+    # The hash is part of the path: files of one name, from two versions of an entry, do not replace each other.
     return None if entry.hash is None else cache_dir() / "files" / entry.hash[:12] / entry.file
 
 

@@ -94,7 +94,7 @@ def _from_hub(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin | No
             msg = f"{entry.name}: the hub says {facts.size} bytes, the registry {entry.size}; nothing was recorded"
             raise RegistryError(msg)
         size = facts.size or entry.size
-        # The registry wants a size beside a SHA-256.
+        # An entry with a SHA-256 must have a size.
         if facts.git_blob is not None or (facts.sha256 is not None and size is not None):
             return Pin(entry.name, facts.sha256, facts.git_blob, size, f"the hub's own record of {url}")
     if failures and len(failures) == len(entry.urls):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kit.io.errors import KitError
 
-__all__ = ["Outbox", "Point"]
+__all__ = ["Outbox", "Point", "in_time"]
 
 _logger = logging.getLogger(__name__)
 
@@ -27,8 +27,18 @@ class Point(NamedTuple):
     """Milliseconds since 1970-01-01 UTC."""
 
 
+def in_time(call: Callable[[], bool], seconds: float) -> bool:
+    """Make a call that may hang; return its answer, or false where none came within so many seconds."""
+    answers: list[bool] = []
+    # A daemon: a call that hangs holds up nobody's exit.
+    thread = threading.Thread(target=lambda: answers.append(call()), name="tracking", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers == [True]
+
+
 class Outbox:
-    """Collects points, and sends them in order from a thread of its own every few seconds.
+    """Buffer of points, sent in order from a thread of its own every few seconds.
 
     A point leaves the buffer only after ``send`` has returned, so nothing is lost while the store is away:
     that is logged once as a warning, and everything waits for the next attempt. ``put`` never waits. What is put
@@ -85,10 +95,7 @@ class Outbox:
         """
         if seconds is None:
             return self._deliver()
-        thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
-        thread.start()
-        thread.join(seconds)
-        return not thread.is_alive() and not self._waiting
+        return in_time(self._deliver, seconds)
 
     def _deliver(self) -> bool:
         with self._sending:

@@ -43,7 +43,7 @@ def collect(
     checkout: Path = _CHECKOUT,
     image: Path = _IMAGE,
 ) -> dict[str, Any]:
-    """Describe the process that runs now; takes a fraction of a second beside importing torch.
+    """Describe the process that runs now; takes a fraction of a second once torch is imported.
 
     The environment's variables are never read into it, and secrets in the command line are masked.
 
@@ -121,7 +121,7 @@ def _git(checkout: Path, built: str) -> dict[str, Any] | None:
     # A kit that is installed inside somebody's repository is not of that commit.
     if (checkout / ".git").exists() and (checkout / "pyproject.toml").exists():
         commit = _output("git", "-C", str(checkout), "rev-parse", "HEAD")
-        # Without the lock: two runs that start at once would otherwise get in each other's way.
+        # Without git's optional locks: two runs that start at once would otherwise collide.
         status = _output("git", "--no-optional-locks", "-C", str(checkout), "status", "--porcelain")
         if commit is not None and status is not None:
             return {"commit": commit, "dirty": bool(status)}

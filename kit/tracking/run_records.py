@@ -44,7 +44,7 @@ _MAX_DIGEST = 36  # MLflow's limit, in characters
 
 @dataclass(frozen=True)
 class Account:
-    """Description of a run that MLflow shows beside its metrics and its artifacts.
+    """Description of a run that MLflow shows with its metrics and its artifacts.
 
     Attributes:
         experiment: Name of the experiment that the run belongs to.
@@ -91,7 +91,7 @@ def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: boo
     Args:
         folder: Folder of the run.
         account: Account of the run; of a run that goes on, MLflow keeps the first one's parameters.
-        uri: Tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` beside the run folder.
+        uri: Tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in the folder of runs.
         anywhere: Whether to make the run in a store that lacks it.
 
     Raises:
@@ -129,7 +129,7 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
         checkpoint: Whether to send the best checkpoint too.
     """
     # Metrics first: a store that does not answer is then waited for once, not for each file.
-    tracker.settle()
+    tracker.flush_at_end()
     files = (
         folder.config, folder.provenance, folder.quality, folder.quality_page, folder.trains,
         folder.activations, folder.scores, folder.log,
@@ -270,7 +270,7 @@ def attach(
         run: Run folder.
         metrics: Values by name; None is left out.
         figures: Files that go to the artifacts' folder ``figures``.
-        files: Files that go beside it; one that is not there is left out.
+        files: Files that go to the artifacts' root; one that is not there is left out.
     """
     run = run.absolute()
     try:

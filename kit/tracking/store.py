@@ -89,7 +89,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def artifact_root(uri: str, run_dir: Path) -> str | None:
-    """Return where artifacts go: beside the database file, else in ``run_dir``; ``None`` if a server decides."""
+    """Return the address of artifacts: in the database's folder, else in ``run_dir``; ``None`` if a server decides."""
     if uri.startswith(_REMOTE):
         return None
     database = sqlite_path(uri)
@@ -167,7 +167,7 @@ def store_errors(what: str) -> Iterator[None]:
 
 
 def _create_database(database: Path, artifacts: str) -> None:
-    """Create a database beside its final place, then rename: a kill leaves either none or a whole one.
+    """Create a database under another name, then rename it: a kill leaves either none or a whole one.
 
     MLflow makes its tables in some seventy migrations; one that is cut short cannot be taken up again.
     """

@@ -165,7 +165,7 @@ class SystemMonitor:
             _logger.warning("no more system metrics: %s", error)
 
 
-# Samples of the machine beside a run: in ``system.jsonl``, and in MLflow.
+# Samples of the machine during a run: in ``system.jsonl``, and in MLflow.
 
 
 @contextmanager

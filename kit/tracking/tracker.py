@@ -1,16 +1,15 @@
-"""One MLflow run, each metric in it exactly once, whatever happens to the process or to the server."""
+"""Writer of one MLflow run: each metric in it exactly once, whatever happens to the process or to the server."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kit.io.errors import KitError
 from kit.io.secrets import scrub
-from kit.tracking.outbox import Outbox, Point
+from kit.tracking.outbox import Outbox, Point, in_time
 from kit.tracking.params import fit_value, flatten, valid_key
 from kit.tracking.store import (
     MissingRunError,
@@ -62,7 +61,7 @@ class _Description(NamedTuple):
 
 
 class Tracker:
-    """Writes one MLflow run. Make one with ``start``.
+    """Writer of one MLflow run. Make one with ``start``.
 
     Once started, trouble with the store never ends a training run: it is a warning, values wait in memory,
     and ``reconcile`` sends at the next resume what never arrived. The caller writes a record to
@@ -214,8 +213,8 @@ class Tracker:
                 self._lost = not self._within(lambda: self._client.get_run(self.run_id))
         self._unsent.append(folder or path.name)
 
-    def settle(self) -> None:
-        """Send what waits before the artifacts of a run that ends; without an answer, they are not tried."""
+    def flush_at_end(self) -> None:
+        """Send what waits before the files of a run that ends; without an answer, the files are not tried."""
         self._lost = not self.flush(_CLOSE_SECONDS)
 
     def finish(self, status: RunStatus | None, ended_ms: int | None = None) -> bool:
@@ -229,7 +228,7 @@ class Tracker:
             Whether the store has everything.
         """
         if not self._lost:
-            self.settle()
+            self.flush_at_end()
         if not self._lost and status is not None:
             self._lost = not self._within(lambda: self._client.set_terminated(self.run_id, status, ended_ms))
         missing: list[str] = []
@@ -248,21 +247,17 @@ class Tracker:
 
     def _within(self, call: Callable[[], object]) -> bool:
         """Call the store; return whether it did in time what it was asked for."""
-        done: list[bool] = []
 
-        def ask() -> None:
+        def ask() -> bool:
             try:
                 with store_errors(f"the MLflow store {self.uri} does not take run {self.run_id}"):
                     call()
-                done.append(True)
             except KitError as error:
                 _logger.warning("%s", error)
+                return False
+            return True
 
-        # A daemon: a call that hangs holds up nobody's exit.
-        thread = threading.Thread(target=ask, name="tracking", daemon=True)
-        thread.start()
-        thread.join(_CLOSE_SECONDS)
-        return bool(done)
+        return in_time(ask, _CLOSE_SECONDS)
 
     def _points(self, step: int, metrics: Mapping[str, float], time_ms: int) -> Iterator[Point]:
         for name, value in metrics.items():

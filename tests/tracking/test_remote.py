@@ -129,7 +129,7 @@ def test_a_run_ends_in_time_beside_a_server_that_hangs_and_is_sent_later(
     try:
         hung.log(1, {"train/loss": 1.0}, 1001)
         began = time.monotonic()
-        hung.settle()
+        hung.flush_at_end()
         hung.artifact(run.config)
         hung.artifact(run.best, "checkpoint", link=True)
         assert not hung.finish("FINISHED")

@@ -134,7 +134,7 @@ def test_a_store_that_fails_never_ends_the_run(
     tracker = start()
     tracker.log(*record(1))
     client_of(run_dir).delete_run(tracker.run_id)
-    tracker.settle()
+    tracker.flush_at_end()
     tracker.artifact(run_dir / "mlflow.db")
     assert not tracker.finish("FINISHED")
     assert f"never got of run {tracker.run_id}: 2 values and mlflow.db; they are lost" in caplog.text
