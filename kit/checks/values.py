@@ -11,7 +11,7 @@ from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
 from kit.checks.results import Severity
 from kit.checks.scan import Survey, Tally, box, form
 from kit.checks.store_reader import StoreReader
-from kit.data.settings import parse_infill_notes
+from kit.data.infill import parse_infill_notes
 
 __all__ = ["CHECKS"]
 

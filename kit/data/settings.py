@@ -1,10 +1,10 @@
-"""Settings of the data line: which store, which part of it, how it is read."""
+"""Settings of data: the store that is read, the part of it, and what a store is built from."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,8 +35,6 @@ __all__ = [
     "SourceKind",
     "TimeRange",
     "check_region",
-    "parse_infill_notes",
-    "told",
 ]
 
 Codec = Literal["fast", "small", "none"]
@@ -60,11 +58,11 @@ class Period:
         if isinstance(value, cls):
             return value
         msg = f"expected START/END in ISO 8601, such as 2020-01-01/2020-12-31T18, got {value!r}"
-        parts = value.split("/") if isinstance(value, str) else ()
-        if len(parts) != 2:
+        if not isinstance(value, str) or value.count("/") != 1:
             raise ValueError(msg)
+        first, last = value.split("/")
         try:
-            start, end = _utc(parts[0]), _utc(parts[1], at_end=True)
+            start, end = _utc(first), _utc(last, at_end=True)
         except ValueError as error:
             raise ValueError(msg) from error
         if start > end:
@@ -77,13 +75,19 @@ class Period:
 
 
 def _utc(text: str, *, at_end: bool = False) -> datetime:
-    """A moment; of a year or a month its first, or at the end its last minute."""
-    if found := re.fullmatch(r"(\d{4})(?:-(\d{2}))?", text.strip()):
-        year, month = int(found[1]), int(found[2] or (12 if at_end else 1))
-        first = datetime(year, month, 1, tzinfo=UTC)
-        return (first + timedelta(days=31)).replace(day=1) - timedelta(minutes=1) if at_end else first
-    moment = datetime.fromisoformat(text.strip())
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    """Read a time; of a year or a month its first, or at the end its last minute."""
+    found = re.fullmatch(r"(\d{4})(?:-(\d{2}))?", text.strip())
+    if found is None:
+        moment = datetime.fromisoformat(text.strip())
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    year, month = found.groups()
+    if not at_end:
+        return datetime(int(year), int(month or 1), 1, tzinfo=UTC)
+    # The minute before the next month; 31 days after the first of any month lies in the next one.
+    following = datetime(int(year), int(month or 12), 1, tzinfo=UTC) + timedelta(days=31)
+    return following.replace(day=1) - timedelta(minutes=1)
 
 
 TimeRange = Annotated[
@@ -157,8 +161,6 @@ class DataSettings(BaseModel):
 
 # How missing values are filled, as settings say it: ``2t=nearest``, ``sst=constant:273.15``.
 
-_TOLD = re.compile(r"(\S+): (\d+) of \d+ values(?: in \d+ of \d+ states)? were missing and filled by (\S+)")
-
 Method = Literal["nearest", "linear-time", "constant"]
 
 
@@ -174,8 +176,10 @@ class Rule:
 
     @property
     def how(self) -> str:
-        """As it was given."""
-        return f"{self.method}:{self.value:g}" if self.method == "constant" else self.method
+        """Method as it was given."""
+        if self.method == "constant":
+            return f"{self.method}:{self.value:g}"
+        return self.method
 
     def __str__(self) -> str:
         return f"{self.variable}={self.how}"
@@ -187,21 +191,24 @@ def _rule(text: Any) -> Rule:
     name, _, how = str(text).strip().partition("=")
     method, _, number = how.partition(":")
     try:
-        value = float(number) if number else math.nan
+        value = float(number or "nan")
     except ValueError:
         value = math.inf
-    fits = math.isfinite(value) if method == "constant" else not number
-    if not name or method not in get_args(Method) or not fits:
+    # A finite number belongs to ``constant``, and to it alone.
+    constant = method == "constant"
+    if not name or method not in get_args(Method) or constant != bool(number) or constant != math.isfinite(value):
         msg = f"expected VARIABLE=nearest, VARIABLE=linear-time or VARIABLE=constant:NUMBER, got {str(text)!r}"
         raise ValueError(msg)
     return Rule(name, method, value)  # type: ignore[arg-type]
 
 
 def _rules(given: Any) -> tuple[Rule, ...]:
-    parts = given.split(",") if isinstance(given, str) else given
-    rules = tuple(_rule(part) for part in parts or ())
-    names = [rule.variable for rule in rules]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if isinstance(given, str):
+        given = given.split(",")
+    rules = tuple(map(_rule, given or ()))
+    counts = Counter(rule.variable for rule in rules)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
         msg = f"{', '.join(twice)} is named twice; give one method for each variable"
         raise ValueError(msg)
     return rules
@@ -212,29 +219,6 @@ Rules = Annotated[
     BeforeValidator(_rules, json_schema_input_type=str),
     PlainSerializer(lambda rules: [str(rule) for rule in rules]),
 ]
-
-
-def told(rule: Rule, count: int, size: int, states: tuple[int, int] | None) -> str:
-    """Say in a store's history what was filled.
-
-    Args:
-        rule: the variable and the method.
-        count: values that were missing.
-        size: values in all.
-        states: with some missing, and all; None for a static variable.
-    """
-    where = "" if states is None else f" in {states[0]} of {states[1]} states"
-    return f"{rule.variable}: {count} of {size} values{where} were missing and filled by {rule.how}"
-
-
-def parse_infill_notes(history: Iterable[Any]) -> dict[str, tuple[int, str]]:
-    """Values that were filled, and the methods, by variable; an append adds its own to the history."""
-    found: dict[str, tuple[int, str]] = {}
-    for sentence in history:
-        if said := _TOLD.fullmatch(str(sentence)):
-            count, how = found.get(said[1], (0, said[3]))
-            found[said[1]] = (count + int(said[2]), how if said[3] in how.split(" and ") else f"{how} and {said[3]}")
-    return found
 
 
 # Settings of ``kit data build``: what is read, what is taken of it, where the store goes.
@@ -268,7 +252,9 @@ class BuildSettings(BaseModel):
     @field_validator("path", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
+        if isinstance(value, Path):
+            return str(value)
+        return value
 
     source: SourceKind
     """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file
@@ -375,7 +361,7 @@ class BuildSettings(BaseModel):
         return self
 
     def asked(self) -> dict[str, Any]:
-        """What was asked for, short of how and where it is done: builds of the same data that agree in it are alike."""
+        """Return all settings but those of how and where it is done: builds of the same data that agree are alike."""
         return self.model_dump(mode="json", exclude=set(_CARRIED_OUT))
 
 

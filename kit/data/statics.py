@@ -1,4 +1,4 @@
-"""Static fields from a file of their own: those that upstream publishes beside its weights, or any like them.
+"""Static fields: those of the data, of a file such as upstream publishes beside its weights, or derived ones.
 
 Upstream's files (``aurora-0.25-static.pickle`` and its like) are pickles of a dictionary from names to arrays on the
 whole grid of a model, without coordinates: 721 x 1440 at 0.25 degrees, 1801 x 3600 at 0.1, 451 x 900 at 0.4. Rows go
@@ -11,7 +11,6 @@ Dimension letters: H latitude, W longitude.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.config.suggestions import near_names
 from kit.data.sources.base import SourceData, file_facts
 from kit.data.sources.coordinates import canonical_coordinates
 from kit.data.sources.fields import Note, canonical_name, canonical_values
@@ -32,8 +32,8 @@ from kit.io.errors import StoreError
 
 __all__ = ["CLASSES", "DERIVED", "choose_statics", "with_statics"]
 
-_GRID = ("latitude", "longitude")
 _NETCDF = (b"CDF", b"\x89HDF")
+"""First bytes of NetCDF files: of the classic format, and of HDF5, on which NetCDF 4 is built."""
 _TOLERANCE = 1e-3
 """Share of the grid spacing by which coordinates may differ: they come in single precision."""
 
@@ -42,9 +42,9 @@ def with_statics(source: SourceData, reference: str | None, names: Sequence[str]
     """Lay static fields from a file of their own over those of a source.
 
     Args:
-        source: whose grid points they are taken at.
-        reference: a registry entry of the kind ``statics``, a pickle or a NetCDF file; None for none.
-        names: the static variables that the store will hold; None for all that there are.
+        source: Source at whose grid points they are taken.
+        reference: A registry entry of the kind ``statics``, a pickle or a NetCDF file; None for none.
+        names: Static variables that the store will hold; None for all that there are.
 
     Returns:
         The source with them, the file among its files, and a note that names file and hash.
@@ -56,38 +56,38 @@ def with_statics(source: SourceData, reference: str | None, names: Sequence[str]
     grid = next(iter(source.fields.values()), None)
     if reference is None or grid is None:
         return source
-    file, origin = _located(reference)
+    file, origin = _locate(reference)
     notes = list(source.notes)
-    fields = _at(grid, _opened(file, notes.append), file, notes.append)
-    used = sorted(name.removeprefix(STATIC_PREFIX) for name in fields if _is_asked_for(name, names))
+    fields = _at_points(grid, _open(file, notes.append), file, notes.append)
+    held = sorted(name.removeprefix(STATIC_PREFIX) for name in fields)
+    used = held
+    if names is not None:
+        # Those that are to be in the store, or that one there is derived from, as ``slt_3`` is from ``slt``.
+        wanted = {*names, *(name.rpartition("_")[0] for name in names)}
+        used = [name for name in held if name in wanted]
     if not used:
-        held = ", ".join(sorted(name.removeprefix(STATIC_PREFIX) for name in fields)) or "no fields"
-        msg = f"--statics_from {reference} has no effect: it holds {held}, of which --statics names none"
+        msg = (
+            f"--statics_from {reference} has no effect: it holds {', '.join(held) or 'no fields'}, of which --statics "
+            "names none"
+        )
         raise StoreError(msg)
     facts = {**file_facts([file])[0], **origin}
-    over = sorted(name.removeprefix(STATIC_PREFIX) for name in fields.keys() & source.fields.keys())
-    notes.append(
-        f"static variables {', '.join(used)} taken from {file.name} (SHA-256 {facts['sha256']})"
-        + (f", in the place of the data's own {', '.join(over)}" if over else "")
-    )
+    note = f"static variables {', '.join(used)} taken from {file.name} (SHA-256 {facts['sha256']})"
+    replaced = sorted(name.removeprefix(STATIC_PREFIX) for name in fields.keys() & source.fields.keys())
+    if replaced:
+        note += f", in the place of the data's own {', '.join(replaced)}"
     return replace(
         source,
         fields={**source.fields, **fields},
         names=tuple(sorted({*source.names, *fields})),
         files=(*source.files, facts),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys([*notes, note])),
         licence="; ".join(filter(None, (source.licence, origin.get("licence", "")))),
     )
 
 
-def _is_asked_for(name: str, names: Sequence[str] | None) -> bool:
-    """Whether a static is to be in the store, or one that is derived from it, as ``slt_3`` is from ``slt``."""
-    bare = name.removeprefix(STATIC_PREFIX)
-    return names is None or any(wanted == bare or wanted.rpartition("_")[0] == bare for wanted in names)
-
-
-def _located(reference: str) -> tuple[Path, dict[str, str]]:
-    """The file, and what the registry says of it."""
+def _locate(reference: str) -> tuple[Path, dict[str, str]]:
+    """Find the file, and what the registry says of it."""
     path = Path(reference)
     if path.is_file():
         return path, {}
@@ -95,7 +95,7 @@ def _located(reference: str) -> tuple[Path, dict[str, str]]:
 
     entries = {name: entry for name, entry in registry.entries().items() if entry.kind == "statics"}
     if reference not in entries:
-        near = difflib.get_close_matches(reference, entries, n=3) or sorted(entries)
+        near = near_names(reference, entries) or sorted(entries)
         msg = (
             f"--statics_from: {reference!r} is no file, and the registry's static fields are {', '.join(near)} "
             "(all: kit data list)"
@@ -104,51 +104,54 @@ def _located(reference: str) -> tuple[Path, dict[str, str]]:
     return registry.fetch(reference), {"registry": reference, "licence": entries[reference].licence}
 
 
-def _opened(file: Path, note: Note) -> xr.Dataset:
-    """All fields of a file with coordinates in the store's form, north to south and from Greenwich eastwards."""
+def _open(file: Path, note: Note) -> xr.Dataset:
+    """Read all fields of a file, with coordinates in the store's form, north to south and from Greenwich eastwards."""
     with file.open("rb") as stream:
         start = stream.read(4)
-    if start.startswith(_NETCDF):
-        check_length(file)
-        try:
-            with xr.open_dataset(file, engine="netcdf4", decode_timedelta=False) as dataset:
-                loaded = dataset.load()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            msg = f"{file}: not readable as NetCDF ({error}); fetch the file again"
-            raise StoreError(msg) from error
-        return canonical_coordinates(loaded, file.name, note)
-    return canonical_coordinates(_unpickled(file), file.name, note)
+    if not start.startswith(_NETCDF):
+        return canonical_coordinates(_unpickle(file), file.name, note)
+    check_length(file)
+    try:
+        with xr.open_dataset(file, engine="netcdf4", decode_timedelta=False) as dataset:
+            loaded = dataset.load()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        msg = f"{file}: not readable as NetCDF ({error}); fetch the file again"
+        raise StoreError(msg) from error
+    return canonical_coordinates(loaded, file.name, note)
 
 
-def _unpickled(file: Path) -> xr.Dataset:
+def _unpickle(file: Path) -> xr.Dataset:
     content = load(file)
     if not isinstance(content, dict) or not content:
         msg = f"{file}: holds a {type(content).__name__}, expected a dictionary from names to arrays [H, W]"
         raise StoreError(msg)
-    arrays = {str(name): _values(item, str(name), file) for name, item in content.items()}
-    given = {name: arrays.pop(name) for name in _GRID if name in arrays}
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, item in content.items():
+        values = None
+        if isinstance(item, Array):
+            values = item.values
+        if values is None or values.dtype.kind not in "biuf":
+            kind = getattr(values, "dtype", type(item).__name__)
+            msg = f"{file}: {str(name)!r} holds a {kind}, expected an array of numbers [H, W]"
+            raise StoreError(msg)
+        arrays[str(name)] = values
+    coordinates = {name: arrays.pop(name) for name in GRID if name in arrays}
     shapes = sorted({values.shape for values in arrays.values()})
     if len(shapes) != 1 or len(shapes[0]) != 2:
         msg = f"{file}: expected arrays of one shape [H, W], got the shapes {', '.join(map(str, shapes)) or 'of none'}"
         raise StoreError(msg)
-    coordinates = given if len(given) == len(_GRID) else _implied(shapes[0], file)
-    if tuple(coordinates[name].shape for name in _GRID) != tuple((side,) for side in shapes[0]):
-        msg = f"{file}: coordinates of the shapes {[coordinates[name].shape for name in _GRID]} for arrays {shapes[0]}"
+    height, width = shapes[0]
+    if len(coordinates) < len(GRID):
+        coordinates = _implied_coordinates(height, width, file)
+    given = [coordinates[name].shape for name in GRID]
+    if given != [(height,), (width,)]:
+        msg = f"{file}: coordinates of the shapes {given} for arrays {shapes[0]}"
         raise StoreError(msg)
-    return xr.Dataset({name: (_GRID, values) for name, values in arrays.items()}, coords=coordinates)
+    return xr.Dataset({name: (GRID, values) for name, values in arrays.items()}, coords=coordinates)
 
 
-def _values(item: Any, name: str, file: Path) -> npt.NDArray[Any]:
-    if isinstance(item, Array) and item.values is not None and item.values.dtype.kind in "biuf":
-        return item.values
-    kind = item.values.dtype if isinstance(item, Array) and item.values is not None else type(item).__name__
-    msg = f"{file}: {name!r} holds a {kind}, expected an array of numbers [H, W]"
-    raise StoreError(msg)
-
-
-def _implied(shape: tuple[int, ...], file: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """Coordinates of a global grid that are known from its shape, as upstream's examples build them."""
-    height, width = shape
+def _implied_coordinates(height: int, width: int, file: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """Compute coordinates of a global grid that are known from its shape, as upstream's examples build them."""
     whole = width // 2
     if width < 2 or width % 2 or height not in (whole, whole + 1):
         msg = (
@@ -158,61 +161,54 @@ def _implied(shape: tuple[int, ...], file: Path) -> dict[str, npt.NDArray[np.flo
         )
         raise StoreError(msg)
     spacing = 360 / width
+    # Rounded, so that sums of a spacing such as 0.1 are equal to what files of that grid hold.
     return {
         "latitude": np.round(90 - spacing * np.arange(height), 9),
         "longitude": np.round(spacing * np.arange(width), 9),
     }
 
 
-def _at(grid: xr.DataArray, dataset: xr.Dataset, file: Path, note: Note) -> dict[str, xr.DataArray]:
-    """Static fields of a file at the points of a grid, by the store's names."""
+def _at_points(grid: xr.DataArray, dataset: xr.Dataset, file: Path, note: Note) -> dict[str, xr.DataArray]:
+    """Take the static fields of a file at the points of a grid, by the store's names."""
     dimensions = grid_dimensions(grid)
-    places = _same_points(dataset, grid, file) if CURVILINEAR in (dimensions, grid_dimensions(dataset)) else None
-    if places is None:
-        places = {axis: _matched(axis, dataset[axis].values, grid[axis].values, file) for axis in _GRID}
-    fields = {}
-    for array in dataset.data_vars.values():
-        if not set(dimensions) <= set(array.dims):
-            continue
-        name, variable = canonical_name(array)
-        if variable is not None and variable.kind != "static":
-            continue
-        extra = [dim for dim in array.dims if dim not in dimensions]
-        if any(array.sizes[dim] > 1 for dim in extra):
-            msg = f"{file}: {array.name} has the dimensions {array.dims}; a static field has latitude and longitude"
-            raise StoreError(msg)
-        key = name if variable is not None else STATIC_PREFIX + name.removeprefix(STATIC_PREFIX)
-        points = array.squeeze(extra, drop=True).isel(places)
-        points = points.assign_coords({axis: grid[axis] for axis in _GRID})
-        fields[key] = canonical_values(points, key, variable, file.name, note)
-    return fields
-
-
-def _same_points(dataset: xr.Dataset, grid: xr.DataArray, file: Path) -> dict[str, npt.NDArray[np.intp]]:
-    """Nothing to be chosen: on a curvilinear grid the file must have the very points of the data.
-
-    Raises:
-        StoreError: it has others.
-    """
-    for axis in _GRID:
+    places = {}
+    for axis in GRID:
         held, wanted = dataset[axis].values, grid[axis].values
-        if held.shape != wanted.shape or np.abs(held - wanted).max() > _TOLERANCE:
+        if CURVILINEAR not in (dimensions, grid_dimensions(dataset)):
+            places[axis] = _match(axis, held, wanted, file)
+        elif held.shape != wanted.shape or np.abs(held - wanted).max() > _TOLERANCE:
             msg = (
                 f"{file}: its {axis}s are {_described(held)}, those of the data {_described(wanted)}; static fields "
                 "are not interpolated: on a curvilinear grid they must come on the data's own points"
             )
             raise StoreError(msg)
-    return {}
+    fields = {}
+    for array in dataset.data_vars.values():
+        if not set(dimensions) <= set(array.dims):
+            continue
+        name, variable = canonical_name(array)
+        if variable is None:
+            name = STATIC_PREFIX + name.removeprefix(STATIC_PREFIX)
+        elif variable.kind != "static":
+            continue
+        extra = [dim for dim in array.dims if dim not in dimensions]
+        if any(array.sizes[dim] > 1 for dim in extra):
+            msg = f"{file}: {array.name} has the dimensions {array.dims}; a static field has latitude and longitude"
+            raise StoreError(msg)
+        points = array.squeeze(extra, drop=True).isel(places)
+        points = points.assign_coords({axis: grid[axis] for axis in GRID})
+        fields[name] = canonical_values(points, name, variable, file.name, note)
+    return fields
 
 
 def _described(values: npt.NDArray[np.float64]) -> str:
     return f"{' x '.join(map(str, values.shape))} from {values.min():g} to {values.max():g}"
 
 
-def _matched(
+def _match(
     axis: str, held: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], file: Path
 ) -> npt.NDArray[np.intp]:
-    """Position in a file of each of a grid's coordinates.
+    """Find the index in a file of each of a grid's coordinates.
 
     Raises:
         StoreError: the spacings differ, or a coordinate is not among the file's.
@@ -238,11 +234,13 @@ def _matched(
 
 
 def _spacing(axis: str, values: npt.NDArray[np.float64]) -> float:
-    """Degrees between neighbours, around the circle in longitude; 0 where there is but one."""
+    """Compute the degrees between neighbours, around the circle in longitude; 0 where there is but one."""
     if len(values) < 2:
         return 0.0
-    steps = np.abs(np.diff(values))
-    return float(min(steps.min(), 360 - abs(values[-1] - values[0])) if axis == "longitude" else steps.min())
+    step = np.abs(np.diff(values)).min()
+    if axis == "longitude":
+        step = min(step, 360 - abs(values[-1] - values[0]))
+    return float(step)
 
 
 # Static variables: those of the data, or derived from the coordinates or from classes in the data.
@@ -265,14 +263,14 @@ def choose_statics(
     note: Note,
     found: Sequence[str] = (),
 ) -> dict[str, xr.DataArray]:
-    """Statics of a store, by their names in it.
+    """Choose the static variables of a store, by their names in it.
 
     Args:
-        fields: statics of the data, and others that are ignored, by the store's names.
-        grid: any field, for its coordinates.
-        names: without prefix; None for all that the data hold.
-        note: is told which were derived.
-        found: names of everything in the data, for the message.
+        fields: Static variables of the data, and others that are ignored, by the store's names.
+        grid: Any field, for its coordinates.
+        names: Names without prefix; None for all that the data hold.
+        note: Function that takes in which were derived.
+        found: Names of everything in the data, for the message.
 
     Raises:
         StoreError: there are none, which upstream's encoder cannot bear, or one that was asked for is
@@ -289,9 +287,8 @@ def choose_statics(
         raise StoreError(msg)
     missing = [name for name in names if name not in (*held, *DERIVED) and _class_of(name, held) is None]
     if missing:
-        others = sorted(
-            {name.removeprefix(STATIC_PREFIX) for name in (*fields, *found) if name.startswith(STATIC_PREFIX)}
-        )
+        prefixed = filter(lambda name: name.startswith(STATIC_PREFIX), {*fields, *found})
+        others = sorted(name.removeprefix(STATIC_PREFIX) for name in prefixed)
         msg = (
             f"the data lack the static variables {', '.join(missing)}; they hold {', '.join(others) or 'none'}, "
             f"and the kit derives {', '.join(DERIVED)}, and classes such as slt_3 of {', '.join(CLASSES)}"
@@ -304,33 +301,31 @@ def choose_statics(
         if key in fields:
             chosen[key] = fields[key]
         elif found_class is not None:
-            note(f"{name} derived from {found_class[0]}")
-            chosen[key] = _one_class(name, fields[STATIC_PREFIX + found_class[0]], found_class)
+            static, number = found_class
+            note(f"{name} derived from {static}")
+            types = fields[STATIC_PREFIX + static]
+            # Packed types are whole but for rounding.
+            field: xr.DataArray = (types.round() == number).astype(np.float32)
+            chosen[key] = field.rename(key).assign_attrs(
+                long_name=f"{types.attrs.get('long_name', static)} is {number}",
+                units="1",
+                comment=f"derived from {static}",
+            )
         else:
             note(f"{name} derived from the coordinates")
-            chosen[key] = _derived(name, grid)
+            chosen[key] = _derive(name, grid)
     return chosen
 
 
 def _class_of(name: str, held: Sequence[str]) -> tuple[str, int] | None:
-    """The static and the number of a class that ``slt_3`` means, where the data hold that static."""
+    """Read the static variable and the number of a class from ``slt_3``, where the data hold that variable."""
     static, _, number = name.rpartition("_")
-    return (static, int(number)) if static in CLASSES and static in held and number.isdecimal() else None
+    if static in CLASSES and static in held and number.isdecimal():
+        return static, int(number)
+    return None
 
 
-def _one_class(name: str, types: xr.DataArray, wanted: tuple[str, int]) -> xr.DataArray:
-    static, number = wanted
-    attributes = {
-        "long_name": f"{types.attrs.get('long_name', static)} is {number}",
-        "units": "1",
-        "comment": f"derived from {static}",
-    }
-    # Packed types are whole but for rounding.
-    field: xr.DataArray = (types.round() == number).astype(np.float32)
-    return field.rename(STATIC_PREFIX + name).assign_attrs(attributes)
-
-
-def _derived(name: str, grid: xr.DataArray) -> xr.DataArray:
+def _derive(name: str, grid: xr.DataArray) -> xr.DataArray:
     coordinate, function = DERIVED[name]
     values = function(np.deg2rad(grid[coordinate].values))
     dimensions = grid_dimensions(grid)

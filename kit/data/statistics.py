@@ -1,4 +1,4 @@
-"""Statistics of a store: one pass over its training states, exact moments, sampled quantiles.
+"""Statistics of a store, from one pass over its training states: exact moments, sampled quantiles.
 
 Mean, standard deviation and skewness are merged state by state in float64 (see ``kit.data.moments``), so they are
 those of all values at once and memory is bounded by one field. Quantiles come from at most ``SAMPLE_SIZE`` values per
@@ -55,22 +55,22 @@ def channel_key(name: str, level: float) -> str:
 
 
 def share_of_sample(states: int) -> int:
-    """Values that each of so many fields gives to the sample of a key."""
+    """Return the number of values that each of so many fields gives to the sample of a key."""
     return max(1, SAMPLE_SIZE // max(1, states))
 
 
 def point_weights(
     weighting: Weighting, latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64] | None:
-    """Weights of the points of a grid, of mean 1; None where all weigh the same.
+    """Compute weights of the points of a grid, of mean 1; None where all weigh the same.
 
     Args:
-        weighting: what was asked for.
-        latitude: degrees north, [H]; [H, W] on a curvilinear grid.
-        longitude: degrees east, [W]; [H, W] on a curvilinear grid.
+        weighting: Kind of weights.
+        latitude: Degrees north, [H]; [H, W] on a curvilinear grid.
+        longitude: Degrees east, [W]; [H, W] on a curvilinear grid.
 
     Returns:
-        Of rows, [H]; of points, [H, W], on a curvilinear grid.
+        Weights of rows, [H]; of points, [H, W], on a curvilinear grid.
     """
     if weighting == "none":
         return None
@@ -78,11 +78,15 @@ def point_weights(
 
 
 def _from_json(value: Any) -> Any:
-    return math.nan if value is None else value
+    if value is None:
+        return math.nan
+    return value
 
 
 def _to_json(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    if math.isfinite(value):
+        return float(value)
+    return None
 
 
 # JSON has no NaN: a statistic of no values at all is null in the file and NaN in Python.
@@ -116,15 +120,15 @@ class VariableStatistics(BaseModel):
 
 
 class StoreStatistics(BaseModel):
-    """What ``stats.json`` holds."""
+    """Content of ``stats.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     train: TimeRange
-    """The times that the statistics are made of."""
+    """Period of the states that the statistics are made of."""
     states: int
-    """Number of states among these times."""
+    """Number of states in this period."""
     weights: Weighting = "none"
     """How points were weighted in means, standard deviations, skewness and quantiles."""
     variables: dict[str, VariableStatistics]
@@ -145,18 +149,14 @@ class StoreStatistics(BaseModel):
             msg = f"{path}: not the statistics of a store ({error}); build the store again with `kit data build`"
         raise StoreError(msg)
 
-    def save(self, path: Path) -> None:
-        """Write ``stats.json``."""
-        path.write_text(self.text(), encoding="utf-8")
-
     def text(self) -> str:
-        """What ``stats.json`` holds: the same text for the same statistics."""
+        """Write the content of ``stats.json``: the same text for the same statistics."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What one field adds to the statistics of a key."""
+    """Contribution of one field to the statistics of a key."""
 
     total: int
     zeros: int
@@ -187,68 +187,63 @@ def summarise(
     """Summarise one field; the same field of the same moment gives the same summary.
 
     Args:
-        key: statistics key; seeds the sample, together with ``moment``.
-        field: the values, of any shape; [H, W] where they are weighted.
-        draw: size of the sample, where there are more finite values.
-        moment: of the field, seconds since 1970.
-        weights: of rows, [H], or of points, [H, W]; all weigh 1 by default.
+        key: Statistics key; seeds the sample, together with ``moment``.
+        field: Values, of any shape; [H, W] where they are weighted.
+        draw: Size of the sample, where there are more finite values.
+        moment: Time of the field, seconds since 1970.
+        weights: Weights of rows, [H], or of points, [H, W]; all weigh 1 by default.
     """
     values = np.asarray(field)
-    values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
     nothing = np.empty(0, np.float32)
     if not values.size:
         return Summary(0, 0, 0, 0, 0.0, math.nan, 0.0, 0.0, math.nan, math.nan, nothing)
     # NaN and infinity come through: two fast passes tell whether there are any.
     low, high = float(values.min()), float(values.max())
-    finite, nans = None, 0
+    finite, nans, zeros, count = None, 0, 0, values.size
     if not (math.isfinite(low) and math.isfinite(high)):
         finite = np.isfinite(values)
-        nans = int(np.count_nonzero(np.isnan(values)))
+        nans, count = int(np.count_nonzero(np.isnan(values))), int(np.count_nonzero(finite))
+        if not count:
+            return Summary(values.size, 0, nans, 0, 0.0, math.nan, 0.0, 0.0, math.nan, math.nan, nothing)
         some = np.where(finite, values, values.flat[int(finite.argmax())])
         low, high = float(some.min()), float(some.max())
-    count = values.size if finite is None else int(np.count_nonzero(finite))
-    if not count:
-        return Summary(values.size, 0, nans, 0, 0.0, math.nan, 0.0, 0.0, math.nan, math.nan, nothing)
-    zeros = int(np.count_nonzero(values == 0)) if low <= 0 <= high else 0
+    if low <= 0 <= high:
+        zeros = int(np.count_nonzero(values == 0))
     found = field_moments(values, finite, weights)
     # Moments before 1970 are negative, which a seed must not be.
     random = np.random.default_rng((zlib.crc32(key.encode()), moment % 2**64))
-    sample = _drawn(values, finite, weights, draw, random)
+    sample = values.ravel()
+    if weights is not None or count > draw:
+        # Of places anywhere, those that hold a value are taken: as many more are drawn.
+        tries = -(-draw * values.size // count)
+        if weights is None:
+            places = random.integers(0, values.size, tries)
+        else:
+            places = _places_by_weight(weights, values.shape, tries, random)
+        sample = sample[places]
+        if finite is not None:
+            sample = sample[finite.ravel()[places]]
+    elif finite is not None:
+        sample = values[finite]
     return Summary(
         values.size, zeros, nans, count, found.weight, found.mean, found.squares, found.cubes, low, high,
         sample.astype(np.float32, copy=False),
     )  # fmt: skip
 
 
-def _drawn(
-    values: npt.NDArray[Any],
-    finite: npt.NDArray[Any] | None,
-    weights: npt.NDArray[np.float64] | None,
-    draw: int,
-    random: np.random.Generator,
-) -> npt.NDArray[Any]:
-    """About so many of the finite values, with their weights as odds; all of them, once, where none weigh more."""
-    count = values.size if finite is None else int(np.count_nonzero(finite))
-    if weights is None and count <= draw:
-        return values.ravel() if finite is None else values[finite]
-    # Of places anywhere, those that hold a value are taken: as many more are drawn.
-    tries = -(-draw * values.size // count)
-    places = (
-        random.integers(0, values.size, tries) if weights is None else _by_weight(weights, values.shape, tries, random)
-    )
-    taken = values.ravel()[places]
-    return taken if finite is None else taken[finite.ravel()[places]]
-
-
-def _by_weight(
+def _places_by_weight(
     weights: npt.NDArray[np.float64], shape: tuple[int, ...], draw: int, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Places in a field, [H, W], drawn with a probability in proportion to their weight.
+    """Draw places in a field, [H, W], with a probability in proportion to their weight.
 
     One from each of as many equal shares of the area: nearer to the whole than as many from anywhere.
     """
     height, width = shape
-    rows_H = weights * width if weights.ndim == 1 else weights.sum(axis=1)
+    rows_H = weights * width
+    if weights.ndim == 2:
+        rows_H = weights.sum(axis=1)
     reached_H = np.cumsum(rows_H)
     places = (np.arange(draw) + random.random(draw)) * (reached_H[-1] / draw)
     row = np.minimum(np.searchsorted(reached_H, places, side="right"), height - 1)
@@ -268,9 +263,9 @@ class FieldAccumulator:
     """Running statistics of one key; they depend on what was added alone, and on its order in the last digits.
 
     Args:
-        key: statistics key; seeds the sample.
-        states: number of fields that will be added, which bounds the share of each in the sample.
-        weights: of rows, [H], or of points, [H, W], of the fields that are added; all weigh 1 by default.
+        key: Statistics key; seeds the sample.
+        states: Number of fields that will be added, which bounds the share of each in the sample.
+        weights: Weights of rows, [H], or of points, [H, W], of the fields that are added; all weigh 1 by default.
     """
 
     def __init__(self, key: str, states: int, weights: npt.NDArray[np.float64] | None = None) -> None:
@@ -299,21 +294,23 @@ class FieldAccumulator:
     def result(self) -> VariableStatistics:
         """Statistics of everything added so far."""
         total = max(1, self._total)
-        known, spread = self._finite > 0, self._max > self._min
+        mean = std = low = high = skewness = math.nan
+        quantiles = [math.nan] * len(QUANTILES)
+        if self._finite:
+            mean, std, skewness = self._moments.mean, self._moments.scale, self._moments.skewness
+            low, high = self._min, self._max
+            quantiles = np.quantile(np.concatenate(self._sample).astype(np.float64), QUANTILES).tolist()
+            if low == high:
+                # What rounding leaves of the moments of equal values.
+                std = skewness = 0.0
         return VariableStatistics(
-            mean=self._moments.mean if known else math.nan,
-            std=(self._moments.scale if spread else 0.0) if known else math.nan,
-            min=self._min if known else math.nan,
-            max=self._max if known else math.nan,
-            quantiles=self._quantiles(),
+            mean=mean,
+            std=std,
+            min=low,
+            max=high,
+            quantiles={f"{order:g}": value for order, value in zip(QUANTILES, quantiles, strict=True)},
             zero_fraction=self._zeros / total,
             nan_fraction=self._nans / total,
             inf_fraction=(self._total - self._nans - self._finite) / total,
-            skewness=(self._moments.skewness if spread else 0.0) if known else math.nan,
+            skewness=skewness,
         )
-
-    def _quantiles(self) -> dict[str, float]:
-        if not self._sample:
-            return {f"{order:g}": math.nan for order in QUANTILES}
-        values = np.quantile(np.concatenate(self._sample).astype(np.float64), QUANTILES)
-        return {f"{order:g}": float(value) for order, value in zip(QUANTILES, values, strict=True)}

@@ -92,18 +92,18 @@ _CONVERSIONS = {
 
 
 def canonical_units(text: str) -> str:
-    """One spelling for each unit: ``m**2 s**-2`` and ``m^2 s^-2`` are ``m2 s-2``."""
+    """Bring a unit to one spelling: ``m**2 s**-2`` and ``m^2 s^-2`` are ``m2 s-2``."""
     plain = re.sub(r"\*\*|\^", "", text.strip())
     return _SPELLINGS.get(plain.lower(), re.sub(r"\s+", " ", plain))
 
 
 def conversion(name: str, units: str, target: str) -> tuple[float, float] | None:
-    """Scale and offset that turn a source's units into the store's.
+    """Find the scale and offset that turn a source's units into the store's.
 
     Args:
-        name: of the variable, for the message.
-        units: as the source spells them.
-        target: the store's units.
+        name: Name of the variable, for the message.
+        units: Units as the source spells them.
+        target: Units of the store.
 
     Returns:
         ``(scale, offset)``, or None where the units are the same.
@@ -112,6 +112,7 @@ def conversion(name: str, units: str, target: str) -> tuple[float, float] | None
         StoreError: there is no such conversion; lists those there are.
     """
     source = canonical_units(units)
+    # GRIB gives categories, such as types of soil, the number of their table for a unit.
     known_categories = source.lower().strip("(").startswith("code table") and target == "1"
     if source == target or known_categories:
         return None

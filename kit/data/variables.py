@@ -1,4 +1,4 @@
-"""The variables that the kit knows: names, units, plausible ranges; one table.
+"""Table of the variables that the kit knows: names, units, plausible ranges.
 
 Keys are Aurora's short names, kept apart by kind because some mean different things: ``z`` on levels is
 geopotential, ``z`` without a level is the surface's. Sources call the same thing by many names (ERA5's GRIB
@@ -54,13 +54,11 @@ class Variable:
         return _TOLERANCE * (self.high - self.low)
 
     def attributes(self) -> dict[str, str]:
-        """CF attributes of the variable in a store."""
-        named = {"standard_name": self.standard_name} if self.standard_name else {}
-        return {"long_name": self.long_name, "units": self.units} | named
-
-
-def _numbers(param_ids: int | tuple[int, ...]) -> tuple[int, ...]:
-    return param_ids if isinstance(param_ids, tuple) else (param_ids,)
+        """Return the CF attributes of the variable in a store."""
+        attributes = {"long_name": self.long_name, "units": self.units}
+        if self.standard_name:
+            attributes["standard_name"] = self.standard_name
+        return attributes
 
 
 def _entry(
@@ -74,7 +72,9 @@ def _entry(
     cf: str | None = None,
     accumulated: bool = False,
 ) -> Variable:
-    return Variable(name, kind, long_name, units, *limits, aliases, cf, accumulated, _numbers(param_ids))
+    if isinstance(param_ids, int):
+        param_ids = (param_ids,)
+    return Variable(name, kind, long_name, units, *limits, aliases, cf, accumulated, param_ids)
 
 
 _surface = partial(_entry, "surface")
@@ -281,16 +281,15 @@ ATMOSPHERIC: dict[str, Variable] = {v.name: v for v in (*_LEVELS, *_AIR) if v.ki
 STATIC: dict[str, Variable] = {v.name: v for v in _FIXED}
 
 _TABLES: dict[Kind, dict[str, Variable]] = {"surface": SURFACE, "atmospheric": ATMOSPHERIC, "static": STATIC}
-_ALIASES: dict[Kind, dict[str, Variable]] = {
-    kind: {alias: v for v in table.values() for alias in (v.name, *v.aliases)} for kind, table in _TABLES.items()
-}
-_PARAM_IDS: dict[Kind, dict[int, Variable]] = {
-    kind: {number: v for v in table.values() for number in v.param_ids} for kind, table in _TABLES.items()
-}
+_ALIASES: dict[tuple[Kind, str], Variable] = {}
+_PARAM_IDS: dict[tuple[Kind, int], Variable] = {}
+for _variable in (*SURFACE.values(), *ATMOSPHERIC.values(), *STATIC.values()):
+    _ALIASES |= dict.fromkeys([(_variable.kind, alias) for alias in (_variable.name, *_variable.aliases)], _variable)
+    _PARAM_IDS |= dict.fromkeys([(_variable.kind, number) for number in _variable.param_ids], _variable)
 
 
 def lookup(name: str, kind: Kind) -> Variable | None:
-    """The table's entry of a store's variable; None where the table has none."""
+    """Look up a store's variable in the table; None where the table has none."""
     return _TABLES[kind].get(name)
 
 
@@ -298,30 +297,40 @@ def find(source_name: str, *, on_levels: bool) -> Variable | None:
     """Recognise a source's variable by any of its names.
 
     Args:
-        source_name: as the file calls it; case does not count.
-        on_levels: it has pressure levels. Without them ``z`` is the surface geopotential, a static.
+        source_name: Name in the file; case does not count.
+        on_levels: Whether it has pressure levels. Without them ``z`` is the surface geopotential, a static.
     """
     name = source_name.lower()
-    found = (_ALIASES[kind].get(name) for kind in _kinds(on_levels))
-    variable = next((variable for variable in found if variable is not None), None)
-    if variable is None and (ending := _WINDOW.search(name)) is not None:
-        inner = find(name[: ending.start()], on_levels=on_levels)
-        return inner if inner is not None and inner.accumulated else None
-    return variable
+    for kind in _kinds(on_levels):
+        if (kind, name) in _ALIASES:
+            return _ALIASES[kind, name]
+    # Accumulations alone are named with their window.
+    ending = _WINDOW.search(name)
+    if ending is not None:
+        variable = find(name[: ending.start()], on_levels=on_levels)
+        if variable is not None and variable.accumulated:
+            return variable
+    return None
 
 
 def window(source_name: str) -> int | None:
-    """Hours over which a source's variable is accumulated by its name: 6 for ``total_precipitation_6hr``."""
+    """Read from a variable's name over how many hours it is accumulated: 6 for ``total_precipitation_6hr``."""
     ending = _WINDOW.search(source_name.lower())
     variable = find(source_name, on_levels=False)
-    return int(ending[1]) if ending is not None and variable is not None and variable.accumulated else None
+    if ending is None or variable is None or not variable.accumulated:
+        return None
+    return int(ending[1])
 
 
 def find_param(number: int, *, on_levels: bool) -> Variable | None:
     """Recognise a variable by ECMWF's parameter number, as ``find`` does by a name."""
-    found = (_PARAM_IDS[kind].get(number) for kind in _kinds(on_levels))
-    return next((variable for variable in found if variable is not None), None)
+    for kind in _kinds(on_levels):
+        if (kind, number) in _PARAM_IDS:
+            return _PARAM_IDS[kind, number]
+    return None
 
 
 def _kinds(on_levels: bool) -> tuple[Kind, ...]:
-    return ("atmospheric",) if on_levels else ("surface", "static")
+    if on_levels:
+        return ("atmospheric",)
+    return ("surface", "static")

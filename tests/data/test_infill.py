@@ -9,8 +9,8 @@ import xarray as xr
 from pydantic import ValidationError
 
 from kit.data import infill
-from kit.data.infill import filled
-from kit.data.settings import BuildSettings, Rule, parse_infill_notes
+from kit.data.infill import fill_missing, parse_infill_notes
+from kit.data.settings import BuildSettings, Rule
 from kit.data.store.build import build_store
 from kit.io.errors import SettingsError, StoreError
 from tests.data.sources.era5_files import old_form, write
@@ -36,7 +36,7 @@ def fill(data: xr.Dataset, how: str, notes: list[str] | None = None) -> Any:
     (rule,) = BuildSettings.model_validate(
         {"source": "netcdf", "path": ".", "out": "x", "infill": f"{name}={how}"}
     ).infill
-    return filled(data, (rule,), (notes if notes is not None else []).append)[name]
+    return fill_missing(data, (rule,), (notes if notes is not None else []).append)[name]
 
 
 def test_the_nearest_point_on_the_sphere() -> None:
@@ -141,7 +141,7 @@ def test_rules_that_cannot_be_meant(data: xr.Dataset, how: str, expected: str) -
 
 def test_other_names_are_settings_without_effect() -> None:
     with pytest.raises(SettingsError, match="--infill tp=nearest has no effect: the store has no tp; it has 2t"):
-        filled(dataset(), (Rule("tp", "nearest"),), lambda _: None)
+        fill_missing(dataset(), (Rule("tp", "nearest"),), lambda _: None)
 
 
 @pytest.mark.parametrize("text", ("2t", "2t=", "=nearest", "2t=mean", "2t=constant", "2t=constant:x", "2t=nearest:3"))

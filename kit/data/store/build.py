@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from kit.config.suggestions import near_names
-from kit.data.infill import filled
+from kit.data.infill import fill_missing
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Announcement, OpenSource, Request, SourceData
 from kit.data.sources.crop_regrid import shaped, wanted_region
@@ -302,7 +302,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
         if not any(("level" in field.dims) == on_levels for field in fields.values()):
             note(f"no variable {where}: Aurora needs at least one to train; give files of the same grid and times")
     statics = choose_statics(source.fields, next(iter(fields.values())), settings.statics, note, source.names)
-    return filled(xr.Dataset({**fields, **statics}), settings.infill, note)
+    return fill_missing(xr.Dataset({**fields, **statics}), settings.infill, note)
 
 
 def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataArray:
