@@ -125,16 +125,15 @@ class LatentSpace(TrainingSpace):
             # A copy: what is read may be a part of all levels, which would stay in memory with it.
             raise _Reached(self._light.read(args[0], kwargs["patch_res"])[0].contiguous())
 
-        # The decoder is never run: this leaves the forward pass as soon as latents are there.
-        handle = self.model.decoder.register_forward_pre_hook(stop, with_kwargs=True)
         training = self.model.training
         self.model.eval()
         try:
-            self._forward(inputs)
+            # The decoder is never run: this leaves the forward pass as soon as latents are there.
+            with self.model.decoder.register_forward_pre_hook(stop, with_kwargs=True):
+                self._forward(inputs)
         except _Reached as reached:
             return reached.latents
         finally:
-            handle.remove()
             self.model.train(training)
         msg = "the model returned without running its decoder"
         raise AssertionError(msg)

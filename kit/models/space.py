@@ -14,8 +14,9 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,10 @@ class TrainingSpace:
             lon = state.metadata.lon.cpu().numpy().astype(np.float32)
             samples = []
             for time in state.metadata.time:
-                times = [_naive(time - step * self.spec.timestep) for step in reversed(range(like_BTHW.shape[1]))]
+                # A time without a zone is in UTC, and NumPy wants none.
+                now = time.replace(tzinfo=time.tzinfo or UTC)
+                past = [now - step * self.spec.timestep for step in reversed(range(like_BTHW.shape[1]))]
+                times = [moment.astimezone(UTC).replace(tzinfo=None) for moment in past]
                 samples.append(insolation(times, lat, lon, enforce_2d=True))
             surface[INSOLATION] = torch.from_numpy(np.stack(samples)).to(like_BTHW)
         return dataclasses.replace(state, surf_vars=surface, atmos_vars=dict(state.atmos_vars))
@@ -135,16 +139,12 @@ class TrainingSpace:
             inputs.surf_vars.clear()
             inputs.atmos_vars.clear()
 
-        handle = None
-        # The air-pollution model's differences are taken from the states themselves, after the forward pass.
-        if release and not self._variant.is_air_pollution:
-            # The encoder is called when the states have been normalised.
-            handle = self.model.encoder.register_forward_pre_hook(empty)
-        try:
+        with ExitStack() as hooks:
+            # The encoder is called when the states have been normalised. The air-pollution model's differences are
+            # taken from the states themselves, after the forward pass.
+            if release and not self._variant.is_air_pollution:
+                hooks.enter_context(self.model.encoder.register_forward_pre_hook(empty))
             prediction, heads = self._forward(inputs)
-        finally:
-            if handle is not None:
-                handle.remove()
         surface, atmospheric = self._arranged(heads.surf_vars), heads.atmos_vars
         if self._variant.is_wave:
             # Density logits become densities, as upstream's post-decoder hook makes them.
@@ -262,15 +262,12 @@ class TrainingSpace:
         lead_times = None
         if self.model.variable_lead_time:
             lead_times = torch.full((len(inputs.metadata.time),), self.spec.lead_hours)
-        handle = self.model.decoder.register_forward_hook(capture)
-        try:
-            with self.spec.statistics.installed(), warnings.catch_warnings():
-                # Version 1.5 hands aware datetimes to NumPy, which converts them to UTC and says so.
-                warnings.filterwarnings("ignore", message="no explicit representation of timezones")
-                # By position: Python would hold on to states that it has to unpack, for as long as the model runs.
-                prediction = self.model.forward(self._transformed(inputs), lead_times)
-        finally:
-            handle.remove()
+        hook = self.model.decoder.register_forward_hook(capture)
+        with hook, self.spec.statistics.installed(), warnings.catch_warnings():
+            # Version 1.5 hands aware datetimes to NumPy, which converts them to UTC and says so.
+            warnings.filterwarnings("ignore", message="no explicit representation of timezones")
+            # By position: Python would hold on to states that it has to unpack, for as long as the model runs.
+            prediction = self.model.forward(self._transformed(inputs), lead_times)
         heads = captured[0]
         surface = dict(prediction.surf_vars)
         # The air-pollution model returns only what it has read: what it only predicts is put back.
@@ -383,10 +380,3 @@ def _shifted(states: Mapping[str, torch.Tensor], newest: Mapping[str, torch.Tens
 def _copied(batch: Batch) -> Batch:
     """The same tensors in new dictionaries: upstream's hooks change those that they are given."""
     return dataclasses.replace(batch, surf_vars=dict(batch.surf_vars), atmos_vars=dict(batch.atmos_vars))
-
-
-def _naive(time: datetime) -> datetime:
-    """UTC without a zone, as NumPy wants it."""
-    if time.tzinfo is None:
-        return time
-    return time.astimezone(UTC).replace(tzinfo=None)
