@@ -90,10 +90,8 @@ def from_western_edge(increasing_W: npt.NDArray[Any]) -> Array:
     Args:
         increasing_W: All longitudes of a store, strictly increasing in [0, 360), [W].
     """
-    edge = 0
-    if not is_closed(increasing_W):
-        edge = western_edge(increasing_W)
-    if not edge:
+    edge = western_edge(increasing_W)
+    if is_closed(increasing_W) or not edge:
         return np.asarray(increasing_W)
     return np.concatenate([increasing_W[edge:] - 360, increasing_W[:edge]])
 
@@ -186,9 +184,7 @@ def area_weights(latitude: npt.ArrayLike, longitude: npt.ArrayLike | None = None
         msg = f"latitudes must strictly decrease, but row {row + 1} is {after:g} after {before:g} degrees"
         raise ValueError(msg)
     if rows_H.ndim == 2:
-        got: list[int] | None = None
-        if longitude is not None:
-            got = list(np.shape(longitude))
+        got = None if longitude is None else list(np.shape(longitude))
         if got != list(rows_H.shape):
             msg = f"longitudes of the latitudes' shape {list(rows_H.shape)} are needed, got {got}"
             raise ValueError(msg)
@@ -272,9 +268,7 @@ class Grid:
     def latitude(self, store: Store) -> Array:
         """Latitudes of the rows, degrees north, [H]; [H, W] on a curvilinear grid."""
         rows = store.latitude[slice(*self.rows)]
-        if store.curvilinear:
-            return rows[:, slice(*self.columns)]
-        return rows
+        return rows[:, slice(*self.columns)] if store.curvilinear else rows
 
     def longitude(self, store: Store) -> Array:
         """Longitudes of the columns, degrees in [0, 360), each one east of the one before, [W] or [H, W]."""

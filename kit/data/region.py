@@ -82,10 +82,8 @@ def _extent(latitude: Degrees, longitude: Degrees) -> str:
 
 def _eastern_extent(longitude: Degrees) -> str:
     eastwards = np.unique(longitude)
-    edge = 0
     # A curvilinear grid crosses Greenwich nowhere: no order of its matrices could.
-    if longitude.ndim == 1 and not is_closed(eastwards):
-        edge = western_edge(eastwards)
+    edge = 0 if longitude.ndim == 2 or is_closed(eastwards) else western_edge(eastwards)
     return f"{eastwards[edge]:g} to {eastwards[edge - 1]:g} degrees east"
 
 
@@ -208,8 +206,8 @@ def _warn_of_cut(store: Store, side: str, missing: float, usual: float) -> None:
     """Warn that a halo ends with the store, if so much is missing that a grid point would have been there."""
     if missing >= usual - _TINY:
         short = f"{round(missing, _DIGITS):g}"
+        # Edges of a curvilinear grid follow no parallel or meridian: this is the most that is missing anywhere.
         if store.curvilinear:
-            # Edges of a curvilinear grid follow no parallel or meridian: this is the most along one of them.
             short = f"up to {round(missing, 3):g}"
         _logger.warning(
             "%s: data.halo is cut in the %s, %s degrees short: %s", store.path, side, short, _covered(store)
@@ -240,9 +238,8 @@ class _Columns:
         self._store, self._longitude = store, store.longitude
         self._count = len(store.longitude)
         self._closed = is_closed(store.longitude)
-        first = 0
-        if not self._closed and (edge := western_edge(store.longitude)):
-            first = edge - self._count
+        edge = 0 if self._closed else western_edge(store.longitude)
+        first = edge - self._count if edge else 0
         # Of a store that is a box across Greenwich, from its western edge on.
         self._everything: Range = (first, first + self._count)
 
@@ -292,9 +289,7 @@ class _Columns:
     def _widened(self, inner: Range, region: Region, halo: float) -> Range:
         """Columns of a region and its halo, the circle at most."""
         # The store's columns, each once; of the circle as many turns as a region and its halo may reach into.
-        columns = np.arange(*self._everything)
-        if self._closed:
-            columns = np.arange(-self._count, 2 * self._count)
+        columns = np.arange(-self._count, 2 * self._count) if self._closed else np.arange(*self._everything)
         degrees = self._longitude[columns % self._count] + 360 * (columns // self._count)
         _, west, _, east = region
         first, last = degrees[inner[0] - columns[0]], degrees[inner[1] - 1 - columns[0]]
@@ -386,9 +381,7 @@ def _curvilinear(store: Store, region: Region | None, halo: float, patch: int) -
             ("west", lon[:, :2].T, lon[:, 0] - west, along[:, 0]),
             ("east", lon[:, -2:].T, east - lon[:, -1], along[:, -1]),
         ):
-            usual = 360.0
-            if len(edge) > 1:
-                usual = float(np.abs(np.diff(edge, axis=0)).mean())
+            usual = float(np.abs(np.diff(edge, axis=0)).mean()) if len(edge) > 1 else 360.0
             _warn_of_cut(store, side, float(beyond[there].max(initial=0.0)), usual)
     return AxisSelection.fitted(inner[0], outer[0], patch), AxisSelection.fitted(inner[1], outer[1], patch)
 

@@ -61,12 +61,8 @@ class Request:
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""
-        requested = self.variables
-        if name.startswith(STATIC_PREFIX):
-            requested = self.statics
-        if requested is None:
-            return known
-        return name in requested
+        requested = self.statics if name.startswith(STATIC_PREFIX) else self.variables
+        return known if requested is None else name in requested
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,7 @@ def coordinate_names(dataset: xr.Dataset) -> dict[str, str]:
     matrices = {str(name).lower(): str(name) for name, array in dataset.data_vars.items() if array.ndim == len(GRID)}
     renames = {}
     for name, spellings in _NAMES.items():
-        candidates = known
-        if name in GRID:
-            candidates = matrices | known
+        candidates = matrices | known if name in GRID else known
         spelled = [spelling.lower() for spelling in spellings if spelling.lower() in candidates]
         if spelled and candidates[spelled[0]] != name and name not in dataset.variables:
             renames[candidates[spelled[0]]] = name
@@ -171,9 +169,7 @@ def _order_levels(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
         msg = f"{where}: levels must be distinct pressures between 0 and 1100 hPa, found {found}"
         raise StoreError(msg)
     dataset = dataset.assign_coords(level=("level", values))
-    if (np.diff(values) > 0).all():
-        return dataset
-    return dataset.isel(level=np.argsort(values))
+    return dataset if (np.diff(values) > 0).all() else dataset.isel(level=np.argsort(values))
 
 
 # Latitudes and longitudes: vectors.

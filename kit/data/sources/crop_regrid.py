@@ -181,9 +181,7 @@ def wanted_region(settings: BuildSettings) -> Region | None:
     """
     target = _target(settings)
     if settings.region is not None:
-        margin = 0.0
-        if target is not None:
-            margin = target.margin
+        margin = 0.0 if target is None else target.margin
         return with_context(settings.region, settings.halo + margin)
     if target is None or target.is_global or is_closed(target.longitude):
         return None

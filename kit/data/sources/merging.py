@@ -88,10 +88,7 @@ def _dynamic(name: str, pieces: Sequence[Piece], note: Note) -> xr.DataArray:
         if "time" not in array.dims:
             msg = f"{where}: {name} has no time, dimensions {array.dims}; add a time coordinate"
             raise StoreError(msg)
-        levels: tuple[float, ...] = ()
-        if "level" in array.dims:
-            levels = tuple(array["level"].values.tolist())
-        by_levels.setdefault(levels, []).append((where, array))
+        by_levels.setdefault(tuple(_levels(array)), []).append((where, array))
     joined = [_join_times(name, group, note) for group in by_levels.values()]
     if len(joined) == 1:
         return joined[0][1]
@@ -129,11 +126,9 @@ def _join_levels(name: str, groups: Sequence[Piece]) -> xr.DataArray:
     first_where, first = groups[0]
     taken: set[float] = set()
     for where, array in groups:
-        levels: set[float] = set()
-        if "level" in array.dims:
-            levels = set(array["level"].values.tolist())
+        levels = set(_levels(array))
         if levels & taken or not levels:
-            sides = "; ".join(f"{w}: {listed(a['level'].values.tolist())}" for w, a in groups if "level" in a.dims)
+            sides = "; ".join(f"{w}: {listed(_levels(a))}" for w, a in groups if "level" in a.dims)
             msg = f"{name} comes on overlapping sets of levels (hPa): {sides}; give files with equal or disjoint levels"
             raise StoreError(msg)
         if not np.array_equal(array["time"].values, first["time"].values):
@@ -144,6 +139,13 @@ def _join_levels(name: str, groups: Sequence[Piece]) -> xr.DataArray:
             raise StoreError(msg)
         taken |= levels
     return _concatenated([array for _, array in groups], "level").sortby("level")
+
+
+def _levels(array: xr.DataArray) -> list[float]:
+    levels: list[float] = []
+    if "level" in array.dims:
+        levels = array["level"].values.tolist()
+    return levels
 
 
 def _span(array: xr.DataArray) -> str:

@@ -213,12 +213,8 @@ def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:
 
 def _version(value: object) -> int:
     """An experiment's version as a number; what is none comes last."""
-    text = str(value)
-    if isinstance(value, bytes):
-        text = value.decode()
-    if text.strip().replace(".", "").isdigit():
-        return int(float(text))
-    return 9999
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return int(float(text)) if text.strip().replace(".", "").isdigit() else 9999
 
 
 # Whether a NetCDF file of the classic formats is whole.
@@ -262,11 +258,8 @@ class _ClassicHeader:
         self.content, self.at = content, 4
         version = content[3]
         # Since CDF-2 positions take 64 bits, since CDF-5 counts do too.
-        self.count, self.offset = ">I", ">Q"
-        if version == 5:
-            self.count = ">Q"
-        if version == 1:
-            self.offset = ">I"
+        self.count = ">Q" if version == 5 else ">I"
+        self.offset = ">I" if version == 1 else ">Q"
 
     def length(self) -> int:
         """Bytes up to the end of the last variable."""

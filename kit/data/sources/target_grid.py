@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.grid import distance_east, from_western_edge, is_closed
+from kit.data.grid import from_western_edge, is_closed
 from kit.data.sources.coordinates import canonical_coordinates
 from kit.io.errors import StoreError
 
@@ -25,6 +25,7 @@ TINY = 1e-6
 """Degrees by which coordinates of the same place may differ between two sources."""
 
 Degrees = npt.NDArray[np.float64]
+Points = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,7 @@ class TargetGrid:
         """The part of a global target that lies between the outermost points of a field."""
         if not self.is_global:
             return self
-        latitude, eastwards = field["latitude"].values, from_western_edge(field["longitude"].values)
-        rows = (self.latitude <= latitude.max() + TINY) & (self.latitude >= latitude.min() - TINY)
-        # Data whose outermost rows are within a row of the poles cover the globe.
-        if _reaches_poles(latitude):
-            rows[:] = True
-        offset = np.round((self.longitude - eastwards[0]) % 360, DIGITS) % 360
-        columns = offset <= eastwards[-1] - eastwards[0] + TINY
-        if is_closed(eastwards):
-            columns[:] = True
+        rows, columns = self._covered(field["latitude"].values, field["longitude"].values, DIGITS)
         if rows.sum() < 2 or columns.sum() < 2:
             msg = f"--regrid to {self.label}: fewer than two points lie within the data; choose a finer grid"
             raise StoreError(msg)
@@ -120,21 +113,27 @@ class TargetGrid:
         Raises:
             StoreError: They do not, or are too few.
         """
-        eastwards = from_western_edge(longitude)
-        if len(latitude) < 2 or len(eastwards) < 2:
-            msg = f"--regrid: the data have {len(latitude)} x {len(eastwards)} points; two rows and columns are needed"
+        if len(latitude) < 2 or len(longitude) < 2:
+            msg = f"--regrid: the data have {len(latitude)} x {len(longitude)} points; two rows and columns are needed"
             raise StoreError(msg)
-        rows = _reaches_poles(latitude) or (
-            self.latitude.max() <= latitude.max() + TINY and self.latitude.min() >= latitude.min() - TINY
-        )
-        offset = distance_east(self.longitude, eastwards[0])
-        columns = is_closed(eastwards) or bool((offset <= eastwards[-1] - eastwards[0] + TINY).all())
-        if not rows or not columns:
+        rows, columns = self._covered(latitude, longitude, 6)
+        if not rows.all() or not columns.all():
             msg = (
-                f"--regrid to {self.label}: its points lie beyond the data's, {points_described(latitude, eastwards)}; "
+                f"--regrid to {self.label}: its points lie beyond the data's, {points_described(latitude, longitude)}; "
                 "give data that cover it, or a smaller grid"
             )
             raise StoreError(msg)
+
+    def _covered(self, latitude: Degrees, longitude: Degrees, digits: int) -> tuple[Points, Points]:
+        """Which rows and which columns lie between the outermost points of data, or as close to a pole as those."""
+        rows = (self.latitude <= latitude.max() + TINY) & (self.latitude >= latitude.min() - TINY)
+        # Data whose outermost rows are within a row of the poles cover the globe.
+        step = float(np.abs(np.diff(latitude)).max(initial=0.0))
+        rows |= latitude.max() + step >= 90 and latitude.min() - step <= -90
+        eastwards = from_western_edge(longitude)
+        offset = np.round((self.longitude - eastwards[0]) % 360, digits) % 360
+        columns = (offset <= eastwards[-1] - eastwards[0] + TINY) | is_closed(eastwards)
+        return np.asarray(rows), np.asarray(columns)
 
 
 def spacing_of(latitude: Degrees, longitude: Degrees) -> float:
@@ -156,11 +155,6 @@ def points_described(latitude: Degrees, longitude: Degrees) -> str:
     )
 
 
-def _reaches_poles(latitude: Degrees) -> bool:
-    step = float(np.abs(np.diff(latitude)).max(initial=0.0))
-    return bool(latitude.max() + step >= 90 and latitude.min() - step <= -90)
-
-
 def _coordinates_alone(dataset: xr.Dataset) -> xr.Dataset:
     """Latitudes and longitudes of a dataset, whatever its dimensions and other variables are called."""
     known = {str(name).lower(): name for name in dataset.variables}
@@ -173,8 +167,8 @@ def _coordinates_alone(dataset: xr.Dataset) -> xr.Dataset:
     ):
         if spelling in known and name not in found:
             variable = dataset[known[spelling]]
-            dims: tuple[Any, ...] = (name,)
-            if variable.ndim != 1:
-                dims = variable.dims
-            found[name] = (dims, variable.values)
+            found[name] = (variable.dims, variable.values)
+            # A vector lies on the dimension of its name, whatever the file calls that.
+            if variable.ndim == 1:
+                found[name] = ((name,), variable.values)
     return xr.Dataset(coords=found)

@@ -145,9 +145,7 @@ def _parse_times(times: Values, path: Path) -> Values:
 
 
 def _dimensions_of(name: str, values: Values, sizes: Mapping[str, int], path: Path) -> tuple[str, ...]:
-    grid = GRID
-    if CURVILINEAR[0] in sizes:
-        grid = CURVILINEAR
+    grid = CURVILINEAR if CURVILINEAR[0] in sizes else GRID
     known: dict[int, tuple[str, ...]] = {3: ("time", *grid), 4: ("time", "level", *grid)}
     if name.startswith(STATIC_PREFIX):
         known = {2: grid}
@@ -290,14 +288,9 @@ def _sequence(
         **_on_dimensions(latitude, longitude, path),
         "level": _levels(first, path),
     }
-    grid = GRID
-    if latitude.ndim == 2:
-        grid = CURVILINEAR
+    grid = CURVILINEAR if latitude.ndim == 2 else GRID
     data: dict[str, Any] = {name: (grid, values) for name, values in statics.items()}
     for name in names:
         values = np.stack([states[moment][name] for moment in moments])
-        dims: tuple[str, ...] = ("time", *grid)
-        if values.ndim == 4:
-            dims = ("time", "level", *grid)
-        data[name] = (dims, values)
+        data[name] = (("time", "level", *grid) if values.ndim == 4 else ("time", *grid), values)
     return xr.Dataset(data, coords=coords)

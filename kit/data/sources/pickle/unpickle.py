@@ -93,9 +93,7 @@ class _Dtype:
             self.code = state[1] + self.code.lstrip("<>|=")
         if self.code.lstrip("<>|=")[0] in "Mm" and len(state) > 8:
             unit, number = state[8][1][:2]
-            name = str(unit)
-            if isinstance(unit, bytes):
-                name = unit.decode()
+            name = unit.decode() if isinstance(unit, bytes) else str(unit)
             # The name becomes part of a dtype's text: letters alone cannot smuggle another type in.
             if not re.fullmatch(r"[A-Za-z]{1,2}", name):
                 _refuse(f"an array of times in {name!r}")
@@ -118,17 +116,12 @@ class Array:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[4], bytes | bytearray | str):
             _refuse("an array of Python objects")
         _, shape, dtype, column_major, data = state
-        order = "C"
-        if column_major:
-            order = "F"
-        self.values = _from_bytes(_as_bytes(data), dtype, shape, order)
+        self.values = _from_bytes(_as_bytes(data), dtype, shape, "F" if column_major else "C")
 
 
 def _as_bytes(data: Any) -> Any:
     """Bytes of data that protocols 0 to 2 write as text."""
-    if isinstance(data, str):
-        return data.encode("latin1")
-    return data
+    return data.encode("latin1") if isinstance(data, str) else data
 
 
 def _from_bytes(data: Any, dtype: Any, shape: Any, order: str) -> npt.NDArray[Any]:
@@ -140,10 +133,7 @@ def _from_bytes(data: Any, dtype: Any, shape: Any, order: str) -> npt.NDArray[An
     if raw.nbytes != math.prod(sides) * real.itemsize:
         msg = f"an array of the shape {sides} and the type {real} has {raw.nbytes} bytes"
         raise pickle.UnpicklingError(msg)
-    flat = np.frombuffer(raw, dtype=real)
-    if order == "F":
-        return flat.reshape(sides, order="F")
-    return flat.reshape(sides)
+    return np.frombuffer(raw, dtype=real).reshape(sides, order="F" if order == "F" else "C")
 
 
 def _reconstruct(*_: Any) -> Array:
@@ -221,9 +211,7 @@ class _Record:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict) or not set(self.fields) <= set(state):
-            found = state
-            if isinstance(state, dict):
-                found = sorted(state)
+            found = sorted(state) if isinstance(state, dict) else state
             msg = f"a {type(self).__name__} with the fields {found!r}"
             raise pickle.UnpicklingError(msg)
         # These fields alone: whatever else a pickle brings is dropped.
