@@ -34,7 +34,7 @@ __all__ = ["NAME", "attach", "config", "load", "matching", "split_adapters", "te
 NAME = "default"
 """PEFT's name for the one adapter that there is."""
 
-_OWN = re.compile(rf"\.(?:lora_[ABE]\.{NAME}(?:\.weight)?|lora_magnitude_vector\.{NAME}\.weight)$")
+_ADAPTER_NAME = re.compile(rf"\.(?:lora_[ABE]\.{NAME}(?:\.weight)?|lora_magnitude_vector\.{NAME}\.weight)$")
 
 
 def attach(
@@ -144,7 +144,7 @@ def _parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The adapters' parameters, under the names that PEFT saves them by."""
     found: dict[str, torch.nn.Parameter] = {}
     for name, parameter in model.named_parameters():
-        if _OWN.search(name):
+        if _ADAPTER_NAME.search(name):
             # PEFT once held magnitudes as plain parameters, and its files still do.
             saved = name.replace(f".{NAME}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
             found[ADAPTER_PREFIX + saved] = parameter

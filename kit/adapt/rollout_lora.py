@@ -42,7 +42,7 @@ def mode_of(spec: ModelSpec) -> RolloutMode:
 
 
 def spec_for(
-    spec: ModelSpec, weights: Weights | None, settings: AdaptSettings, graded: Sequence[int], *, merge: bool = False
+    spec: ModelSpec, weights: Weights | None, settings: AdaptSettings, loss_steps: Sequence[int], *, merge: bool = False
 ) -> ModelSpec:
     """Describe the model that a method needs: with a roll-out LoRA where one trains, without one that can be merged.
 
@@ -50,7 +50,7 @@ def spec_for(
         spec: of the model as far as data and weights decide it.
         weights: what training starts from.
         settings: of the method.
-        graded: steps of the roll-out that have a loss, counted from 1; the last one is the roll-out's.
+        loss_steps: steps of the roll-out that have a loss, counted from 1; the last one is the roll-out's.
         merge: ``model.rollout_lora`` asks for the weights' own to be merged.
 
     Raises:
@@ -71,7 +71,7 @@ def spec_for(
     elif weights is not None and weights.spec is not None and weights.spec.rollout_lora == "kept":
         own = weights.spec
     mode: RolloutMode = settings.mode or "single"
-    held = None
+    own_steps = None
     if own is not None:
         if merge:
             msg = (
@@ -87,27 +87,27 @@ def spec_for(
                 f"on; use --adapt.mode {mode_of(own)}, or leave it out"
             )
             raise SettingsError(msg)
-        held = own.arguments.get(_STEPS, own.upstream.default(_STEPS))
-    _check_rollout(mode, graded, held)
+        own_steps = own.arguments.get(_STEPS, own.upstream.default(_STEPS))
+    _check_rollout(mode, loss_steps, own_steps)
     arguments = {**spec.arguments, _MODE: mode}
     if mode == "all":
         # Upstream's 40 would be mostly steps that never train.
-        arguments[_STEPS] = len(graded)
+        arguments[_STEPS] = len(loss_steps)
     return replace(spec, rollout_lora="kept", arguments=arguments)
 
 
-def _check_rollout(mode: RolloutMode, graded: Sequence[int], held: int | None) -> None:
+def _check_rollout(mode: RolloutMode, loss_steps: Sequence[int], own_steps: int | None) -> None:
     """Check that no parameter of the LoRA, and no loss, is without a gradient in a roll-out.
 
     Args:
         mode: of the LoRA.
-        graded: steps of the roll-out that have a loss.
-        held: steps that the weights' own LoRA has, if they have one.
+        loss_steps: steps of the roll-out that have a loss.
+        own_steps: steps that the weights' own LoRA has, if they have one.
 
     Raises:
         SettingsError: says which steps to train on.
     """
-    last = max(graded)
+    last = max(loss_steps)
     if mode == "single":
         return
     # Each mode wants the roll-out in which all of it trains, and in which every loss has something that trains.
@@ -116,12 +116,15 @@ def _check_rollout(mode: RolloutMode, graded: Sequence[int], held: int | None) -
         owner = "a LoRA of its own for each step"
     if last == 1:
         why, remedy = "rollout.steps is 1: there would be nothing to train", "--rollout.steps 2 or more"
-    elif mode == "from_second" and 1 in graded:
+    elif mode == "from_second" and 1 in loss_steps:
         why, remedy = "the first step, which rollout.graded all grades, has none", "--rollout.graded last"
-    elif mode == "all" and len(graded) < last:
+    elif mode == "all" and len(loss_steps) < last:
         why, remedy = "rollout.graded last would train that of the last step alone", "--rollout.graded all"
-    elif mode == "all" and held is not None and held != last:
-        why, remedy = f"the weights have it for {held} steps, rollout.steps is {last}", f"--rollout.steps {held}"
+    elif mode == "all" and own_steps is not None and own_steps != last:
+        why, remedy = (
+            f"the weights have it for {own_steps} steps, rollout.steps is {last}",
+            f"--rollout.steps {own_steps}",
+        )
     else:
         return
     msg = f"adapt.mode {mode} is {owner}, and {why}; use {remedy}, or --adapt.mode single"

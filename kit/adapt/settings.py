@@ -27,7 +27,7 @@ RolloutMode = Literal["single", "from_second", "all"]
 
 _PEFT: tuple[Method, ...] = ("lora", "dora", "adalora", "qlora")
 _ADALORA: tuple[Method, ...] = ("adalora",)
-_BELONGS: Mapping[str, tuple[Method, ...]] = {
+_METHODS_OF: Mapping[str, tuple[Method, ...]] = {
     "rank": _PEFT,
     "alpha": _PEFT,
     "targets": _PEFT,
@@ -50,11 +50,11 @@ _BELONGS: Mapping[str, tuple[Method, ...]] = {
 }
 """Methods that each setting belongs to; with any other it would have no effect."""
 
-_LIGHT = ("hidden", "latents", "cache", "cache_budget")
+_LIGHT_DECODER_SETTINGS = ("hidden", "latents", "cache", "cache_budget")
 """Settings of light decoders alone."""
-_ASIDE = ("cache", "cache_budget")
+_STORAGE_SETTINGS = ("cache", "cache_budget")
 """Settings that decide nothing about what is learned."""
-_APART: frozenset[str] = frozenset({"prefix", "prompt"})
+_NOT_MERGEABLE: frozenset[str] = frozenset({"prefix", "prompt"})
 """Methods that add what no weights of upstream's can give."""
 _HIDDEN = (512, 512, 256)
 """Of the decoders that the authors of arXiv 2506.19088 published."""
@@ -154,14 +154,18 @@ class AdaptSettings(BaseModel):
 
     @model_validator(mode="after")
     def _have_an_effect(self) -> Self:
-        for name, methods in _BELONGS.items():
+        for name, methods in _METHODS_OF.items():
             if getattr(self, name) is not None and self.method not in methods:
                 msg = (
                     f"adapt.{name} would have no effect: adapt.method is {self.method}; leave it out, or choose "
                     f"{' or '.join(methods)}"
                 )
                 raise ValueError(msg)
-        faults = [f"adapt.{name} needs adapt.decoder mlp" for name in _LIGHT if getattr(self, name) is not None]
+        faults = [
+            f"adapt.{name} needs adapt.decoder mlp"
+            for name in _LIGHT_DECODER_SETTINGS
+            if getattr(self, name) is not None
+        ]
         if self.decoder == "mlp":
             faults = []
             if self.decoder_stages is not None:
@@ -195,7 +199,7 @@ class AdaptSettings(BaseModel):
 
     def defining(self) -> AdaptSettings:
         """Return the same with defaults filled in, without what decides nothing about what is learned."""
-        return self.resolved().model_copy(update=dict.fromkeys(_ASIDE))
+        return self.resolved().model_copy(update=dict.fromkeys(_STORAGE_SETTINGS))
 
     @property
     def is_delta(self) -> bool:
@@ -205,7 +209,7 @@ class AdaptSettings(BaseModel):
     @property
     def can_merge(self) -> bool:
         """Whether what trained can be put into the weights below it: what is no part of upstream's model cannot."""
-        return self.method not in _APART and self.decoder != "mlp"
+        return self.method not in _NOT_MERGEABLE and self.decoder != "mlp"
 
     @property
     def adds_adapter(self) -> bool:
@@ -261,12 +265,12 @@ class AdaptSettings(BaseModel):
 
     def described(self) -> dict[str, Any]:
         """Describe it for the lineage of a checkpoint."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={"targets", *_ASIDE})
+        return self.model_dump(mode="json", exclude_none=True, exclude={"targets", *_STORAGE_SETTINGS})
 
 
 # Patterns over names of modules and parameters, as ``adapt`` and ``optim.groups`` take them.
 
-_SHOWN = 12
+_MOST_SHOWN = 12
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -299,7 +303,7 @@ def matching(names: Iterable[str], pattern: str, setting: str) -> list[str]:
             parts = name.split(".")
             runs += [".".join(parts[start : start + length]) for start in range(len(parts) - length + 1)]
         groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in known)
-        hint = f"there are {', '.join(list(groups)[:_SHOWN])}"
+        hint = f"there are {', '.join(list(groups)[:_MOST_SHOWN])}"
         close = near_names(pattern, dict.fromkeys(runs), cutoff=0.5)
         if close:
             hint = f"did you mean {' or '.join(close)}?"

@@ -180,7 +180,7 @@ class ForwardObserver:
         self._scored: dict[str, torch.Tensor] = {}
         # Whether a variable had a value other than 0; on the device, so that nobody waits for the answer. By kind,
         # because "z" at the surface is another variable than "z" aloft.
-        self._awake: dict[str, dict[str, torch.Tensor]] = {"surf": {}, "atmos": {}}
+        self._nonzero: dict[str, dict[str, torch.Tensor]] = {"surf": {}, "atmos": {}}
         self._handles = [
             model.encoder.register_forward_pre_hook(self._note_input),
             model.decoder.register_forward_hook(self._note_output),
@@ -199,8 +199,8 @@ class ForwardObserver:
         self._times.update(batch.metadata.time)
         # The air-pollution model reads static variables on levels too, under names of their own.
         static = {f"static_{name}": value for name, value in batch.static_vars.items()}
-        _note_values(self._awake["surf"], {**batch.static_vars, **batch.surf_vars})
-        _note_values(self._awake["atmos"], {**static, **batch.atmos_vars})
+        _note_values(self._nonzero["surf"], {**batch.static_vars, **batch.surf_vars})
+        _note_values(self._nonzero["atmos"], {**static, **batch.atmos_vars})
 
     def _note_output(self, module: torch.nn.Module, _args: Any, output: Batch) -> None:
         if module.training and torch.is_grad_enabled():
@@ -232,7 +232,7 @@ class ForwardObserver:
             return self._of_head(found["name"])
         if found := _LEVEL_DECODER.match(name):
             return self._of_level_decoder(name, alternate=found["alternate"] is not None)
-        if (found := _COMBINER.match(name)) and found["name"] not in self._awake[found["kind"]]:
+        if (found := _COMBINER.match(name)) and found["name"] not in self._nonzero[found["kind"]]:
             return "its variable is not read"
         if found := _ROLLOUT_LORA.match(name):
             # Which LoRA takes part in a step: aurora/model/lora.py.
@@ -265,9 +265,9 @@ class ForwardObserver:
         if clock := _CLOCK.match(variable):
             if all(abs(_phase(time, clock["cycle"], clock["wave"])) < _FAINT for time in self._times):
                 return "its sine or cosine was as good as 0 at every time that was read"
-        elif variable not in self._awake[kind]:
+        elif variable not in self._nonzero[kind]:
             return "its variable is not read"
-        elif not bool(self._awake[kind][variable]):
+        elif not bool(self._nonzero[kind][variable]):
             return "its variable was 0 everywhere in what was read"
         return None
 
@@ -284,10 +284,10 @@ class ForwardObserver:
 def _note_values(noted: dict[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
     """Note which of some variables have a value other than 0, besides those that had one before."""
     for name, value in values.items():
-        awake = value.detach().any()
+        nonzero = value.detach().any()
         if name in noted:
-            awake = noted[name] | awake
-        noted[name] = awake
+            nonzero = noted[name] | nonzero
+        noted[name] = nonzero
 
 
 def _phase(time: datetime, cycle: str, wave: str) -> float:

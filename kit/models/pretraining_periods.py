@@ -62,13 +62,13 @@ def leaks(variant: str, weights: Weights | None, periods: Mapping[str, Period], 
         return []
     stages: list[dict[str, Any]] = (weights.description or {}).get("lineage", [])
     own = [stage for stage in stages if bool(stage.get("synthetic")) == synthetic]
-    seen = [(f"an earlier stage ({stage['method']})", Period.parse(stage["train"])) for stage in own]
+    trained_on = [(f"an earlier stage ({stage['method']})", Period.parse(stage["train"])) for stage in own]
     from_scratch = bool(stages) and stages[0]["base"] is None
     # What upstream trained on is real data, and no part of weights whose first stage began from random ones.
     if not (synthetic or from_scratch):
-        seen += [(what, Period.parse(when)) for what, when in PRETRAINING_PERIODS[variant] or ()]
+        trained_on += [(what, Period.parse(when)) for what, when in PRETRAINING_PERIODS[variant] or ()]
     found: list[str] = []
-    for (what, when), name in product(seen, ("valid", "test")):
+    for (what, when), name in product(trained_on, ("valid", "test")):
         period = periods[name]
         if when.start <= period.end and period.start <= when.end:
             found.append(
