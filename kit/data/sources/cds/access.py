@@ -1,4 +1,4 @@
-"""The key to a data store: where it is looked for, and what is wrong with it."""
+"""Keys to the data stores: where they are looked for, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from kit.data.sources.cds.products import STORES
+from kit.io.documents import DocumentError, read_text
 from kit.io.errors import SettingsError
 
 __all__ = ["Access", "find_access", "key_file"]
@@ -45,9 +46,12 @@ class Access:
 
 
 def key_file(environment: Mapping[str, str], home: Path) -> Path | None:
-    """The first file that may hold a key, if there is one."""
-    places = [Path(environment.get(variable) or home / name).expanduser() for variable, name in _FILES]
-    return next((place for place in places if place.is_file()), None)
+    """Find the first file that may hold a key; None if there is none."""
+    for variable, name in _FILES:
+        file = Path(environment.get(variable) or home / name).expanduser()
+        if file.is_file():
+            return file
+    return None
 
 
 def find_access(store: str, environment: Mapping[str, str] | None = None, home: Path | None = None) -> Access:
@@ -66,41 +70,50 @@ def find_access(store: str, environment: Mapping[str, str] | None = None, home: 
     """
     environment = os.environ if environment is None else environment
     file = key_file(environment, home or Path.home())
-    held = {} if file is None else _read(file)
-    key, where = environment.get("ECMWF_DATASTORES_KEY", "").strip(), "ECMWF_DATASTORES_KEY"
+    lines: dict[str, str] = {}
+    if file is not None:
+        lines = _read_lines(file)
+    where, key = "ECMWF_DATASTORES_KEY", environment.get("ECMWF_DATASTORES_KEY", "").strip()
     if not key:
-        key, where = held.get("key", ""), str(file)
+        where, key = str(file), lines.get("key", "")
     if not key:
-        raise SettingsError(_no_key(store, file))
-    _check_key(key, where)
-    return Access(_address(environment.get("ECMWF_DATASTORES_URL") or held.get("url", ""), store), key, where)
-
-
-def _read(file: Path) -> dict[str, str]:
-    """The lines ``name: value`` of a file."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        msg = f"{file}: the file of the key cannot be read ({why})"
-        raise SettingsError(msg) from error
-    parts = (line.partition(":") for line in lines)
-    return {name.strip(): value.strip().strip("'\"") for name, colon, value in parts if colon}
-
-
-def _check_key(key: str, where: str) -> None:
+        site = STORES[store].removesuffix("/api")
+        found = f"{file} holds no line `key: ...`" if file else "there is none yet"
+        msg = (
+            f"--source cds needs your key to the data stores ({found}). Make an account at {site}, copy the key from "
+            f"{site}/profile, and write two lines into ~/.ecmwfdatastoresrc:\n  url: {STORES[store]}\n  key: YOUR-KEY\n"
+            "or set ECMWF_DATASTORES_KEY; ~/.cdsapirc of the older client is read as well"
+        )
+        raise SettingsError(msg)
+    # The key itself stays out of the messages.
     if ":" in key:
         msg = f"the key in {where} is of the old form UID:KEY; the data stores want what comes after the colon alone"
-    elif not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(msg)
+    if not key.isascii() or not key.isprintable() or " " in key:
         msg = f"the key in {where} holds characters that no key has; copy it anew from your profile's page"
-    else:
-        return
-    # The key itself stays out of the message.
-    raise SettingsError(msg)
+        raise SettingsError(msg)
+    url = (environment.get("ECMWF_DATASTORES_URL") or lines.get("url", "")).strip().rstrip("/")
+    return Access(_checked_address(url, store), key, where)
 
 
-def _address(given: str, store: str) -> str:
-    url = given.strip().rstrip("/")
+def _read_lines(file: Path) -> dict[str, str]:
+    """Read the lines ``name: value`` of a file."""
+    try:
+        text = read_text(file)
+    except (OSError, DocumentError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        msg = f"{file}: the file of the key cannot be read ({why})"
+        raise SettingsError(msg) from error
+    lines = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            lines[name.strip()] = value.strip().strip("'\"")
+    return lines
+
+
+def _checked_address(url: str, store: str) -> str:
+    """Return the address of a data store: its own, or another one to which a key may be shown."""
     parts = urlsplit(url)
     if not url or parts.hostname in _COPERNICUS:
         return STORES[store]
@@ -109,13 +122,3 @@ def _address(given: str, store: str) -> str:
         msg = f"the data store's address must begin with https://, or the key would be readable on the way; got {shown}"
         raise SettingsError(msg)
     return url
-
-
-def _no_key(store: str, file: Path | None) -> str:
-    site = STORES[store].removesuffix("/api")
-    there = f"{file} holds no line `key: ...`" if file else "there is none yet"
-    return (
-        f"--source cds needs your key to the data stores ({there}). Make an account at {site}, copy the key from "
-        f"{site}/profile, and write two lines into ~/.ecmwfdatastoresrc:\n  url: {STORES[store]}\n  key: YOUR-KEY\n"
-        "or set ECMWF_DATASTORES_KEY; ~/.cdsapirc of the older client is read as well"
-    )

@@ -1,4 +1,4 @@
-"""What can be asked of the Copernicus data stores, and how: data sets, their hours, grids and names of variables.
+"""Products of the Copernicus data stores: data sets, their hours, grids and names of variables.
 
 Facts are from the data sets' own pages (``https://cds.climate.copernicus.eu/datasets/...`` and the same at
 ``https://ads.atmosphere.copernicus.eu``), whose forms show the request that belongs to a choice.
@@ -6,12 +6,12 @@ Facts are from the data sets' own pages (``https://cds.climate.copernicus.eu/dat
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from kit.data.variables import Kind, Variable, lookup
@@ -82,60 +82,58 @@ _CAMS = (
 )
 _OF_CAMS = {"z": "surface_geopotential", "lsm": "land_sea_mask"}
 
-PRODUCTS: dict[str, Product] = {
-    product.name: product
-    for product in (
-        Product(
-            name="era5",
-            store="CDS",
-            surface="reanalysis-era5-single-levels",
-            levels="reanalysis-era5-pressure-levels",
-            extra={"product_type": ["reanalysis"]},
-            variables=_WEATHER,
-            statics=("z", "lsm", "slt"),
-            credit=f"{_C3S}; Hersbach et al. (2023), DOI 10.24381/cds.adbb2d47 and 10.24381/cds.bd0915c6",
-        ),
-        Product(
-            name="era5-land",
-            store="CDS",
-            surface="reanalysis-era5-land",
-            levels="",
-            spacing=0.1,
-            why_not_accumulated="its accumulations run from midnight, over another number of hours at each time",
-            names=None,
-            credit=f"{_C3S}; Munoz Sabater (2019), DOI 10.24381/cds.e2161bac",
-        ),
-        Product(
-            name="cams",
-            store="ADS",
-            surface="cams-global-atmospheric-composition-forecasts",
-            levels="cams-global-atmospheric-composition-forecasts",
-            hours=(0, 12),
-            spacing=0.4,
-            dates="range",
-            extra={"type": ["forecast"], "leadtime_hour": ["0"]},
-            why_not_accumulated="the kit asks for the beginning of each forecast, where nothing has accumulated yet",
-            names=_OF_CAMS,
-            variables=(*_WEATHER, *_POLLUTION),
-            statics=("z", "lsm"),
-            credit=_CAMS,
-        ),
-        Product(
-            name="cams-eac4",
-            store="ADS",
-            surface="cams-global-reanalysis-eac4",
-            levels="cams-global-reanalysis-eac4",
-            hours=tuple(range(0, 24, 3)),
-            spacing=0.75,
-            dates="range",
-            why_not_accumulated="it is made of analyses, which accumulate nothing",
-            names=_OF_CAMS,
-            variables=(*_WEATHER, *_POLLUTION),
-            statics=("z", "lsm"),
-            credit=f"{_CAMS}; Inness et al. (2019), DOI 10.5194/acp-19-3515-2019",
-        ),
-    )
-}
+_PRODUCTS = (
+    Product(
+        name="era5",
+        store="CDS",
+        surface="reanalysis-era5-single-levels",
+        levels="reanalysis-era5-pressure-levels",
+        extra={"product_type": ["reanalysis"]},
+        variables=_WEATHER,
+        statics=("z", "lsm", "slt"),
+        credit=f"{_C3S}; Hersbach et al. (2023), DOI 10.24381/cds.adbb2d47 and 10.24381/cds.bd0915c6",
+    ),
+    Product(
+        name="era5-land",
+        store="CDS",
+        surface="reanalysis-era5-land",
+        levels="",
+        spacing=0.1,
+        why_not_accumulated="its accumulations run from midnight, over another number of hours at each time",
+        names=None,
+        credit=f"{_C3S}; Munoz Sabater (2019), DOI 10.24381/cds.e2161bac",
+    ),
+    Product(
+        name="cams",
+        store="ADS",
+        surface="cams-global-atmospheric-composition-forecasts",
+        levels="cams-global-atmospheric-composition-forecasts",
+        hours=(0, 12),
+        spacing=0.4,
+        dates="range",
+        extra={"type": ["forecast"], "leadtime_hour": ["0"]},
+        why_not_accumulated="the kit asks for the beginning of each forecast, where nothing has accumulated yet",
+        names=_OF_CAMS,
+        variables=(*_WEATHER, *_POLLUTION),
+        statics=("z", "lsm"),
+        credit=_CAMS,
+    ),
+    Product(
+        name="cams-eac4",
+        store="ADS",
+        surface="cams-global-reanalysis-eac4",
+        levels="cams-global-reanalysis-eac4",
+        hours=tuple(range(0, 24, 3)),
+        spacing=0.75,
+        dates="range",
+        why_not_accumulated="it is made of analyses, which accumulate nothing",
+        names=_OF_CAMS,
+        variables=(*_WEATHER, *_POLLUTION),
+        statics=("z", "lsm"),
+        credit=f"{_CAMS}; Inness et al. (2019), DOI 10.5194/acp-19-3515-2019",
+    ),
+)
+PRODUCTS = {product.name: product for product in _PRODUCTS}
 """What the kit knows by name."""
 
 
@@ -151,14 +149,20 @@ def product_of(path: str) -> Product:
     """
     if path in PRODUCTS:
         return PRODUCTS[path]
-    for product in PRODUCTS.values():
-        if path in product.datasets:
-            surface, levels = (path if path == one else "" for one in (product.surface, product.levels))
-            places: tuple[tuple[Kind, str], ...] = (("surface", surface), ("atmospheric", levels))
-            kinds = [kind for kind, dataset in places if dataset]
-            variables = tuple(name for name in product.variables if any(lookup(name, kind) for kind in kinds))
-            statics = product.statics if surface else ()
-            return replace(product, name=path, surface=surface, levels=levels, variables=variables, statics=statics)
+    for product in _PRODUCTS:
+        if path not in product.datasets:
+            continue
+        kinds: list[Kind] = []
+        surface = levels = ""
+        statics: tuple[str, ...] = ()
+        if path == product.surface:
+            surface, statics = path, product.statics
+            kinds.append("surface")
+        if path == product.levels:
+            levels = path
+            kinds.append("atmospheric")
+        variables = tuple(name for name in product.variables if any(lookup(name, kind) for kind in kinds))
+        return replace(product, name=path, surface=surface, levels=levels, variables=variables, statics=statics)
     if not _ID.fullmatch(path):
         msg = (
             f"--path {path!r}: --source cds wants {', '.join(PRODUCTS)}, or the name of a data set of the Climate or "
@@ -173,7 +177,7 @@ def product_of(path: str) -> Product:
 
 
 def request_name(variable: Variable, product: Product) -> str:
-    """What a data store calls a variable of the kit's table: ERA5's long name, which is among the aliases.
+    """Name a variable of the kit's table as a data store does: by ERA5's long name, which is among the aliases.
 
     Raises:
         SettingsError: it has no such name.
@@ -182,6 +186,7 @@ def request_name(variable: Variable, product: Product) -> str:
         return product.names[variable.name]
     slug = variable.long_name.lower().replace(" ", "_")
     for alias in variable.aliases:
+        # Aliases are GRIB's short names, NCAR's var_167 and WeatherBench's names with a window, too.
         words = "_" in alias and not alias.startswith("var_") and not alias.endswith("_1h")
         if words or alias == slug or (alias.isalpha() and len(alias) > 6):
             return alias
@@ -200,54 +205,40 @@ Dates = Literal["days", "range"]
 
 
 def blocks(times: Times, most: int, *, together: bool) -> list[tuple[tuple[datetime, ...], tuple[int, ...]]]:
-    """Days of one month with the same hours, at most so many times in a block.
+    """Group times into days of one month with the same hours, at most so many times in a block.
 
     Args:
         times: in order.
         most: times in a block.
         together: the days of a block must follow each other.
     """
-    days: dict[datetime, list[int]] = {}
+    hours_of_days: dict[datetime, list[int]] = {}
     for moment in times:
-        days.setdefault(moment.replace(hour=0), []).append(moment.hour)
-    groups: dict[tuple[int, int, tuple[int, ...]], list[datetime]] = {}
-    for day, of_day in days.items():
-        groups.setdefault((day.year, day.month, tuple(of_day)), []).append(day)
-    blocks = []
-    for (_, _, hours), members in groups.items():
-        for run in _runs(members) if together else [members]:
-            for some in _even(hours, most):
-                blocks += [(part, some) for part in _even(run, max(1, most // len(some)))]
-    return sorted(blocks)
+        hours_of_days.setdefault(moment.replace(hour=0), []).append(moment.hour)
+    groups: dict[tuple[int, ...], list[list[datetime]]] = {}
+    for day, hours in hours_of_days.items():
+        runs = groups.setdefault((day.year, day.month, *hours), [[]])
+        if together and runs[-1] and day - runs[-1][-1] != timedelta(days=1):
+            runs.append([])
+        runs[-1].append(day)
+    found = []
+    for (_, _, *hours), runs in groups.items():
+        for run, some in itertools.product(runs, _even_parts(hours, most)):
+            found += [(days, some) for days in _even_parts(run, max(1, most // len(some)))]
+    return sorted(found)
 
 
-def _even(items: Sequence[T], most: int) -> list[tuple[T, ...]]:
-    """Parts of nearly the same length, none longer than that."""
+def _even_parts(items: Sequence[T], most: int) -> list[tuple[T, ...]]:
+    """Divide a list into parts of nearly the same length, none longer than that."""
     count = math.ceil(len(items) / most)
     edges = [round(index * len(items) / count) for index in range(count + 1)]
-    return [tuple(items[start:end]) for start, end in pairwise(edges)]
-
-
-def _runs(days: Sequence[datetime]) -> list[list[datetime]]:
-    """Days that follow each other."""
-    runs: list[list[datetime]] = []
-    for day in days:
-        if runs and day - runs[-1][-1] == timedelta(days=1):
-            runs[-1].append(day)
-        else:
-            runs.append([day])
-    return runs
+    return [tuple(items[start:end]) for start, end in itertools.pairwise(edges)]
 
 
 def dated(days: Sequence[datetime], hours: Sequence[int], form: Dates) -> dict[str, Any]:
-    """The part of a request that says when."""
-    time = [f"{hour:02d}:00" for hour in hours]
-    if form == "range":
-        return {"date": [f"{days[0]:%Y-%m-%d}/{days[-1]:%Y-%m-%d}"], "time": time}
-    first = days[0]
-    return {
-        "year": [f"{first:%Y}"],
-        "month": [f"{first:%m}"],
-        "day": [f"{day:%d}" for day in days],
-        "time": time,
-    }
+    """Write the part of a request that says when."""
+    first, last = days[0], days[-1]
+    when: dict[str, Any] = {"date": [f"{first:%Y-%m-%d}/{last:%Y-%m-%d}"]}
+    if form == "days":
+        when = {"year": [f"{first:%Y}"], "month": [f"{first:%m}"], "day": [f"{day:%d}" for day in days]}
+    return when | {"time": [f"{hour:02d}:00" for hour in hours]}

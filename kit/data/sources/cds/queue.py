@@ -1,7 +1,8 @@
-"""Many requests at once: submitted, watched while the data store works on them, fetched as they finish.
+"""Queue of requests: submitted, watched while the data store works on them, fetched as they finish.
 
 One thread submits and asks; a few fetch. Whatever ends this process, the data store goes on: the ids of its jobs are on
-disk, and the same command asks for those jobs again.
+disk, and the same command asks for those jobs again. Own code, because the client waits for one job at a time, and
+forgets it when the process ends; downloads are the registry's.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kit.data.sources.cds.request_cache import Kept
+from kit.data.sources.cds.request_cache import CachedRequest
 from kit.data.sources.cds.service import Result, Service, State
 from kit.io.errors import StoreError, UnavailableError
 from kit.io.progress import ProgressCallback
 from kit.io.retry import Limits, RetryableError, SourceError
 from kit.registry.download import Source, download
 
-__all__ = ["Pace", "fetch_all", "readable"]
+__all__ = ["PollingPolicy", "fetch_all", "readable"]
 
 
 @dataclass(frozen=True)
-class Pace:
+class PollingPolicy:
     """How much is done at once, and how often it is asked.
 
     Attributes:
@@ -32,7 +33,7 @@ class Pace:
         downloads: at once.
         shortest: seconds between two rounds of questions, at first.
         longest: seconds between two rounds, when nothing has changed for a while.
-        told: seconds between lines of progress when nothing has changed.
+        report_every: seconds between lines of progress when nothing has changed.
         attempts: for one request, before it is given up.
     """
 
@@ -40,12 +41,12 @@ class Pace:
     downloads: int = 3
     shortest: float = 1.0
     longest: float = 30.0
-    told: float = 60.0
+    report_every: float = 60.0
     attempts: int = 3
 
 
-class _Arrival(ProgressCallback):
-    """Counts the bytes of one download, and ends it when the others are given up."""
+class _DownloadProgress(ProgressCallback):
+    """Counter of the bytes of one download, which ends it when the others are given up."""
 
     def __init__(self, stop: threading.Event, watch: ProgressCallback) -> None:
         self._stop, self._watch = stop, watch
@@ -69,16 +70,16 @@ class _Arrival(ProgressCallback):
 class _Task:
     """One request under way."""
 
-    kept: Kept
+    cached: CachedRequest
     job: str | None = None
     state: str = "waiting"
     failures: int = 0
-    arriving: Future[Result] | None = None
-    arrival: _Arrival | None = None
+    download: Future[Result] | None = None
+    progress: _DownloadProgress | None = None
 
     @property
     def dataset(self) -> str:
-        return self.kept.planned.dataset
+        return self.cached.planned.dataset
 
 
 class _StoppedError(Exception):
@@ -86,20 +87,20 @@ class _StoppedError(Exception):
 
 
 def fetch_all(
-    kept: Sequence[Kept],
+    requests: Sequence[CachedRequest],
     service: Callable[[], Service],
     watch: ProgressCallback,
     limits: Limits,
-    pace: Pace | None = None,
+    policy: PollingPolicy,
 ) -> None:
-    """Have the results of requests in the cache.
+    """Fetch the results of requests into the cache.
 
     Args:
-        kept: the requests' places there.
+        requests: the requests' places there.
         service: enters the data store; not called if everything is there.
-        watch: is told how it goes.
-        limits: of patience.
-        pace: how much at once.
+        watch: receiver of lines of progress.
+        limits: waiting times and numbers of attempts of connections.
+        policy: how much at once.
 
     Raises:
         SettingsError: the key, a licence or a data set is refused.
@@ -107,10 +108,10 @@ def fetch_all(
         UnavailableError: the data store does not answer; its jobs stay in its queue.
         RegistryError: the cache cannot be written to, or is full.
     """
-    missing = [one for one in kept if not one.whole()]
-    if not missing:
+    tasks = [_Task(request) for request in requests if not request.is_whole()]
+    if not tasks:
         return
-    queue = _Queue([_Task(one) for one in missing], len(kept), service(), watch, limits, pace or Pace())
+    queue = _Queue(tasks, len(requests), service(), watch, limits, policy)
     try:
         queue.run()
     finally:
@@ -118,7 +119,7 @@ def fetch_all(
 
 
 def readable(size: int) -> str:
-    """Bytes as people say them."""
+    """Write a number of bytes as people say it."""
     return f"{size / 1e9:.3g} GB" if size >= 10**8 else f"{size / 1e6:.3g} MB"
 
 
@@ -129,184 +130,176 @@ class _Queue:
     service: Service
     watch: ProgressCallback
     limits: Limits
-    pace: Pace
+    policy: PollingPolicy
     stop: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
-    said: tuple[str, float] = ("", 0.0)
-    room: int = 0
+    reported: tuple[str, float] = ("", 0.0)
 
     def __post_init__(self) -> None:
-        self.room = self.pace.jobs
-        self.pool = ThreadPoolExecutor(self.pace.downloads, thread_name_prefix="cds")
+        self.room = self.policy.jobs
+        self.pool = ThreadPoolExecutor(self.policy.downloads, thread_name_prefix="cds")
+        self.host = self.service.access.host
 
     def run(self) -> None:
         """Go round until everything is there."""
-        pause = self.pace.shortest
+        pause = self.policy.shortest
         while True:
             before = self._counts()
             try:
-                self._round()
+                self._go_round()
             except (StoreError, UnavailableError) as error:
-                msg = f"{error}. {self._left()}"
+                msg = (
+                    f"{error}. {self.total - len(self._open())} of {self.total} results are in the cache, and what is "
+                    "in the queue stays there: the same command goes on from here"
+                )
                 raise type(error)(msg) from error
-            now = self._counts()
-            self._tell(now)
+            counts = self._counts()
+            self._report(counts)
             if not self._open():
                 return
-            pause = self.pace.shortest if now != before else min(pause * 1.5, self.pace.longest)
-            time.sleep(pause)
+            # Servers are spared while nothing changes.
+            pause = min(pause * 1.5, self.policy.longest)
+            if counts != before:
+                pause = self.policy.shortest
+            self.stop.wait(pause)
 
     def close(self) -> None:
         """End the downloads, and let others have what is not done."""
         self.stop.set()
         self.pool.shutdown(wait=True, cancel_futures=True)
         for task in self.tasks:
-            task.kept.release()
+            task.cached.release()
 
     def _open(self) -> list[_Task]:
         return [task for task in self.tasks if task.state != "here"]
 
-    def _round(self) -> None:
-        for task in self._open():
-            if task.arriving is not None:
-                self._arrived(task)
-            elif task.job is not None:
-                self._ask(task)
-        for task in self._open():
-            if task.state in ("waiting", "elsewhere") and self._under_way() < self.room:
-                self._begin(task)
+    def _jobs(self) -> int:
+        """Count what is in the data store's queue."""
+        return sum(task.job is not None and task.download is None for task in self.tasks)
 
-    def _under_way(self) -> int:
-        return sum(task.job is not None and task.arriving is None for task in self.tasks)
+    def _go_round(self) -> None:
+        for task in self._open():
+            if task.download is not None and task.download.done():
+                self._collect(task, task.download)
+            elif task.download is None and task.job is not None:
+                self._ask(task, task.job)
+        for task in self._open():
+            if task.state in ("waiting", "elsewhere") and self._jobs() < self.room:
+                self._begin(task)
 
     def _begin(self, task: _Task) -> None:
         """Submit a request, or go on with the job that an earlier process submitted."""
-        if not task.kept.lock():
+        cached, address = task.cached, self.service.access.url
+        if not cached.lock():
             task.state = "elsewhere"
             return
-        if task.kept.whole():
-            self._done(task)
+        # Another process may have fetched it meanwhile.
+        if cached.is_whole():
+            self._finish(task)
             return
-        note = task.kept.note
-        known = note.job if note.service == self.service.access.url else None
-        if known is None and note.submitting and note.service == self.service.access.url:
-            known = self.service.find(task.dataset, task.kept.planned.inputs)
-        if known is None:
-            task.kept.remember(service=self.service.access.url, submitting=True, job=None)
-            known = self.service.submit(task.dataset, task.kept.planned.inputs)
-        task.kept.remember(submitting=False, job=known)
-        task.job, task.state = known, "accepted"
+        note, job = cached.note, None
+        if note.service == address:
+            job = note.job
+            # The answer to a submission may have been lost, or the process have ended before it came.
+            if job is None and note.submitting:
+                job = self.service.find(task.dataset, cached.planned.inputs)
+        if job is None:
+            cached.remember(service=address, submitting=True, job=None)
+            job = self.service.submit(task.dataset, cached.planned.inputs)
+        cached.remember(submitting=False, job=job)
+        task.job, task.state = job, "accepted"
 
-    def _ask(self, task: _Task) -> None:
-        assert task.job is not None
-        state = self.service.state(task.job, task.dataset)
+    def _ask(self, task: _Task, job: str) -> None:
+        """Ask what has become of a job, and do what follows from it."""
+        state, result = self.service.state(job, task.dataset), None
         task.state = state.name
         if state.name == "successful":
-            result = self.service.result(task.job, task.dataset)
+            result = self.service.result(job, task.dataset)
             if result is None:
-                self._again(task, State("gone", "its result is no longer there"))
-                return
-            task.state, task.arrival = "arriving", _Arrival(self.stop, self.watch)
-            task.arriving = self.pool.submit(self._fetch, task.kept, result, task.arrival)
-        elif state.name in ("failed", "gone"):
-            self._again(task, state)
+                state = State("gone", "its result is no longer there")
+        if result is not None:
+            task.state, task.progress = "arriving", _DownloadProgress(self.stop, self.watch)
+            task.download = self.pool.submit(self._download, task.cached, result, task.progress)
         elif state.name == "rejected":
-            self._rejected(task, state)
-
-    def _rejected(self, task: _Task, state: State) -> None:
-        """A queue that is full takes it later; alone in the queue, it is the request itself that is refused."""
-        others = self._under_way() - 1
-        if others > 0:
-            self.room = max(1, others)
+            self._rejected(task, state.words)
+        elif state.name in ("failed", "gone"):
             self._drop(task)
-            self.watch.said(f"{self.service.access.host} takes {others} of our requests at once: {state.words}")
-            return
-        msg = f"{self.service.access.host} rejected the request for {task.kept.planned}: {state.words}"
-        self._drop(task)
-        raise StoreError(msg)
+            task.failures += 1
+            words = state.words or "it no longer knows the request"
+            if task.failures >= self.policy.attempts:
+                msg = f"{self.host} failed {task.failures} times on {task.cached.planned}, lastly: {words}"
+                raise StoreError(msg)
+            self.watch.said(f"{task.cached.planned}: request {job} is {state.name} ({words}); submitting it again")
 
-    def _again(self, task: _Task, state: State) -> None:
-        """Submit anew what failed, or what the data store has forgotten."""
-        job = task.job
+    def _rejected(self, task: _Task, words: str) -> None:
+        """Put off a request where the queue is full; alone in the queue, it is the request itself that is refused."""
+        others = self._jobs() - 1
         self._drop(task)
-        task.failures += 1
-        words = state.words or "it no longer knows the request"
-        if task.failures >= self.pace.attempts:
-            msg = f"{self.service.access.host} failed {task.failures} times on {task.kept.planned}, lastly: {words}"
+        if others <= 0:
+            msg = f"{self.host} rejected the request for {task.cached.planned}: {words}"
             raise StoreError(msg)
-        self.watch.said(f"{task.kept.planned}: request {job} is {state.name} ({words}); submitting it again")
+        self.room = others
+        self.watch.said(f"{self.host} takes {others} of our requests at once: {words}")
 
     def _drop(self, task: _Task) -> None:
         """Forget a job."""
         if task.job is not None:
             self.service.forget(task.job)
-        task.kept.remember(job=None, submitting=False)
+        task.cached.remember(job=None, submitting=False)
         task.job, task.state = None, "waiting"
 
-    def _fetch(self, kept: Kept, result: Result, arrival: _Arrival) -> Result:
-        """Bring a result to the cache, in a thread of its own."""
-        name = str(kept.planned)
+    def _download(self, cached: CachedRequest, result: Result, progress: _DownloadProgress) -> Result:
+        """Download a result into a partial file, in a thread of its own."""
         source = Source(result.url, result.url)
-        download(source, kept.part, result.size, self.limits, arrival, name)
-        if (wrong := kept.why_not(result.size)) is not None:
-            kept.part.discard()
-            raise SourceError(wrong)
+        download(source, cached.part, result.size, self.limits, progress, str(cached.planned))
+        if damage := cached.damage(result.size):
+            cached.part.discard()
+            raise SourceError(damage)
         return result
 
-    def _arrived(self, task: _Task) -> None:
-        """See what has become of a download."""
-        assert task.arriving is not None
-        if not task.arriving.done():
-            return
-        arriving, task.arriving, task.state = task.arriving, None, "successful"
+    def _collect(self, task: _Task, finished: Future[Result]) -> None:
+        """Take what a download brought; ask again where the result lies if it failed: a link may have run out."""
+        task.download, task.state = None, "successful"
+        planned = task.cached.planned
         try:
-            result = arriving.result()
+            result = finished.result()
         except SourceError as error:
-            self._not_arrived(task, error)
+            task.failures += 1
+            # Given up by the downloader, after its own attempts.
+            if isinstance(error.__cause__, RetryableError):
+                msg = f"{self.host}: the result for {planned} does not come: {error}"
+                raise UnavailableError(msg) from error
+            if task.failures >= self.policy.attempts:
+                self._drop(task)
+                msg = f"{self.host}: what comes for {planned} is not the result that it announces: {error}"
+                raise StoreError(msg) from error
+            self.watch.said(f"{planned}: {error}; asking again")
+            if task.failures == self.policy.attempts - 1:
+                # The same job would hand out the same once more.
+                self._drop(task)
             return
-        task.kept.settle(result.url)
-        self._done(task)
+        task.cached.publish(result.url)
+        self._finish(task)
 
-    def _not_arrived(self, task: _Task, error: SourceError) -> None:
-        """Ask again where the result lies; a link may have run out. Give up in the end, and say what it was."""
-        task.failures += 1
-        host = self.service.access.host
-        if isinstance(error.__cause__, RetryableError):
-            msg = f"{host}: the result for {task.kept.planned} does not come: {error}"
-            raise UnavailableError(msg) from error
-        if task.failures >= self.pace.attempts:
-            self._drop(task)
-            msg = f"{host}: what comes for {task.kept.planned} is not the result that it announces: {error}"
-            raise StoreError(msg) from error
-        self.watch.said(f"{task.kept.planned}: {error}; asking again")
-        if task.failures == self.pace.attempts - 1:
-            # The same job would hand out the same once more.
-            self._drop(task)
-
-    def _done(self, task: _Task) -> None:
-        task.kept.release()
+    def _finish(self, task: _Task) -> None:
+        task.cached.release()
         task.job, task.state = None, "here"
 
     def _counts(self) -> str:
-        names = {"accepted": "queued", "successful": "done"}
-        counted = Counter(names.get(task.state, task.state) for task in self.tasks)
-        here = counted.pop("here", 0) + self.total - len(self.tasks)
-        order = ("waiting", "elsewhere", "queued", "running", "done", "arriving")
-        under_way = [f"{counted[name]} {name}" for name in order if counted[name]]
+        """Count the requests by state, in words."""
+        counted = Counter(task.state for task in self.tasks)
+        words = {"accepted": "queued", "running": "running", "successful": "done"}
+        here = counted["here"] + self.total - len(self.tasks)
+        order = ("waiting", "elsewhere", *words, "arriving")
+        under_way = [f"{counted[state]} {words.get(state, state)}" for state in order if counted[state]]
         return ", ".join([*under_way, f"{here} of {self.total} here"])
 
-    def _tell(self, counts: str) -> None:
+    def _report(self, counts: str) -> None:
         """Say where it stands: when that changes, and now and then."""
         now = time.monotonic()
-        if counts != self.said[0] or now - self.said[1] >= self.pace.told:
-            self.said = (counts, now)
-            size = sum(task.arrival.done for task in self.tasks if task.arrival is not None)
-            arrived = f", {readable(size)} arrived" if size else ""
-            self.watch.said(f"{self.service.access.host}: {counts}{arrived} ({now - self.began:.0f} s)")
-
-    def _left(self) -> str:
-        here = self.total - len(self._open())
-        return (
-            f"{here} of {self.total} results are in the cache, and what is in the queue stays there: the same command "
-            "goes on from here"
-        )
+        if counts == self.reported[0] and now - self.reported[1] < self.policy.report_every:
+            return
+        self.reported = (counts, now)
+        size = sum(task.progress.done for task in self.tasks if task.progress is not None)
+        arrived = f", {readable(size)} arrived" if size else ""
+        self.watch.said(f"{self.host}: {counts}{arrived} ({now - self.began:.0f} s)")

@@ -3,26 +3,27 @@
 ``<cache>/cds/<digest>.grib`` is there whole or not at all; ``<digest>.json`` beside it says which request it answers,
 which job of the data store that is, and what its bytes hash to. A process that works on a request holds its lock, which
 the system takes back however the process ends.
+
+Own code, because the data stores' client forgets a job when its process ends (docs/decisions.md, 2026-11-22).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kit.data.sources.cds.requests import Planned
-from kit.io.atomic import sync, write_atomically
+from kit.io.atomic import write_atomically
+from kit.io.documents import read_json
 from kit.io.errors import RegistryError
+from kit.io.hashes import sha256_of_file
+from kit.io.locks import LockHandle, take
 from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import cache_dir
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
-__all__ = ["Kept", "Note", "folder"]
+__all__ = ["CachedRequest", "Note", "folder"]
 
 _MAGIC, _END = b"GRIB", b"7777"
 
@@ -53,23 +54,19 @@ class Note:
 
 
 def folder() -> Path:
-    """Where results are kept."""
+    """Return the folder of results."""
     return cache_dir() / "cds"
 
 
-class Kept:
+class CachedRequest:
     """One request's place in the cache."""
 
     def __init__(self, planned: Planned, where: Path) -> None:
         self.planned = planned
         self.path = where / f"{planned.digest}.grib"
+        self.part = PartialDownload(self.path)
         self._note = where / f"{planned.digest}.json"
-        self._lock: BaseFileLock | None = None
-
-    @property
-    def part(self) -> PartialDownload:
-        """What has arrived of the result."""
-        return PartialDownload(self.path)
+        self._lock: LockHandle | None = None
 
     def lock(self) -> bool:
         """Take the request for this process; False if another one works on it.
@@ -77,33 +74,27 @@ class Kept:
         Raises:
             RegistryError: the folder cannot be written to.
         """
-        from filelock import FileLock, Timeout
-
         if self._lock is None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+                self._lock = take(self.path.with_name(f".{self.path.name}.lock"))
             except OSError as error:
                 raise self._unwritable(error) from error
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return True
+        return self._lock is not None
 
     def release(self) -> None:
         """Let others have the request."""
-        if self._lock is not None and self._lock.is_locked:
+        if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether the result is there, and is what was once fetched; one that is not is deleted."""
         if not self.path.is_file():
             return False
         note = self.note
-        if note.sha256 is not None and note.size == self.path.stat().st_size and note.sha256 == _sha256(self.path):
+        # The size first: it costs nothing, and a hash takes as long as reading the file.
+        if note.size == self.path.stat().st_size and note.sha256 == sha256_of_file(self.path):
             return True
         self.path.unlink(missing_ok=True)
         return False
@@ -118,10 +109,12 @@ class Kept:
         """What is remembered; nothing but the request itself where the note is torn or of another request."""
         blank = Note(self.planned.dataset, self.planned.inputs)
         try:
-            found = Note(**json.loads(self._note.read_text(encoding="utf-8")))
+            found = Note(**read_json(self._note))
         except (OSError, ValueError, TypeError):
             return blank
-        return found if (found.dataset, found.inputs) == (blank.dataset, blank.inputs) else blank
+        if (found.dataset, found.inputs) != (blank.dataset, blank.inputs):
+            return blank
+        return found
 
     def remember(self, **changes: Any) -> None:
         """Write down what changed, before anything else is done.
@@ -135,49 +128,53 @@ class Kept:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def why_not(self, size: int) -> str | None:
-        """Say what is wrong with what has arrived; None if it may be the result.
+    def damage(self, size: int) -> str:
+        """Say what is wrong with what has arrived; empty if it may be the result.
 
         Args:
             size: bytes that the data store announced.
         """
-        path = self.part.path
-        found = path.stat().st_size if path.is_file() else 0
+        found = self.part.length
         if found != size:
             return f"{found} bytes arrived, {size} were announced"
-        with path.open("rb") as stream:
+        # The protocol's ``file:checksum`` does not say of which kind it is: the form is checked instead.
+        with self.part.path.open("rb") as stream:
             begins = stream.read(len(_MAGIC))
             stream.seek(-min(found, len(_END)), 2)
             ends = stream.read()
         if begins != _MAGIC:
             return f"it is not GRIB: it begins with {begins!r}"
-        return None if ends == _END else "its last message is cut off"
+        if ends != _END:
+            return "its last message is cut off"
+        return ""
 
-    def settle(self, url: str) -> None:
-        """Move what has arrived to its place."""
-        part = self.part
-        self.remember(url=url, size=part.length, sha256=_sha256(part.path))
-        sync(part.path)
-        part.path.replace(self.path)
-        part.discard()
+    def publish(self, url: str) -> None:
+        """Move what has arrived to its place.
+
+        Args:
+            url: address that it came from.
+        """
+        # Noted before it is there, so that a result without a hash is never taken for whole.
+        self.remember(url=url, size=self.part.length, sha256=sha256_of_file(self.part.path))
+        self.part.publish(self.path)
 
     def facts(self) -> dict[str, Any]:
-        """For the store's attributes: the file, and the request that it answers.
+        """Return what the store's attributes record: the file, and the request that it answers.
 
         The job's id and the time are not among them: they say nothing of the data, and would tell two stores of the
         same data apart.
         """
         note = self.note
-        named = {"name": self.path.name, "sha256": note.sha256, "size": note.size}
-        return {**named, "dataset": note.dataset, "request": note.inputs}
+        return {
+            "name": self.path.name,
+            "sha256": note.sha256,
+            "size": note.size,
+            "dataset": note.dataset,
+            "request": note.inputs,
+        }
 
     def _unwritable(self, error: OSError) -> RegistryError:
         return RegistryError(
             f"{self.path.parent} cannot be written to: {error.strerror or error}. Mend that, or choose another folder "
             "with KIT_CACHE"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,27 +1,26 @@
-"""From what a build wants to the requests that bring it: how many, for what, and how large.
+"""Requests that bring what a build wants: how many, for what, and how large.
 
 Nothing here asks anybody: a plan follows from the settings alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
-from kit.data.settings import Period
 from kit.data.sources.base import Request
 from kit.data.sources.cds.products import Product, Times, blocks, dated, product_of, request_name
 from kit.data.statics import CLASSES, DERIVED
 from kit.data.store.format import STATIC_PREFIX, listed
-from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, Variable, lookup
+from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, Kind, lookup
 from kit.io.errors import SettingsError
+from kit.io.hashes import sha256_of_text
 
-__all__ = ["Planned", "Selection", "plan", "select"]
+__all__ = ["FieldSelection", "Planned", "plan", "select"]
 
 LEVELS = (50.0, 100.0, 150.0, 200.0, 250.0, 300.0, 400.0, 500.0, 600.0, 700.0, 850.0, 925.0, 1000.0)
 """In hPa; those that Aurora's published weights know, for who does not say which."""
@@ -36,6 +35,7 @@ _HEADER = 200
 """Bytes of a GRIB message beside its values, roughly."""
 _WAVES = tuple(name for name, variable in SURFACE.items() if any(140000 < n < 141000 for n in variable.param_ids))
 _HOUR = timedelta(hours=1)
+_TABLES = {"static": STATIC, "surface": SURFACE, "atmospheric": ATMOSPHERIC}
 
 Area = tuple[float, float, float, float]
 
@@ -60,16 +60,18 @@ class Planned:
     def digest(self) -> str:
         """By which its result is known in the cache: SHA-256 of data set and request, shortened."""
         text = json.dumps([self.dataset, self.inputs], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return sha256_of_text(text)[:32]
 
     def __str__(self) -> str:
-        inputs = self.inputs
-        when = inputs.get("date") or [f"{inputs['year'][0]}-{inputs['month'][0]}"]
-        return f"{self.dataset} of {when[0]} ({self.fields} fields)"
+        if "date" in self.inputs:
+            when = self.inputs["date"][0]
+        else:
+            when = f"{self.inputs['year'][0]}-{self.inputs['month'][0]}"
+        return f"{self.dataset} of {when} ({self.fields} fields)"
 
 
 @dataclass(frozen=True)
-class Selection:
+class FieldSelection:
     """What is asked of a product.
 
     Attributes:
@@ -104,72 +106,85 @@ class Selection:
         return (round((north - south) / spacing) + 1) * (round((east - west) / spacing) + 1)
 
 
-def select(path: str, request: Request) -> Selection:
-    """Say what of a product a build wants.
+def select(path: str, request: Request) -> FieldSelection:
+    """Choose what a build wants of a product.
 
     Raises:
         SettingsError: there is no such product or variable, no time is named, or the choice cannot be served.
     """
     product = product_of(path)
-    names = _names(product, request)
-    kinds = {name: _kind(name, product) for name in names}
-    surface = tuple(name for name in names if kinds[name] == "surface")
-    atmospheric = tuple(name for name in names if kinds[name] == "atmospheric")
+    names = product.variables
+    if request.variables is not None:
+        names = tuple(sorted(request.variables))
+    elif not names:
+        msg = f"--path {product.name} needs --variables: the kit does not know what is wanted of it"
+        raise SettingsError(msg)
+    by_kind: dict[str, list[str]] = {"surface": [], "atmospheric": []}
+    for name in names:
+        by_kind[_kind(name, product)].append(name)
+    surface, atmospheric = tuple(by_kind["surface"]), tuple(by_kind["atmospheric"])
     accumulated = tuple(name for name in surface if SURFACE[name].accumulated)
     statics = _statics(product, request)
     if accumulated and product.why_not_accumulated:
         msg = f"{product.name} has no {', '.join(accumulated)} that add up: {product.why_not_accumulated}; leave it out"
         raise SettingsError(msg)
-    _check_waves(product, surface, atmospheric, statics)
-    if request.levels and not atmospheric:
+    waves = [name for name in surface if name in _WAVES]
+    others = [name for name in (*surface, *atmospheric, *statics) if name not in waves]
+    if waves and others and product.store == "CDS":
+        msg = (
+            f"{', '.join(waves)} come on the grid of ERA5's wave model (0.5 degrees), {', '.join(others)} on that of "
+            "its atmosphere (0.25 degrees): a store has one grid. Build one store of each, with statics of their own"
+        )
+        raise SettingsError(msg)
+    levels: tuple[float, ...] = ()
+    if atmospheric:
+        levels = tuple(sorted(request.levels or LEVELS))
+    elif request.levels:
         msg = f"--levels {listed(request.levels)} has no effect: none of {', '.join(names)} lies on levels"
         raise SettingsError(msg)
-    times = _times(product, request)
-    between = product.hours == tuple(range(24)) and request.step is not None
-    return Selection(
+    times = hours = _times(product, request)
+    if product.hours == tuple(range(24)) and request.step is not None:
+        # The hours of the windows that end at the times of states.
+        hours = tuple(sorted({moment - back * _HOUR for moment in times for back in range(request.step)}))
+    return FieldSelection(
         product=product,
         variables=tuple(name for name in surface if name not in accumulated),
         accumulated=accumulated,
         atmospheric=atmospheric,
         statics=statics,
-        levels=tuple(sorted(request.levels or LEVELS)) if atmospheric else (),
+        levels=levels,
         times=times,
-        hours=_hours(times, request.step or 1) if between else times,
+        hours=hours,
         area=_area(request.region, product.spacing),
     )
 
 
-def plan(selection: Selection) -> tuple[Planned, ...]:
+def plan(selection: FieldSelection) -> tuple[Planned, ...]:
     """Split what is wanted into requests: by month and kind, none of them too large.
 
     Returns:
         Those of static fields first, then in the order of time.
     """
-    of, product = selection, selection.product
-    planned = _split(of, product.surface, of.statics, (), of.times[:1], static=True)
-    together = of.hours == of.times
-    planned += _split(of, product.surface, (*of.variables, *(of.accumulated if together else ())), (), of.times)
-    planned += _split(of, product.surface, () if together else of.accumulated, (), of.hours)
-    planned += _split(of, product.levels, of.atmospheric, of.levels, of.times)
-    return tuple(planned)
-
-
-def _names(product: Product, request: Request) -> tuple[str, ...]:
-    if request.variables is not None:
-        return tuple(sorted(request.variables))
-    if not product.variables:
-        msg = f"--path {product.name} needs --variables: the kit does not know what is wanted of it"
-        raise SettingsError(msg)
-    return product.variables
+    product, times, hours = selection.product, selection.times, selection.hours
+    states, sums = selection.variables, selection.accumulated
+    if hours == times:
+        # Sums of the step of the data are asked for together with the states.
+        states, sums = (*states, *sums), ()
+    return (
+        *_split(selection, product.surface, "static", selection.statics, times[:1]),
+        *_split(selection, product.surface, "surface", states, times),
+        *_split(selection, product.surface, "surface", sums, hours),
+        *_split(selection, product.levels, "atmospheric", selection.atmospheric, times),
+    )
 
 
 def _kind(name: str, product: Product) -> str:
-    """Whether a variable lies on levels, in a product that has it."""
+    """Return whether a variable lies on levels in a product: ``surface`` or ``atmospheric``."""
     surface, atmospheric = lookup(name, "surface"), lookup(name, "atmospheric")
-    variable = (surface if product.surface else None) or (atmospheric if product.levels else None)
-    if variable is not None:
-        request_name(variable, product)
-        return variable.kind
+    for variable, dataset in ((surface, product.surface), (atmospheric, product.levels)):
+        if variable is not None and dataset:
+            request_name(variable, product)
+            return variable.kind
     if surface or atmospheric:
         where = "without pressure levels" if surface else "on pressure levels"
         msg = f"{product.name} has no variables {where}, and {name} is one; ask for it with another --path"
@@ -182,51 +197,37 @@ def _kind(name: str, product: Product) -> str:
 
 
 def _statics(product: Product, request: Request) -> tuple[str, ...]:
-    """Statics to ask for: those from which classes are derived, and none of those that follow from coordinates."""
+    """List statics to ask for: those from which classes are derived, and none of those that follow from coordinates.
+
+    Raises:
+        SettingsError: the product cannot be asked for one, and nobody else has it.
+    """
     if request.statics is None:
         if not product.statics and not request.statics_elsewhere:
             msg = f"{product.name} needs --statics: it holds none by itself; the kit derives {', '.join(DERIVED)}"
             raise SettingsError(msg)
         return product.statics
-    asked = []
-    for name in sorted(one.removeprefix(STATIC_PREFIX) for one in request.statics):
-        static, _, number = name.rpartition("_")
-        base = static if static in CLASSES and number.isdecimal() else name
-        if base not in DERIVED and _is_held(base, product, elsewhere=request.statics_elsewhere):
-            asked.append(base)
-    return tuple(dict.fromkeys(asked))
-
-
-def _is_held(static: str, product: Product, *, elsewhere: bool) -> bool:
-    """Whether a product can be asked for a static variable.
-
-    Raises:
-        SettingsError: it cannot, and nobody else has it.
-    """
-    variable = STATIC.get(static)
-    if variable is not None and variable.param_ids and product.names is not None and product.surface:
-        return True
-    if elsewhere:
-        return False
-    msg = (
-        f"the static variable {static} is none that {product.name} can be asked for; the kit derives "
-        f"{', '.join(DERIVED)}; take others from a file with --statics_from"
-    )
-    raise SettingsError(msg)
-
-
-def _check_waves(product: Product, surface: Sequence[str], atmospheric: Sequence[str], statics: Sequence[str]) -> None:
-    waves = [name for name in surface if name in _WAVES]
-    others = [name for name in (*surface, *atmospheric, *statics) if name not in waves]
-    if waves and others and product.store == "CDS":
-        msg = (
-            f"{', '.join(waves)} come on the grid of ERA5's wave model (0.5 degrees), {', '.join(others)} on that of "
-            "its atmosphere (0.25 degrees): a store has one grid. Build one store of each, with statics of their own"
-        )
-        raise SettingsError(msg)
+    asked: dict[str, None] = {}
+    for static in sorted(name.removeprefix(STATIC_PREFIX) for name in request.statics):
+        base, _, number = static.rpartition("_")
+        if base not in CLASSES or not number.isdecimal():
+            base = static
+        if base in DERIVED:
+            continue
+        variable = STATIC.get(base)
+        if variable is not None and variable.param_ids and product.names is not None and product.surface:
+            asked[base] = None
+        elif not request.statics_elsewhere:
+            msg = (
+                f"the static variable {base} is none that {product.name} can be asked for; the kit derives "
+                f"{', '.join(DERIVED)}; take others from a file with --statics_from"
+            )
+            raise SettingsError(msg)
+    return tuple(asked)
 
 
 def _times(product: Product, request: Request) -> Times:
+    """List the times of the states, in order."""
     if request.times is None:
         msg = f"--times START/END is needed: {product.name} goes back for decades"
         raise SettingsError(msg)
@@ -234,77 +235,60 @@ def _times(product: Product, request: Request) -> Times:
     if request.step is not None and request.step % own:
         msg = f"--step {step}h: {product.name} has states every {own} h, which makes no step of {step} h"
         raise SettingsError(msg)
-    moments = [
-        moment
-        for moment in _every_hour(request.times)
-        if moment.hour in product.hours and (moment.timestamp() // 3600) % step == 0
-    ]
-    if not moments:
+    moment = request.times.start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    if moment < request.times.start:
+        moment += _HOUR
+    times = []
+    while moment <= request.times.end:
+        # Whole steps from midnight UTC, whatever the first time is.
+        if moment.hour in product.hours and (moment.timestamp() // 3600) % step == 0:
+            times.append(moment)
+        moment += _HOUR
+    if not times:
         at = ", ".join(f"{hour:02d}" for hour in product.hours)
         msg = f"--times {request.times}: {product.name} has no state there at a step of {step} h; it has {at} UTC"
         raise SettingsError(msg)
-    return tuple(moments)
-
-
-def _every_hour(period: Period) -> Iterable[datetime]:
-    moment = period.start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    moment += _HOUR if moment < period.start else timedelta(0)
-    while moment <= period.end:
-        yield moment
-        moment += _HOUR
-
-
-def _hours(times: Times, step: int) -> Times:
-    """The hours of the windows that end at the times of states."""
-    return tuple(sorted({moment - index * _HOUR for moment in times for index in range(step)}))
+    return tuple(times)
 
 
 def _area(region: Area | None, spacing: float) -> Area | None:
-    """A region, widened to points of the grid; west in [-180, 180) and east beyond it."""
+    """Widen a region to points of the grid; west in [-180, 180) and east beyond it."""
     if region is None:
         return None
     north, west, south, east = region
     width, west = (east - west) % 360 or 360.0, (west + 180) % 360 - 180
+    # Rounded first: 10.000000001 steps are 10.
     first, last = math.floor(round(west / spacing, 6)), math.ceil(round((west + width) / spacing, 6))
     top = min(90.0, math.ceil(round(north / spacing, 6)) * spacing)
     bottom = max(-90.0, math.floor(round(south / spacing, 6)) * spacing)
+    # The whole circle has no column twice.
     if (last - first) * spacing >= 360 - spacing / 2:
         first, last = 0, round(360 / spacing) - 1
     return round(top, 6), round(first * spacing, 6), round(bottom, 6), round(last * spacing, 6)
 
 
-def _split(
-    selection: Selection,
-    dataset: str,
-    names: Sequence[str],
-    levels: Sequence[float],
-    times: Times,
-    *,
-    static: bool = False,
-) -> list[Planned]:
-    """Requests for some variables of one kind."""
+def _split(selection: FieldSelection, dataset: str, kind: Kind, names: Sequence[str], times: Times) -> list[Planned]:
+    """Split some variables of one kind into requests."""
     if not names:
         return []
+    product, levels = selection.product, selection.levels
+    if kind != "atmospheric":
+        levels = ()
     size = _BYTES_PER_POINT * selection.points + _HEADER
-    at_once = len(names) * max(1, len(levels))
-    most = max(1, min(MOST_FIELDS, MOST_BYTES // size) // at_once)
-    variables = [_variable(name, static=static, levels=bool(levels)) for name in names]
-    wanted = [request_name(variable, selection.product) for variable in variables]
+    fields_at_once = len(names) * max(1, len(levels))
+    most = max(1, min(MOST_FIELDS, MOST_BYTES // size) // fields_at_once)
+    wanted = [request_name(_TABLES[kind][name], product) for name in names]
     planned = []
-    for days, hours in blocks(times, most, together=selection.product.dates == "range"):
-        inputs = {"variable": wanted, **dated(days, hours, selection.product.dates), **selection.product.extra}
+    for days, hours in blocks(times, most, together=product.dates == "range"):
+        inputs = {"variable": wanted, **dated(days, hours, product.dates), **product.extra}
         if levels:
             inputs["pressure_level"] = [f"{level:g}" for level in levels]
         inputs["data_format"] = "grib"
-        if selection.product.store == "CDS":
+        if product.store == "CDS":
             # The Atmosphere Data Store has no such choice, and sends GRIB as it is.
             inputs["download_format"] = "unarchived"
         if selection.area is not None:
             inputs["area"] = list(selection.area)
-        fields = at_once * len(days) * len(hours)
+        fields = fields_at_once * len(days) * len(hours)
         planned.append(Planned(dataset, inputs, fields, fields * size))
     return planned
-
-
-def _variable(name: str, *, static: bool, levels: bool) -> Variable:
-    return STATIC[name] if static else ATMOSPHERIC[name] if levels else SURFACE[name]

@@ -1,7 +1,8 @@
-"""Talking to a data store through its client: submit, ask, and understand what it refuses.
+"""Jobs of a data store, through its client: submit, ask, and understand what it refuses.
 
 The client (``ecmwf-datastores-client``) speaks the protocol; here its answers become the kit's: what may go better the
-next time is tried again with the registry's patience, everything else is one message that says what to do.
+next time is tried again with the registry's patience, everything else is one message that says what to do. Its own
+way would wait two minutes between 500 tries, and forget a job when the process ends (docs/decisions.md, 2026-11-22).
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import requests
+import requests.exceptions as failures
 
 from kit.data.sources.cds.access import Access
 from kit.io.errors import KitError, SettingsError, StoreError, UnavailableError
@@ -18,15 +23,14 @@ from kit.io.progress import ProgressCallback
 from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
 
 if TYPE_CHECKING:
-    import requests
     from ecmwf.datastores import Client, Remote
 
 __all__ = ["Result", "Service", "State", "load_client"]
 
 _GONE = (404, 410)
-_MOST_WORDS = 1500
+_MAX_WORDS = 1500
 """Characters of a server's words that are shown."""
-_LOOKED_THROUGH = 30
+_MAX_LOOKED_AT = 30
 """Jobs that are looked at for one that may be there already."""
 
 _STANDING: list[Literal["accepted", "running", "successful", "failed", "rejected"]]
@@ -83,7 +87,7 @@ class Service:
         self._limits = limits
         self._watch = watch
         self._remotes: dict[str, Remote] = {}
-        self._told: set[str] = set()
+        self._passed_on: set[str] = set()
         with warnings.catch_warnings():
             # It warns if it cannot read the news of the day; the first request says it better.
             warnings.simplefilter("ignore")
@@ -118,29 +122,27 @@ class Service:
             known = self.find(dataset, inputs) if doubtful else None
             if known is not None:
                 return known
-            process = self._once(lambda: self._client.get_process(dataset), dataset)
+            process = self._client.get_process(dataset)
             doubtful = True
-            remote = self._once(lambda: process.submit(dict(inputs)), dataset)
+            remote = process.submit(dict(inputs))
             self._remotes[remote.request_id] = remote
             return remote.request_id
 
-        return self._patiently(run)
+        return self._call(run, dataset)
 
     def find(self, dataset: str, inputs: Mapping[str, Any]) -> str | None:
         """Look among the user's latest jobs for one of the same request; None if there is none."""
+
+        def request_of(job: str) -> dict[str, list[str]]:
+            self._remotes[job] = self._client.get_remote(job)
+            return _comparable(self._remotes[job].request)
+
         jobs = self._call(lambda: self._client.get_jobs(limit=100, sortby="-created", status=_STANDING).json, dataset)
         ids = [str(job.get("jobID")) for job in jobs.get("jobs", []) if job.get("processID") == dataset]
-        return next((job for job in ids[:_LOOKED_THROUGH] if self._asks(job, dataset, inputs)), None)
-
-    def _asks(self, job: str, dataset: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether a job is of this request."""
-
-        def run() -> bool:
-            remote = self._client.get_remote(job)
-            self._remotes[job] = remote
-            return _same(remote.request, inputs)
-
-        return self._call(run, dataset)
+        for job in ids[:_MAX_LOOKED_AT]:
+            if self._call(partial(request_of, job), dataset) == _comparable(inputs):
+                return job
+        return None
 
     def state(self, job: str, dataset: str) -> State:
         """Ask what has become of a job.
@@ -155,13 +157,16 @@ class Service:
                 if job not in self._remotes:
                     self._remotes[job] = self._client.get_remote(job)
                 name = self._remotes[job].status
-            except self._http_error() as error:
-                if error.response is not None and error.response.status_code in _GONE:
-                    return State("gone", _words(error.response))
-                raise
+            except failures.HTTPError as error:
+                if error.response is None or error.response.status_code not in _GONE:
+                    raise
+                return State("gone", _words(error.response))
             if name in ("failed", "rejected"):
                 return State(name, self._why(job))
-            return State(name if name in ("accepted", "running", "successful") else "gone")
+            if name in ("accepted", "running", "successful"):
+                return State(name)
+            # Dismissed, deleted, or a state that no protocol knows.
+            return State("gone")
 
         return self._call(run, dataset)
 
@@ -176,10 +181,10 @@ class Service:
         def run() -> Result | None:
             try:
                 results = self._remotes[job].get_results()
-            except self._http_error() as error:
-                if error.response is not None and error.response.status_code in _GONE:
-                    return None
-                raise
+            except failures.HTTPError as error:
+                if error.response is None or error.response.status_code not in _GONE:
+                    raise
+                return None
             return Result(results.location, results.content_length)
 
         return self._call(run, dataset)
@@ -189,32 +194,30 @@ class Service:
         self._remotes.pop(job, None)
 
     def _why(self, job: str) -> str:
-        """A failed job's own words, which are where its results would be."""
+        """Ask for a failed job's own words, which are where its results would be."""
         try:
             self._remotes[job].get_results()
-        except self._http_error() as error:
+        except failures.HTTPError as error:
             if error.response is None or error.response.status_code in RETRY_STATUS:
                 raise
             return _words(error.response)
         except RuntimeError as error:
-            return str(error)[:_MOST_WORDS]
+            return str(error)[:_MAX_WORDS]
         return "it does not say why"
 
     def _call(self, run: Callable[[], T], dataset: str) -> T:
-        return self._patiently(lambda: self._once(run, dataset))
-
-    def _patiently(self, run: Callable[[], T]) -> T:
+        """Call the client until it is answered."""
         try:
-            return patiently(run, self._limits, self._watch)
+            return patiently(lambda: self._call_once(run, dataset), self._limits, self._watch)
         except SourceError as error:
             raise UnavailableError(str(error)) from error
 
-    def _once(self, run: Callable[[], T], dataset: str) -> T:
+    def _call_once(self, run: Callable[[], T], dataset: str) -> T:
         """Call the client, and turn its failures into the kit's."""
-        import requests.exceptions as failures
-
         try:
             return run()
+        except KitError:
+            raise
         except failures.HTTPError as error:
             if error.response is None:
                 raise
@@ -222,16 +225,11 @@ class Service:
                 msg = f"{self.access.host} answered {error.response.status_code} ({error.response.reason})"
                 raise RetryableError(msg, retry_after(error.response.headers)) from error
             raise self._refusal(error.response, dataset) from error
-        except (
-            failures.InvalidURL,
-            failures.InvalidSchema,
-            failures.TooManyRedirects,
-        ) as error:
+        except (failures.InvalidURL, failures.InvalidSchema, failures.TooManyRedirects) as error:
             msg = f"{self.access.url}: {type(error).__name__}; mend the address in {self.access.where}"
             raise SettingsError(msg) from error
+        # What the client raises for an answer that is no JSON, or lacks what it should hold.
         except (failures.JSONDecodeError, KeyError, AssertionError, TypeError, ValueError) as error:
-            if isinstance(error, KitError):
-                raise
             msg = (
                 f"{self.access.host} answered something that is not the data stores' protocol "
                 f"({type(error).__name__}); is its address in {self.access.where} right, {self.access.url}?"
@@ -242,7 +240,7 @@ class Service:
             raise RetryableError(msg) from error
 
     def _refusal(self, answer: requests.Response, dataset: str) -> KitError:
-        """What a refusal means, with what to do about it."""
+        """Say what a refusal means, with what to do about it."""
         words, host, site = _words(answer), self.access.host, self.access.site
         if answer.status_code == 401:
             return SettingsError(
@@ -254,7 +252,8 @@ class Service:
                 f"{site}/datasets/{dataset}?tab=download#manage-licences, accept it there, and run the same command "
                 f"again. In its words: {words}"
             )
-        if any(word in words.lower() for word in ("cost limit", "too large")):
+        # The cost of a request is not published; the data stores' words are all there is.
+        if "cost limit" in words.lower() or "too large" in words.lower():
             return StoreError(
                 f"{host} finds the request to {dataset} too large: {words}. Ask for fewer variables, levels or times, "
                 "or a smaller --region"
@@ -267,36 +266,30 @@ class Service:
 
     def _heard(self, level: int, text: str) -> None:
         """Pass on what the data store says to its users, once; the client's own chatter is left out."""
-        if level >= logging.WARNING and text not in self._told:
-            self._told.add(text)
-            self._watch.said(f"{self.access.host}: {text[:_MOST_WORDS]}")
-
-    @staticmethod
-    def _http_error() -> type[requests.HTTPError]:
-        import requests
-
-        return requests.HTTPError
+        if level >= logging.WARNING and text not in self._passed_on:
+            self._passed_on.add(text)
+            self._watch.said(f"{self.access.host}: {text[:_MAX_WORDS]}")
 
 
 def _words(answer: requests.Response) -> str:
-    """What an error's body says: title, detail and traceback of RFC 7807, else its beginning."""
+    """Read what an error's body says: title, detail and traceback of RFC 7807, else its beginning."""
     try:
-        told = answer.json()
-        parts = [told.get(key) for key in ("title", "detail", "traceback")]
+        body = answer.json()
+        parts = [body.get("title"), body.get("detail"), body.get("traceback")]
     except (ValueError, AttributeError):
         parts = [answer.text.strip()[:200] or answer.reason]
-    return ": ".join(str(part).strip() for part in parts if part)[:_MOST_WORDS] or str(answer.reason)
+    return ": ".join(str(part).strip() for part in parts if part)[:_MAX_WORDS] or str(answer.reason)
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two requests ask the same; a single value may be written as a list of one."""
-    return _plain(one) == _plain(other)
-
-
-def _plain(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
-    plain = {}
+def _comparable(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Write a request so that two that ask the same are equal; a single value may be written as a list of one."""
+    comparable = {}
     for key, value in inputs.items():
-        values = [str(part) for part in (value if isinstance(value, list | tuple) else [value])]
-        # An area is in order, all others are sets.
-        plain[key] = [f"{float(part):g}" for part in values] if key == "area" else sorted(values)
-    return plain
+        if not isinstance(value, list | tuple):
+            value = [value]  # noqa: PLW2901
+        if key == "area":
+            # In order, and in any form of number; all others are sets.
+            comparable[key] = [f"{float(part):g}" for part in map(str, value)]
+        else:
+            comparable[key] = sorted(map(str, value))
+    return comparable

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from kit.data.sources.base import Announcement, Request, SourceData, SourceLocation
 from kit.data.sources.cds.access import find_access
 from kit.data.sources.cds.products import Times
-from kit.data.sources.cds.queue import Pace, fetch_all, readable
-from kit.data.sources.cds.request_cache import Kept, folder
-from kit.data.sources.cds.requests import Planned, Selection, plan, select
+from kit.data.sources.cds.queue import PollingPolicy, fetch_all, readable
+from kit.data.sources.cds.request_cache import CachedRequest, folder
+from kit.data.sources.cds.requests import FieldSelection, Planned, plan, select
 from kit.data.sources.cds.service import Service, load_client
 from kit.data.sources.grib import source as grib
 from kit.data.sources.grib.scan import load_eccodes
@@ -25,11 +24,11 @@ from kit.io.progress import current
 from kit.io.retry import Limits
 from kit.registry.fetching import offline
 
-__all__ = ["LIMITS", "PACE", "announce", "open_source", "plan_requests"]
+__all__ = ["LIMITS", "POLLING", "announce", "open_source", "plan_requests"]
 
 LIMITS = Limits(attempts=10, backoff=2.0)
 """Of patience with a data store: some eight minutes without an answer."""
-PACE = Pace()
+POLLING = PollingPolicy()
 
 
 def plan_requests(paths: Sequence[SourceLocation], request: Request) -> tuple[Planned, ...]:
@@ -55,14 +54,14 @@ def announce(paths: Sequence[SourceLocation], request: Request) -> Announcement 
         SettingsError: as ``plan_requests``.
     """
     selection = select(str(paths[0]), request)
-    missing = [planned for planned in plan(selection) if not Kept(planned, folder()).path.is_file()]
+    missing = [planned for planned in plan(selection) if not CachedRequest(planned, folder()).path.is_file()]
     if not missing:
         return None
-    of = selection
-    fields = len(of.times) * (len(of.variables) + len(of.accumulated) + len(of.atmospheric) * len(of.levels))
+    fields = len(selection.variables) + len(selection.accumulated)
+    fields += len(selection.atmospheric) * len(selection.levels)
     return Announcement(
-        states=len(of.times),
-        value_bytes=4 * of.points * (fields + len(of.statics)),
+        states=len(selection.times),
+        value_bytes=4 * selection.points * (len(selection.times) * fields + len(selection.statics)),
         requests=len(missing),
         download_bytes=sum(planned.size for planned in missing),
     )
@@ -82,34 +81,50 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         UnavailableError: the data store does not answer; what was fetched stays, and its queue goes on.
     """
     selection = select(str(paths[0]), request)
-    kept = [Kept(planned, folder()) for planned in plan(selection)]
+    requests = [CachedRequest(planned, folder()) for planned in plan(selection)]
     # Before hours of waiting, not after.
-    load_eccodes()
-    _fetch(selection, kept)
+    eccodes = load_eccodes()
+    _fetch(selection, requests)
     wanted = dataclasses.replace(
         request,
         variables=frozenset((*selection.variables, *selection.accumulated, *selection.atmospheric)),
         statics=frozenset(STATIC_PREFIX + name for name in selection.statics),
     )
-    with grib.open_source([one.path for one in kept], wanted) as opened:
+    with grib.open_source([cached.path for cached in requests], wanted) as opened:
         try:
             _check(opened.fields, selection)
         except StoreError:
-            _delete_short(kept)
+            # Results that are short of fields are deleted: the data store may have them another time.
+            for cached in requests:
+                with cached.path.open("rb") as stream:
+                    held = eccodes.codes_count_in_file(stream)
+                if held < cached.planned.fields:
+                    cached.delete()
             raise
-        notes = (*opened.notes, *_notes(selection, request))
-        files = tuple(one.facts() for one in kept)
-        licence = selection.product.credit
-        # All that will be fetched has been.
-        yield dataclasses.replace(opened, files=files, notes=notes, licence=licence, requests=0, download_bytes=0)
+        # What was chosen because nobody said otherwise.
+        notes = list(opened.notes)
+        if request.variables is None:
+            notes.append(f"variables chosen by {selection.product.name}, as none were named")
+        if request.levels is None and selection.atmospheric:
+            notes.append(f"levels chosen as Aurora's, as none were named: {listed(selection.levels)} hPa")
+        yield dataclasses.replace(
+            opened,
+            files=tuple(cached.facts() for cached in requests),
+            notes=tuple(notes),
+            licence=selection.product.credit,
+            # All that will be fetched has been.
+            requests=0,
+            download_bytes=0,
+        )
 
 
-def _fetch(selection: Selection, kept: Sequence[Kept]) -> None:
-    missing = [one.planned for one in kept if not one.path.is_file()]
+def _fetch(selection: FieldSelection, requests: Sequence[CachedRequest]) -> None:
+    """Fetch what the cache lacks."""
+    missing = [cached.planned for cached in requests if not cached.path.is_file()]
     if missing and offline():
         msg = (
-            f"{len(missing)} of {len(kept)} results of {selection.product.name} are not in the cache, the first for "
-            f"{missing[0]}, and KIT_OFFLINE is set"
+            f"{len(missing)} of {len(requests)} results of {selection.product.name} are not in the cache, the first "
+            f"for {missing[0]}, and KIT_OFFLINE is set"
         )
         raise RegistryError(msg)
     watch = current()
@@ -117,69 +132,40 @@ def _fetch(selection: Selection, kept: Sequence[Kept]) -> None:
         load_client()
         size = readable(sum(planned.size for planned in missing))
         watch.said(f"{selection.product.name}: {len(missing)} requests, about {size}")
-    fetch_all(kept, lambda: Service(find_access(selection.product.store), LIMITS, watch), watch, LIMITS, PACE)
+    fetch_all(requests, lambda: Service(find_access(selection.product.store), LIMITS, watch), watch, LIMITS, POLLING)
 
 
-def _notes(selection: Selection, request: Request) -> Iterator[str]:
-    """What was chosen because nobody said otherwise."""
-    if request.variables is None:
-        yield f"variables chosen by {selection.product.name}, as none were named"
-    if request.levels is None and selection.atmospheric:
-        yield f"levels chosen as Aurora's, as none were named: {listed(selection.levels)} hPa"
-
-
-def _check(fields: Mapping[str, xr.DataArray], selection: Selection) -> None:
-    """Hold what came against what was asked.
+def _check(fields: Mapping[str, xr.DataArray], selection: FieldSelection) -> None:
+    """Compare what came with what was asked.
 
     Raises:
         StoreError: a variable, a level or a time is missing; names it.
     """
-    of = selection
-    asked: dict[str, Times] = dict.fromkeys((*of.variables, *of.atmospheric), of.times)
-    asked |= dict.fromkeys(of.accumulated, of.hours)
-    statics = [STATIC_PREFIX + name for name in of.statics]
-    if missing := [name for name in (*asked, *statics) if name not in fields]:
-        msg = (
-            f"{of.product.name}: the results lack {', '.join(missing)}, which were asked for; they hold "
-            f"{', '.join(sorted(fields))}. {_anew()}"
-        )
-        raise StoreError(msg)
-    for name, times in asked.items():
-        _check_times(name, times, fields[name], of)
-        if name in of.atmospheric:
-            lost = set(of.levels) - set(fields[name]["level"].values.tolist())
-            if lost:
-                msg = f"{of.product.name}: {name} lacks the levels {listed(sorted(lost))} hPa. {_anew()}"
-                raise StoreError(msg)
-
-
-def _check_times(name: str, asked: Times, field: xr.DataArray, selection: Selection) -> None:
-    wanted = _stamps(asked)
-    lost = wanted[~np.isin(wanted, field["time"].values.astype("datetime64[s]"))]
-    if lost.size:
-        msg = (
-            f"{selection.product.name}: {lost.size} of {wanted.size} times of {name} are missing, the first at "
-            f"{lost[0]}; the data store may not have them yet: end --times earlier. {_anew()}"
-        )
-        raise StoreError(msg)
-
-
-def _stamps(times: Times) -> npt.NDArray[np.datetime64]:
-    return np.array([moment.replace(tzinfo=None) for moment in times], dtype="datetime64[s]")
-
-
-def _delete_short(kept: Sequence[Kept]) -> None:
-    """Delete results that hold fewer fields than were asked for: the data store may have them another time."""
-    eccodes = load_eccodes()
-    for one in kept:
-        with one.path.open("rb") as stream:
-            held = eccodes.codes_count_in_file(stream)
-        if held < one.planned.fields:
-            one.delete()
-
-
-def _anew() -> str:
-    return (
+    product = selection.product.name
+    advice = (
         "What is short of fields was deleted from the cache, so that the same command asks for it anew; to have all "
         f"of it anew, delete {folder()}"
     )
+    asked: dict[str, Times] = dict.fromkeys((*selection.variables, *selection.atmospheric), selection.times)
+    asked |= dict.fromkeys(selection.accumulated, selection.hours)
+    statics = [STATIC_PREFIX + name for name in selection.statics]
+    if missing := [name for name in (*asked, *statics) if name not in fields]:
+        msg = (
+            f"{product}: the results lack {', '.join(missing)}, which were asked for; they hold "
+            f"{', '.join(sorted(fields))}. {advice}"
+        )
+        raise StoreError(msg)
+    for name, times in asked.items():
+        wanted = np.array([moment.replace(tzinfo=None) for moment in times], dtype="datetime64[s]")
+        lost = wanted[~np.isin(wanted, fields[name]["time"].values.astype("datetime64[s]"))]
+        if lost.size:
+            msg = (
+                f"{product}: {lost.size} of {wanted.size} times of {name} are missing, the first at {lost[0]}; the "
+                f"data store may not have them yet: end --times earlier. {advice}"
+            )
+            raise StoreError(msg)
+        if name in selection.atmospheric:
+            lacking = set(selection.levels).difference(fields[name]["level"].values.tolist())
+            if lacking:
+                msg = f"{product}: {name} lacks the levels {listed(sorted(lacking))} hPa. {advice}"
+                raise StoreError(msg)

@@ -20,8 +20,8 @@ import pytest
 from kit.data.settings import Period
 from kit.data.sources.base import Request, SourceData
 from kit.data.sources.cds import source as cds
-from kit.data.sources.cds.queue import Pace
-from kit.data.sources.cds.request_cache import Kept, folder
+from kit.data.sources.cds.queue import PollingPolicy
+from kit.data.sources.cds.request_cache import CachedRequest, folder
 from kit.data.sources.cds.requests import Planned
 from kit.io.errors import KitError, RegistryError, SettingsError, StoreError, UnavailableError
 from kit.io.progress import ProgressCallback, watched
@@ -67,8 +67,8 @@ def fetch(request: Request = ONE, path: str = "era5") -> SourceData:
         return data
 
 
-def kept(request: Request = ONE) -> list[Kept]:
-    return [Kept(planned, folder()) for planned in cds.plan_requests(["era5"], request)]
+def kept(request: Request = ONE) -> list[CachedRequest]:
+    return [CachedRequest(planned, folder()) for planned in cds.plan_requests(["era5"], request)]
 
 
 def test_many_at_once_then_from_the_cache(stores: DataStores, told: list[str]) -> None:
@@ -281,10 +281,10 @@ def test_what_is_kept_names_the_request_and_never_the_key(stores: DataStores) ->
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"job": 1}', '{"dataset": "x", "inputs": {}, "job": "y"}'])
 def test_a_torn_note_says_nothing(content: str, tmp_path: Path) -> None:
-    one = Kept(Planned("a", {"variable": ["b"]}, 1, 1), tmp_path)
+    one = CachedRequest(Planned("a", {"variable": ["b"]}, 1, 1), tmp_path)
     one.path.with_suffix(".json").write_text(content)
     assert (one.note.dataset, one.note.job) == ("a", None)
-    assert not one.whole()
+    assert not one.is_whole()
 
 
 @contextmanager
@@ -308,11 +308,11 @@ def test_two_builds_at_once_submit_once(stores: DataStores, told: list[str]) -> 
 
 CODE = """
 import sys
-from kit.data.sources.cds.queue import Pace
+from kit.data.sources.cds.queue import PollingPolicy
 from kit.data.settings import Period
 from kit.data.sources.cds import source as cds
 from kit.data.sources.base import Request
-cds.PACE = Pace(shortest=0.01, longest=0.02)
+cds.POLLING = PollingPolicy(shortest=0.01, longest=0.02)
 times = Period.parse("2020-01-31T18/2020-02-01")
 request = Request(frozenset({"2t"}), frozenset({"static_coslat"}), times, None, (51.0, 5.0, 50.0, 6.0), 6)
 with cds.open_source(["era5"], request) as data:
@@ -355,7 +355,7 @@ def test_kill_in_the_queue_while_submitting_and_while_fetching(stores: DataStore
 def test_ctrl_c_ends_downloads_and_keeps_what_arrived(stores: DataStores, monkeypatch: pytest.MonkeyPatch) -> None:
     stores.files.put(RESULT, stores.result({**cds.plan_requests(["era5"], ONE)[0].inputs}) * 40)
     stores.files.fail(RESULT, Fault(pace=0.05))
-    monkeypatch.setattr(cds, "PACE", Pace(shortest=0.005, longest=0.01))
+    monkeypatch.setattr(cds, "POLLING", PollingPolicy(shortest=0.005, longest=0.01))
 
     def interrupt() -> None:
         wait_for(lambda: stores.files.asked(RESULT))
