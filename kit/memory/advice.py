@@ -100,6 +100,7 @@ def advise(now: Situation, *, place: str | None = None, updating: bool = False) 
             bands = max(bands, memory.latitude_bands)
             memory = memory.model_copy(update={"recompute": "blocks", "latitude_bands": bands})
         found += _finer_bands(memory, now.rows, place)
+        # A CPU's memory is the host's: there is nowhere to go, and only rounding is left.
         if now.device == "cuda" and "inputs" not in memory.offload:
             memory = memory.model_copy(update={"offload": (*memory.offload, "inputs")})
             options = f"--memory.offload {','.join(memory.offload)}"
@@ -164,6 +165,7 @@ def advise_planned(now: Situation, held: Mapping[Any, int], place: str) -> list[
         place: Part of the model where the peak is, or ``inputs``, ``loss``, ``optimizer``.
     """
     least = _WORTH * sum(held.values())
+    # Where activations are next to nothing, the peak is where gradients are applied.
     found = advise(now, place=place, updating=held["activations"] < least)
     if held["optimizer"] + held["gradients"] > least:
         return found

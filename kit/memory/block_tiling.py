@@ -231,11 +231,13 @@ def attend(attn: WindowAttention, x: torch.Tensor, runs: list[MaskedRun], rollou
     has_lora = isinstance(attn.lora_qkv, torch.nn.Module)
     if has_lora:
         qkv = qkv + attn.lora_qkv(x, rollout_step)
+    # Windows are outermost, so that those of a run lie together for all samples: no copies to split them.
     samples = x.shape[0] // sum(run.windows for run in runs)
     dropout = attn.attn_drop if attn.training else 0.0
     parts = qkv.split([run.windows * samples for run in runs])
     out = [_attend_run(part, run, attn.num_heads, dropout) for part, run in zip(parts, runs, strict=True)]
     x = _joined(out)
+    # A prefix is called here, between attention and projection, because upstream's own attention does not run.
     if (prefix := prefix_of(attn)) is not None:
         x = prefix(x, qkv)
     result = attn.proj(x)
@@ -250,6 +252,7 @@ def _attend_run(qkv: torch.Tensor, run: MaskedRun, heads: int, dropout: float) -
     windows, tokens, width = qkv.shape
     whole = qkv.view(windows, tokens, 3, heads, width // (3 * heads))
     mask = run.mask
+    # A mask for each window serves all samples, which lie next to each other.
     if mask is not None and mask.ndim == 4:
         mask = mask.repeat_interleave(windows // run.windows, dim=0)
     done = []
@@ -271,6 +274,7 @@ def _joined(parts: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 def _partition(grid: torch.Tensor, lay: WindowLayout, rows: range) -> torch.Tensor:
     """Cut [B, C, h, W, D] into windows, [windows x B, N, D]; windows by level, latitude, longitude."""
+    # From the last axis to the first, as ``pad`` wants it; D stays as it is.
     padding = (0, 0, *lay.padding[2], *lay.pad_rows(rows), *lay.padding[0])
     if any(padding):
         grid = F.pad(grid, padding)

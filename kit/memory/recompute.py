@@ -5,7 +5,7 @@ that rename parameters, such as upstream's own, are not used.
 
 With block recomputation the inputs of segments are most of what a step holds: 12.8 GiB for the 1.3 billion parameter
 model at 0.25 degrees in fp32. They can be rounded, or wait on the host. PyTorch's own ``save_on_cpu`` would wait for
-each copy; here copies go on beside the arithmetic, which is why this stays the kit's own code. Full fine-tuning of
+each copy; here copies go on during the arithmetic, which is why this stays the kit's own code. Full fine-tuning of
 that model, in fp32 and clipped, then peaks at 9.5 GiB where upstream's recipe takes 63.8 (``docs/benchmarks.md``).
 """
 

@@ -59,7 +59,7 @@ class Cost:
     def seconds(self, card: Card) -> float:
         """Estimate the time on a card, in seconds.
 
-        Copies to and from the host go on beside the card's arithmetic; the host's own arithmetic is waited for.
+        Copies to and from the host go on during the card's arithmetic; the host's own arithmetic is waited for.
         """
         rates = {"bf16": card.bf16_tflops, "tf32": card.tf32_tflops, "fp32": card.fp32_tflops}
         total = 0.0
@@ -121,7 +121,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 def _unit(func: Any, tensor: torch.Tensor) -> _Unit:
     if tensor.element_size() == 2:
         return "bf16"
-    # PyTorch lets convolutions in fp32 use TF32, and matrix products not, unless it is told to.
+    # By default PyTorch lets convolutions in fp32 use TF32, and matrix products not.
     if func in _CONVOLUTIONS:
         return "tf32"
     return "fp32"

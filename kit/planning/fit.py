@@ -185,7 +185,7 @@ def candidates(settings: PlanSettings, workload: Workload) -> list[MemorySetting
     device computes; the optimiser on the host is waited for, and so goes last.
 
     Raises:
-        SettingsError: one of them was given beside ``memory.fit``.
+        SettingsError: one of them was given together with ``memory.fit``.
     """
     given = settings.memory
     for name in CHOSEN:

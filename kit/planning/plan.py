@@ -104,7 +104,7 @@ def plan(settings: PlanSettings) -> Plan:
     written, and the process is left as it was. A plan of the largest model at 0.25 degrees takes less than a minute.
 
     Args:
-        settings: Settings of the run as for ``kit.finetune``, and beside them: ``grid``, the size of a global grid
+        settings: Settings of the run as for ``kit.finetune``, and three more: ``grid``, the size of a global grid
             that stands for a store (by default the store of ``data.store`` is opened), ``card``, the name of a card
             to estimate the time of a step for, and ``forecast``, to plan a prediction instead of a training step.
             With ``memory.fit`` the fastest exact memory settings that stay below it are chosen.

@@ -1,4 +1,4 @@
-"""Settings of the planner: those of training, and what it is planned for."""
+"""Settings of the planner: those of training, and the grid and the card to plan for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class GridSize:
         """
         if isinstance(value, cls):
             return value
-        match = re.fullmatch(r"(\d+) ?x ?(\d+)", value.strip().lower()) if isinstance(value, str) else None
+        # Anything but a text is refused with the same words: on a command line 721 alone reads as a number.
+        match = re.fullmatch(r"(\d+) ?x ?(\d+)", str(value).strip().lower())
         if match is None or 0 in (int(match[1]), int(match[2])):
             msg = f"expected rows x columns, such as 721x1440, got {value!r}"
             raise ValueError(msg)
@@ -48,7 +49,9 @@ Size = Annotated[
 
 def _name(value: Any) -> Any:
     # On a command line a name of digits alone, such as 4090, reads as a number.
-    return str(value) if isinstance(value, int) else value
+    if isinstance(value, int):
+        return str(value)
+    return value
 
 
 class PlanSettings(Settings):
