@@ -144,3 +144,14 @@ def test_a_folder_that_a_thread_still_fills_is_removed(tmp_path: Path) -> None:
     remove_tree(folder)
     assert not folder.exists()
     remove_tree(folder)
+
+
+def test_a_name_that_need_not_last_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_: int) -> None:
+        msg = "nothing waits for the disk"
+        raise AssertionError(msg)
+
+    (tmp_path / "part").write_text("chunk")
+    monkeypatch.setattr(os, "fsync", fsync)
+    move(tmp_path / "part", tmp_path / "chunk", durable=False)
+    assert (tmp_path / "chunk").read_text() == "chunk"

@@ -10,7 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from kit.io.progress import ProgressCallback
-from kit.io.retry import Limits, RetryableError, SourceError, patiently, poll, reason, retry_after
+from kit.io.retry import Limits, RetryableError, SourceError, patiently, poll, reason, retry_after, wait_before_retry
 
 LIMITS = Limits(attempts=4, backoff=1.0, longest=3.0)
 
@@ -67,6 +67,13 @@ def test_a_server_says_how_long(waits: list[float]) -> None:
     assert waits == [2.5, 0.0]
     with pytest.raises(SourceError, match="busy; the server asks to wait 4 s"):
         patiently(failing(RetryableError("busy", wait=4.0)), LIMITS, Notes())
+
+
+def test_one_wait_by_itself() -> None:
+    assert [wait_before_retry(RetryableError("cut"), n, LIMITS) for n in (1, 2, 3)] == [1.0, 2.0, 3.0]
+    assert wait_before_retry(RetryableError("busy", wait=0.5), 3, LIMITS) == 0.5
+    with pytest.raises(SourceError, match="given up after 4 attempts"):
+        wait_before_retry(RetryableError("cut"), 4, LIMITS)
 
 
 def test_other_failures_are_not_tried_again(waits: list[float]) -> None:
