@@ -1,4 +1,4 @@
-"""What a check is: a name, a severity, and a small function that yields what it found."""
+"""What a check is, and what it is given: a store that was examined, and what the store is expected to hold."""
 
 from __future__ import annotations
 
@@ -10,14 +10,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kit.checks.expected import Expected
 from kit.checks.results import Check, Severity
 from kit.checks.scan import Survey
 from kit.checks.store_reader import StoreReader
 
-__all__ = ["REBUILD", "Examined", "Finding", "Findings", "NamedCheck", "check", "few", "usual_step"]
+__all__ = [
+    "LEVELS",
+    "REBUILD",
+    "Examined",
+    "Expected",
+    "Finding",
+    "Findings",
+    "NamedCheck",
+    "check",
+    "few",
+    "usual_step",
+]
 
 REBUILD = "build the store again with `kit data build`"
+
+LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+"""Pressure levels, in hPa, that upstream's weights were trained on, and for which it publishes statistics."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,34 @@ class Finding:
 
 
 Findings = Iterator[Finding]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a model reads, in the names of a store.
+
+    Attributes:
+        name: Name of the model; None for upstream's in general, where nothing in particular was asked for.
+        surface: Surface variables.
+        atmospheric: Variables on levels.
+        static: Static variables without their prefix.
+        levels: Pressure levels, hPa.
+        step_hours: Hours from state to state; None where any step will do.
+        window_hours: Hours that accumulated variables are accumulated over; None where it is the step.
+    """
+
+    name: str | None = None
+    surface: tuple[str, ...] = ("2t", "10u", "10v", "msl")
+    atmospheric: tuple[str, ...] = ("z", "u", "v", "t", "q")
+    static: tuple[str, ...] = ("lsm", "z", "slt")
+    levels: tuple[float, ...] = LEVELS
+    step_hours: float | None = None
+    window_hours: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Name for a sentence."""
+        return f"variant {self.name}" if self.name else "Aurora"
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,20 @@ scales. They are the mean and the standard deviation that values have which are 
 
 from __future__ import annotations
 
+import importlib.resources
 import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from kit.checks.expected import published
 from kit.checks.scan import LONG_TAILED
 from kit.data import variables
 from kit.data.store.format import STATISTICS_FILE
-from kit.io.documents import DocumentError, read_json
+from kit.io.documents import DocumentError, parse_json, read_json
 from kit.io.errors import StoreError
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "compared",
     "drift",
     "judged",
+    "published",
     "read_reference",
     "skewed",
     "upstream",
@@ -74,10 +76,6 @@ class Drift:
             f"mean {self.mean:.6g} and scale {self.scale:.6g}, where {whose} has {self.reference_mean:.6g} and "
             f"{self.reference_scale:.6g}: {abs(self.shift):.1f} scales away, {self.ratio:.2f} times as wide"
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
 
 
 def skewed(key: str) -> bool:
@@ -167,6 +165,16 @@ def _remedy(found: Drift) -> str:
 # Statistics to compare with: upstream's, those of a store, or a file of them in any of the forms in circulation.
 
 UPSTREAM = "upstream"
+
+
+@cache
+def published() -> dict[str, tuple[float, float]]:
+    """Read location and scale of each channel that upstream publishes (``aurora/normalisation.py``, MIT licence).
+
+    They are kept here as numbers, because importing them from upstream imports PyTorch.
+    """
+    text = importlib.resources.files("kit.resources").joinpath("upstream-statistics.json").read_text(encoding="utf-8")
+    return {key: (location, scale) for key, (location, scale) in parse_json(text).items()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks that hold one variable against another: hydrostatic balance, land and sea, dew point, statics in their place.
+"""Checks of variables against each other and the Earth: hydrostatic balance, dew point, land and sea, orography.
 
 They look at means over all states, at the points of a map: what is wrong with a store as a whole shows there.
 
@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check
+from kit.checks.results import Severity
+from kit.checks.scan import thinning
+from kit.data.units import STANDARD_GRAVITY
 
 __all__ = [
     "CHECKS",
     "DRY_AIR",
-    "GRAVITY",
     "standard_geopotential",
     "standard_temperature",
     "thickness",
@@ -175,15 +177,85 @@ def _correlation(height_hw: Array, field_hw: Array, *, zonal: bool) -> float:
     return float((height[there] * field_hw[there]).sum() / norm) if norm > 0 else 0.0
 
 
-CHECKS = (_hydrostatic, _dew_point, _land_sea_mask, _soil_type, _static_alignment)
-"""In the order in which they are reported."""
+# Where land and sea are known to be: a land-sea mask that says otherwise is of another place, or its grid is.
+#
+# A shift of all fields at once, by half the circle or by a turned axis, leaves them in agreement with each other; only
+# the Earth tells.
+
+_LAND = (
+    (30, 5, 18, 25), (3, 15, -8, 28), (-22, 20, -28, 28), (62, 37, 54, 60), (66, 90, 52, 130), (48, 85, 30, 105),
+    (26, 76, 16, 80), (-20, 122, -30, 142), (55, 245, 36, 262), (-3, 292, -18, 312), (76, 316, 68, 326),
+    (-80, 30, -90, 110),
+)  # fmt: skip
+"""Boxes with hardly any water: north, west, south, east. The Sahara, the Congo, the Kalahari, Russia, Siberia, inner
+Asia, the Deccan, Australia, North America, the Amazon, Greenland, East Antarctica."""
+_SEA = (
+    (45, 160, 25, 220), (15, 180, 0, 230), (-8, 200, -50, 275), (50, 320, 32, 340), (25, 310, 10, 338),
+    (-8, 335, -45, 360), (-8, 60, -45, 95), (-52, 0, -60, 280), (90, 0, 86, 360), (58, 345, 50, 348),
+)  # fmt: skip
+"""Boxes with hardly any land: the Pacific and the Atlantic (three each), the Indian and the Southern Ocean, the Arctic,
+west of Scotland."""
+_KNOWN = 30
+"""Fewer known points say nothing."""
+_AGREE, _TURNED = 0.8, 0.95
+"""Share of known points that a sound mask fulfils at the least, and that one must fulfil to be the turned one."""
+_EARTH_TURNS: dict[str, Callable[[Array], Array]] = {
+    "half the circle off in longitude": lambda field: np.roll(field, field.shape[1] // 2, axis=1),
+    "upside down": lambda field: field[::-1],
+    "upside down and half the circle off": lambda field: np.roll(field[::-1], field.shape[1] // 2, axis=1),
+    "mirrored from east to west": lambda field: field[:, ::-1],
+}
+
+
+@check("geography", "error", "land and sea lie where they are on Earth", needs=("latitude", "longitude"))
+def _geography(store: Examined) -> Findings:
+    mask = store.found("static_lsm")
+    if mask is None or store.reader.attributes.get("synthetic"):
+        return
+    land = mask.mean_Chw[0] >= 0.5
+    rows, columns = thinning(mask.channel.array.shape)
+    latitude, longitude = store.reader.coordinates["latitude"], store.reader.coordinates["longitude"] % 360
+    if latitude.ndim == 2:
+        latitude, longitude = latitude[::rows, ::columns], longitude[::rows, ::columns]
+    else:
+        latitude, longitude = np.meshgrid(latitude[::rows], longitude[::columns], indexing="ij")
+    known = np.zeros(land.shape, dtype=np.int8)
+    for value, boxes in ((1, _LAND), (-1, _SEA)):
+        for north, west, south, east in boxes:
+            inside = (latitude <= north) & (latitude >= south) & (longitude >= west) & (longitude <= east)
+            known[inside] = value
+    count = np.count_nonzero(known)
+    if count < _KNOWN:
+        return
+    agrees = _agreement(land, known)
+    if agrees >= _AGREE:
+        return
+    turned = {"": 0.0}
+    # Only a field around the whole circle can be turned or shifted and still be of its grid.
+    if store.spans_globe and store.reader.coordinates["latitude"].ndim == 1:
+        for name, turn in _EARTH_TURNS.items():
+            turned[name] = _agreement(turn(land), known)
+    best = max(turned, key=turned.__getitem__)
+    detail = f"static_lsm has {agrees:.0%} of {count} points in the midst of land and sea right"
+    severity: Severity = "warning"
+    if turned[best] >= _TURNED:
+        detail += f"; {turned[best]:.0%} were it not {best}"
+        severity = "error"
+    else:
+        best = ""
+    remedy = "the mask, or the coordinates of all fields, are of another place: correct the source's coordinates"
+    yield Finding("static_lsm", detail, f"{remedy}, then {REBUILD}", severity, {"agreement": agrees, "turned": best})
+
+
+def _agreement(land: Array, known: Array) -> float:
+    """Return the share of known points that are right, land and sea counted alike: most of the Earth is sea."""
+    shares = [(land[known == value] == (value > 0)).mean() for value in (1, -1) if (known == value).any()]
+    return float(np.mean(shares))
 
 
 # The air, as far as checks need to know it: a standard atmosphere and the hypsometric equation.
 
 
-GRAVITY = 9.80665
-"""Standard gravity, m s-2."""
 DRY_AIR = 287.0597
 """Gas constant of dry air, J kg-1 K-1 (ECMWF, IFS documentation, part IV, chapter 12)."""
 _VAPOUR = 0.609133
@@ -198,14 +270,14 @@ def standard_geopotential(pressure: Any) -> Array:
     """Geopotential of pressures in hPa, in m2 s-2 (International Standard Atmosphere, ISO 2533:1975, up to 20 km)."""
     pressure = np.asarray(pressure, dtype=np.float64)
     edge, height, temperature = _TROPOPAUSE
-    below = 288.15 / _LAPSE * (1 - (pressure / 1013.25) ** (DRY_AIR * _LAPSE / GRAVITY))
-    above = height + DRY_AIR * temperature / GRAVITY * np.log(edge / pressure)
-    return np.asarray(GRAVITY * np.where(pressure >= edge, below, above))
+    below = 288.15 / _LAPSE * (1 - (pressure / 1013.25) ** (DRY_AIR * _LAPSE / STANDARD_GRAVITY))
+    above = height + DRY_AIR * temperature / STANDARD_GRAVITY * np.log(edge / pressure)
+    return np.asarray(STANDARD_GRAVITY * np.where(pressure >= edge, below, above))
 
 
 def standard_temperature(pressure: Any) -> Array:
     """Temperature at pressures in hPa, in K (same source)."""
-    height = standard_geopotential(pressure) / GRAVITY
+    height = standard_geopotential(pressure) / STANDARD_GRAVITY
     return np.asarray(np.maximum(288.15 - _LAPSE * height, _TROPOPAUSE[2]))
 
 
@@ -227,3 +299,7 @@ def thickness(upper: Array, lower: Array, upper_pressure: float, lower_pressure:
         lower_pressure: in the same unit.
     """
     return np.asarray(DRY_AIR * (upper + lower) / 2 * np.log(lower_pressure / upper_pressure))
+
+
+CHECKS = (_hydrostatic, _dew_point, _land_sea_mask, _soil_type, _static_alignment, _geography)
+"""In the order in which they are reported."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kit.checks import coordinates, geography, physics, structure, training, units, values, variant
-from kit.checks.check import Examined
-from kit.checks.expected import Expected
+from kit.checks import coordinates, physics, structure, training, units, values, variant
+from kit.checks.check import Examined, Expected
 from kit.checks.results import Check, QualityReport
 from kit.checks.scan import Bounds, survey
 from kit.checks.store_reader import open_store_reader
@@ -28,7 +27,6 @@ _ALL = (
     *values.CHECKS,
     *units.CHECKS,
     *physics.CHECKS,
-    *geography.CHECKS,
     *training.CHECKS,
 )
 CHECKS = {check.name: check for check in _ALL}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,6 @@ class SplitDrift:
     """Of the scales."""
     verdict: Verdict
     remedy: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
 
 
 def stability_index(counts_K: npt.NDArray[Any], others_K: npt.NDArray[Any]) -> float:

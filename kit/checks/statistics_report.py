@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from kit.checks.check import few
-from kit.checks.drift import UPSTREAM, Drift, ReferenceStatistics, compared, drift, read_reference, upstream
-from kit.checks.expected import published
+from kit.checks.drift import UPSTREAM, Drift, ReferenceStatistics, compared, drift, published, read_reference, upstream
 from kit.checks.settings import StatsSettings
 from kit.checks.stability import split_drift
 from kit.data.settings import Period
@@ -97,7 +96,7 @@ def _report_on_store(store: Store, settings: StatsSettings) -> dict[str, Any]:
     if settings.states:
         states = sum(min(settings.states, len(store.indices(period))) for period in store.splits.values())
         log = _ReadingLog("comparing the splits", channels * states)
-        splits = [one.as_dict() for one in split_drift(store, settings.states, log)]
+        splits = [asdict(one) for one in split_drift(store, settings.states, log)]
     return {
         "store": str(store.path),
         "split": split,
@@ -237,7 +236,7 @@ def _drift(values: Mapping[str, tuple[float, float]], against: str) -> dict[str,
         compared_keys.append(key)
         found = compared(key, mean, scale, reference.values.get(key), whole=reference.whole)
         if found is not None:
-            channels.append(_blamed(found, reference).as_dict())
+            channels.append(asdict(_blamed(found, reference)))
     if not channels and reference.name != UPSTREAM:
         msg = (
             f"nothing to compare: {reference.name} has statistics of {', '.join(list(reference.values)[:8])}, and none "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check
-from kit.checks.physics import GRAVITY, standard_geopotential
+from kit.checks.physics import standard_geopotential
 from kit.checks.scan import Survey
 from kit.checks.store_reader import Position
+from kit.data.units import STANDARD_GRAVITY
 
 __all__ = ["CHECKS"]
 
@@ -88,7 +89,7 @@ def _by_extremes(store: Examined, found: Survey, mean: float) -> _Mistake | None
         longitude = store.reader.coordinates.get("longitude", np.zeros(1))
         # Of the globe alone it is known how high its highest land is.
         if np.ptp(latitude) > 120 and np.ptp(longitude) > 300 and 1000 < high < 9000:
-            return "metres for m2 s-2 (the highest land would be lower than 1000 m)", f"multiply by {GRAVITY}"
+            return "metres for m2 s-2 (the highest land would be lower than 1000 m)", f"multiply by {STANDARD_GRAVITY}"
     elif name in _RAIN:
         if mean * 24 / (found.channel.window_hours or store.step_hours or 1) > _WETTEST:
             return "mm for m", "divide by 1000"
@@ -111,9 +112,9 @@ def _geopotential(store: Examined, found: Survey) -> _Mistake | None:
         return None
     ratio = float(np.median(found.mean_C[high] / standard_geopotential(levels[high])))
     for unit, metres in (("m", 1), ("dam", 10)):
-        if 0.8 < ratio * metres * GRAVITY < 1.25:
+        if 0.8 < ratio * metres * STANDARD_GRAVITY < 1.25:
             detail = f"z is {ratio:.3g} times the geopotential of a standard atmosphere: geopotential height in {unit}"
-            return detail, f"multiply by {metres * GRAVITY}"
+            return detail, f"multiply by {metres * STANDARD_GRAVITY}"
     return None
 
 

@@ -11,7 +11,6 @@ from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
 from kit.checks.results import Severity
 from kit.checks.scan import Survey, Tally, box, form
 from kit.checks.store_reader import StoreReader
-from kit.data.infill import parse_infill_notes
 
 __all__ = ["CHECKS"]
 
@@ -64,7 +63,12 @@ def _nan(store: Examined) -> Findings:
 @check("infilled", "info", "no value was filled in")
 def _infilled(store: Examined) -> Findings:
     history = store.reader.attributes.get("history")
-    filled = parse_infill_notes(history) if isinstance(history, list) else {}
+    filled = {}
+    if isinstance(history, list):
+        # Not above: it brings xarray, which nothing else here needs.
+        from kit.data.infill import parse_infill_notes
+
+        filled = parse_infill_notes(history)
     for channel in store.reader.channels:
         if channel.name not in filled:
             continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from kit.data.units import STANDARD_GRAVITY
 from kit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#8c8c8c", "#262626"
 
 ERROR_COLOURS = "PuOr_r"
 """Diverging, and used for nothing else: errors are never taken for fields."""
-
-GRAVITY = 9.80665
-"""Metres per second squared: turns geopotential into geopotential metres."""
 
 Scale = Literal["sequential", "diverging", "from zero", "fraction", "cyclic"]
 Values = TypeVar("Values", float, "np.ndarray")
@@ -85,7 +83,7 @@ _FAMILIES = {
     "wind": Style(label="", unit="m s⁻¹", colours="RdBu_r", scale="diverging"),
     "speed": Style(label="", unit="m s⁻¹", colours="viridis", scale="from zero"),
     "pressure": Style(label="", unit="hPa", factor=0.01, colours="viridis"),
-    "geopotential": Style(label="", unit="dam", factor=0.1 / GRAVITY, colours="viridis"),
+    "geopotential": Style(label="", unit="dam", factor=0.1 / STANDARD_GRAVITY, colours="viridis"),
     "moisture": Style(label="", unit="g kg⁻¹", factor=1000, colours="YlGnBu", scale="from zero"),
     "column water": Style(label="", unit="kg m⁻²", colours="YlGnBu", scale="from zero"),
     "water depth": Style(label="", unit="mm", factor=1000, colours="Blues", scale="from zero"),
@@ -193,7 +191,7 @@ for _family, _labels in _LABELS.items():
     for _name, _label in _labels.items():
         _STYLES[_name] = replace(_FAMILIES[_family], label=_label)
 _STYLES["static_z"] = replace(
-    _FAMILIES["height"], label="Orography", factor=1 / GRAVITY, colours="cividis", scale="sequential"
+    _FAMILIES["height"], label="Orography", factor=1 / STANDARD_GRAVITY, colours="cividis", scale="sequential"
 )
 _STYLES["static_slt"] = Style(label="Soil type", unit="class", colours="tab10")
 

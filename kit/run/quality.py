@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kit.checks import variant
-from kit.checks.check import Examined
-from kit.checks.expected import Expected
+from kit.checks.check import Examined, Expected
 from kit.checks.results import Check, QualityReport, accept
 from kit.checks.run import VERSION, examine, report_on
 from kit.checks.store_reader import StoreReader, open_store_reader

@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from kit.checks.expected import Expected, published
+from kit.checks.check import Expected
+from kit.checks.drift import published
 from kit.checks.results import Check, QualityReport
 from kit.checks.run import examine as examined
 from kit.checks.run import report_on

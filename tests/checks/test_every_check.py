@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kit.checks.expected import LEVELS
+from kit.checks.check import LEVELS
 from kit.checks.results import QualityReport
 from kit.checks.run import CHECKS
 from tests.checks.cases import COSINE, FIRES, SILENT

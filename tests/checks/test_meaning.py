@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kit.checks.drift import drift
-from kit.checks.expected import LEVELS, Expected, published
+from kit.checks.check import LEVELS, Expected
+from kit.checks.drift import drift, published
 from tests.checks.stores import (
     dry_above,
     failed,

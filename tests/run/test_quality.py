@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
-from kit.checks.expected import Expected
+from kit.checks.check import Expected
 from kit.checks.run import VERSION, examine
 from kit.cli.main import main
 from kit.data.store.format import REPORT_FILE
