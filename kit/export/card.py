@@ -81,10 +81,10 @@ def card(description: Mapping[str, Any], name: str, scores: Mapping[str, Any] | 
     # Nothing of Microsoft's is in a model whose training began with the kit's own weights, or with random ones.
     began_random = bool(stages) and stages[0].get("base") is None
     from_microsoft = variant_named(model["variant"]).name != "tiny" and not began_random
-    synthetic = ""
-    if all(stage.get("synthetic") for stage in stages):
+    flags, synthetic = [bool(stage.get("synthetic")) for stage in stages], ""
+    if all(flags):
         synthetic = _SYNTHETIC
-    elif any(stage.get("synthetic") for stage in stages):
+    elif any(flags):
         synthetic = _BEGAN_SYNTHETIC
     merged = "The weights below it are in `base`, as they were."
     if origins := description["exported"]["merged"]:
@@ -103,7 +103,7 @@ def card(description: Mapping[str, Any], name: str, scores: Mapping[str, Any] | 
         train=data["train"],
         valid=data["valid"],
         test=data["test"],
-        licences=_licences(stages, from_microsoft=from_microsoft),
+        licences=_licences(stages, from_microsoft=from_microsoft, synthetic=all(flags)),
     )
 
 
@@ -113,12 +113,12 @@ def _contents(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         (top, bottom), (left, right) = data["grid"]["rows"], data["grid"]["columns"]
         grid = f"{bottom - top} x {right - left}{grid}"
     if data.get("region") is not None:
-        grid += f", north, west, south, east: {_listed(data['region'])}"
+        grid += f", north, west, south, east: {_numbers(data['region'])}"
     rows = (
-        ("surface variables", _listed(model["surface"])),
-        ("atmospheric variables", _listed(model["atmospheric"])),
-        ("static variables", _listed(model["static"])),
-        ("levels (hPa)", _listed(model["levels"])),
+        ("surface variables", ", ".join(model["surface"])),
+        ("atmospheric variables", ", ".join(model["atmospheric"])),
+        ("static variables", ", ".join(model["static"])),
+        ("levels (hPa)", _numbers(model["levels"])),
         ("step", f"{model['timestep_hours']:g} h"),
         ("input states", str(model["history"])),
         ("grid it was trained on", grid),
@@ -132,8 +132,8 @@ def _history(stages: Sequence[Mapping[str, Any]]) -> str:
         base, started = stage.get("base"), "random weights"
         if base is not None:
             started = f"{base['name']} ({base['sha256'][:12]})"
-        facts = [str(stage.get(key, "")) for key in ("method", "steps", "store", "train")]
-        rows.append([*facts, started])
+        facts = (stage.get("method", ""), stage.get("steps", ""), stage.get("store", ""), stage.get("train", ""))
+        rows.append([*map(str, facts), started])
     return _table(("method", "steps", "data", "period", "started from"), rows)
 
 
@@ -155,7 +155,7 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
     )
 
 
-def _licences(stages: Sequence[Mapping[str, Any]], *, from_microsoft: bool) -> str:
+def _licences(stages: Sequence[Mapping[str, Any]], *, from_microsoft: bool, synthetic: bool) -> str:
     lines = []
     if from_microsoft:
         lines.append(_MICROSOFT)
@@ -167,7 +167,7 @@ def _licences(stages: Sequence[Mapping[str, Any]], *, from_microsoft: bool) -> s
     data.pop("None", None)
     lines += [f"Data `{store}`: {licence}." for store, licence in data.items()]
     # The acknowledgement that Copernicus' licence asks for; synthetic data need none.
-    if not all(stage.get("synthetic") for stage in stages):
+    if not synthetic:
         lines.append(_COPERNICUS)
     return "\n".join(f"- {line}" for line in (*lines, _KIT))
 
@@ -187,6 +187,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _listed(values: Sequence[Any]) -> str:
-    """Join names and numbers; whole numbers lose their decimal point."""
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+def _numbers(values: Sequence[float]) -> str:
+    """Join numbers; whole ones lose their decimal point."""
+    return ", ".join(map("{:g}".format, values))

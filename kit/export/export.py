@@ -102,17 +102,26 @@ def export(settings: ExportSettings) -> ExportResult:
         if len(checkpoints) == 1:
             scores = _scores(checkpoints[0])
         (folder / _README).write_text(card(read_json(folder / DESCRIPTION), folder.name, scores))
-        weights = identify_weights("", [folder / file for file in tensor_files(folder)])
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        paths = [path.relative_to(folder).as_posix() for path in files]
-        size = sum(path.stat().st_size for path in files)
+        weights_sha256 = _identify("", folder)["sha256"]
+        files, size = [], 0
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                files.append(path.relative_to(folder).as_posix())
+                size += path.stat().st_size
         archive_sha256 = None
         if settings.is_archive:
             archive_sha256 = pack(folder, part, settings.out.stem)
         else:
             move(folder, part)
-    checkpoint = names if len(names) > 1 else names[0]
-    return ExportResult(str(settings.out), checkpoint, merged, paths, size, weights["sha256"], archive_sha256)
+    return ExportResult(
+        out=str(settings.out),
+        checkpoint=names if len(names) > 1 else names[0],
+        merged=merged,
+        files=files,
+        bytes=size,
+        weights_sha256=weights_sha256,
+        archive_sha256=archive_sha256,
+    )
 
 
 def _check_average(checkpoints: Sequence[Checkpoint]) -> None:
@@ -199,25 +208,32 @@ def _merged(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def _description(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     """Return the contents of ``kit.json`` for a merged model: the first checkpoint's, without this machine's paths."""
-    described = [_portable(checkpoint.description) for checkpoint in checkpoints]
-    origins = []
+    first: dict[str, Any] = _portable(checkpoints[0].description)
+    # No longer a delta; the format is written anew.
+    first.pop("adapter", None)
+    first.pop("format", None)
+    origins, members = [], []
     for checkpoint in checkpoints:
-        files = [checkpoint.path / file for file in tensor_files(checkpoint.path)]
-        origins.append(identify_weights(portable_name(checkpoint.path), files))
-    first: dict[str, Any] = {key: value for key, value in described[0].items() if key not in ("adapter", "format")}
-    if len(described) > 1:
-        histories = [each["lineage"] for each in described]
+        origin = _identify(portable_name(checkpoint.path), checkpoint.path)
+        origins.append(origin)
+        members.append({**origin, "lineage": _portable(checkpoint.description["lineage"])})
+    if len(checkpoints) > 1:
         stage = {
             "kit_version": __version__,
             "method": "average",
-            "steps": max(history[-1]["steps"] for history in histories if history),
+            "steps": max(member["lineage"][-1]["steps"] for member in members if member["lineage"]),
             "base": first["base"],
-            "of": [{**origin, "lineage": history} for origin, history in zip(origins, histories, strict=True)],
+            "of": members,
         }
         # The scores of one of several say nothing of their average.
         del first["validation"]
         first["lineage"] = [stage]
     return {**first, "exported": {"kit_version": __version__, "merged": origins}}
+
+
+def _identify(name: str, folder: Path) -> dict[str, Any]:
+    """Return name, files, sizes and SHA-256 of a checkpoint folder's weights."""
+    return identify_weights(name, [folder / file for file in tensor_files(folder)])
 
 
 def _portable(value: Any, key: str = "") -> Any:

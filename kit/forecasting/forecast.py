@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +16,13 @@ from aurora import Batch
 from kit import __version__
 from kit.adapt.specialists import Specialist, Specialists, check_same_base
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
-from kit.data.dataset import Pairs
-from kit.data.settings import BuildSettings, Period
-from kit.data.store.build import build_store
 from kit.data.variables import Kind, lookup
+from kit.forecasting.initial_states import chosen_starts, initial_store
 from kit.forecasting.predictor import Conditions, Predictor, load_forecast_predictor
 from kit.forecasting.settings import ForecastSettings
 from kit.forecasting.writing import ForecastLayout, Writer, bytes_of, portable_name, writing
 from kit.io.atomic import refuse_existing
-from kit.io.errors import CheckpointError, KitError, SettingsError, StoreError
+from kit.io.errors import CheckpointError, KitError, SettingsError
 from kit.memory.out_of_memory import readable
 from kit.models.space import TrainingSpace
 
@@ -38,8 +32,6 @@ _logger = logging.getLogger(__name__)
 
 _SAY_EVERY = 10.0
 """Seconds between words on the progress of a long forecast."""
-# A file of initial states has no splits: every state in it may be started from.
-_EVER = Period(datetime(1000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 
 
 @dataclass(frozen=True)
@@ -117,35 +109,6 @@ def forecast(settings: ForecastSettings) -> ForecastResult:
                 return job.run()
 
 
-@contextmanager
-def initial_store(name: str | None, checkpoint: Checkpoint) -> Iterator[str | None]:
-    """Yield the store to start from; a NetCDF file becomes one for as long as the block runs.
-
-    Args:
-        name: Folder or registry name of a store, or a NetCDF file; None for the checkpoint's own store.
-        checkpoint: Checkpoint that says which variables and levels are read.
-
-    Raises:
-        KitError: the file lacks what the model reads.
-    """
-    if name is None or not Path(name).is_file():
-        yield name
-        return
-    spec, data = checkpoint.spec, checkpoint.description["data"]
-    # Output-only variables are never read, so that a file of initial states need not hold them.
-    never_read = spec.upstream.physical(spec.output_only)
-    with tempfile.TemporaryDirectory(prefix="kit-forecast-") as scratch:
-        built = BuildSettings(
-            source="netcdf",
-            path=Path(name),
-            out=Path(scratch) / "store",
-            variables=tuple(variable for variable in data["variables"] if variable not in never_read),
-            levels=data["levels"],
-            train=_EVER,
-        )
-        yield str(build_store(built).path)
-
-
 class _Position(NamedTuple):
     """Member, initial time and step of a prediction, each counted from 0."""
 
@@ -161,7 +124,7 @@ class ForecastJob:
         self._settings = settings
         self._checkpoints = checkpoints
         self._space, self._pairs, self._store = predictor.space, predictor.pairs, predictor.store
-        self._starts = _chosen_starts(settings, checkpoints[0], predictor.pairs)
+        self._starts = chosen_starts(settings, checkpoints[0], predictor.pairs)
         # Rows and columns that are written: without the halo, which is context alone.
         self._window = predictor.pairs.selection.grid.window or (slice(None), slice(None))
         self._has_members = len(checkpoints) > 1 and settings.members == "each"
@@ -331,57 +294,6 @@ def _described_head(channel: str, variable: Mapping[str, Any]) -> dict[str, Any]
         return {"long_name": f"Probability of {long_name.lower()} of 0.1 mm or more", "units": "1"}
     order = channel.removeprefix("q").replace("_", ".")
     return {**variable, "long_name": f"{long_name}, quantile of {order} %"}
-
-
-def _chosen_starts(settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pairs) -> list[int]:
-    """Return positions among the initial states: those asked for, or the first of the test split.
-
-    Raises:
-        StoreError: the store has no initial state then; names the nearest.
-    """
-    possible = [pairs.time(index) for index in range(len(pairs))]
-    if settings.start is None:
-        return [_default_start(settings, checkpoint, pairs, possible)]
-    chosen: set[int] = set()
-    for period in settings.start:
-        found = [index for index, moment in enumerate(possible) if period.start <= moment <= period.end]
-        if not found:
-            raise StoreError(_no_start(period, pairs, possible))
-        chosen.update(found)
-    return sorted(chosen)
-
-
-def _default_start(
-    settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pairs, possible: Sequence[datetime]
-) -> int:
-    # A store with one possible start was made for it, whatever the test split of the checkpoint is.
-    if settings.data.store is not None and len(possible) == 1:
-        return 0
-    test = Period.parse(checkpoint.description["data"]["test"])
-    # Every input state lies in the test split, so that none was trained on.
-    earliest = test.start + (pairs.selection.history - 1) * pairs.selection.timestep
-    for index, moment in enumerate(possible):
-        if earliest <= moment <= test.end:
-            return index
-    msg = (
-        f"{pairs.store.path}: no initial state in the checkpoint's test split {test}; possible are {len(possible)} "
-        f"from {possible[0]:%Y-%m-%dT%H:%M} to {possible[-1]:%Y-%m-%dT%H:%M}: choose with --start"
-    )
-    raise StoreError(msg)
-
-
-def _no_start(period: Period, pairs: Pairs, possible: Sequence[datetime]) -> str:
-    asked = f"in {period}"
-    if period.start == period.end:
-        asked = f"at {period.start:%Y-%m-%dT%H:%M}"
-    place = bisect.bisect(possible, period.start)
-    nearest = [f"{moment:%Y-%m-%dT%H:%M}" for moment in possible[max(0, place - 1) : place + 1]]
-    hours = pairs.selection.timestep.total_seconds() / 3600
-    return (
-        f"start: {pairs.store.path} has no initial state {asked}: "
-        f"{pairs.selection.history} states {hours:g} h apart, the last at the initial time, are needed. The nearest "
-        f"possible {'are' if len(nearest) > 1 else 'is'} {' and '.join(nearest)}"
-    )
 
 
 def _check_prediction(prediction: Batch, space: TrainingSpace, step: int, member: str) -> None:

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -80,8 +80,11 @@ class Scorecard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``kit evaluate --json`` prints; ``edge`` and ``rain`` only where there is one."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
+        found = dict(vars(self))
+        for name in ("edge", "rain"):
+            if found[name] is None:
+                del found[name]
+        return found
 
 
 def evaluate(settings: EvaluateSettings) -> Scorecard:
@@ -311,10 +314,10 @@ class RainCard:
             last: Values that were last observed, the same shapes.
         """
         # Grid points are counted without area weights, as contingency tables do.
-        names = [name for name in PRECIPITATION if name in target]
-        observed = {name: target[name] for name in names}
-        self._model.update({name: predicted[name] for name in names}, observed)
-        self._persistence.update({name: last[name] for name in names}, observed)
+        for name in PRECIPITATION:
+            if name in target:
+                self._model.update({name: predicted[name]}, {name: target[name]})
+                self._persistence.update({name: last[name]}, {name: target[name]})
 
     def results(self) -> dict[str, dict[str, float]] | None:
         """Return the scores of ``model`` and ``persistence``; None where there is no precipitation."""
