@@ -312,7 +312,8 @@ class InBackwardUpdater:
         return self._rates.update(step, norms)
 
     def _receive(self, name: str, parameter: torch.nn.Parameter) -> None:
-        if _current_pass() == self._pass:
+        # Autograd calls it for every parameter of a decoder in bands, those of unused variables' heads too.
+        if parameter.grad is not None and _current_pass() == self._pass:
             self._apply(name, parameter)
 
     @torch.no_grad()

@@ -50,6 +50,21 @@ def test_a_plan_holds_what_is_promised() -> None:
     assert found["trainable_parameters"] == found["total_parameters"] > 10**6
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"memory": {"latitude_bands": 4, "offload": ["optimizer"]}},
+        {"memory": {"latitude_bands": 4, "step_in_backward": True}, "optim": {"clip": None}},
+    ],
+)
+def test_heads_of_variables_that_are_left_out_have_no_gradient(sections: dict[str, Any]) -> None:
+    """The tiny model has more variables than these settings: a decoder in bands has no gradient for their heads."""
+    plain = plan(settings_of()).trace
+    found = plan(settings_of(**sections)).trace
+    assert found.parameters == plain.parameters
+    assert found.peak.breakdown["gradients"] < plain.peak.breakdown["gradients"]
+
+
 def test_what_fits_leaves_room_for_cuda() -> None:
     found = plan(settings_of())
     assert found.needed_gib == found.trace.peak.bytes / GIB + RESERVE_GIB
