@@ -25,18 +25,18 @@ def show_scores(result: Mapping[str, Any]) -> None:
     add_number_columns(table, (*_SCORES.values(), "skill"))
     if before:
         add_number_columns(table, ("base RMSE", "change"))
-    skills: list[float] = []
+    skills, better = [], 0
     for variable, row in scores.items():
         skill = row.get("skill")
         colour = "red"
         if isinstance(skill, float) and not math.isnan(skill):
             skills.append(skill)
             if skill > 0:
+                better += 1
                 colour = "green"
         cells = [number(row.get(key)) for key in _SCORES]
         cells.append(f"[{colour}]{number(skill, 3)}[/]")
         if before:
-            # The base weights have no error in what they cannot predict.
             base = before.get(variable, {})
             cells += [number(base.get("before")), _change(base.get("change"))]
         table.add_row(variable, *cells)
@@ -49,11 +49,12 @@ def show_scores(result: Mapping[str, Any]) -> None:
     out.print(table)
     _show_rain(result.get("rain", {}))
     if skills:
-        better = sum(skill > 0 for skill in skills)
-        out.print(f"better than persistence in {better} of {len(skills)}; mean skill {sum(skills) / len(skills):.3f}")
+        mean = sum(skills) / len(skills)
+        out.print(f"better than persistence in {better} of {len(skills)}; mean skill {mean:.3f}")
+    # The base weights have no error in what they cannot predict.
     changes = [row["change"] for row in before.values() if row.get("change") is not None]
     if changes:
-        worse = sum(change > 0 for change in changes)
+        worse = len([change for change in changes if change > 0])
         out.print(f"worse than the base weights in {worse} of {len(changes)}; greatest change {max(changes):+.1%}")
     _show_edge(result.get("edge") or [])
 

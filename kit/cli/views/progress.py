@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -37,11 +38,15 @@ _EVERY = 10.0
 def loading(libraries: str) -> Iterator[None]:
     """Say that something slow is being imported, and how long it took."""
     out = error_console()
-    out.print(f"[dim]loading {libraries} ...[/]", end="" if out.is_terminal else "\n")
+    if not out.is_terminal:
+        out.print(f"[dim]loading {libraries} ...[/]")
+        yield
+        return
+    # The time is added to the same line.
+    out.print(f"[dim]loading {libraries} ...[/]", end="")
     started = time.perf_counter()
     yield
-    if out.is_terminal:
-        out.print(f"[dim] {time.perf_counter() - started:.1f} s[/]")
+    out.print(f"[dim] {time.perf_counter() - started:.1f} s[/]")
 
 
 class _Screen(logging.Handler):
@@ -64,8 +69,8 @@ def log_to_screen(level: int = logging.WARNING) -> None:
 class BuildProgress:
     """Progress of a build, by blocks of the store."""
 
-    def __init__(self, bar: Progress | None) -> None:
-        self._out = error_console() if bar is None else bar.console
+    def __init__(self, out: Console, bar: Progress | None) -> None:
+        self._out = out
         self._bar = bar
         self._blocks = self._before = 0
         self._began = self._printed = -math.inf
@@ -108,11 +113,11 @@ def build_progress() -> Iterator[BuildProgress]:
     """Show the progress of a build while the block runs."""
     out = error_console()
     if not out.is_terminal:
-        yield BuildProgress(None)
+        yield BuildProgress(out, None)
         return
     columns = (TextColumn("building"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=out) as bar:
-        yield BuildProgress(bar)
+        yield BuildProgress(out, bar)
 
 
 class DownloadProgress(ProgressCallback):
@@ -128,8 +133,10 @@ class DownloadProgress(ProgressCallback):
         self._name, self._total, self._printed = name, total or 0, time.monotonic()
         if not self._out.is_terminal:
             size = "size unknown" if total is None else bytes_text(total)
-            at = f", from {bytes_text(done)} on" if done else ""
-            self.said(f"fetching {name} ({size}) from {host}{at}")
+            text = f"fetching {name} ({size}) from {host}"
+            if done:
+                text += f", from {bytes_text(done)} on"
+            self.said(text)
             return
         if self._bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
@@ -144,8 +151,11 @@ class DownloadProgress(ProgressCallback):
             self._bar.update(self._bar.task_ids[0], completed=done)
         elif time.monotonic() - self._printed >= _EVERY:
             self._printed = time.monotonic()
-            share = f" ({done / self._total:.0%})" if self._total else ""
-            self.said(f"{self._name}: {bytes_text(done)}{share}")
+            text = f"{self._name}: {bytes_text(done)}"
+            # Some servers do not say how much there is to come.
+            if self._total:
+                text += f" ({done / self._total:.0%})"
+            self.said(text)
 
     def said(self, text: str) -> None:
         """Print a line, above the bar where there is one."""

@@ -48,14 +48,20 @@ def show_fetched(result: Mapping[str, Any]) -> None:
         show_text(f"{file['name']}: {file['path']}")
         licences.setdefault(file["licence"], []).append(file["name"])
     for licence, names in licences.items():
-        whose = "" if len(names) == len(result["files"]) else f" ({', '.join(names)})"
-        show_text(f"licence and credit{whose}: {licence}")
+        # Where all files have one licence, it need not say whose it is.
+        heading = "licence and credit"
+        if len(names) < len(result["files"]):
+            heading += f" ({', '.join(names)})"
+        show_text(f"{heading}: {licence}")
 
 
 def show_pins(result: Mapping[str, Any]) -> None:
     """Show the hashes that were recorded, and where."""
     for pin in result["pins"]:
-        value = f"SHA-256 {pin['sha256']}" if pin["sha256"] else f"git object id {pin['git_blob']}"
+        # Of small files the hub records git's object id alone.
+        value = f"git object id {pin['git_blob']}"
+        if pin["sha256"]:
+            value = f"SHA-256 {pin['sha256']}"
         if pin["size"] is not None:
             value += f", {pin['size']} bytes"
         if pin["new"]:

@@ -22,8 +22,11 @@ def show_quality(result: Mapping[str, Any]) -> None:
     """Show the checks on a store."""
     table = Table("check", "status", "severity", "variable", "finding", title=str(result["store"]), title_style="bold")
     for check in result["checks"]:
-        status = "accepted" if check.get("accepted") else check["status"]
+        # What was accepted keeps the colour of what failed: it is still there.
         colour = _STATUS_COLOUR.get(check["status"], "default")
+        status = check["status"]
+        if check.get("accepted"):
+            status = "accepted"
         finding = escape(str(check.get("detail") or ""))
         if check["status"] == "failed" and check.get("remedy"):
             finding += f"\n[dim]{escape(check['remedy'])}[/]"
