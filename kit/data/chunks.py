@@ -88,6 +88,7 @@ class Chunks:
         first, *rest = array.metadata.codecs  # type: ignore[union-attr]
         if not isinstance(first, BytesCodec) or first.endian is None or first.endian.value != sys.byteorder:
             return foreign
+        # Of the kit's form: bytes as this machine has them, packed by Blosc or not, with a checksum or without.
         packed = bool(rest) and isinstance(rest[0], BloscCodec)
         checked = bool(rest) and isinstance(rest[-1], Crc32cCodec)
         if len(rest) != packed + checked:
@@ -137,7 +138,8 @@ class Chunks:
                 raise ValueError(msg)
         finally:
             os.close(descriptor)
-        # Once for each process: what is read again and again would take a third more of it.
+        # Once for each process, and again when a file's size or time of change differ:
+        # what is read again and again would take a third more of it.
         known = hash((file, status.st_size, status.st_mtime_ns))
         if self.checked and known not in _compared:
             # The library takes nothing that could change meanwhile.

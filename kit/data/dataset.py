@@ -115,6 +115,7 @@ class Pairs:
         if selection.levels != store.levels:
             self._levels = [store.levels.index(level) for level in selection.levels]
         grid = selection.grid
+        # Models take coordinates in single precision; shared by all batches.
         self.latitude = torch.from_numpy(grid.latitude(store).astype(np.float32))
         self.longitude = longitudes(grid.longitude(store))
         self._static = {name: torch.from_numpy(grid.read_static(store, name)) for name in selection.static}
@@ -129,6 +130,7 @@ class Pairs:
         span = step * (self.selection.history + self.steps - 1)
         found = []
         for last in where:
+            # The states on the way must be there, too: a roll-out is compared with each of them.
             needed = range(last - span, last + 1, step)
             if needed[0] >= start and last <= end and where.keys() >= set(needed):
                 found.append(tuple(where[moment] for moment in needed))
@@ -221,6 +223,7 @@ class Pairs:
         named: list[tuple[States, str]] = []
         for states, surface in batches:
             named.extend((states, name) for name in (*surface, *atmospheric))
+        # All at once: threads and processes share the work of a whole pair.
         tensors = iter(self._tensors(named, reader))
         found = []
         for states, surface in batches:

@@ -55,14 +55,14 @@ def fill_missing(dataset: xr.Dataset, rules: tuple[Rule, ...], note: Note) -> xr
             held = ", ".join(map(str, dataset.data_vars))
             msg = f"--infill {rule} has no effect: the store has no {rule.variable}; it has {held}"
             raise SettingsError(msg)
+        # Counted before anything is written: a build must not find after hours that a mask was no scatter of points,
+        # and the count must not depend on which processes wrote.
         field = _Field(dataset[rule.variable], rule)
         count, states = field.survey()
         if not count:
             msg = f"--infill {rule} has no effect: no value of {rule.variable} is missing; leave it out"
             raise SettingsError(msg)
-        of_states = None
-        if "time" in field.array.dims:
-            of_states = (states, field.states)
+        of_states = (states, field.states) if "time" in field.array.dims else None
         note(infill_note(rule, count, field.array.size, of_states))
         dataset = dataset.assign({rule.variable: field.lazy(count, states)})
     return dataset
@@ -141,19 +141,13 @@ class _Field:
         """Read states as the source has them, [T, ...]."""
         if "time" not in self.array.dims:
             return np.asarray(self.array.values)[None]
-        step = None
-        if isinstance(times, range):
-            step = times.step
-        part = slice(times[0], times[-1] + 1, step)
+        part = slice(times[0], times[-1] + 1, times.step if isinstance(times, range) else None)
         return np.asarray(self.array.isel(time=part).compute(scheduler="synchronous").values)
 
     def _filled(self, times: range | list[int]) -> Iterator[Array]:
         raw = self._raw(times)
         for time, state in zip(times, raw, strict=True):
-            if np.isnan(state).any():
-                yield self._fill(time, state, raw, times)
-            else:
-                yield state
+            yield self._fill(time, state, raw, times) if np.isnan(state).any() else state
 
     def _fill(self, time: int, state: Array, raw: Array, times: range | list[int]) -> Array:
         """Fill a state; ``raw`` are those at ``times``, which were read with it."""
@@ -206,6 +200,7 @@ class _Field:
         sides = []
         for step in (-1, 1):
             value, moment = np.full(state.shape, np.nan), np.zeros(state.shape)
+            # No further than a few states: a line neither invents days nor reads a whole store for one value.
             for index in range(time + step, time + step * (REACH + 1), step):
                 still_missing = missing & np.isnan(value)
                 if not 0 <= index < self.states or not still_missing.any():
@@ -251,9 +246,7 @@ def infill_note(rule: Rule, count: int, size: int, states: tuple[int, int] | Non
         size: Number of all values.
         states: Number of states with some missing, and of all; None for a static variable.
     """
-    where = ""
-    if states is not None:
-        where = f" in {states[0]} of {states[1]} states"
+    where = "" if states is None else f" in {states[0]} of {states[1]} states"
     return f"{rule.variable}: {count} of {size} values{where} were missing and filled by {rule.how}"
 
 

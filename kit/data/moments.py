@@ -41,9 +41,7 @@ class FieldMoments:
     @property
     def scale(self) -> float:
         """Population standard deviation; NaN where there is no value."""
-        if not self.weight:
-            return math.nan
-        return math.sqrt(self.squares / self.weight)
+        return math.sqrt(self.squares / self.weight) if self.weight else math.nan
 
     @property
     def skewness(self) -> float:
@@ -128,16 +126,13 @@ def field_moments(field: Array, finite: Array | None = None, weights: Array | No
         return _moments_without_rows(field.ravel(), finite)
     field_HW = field.reshape(-1, field.shape[-1])
     rows = max(1, _BLOCK // max(1, field_HW.shape[1]))
+    # One buffer for all blocks: it stays in the cache of the core.
     buffer = np.empty((min(rows, len(field_HW)), field_HW.shape[1]))
     parts = []
     for start in range(0, len(field_HW), rows):
         block = slice(start, start + rows)
-        finite_RW = weights_R = None
-        if finite is not None:
-            finite_RW = finite.reshape(field_HW.shape)[block]
-        if weights is not None:
-            weights_R = weights[block]
-        parts.append(_row_moments(field_HW[block], finite_RW, weights_R, buffer))
+        finite_RW = None if finite is None else finite.reshape(field_HW.shape)[block]
+        parts.append(_row_moments(field_HW[block], finite_RW, None if weights is None else weights[block], buffer))
     if not parts:
         return FieldMoments()
     rows_5R = np.concatenate(parts, axis=1)
@@ -145,6 +140,7 @@ def field_moments(field: Array, finite: Array | None = None, weights: Array | No
     weight = math.fsum(weight_R)
     if not weight:
         return FieldMoments()
+    # Sums of rows are added without rounding, and moved from the rows' means to the mean of all.
     mean = math.fsum(sum_R) / weight
     shift_R = mean_R - mean
     squares = math.fsum(squares_R + weight_R * shift_R**2)
@@ -158,9 +154,7 @@ def _moments_without_rows(values: Array, finite: Array | None) -> FieldMoments:
     for start, stop, length in ((0, whole, _ROW), (whole, len(values), len(values) - whole)):
         if start == stop:
             continue
-        finite_HW = None
-        if finite is not None:
-            finite_HW = finite.ravel()[start:stop].reshape(-1, length)
+        finite_HW = None if finite is None else finite.ravel()[start:stop].reshape(-1, length)
         moments = moments.merged(field_moments(values[start:stop].reshape(-1, length), finite_HW))
     return moments
 
@@ -173,9 +167,7 @@ def _row_moments(field_RW: Array, finite_RW: Array | None, weights: Array | None
         np.copyto(values_RW, 0.0, where=~finite_RW)
     points_RW = None
     if weights is not None and weights.ndim == 2:
-        points_RW = weights
-        if finite_RW is not None:
-            points_RW = weights * finite_RW
+        points_RW = weights if finite_RW is None else weights * finite_RW
         weight_R, sum_R = points_RW.sum(axis=1), (points_RW * values_RW).sum(axis=1)
     else:
         weight_R, sum_R = np.full(len(field_RW), float(field_RW.shape[1])), values_RW.sum(axis=1)

@@ -124,7 +124,7 @@ def _cut(flat: torch.Tensor, requests: Sequence[ReadRequest], starts: Sequence[i
 
 
 class ThreadReader:
-    """Reads in threads: unpacking leaves Python's lock alone."""
+    """Reads in threads: unpacking and the system's reads leave Python's lock alone."""
 
     def __init__(self, threads: int = 1, *, pin: bool = False) -> None:
         """Begin.
@@ -181,6 +181,7 @@ class ProcessReader:
         self._workers.read(tasks, block.path)
         tensors = _cut(flat, requests, starts)
         if self._pin:
+            # Memory that processes share cannot be pinned: it takes another copy.
             tensors = [tensor.pin_memory() for tensor in tensors]
         return tensors
 

@@ -79,9 +79,7 @@ def _utc(text: str, *, at_end: bool = False) -> datetime:
     found = re.fullmatch(r"(\d{4})(?:-(\d{2}))?", text.strip())
     if found is None:
         moment = datetime.fromisoformat(text.strip())
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=UTC)
-        return moment.astimezone(UTC)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     year, month = found.groups()
     if not at_end:
         return datetime(int(year), int(month or 1), 1, tzinfo=UTC)
@@ -105,6 +103,7 @@ def check_region(region: tuple[float, float, float, float] | None, setting: str)
     """
     if region is None:
         return
+    # West may be greater than east: the box then crosses Greenwich.
     north, west, south, east = region
     if not -90 <= south <= north <= 90:
         msg = f"{setting}: north {north:g} and south {south:g} must be in [-90, 90], the larger one first"
@@ -177,9 +176,7 @@ class Rule:
     @property
     def how(self) -> str:
         """Method as it was given."""
-        if self.method == "constant":
-            return f"{self.method}:{self.value:g}"
-        return self.method
+        return f"{self.method}:{self.value:g}" if self.method == "constant" else self.method
 
     def __str__(self) -> str:
         return f"{self.variable}={self.how}"
@@ -252,9 +249,7 @@ class BuildSettings(BaseModel):
     @field_validator("path", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
-        return value
+        return str(value) if isinstance(value, Path) else value
 
     source: SourceKind
     """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file

@@ -78,15 +78,11 @@ def point_weights(
 
 
 def _from_json(value: Any) -> Any:
-    if value is None:
-        return math.nan
-    return value
+    return math.nan if value is None else value
 
 
 def _to_json(value: float) -> float | None:
-    if math.isfinite(value):
-        return float(value)
-    return None
+    return float(value) if math.isfinite(value) else None
 
 
 # JSON has no NaN: a statistic of no values at all is null in the file and NaN in Python.
@@ -212,6 +208,7 @@ def summarise(
     if low <= 0 <= high:
         zeros = int(np.count_nonzero(values == 0))
     found = field_moments(values, finite, weights)
+    # The key and the time alone: what a field adds does not depend on what was added before.
     # Moments before 1970 are negative, which a seed must not be.
     random = np.random.default_rng((zlib.crc32(key.encode()), moment % 2**64))
     sample = values.ravel()
@@ -241,9 +238,7 @@ def _places_by_weight(
     One from each of as many equal shares of the area: nearer to the whole than as many from anywhere.
     """
     height, width = shape
-    rows_H = weights * width
-    if weights.ndim == 2:
-        rows_H = weights.sum(axis=1)
+    rows_H = weights * width if weights.ndim == 1 else weights.sum(axis=1)
     reached_H = np.cumsum(rows_H)
     places = (np.arange(draw) + random.random(draw)) * (reached_H[-1] / draw)
     row = np.minimum(np.searchsorted(reached_H, places, side="right"), height - 1)

@@ -72,9 +72,9 @@ def _entry(
     cf: str | None = None,
     accumulated: bool = False,
 ) -> Variable:
-    if isinstance(param_ids, int):
-        param_ids = (param_ids,)
-    return Variable(name, kind, long_name, units, *limits, aliases, cf, accumulated, param_ids)
+    # Most variables have one number.
+    numbers = (param_ids,) if isinstance(param_ids, int) else param_ids
+    return Variable(name, kind, long_name, units, *limits, aliases, cf, accumulated, numbers)
 
 
 _surface = partial(_entry, "surface")
@@ -331,6 +331,4 @@ def find_param(number: int, *, on_levels: bool) -> Variable | None:
 
 
 def _kinds(on_levels: bool) -> tuple[Kind, ...]:
-    if on_levels:
-        return ("atmospheric",)
-    return ("surface", "static")
+    return ("atmospheric",) if on_levels else ("surface", "static")

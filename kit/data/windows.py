@@ -78,9 +78,7 @@ def at_step(field: xr.DataArray, *, accumulated: bool, hours: int | None, note: 
     """
     window = int(field.attrs.get("accumulation_hours", 1))
     times = field["time"].values.astype("datetime64[s]")
-    step = None
-    if len(times) > 1:
-        step = np.diff(times).min()
+    step = np.diff(times).min() if len(times) > 1 else None
     if hours is None or step is None or step == hours * HOUR:
         if accumulated and hours is not None and hours > window:
             note(f"{field.name} stays accumulated over {window} h: the data do not hold the hours between the states")

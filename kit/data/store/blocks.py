@@ -89,6 +89,7 @@ def cut_block(build: BuildState, dataset: xr.Dataset, number: int, *, offset: in
         indices = range(start + offset, stop + offset)
         arrays = {name: array.variable.isel(time=slice(start, stop)) for name, array in chosen.items()}
         times = times_of(dataset)
+        # They seed the samples of quantiles, which then do not depend on how states are cut into blocks.
         moments = times[start:stop].astype(np.int64).tolist()
         train = period_indices(times, build.plan.splits["train"])
         counted = (train[(train >= start) & (train < stop)] - start).tolist()
@@ -132,6 +133,7 @@ def write_block(task: WriteTask, stop: threading.Event | None = None) -> int:
         if stop is not None and stop.is_set():
             raise Stopped
         # A variable at a time, so that no more than one is held.
+        # In this thread alone: blocks run beside each other, and dask's threads on one would hold all its variables.
         states = np.ascontiguousarray(lazy.compute(scheduler="synchronous").values, dtype=np.float32)
         size += states.nbytes
         facts += _write_chunks(task, name, states)
@@ -170,6 +172,7 @@ def encoder(codec: Codec) -> Encode:
     Blosc packs a chunk to the same bytes in one thread only, which is how numcodecs calls it outside the main thread:
     call it there.
     """
+    # The codecs of Zarr's arrays, as numcodecs and the CRC32C library carry them out.
     blosc = None
     for packing in compressors(codec):
         found = packing.to_dict()

@@ -218,6 +218,7 @@ def open_store(path_or_name: str | Path) -> Store:
     entry = entries[name]
     # The file is verified each time, also when the store that was built from it is there.
     file = registry.fetch(name)
+    # Another version of the file is another store.
     out = registry.cache_dir() / "stores" / f"{name}-{str(entry.hash)[:12]}"
     settings = BuildSettings(source="pickle", path=str(file), out=out, licence=entry.licence)
     facts = {"registry": name, "registry_sha256": entry.hash, "synthetic": entry.synthetic}
@@ -255,14 +256,10 @@ def _module(settings: BuildSettings) -> ModuleType:
 
 
 def _request(settings: BuildSettings, *, sample: bool) -> Request:
-    variables = statics = None
-    if settings.variables is not None:
-        variables = frozenset(settings.variables)
-    if settings.statics is not None:
-        statics = frozenset(STATIC_PREFIX + name for name in settings.statics)
+    variables, statics = settings.variables, settings.statics
     return Request(
-        variables,
-        statics,
+        None if variables is None else frozenset(variables),
+        None if statics is None else frozenset(STATIC_PREFIX + name for name in statics),
         times=settings.times,
         levels=settings.levels,
         region=wanted_region(settings),
@@ -277,6 +274,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
     """Choose variables, levels, times and static variables, and fill missing values, all lazily."""
 
     def note(text: str) -> None:
+        # Many fields give the same note.
         if text not in notes:
             notes.append(text)
 
@@ -295,6 +293,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
             variable = lookup(name, "surface")
             accumulated = accumulated or (variable is not None and variable.accumulated)
         fields[name] = at_step(field, accumulated=accumulated, hours=settings.step, note=note)
+    # Sums first, then times: a window may begin before the first time that is taken.
     fields = trim(fields, note)
     fields = {name: _in_times(field, settings.times) for name, field in fields.items()}
     _check_same_coordinates(fields)

@@ -104,6 +104,7 @@ def plan_of(
             "attributes": plain_attributes(array.attrs),
         }
     content = {
+        # Another version may write other bytes for the same settings.
         "format": STORE_FORMAT,
         "kit_version": importlib.metadata.version("aurora-finetune-kit"),
         "settings": settings,
@@ -132,12 +133,14 @@ def block_edges(arrays: Sequence[xr.DataArray]) -> list[int]:
         Positions at which blocks begin, and the end of the last.
     """
     states = arrays[0].sizes["time"]
+    # Of values in float32, 4 bytes each.
     per_state = max(1, 4 * sum(array.size for array in arrays) // max(1, states))
     length, most = max(1, BLOCK_BYTES // per_state), max(1, LARGEST_BLOCK // per_state)
     shared = set.intersection(*map(_ends, arrays))
     fine = _cut(shared, most, _ends(max(arrays, key=lambda array: array.size)))
     edges, last = [0], 0
     for end in _cut(fine, most, set(range(0, states + 1, length))):
+        # As many runs as fit a block; a run that is longer than one stands alone.
         if end - edges[-1] > length and last > edges[-1]:
             edges.append(last)
         last = end
@@ -171,6 +174,4 @@ def differences(mine: Any, other: Any, where: str = "") -> Iterator[str]:
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    if len(text) <= _SHOWN:
-        return text
-    return f"{text[:_SHOWN]}..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -68,9 +68,7 @@ class BuildState:
 
     def record_file(self, number: int) -> Path:
         """Path of the record of a block."""
-        name = f"{number:08d}"
-        if number == STATIC:
-            name = "static"
+        name = "static" if number == STATIC else f"{number:08d}"
         return self.folder / _RECORDS / f"{name}.npz"
 
     @property
@@ -92,6 +90,7 @@ class BuildState:
     def claim(self, number: int) -> LockHandle | None:
         """Lock a block that is not done; None if another process has it, or has done it."""
         held = take(self.folder / _CLAIMS / str(number))
+        # The other process writes the record before it lets go: a block that is free and has one is done.
         if held is not None and self.record_file(number).exists():
             held.release(remove=True)
             return None
@@ -118,6 +117,7 @@ class BuildState:
             if not self.store.exists():
                 return set(self.numbers)
             done = self.recorded()
+            # Another process, now or before it was killed, has begun to move files away.
             if held is None or self.closing.exists():
                 return done
             for number in sorted(done):
@@ -127,6 +127,7 @@ class BuildState:
                 except (OSError, ValueError, KeyError, EOFError):
                     intact = False
                 if not intact:
+                    # Its block is written again.
                     file.unlink(missing_ok=True)
                     done.discard(number)
             return done
@@ -144,6 +145,7 @@ class BuildState:
         Returns:
             Number of blocks that are done and kept.
         """
+        # Static variables alone are written in no time.
         kept = 0
         if not self.private and self.folder.exists():
             kept = len(self.recorded() - {STATIC})
@@ -206,6 +208,7 @@ def join(
 def _begin(folder: Path, plan: BuildPlan, make: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:12]}")
+    # Whole before it gets its name, so that nobody joins half a folder.
     try:
         for name in (_RECORDS, _CLAIMS, _SCRATCH):
             (new / name).mkdir(parents=True)
@@ -223,6 +226,7 @@ def _begin(folder: Path, plan: BuildPlan, make: Callable[[Path], None]) -> None:
 
 def _check_plan(folder: Path, plan: BuildPlan, lock: LockHandle) -> None:
     """Compare the plan of an unfinished build with ours, and release its lock if it is another."""
+    # There is no leader and no server: whoever has the same plan works on it, as all write the same bytes.
     text = (folder / _PLAN).read_text(encoding="utf-8")
     if text == plan.text:
         return
@@ -256,6 +260,7 @@ def discard(folder: Path) -> bool:
         return not folder.exists()
     if lock is None:
         return False
+    # First away under another name: nobody can join it while its files are deleted.
     try:
         move(folder, folder.with_name(f"{folder.name}-gone-{uuid.uuid4().hex[:12]}"), durable=False)
     finally:

@@ -93,9 +93,11 @@ def write_blocks(build: BuildState, dataset: xr.Dataset, how: ExecutionOptions, 
         StoreError: the source cannot be read, or the cluster does not write into the same folder.
         OSError: the disk is full.
     """
+    # Files may have been lost since an earlier process recorded them.
     done = build.check()
     if how.watch is not None:
         how.watch.begin(len(build.numbers), len(done))
+    # A private build is nobody's to go on with: nothing can have been there.
     if done and not build.private:
         _logger.info("%s: %d of %d blocks were there", build.folder, len(done), len(build.numbers))
     if len(done) == len(build.numbers):
@@ -137,6 +139,7 @@ class _Loop:
             if held is None:
                 continue
             self._busy[self._executor.submit(self._cut(number))] = (number, held)
+            # No more blocks are claimed than can be written soon, so that other processes find some to claim.
             while len(self._busy) >= self._executor.limit:
                 self._collect()
         while self._busy:
@@ -147,6 +150,7 @@ class _Loop:
     def end(self) -> None:
         """Give up what is under way, and let go of it when it has ended."""
         self._executor.stop()
+        # A block that has begun is waited for: its files must not appear in a folder that is being removed.
         cf.wait([future for future in self._busy if not future.cancel()])
         for _, held in self._busy.values():
             held.release()
@@ -167,6 +171,7 @@ class _Loop:
                 msg = f"{self._build.folder}: a worker of the cluster is gone ({error}); the same command goes on"
                 raise UnavailableError(msg) from error
             finally:
+                # The claim of a block that failed is free for others.
                 held.release(remove=True)
         self._report(_REPORT_EVERY)
 
@@ -205,6 +210,7 @@ def _cluster(address: str) -> Iterator[_Executor]:
     except (OSError, TimeoutError, ValueError) as error:
         msg = f"--scheduler {address}: no scheduler answers there ({error}); start one with `dask scheduler`"
         raise SettingsError(msg) from error
+    # The executor is closed before the client that it belongs to.
     with client, contextlib.ExitStack() as stack:
         threads = sum(client.nthreads().values())
         if not threads:

@@ -144,6 +144,7 @@ def root_document(
                 INTEGRITY: {"plan": plan.digest, "manifest": manifest.facts(), "statistics": statistics},
             },
             "zarr_format": 3,
+            # All metadata in one file: readers need not list the folder, and it is exchanged in one step.
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
             "node_type": "group",
         }
@@ -167,6 +168,7 @@ def merged_statistics(
     """
     states, train = build.plan.content["counted"], build.plan.splits["train"]
     weights = point_weights(build.plan.weights, dataset["latitude"].values, dataset["longitude"].values)
+    # In the order of time, whoever wrote which block when: the last digits of sums depend on their order.
     merged = {}
     for array in dataset.data_vars.values():
         for key in keys_of(array):
@@ -214,8 +216,11 @@ def prepare(
         copy = folder / file.parent.name / "zarr.json"
         copy.parent.mkdir()
         copy.write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+    # Chunks of times are longer than there are times: those of the store are exchanged one by one, and earlier
+    # metadata read the earlier times, whatever stands behind them.
     seconds = times.astype(np.int64)
     zarr.open_array(folder / "time", mode="r+", zarr_format=3)[:] = seconds
+    # What a killed append has put behind the lines that count is dropped.
     present = (out / MANIFEST).read_bytes()[: attributes[INTEGRITY]["manifest"]["bytes"]]
     added = Manifest.of(chunk for record in records_of(build) for chunk in record.chunks)
     manifest = Manifest(present + added.content)
@@ -308,6 +313,7 @@ def _exchange(build: BuildState, out: Path) -> None:
     pending = pending_statistics(out, attributes)
     restated = (new / STATISTICS_FILE).exists()
     if now == build.plan.content["base"]["metadata"]:
+        # Copied, not moved: each step can be done again by a process that follows a killed one.
         write_file(out / MANIFEST, (new / MANIFEST).read_bytes(), build.scratch)
         for record in records_of(build):
             for chunk in record.chunks:

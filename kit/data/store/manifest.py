@@ -102,6 +102,7 @@ def document_hash(document: Mapping[str, Any]) -> str:
     attributes = dict(document.get("attributes", {}))
     attributes[INTEGRITY] = dict(attributes.get(INTEGRITY, {}))
     attributes[INTEGRITY].pop("metadata", None)
+    # Sorted and without spaces: the hash does not depend on how the JSON is laid out.
     return sha256_of_text(json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":")))
 
 

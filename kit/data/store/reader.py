@@ -103,9 +103,7 @@ class Store:
             levels = _coordinate(group, path, "level").astype(np.float64)
         times = _coordinate(group, path, "time").astype("datetime64[s]")
         check_coordinates(path, latitude, longitude, times, levels)
-        grid = GRID
-        if latitude.ndim == 2:
-            grid = CURVILINEAR
+        grid = CURVILINEAR if latitude.ndim == 2 else GRID
         surface, atmospheric, static = [], [], []
         for name, array in sorted(group.arrays()):
             dimensions = tuple(getattr(array.metadata, "dimension_names", None) or ())
@@ -144,6 +142,7 @@ class Store:
         return self.latitude.shape[0], self.longitude.shape[-1]
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the store itself.
         return Store.open, (self.path,)
 
     @cached_property
@@ -210,13 +209,12 @@ class Store:
         Raises:
             StoreError: the store has no such variable.
         """
+        # Zarr's metadata are asked once for each variable.
         if name not in self._chunks:
             array = self._array(name, self.surface + self.atmospheric)
             self._chunks[name] = Chunks.of(array, self.path / name)
-        if name not in self.atmospheric:
-            levels = None
         label = f"{self.path}: {name} at {self.times[index]}"
-        return ChunkSlice(self._chunks[name], index, label, rows, columns, levels)
+        return ChunkSlice(self._chunks[name], index, label, rows, columns, levels if name in self.atmospheric else None)
 
     def read_static(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Float32:
         """Read a static variable by its name without prefix; float32, shape [H, W]."""
@@ -258,6 +256,7 @@ class Store:
 
     def fingerprint(self) -> str:
         """SHA-256 of what the store says about itself: metadata, hashes of all data as written, statistics."""
+        # Hashes of all chunks are in the root's metadata: no chunk is read.
         hasher = new_sha256((self.path / "zarr.json").read_bytes())
         hasher.update(statistics_file(self.path, self.attributes).read_bytes())
         return hasher.hexdigest()

@@ -78,6 +78,7 @@ def verify(store: Path, workers: int | None = None) -> Verification:
     odd = [path for path, file in paths.items() if file.exists() and not file.is_file()]
     if odd:
         return Verification(store, 0, 0, tuple(Problem(path, "is no file; nothing was compared") for path in odd))
+    # Everything else is hashed from the root's metadata, which carry their own hash.
     document = _read_document(store)
     attributes = document["attributes"]
     arrays: Mapping[str, Any] = document["consolidated_metadata"]["metadata"]
@@ -109,6 +110,7 @@ def verify(store: Path, workers: int | None = None) -> Verification:
                 size, files = size + count, files + 1
                 if problem is not None:
                     problems.append(problem)
+    # Files that the manifest does not list: they were compared above, or anyone may remove them.
     extra = {"zarr.json", MANIFEST, STATISTICS_FILE, REPORT_FILE, pending_statistics(store, attributes).name}
     extra.update(f"{name}/zarr.json" for name in arrays)
     extra.update(path for path in paths if path.startswith("time/c/"))
@@ -126,9 +128,7 @@ def _read_document(store: Path) -> dict[str, Any]:
         document: dict[str, Any] = read_json(store / "zarr.json")
         attributes = document["attributes"]
     except _UNREADABLE as error:
-        what = f"no readable Zarr v3 group ({error})"
-        if not store.is_dir():
-            what = "no such store"
+        what = f"no readable Zarr v3 group ({error})" if store.is_dir() else "no such store"
         msg = f"{store}: {what}; build one with `kit data build`"
         raise StoreError(msg) from error
     if not isinstance(attributes.get(INTEGRITY), dict):
@@ -161,6 +161,7 @@ def _compare_metadata(store: Path, arrays: Mapping[str, Any], *, appending: bool
         path = f"{name}/zarr.json"
         try:
             held = read_json(store / path)
+            # The number of states is what an append changes.
             same = held == expected or (appending and {**held, "shape": 0} == {**expected, "shape": 0})
         except FileNotFoundError:
             yield Problem(path, "is gone")

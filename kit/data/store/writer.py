@@ -83,6 +83,7 @@ def write_store(
     private = settings is None
     if _is_made(out, plan, private=private):
         return Store.open(out)
+    # Builds of the same plan meet in one folder; a private one has a folder that nobody else can know.
     folder = folder_of(out)
     if private:
         folder = folder_of(out, f"{uuid.uuid4().hex[:12]}.part")
@@ -202,6 +203,7 @@ def append_states(
         base={"metadata": store.attributes[INTEGRITY]["metadata"], "states": len(store.times)},
     )
     build = join(folder, plan, Path.mkdir, restart=how.restart)
+    # The store is what it was until the end, which exchanges its metadata.
     try:
         write_blocks(build, dynamic, how, offset=len(store.times))
         commit(build, out, lambda: prepare(build, out, store.attributes, times, _statistics(build, dynamic, store)))
@@ -215,6 +217,7 @@ def append_states(
 def _statistics(build: BuildState, dataset: xr.Dataset, store: Store) -> StoreStatistics | None:
     """Compute statistics of the training states as they are now; None where they are those that they were."""
     times, train = times_of(dataset), build.plan.splits["train"]
+    # Later states outside the training period change nothing: the earlier ones need not be read.
     if train == store.splits["train"] and not period_indices(times, train).size:
         return None
     _logger.info("%s: reads the training states that were there, for statistics of all", store.path)
