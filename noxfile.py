@@ -131,6 +131,13 @@ def pretrain(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def same(session: nox.Session) -> None:
+    """Compare losses, weights, stores, forecasts and results with those of a commit, bit for bit: -- COMMIT."""
+    install(session, "tests")
+    session.run("python", "ci/same.py", *session.posargs)
+
+
+@nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Bring requirements.lock up to date, keeping its pins (-- --upgrade: newest); -- --check: fail if it is stale."""
     checking = "--check" in session.posargs

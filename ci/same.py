@@ -75,7 +75,8 @@ CASES = {
     "evaluate-region": "evaluate --checkpoint runs/region/checkpoints/last --json",
     "forecast": "forecast --checkpoint runs/smoke/checkpoints/last --steps 3 --out smoke.nc --json",
     "forecast-zarr": "forecast --checkpoint runs/lora/checkpoints/last --steps 2 --out lora.zarr --json",
-    "forecast-members": "forecast --checkpoint runs/lora/checkpoints/last --checkpoint runs/dora/checkpoints/last "
+    "lora-again": "finetune --json --run.name lora-again --train.steps 4 --adapt.method lora --train.seed 1 --train.device cpu",
+    "forecast-members": "forecast --checkpoint runs/lora/checkpoints/last --checkpoint runs/lora-again/checkpoints/last "
     "--steps 2 --out members.nc --json",
     "plot": "plot --run runs/smoke --json",
     "export": "export --checkpoint runs/lora/checkpoints/last --out merged --json",
@@ -86,6 +87,9 @@ CASES = {
     "plan-fit": "plan --model.variant small --grid 181x360 --memory.fit 6GiB --json",
 }
 """Commands by name; each runs in the folder of its tree, in this order."""
+
+FRACTIONS = ("ci", "hcc", "lcc", "mcc", "tcc", "cl", "cvh", "cvl", "isor", "slor", "swvl1")
+POSITIVE = ("blh", "i10fg", "sd", "dl", "sdfor", "sdor", "tcwv")
 
 VOLATILE = re.compile(
     r"(seconds|_ms|_time|time_ms|started|samples_per_second|throughput|run_id|mlflow|torch$|kit_version|commit|command"
@@ -162,7 +166,7 @@ def make_files(files: Path) -> None:
     from tests.batches import small_spec
     from tests.checkpoints import write_whole
     from tests.data.sources import grib_files, zarr_files
-    from tests.factories import synthetic_dataset, synthetic_store
+    from tests.factories import synthetic_dataset, write_synthetic
 
     for name in ("netcdf", "holes", "grib"):
         (files / name).mkdir(parents=True)
@@ -183,14 +187,27 @@ def make_files(files: Path) -> None:
     zarr_files.write(zarr_files.weatherbench(), files / "wb2.zarr")
     (files / "sample.pickle").write_bytes((ROOT / "kit" / "resources" / "era5-sample.pickle").read_bytes())
     spec = small_spec("v1p5")
-    store = synthetic_store(
-        files / "v1p5-store",
+    # Version 1.5 predicts what is accumulated over the last hour.
+    hourly = synthetic_dataset(
         surface=("100u", "100v", "10u", "10v", "2d", "2t", "blh", "ci", "hcc", "i10fg", "lcc", "mcc", "msl", "skt", "sp",
                  "stl1", "swvl1", "tcc", "tcwv", "sd", "uvb", "ssrd", "ttr", "tp", "sf"),
         atmospheric=spec.atmospheric,
         static=spec.static,
         levels=spec.levels,
-    )
+        times=96,
+        step_hours=1,
+    )  # fmt: skip
+    for name in ("uvb", "ssrd", "ttr", "tp", "sf"):
+        hourly[name].attrs["accumulation_hours"] = 1
+    # Plausible to the checks: fractions between 0 and 1, temperatures in kelvin, nothing negative that cannot be.
+    for name in hourly.data_vars:
+        if str(name).removeprefix("static_") in FRACTIONS:
+            hourly[name].values[:] = hourly[name].values % 1.0
+        elif str(name) in ("skt", "stl1"):
+            hourly[name].values[:] = 279.0 + 15.0 * hourly[name].values
+        elif str(name).removeprefix("static_") in POSITIVE:
+            hourly[name].values[:] = abs(hourly[name].values)
+    store = write_synthetic(hourly, files / "v1p5-store")
     write_whole(files / "v1p5", store, spec=spec)
 
 

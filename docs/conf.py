@@ -7,7 +7,8 @@ author = "The aurora-finetune-kit developers"
 copyright = f"2026, {author}"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+autodoc_typehints = "none"
 myst_heading_anchors = 3
 exclude_patterns = ["examples"]
 # Prompts and the output below them are shown, and not copied.

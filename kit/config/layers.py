@@ -99,13 +99,21 @@ def from_keywords(model: type[M], settings: BaseModel | None, keywords: Mapping[
     """
     if isinstance(settings, model) and not keywords:
         return settings
-    tree = {}
-    for name, value in keywords.items():
-        tree[name] = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-    layers = [Layer("the call", flatten(tree, model))]
+    layers = [Layer("the call", flatten(_plain(keywords), model))]
     if settings is not None:
         layers.append(Layer(type(settings).__name__, flatten(settings.model_dump(exclude_unset=True), model)))
     return resolve(model, layers)
+
+
+def _plain(value: Any) -> Any:
+    """Write settings objects as tables, and paths as text, in which the short forms of the command line are read."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_unset=True)
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    return value
 
 
 def environment_layer(
@@ -187,7 +195,7 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
                 faults.append(fault)
     if faults:
         raise SettingsError(together(faults))
-    # From the least important layer up. The origin of each value is kept beside it, for the messages.
+    # From the least important layer up. The layer of each value is kept, for the messages.
     values: dict[str, Any] = {}
     sources: dict[str, Layer] = {}
     for layer in reversed(layers):
@@ -283,9 +291,7 @@ def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
     if expected is None:
         return explain_unknown(key, layer, leaves(model))
     if is_table(expected) and value != {}:
-        form = "NAME"
-        if entry_settings(expected):
-            form = "PATTERN.SETTING"
+        form = "PATTERN.SETTING" if entry_settings(expected) else "NAME"
         return f"{key}: expected a table, such as {form}=VALUE,{form}=VALUE, got {value!r} (from {layer.where(key)})"
     if isinstance(expected, type) and issubclass(expected, BaseModel) and value != {}:
         names = ", ".join(expected.model_fields)
