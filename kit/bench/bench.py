@@ -48,12 +48,12 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     for path in (settings.out, settings.results):
         results.check_writable(path)
     rows: list[dict[str, Any]] = []
-    told = {"rows": rows, "results": str(settings.results), "page": str(settings.out)}
+    result = {"rows": rows, "results": str(settings.results), "page": str(settings.out)}
     if suites is not None:
         _publish(settings, suites)
         for suite in suites.values():
             rows += suite["rows"]
-        return told
+        return result
     if settings.results.exists():
         results.load(settings.results)
     card_named(settings.card)
@@ -64,7 +64,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
             # Imported when its turn comes: each brings other libraries.
             module = import_module(f"kit.bench.{_MODULES.get(name, name)}")
             rows += recorder.run(name, command_of(settings, name), partial(module.run, settings))
-    return told | {"mlflow_run_id": recorder.tracker.run_id}
+    return result | {"mlflow_run_id": recorder.tracker.run_id}
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,15 @@ def recording(settings: BenchSettings) -> Iterator[BenchRecorder]:
         What runs and records the suites.
     """
     dump = settings.model_dump(mode="json", by_alias=True)
-    made_of = provenance.collect(settings=dump, data={})
-    machine = machine_of(made_of)
+    origin = provenance.collect(settings=dump, data={})
+    machine = machine_of(origin)
     tracker = Tracker.start(
         uri=settings.track.uri,
         run_dir=settings.run.dir,
         experiment=settings.track.experiment or _EXPERIMENT,
         run_name=settings.run.name or "-".join(settings.chosen),
         params=dump,
-        tags=provenance.tags(made_of) | {"kit.machine": machine["name"]},
+        tags=provenance.tags(origin) | {"kit.machine": machine["name"]},
     )
     status: RunStatus = "FAILED"
     try:
@@ -156,23 +156,23 @@ def _publish(settings: BenchSettings, suites: Mapping[str, Any]) -> None:
     settings.out.write_text(report.page(suites), encoding="utf-8")
 
 
-def machine_of(made_of: Mapping[str, Any]) -> dict[str, Any]:
+def machine_of(origin: Mapping[str, Any]) -> dict[str, Any]:
     """Describe what numbers were taken on, as far as they depend on it; no name of a host, no path.
 
     Args:
-        made_of: Provenance of the process.
+        origin: Provenance of the process.
     """
-    cpu, gpus = made_of["cpu"], [gpu["name"] for gpu in made_of["gpus"]]
+    cpu, gpus = origin["cpu"], [gpu["name"] for gpu in origin["gpus"]]
     memory = round(psutil.virtual_memory().total / _GIB)
     parts = [f"{cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads", f"{memory} GiB", *gpus]
-    versions = {name: made_of["packages"].get(name) for name in ("torch", "microsoft-aurora")}
+    versions = {name: origin["packages"].get(name) for name in ("torch", "microsoft-aurora")}
     return {
         "name": f"{', '.join(parts)}, torch {versions['torch']}",
         "cpu": dict(cpu),
         "memory_gib": memory,
         "gpus": gpus,
         "packages": versions,
-        "kit": made_of["kit"],
+        "kit": origin["kit"],
     }
 
 

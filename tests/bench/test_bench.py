@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kit.bench import fitting, results, scale
-from kit.bench.bench import bench, command_of, machine_of
+from kit.bench.bench import bench, command_of, machine_of, recording
 from kit.bench.results import BenchRow
 from kit.bench.settings import BenchSettings
 from kit.cli import main as cli
@@ -66,6 +66,19 @@ def test_a_page_from_results(run_dir: Path, capsys: pytest.CaptureFixture[str]) 
     told = json.loads(capsys.readouterr().out)
     assert told["rows"][0].items() >= {"name": "a grid", "value": 3.0, "ratio": 0.75, "unit": "times"}.items()
     assert out.read_text() == (run_dir / "docs" / "b.md").read_text()
+
+
+def test_rows_of_tests_stand_on_the_same_page(run_dir: Path) -> None:
+    bench(settings(run_dir, "scale"))
+    row = BenchRow("a pair", 1.0, "s", 4.0, must=2.0, more={"beside": "xarray"})
+    with recording(settings(run_dir)) as recorder:
+        told = recorder.run("libraries", "pytest -m benchmark", lambda: [row])
+    assert told[0].items() >= {"suite": "libraries", "ratio": 0.25, "verdict": "must"}.items()
+    assert results.load(run_dir / "docs" / "b.json").keys() == {"scale", "libraries"}
+    page = (run_dir / "docs" / "b.md").read_text()
+    assert "| a grid |" in page
+    assert "| a pair | 1 s | xarray | 4 | 0.25 | 2 | must met |  |" in page
+    assert "`pytest -m benchmark`" in page
 
 
 @pytest.mark.parametrize(
