@@ -268,7 +268,9 @@ class Grid:
     def latitude(self, store: Store) -> Array:
         """Latitudes of the rows, degrees north, [H]; [H, W] on a curvilinear grid."""
         rows = store.latitude[slice(*self.rows)]
-        return rows[:, slice(*self.columns)] if store.curvilinear else rows
+        if store.curvilinear:
+            return rows[:, slice(*self.columns)]
+        return rows
 
     def longitude(self, store: Store) -> Array:
         """Longitudes of the columns, degrees in [0, 360), each one east of the one before, [W] or [H, W]."""

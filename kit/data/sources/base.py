@@ -32,8 +32,8 @@ __all__ = [
 
 SourceLocation = str | Path
 """A file, a folder, or an address."""
+# Bytes of a layer, a variable's values on one level, up to which states are read together.
 LAYER_BYTES = 2**20
-"""Bytes of a layer, a variable's values on one level, up to which states are read together."""
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,11 @@ def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:
     if coordinate.size == 0:
         msg = f"{where}: {name} has no values, so that there is nothing to take; fetch the file again"
         raise StoreError(msg)
-    if name == "time":
-        return
     wrong = coordinate.values.ravel()
     if coordinate.dtype.kind in "iuf":
         wrong = wrong[~np.isfinite(wrong)]
-    if wrong.size:
+    # Times are dates, or are refused for what they are.
+    if wrong.size and name != "time":
         msg = f"{where}: {name} must hold finite numbers, found {wrong[0]!s} (type {coordinate.dtype}); mend the file"
         raise StoreError(msg)
 

@@ -36,8 +36,8 @@ __all__ = ["Method", "describe", "method_of", "regridded", "shaped", "wanted_reg
 
 Method = Literal["linear", "conservative", "nearest"]
 
+# Types of soil, of high and of low vegetation.
 _CLASSES = ("slt", "tvh", "tvl")
-"""Types of soil, of high and of low vegetation."""
 _DIRECTIONS = ("degree", "radian")
 Degrees = npt.NDArray[np.float64]
 

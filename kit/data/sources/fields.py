@@ -25,8 +25,8 @@ __all__ = ["Note", "canonical_name", "canonical_values", "check_non_negative"]
 
 Note = Callable[[str], None]
 """Takes one sentence about what was done to the data; the same sentence may come more than once."""
+# Attributes in which a file may give the short name of a variable.
 _SHORT_NAMES = ("GRIB_shortName", "short_name")
-"""Attributes in which a file may give the short name of a variable."""
 
 
 def canonical_name(array: xr.DataArray) -> tuple[str, Variable | None]:

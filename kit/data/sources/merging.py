@@ -14,8 +14,8 @@ from kit.io.errors import StoreError
 
 __all__ = ["merge"]
 
+# Name of the file, and what it holds of a variable.
 Piece = tuple[str, xr.DataArray]
-"""Name of the file, and what it holds of a variable."""
 
 
 def merge(found: dict[str, list[Piece]], note: Note) -> dict[str, xr.DataArray]:
@@ -142,10 +142,7 @@ def _join_levels(name: str, groups: Sequence[Piece]) -> xr.DataArray:
 
 
 def _levels(array: xr.DataArray) -> list[float]:
-    levels: list[float] = []
-    if "level" in array.dims:
-        levels = array["level"].values.tolist()
-    return levels
+    return list(array["level"].values.tolist()) if "level" in array.dims else []
 
 
 def _span(array: xr.DataArray) -> str:

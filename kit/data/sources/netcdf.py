@@ -214,7 +214,9 @@ def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:
 def _version(value: object) -> int:
     """An experiment's version as a number; what is none comes last."""
     text = value.decode() if isinstance(value, bytes) else str(value)
-    return int(float(text)) if text.strip().replace(".", "").isdigit() else 9999
+    if text.strip().replace(".", "").isdigit():
+        return int(float(text))
+    return 9999
 
 
 # Whether a NetCDF file of the classic formats is whole.
@@ -222,10 +224,10 @@ def _version(value: object) -> int:
 # The NetCDF library reads whatever lies behind the end of a truncated classic file as zeros, without a word. The
 # header says where every variable lies, so the length that the file must have can be worked out.
 
+# Bytes of a value, by the number of its type in the specification.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
-"""Bytes of a value, by the number of its type in the specification."""
+# Numbers of records that mean: not known, the file was written as a stream.
 _STREAMING = (0xFFFFFFFF, 2**64 - 1)
-"""Numbers of records of a file that was still being written."""
 _HEADER_LIMIT = 16 * 2**20
 
 
@@ -266,7 +268,10 @@ class _ClassicHeader:
         records = self._number(self.count)
         if records in _STREAMING:
             return 0
-        dimensions = [self._dimension() for _ in range(self._list())]
+        dimensions = []
+        for _ in range(self._list()):
+            self._name()
+            dimensions.append(self._number(self.count))
         self._attributes()
         # Fixed variables lie one after the other; behind them lie the records, each with a part of all others.
         end = 0
@@ -300,10 +305,6 @@ class _ClassicHeader:
 
     def _name(self) -> None:
         self._skip(self._number(self.count))
-
-    def _dimension(self) -> int:
-        self._name()
-        return self._number(self.count)
 
     def _attributes(self) -> None:
         for _ in range(self._list()):

@@ -19,10 +19,10 @@ from kit.io.errors import StoreError
 
 __all__ = ["DIGITS", "TINY", "TargetGrid", "points_described", "same_points", "spacing_of"]
 
+# Digits of a coordinate in degrees; what is beyond is rounding.
 DIGITS = 9
-"""Digits of a coordinate in degrees; what is beyond is rounding."""
+# Degrees by which coordinates of the same place may differ between two sources.
 TINY = 1e-6
-"""Degrees by which coordinates of the same place may differ between two sources."""
 
 Degrees = npt.NDArray[np.float64]
 Points = npt.NDArray[np.bool_]
