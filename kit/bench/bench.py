@@ -152,6 +152,7 @@ def recording(settings: BenchSettings) -> Iterator[BenchRecorder]:
 
 
 def _publish(settings: BenchSettings, suites: Mapping[str, Any]) -> None:
+    # Results first: the page can be made again from them.
     results.write(settings.results, suites)
     settings.out.write_text(report.page(suites), encoding="utf-8")
 

@@ -172,6 +172,7 @@ def raw_rows(dataset: xr.Dataset, repeats: int, name: str, scratch: Path | None 
     """
     with scratch_folder(scratch) as folder:
         packed, plain = stored(dataset, folder / "fast", "fast"), stored(dataset, folder / "none", "none")
+        # Chunks that are not packed are the values' own bytes, which NumPy can read as they lie.
         files = [part.chunks.file(part.index) for state in _states(plain) for part in state]
         readings = {
             "kit, fast": Reading(lambda: _read_by_kit(packed)),

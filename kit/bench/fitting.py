@@ -42,6 +42,7 @@ def run(settings: BenchSettings) -> list[BenchRow]:
             chosen = read(command.removeprefix("kit plan "))
             try:
                 fitted = fit(chosen, workload_of(chosen), estimator)
+            # That nothing fits is a result, too.
             except SettingsError as error:
                 refusal = {"limit_gib": limit, "refused": str(error), "command": command}
                 rows.append(BenchRow(name, None, "GiB", more=refusal))

@@ -250,6 +250,7 @@ class BenchPlanner:
             KitError: they cannot be planned.
         """
         whole = self._whole(words)
+        # A plan traces a whole step, and several rows need the same one.
         if whole not in self._made:
             _logger.info("planning: %s", self.command(words))
             self._made[whole] = plan(read(whole))

@@ -141,6 +141,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Entry]) -> str:
         columns = [column for column in columns if column[1] != "cuda_gib"]
     lines = [[title for title, _, _ in columns], ["---", *("---:" for _ in columns[1:])]]
     for row in rows:
+        # A bar or a line break in a text would end its cell.
         texts = [_cell(row, key, form) for _, key, form in columns]
         lines.append([text.replace("|", "\\|").replace("\n", " ") for text in texts])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -273,6 +274,7 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("checkpoint, MiB", "folder_mib", _NUMBER),
         ("", "verdict", _verdict),
     ),
+    # Both suites have rows of the same kind.
     "data": _DATA,
     LIBRARIES: _DATA,
 }

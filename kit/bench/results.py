@@ -116,6 +116,7 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
 
 def write(path: Path, suites: Mapping[str, Any]) -> None:
     """Write suites; a reader finds the old file or the new one, whole."""
+    # NaN is no JSON; a number that there is not is null.
     text = json.dumps({"format": _FORMAT, "suites": suites}, indent=1, allow_nan=False)
     write_atomically(path, f"{text}\n")
 

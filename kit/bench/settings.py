@@ -67,6 +67,7 @@ class BenchSettings(BaseModel):
                     hint = f"did you mean {' or '.join(near)}?"
                 msg = f"there is no suite {name!r}; {hint}"
                 raise ValueError(msg)
+        # Each once, in the order given.
         return tuple(dict.fromkeys(suites))
 
     @field_validator("out")
@@ -79,6 +80,7 @@ class BenchSettings(BaseModel):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
+        # A setting without effect is refused, not ignored.
         if self.source is not None and self.suites:
             msg = (
                 f"from and suites exclude each other: a page from results measures nothing; leave out {self.suites[0]}"

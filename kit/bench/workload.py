@@ -88,6 +88,7 @@ def _weights(spec: ModelSpec) -> Weights:
 
     Upstream starts the modulation of every block's normalisation at zero, and with it all gradients inside a block.
     """
+    # The caller's generator is left as it was.
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(_SEED)
         model = spec.build()
@@ -107,6 +108,7 @@ def _pair(workload: Workload, seed: int) -> Pair:
     values = workload.spec.statistics.values
 
     def draw(key: str, *shape: int) -> torch.Tensor:
+        # Around the model's own statistics, so that inputs are of the order of 1 where the model reads them.
         location, scale = values.get(key, (0.0, 1.0))
         return location + scale * torch.randn((*shape, *grid), generator=generator)
 

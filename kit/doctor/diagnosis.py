@@ -43,6 +43,7 @@ class Examination:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``kit doctor --json`` prints: ``passed``, how many of each status, ``checks``."""
+        # Statuses that did not occur are there too, as 0.
         counts: dict[str, int] = dict.fromkeys(("ok", "warning", "error", "skipped"), 0)
         for diagnosis in self.diagnoses:
             counts[diagnosis.status] += 1

@@ -31,6 +31,7 @@ def examine(settings: DoctorSettings) -> Examination:
 
 
 def _diagnoses(settings: DoctorSettings) -> Iterator[Diagnosis]:
+    # PyTorch comes first: driver and GPUs are judged by the CUDA that it was built for.
     torch, packages = probe_torch(), probe_packages()
     yield from check_torch(torch)
     yield from check_pins(packages)

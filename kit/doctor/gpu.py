@@ -116,6 +116,7 @@ def _probe_gpus() -> Iterator[Gpu]:
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
         users = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
         mig = _ask(pynvml.nvmlDeviceGetMigMode, handle) or [0]
+        # This process is none of the others.
         processes = sum(user.pid != os.getpid() for user in users)
         capability = (int(major), int(minor))
         yield Gpu(index, name, int(memory.total), int(memory.free), capability, processes, bool(mig[0]))
@@ -214,6 +215,7 @@ def check_driver(driver: Driver, torch: Torch) -> Diagnosis:
     detail = f"driver {driver.version}, CUDA up to {highest}"
     if not driver.devices:
         return warning("driver", f"{detail}, but no GPU", f"see whether nvidia-smi lists one; {_IN_CONTAINER}", **facts)
+    # There is nothing to compare the driver with.
     if not torch.version:
         return ok("driver", detail, **facts)
     if built is None:
@@ -249,6 +251,7 @@ def _check_cuda(driver: Driver, torch: Torch, built: str, detail: str, facts: di
     if driver.visible is not None and driver.visible.strip() in ("", "-1"):
         detail += f", but {_VISIBLE}={driver.visible!r} hides all {len(driver.devices)} GPU"
         return warning("driver", detail, f"unset {_VISIBLE}, or name a GPU in it, to train on one", **facts)
+    # By minor version compatibility all works but intermediate code that is compiled at load.
     if have < (major, minor):
         detail += f" (built for {built}: kernels that are compiled at load do not work)"
     detail += f", but PyTorch {torch.version} cannot use the GPU: {torch.refusal or 'it gives no reason'}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 import xarray as xr
 from aurora import Aurora, Batch
@@ -55,7 +54,7 @@ class LoadedCheckpoint:
         return self.checkpoint.spec
 
     @property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Mapping[str, Any]:
         """What ``kit.json`` says of model, data and lineage."""
         return self.checkpoint.description
 

@@ -27,6 +27,7 @@ def _start(value: Any) -> Any:
     except ValueError:
         msg = f"expected a time such as 2020-01-01T06, or a range START/END, got {value!r}"
         raise ValueError(msg) from None
+    # Times without a zone are UTC, as everywhere in the kit.
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return Period(moment, moment)
 
