@@ -68,6 +68,7 @@ def find_access(store: str, environment: Mapping[str, str] | None = None, home: 
     Raises:
         SettingsError: there is no key, or what there is cannot be one.
     """
+    # In the order of the new client, then the file of the old one (cdsapi).
     environment = os.environ if environment is None else environment
     file = key_file(environment, home or Path.home())
     lines: dict[str, str] = {}
@@ -117,6 +118,7 @@ def _checked_address(url: str, store: str) -> str:
     parts = urlsplit(url)
     if not url or parts.hostname in _COPERNICUS:
         return STORES[store]
+    # The key goes along in a header of each request.
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         shown = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "what is given"
         msg = f"the data store's address must begin with https://, or the key would be readable on the way; got {shown}"

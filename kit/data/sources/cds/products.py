@@ -152,6 +152,7 @@ def product_of(path: str) -> Product:
     for product in _PRODUCTS:
         if path not in product.datasets:
             continue
+        # CAMS has one data set for both kinds, ERA5 one for each.
         kinds: list[Kind] = []
         surface = levels = ""
         statics: tuple[str, ...] = ()
@@ -169,6 +170,7 @@ def product_of(path: str) -> Product:
             "the Atmosphere Data Store as it stands in its page's address, such as reanalysis-era5-single-levels"
         )
         raise SettingsError(msg)
+    # Of an unknown data set nothing but its name is known: fields that it does not have are refused by the data store.
     like = PRODUCTS["cams-eac4" if path.startswith("cams-") else "era5"]
     return replace(
         like, name=path, surface=path, levels=path, hours=tuple(range(24)), spacing=0.25, extra={}, variables=(),
@@ -212,6 +214,7 @@ def blocks(times: Times, most: int, *, together: bool) -> list[tuple[tuple[datet
         most: times in a block.
         together: the days of a block must follow each other.
     """
+    # A request names days and hours apart, and brings every hour of every day.
     hours_of_days: dict[datetime, list[int]] = {}
     for moment in times:
         hours_of_days.setdefault(moment.replace(hour=0), []).append(moment.hour)

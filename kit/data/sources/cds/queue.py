@@ -165,6 +165,7 @@ class _Queue:
 
     def close(self) -> None:
         """End the downloads, and let others have what is not done."""
+        # Downloads that are under way end at their next bytes, which stay, to be continued.
         self.stop.set()
         self.pool.shutdown(wait=True, cancel_futures=True)
         for task in self.tasks:
@@ -183,6 +184,7 @@ class _Queue:
                 self._collect(task, task.download)
             elif task.download is None and task.job is not None:
                 self._ask(task, task.job)
+        # After the questions, which may have made room.
         for task in self._open():
             if task.state in ("waiting", "elsewhere") and self._jobs() < self.room:
                 self._begin(task)
@@ -203,6 +205,7 @@ class _Queue:
             # The answer to a submission may have been lost, or the process have ended before it came.
             if job is None and note.submitting:
                 job = self.service.find(task.dataset, cached.planned.inputs)
+        # Written down before and after, so that whatever ends this process, the job is found again.
         if job is None:
             cached.remember(service=address, submitting=True, job=None)
             job = self.service.submit(task.dataset, cached.planned.inputs)
@@ -215,6 +218,7 @@ class _Queue:
         task.state = state.name
         if state.name == "successful":
             result = self.service.result(job, task.dataset)
+            # Results expire.
             if result is None:
                 state = State("gone", "its result is no longer there")
         if result is not None:
@@ -238,6 +242,7 @@ class _Queue:
         if others <= 0:
             msg = f"{self.host} rejected the request for {task.cached.planned}: {words}"
             raise StoreError(msg)
+        # As many as it took, from now on.
         self.room = others
         self.watch.said(f"{self.host} takes {others} of our requests at once: {words}")
 

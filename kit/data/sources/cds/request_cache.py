@@ -112,6 +112,7 @@ class CachedRequest:
             found = Note(**read_json(self._note))
         except (OSError, ValueError, TypeError):
             return blank
+        # The name of the file is a digest of the request, shortened: the request itself decides.
         if (found.dataset, found.inputs) != (blank.dataset, blank.inputs):
             return blank
         return found
@@ -123,6 +124,7 @@ class CachedRequest:
             RegistryError: the folder cannot be written to.
         """
         note = replace(self.note, **changes)
+        # Whole or absent at any moment: another process reads it when this one is killed.
         try:
             write_atomically(self._note, json.dumps(asdict(note), indent=1, sort_keys=True))
         except OSError as error:

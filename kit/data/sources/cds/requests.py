@@ -128,6 +128,7 @@ def select(path: str, request: Request) -> FieldSelection:
     if accumulated and product.why_not_accumulated:
         msg = f"{product.name} has no {', '.join(accumulated)} that add up: {product.why_not_accumulated}; leave it out"
         raise SettingsError(msg)
+    # ERA5's wave model has a grid of its own, in the same data set.
     waves = [name for name in surface if name in _WAVES]
     others = [name for name in (*surface, *atmospheric, *statics) if name not in waves]
     if waves and others and product.store == "CDS":
@@ -183,6 +184,7 @@ def _kind(name: str, product: Product) -> str:
     surface, atmospheric = lookup(name, "surface"), lookup(name, "atmospheric")
     for variable, dataset in ((surface, product.surface), (atmospheric, product.levels)):
         if variable is not None and dataset:
+            # For its refusal of what the data stores have no name for.
             request_name(variable, product)
             return variable.kind
     if surface or atmospheric:
@@ -215,6 +217,7 @@ def _statics(product: Product, request: Request) -> tuple[str, ...]:
         if base in DERIVED:
             continue
         variable = STATIC.get(base)
+        # What has no parameter number, or lies in a data set without statics, cannot be asked for.
         if variable is not None and variable.param_ids and product.names is not None and product.surface:
             asked[base] = None
         elif not request.statics_elsewhere:
@@ -275,6 +278,7 @@ def _split(selection: FieldSelection, dataset: str, kind: Kind, names: Sequence[
     if kind != "atmospheric":
         levels = ()
     size = _BYTES_PER_POINT * selection.points + _HEADER
+    # Each request holds all variables and levels of its times: a time is never divided.
     fields_at_once = len(names) * max(1, len(levels))
     most = max(1, min(MOST_FIELDS, MOST_BYTES // size) // fields_at_once)
     wanted = [request_name(_TABLES[kind][name], product) for name in names]

@@ -123,6 +123,7 @@ class Service:
             if known is not None:
                 return known
             process = self._client.get_process(dataset)
+            # From here on the request may have arrived, whatever the answer.
             doubtful = True
             remote = process.submit(dict(inputs))
             self._remotes[remote.request_id] = remote
@@ -139,6 +140,7 @@ class Service:
 
         jobs = self._call(lambda: self._client.get_jobs(limit=100, sortby="-created", status=_STANDING).json, dataset)
         ids = [str(job.get("jobID")) for job in jobs.get("jobs", []) if job.get("processID") == dataset]
+        # The list says of jobs only which data set they are of: each is asked for its request.
         for job in ids[:_MAX_LOOKED_AT]:
             if self._call(partial(request_of, job), dataset) == _comparable(inputs):
                 return job
@@ -198,6 +200,7 @@ class Service:
         try:
             self._remotes[job].get_results()
         except failures.HTTPError as error:
+            # Not the job's failure, but the server's: asked again.
             if error.response is None or error.response.status_code in RETRY_STATUS:
                 raise
             return _words(error.response)
@@ -265,7 +268,8 @@ class Service:
         return StoreError(f"{host} refuses the request to {dataset} ({answer.status_code}): {words}")
 
     def _heard(self, level: int, text: str) -> None:
-        """Pass on what the data store says to its users, once; the client's own chatter is left out."""
+        """Pass on what the data store says to its users, once."""
+        # The client's own chatter is below warnings.
         if level >= logging.WARNING and text not in self._passed_on:
             self._passed_on.add(text)
             self._watch.said(f"{self.access.host}: {text[:_MAX_WORDS]}")

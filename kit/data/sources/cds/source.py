@@ -53,6 +53,7 @@ def announce(paths: Sequence[SourceLocation], request: Request) -> Announcement 
     Raises:
         SettingsError: as ``plan_requests``.
     """
+    # Whether results in the cache are whole is looked at when they are opened.
     selection = select(str(paths[0]), request)
     missing = [planned for planned in plan(selection) if not CachedRequest(planned, folder()).path.is_file()]
     if not missing:
@@ -127,6 +128,7 @@ def _fetch(selection: FieldSelection, requests: Sequence[CachedRequest]) -> None
             f"for {missing[0]}, and KIT_OFFLINE is set"
         )
         raise RegistryError(msg)
+    # The package is imported, and its absence told, only where something is fetched.
     watch = current()
     if missing:
         load_client()
@@ -148,6 +150,7 @@ def _check(fields: Mapping[str, xr.DataArray], selection: FieldSelection) -> Non
     )
     asked: dict[str, Times] = dict.fromkeys((*selection.variables, *selection.atmospheric), selection.times)
     asked |= dict.fromkeys(selection.accumulated, selection.hours)
+    # The data store may not have the latest times yet, and sends those that it has.
     statics = [STATIC_PREFIX + name for name in selection.statics]
     if missing := [name for name in (*asked, *statics) if name not in fields]:
         msg = (

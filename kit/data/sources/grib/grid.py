@@ -85,6 +85,7 @@ class GribGrid:
         if self.along_columns:
             lines = values.reshape(width, height)
         if self.alternating:
+            # The caller's values stay as they are.
             lines = lines.copy()
             lines[1::2] = lines[1::2, ::-1]
         if self.along_columns:
@@ -99,6 +100,7 @@ class GribGrid:
         """Whether two grids have the same rows and columns, whatever the order of their values."""
         if self is other:
             return True
+        # Around the circle: 360 and 0 degrees are the same.
         pairs = ((self.latitude, other.latitude), (self.longitude, other.longitude))
         return all(a.shape == b.shape and np.abs((a - b + 180) % 360 - 180).max() < 1e-4 for a, b in pairs)
 

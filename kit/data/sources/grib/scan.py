@@ -203,6 +203,7 @@ class _Scanner:
         if param not in self.names:
             self.names[param] = (str(get("shortName", "unknown")), str(get("units", "")))
         short_name, units = self.names[param]
+        # Messages of one grid share it, over all files: matrices of a projection are large.
         section_hash = str(get("md5GridSection", f"{self.path}, message {number}"))
         if section_hash not in self.grids:
             self.grids[section_hash] = read_grid(self.eccodes, handle)

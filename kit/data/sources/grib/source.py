@@ -82,6 +82,7 @@ def data_of_messages(
             msg = f"{where}: none of {len(messages)} messages is of a variable that the kit knows. {notes}"
             raise StoreError(msg)
     fields = merge(pieces.found, pieces.note)
+    # Parallels and meridians need no projection, whatever messages that were left out lie on.
     projection: Mapping[str, Any] = {}
     if any(grid_dimensions(field) == CURVILINEAR for field in fields.values()):
         projection = next(filter(None, (message.grid.projection for message in messages)), {})
@@ -300,6 +301,7 @@ def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], 
     attributes = {}
     if accumulated:
         attributes["accumulation_hours"] = window_of(name, messages)
+    # By time and level; what lies on no pressure level has the level 0.
     cells: dict[tuple[np.datetime64, float], Message] = {}
     for message in messages:
         cell = (message.time, message.level if message.on_pressure else 0.0)
@@ -309,6 +311,7 @@ def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], 
     if count := sum(message.version.lstrip("0") == _PRELIMINARY for message in cells.values()):
         note(f"{name}: {count} of {len(cells)} fields are preliminary (ERA5T)")
     times, levels = (sorted(set(axis)) for axis in zip(*cells, strict=True))
+    # A state is whole or it is none: the store has no missing fields.
     holes = [cell for cell in itertools.product(times, levels) if cell not in cells]
     if holes:
         msg = (

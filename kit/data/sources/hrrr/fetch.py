@@ -121,8 +121,7 @@ class HourPlan:
     @property
     def size(self) -> int:
         """Bytes, short of a file's last message, whose length the index does not say."""
-        lines = (line for share in self.shares for line in share.lines.values())
-        return sum(line.end - line.start + 1 for line in lines if line.end is not None)
+        return sum(line.size for share in self.shares for line in share.lines.values())
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,7 @@ class HourPlanner:
             items = [item for item in wanted if item.lead == lead]
             run = ModelRun(time - lead * _HOUR, lead, "sfc")
             share, _ = self._share(run, items, refused or {})
+            # A variable comes from one file, with all of its levels.
             partly = {item.name for item in items if item not in share.lines}
             lines = {item: line for item, line in share.lines.items() if item.name not in partly}
             if lines:
@@ -192,10 +192,12 @@ class HourPlanner:
                     self.transport.watch.said(f"{run}: {archive}: {error}")
             else:
                 return FetchShare(run, archive, address, lines), held
+        # What nobody has is missing; what somebody may have is unavailable for now.
         if not failures:
             msg = f"{run} is in none of the archives {', '.join(absent)}"
             raise MissingError(msg)
-        tried = "; ".join(f"{name}: {why}" for name, why in (failures | dict.fromkeys(absent, "absent")).items())
+        failures |= dict.fromkeys(absent, "absent")
+        tried = "; ".join(map(": ".join, failures.items()))
         msg = f"{run} cannot be had: {tried}. What was fetched is kept: the same command goes on from there"
         raise UnavailableError(msg)
 
@@ -207,11 +209,14 @@ class HourPlanner:
 def _lacking(run: ModelRun, lacking: Sequence[WantedField], held: Sequence[str]) -> str:
     """Say which messages a file lacks, and on which levels it has their variables."""
     variables = {item.variable for item in lacking}
-    pairs = [name.split(":", 1) for name in held]
-    levels = ", ".join(dict.fromkeys(level for variable, level in pairs if variable in variables))
+    levels: dict[str, None] = {}
+    for name in held:
+        variable, level = name.split(":", 1)
+        if variable in variables:
+            levels[level] = None
     return (
         f"{run} holds no message {', '.join(map(str, lacking))}; of {', '.join(sorted(variables))} it holds "
-        f"{levels or 'nothing'}. Leave it out, or choose other --levels"
+        f"{', '.join(levels) or 'nothing'}. Leave it out, or choose other --levels"
     )
 
 
@@ -271,6 +276,7 @@ class Fetcher:
         refused: dict[str, str] = {}
         stale = 0
         with locked(path, watch, path.name):
+            # Another process may have fetched it meanwhile.
             if (found := self.cached(time, wanted)) is not None:
                 return found
             while True:
@@ -290,6 +296,7 @@ class Fetcher:
         # Also what a process that was killed has left.
         for old in (path, *path.parent.glob(f".{path.name}.*.part")):
             old.unlink(missing_ok=True)
+        # What is cut never has its final name: Herbie's own downloads do, and are taken for whole the next time.
         with published(path) as part:
             with part.open("xb") as stream:
                 for share in plan.shares:
@@ -303,6 +310,7 @@ class Fetcher:
             except _MisfitError as error:
                 archives = [share.archive for share in plan.shares for _ in share.lines]
                 raise _ArchiveError(archives[error.number - 1], str(error), stale=True) from error
+            # Without the query, which holds the signature of Azure's addresses.
             facts = {
                 "name": path.name,
                 "sha256": content_hash.hexdigest(),
@@ -323,6 +331,7 @@ class Fetcher:
                 piece = transport.piece(share.address, start, end, attempts)
             except SourceError as error:
                 raise _ArchiveError(share.archive, str(error), stale=isinstance(error, ShorterError)) from error
+            # Ranges of two versions of a file would make an hour that never was.
             first = first or piece
             if (piece.total, piece.version) != (first.total, first.version):
                 raise _ArchiveError(share.archive, "the file changed while it was fetched", stale=True)
@@ -336,6 +345,7 @@ class Fetcher:
                     why = f"bytes {line.start} to {line.end} are no message {wanted}: the index does not fit the file"
                     raise _ArchiveError(share.archive, why, stale=True)
                 yield content
+            # Several hours arrive at once, and are reported as one.
             with self._lock:
                 self.done += len(piece.content)
                 transport.watch.advanced(self.done)
@@ -349,6 +359,7 @@ class Fetcher:
         # eccodes is one at a time; so are the grids, which are large.
         with self._lock:
             messages = tuple(scan(path, self.grids))
+        # The index is another file than the messages, and may be of another version or wrong.
         expected = {(item.name, item.level): item for item in wanted}
         for message in messages:
             name, _ = name_of(message)
@@ -374,6 +385,7 @@ def _recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _place(time: np.datetime64, wanted: Sequence[WantedField]) -> Path:
     """Name an hour's file in the cache by what is in it, not by the archive that it is from."""
+    # Hours with other messages, and those of another format, are other files.
     key = sha256_of_text(json.dumps([_FORMAT, *map(str, wanted)]))[:12]
     moment = time.astype("datetime64[h]").item()
     return cache_dir() / "hrrr" / f"{moment:%Y%m%d}" / f"hrrr.{moment:%Y%m%d}.t{moment:%H}z.{key}.grib2"

@@ -86,6 +86,11 @@ class Line:
     start: int
     end: int | None
 
+    @property
+    def size(self) -> int:
+        """Bytes; 0 for the file's last message, whose length the index does not say."""
+        return 0 if self.end is None else self.end - self.start + 1
+
 
 def archives() -> tuple[str, ...]:
     """List names and addresses of the archives to ask, in order.
@@ -226,6 +231,7 @@ def _damage(text: str, run: ModelRun) -> str:
         if match[1] != f"{run.time.astype('datetime64[h]').item():%Y%m%d%H}":
             return f"is of another run, {match[1]}"
         starts.append(int(line.split(":", 2)[1]))
+    # Herbie takes the byte before the next message for the end of one.
     if any(start >= after for start, after in itertools.pairwise(starts)):
         return "has messages out of order"
     return ""
@@ -307,6 +313,7 @@ def wanted_by_hour(request: Request) -> dict[np.datetime64, tuple[WantedField, .
         else:
             for level in request.levels or ():
                 hours[time].add(WantedField(name, float(level), _LEVEL[name], f"{level:g} mb"))
+    # Static fields once, with the first state.
     for name, words in _STATIC.items():
         if request.statics is None or name in request.statics:
             hours[states[0]].add(WantedField(name, -1.0, *words))

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -41,8 +40,6 @@ _SAMPLE = 24
 _NAME = "hrrr"
 _HOUR = np.timedelta64(1, "h")
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Hours = Mapping[np.datetime64, tuple[WantedField, ...]]
 
 
@@ -97,11 +94,19 @@ def open_source(
 
 def _open(hours: Hours, fetcher: Fetcher, request: Request) -> SourceData:
     """Open hours of the cache, after fetching those that it lacks."""
-    fetched = {time: fetcher.cached(time, wanted) for time, wanted in hours.items()}
-    absent = {time: hours[time] for time, found in fetched.items() if found is None}
+    fetched: dict[np.datetime64, Fetched] = {}
+    absent = {}
+    for time, wanted in hours.items():
+        found = fetcher.cached(time, wanted)
+        if found is None:
+            absent[time] = wanted
+        else:
+            fetched[time] = found
+    # Before the store is begun: gaps show before anything large is fetched, and a build that is stopped while it
+    # writes needs no network to go on.
     if absent:
         fetched |= _fetch(absent, fetcher)
-    ordered = list(filter(None, fetched.values()))
+    ordered = [fetched[time] for time in hours]
     messages = [message for hour in ordered for message in hour.messages]
     source = data_of_messages(messages, request, tuple(hour.facts for hour in ordered), "HRRR")
     first, wanted = next(iter(hours.items()))
@@ -137,6 +142,7 @@ def estimate(paths: Sequence[SourceLocation], request: Request, *, limits: Limit
         sample = [absent[round(index)] for index in np.linspace(0, len(absent) - 1, _SAMPLE)]
     plans = _plans({time: hours[time] for time in sample}, fetcher.planner).values()
     scale = len(absent) / max(1, len(sample))
+    # Indices are one request for each file, ranges of bytes the others.
     requests = sum(plan.requests + len(plan.shares) for plan in plans)
     size = sum(plan.size for plan in plans)
     return FetchEstimate(len(hours), round(requests * scale), round(size * scale), exact=sample == absent)
@@ -151,6 +157,7 @@ def _prepare(paths: Sequence[SourceLocation], request: Request, limits: Limits) 
         )
         raise SettingsError(msg)
     hours = wanted_by_hour(request)
+    # In this thread: Herbie is imported once, with the environment changed meanwhile.
     load_herbie()
     return hours, Fetcher(HourPlanner(Transport(limits, current()), archives()))
 
@@ -172,11 +179,17 @@ def _fetch(hours: Hours, fetcher: Fetcher) -> dict[np.datetime64, Fetched]:
         )
         raise StoreError(msg)
     hosts = ", ".join(dict.fromkeys(share.archive for plan in plans.values() for share in plan.shares))
+    fetched = {}
+
+    def fetch(time: np.datetime64) -> None:
+        fetched[time] = fetcher.fetch(time, hours[time], plans[time])
+
     watch.started(name, hosts, 0, total)
     try:
-        return _at_once(lambda time: fetcher.fetch(time, hours[time], plans[time]), list(hours), planner.transport)
+        _at_once(fetch, hours, planner.transport)
     finally:
         watch.ended()
+    return fetched
 
 
 def _plans(hours: Hours, planner: HourPlanner) -> dict[np.datetime64, HourPlan]:
@@ -192,16 +205,16 @@ def _plans(hours: Hours, planner: HourPlanner) -> dict[np.datetime64, HourPlan]:
             "KIT_OFFLINE=1 asks that nothing be fetched; unset it"
         )
         raise StoreError(msg)
+    plans: dict[np.datetime64, HourPlan] = {}
     missing: dict[np.datetime64, MissingError] = {}
 
-    def plan(time: np.datetime64) -> HourPlan | None:
+    def plan(time: np.datetime64) -> None:
         try:
-            return planner.plan(time, hours[time])
+            plans[time] = planner.plan(time, hours[time])
         except MissingError as error:
             missing[time] = error
-            return None
 
-    plans = _at_once(plan, list(hours), planner.transport)
+    _at_once(plan, hours, planner.transport)
     if missing:
         first, *others = sorted(missing)
         msg = f"{len(missing)} of {len(hours)} hours of HRRR cannot be had. {first}: {missing[first]}."
@@ -209,20 +222,20 @@ def _plans(hours: Hours, planner: HourPlanner) -> dict[np.datetime64, HourPlan]:
             msg += f" Others are missing, too: {', '.join(map(str, others[:8]))}."
         msg += " The archive has gaps: choose --times without them, and append what comes after"
         raise MissingError(msg)
-    return {time: found for time, found in plans.items() if found is not None}
+    return dict(sorted(plans.items()))
 
 
-def _at_once(work: Callable[[Item], Result], items: Sequence[Item], transport: Transport) -> dict[Item, Result]:
-    """Do the same for several items in threads; the first failure ends all."""
+def _at_once(work: Callable[[np.datetime64], None], hours: Hours, transport: Transport) -> None:
+    """Do the same for several hours in threads; the first failure ends all."""
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="hrrr")
-    futures = [pool.submit(work, item) for item in items]
+    futures = [pool.submit(work, time) for time in hours]
     try:
-        # As they end, so that a failure is seen when it comes, whichever item it is of.
+        # As they end, so that a failure is seen when it comes, whichever hour it is of.
         for future in as_completed(futures):
             future.result()
     except BaseException:
+        # Other threads may be in the middle of an hour, or wait for their next attempt.
         transport.stop.set()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return {item: future.result() for item, future in zip(items, futures, strict=True)}

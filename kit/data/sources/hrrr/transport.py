@@ -119,6 +119,7 @@ class Transport:
 def _check_status(answer: requests.Response, expected: int) -> None:
     """Turn an answer that is not what was asked for into what it means."""
     status = answer.status_code
+    # What each answer means for the hour: asked again, looked for in another archive, or begun anew by a new index.
     if status == expected:
         return
     if status in RETRY_STATUS:
@@ -138,6 +139,7 @@ def _check_status(answer: requests.Response, expected: int) -> None:
 def _read_text(answer: requests.Response) -> Piece:
     """Read a small file, which may not be endless and may not be cut off."""
     _check_status(answer, 200)
+    # Not decoded: bytes that were packed in spite of the request would have another length.
     length = answer.headers.get("Content-Length", "")
     content = answer.raw.read(_MAX_TEXT + 1, decode_content=False)
     if len(content) > _MAX_TEXT or (length.isdigit() and len(content) < int(length)):
@@ -149,6 +151,7 @@ def _read_text(answer: requests.Response) -> Piece:
 def _read_range(answer: requests.Response, start: int, end: int | None) -> Piece:
     """Read the bytes that were asked for, and no more."""
     _check_status(answer, 206)
+    # A server may send another range than the one that was asked for, and one that ends with the file.
     stated = answer.headers.get("Content-Range")
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", stated or "")
     if found is None or int(found[1]) != start or (end is not None and int(found[2]) > end):

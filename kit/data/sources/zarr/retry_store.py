@@ -99,6 +99,7 @@ class RetryStore(WrapperStore[Store]):
 
     def _start(self) -> None:
         """Set up what a process has for itself: chunks, the lock, and the tasks that wait for an answer."""
+        # Neither chunks nor locks go to other processes, and tasks are of this one's event loop.
         self._chunks: OrderedDict[str, Buffer] = OrderedDict()
         self._lock = threading.Lock()
         self._ended = threading.Event()

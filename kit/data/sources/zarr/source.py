@@ -59,6 +59,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
     requests = download_bytes = 0
     with ExitStack() as stack:
         for path in map(str, paths):
+            # A file that cannot be read is given up sooner than a server.
             limits = REMOTE if is_address(path) else LOCAL
             store = RetryStore(stack.enter_context(opened_store(path, limits)), path, limits)
             stack.callback(store.end)
