@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -107,7 +108,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("commit", help="commit to compare with")
     parser.add_argument("--keep", type=Path, help="folder to work in, kept; by default a temporary one")
-    parser.add_argument("--only", default="", help="names of cases, with commas; those that they need are theirs to name")
+    parser.add_argument(
+        "--only", default="", help="names of cases, with commas; those that they need are theirs to name"
+    )
     parser.add_argument("--moments", action="store_true", help="let numbers in JSON differ by 1e-12 of their size")
     chosen = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -200,12 +203,12 @@ def make_files(files: Path) -> None:
     for name in ("uvb", "ssrd", "ttr", "tp", "sf"):
         hourly[name].attrs["accumulation_hours"] = 1
     # Plausible to the checks: fractions between 0 and 1, temperatures in kelvin, nothing negative that cannot be.
-    for name in hourly.data_vars:
-        if str(name).removeprefix("static_") in FRACTIONS:
+    for name in map(str, hourly.data_vars):
+        if name.removeprefix("static_") in FRACTIONS:
             hourly[name].values[:] = hourly[name].values % 1.0
-        elif str(name) in ("skt", "stl1"):
+        elif name in ("skt", "stl1"):
             hourly[name].values[:] = 279.0 + 15.0 * hourly[name].values
-        elif str(name).removeprefix("static_") in POSITIVE:
+        elif name.removeprefix("static_") in POSITIVE:
             hourly[name].values[:] = abs(hourly[name].values)
     store = write_synthetic(hourly, files / "v1p5-store")
     write_whole(files / "v1p5", store, spec=spec)
@@ -233,15 +236,15 @@ def run_cases(cases_file: Path) -> None:
     import torch
 
     try:
-        from kit.cli.main import main as kit
+        module = importlib.import_module("kit.cli.main")
     except ModuleNotFoundError:  # a commit from before the command line was a package
-        from kit.cli import main as kit  # type: ignore[attr-defined, no-redef]
+        module = importlib.import_module("kit.cli")
     torch.set_num_threads(1)
     Path("results").mkdir(exist_ok=True)
     for name, line in json.loads(cases_file.read_text()).items():
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = kit(shlex.split(line))
+            code = module.main(shlex.split(line))
         Path("results", f"{name}.json").write_text(out.getvalue())
         Path("results", f"{name}.code").write_text(str(code))
         if code:

@@ -146,7 +146,7 @@ def forecast(settings: ForecastSettings | None = None, /, **keywords: Any) -> Fo
     return run(from_keywords(ForecastSettings, settings, keywords))
 
 
-def plan(settings: PlanSettings | None = None, /, **keywords: Any) -> Plan:
+def plan(settings: Settings | PlanSettings | None = None, /, **keywords: Any) -> Plan:
     """Plan the memory and time of an optimiser step, or of a forecast step, without a GPU.
 
     Args:

@@ -70,7 +70,7 @@ def test_no_module_takes_the_place_of_a_function() -> None:
         assert callable(getattr(kit, name))
         assert "Raises:" in (getattr(kit, name).__doc__ or "")
     with pytest.raises(AttributeError, match="has no attribute 'train_model'"):
-        _ = kit.train_model  # type: ignore[attr-defined]
+        _ = kit.train_model
     assert set(kit.__all__) == {*API, "Settings", "__version__"}
 
 
@@ -158,7 +158,7 @@ def test_a_notebook_shows_progress_without_configuration(tmp_path: Path, monkeyp
 
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     cell = f"import os; os.chdir({str(tmp_path)!r})\n" + script().replace("20}", "2}")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=250, kernel_name="python3").execute()
     shown = json.dumps(notebook.cells[0].outputs)
     assert "step 2/2" in shown

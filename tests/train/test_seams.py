@@ -28,7 +28,7 @@ class Persistence:
 
     steps = 1
     losses_per_batch = 1
-    notes = ("the future is the present",)
+    notes: tuple[str, ...] = ("the future is the present",)
 
     def __init__(self, space: TrainingSpace) -> None:
         self.space = space
