@@ -245,6 +245,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     close = near_names(name, names, cutoff=0.75)
     if close:
         return close
+    # A person may know a setting's name and not its section.
     by_last: dict[str, list[str]] = {}
     for candidate in names:
         by_last.setdefault(candidate.rpartition(".")[2], []).append(candidate)
@@ -290,8 +291,11 @@ def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
         return f"{key}: is a section with {names}; got {value!r} (from {layer.where(key)})"
     if expected is None:
         return explain_unknown(key, layer, leaves(model))
+    # The values of a table have keys of their own. An empty one is a value: it empties the tables of lower layers.
     if is_table(expected) and value != {}:
-        form = "PATTERN.SETTING" if entry_settings(expected) else "NAME"
+        form = "NAME"
+        if entry_settings(expected):
+            form = "PATTERN.SETTING"
         return f"{key}: expected a table, such as {form}=VALUE,{form}=VALUE, got {value!r} (from {layer.where(key)})"
     if isinstance(expected, type) and issubclass(expected, BaseModel) and value != {}:
         names = ", ".join(expected.model_fields)

@@ -282,8 +282,8 @@ class Tracker:
 
     def _join(self, run: Run) -> None:
         """Describe the run to the store, open it again, and learn which steps it has."""
-        # A new run has no history to ask for.
         self._describe(run)
+        # A new run has no history to ask for.
         if run.data.metrics or run.info.status != "RUNNING":
             self._client.update_run(self.run_id, status="RUNNING")
             # Most metrics have the same steps: one set of them is kept.

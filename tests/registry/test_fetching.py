@@ -13,7 +13,7 @@ import pytest
 from kit import registry
 from kit.io.errors import RegistryError
 from kit.io.progress import watched
-from kit.registry import fetching as obtain
+from kit.registry import fetching
 from kit.registry.paths import place
 from tests.limits import largest_file
 from tests.real_data import real_data
@@ -56,9 +56,9 @@ def test_git_object_ids_verify_the_real_files(folder: str, cache: Path) -> None:
         assert path is not None
         path.parent.mkdir(parents=True)
         path.write_bytes(files[entry.file].read_bytes())
-        obtain._verify(only, path)
+        fetching._verify(only, path)
         with pytest.raises(RegistryError, match=f"git object id is {entry.git_blob}, the registry says"):
-            obtain._verify(only.model_copy(update={"git_blob": "0" * 40}), path)
+            fetching._verify(only.model_copy(update={"git_blob": "0" * 40}), path)
 
 
 def test_what_was_put_there_by_hand_is_used(register: Register) -> None:
@@ -233,7 +233,7 @@ def test_offline_says_what_to_put_where(server: Server, register: Register, monk
         registry.fetch_all(registry.chosen(["first", "states", "second"]))
     monkeypatch.setenv("KIT_OFFLINE", "maybe")
     with pytest.raises(RegistryError, match="KIT_OFFLINE is 'maybe'; expected 1"):
-        obtain.offline()
+        fetching.offline()
 
 
 def test_an_entry_without_a_hash_is_refused_with_the_command(server: Server, register: Register) -> None:
