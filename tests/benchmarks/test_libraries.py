@@ -16,13 +16,13 @@ from kit.bench.data import Reading, made_up, pairs_of, scratch_folder, stored
 from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import LIBRARIES, BenchSettings
 from kit.bench.weather import fields, write_grib
+from kit.checkpoint.settings import RunSettings
 from kit.data.dataset import Pairs
 from kit.data.loader import load_pairs
 from kit.data.readers import reader_for
 from kit.data.store.build import open_store
 from kit.forecasting.writing import bytes_of
 from kit.planning.settings import GridSize
-from kit.settings import RunSettings
 
 _COMMAND = "pytest -m benchmark tests/benchmarks/test_libraries.py"
 _STATES = 6
