@@ -24,68 +24,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = "--train.device cpu --optim.lr 1e-3 --optim.warmup 2"
-TRAIN = f"finetune --json {TINY} --data.store built/netcdf --model.new_variables tp --train.steps 6"
 CASES = {
-    "build-netcdf": "data build --source netcdf --path ../files/netcdf --out built/netcdf --train 2020-01-01/2020-01-04 "
-    "--valid 2020-01-05/2020-01-05T18 --test 2020-01-06/2020-01-07 --json",
-    "build-grib": "data build --source grib --path ../files/grib --out built/grib --statics coslat,sinlat --json",
-    "build-zarr": "data build --source zarr --path ../files/wb2.zarr --out built/zarr --json",
-    "build-zarr-regrid": "data build --source zarr --path ../files/wb2.zarr --out built/regrid --regrid 45 --json",
-    "build-pickle": "data build --source pickle --path ../files/sample.pickle --out built/pickle --json",
-    "build-hrrr": "data build --source hrrr --path hrrr --out built/hrrr --times 2024-06-01/2024-06-01T05 --step 1h "
-    "--variables refc,2t,2d,10u,10v,cape,cin,t,u,v,q --levels 500,850 --train 2024-06-01/2024-06-01T03 "
-    "--valid 2024-06-01T04/2024-06-01T05 --test 2024-06-01T04/2024-06-01T05 --json",
-    "build-cds": "data build --source cds --path era5 --out built/cds --times 2020-01-31T18/2020-02-01T18 --step 6h "
-    "--variables 2t,10u,tp,t --levels 500 --region 51,5,50,6 --json",
-    "build-region": "data build --source netcdf --path ../files/netcdf --out built/region --region 70,-60,-20,60 "
-    "--train 2020-01-01/2020-01-04 --valid 2020-01-05/2020-01-05T18 --test 2020-01-06/2020-01-07 --json",
-    "build-infill": "data build --source netcdf --path ../files/holes --out built/holes --infill 2t=nearest "
-    "--train 2020-01-01/2020-01-04 --valid 2020-01-05/2020-01-05T18 --test 2020-01-06/2020-01-07 --json",
-    "qa-sample": "data qa era5-sample --fresh --json",
-    "qa-netcdf": "data qa built/netcdf --fresh --html qa.html --json",
-    "stats": "data stats built/netcdf --json",
-    "verify": "data verify built/netcdf --json",
-    "list": "data list --json",
-    "smoke": "finetune --json --run.name smoke --train.steps 12 --train.device cpu",
-    "smoke-rollout": "finetune --json --run.name rollout --train.steps 4 --rollout.steps 3 --rollout.graded 2 "
-    "--train.device cpu",
-    "lora": "finetune --json --run.name lora --train.steps 8 --adapt.method lora --train.device cpu --train.accumulate 2",
-    "two-part": f"{TRAIN} --run.name two-part --model.heads tp=two-part --adapt.method lora --loss.name huber "
-    "--loss.area_weights",
-    "replay": "finetune --json --run.name replay --train.steps 8 --adapt.method lora --rollout.steps 3 "
-    "--rollout.buffer 4 --train.device cpu",
-    "adalora": "finetune --json --run.name adalora --train.steps 8 --adapt.method adalora --train.device cpu",
-    "dora": "finetune --json --run.name dora --train.steps 4 --adapt.method dora --train.device cpu",
-    "prefix": "finetune --json --run.name prefix --train.steps 4 --adapt.method prefix --train.device cpu",
-    "head": "finetune --json --run.name head --train.steps 4 --adapt.method head --train.device cpu "
-    "--track.activations 2",
-    "region": "finetune --json --run.name region --train.steps 4 --data.store built/region --data.region 60,-50,-10,50 "
-    "--data.halo 10 --train.device cpu",
-    "memory": "finetune --json --run.name memory --train.steps 4 --memory.recompute blocks --memory.latitude_bands 2 "
-    "--memory.window_bands 2 --train.device cpu",
-    "in-backward": "finetune --json --run.name in-backward --train.steps 4 --memory.step_in_backward --optim.clip none --train.device cpu",
-    "light": f"{TRAIN} --run.name light --model.output_only tp --adapt.method head --adapt.decoder mlp --adapt.hidden 16",
-    "v1p5": "finetune --json --run.name v1p5 --model.variant v1p5 --model.weights ../files/v1p5 "
-    "--data.store ../files/v1p5-store --train.steps 3 --train.device cpu",
-    "stage-two": "finetune --json --run.name second --model.weights runs/lora/checkpoints/last --train.steps 3 "
-    "--adapt.method full --train.device cpu",
-    "evaluate": "evaluate --checkpoint runs/smoke/checkpoints/last --json",
-    "evaluate-steps": "evaluate --checkpoint runs/lora/checkpoints/last --steps 2 --json",
-    "evaluate-rain": "evaluate --checkpoint runs/two-part/checkpoints/last --json",
-    "evaluate-region": "evaluate --checkpoint runs/region/checkpoints/last --json",
-    "forecast": "forecast --checkpoint runs/smoke/checkpoints/last --steps 3 --out smoke.nc --json",
-    "forecast-zarr": "forecast --checkpoint runs/lora/checkpoints/last --steps 2 --out lora.zarr --json",
-    "lora-again": "finetune --json --run.name lora-again --train.steps 4 --adapt.method lora --train.seed 1 --train.device cpu",
-    "forecast-members": "forecast --checkpoint runs/lora/checkpoints/last --checkpoint runs/lora-again/checkpoints/last "
-    "--steps 2 --out members.nc --json",
-    "plot": "plot --run runs/smoke --json",
-    "export": "export --checkpoint runs/lora/checkpoints/last --out merged --json",
-    "export-archive": "export --checkpoint runs/smoke/checkpoints/last --out whole.tar --json",
-    "plan": "plan --model.variant small --grid 64x128 --json",
-    "plan-lora": "plan --model.variant small --grid 64x128 --adapt.method lora --memory.recompute blocks "
-    "--memory.latitude_bands 2 --json",
-    "plan-fit": "plan --model.variant small --grid 181x360 --memory.fit 6GiB --json",
+    name: command.strip()
+    for name, _, command in (line.partition(":") for line in (ROOT / "ci" / "same-cases.txt").read_text().splitlines())
+    if command and not name.startswith("#")
 }
 """Commands by name; each runs in the folder of its tree, in this order."""
 
@@ -93,12 +35,12 @@ FRACTIONS = ("ci", "hcc", "lcc", "mcc", "tcc", "cl", "cvh", "cvl", "isor", "slor
 POSITIVE = ("blh", "i10fg", "sd", "dl", "sdfor", "sdor", "tcwv")
 
 VOLATILE = re.compile(
-    r"(seconds|_ms|_time|time_ms|started|samples_per_second|throughput|run_id|mlflow|torch$|kit_version|commit|command"
-    r"|built|wait|duration|created|date|host|pid|free|memory_gib|checked)$"
+    r"(seconds|_ms|_time|started|samples_per_second|throughput|run_id|mlflow|torch$|kit_version|commit|command|built"
+    r"|wait|duration|created|date|host|pid|free|memory_gib|checked|wait_fraction)$"
 )
 """Keys of JSON whose values are measured, or name this run of it."""
 SKIPPED = re.compile(
-    r"(^|/)(log\.txt|provenance\.json|tracking\.json|system\.jsonl|mlflow\.db.*|mlruns|mlartifacts|\.lock|README\.md)(/|$)"
+    r"(^|/)(log\.txt|provenance\.json|tracking\.json|system\.jsonl|mlflow\.db.*|mlruns|mlartifacts|\.lock)(/|$)"
 )
 """Files that hold times, identifiers or this machine's facts alone."""
 
