@@ -201,7 +201,7 @@ def raw_rows(dataset: xr.Dataset, repeats: int, name: str, scratch: Path | None 
 
 def _states(store: Store) -> Iterator[list[ChunkSlice]]:
     for index in range(len(store.times)):
-        yield [store.part(name, index) for name in (*store.surface, *store.atmospheric)]
+        yield [store.chunk_slice(name, index) for name in (*store.surface, *store.atmospheric)]
 
 
 def _read_by_kit(store: Store) -> int:

@@ -243,7 +243,7 @@ class Pairs:
         """Read variables of states: [B, T, H, W], or [B, T, C, H, W] in the atmosphere."""
         requests = []
         for states, name in named:
-            slices = [self.selection.grid.part(self.store, name, place, self._levels) for place in chain(*states)]
+            slices = [self.selection.grid.chunk_slice(self.store, name, place, self._levels) for place in chain(*states)]
             requests.append(ReadRequest((len(states), len(states[0])), slices))
         tensors = reader.read(requests)
         for (states, name), values in zip(named, tensors, strict=True):

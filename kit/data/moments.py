@@ -48,7 +48,7 @@ class FieldMoments:
         """Third standardised moment; NaN where the values do not vary."""
         if not self.weight:
             return math.nan
-        cubed_scale = (self.squares / self.weight) ** 1.5
+        cubed_scale: float = (self.squares / self.weight) ** 1.5
         # Of a spread that is tiny but not zero, the power may be zero.
         if cubed_scale == 0:
             return math.nan

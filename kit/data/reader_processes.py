@@ -64,13 +64,13 @@ _MOST_MAPPINGS = 4
 
 @dataclass(frozen=True)
 class ReadTask:
-    """One part of a state, and the byte of a shared buffer where it begins."""
+    """One slice of a state, and the byte of a shared buffer where it begins."""
 
-    part: ChunkSlice
+    chunk_slice: ChunkSlice
     offset: int
 
     def read_into(self, path: str) -> None:
-        """Read the part into the shared buffer at a path."""
+        """Read the slice into the shared buffer at a path."""
         descriptor = os.open(path, os.O_RDWR)
         try:
             # A number of its own as long as it is mapped somewhere.
@@ -82,8 +82,8 @@ class ReadTask:
         _mappings.move_to_end(known)
         if len(_mappings) > _MOST_MAPPINGS:
             _mappings.popitem(last=False)
-        values = np.frombuffer(_mappings[known], np.float32, math.prod(self.part.shape), self.offset)
-        self.part.read(values.reshape(self.part.shape))
+        values = np.frombuffer(_mappings[known], np.float32, math.prod(self.chunk_slice.shape), self.offset)
+        self.chunk_slice.read(values.reshape(self.chunk_slice.shape))
 
 
 class Workers:

@@ -37,16 +37,16 @@ class ReadRequest:
 
     Attributes:
         leading: First dimensions of the tensor, [B, T].
-        parts: Slices of states, B x T of them, all of one shape.
+        slices: Slices of states, B x T of them, all of one shape.
     """
 
     leading: tuple[int, ...]
-    parts: Sequence[ChunkSlice]
+    slices: Sequence[ChunkSlice]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """[B, T, H, W], or [B, T, C, H, W] for an atmospheric variable."""
-        return (*self.leading, *self.parts[0].shape)
+        return (*self.leading, *self.slices[0].shape)
 
     @property
     def bytes(self) -> int:
@@ -147,12 +147,12 @@ class ThreadReader:
         else:
             starts, size = _offsets(requests)
             tensors = _cut(self._memory.take(size)[1], requests, starts)
-        parts: list[ChunkSlice] = []
+        slices: list[ChunkSlice] = []
         states: list[npt.NDArray[np.float32]] = []
         for request, tensor in zip(requests, tensors, strict=True):
-            parts += request.parts
-            states.extend(tensor.numpy().reshape(-1, *request.parts[0].shape))
-        for _ in self._map(ChunkSlice.read, parts, states):
+            slices += request.slices
+            states.extend(tensor.numpy().reshape(-1, *request.slices[0].shape))
+        for _ in self._map(ChunkSlice.read, slices, states):
             pass
         return tensors
 
@@ -176,8 +176,8 @@ class ProcessReader:
         block, flat = self._memory.take(size)
         tasks = []
         for request, start in zip(requests, starts, strict=True):
-            step = request.bytes // len(request.parts)
-            tasks += [ReadTask(part, start + number * step) for number, part in enumerate(request.parts)]
+            step = request.bytes // len(request.slices)
+            tasks += [ReadTask(one, start + number * step) for number, one in enumerate(request.slices)]
         self._workers.read(tasks, block.path)
         tensors = _cut(flat, requests, starts)
         if self._pin:

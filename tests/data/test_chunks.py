@@ -43,7 +43,7 @@ def read(part: ChunkSlice) -> np.ndarray:
 )
 def test_parts_are_what_zarr_reads(store: Store, rows: slice, columns: slice | range, levels: list[int] | None) -> None:
     array = zarr.open_array(store.path / "t", mode="r")
-    direct = store.part("t", 2, rows, columns, levels)
+    direct = store.chunk_slice("t", 2, rows, columns, levels)
     assert direct.chunks.array is None
     by_zarr = ChunkSlice(
         Chunks(direct.chunks.folder, direct.chunks.shape, False, False, array), 2, "", rows, columns, levels
@@ -94,7 +94,7 @@ def test_a_form_that_is_not_the_kits_is_left_to_zarr(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ("cut", "longer", "empty", "another state's", "another variable's", "a bit"))
 def test_damage_is_told_also_of_what_was_read_before(store: Store, damage: str) -> None:
-    part = store.part("t", 1)
+    part = store.chunk_slice("t", 1)
     before = read(part)
     file = Path(part.chunks.file(1))
     content = file.read_bytes()
@@ -103,7 +103,7 @@ def test_damage_is_told_also_of_what_was_read_before(store: Store, damage: str) 
         "longer": content + b"more",
         "empty": b"",
         "another state's": content[:-4] + Path(part.chunks.file(2)).read_bytes()[-4:],
-        "another variable's": Path(store.part("2t", 1).chunks.file(1)).read_bytes(),
+        "another variable's": Path(store.chunk_slice("2t", 1).chunks.file(1)).read_bytes(),
         "a bit": content[:99] + bytes([content[99] ^ 4]) + content[100:],
     }[damage]
     file.write_bytes(changed)

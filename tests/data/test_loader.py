@@ -169,7 +169,7 @@ def test_upcoming_batches_are_asked_for_one_by_one() -> None:
 
 def test_a_part_of_a_state(store: Store) -> None:
     """A box across Greenwich, which is not a run of columns, with levels in another order."""
-    part = store.part("t", 4, slice(2, 9), range(-5, 3), [2, 0])
+    part = store.chunk_slice("t", 4, slice(2, 9), range(-5, 3), [2, 0])
     expected = store.read("t", [4])[0][[2, 0], 2:9][..., [*range(27, 32), *range(3)]]
     out = np.empty(part.shape, dtype=np.float32)
     part.read(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def write_block(task: WriteTask, stop: threading.Event | None = None) -> int:
     """
     facts: list[ChunkFact] = []
     summaries: list[list[tuple[str, Summary]]] = [[] for _ in task.counted]
-    size = 0
+    size, encode = 0, encoder(task.codec)
     for name, lazy in task.arrays.items():
         if stop is not None and stop.is_set():
             raise Stopped
@@ -136,7 +136,14 @@ def write_block(task: WriteTask, stop: threading.Event | None = None) -> int:
         # In this thread alone: blocks run beside each other, and dask's threads on one would hold all its variables.
         states = np.ascontiguousarray(lazy.compute(scheduler="synchronous").values, dtype=np.float32)
         size += states.nbytes
-        facts += _write_chunks(task, name, states)
+        for position, state in enumerate(states):
+            if task.indices is None:
+                path = chunk_file(name, state.ndim, None)
+            else:
+                path = chunk_file(name, state.ndim + 1, task.indices[position])
+            content = encode(state)
+            write_file(task.store / path, content, task.scratch)
+            facts.append(ChunkFact(path, len(content), sha256_of_bytes(content)))
         for row, position in enumerate(task.counted):
             # One field for each key: a level, or all of a surface variable.
             layers = states[position].reshape(-1, *states.shape[-2:])
@@ -145,18 +152,6 @@ def write_block(task: WriteTask, stop: threading.Event | None = None) -> int:
                 summaries[row].append((key, summary))
     BlockRecord(tuple(facts), tuple(map(tuple, summaries))).save(task.record, task.scratch)
     return size
-
-
-def _write_chunks(task: WriteTask, name: str, states: npt.NDArray[np.float32]) -> Iterator[ChunkFact]:
-    encode = encoder(task.codec)
-    for position, state in enumerate(states):
-        if task.indices is None:
-            path = chunk_file(name, state.ndim, None)
-        else:
-            path = chunk_file(name, state.ndim + 1, task.indices[position])
-        content = encode(state)
-        write_file(task.store / path, content, task.scratch)
-        yield ChunkFact(path, len(content), sha256_of_bytes(content))
 
 
 # Chunks as Zarr writes them, without its machinery for each: encoded in one go, in the thread that has the values.
@@ -177,7 +172,7 @@ def encoder(codec: Codec) -> Encode:
     for packing in compressors(codec):
         found = packing.to_dict()
         if found["name"] == "blosc":
-            options: dict[str, Any] = dict(found["configuration"])  # type: ignore[arg-type, call-overload]
+            options: dict[str, Any] = dict(found["configuration"])  # type: ignore[arg-type]
             blosc = numcodecs.Blosc(**options | {"shuffle": _SHUFFLES[options["shuffle"]]})
         else:
             assert found["name"] == "crc32c", found

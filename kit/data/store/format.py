@@ -6,11 +6,10 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
@@ -18,6 +17,10 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from kit.data.settings import Codec, Period
 from kit.io.documents import parse_json
 from kit.io.errors import StoreError
+
+if TYPE_CHECKING:
+    # For annotations alone: the checks read stores without xarray, which takes a second to import.
+    import xarray as xr
 
 __all__ = [
     "COORDINATES",

@@ -183,13 +183,13 @@ class Store:
         if isinstance(times, slice):
             times = range(len(self.times))[times]
         # Of no state at all, the shape is that of the first.
-        shape = self.part(name, 0, rows, columns, levels).shape
+        shape = self.chunk_slice(name, 0, rows, columns, levels).shape
         states = np.empty((len(times), *shape), dtype=np.float32)
         for index, state in zip(times, states, strict=True):
-            self.part(name, int(index), rows, columns, levels).read(state)
+            self.chunk_slice(name, int(index), rows, columns, levels).read(state)
         return states
 
-    def part(
+    def chunk_slice(
         self,
         name: str,
         index: int,
