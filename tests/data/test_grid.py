@@ -46,7 +46,7 @@ def longitudes(grid: Grid, store: Store) -> list[float]:
 
 
 def read(grid: Grid, store: Store, name: str, time: int, levels: list[int] | None = None) -> npt.NDArray[np.float32]:
-    part = grid.part(store, name, time, levels)
+    part = grid.chunk_slice(store, name, time, levels)
     state = np.empty(part.shape, np.float32)
     part.read(state)
     return state
