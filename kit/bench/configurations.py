@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -222,12 +223,12 @@ def plain_adam() -> Configuration:
 
 def by_kit(name: str, settings: Settings) -> Configuration:
     """Return the kit's way under some settings."""
-    return Configuration(name, lambda case: _KitRunner(settings, case), settings)
+    return Configuration(name, partial(_KitRunner, settings), settings)
 
 
 def forecast(name: str, settings: Settings) -> Configuration:
     """Return predictions under the kit's settings of memory; with none of them, upstream's own."""
-    return Configuration(name, lambda case: _ForecastRunner(settings, case), settings)
+    return Configuration(name, partial(_ForecastRunner, settings), settings)
 
 
 def upstreams_model(case: Case) -> Aurora:
