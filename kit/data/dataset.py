@@ -106,10 +106,7 @@ class Pairs:
         Raises:
             StoreError: the period holds no pair; says what it holds.
         """
-        self.store = store
-        self.selection = selection
-        self.period = period
-        self.steps = steps
+        self.store, self.selection, self.period, self.steps = store, selection, period, steps
         self._targets = slice(-targets, None)
         self._levels = None
         if selection.levels != store.levels:
@@ -118,6 +115,7 @@ class Pairs:
         # Models take coordinates in single precision; shared by all batches.
         self.latitude = torch.from_numpy(grid.latitude(store).astype(np.float32))
         self.longitude = longitudes(grid.longitude(store))
+        # Every batch has the same static variables, as upstream wants them: [H, W], without a batch dimension.
         self._static = {name: torch.from_numpy(grid.read_static(store, name)) for name in selection.static}
         seconds = store.times.astype("datetime64[s]").astype(np.int64).tolist()
         self._where = dict(zip(seconds, range(len(seconds)), strict=True))
@@ -243,7 +241,9 @@ class Pairs:
         """Read variables of states: [B, T, H, W], or [B, T, C, H, W] in the atmosphere."""
         requests = []
         for states, name in named:
-            slices = [self.selection.grid.chunk_slice(self.store, name, place, self._levels) for place in chain(*states)]
+            slices = [
+                self.selection.grid.chunk_slice(self.store, name, place, self._levels) for place in chain(*states)
+            ]
             requests.append(ReadRequest((len(states), len(states[0])), slices))
         tensors = reader.read(requests)
         for (states, name), values in zip(named, tensors, strict=True):
@@ -276,7 +276,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
     surface = {name: torch.cat([batch.surf_vars[name] for batch in batches]) for name in first.surf_vars}
     atmospheric = {name: torch.cat([batch.atmos_vars[name] for batch in batches]) for name in first.atmos_vars}
-    # Grid, levels and roll-out step are those of the first.
+    # Grid, levels, static variables and roll-out step are those of the first.
     times = tuple(chain.from_iterable(batch.metadata.time for batch in batches))
     metadata = dataclasses.replace(first.metadata, time=times)
     return Batch(surface, first.static_vars, atmospheric, metadata)

@@ -225,6 +225,7 @@ SOURCES: tuple[str, ...] = get_args(SourceKind)
 
 
 def _hours(value: Any) -> Any:
+    # TOML and the command line give ``6h``, Python a duration.
     if isinstance(value, timedelta):
         value = f"{value.total_seconds() / 3600:g}"
     found = re.fullmatch(r"(\d+) ?(?:h|hours?)?", str(value).strip())
@@ -237,6 +238,7 @@ def _hours(value: Any) -> Any:
 Hours = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str), PlainSerializer(lambda h: f"{h}h")]
 
 
+# They are no part of a build's plan: whoever goes on with it may choose others.
 _CARRIED_OUT = ("path", "out", "workers", "scheduler", "append", "restart")
 """Settings that say how a build is carried out, and not what is built."""
 
@@ -246,6 +248,7 @@ class BuildSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    # An address is no path: ``Path`` would take one of the slashes of ``https://`` away.
     @field_validator("path", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:

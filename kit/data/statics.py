@@ -53,6 +53,7 @@ def with_statics(source: SourceData, reference: str | None, names: Sequence[str]
         StoreError: the file cannot be read, lies on another grid, or has nothing that is asked for.
         RegistryError: the registry's file cannot be had, or is not the one that it describes.
     """
+    # All fields of a source lie on one grid.
     grid = next(iter(source.fields.values()), None)
     if reference is None or grid is None:
         return source
@@ -91,6 +92,7 @@ def _locate(reference: str) -> tuple[Path, dict[str, str]]:
     path = Path(reference)
     if path.is_file():
         return path, {}
+    # Here, because a file needs nothing of the registry.
     from kit import registry
 
     entries = {name: entry for name, entry in registry.entries().items() if entry.kind == "statics"}
@@ -220,6 +222,7 @@ def _match(
             "interpolated: give a file of the data's own grid"
         )
         raise StoreError(msg)
+    # The nearest of the file's coordinates, in whichever order they are, then how far off it is.
     order = np.argsort(held)
     found = order[np.rint(np.interp(wanted, held[order], np.arange(len(held)))).astype(np.intp)]
     off = np.abs(held[found] - wanted)
@@ -279,6 +282,7 @@ def choose_statics(
     held = [name.removeprefix(STATIC_PREFIX) for name in fields if name.startswith(STATIC_PREFIX)]
     if names is None:
         names = held
+    # Upstream's encoder crashes without static variables.
     if not names:
         msg = (
             "the data hold no static variables, and Aurora needs at least one; "
@@ -298,6 +302,7 @@ def choose_statics(
     for name in dict.fromkeys(names):
         key = STATIC_PREFIX + name
         found_class = _class_of(name, held)
+        # What the data hold comes before what could be derived.
         if key in fields:
             chosen[key] = fields[key]
         elif found_class is not None:

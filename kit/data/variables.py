@@ -301,6 +301,7 @@ def find(source_name: str, *, on_levels: bool) -> Variable | None:
         on_levels: Whether it has pressure levels. Without them ``z`` is the surface geopotential, a static.
     """
     name = source_name.lower()
+    # Surface variables first: a static one of the same name is taken where there is no such surface variable.
     for kind in _kinds(on_levels):
         if (kind, name) in _ALIASES:
             return _ALIASES[kind, name]

@@ -94,6 +94,7 @@ def measure(
     check_dataset(dataset, out)
     dynamic = {str(name): array for name, array in dataset.data_vars.items() if "time" in array.dims}
     raw = 4 * sum(array.size for array in dataset.data_vars.values())
+    # The very blocks of the build, written the very same way.
     edges = block_edges(list(dynamic.values()))
     middle = (len(edges) - 2) // 2
     start, stop = edges[middle : middle + 2]

@@ -172,7 +172,7 @@ class BlockRecord:
             header = parse_json(held["header"].tobytes())
             numbers, samples = held["numbers"].tolist(), np.split(held["samples"], np.cumsum(held["sizes"]))
         flat = []
-        # Behind the last sample there is an empty one.
+        # ``np.split`` gives an empty sample behind the last one.
         for row, sample in zip(numbers, samples[: len(numbers)], strict=True):
             named: dict[str, Any] = {}
             for field, value in zip(_NUMBERS, row, strict=True):

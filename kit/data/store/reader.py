@@ -97,6 +97,7 @@ class Store:
                 f"{STORE_FORMAT} expected; build one with `kit data build`"
             )
             raise StoreError(msg)
+        # In double precision, whatever wrote them.
         latitude, longitude = (_coordinate(group, path, name).astype(np.float64) for name in GRID)
         levels = np.empty(0)
         if "level" in group:
@@ -111,6 +112,7 @@ class Store:
                 continue
             if dimensions == ("time", *grid):
                 surface.append(name)
+            # What else a group may hold is nothing that the kit reads.
             elif "level" in dimensions and len(dimensions) == 4:
                 atmospheric.append(name)
             elif dimensions == grid:

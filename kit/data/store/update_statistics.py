@@ -97,6 +97,7 @@ def restate(out: Path, statistics: StoreStatistics) -> Path:
         write_atomically(file, text)
         return file
     attributes[INTEGRITY] = {**attributes[INTEGRITY], "statistics": sha256_of_text(text)}
+    # Readers look for the statistics that the metadata name beside ``stats.json`` first.
     pending = pending_statistics(out, attributes)
     write_atomically(pending, text)
     write_atomically(out / "zarr.json", document_bytes(document))

@@ -51,6 +51,17 @@ def test_everything_by_default(source: Path) -> None:
     np.testing.assert_array_equal(store.read("2t", slice(None)), new_form(("t2m",), times=13)["t2m"])
 
 
+def test_settings_may_be_keywords(source: Path, tmp_path: Path) -> None:
+    store = build_store(source="netcdf", path=source, out=tmp_path / "keywords", variables=("2t",), workers=1)
+    assert store.surface == ("2t",)
+    assert open_store(store.path).fingerprint() == store.fingerprint()
+    settings = BuildSettings(source="netcdf", path=str(source), out=tmp_path / "both")
+    with pytest.raises(TypeError, match="settings or keywords, not both; got settings and step"):
+        build_store(settings, step="6h")
+    with pytest.raises(ValidationError, match="steps"):
+        build_store(source="netcdf", path=source, out=tmp_path / "both", steps="6h")
+
+
 def test_what_is_chosen(source: Path) -> None:
     store = make(
         source,
