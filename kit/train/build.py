@@ -157,8 +157,10 @@ def build_trainer(
     )
     engine.install(model, step.memory)
     model.to(device)
+    if points is not None:
+        points = points.to(device)
     loss = FieldLoss(step.loss, levels=step.model.levels, heads=parse_heads(step.model.heads), points=points)
-    loss.refuse_unknown(model.decoder.surf_heads.keys(), model.decoder.atmos_heads.keys())
+    loss.check_weights(model.decoder.surf_heads.keys(), model.decoder.atmos_heads.keys())
     check = None
     if data is not None and step.check_after is not None:
         # Before the updater, which may take gradients away as soon as they are complete.

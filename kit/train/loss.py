@@ -54,6 +54,7 @@ PAPER_WEIGHTS: Mapping[str, float] = {
 REST = "*"
 """In ``loss.weights``: every variable that is not named there."""
 
+# Supplement D.1 of the Aurora paper: scale for ERA5, weights of surface and of atmospheric variables.
 _GAMMA = 2.0
 _ALPHA = 0.25
 _BETA = 1.0
@@ -64,8 +65,8 @@ class Loss:
     """A loss and its parts.
 
     Attributes:
-        total: what is minimised, dimensionless.
-        parts: mean error of each decoder output in training space, unweighted by variable: the absolute error,
+        total: Number to minimise, dimensionless.
+        parts: Mean error of each decoder output in training space, unweighted by variable: the absolute error,
             unless the loss or a head measures another.
     """
 
@@ -77,7 +78,7 @@ class LossFunction(Protocol):
     """Compares a prediction with its target, both in training space."""
 
     def __call__(self, prediction: Fields, target: Fields) -> Loss:
-        """Compare them.
+        """Compare a prediction with its target.
 
         Raises:
             SettingsError: they do not hold the same variables, or a weight names none of them.
@@ -110,32 +111,33 @@ class FieldLoss:
         """Prepare a loss.
 
         Args:
-            settings: which one.
-            levels: pressures of the C levels, hPa; weights per level are told by them.
-            heads: of variables that have one.
-            points: weights of the points, [H, 1] or [H, W], as ``point_weights`` makes them; None for equal ones.
+            settings: Kind of loss, and weights of variables and levels.
+            levels: Pressures of the C levels, hPa; weights of levels name them.
+            heads: Heads of the variables that have one.
+            points: Weights of the points, [H, 1] or [H, W], as ``point_weights`` makes them, on the device of the
+                predictions; None for equal ones.
         """
         self._given = settings.weights
         self._paper = settings.name == "paper-mae"
         self._levels = tuple(levels)
         self._points = points
         self._error = point_error(settings)
+        # By channel: errors other than the loss's own, shares of a variable's weight, and the variable.
         self._errors: dict[str, PointError] = {}
         self._shares: dict[str, float] = {}
         self._variables: dict[str, str] = {}
         for name, head in (heads or {}).items():
-            self._measure(name, head)
-
-    def _measure(self, name: str, head: Head) -> None:
-        """Note how the channels of a head are scored."""
-        self._variables |= dict.fromkeys(head.channels(name), name)
-        if isinstance(head, TwoPart):
-            self._errors |= dict.fromkeys(head.channels(name), cross_entropy)
-        elif isinstance(head, Quantiles):
-            keys = head.keys(name)
-            orders = dict(zip(keys, head.orders, strict=True))
-            self._errors |= {key: partial(pinball, order=order) for key, order in orders.items()}
-            self._shares |= dict.fromkeys(keys, 1 / len(keys))
+            channels = head.channels(name)
+            self._variables |= dict.fromkeys(channels, name)
+            if isinstance(head, TwoPart):
+                # Occurrence, a logit; the amount is the variable's own channel and has the error of the loss.
+                self._errors |= dict.fromkeys(channels, cross_entropy)
+            elif isinstance(head, Quantiles):
+                keys = head.keys(name)
+                for key, order in zip(keys, head.orders, strict=True):
+                    self._errors[key] = partial(pinball, order=order)
+                    # Together they weigh what the variable weighs: more quantiles must not outweigh the others.
+                    self._shares[key] = 1 / len(keys)
 
     def __call__(self, prediction: Fields, target: Fields) -> Loss:
         """Compare a prediction with its target.
@@ -144,86 +146,102 @@ class FieldLoss:
             SettingsError: they do not hold the same variables, or a weight names none of them.
         """
         self._check(prediction, target)
+        # In the order of the model's variables, in which all sums below are taken.
         surface = [
-            self._term(name, value, target.surface[name], target.masks.get(name))
+            self._surface_term(name, value, target.surface[name], target.masks.get(name))
             for name, value in prediction.surface.items()
         ]
         atmospheric = [
             self._level_term(name, value, target.atmospheric[name]) for name, value in prediction.atmospheric.items()
         ]
-        parts = {term.name: term.error.detach() for term in (*surface, *atmospheric)}
-        total = self._paper_total(surface, atmospheric) if self._paper else _plain_total([*surface, *atmospheric])
-        return Loss(total, parts)
+        terms = surface + atmospheric
+        parts = {term.name: term.error.detach() for term in terms}
+        if self._paper:
+            return Loss(self._paper_total(surface, atmospheric), parts)
+        weighing = [term for term in terms if term.weight]
+        total = torch.stack([term.channels * term.weighted for term in weighing]).sum()
+        return Loss(total / sum(term.channels * term.weight for term in weighing), parts)
 
     def _paper_total(self, surface: Sequence[_Term], atmospheric: Sequence[_Term]) -> torch.Tensor:
+        """Add up terms as supplement D.1 of the Aurora paper does."""
         scale = _GAMMA / sum(self._shares.get(term.name, 1) for term in (*surface, *atmospheric))
-        counted = [
-            factor * torch.stack(weighted).sum()
-            for factor, terms in ((_ALPHA, surface), (_BETA, atmospheric))
-            if (weighted := [term.weighted for term in terms if term.weight])
-        ]
-        return scale * torch.stack(counted).sum()
+        sums: list[torch.Tensor] = []
+        for factor, terms in ((_ALPHA, surface), (_BETA, atmospheric)):
+            # Terms without weight have no graph, and a missing value in one would make 0 x NaN of it.
+            weighted = [term.weighted for term in terms if term.weight]
+            if weighted:
+                sums.append(factor * torch.stack(weighted).sum())
+        return scale * torch.stack(sums).sum()
 
-    def _term(self, name: str, value: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> _Term:
+    def _surface_term(self, name: str, value: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> _Term:
         weight = self._weight(name)
+        # What weighs nothing is compared without a graph: no zeros go back through decoder and backbone.
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
-            error = mean_error(self._errors.get(name, self._error), value, target, mask, self._placed(value))
+            error = mean_error(self._errors.get(name, self._error), value, target, mask, self._points)
             return _Term(name, error, weight * error, weight, 1)
 
     def _level_term(self, name: str, value: torch.Tensor, target: torch.Tensor) -> _Term:
         weights = self._level_weights(name)
-        weight, points = sum(weights) / len(weights), self._placed(value)
+        weight = sum(weights) / len(weights)
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
             if len(set(weights)) == 1:
-                error = mean_error(self._error, value, target, None, points)
+                # One mean over all levels: a mean of means would differ in the last bits from the published loss.
+                error = mean_error(self._error, value, target, None, self._points)
                 return _Term(name, error, weights[0] * error, weights[0], value.shape[1])
-            levels = [
-                mean_error(self._error, value[:, level], target[:, level], None, points)
-                for level in range(len(weights))
-            ]
-            errors_C = torch.stack(levels)
+            levels = range(len(weights))
+            errors_C = torch.stack(
+                [mean_error(self._error, value[:, level], target[:, level], None, self._points) for level in levels]
+            )
             weighted = (errors_C * errors_C.new_tensor(weights)).mean()
             return _Term(name, errors_C.mean(), weighted, weight, len(weights))
 
     def _weight(self, name: str, key: str | None = None) -> float:
-        """The weight of a decoder output, at a level: as given for it, its variable, all others, or as published."""
+        """Look up the weight of a decoder output, at a level if ``key`` names it.
+
+        The most specific entry of ``loss.weights`` counts: level, output, variable, all others; then the paper's.
+        """
         variable = self._variables.get(name, name)
+        weight = 1.0
+        if self._paper:
+            weight = PAPER_WEIGHTS.get(variable, 1.0)
         for given in (key, name, variable, REST):
             if given in self._given:
-                return self._given[given] * self._shares.get(name, 1.0)
-        published = PAPER_WEIGHTS.get(variable, 1.0) if self._paper else 1.0
-        return published * self._shares.get(name, 1.0)
-
-    def refuse_unknown(self, surface: Collection[str], atmospheric: Collection[str]) -> None:
-        """Refuse weights of what is not predicted.
-
-        Args:
-            surface: decoder outputs at the surface.
-            atmospheric: those on levels.
-
-        Raises:
-            SettingsError: names the weights, and what they may be for.
-        """
-        names = {*surface, *atmospheric}
-        levels = {level_key(name, level) for name in atmospheric for level in self._levels}
-        if unused := sorted(self._given.keys() - names - levels - {REST}):
-            at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa" if levels else ""
-            msg = f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(names))}{at}"
-            raise SettingsError(msg)
-
-    def unscored(self, names: Iterable[str]) -> list[str]:
-        """Those decoder outputs that weigh nothing on any level: their heads get no gradient."""
-        return [name for name in names if not any((*self._level_weights(name), self._weight(name)))]
+                weight = self._given[given]
+                break
+        return weight * self._shares.get(name, 1.0)
 
     def _level_weights(self, name: str) -> list[float]:
         return [self._weight(name, level_key(name, level)) for level in self._levels] or [self._weight(name)]
 
-    def _placed(self, value: torch.Tensor) -> torch.Tensor | None:
-        if self._points is not None:
-            self._points = self._points.to(value.device)
-        return self._points
+    def check_weights(self, surface: Collection[str], atmospheric: Collection[str]) -> None:
+        """Check that every entry of ``loss.weights`` is for something that is predicted.
+
+        Args:
+            surface: Decoder outputs at the surface.
+            atmospheric: Decoder outputs on levels.
+
+        Raises:
+            SettingsError: names the entries without effect, and what they may be for.
+        """
+        names = {*surface, *atmospheric}
+        levels = {level_key(name, level) for name in atmospheric for level in self._levels}
+        if unused := sorted(self._given.keys() - names - levels - {REST}):
+            at = ""
+            if levels:
+                at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa"
+            msg = f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(names))}{at}"
+            raise SettingsError(msg)
+
+    def unscored(self, names: Iterable[str]) -> list[str]:
+        """Return the decoder outputs that weigh nothing on any level: their heads get no gradient."""
+        return [name for name in names if not any((*self._level_weights(name), self._weight(name)))]
 
     def _check(self, prediction: Fields, target: Fields) -> None:
+        """Check that prediction and target hold the same variables, and that at least one of them has a weight.
+
+        Raises:
+            SettingsError: names what is on one side only, or the weights.
+        """
         predicted = prediction.surface.keys() | prediction.atmospheric.keys()
         wanted = target.surface.keys() | target.atmospheric.keys()
         if predicted != wanted:
@@ -232,15 +250,17 @@ class FieldLoss:
                 f"{sorted(wanted - predicted)}"
             )
             raise SettingsError(msg)
-        self.refuse_unknown(prediction.surface, prediction.atmospheric)
+        self.check_weights(prediction.surface, prediction.atmospheric)
         weights = [self._weight(name) for name in prediction.surface]
-        if not any(sum((self._level_weights(name) for name in prediction.atmospheric), start=weights)):
+        for name in prediction.atmospheric:
+            weights += self._level_weights(name)
+        if not any(weights):
             msg = "loss.weights: everything weighs 0, so that there is nothing to minimise; give a variable a weight"
             raise SettingsError(msg)
 
 
 class PaperMAE(FieldLoss):
-    """The default: mean absolute error with the Aurora paper's weights, every point weighing the same."""
+    """Default loss: mean absolute error with the Aurora paper's weights, every point weighing the same."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         super().__init__(LossSettings(weights=dict(weights or {})))
@@ -248,14 +268,14 @@ class PaperMAE(FieldLoss):
 
 @dataclass(frozen=True)
 class _Term:
-    """What one decoder output adds.
+    """Contribution of one decoder output to a loss.
 
     Attributes:
-        name: of the output.
-        error: mean error.
-        weighted: the same, weighted; a mean over levels.
-        weight: mean over levels; 0 where nothing is added, and no gradient taken.
-        channels: levels, or 1 at the surface.
+        name: Name of the output.
+        error: Mean error.
+        weighted: Weighted mean error; a mean over levels.
+        weight: Weight, a mean over levels; 0 where nothing is added, and no gradient taken.
+        channels: Number of levels, or 1 at the surface.
     """
 
     name: str
@@ -265,21 +285,15 @@ class _Term:
     channels: int
 
 
-def _plain_total(terms: Sequence[_Term]) -> torch.Tensor:
-    weighing = [term for term in terms if term.weight]
-    total = torch.stack([term.channels * term.weighted for term in weighing]).sum()
-    return total / sum(term.channels * term.weight for term in weighing)
-
-
 def point_weights(
     settings: LossSettings, latitude: Coordinates, longitude: Coordinates | None = None
 ) -> torch.Tensor | None:
-    """How much each point counts, of mean 1.
+    """Weigh points of the grid in the loss, by weights of mean 1.
 
     Args:
-        settings: whether points count by the area of their cells.
-        latitude: of the rows that are scored, degrees north, decreasing, [H]; or of all points, [H, W].
-        longitude: of all points, [H, W], where latitudes are of all points.
+        settings: Whether points count by the area of their cells.
+        latitude: Latitudes of the scored rows, degrees north, decreasing, [H]; or of all points, [H, W].
+        longitude: Longitudes of all points, [H, W], where latitudes are of all points.
 
     Returns:
         [H, 1] or [H, W] in float32, or None where all count the same.
@@ -287,7 +301,9 @@ def point_weights(
     if not settings.area_weights:
         return None
     weights = area_weights(latitude, longitude).float()
-    return weights[:, None] if weights.ndim == 1 else weights
+    if weights.ndim == 1:
+        return weights[:, None]
+    return weights
 
 
 # Errors point by point, in training space.
@@ -299,29 +315,29 @@ PointError = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def absolute(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """|error|."""
+    """Take the absolute error."""
     return (value - target).abs()
 
 
 def pinball(value: torch.Tensor, target: torch.Tensor, *, order: float) -> torch.Tensor:
-    """Twice the quantile loss, so that the median's is the absolute error (Koenker and Bassett 1978).
+    """Take twice the quantile loss, so that the median's is the absolute error (Koenker and Bassett 1978).
 
     Args:
-        value: predicted quantile.
-        target: what came.
-        order: of the quantile, in (0, 1).
+        value: Predicted quantile.
+        target: Value that came.
+        order: Order of the quantile, in (0, 1).
     """
     error = target - value
     return 2 * torch.maximum(order * error, (order - 1) * error)
 
 
 def cross_entropy(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of a logit with what came, 0 or 1, in nats."""
+    """Take the binary cross-entropy of a logit with an event, 0 or 1, in nats."""
     return binary_cross_entropy_with_logits(value, target, reduction="none")
 
 
 def point_error(settings: LossSettings) -> PointError:
-    """The error that a loss is the mean of, where a head does not ask for another."""
+    """Choose the error that a loss is the mean of, where a head does not ask for another."""
     if settings.name == "mse":
         return partial(mse_loss, reduction="none")
     if settings.name == "huber":
@@ -336,20 +352,23 @@ def mean_error(
     mask: torch.Tensor | None = None,
     points: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean over the scored points; 0 where none is scored, as in a field without waves.
+    """Take the mean error over the scored points; 0 where none is scored, as in a field without waves.
 
     Args:
-        error: 0 where prediction and target are equal, if there is a mask.
-        value: prediction, [B, H, W] or [B, C, H, W].
-        target: of the same shape.
-        mask: of the same shape, True where it is scored; everywhere without one.
-        points: weights of the points, of mean 1, [H, 1] or [H, W]; all weigh the same without them.
+        error: Error of a point; 0 where prediction and target are equal, if there is a mask.
+        value: Prediction, [B, H, W] or [B, C, H, W].
+        target: Target, of the same shape.
+        mask: Points that are scored, True, of the same shape; None for all.
+        points: Weights of the points, of mean 1, [H, 1] or [H, W]; None for equal ones.
     """
     if mask is None:
         found = error(value, target)
-        return found.mean() if points is None else (found * points).mean()
+        if points is not None:
+            found = found * points
+        return found.mean()
     # A masked NaN must not reach the error: its gradient would be NaN even where it is multiplied by 0.
     found = error(value, torch.where(mask, target, value.detach()))
+    # At least 1 where nothing is scored: 0 / 0 would be NaN.
     if points is None:
         return found.sum() / mask.sum().clamp(min=1)
     weight = (mask * points).sum()
