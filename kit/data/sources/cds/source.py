@@ -128,7 +128,7 @@ def _fetch(selection: FieldSelection, requests: Sequence[CachedRequest]) -> None
             f"for {missing[0]}, and KIT_OFFLINE is set"
         )
         raise RegistryError(msg)
-    # The package is imported, and its absence told, only where something is fetched.
+    # The package is needed only where something is fetched.
     watch = current()
     if missing:
         load_client()

@@ -151,7 +151,7 @@ def _read_regular(header: _Header, kind: str) -> GribGrid:
     """Read a grid whose rows and columns are parallels and meridians."""
     ends = [f"{axis}Of{end}GridPointInDegrees" for end in ("First", "Last") for axis in ("latitude", "longitude")]
     keys = np.array(["Ni", "Nj", "scanningMode", *ends])
-    found = np.array([header.number(key) for key in keys])
+    found = np.array(list(map(header.number, keys)))
     if np.isnan(found).any():
         gone = ", ".join(keys[np.isnan(found)])
         return GribGrid(kind, problem=f"lies on a {kind} grid whose header lacks {gone}")
@@ -238,7 +238,7 @@ def _odd_increments(header: _Header, latitude: Values, longitude: Values) -> str
 
 def _read_curved(header: _Header, kind: str) -> GribGrid:
     """Read a grid from the points that eccodes computes, [H, W], the northernmost row first."""
-    found = [header.number(key) for key in ("Ni", "Nj", "scanningMode")]
+    found = list(map(header.number, ("Ni", "Nj", "scanningMode")))
     if np.isnan(found).any():
         return GribGrid(kind, problem=f"lies on a {kind} grid whose header does not count its rows and columns")
     columns, rows, flags = map(int, found)

@@ -72,7 +72,7 @@ def turn_winds(
         fields: all of one source, by name.
         grids: of those components that must be turned, by name.
         where: files of each field, for messages.
-        note: is told.
+        note: receiver of one sentence for each pair.
 
     Raises:
         StoreError: a component lacks the other one, or its times or levels.

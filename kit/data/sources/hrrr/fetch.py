@@ -32,7 +32,7 @@ _HOUR = np.timedelta64(1, "h")
 _FRAME = 16
 """Bytes of a message's first section, which ends in the message's length."""
 _RESTARTS = 2
-"""Times that an hour is begun anew because a file is not the one that its index describes."""
+"""Times that an hour is begun again because a file is not the one that its index describes."""
 _FORMAT = 1
 """Of the cache's files; counted up where they would mean something else."""
 _TYPES = {
@@ -238,7 +238,7 @@ class Fetcher:
     """Cache of hours; may be used by several threads.
 
     Attributes:
-        planner: reads indices anew where that is needed.
+        planner: reader of indices, which are read again where a file was replaced.
         grids: those that were read so far.
         done: bytes that arrived.
     """
@@ -291,7 +291,7 @@ class Fetcher:
                 plan = self.planner.plan(time, wanted, refused)
 
     def _download(self, path: Path, wanted: Sequence[WantedField], plan: HourPlan) -> Fetched:
-        """Write an hour's messages into one file, and a note beside it that says what it holds."""
+        """Write an hour's messages into one file, and into a note of the same name what it holds."""
         content_hash = new_sha256()
         # Also what a process that was killed has left.
         for old in (path, *path.parent.glob(f".{path.name}.*.part")):

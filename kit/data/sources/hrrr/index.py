@@ -325,7 +325,7 @@ def _names(request: Request) -> tuple[str, ...]:
     names: Sequence[str] = (*_CONVECTIVE, *_UPPER)
     if request.variables is not None:
         names = sorted(request.variables)
-    unknown = [name for name in names if name not in _SURFACE and name not in _LEVEL]
+    unknown = sorted(set(names) - _SURFACE.keys() - _LEVEL.keys())
     if unknown:
         msg = (
             f"{', '.join(unknown)}: no variable that the kit takes of HRRR; those are {', '.join(_SURFACE)} at the "
@@ -355,7 +355,8 @@ def states_of(request: Request) -> list[np.datetime64]:
     if times is None:
         msg = "--source hrrr needs --times START/END: the archive grows by the hour, and none of it is taken unasked"
         raise SettingsError(msg)
-    start, end = (np.datetime64(moment.replace(tzinfo=None), "s") for moment in (times.start, times.end))
+    start = np.datetime64(times.start.replace(tzinfo=None), "s")
+    end = np.datetime64(times.end.replace(tzinfo=None), "s")
     first = start.astype("datetime64[h]")
     # Up to the first whole hour in the period, not before it.
     if first < start:

@@ -142,15 +142,17 @@ def estimate(paths: Sequence[SourceLocation], request: Request, *, limits: Limit
         sample = [absent[round(index)] for index in np.linspace(0, len(absent) - 1, _SAMPLE)]
     plans = _plans({time: hours[time] for time in sample}, fetcher.planner).values()
     scale = len(absent) / max(1, len(sample))
-    # Indices are one request for each file, ranges of bytes the others.
-    requests = sum(plan.requests + len(plan.shares) for plan in plans)
-    size = sum(plan.size for plan in plans)
+    requests = size = 0
+    for plan in plans:
+        # An index for each file, and ranges of bytes.
+        requests += len(plan.shares) + plan.requests
+        size += plan.size
     return FetchEstimate(len(hours), round(requests * scale), round(size * scale), exact=sample == absent)
 
 
 def _prepare(paths: Sequence[SourceLocation], request: Request, limits: Limits) -> tuple[Hours, Fetcher]:
     """List the hours that a request needs, and set up what fetches them."""
-    if [str(path) for path in paths] != [_NAME]:
+    if list(map(str, paths)) != [_NAME]:
         msg = (
             f"--path of --source hrrr is the word {_NAME}, got {', '.join(map(str, paths))}; a mirror is named by the "
             f"environment variable {ARCHIVE_VARIABLE}"

@@ -119,7 +119,7 @@ class Transport:
 def _check_status(answer: requests.Response, expected: int) -> None:
     """Turn an answer that is not what was asked for into what it means."""
     status = answer.status_code
-    # What each answer means for the hour: asked again, looked for in another archive, or begun anew by a new index.
+    # What each answer means for the hour: asked again, looked for in another archive, or begun again by a new index.
     if status == expected:
         return
     if status in RETRY_STATUS:

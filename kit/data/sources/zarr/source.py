@@ -287,7 +287,7 @@ class _Taking:
         if canonical_units(str(level.attrs.get("units", "hPa"))) == "Pa":
             values = values * 0.01
         held, wanted = np.round(values, 6).tolist(), self._request.levels
-        # What is missing is told where all levels are known.
+        # What is missing is reported later, where the levels of all sources are known.
         if wanted is None or not set(wanted) <= set(held):
             return slice(None)
         return sorted(map(held.index, set(wanted)))
