@@ -154,6 +154,12 @@ def test_no_command_at_all_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> N
     assert err.startswith("usage: kit")
 
 
+def test_python_and_torchrun_start_it_as_a_module() -> None:
+    for start in (["-m", "kit"], ["-m", "torch.distributed.run", "--nproc-per-node=1", "-m", "kit"]):
+        done = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("kit ")
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("kit 0.")

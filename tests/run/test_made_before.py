@@ -39,7 +39,7 @@ def test_a_store_opens_and_a_checkpoint_scores_as_then(made: Path) -> None:
     then = json.loads((made / "evaluated.json").read_text())
     assert card.scores.keys() == then.keys()
     for name, row in then.items():
-        np.testing.assert_allclose(card.scores[name]["rmse"], row["rmse"], rtol=1e-5)
+        assert card.scores[name]["rmse"] == pytest.approx(row["rmse"], rel=1e-5)
 
 
 def test_an_export_predicts_what_its_checkpoint_does(made: Path) -> None:
