@@ -13,6 +13,7 @@ import torch
 from kit.adapt.settings import matches, matching
 from kit.adapt.trainable import module_group
 from kit.io.errors import KitError, SettingsError
+from kit.memory.optimizers import AdamW8bit
 from kit.train.settings import MAIN, NEW, GroupSettings, OptimSettings
 
 __all__ = [
@@ -20,14 +21,14 @@ __all__ = [
     "DivergenceError",
     "GradientNorms",
     "Group",
-    "assign",
     "build_optimizer",
+    "check_finite",
     "clip_gradients",
     "group_norms",
+    "group_parameters",
     "learning_rate",
-    "refuse_infinite",
-    "set_rate",
     "resolved_groups",
+    "set_rate",
 ]
 
 BETAS = (0.9, 0.95)
@@ -44,34 +45,35 @@ def build_optimizer(
     *,
     in_backward: bool = False,
 ) -> torch.optim.Optimizer:
-    """The optimiser that the settings name.
+    """Build the optimiser that the settings name.
 
     Args:
-        parameters: what trains, on its device; or groups of it, as PyTorch's optimisers take them.
-        settings: its name and weight decay; the learning rate is set at each step.
-        in_backward: it will step inside of the backward pass, on autograd's own threads.
+        parameters: Parameters that train, on their device; or groups of them, as PyTorch's optimisers take them.
+        settings: Name and weight decay; the learning rate is set at each step.
+        in_backward: Whether it steps inside of the backward pass, on autograd's own threads.
     """
     trained: list[Any] = list(parameters)
     if settings.name == "adafactor":
         # One tensor after the other: together they would need copies of all gradients at once.
         return torch.optim.Adafactor(trained, lr=settings.peak, weight_decay=settings.weight_decay, foreach=False)
     if settings.name == "adamw-8bit":
-        from kit.memory.optimizers import AdamW8bit
-
+        first = trained[0]
+        if isinstance(first, dict):
+            first = first["params"][0]
         # Where there is a GPU there is Triton, but the backward pass is no place to start a compiler.
-        first = trained[0]["params"][0] if isinstance(trained[0], dict) else trained[0]
         compiled = first.device.type == "cuda" and not in_backward
         return AdamW8bit(trained, weight_decay=settings.weight_decay, betas=BETAS, compiled=compiled)
+    # Fused: one kernel, which can also leave an update out by itself (``found_inf``, as the updaters need it).
     return torch.optim.AdamW(trained, lr=settings.peak, weight_decay=settings.weight_decay, betas=BETAS, fused=True)
 
 
 def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:
-    """Learning rate of a step: linear warm-up to ``optim.lr``, then half a cosine down to ``optim.final_lr`` of it.
+    """Compute the learning rate of a step: linear warm-up to ``optim.lr``, then half a cosine to its ``final_lr``.
 
     Args:
-        step: counted from 1.
-        steps: of the whole run.
-        settings: peak, warm-up and end.
+        step: Step, counted from 1.
+        steps: Optimiser steps of the whole run.
+        settings: Peak, warm-up and end.
     """
     if step <= settings.warmup:
         return settings.peak * step / settings.warmup
@@ -81,7 +83,7 @@ def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, *rates: float) -> None:
-    """Have an optimiser use a learning rate from now on: one for each group of its parameters."""
+    """Set the learning rate of each group of an optimiser's parameters."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         if isinstance(group["lr"], torch.Tensor):
             # Compiled arithmetic reads it from there.
@@ -95,8 +97,8 @@ class GradientNorms:
     """Norms of the gradient before clipping.
 
     Attributes:
-        total: global norm, a scalar tensor.
-        groups: norm of each group of modules.
+        total: Global norm, a scalar tensor.
+        groups: Norm of each group of modules.
     """
 
     total: torch.Tensor
@@ -107,18 +109,29 @@ def clip_gradients(parameters: Mapping[str, torch.nn.Parameter], limit: float | 
     """Measure the gradient, and scale it down to a global norm of ``limit`` where it is larger.
 
     Parameters without a gradient, such as the heads of levels that the data lack, count as zero.
+
+    Args:
+        parameters: Parameters by name, with their gradients.
+        limit: Largest global norm; None leaves gradients as they are.
+
+    Returns:
+        Norms before clipping.
     """
-    named = [(name, parameter) for name, parameter in parameters.items() if parameter.grad is not None]
-    norms = torch._foreach_norm([p.grad for _, p in named if p.grad is not None])
-    measured = group_norms(dict(zip((name for name, _ in named), norms, strict=True)))
+    gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    # Norm of each parameter, then norm of these: the order in which the other updaters take it too.
+    norms = torch._foreach_norm(list(gradients.values()))
+    measured = group_norms(dict(zip(gradients, norms, strict=True)))
     if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_([p for _, p in named], limit, measured.total, foreach=True)
+        # The norm is there already: PyTorch's ``clip_grad_norm_`` would take it a second time.
+        clipped = [parameters[name] for name in gradients]
+        torch.nn.utils.clip_grads_with_norm_(clipped, limit, measured.total, foreach=True)
     return measured
 
 
 def group_norms(norms: Mapping[str, torch.Tensor]) -> GradientNorms:
-    """Put the norms of parameters, scalar tensors in any order, together: the norm of norms, in the order given."""
+    """Combine norms of parameters, scalar tensors, into those of groups of modules and of all, in the order given."""
     stacked = torch.stack(list(norms.values()))
+    # One read for all of them: each would wait for the device.
     groups: dict[str, float] = defaultdict(float)
     for name, norm in zip(norms, stacked.tolist(), strict=True):
         groups[module_group(name)] += norm**2
@@ -126,11 +139,11 @@ def group_norms(norms: Mapping[str, torch.Tensor]) -> GradientNorms:
     return GradientNorms(total, {group: math.sqrt(square) for group, square in groups.items()})
 
 
-def refuse_infinite(step: int, norms: GradientNorms) -> None:
-    """Stop where the gradient is not finite.
+def check_finite(step: int, norms: GradientNorms) -> None:
+    """Check that the gradient of a step is finite.
 
     Raises:
-        DivergenceError: names the groups of modules.
+        DivergenceError: it is not; names the groups of modules.
     """
     if not torch.isfinite(norms.total):
         worst = [group for group, norm in norms.groups.items() if not norm < float("inf")]
@@ -146,9 +159,9 @@ class Group:
     """Parameters that move in the same way.
 
     Attributes:
-        name: the key of ``optim.groups``, or ``main``.
-        parameters: by name; at least one.
-        settings: of the optimiser, with this group's own values in place.
+        name: Key of ``optim.groups``, or ``main``.
+        parameters: Parameters by name; at least one.
+        settings: Settings of the optimiser, with this group's own values in place.
     """
 
     name: str
@@ -156,20 +169,24 @@ class Group:
     settings: OptimSettings
 
     def options(self, main: OptimSettings) -> dict[str, Any]:
-        """The group as PyTorch's optimisers take it: with what differs from the optimiser's own."""
-        own = {} if self.settings.weight_decay == main.weight_decay else {"weight_decay": self.settings.weight_decay}
-        return {"params": list(self.parameters.values()), **own}
+        """Return the group as PyTorch's optimisers take it, with the values that differ from the optimiser's own."""
+        options: dict[str, Any] = {"params": list(self.parameters.values())}
+        if self.settings.weight_decay != main.weight_decay:
+            options["weight_decay"] = self.settings.weight_decay
+        return options
 
 
-def assign(parameters: Mapping[str, torch.nn.Parameter], new: Collection[str], settings: OptimSettings) -> list[Group]:
-    """Part what trains into groups: of the keys of ``optim.groups`` the first that matches a name takes it.
+def group_parameters(
+    parameters: Mapping[str, torch.nn.Parameter], new: Collection[str], settings: OptimSettings
+) -> list[Group]:
+    """Divide the parameters that train among the groups of ``optim.groups``; the first key that matches takes one.
 
-    What is new and matches no key is a group of its own too.
+    New parameters that match no key are a group of their own too.
 
     Args:
-        parameters: what trains.
-        new: names of those that the base weights lack.
-        settings: with a learning rate.
+        parameters: Parameters that train.
+        new: Names of the parameters that the base weights lack.
+        settings: Settings of the optimiser, with a learning rate.
 
     Returns:
         Groups that are not empty: ``main``, then in the order of the settings.
@@ -177,23 +194,30 @@ def assign(parameters: Mapping[str, torch.nn.Parameter], new: Collection[str], s
     Raises:
         SettingsError: a key takes nothing.
     """
-    keys = [*settings.groups, *([] if NEW in settings.groups else [NEW])]
+    # After the keys that were given: a pattern that a person wrote counts before the default for new parameters.
+    keys = list(dict.fromkeys((*settings.groups, NEW)))
     found: dict[str, dict[str, torch.nn.Parameter]] = {key: {} for key in (MAIN, *keys)}
     for name, parameter in parameters.items():
-        key = next((key for key in keys if (name in new if key == NEW else matches(name, key))), MAIN)
-        found[key][name] = parameter
-    for key in settings.groups:
-        if not found[key]:
-            _refuse_empty(key, list(parameters), new)
-    return [
-        Group(key, members, settings if key == MAIN else settings.of_group(key))
-        for key, members in found.items()
-        if members
-    ]
+        taker = MAIN
+        for key in keys:
+            if (key == NEW and name in new) or (key != NEW and matches(name, key)):
+                taker = key
+                break
+        found[taker][name] = parameter
+    groups: list[Group] = []
+    for key, members in found.items():
+        if members:
+            own = settings
+            if key != MAIN:
+                own = settings.of_group(key)
+            groups.append(Group(key, members, own))
+        elif key in settings.groups:
+            _explain_empty(key, list(parameters), new)
+    return groups
 
 
-def _refuse_empty(key: str, names: Sequence[str], new: Collection[str]) -> None:
-    """Say why a key takes nothing.
+def _explain_empty(key: str, names: Sequence[str], new: Collection[str]) -> None:
+    """Explain why a key of ``optim.groups`` takes nothing.
 
     Raises:
         SettingsError: always.
@@ -202,18 +226,17 @@ def _refuse_empty(key: str, names: Sequence[str], new: Collection[str]) -> None:
         msg = "optim.groups.new has no effect: the weights have every parameter of the model; leave it out"
         raise SettingsError(msg)
     if key != NEW:
+        # Raises where the pattern matches no name at all, and names those that are near it.
         matching(names, key, "optim.groups, among what trains")
     msg = f"optim.groups: {key!r} has no effect: groups before it take all that it matches; put it first, or leave it"
     raise SettingsError(msg)
 
 
 def resolved_groups(groups: Sequence[Group], settings: OptimSettings) -> OptimSettings:
-    """The settings with every number of every group in them."""
-    numbers = {
-        group.name: GroupSettings(
-            lr=group.settings.lr, weight_decay=group.settings.weight_decay, warmup=group.settings.warmup
-        )
-        for group in groups
-        if group.name != MAIN
-    }
+    """Return the settings with every number of every group filled in."""
+    numbers: dict[str, GroupSettings] = {}
+    for group in groups:
+        if group.name != MAIN:
+            own = group.settings
+            numbers[group.name] = GroupSettings(lr=own.lr, weight_decay=own.weight_decay, warmup=own.warmup)
     return settings.model_copy(update={"groups": numbers})

@@ -1,4 +1,8 @@
-"""What happens to gradients: they are clipped and applied on the device, on the host, or as they are made."""
+"""Updaters: gradients are clipped and applied on the device, on the host, or each as it becomes complete.
+
+All three take norms in one order, of each parameter and then of these norms, and write states in one form, so that a
+run can be compared, and go on, with another of them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,12 @@ from kit.train.optim import (
     BETAS,
     GradientNorms,
     Group,
-    assign,
     build_optimizer,
+    check_finite,
     clip_gradients,
     group_norms,
+    group_parameters,
     learning_rate,
-    refuse_infinite,
     set_rate,
 )
 from kit.train.settings import MAIN, OptimSettings
@@ -35,12 +39,12 @@ After = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did.
+    """Outcome of an update.
 
     Attributes:
-        rate: learning rate of what no entry of ``optim.groups`` names.
-        norms: of the gradient, before clipping.
-        rates: learning rate of each group that one names.
+        rate: Learning rate of the parameters that no entry of ``optim.groups`` names.
+        norms: Norms of the gradient, before clipping.
+        rates: Learning rate of each group of ``optim.groups``.
     """
 
     rate: float
@@ -52,28 +56,28 @@ class Updater(Protocol):
     """Moves the parameters. A step is ``begin``, ``backward`` for each batch, ``update``."""
 
     moves_in_backward: bool
-    """Whether ``backward`` already moves them, so that the loss has to be looked at before."""
+    """Whether ``backward`` already moves them, so that the loss has to be checked before."""
     groups: Sequence[Group]
-    """Parameters, each in the group that says how it moves."""
+    """Groups of the parameters, with the settings of each."""
 
     def begin(self, step: int) -> None:
-        """Make ready for a step, counted from 1."""
+        """Prepare for a step, counted from 1."""
 
     def backward(self, loss: torch.Tensor) -> None:
         """Run the backward pass from a batch's share of the loss."""
 
     def update(self, step: int, after: After | None = None) -> Update:
-        """Apply what gradients there are, call ``after`` with the step, and free them.
+        """Apply the gradients, call ``after`` with the step, and free them.
 
         Raises:
             DivergenceError: a gradient is not finite; the parameters are as before, unless ``moves_in_backward``.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What training needs to go on: tensors and plain values."""
+        """Return the state that training needs to go on: tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, after the parameters have been loaded."""
+        """Load a state, after the parameters have been loaded."""
 
 
 def build_updater(
@@ -84,19 +88,19 @@ def build_updater(
     steps: int,
     new: Collection[str] = (),
 ) -> Updater:
-    """Choose how parameters move.
+    """Build the updater that the settings of optimiser and memory ask for.
 
     Args:
-        parameters: what trains, on its device.
-        optim: the optimiser's settings, with a learning rate.
-        memory: where its states are, and when it acts.
-        steps: of the whole run.
-        new: names of the parameters that the base weights lack.
+        parameters: Parameters that train, on their device.
+        optim: Settings of the optimiser, with a learning rate.
+        memory: Where its states are, and when it acts.
+        steps: Optimiser steps of the whole run.
+        new: Names of the parameters that the base weights lack.
 
     Raises:
         SettingsError: a group of parameters is empty.
     """
-    rates = _Rates(assign(parameters, new, optim), optim, steps)
+    rates = _GroupRates(group_parameters(parameters, new, optim), optim, steps)
     if memory.step_in_backward:
         return InBackwardUpdater(parameters, rates)
     if "optimizer" in memory.offload:
@@ -117,6 +121,7 @@ def check_updater(optim: OptimSettings, memory: MemorySettings, accumulate: int 
         SettingsError: two of them exclude each other; names both.
     """
     offloads = "optimizer" in memory.offload
+    # HostAdam does AdamW's arithmetic alone.
     if offloads and optim.name != "adamw":
         msg = (
             f"memory.offload optimizer and optim.name {optim.name} exclude each other: the host's arithmetic is "
@@ -131,6 +136,7 @@ def check_updater(optim: OptimSettings, memory: MemorySettings, accumulate: int 
             "device, the other on the host; give one"
         )
         raise SettingsError(msg)
+    # What is applied at once can wait neither for the global norm nor for another backward pass.
     if optim.clip is not None:
         msg = (
             f"memory.step_in_backward applies each gradient before the global norm is known, so that optim.clip "
@@ -151,8 +157,8 @@ def check_updater(optim: OptimSettings, memory: MemorySettings, accumulate: int 
         raise SettingsError(msg)
 
 
-class _Rates:
-    """Learning rates of the groups, step by step."""
+class _GroupRates:
+    """Learning rates of groups of parameters, step by step."""
 
     def __init__(self, groups: Sequence[Group], main: OptimSettings, steps: int) -> None:
         self.groups = groups
@@ -160,26 +166,27 @@ class _Rates:
         self._steps = steps
 
     def at(self, step: int) -> list[float]:
-        """One for each group."""
+        """Return the learning rate of each group at a step."""
         return [learning_rate(step, self._steps, group.settings) for group in self.groups]
 
-    def update(self, step: int, norms: GradientNorms) -> Update:
-        """What is to be told of a step."""
-        named = zip(self.groups, self.at(step), strict=True)
-        rates = {group.name: rate for group, rate in named if group.name != MAIN}
+    def report(self, step: int, norms: GradientNorms) -> Update:
+        """Return the outcome of a step that has been taken."""
+        rates = dict(zip((group.name for group in self.groups), self.at(step), strict=True))
+        # Shown on its own, from the settings: every parameter may be in a group that has its own.
+        rates.pop(MAIN, None)
         return Update(learning_rate(step, self._steps, self._main), norms, rates)
 
 
 class DeviceUpdater:
-    """Everything on the device, after the backward pass.
+    """Gradients are applied on the device, after the backward pass.
 
     Attributes:
-        optimizer: over all parameters.
+        optimizer: Optimiser over all parameters.
     """
 
     moves_in_backward = False
 
-    def __init__(self, parameters: Parameters, settings: OptimSettings, rates: _Rates) -> None:
+    def __init__(self, parameters: Parameters, settings: OptimSettings, rates: _GroupRates) -> None:
         self.groups = rates.groups
         self.optimizer = build_optimizer([group.options(settings) for group in self.groups], settings)
         self._parameters = parameters
@@ -187,7 +194,7 @@ class DeviceUpdater:
         self._rates = rates
 
     def begin(self, step: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def backward(self, loss: torch.Tensor) -> None:
         """Run the backward pass."""
@@ -196,20 +203,22 @@ class DeviceUpdater:
     def update(self, step: int, after: After | None = None) -> Update:
         """Clip, apply and free the gradients."""
         norms = clip_gradients(self._parameters, self._settings.clip)
-        refuse_infinite(step, norms)
+        # Before the optimiser: after an infinite gradient neither its moments nor the weights could be trusted.
+        check_finite(step, norms)
         set_rate(self.optimizer, *self._rates.at(step))
         self.optimizer.step()
         if after is not None:
             after(step)
+        # Freed, not zeroed: in the next forward pass their memory is for activations.
         self.optimizer.zero_grad(set_to_none=True)
-        return self._rates.update(step, norms)
+        return self._rates.report(step, norms)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's."""
+        """Return the optimiser's state."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The optimiser's."""
+        """Load the optimiser's state."""
         self.optimizer.load_state_dict(state)
 
 
@@ -223,7 +232,7 @@ class HostUpdater:
 
     moves_in_backward = False
 
-    def __init__(self, parameters: Parameters, settings: OptimSettings, rates: _Rates) -> None:
+    def __init__(self, parameters: Parameters, settings: OptimSettings, rates: _GroupRates) -> None:
         self.groups = rates.groups
         decays = [(list(group.parameters), group.settings.weight_decay) for group in self.groups]
         self._host = HostAdam(parameters, decays, weight_decay=settings.weight_decay, betas=BETAS)
@@ -231,7 +240,7 @@ class HostUpdater:
         self._rates = rates
 
     def begin(self, step: int) -> None:  # noqa: ARG002
-        """Forget gradients of a step that was given up."""
+        """Drop gradients of a step that was given up."""
         self._host.begin()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -242,17 +251,18 @@ class HostUpdater:
         """Clip and apply the gradients on the host, and send the weights back."""
         assert after is None, "gradients have left the device"
         self._host.gather()
+        # Of the copies on the host, whose gradients are clipped where they are.
         norms = clip_gradients(self._host.masters, self._settings.clip)
-        refuse_infinite(step, norms)
+        check_finite(step, norms)
         self._host.step(*self._rates.at(step))
-        return self._rates.update(step, norms)
+        return self._rates.report(step, norms)
 
     def state_dict(self) -> dict[str, Any]:
-        """As the device updater's: a state can move between them."""
+        """Return the state in the form of the device updater's, so that it can move between them."""
         return self._host.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As the device updater's."""
+        """Load a state in the form of the device updater's."""
         self._host.load_state_dict(state)
 
 
@@ -269,15 +279,15 @@ class InBackwardUpdater:
 
     moves_in_backward = True
 
-    def __init__(self, parameters: Parameters, rates: _Rates) -> None:
+    def __init__(self, parameters: Parameters, rates: _GroupRates) -> None:
         self.groups = rates.groups
         self._parameters = parameters
         self._rates = rates
-        self._optimizers = {
-            name: build_optimizer([parameter], group.settings, in_backward=True)
-            for group in self.groups
-            for name, parameter in group.parameters.items()
-        }
+        # One for each parameter, so that it can step alone.
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                self._optimizers[name] = build_optimizer([parameter], group.settings, in_backward=True)
         self._norms: dict[str, torch.Tensor] = {}
         self._now: dict[str, float] = {}
         self._pass: int | None = None
@@ -286,8 +296,8 @@ class InBackwardUpdater:
 
     def begin(self, step: int) -> None:
         """Set the learning rates with which gradients will be applied."""
-        now = zip(self.groups, self._rates.at(step), strict=True)
-        self._now = {name: rate for group, rate in now for name in group.parameters}
+        for group, rate in zip(self.groups, self._rates.at(step), strict=True):
+            self._now |= dict.fromkeys(group.parameters, rate)
         self._norms.clear()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -296,7 +306,8 @@ class InBackwardUpdater:
         def note(_: torch.Tensor) -> None:
             self._pass = _current_pass()
 
-        # The first hook that runs: it says which backward pass is the outer one.
+        # The hook on the loss runs before all others: recomputed blocks run backward passes inside this outer one, and
+        # what a pass inside contributes is not yet the whole gradient.
         handle = loss.register_hook(note)  # type: ignore[no-untyped-call]
         loss.backward()  # type: ignore[no-untyped-call]
         handle.remove()
@@ -305,14 +316,17 @@ class InBackwardUpdater:
         """Apply what is left, and put the norms together in the order of the parameters."""
         assert after is None, "gradients are gone as soon as they have been applied"
         for name, parameter in self._parameters.items():
+            # What only a backward pass inside contributed to.
             if parameter.grad is not None:
                 self._apply(name, parameter)
+        # Gradients came in autograd's order; the sum over norms is to be the other updaters'.
         norms = group_norms({name: self._norms[name] for name in self._parameters if name in self._norms})
-        refuse_infinite(step, norms)
-        return self._rates.update(step, norms)
+        check_finite(step, norms)
+        return self._rates.report(step, norms)
 
     def _receive(self, name: str, parameter: torch.nn.Parameter) -> None:
-        # Autograd calls it for every parameter of a decoder in bands, those of unused variables' heads too.
+        # Autograd calls the hook of every parameter of a decoder in bands, even of unused variables' heads, which have
+        # no gradient.
         if parameter.grad is not None and _current_pass() == self._pass:
             self._apply(name, parameter)
 
@@ -333,23 +347,34 @@ class InBackwardUpdater:
         parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """In the form of one optimiser over all parameters, as the device updater's."""
-        states = [optimizer.state_dict() for optimizer in self._optimizers.values()]
-        numbered = iter(range(len(states)))
-        members = [[next(numbered) for _ in group.parameters] for group in self.groups]
-        return {
-            "state": {index: own["state"][0] for index, own in enumerate(states) if own["state"]},
-            "param_groups": [{**states[own[0]]["param_groups"][0], "params": own} for own in members],
-        }
+        """Return the state in the form of one optimiser over all parameters, as the device updater's."""
+        state: dict[int, Any] = {}
+        groups: list[dict[str, Any]] = []
+        index = 0
+        for group in self.groups:
+            members = list(range(index, index + len(group.parameters)))
+            for name in group.parameters:
+                single = self._optimizers[name].state_dict()
+                if single["state"]:
+                    state[index] = single["state"][0]
+                index += 1
+            # Hyperparameters are those of the group's first parameter, as of all.
+            first = self._optimizers[next(iter(group.parameters))].state_dict()
+            groups.append({**first["param_groups"][0], "params": members})
+        return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As the device updater's."""
-        of = {index: group for group in state["param_groups"] for index in group["params"]}
+        """Load a state in the form of the device updater's."""
+        group_of: dict[int, dict[str, Any]] = {}
+        for group in state["param_groups"]:
+            group_of |= dict.fromkeys(group["params"], group)
         for index, optimizer in enumerate(self._optimizers.values()):
-            own = {0: state["state"][index]} if index in state["state"] else {}
-            optimizer.load_state_dict({"state": own, "param_groups": [{**of[index], "params": [0]}]})
+            own: dict[int, Any] = {}
+            if index in state["state"]:
+                own[0] = state["state"][index]
+            optimizer.load_state_dict({"state": own, "param_groups": [{**group_of[index], "params": [0]}]})
 
 
 def _current_pass() -> int:
-    """Number of the backward pass that calls; passes inside passes have their own."""
+    """Return the number of the backward pass that calls; passes inside passes have their own."""
     return int(torch._C._current_graph_task_id())

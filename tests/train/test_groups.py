@@ -10,7 +10,7 @@ import torch
 
 from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
-from kit.train.optim import BETAS, assign, resolved_groups
+from kit.train.optim import BETAS, group_parameters, resolved_groups
 from kit.train.settings import MAIN, NEW, GroupSettings, OptimSettings
 from kit.train.updaters import Update, Updater, build_updater
 
@@ -45,7 +45,7 @@ def optim(**settings: Any) -> OptimSettings:
 
 
 def parts(settings: OptimSettings, new: tuple[str, ...] = ("mid.bias",)) -> dict[str, list[str]]:
-    groups = assign(dict(Net().named_parameters()), new, settings)
+    groups = group_parameters(dict(Net().named_parameters()), new, settings)
     return {group.name: list(group.parameters) for group in groups}
 
 
@@ -64,7 +64,7 @@ def test_the_first_pattern_that_matches_takes_a_parameter() -> None:
 
 
 def test_what_is_new_has_a_group_without_being_asked_for() -> None:
-    groups = assign(dict(Net().named_parameters()), ("mid.bias",), optim(groups={}))
+    groups = group_parameters(dict(Net().named_parameters()), ("mid.bias",), optim(groups={}))
     assert [(group.name, group.settings.peak) for group in groups] == [(MAIN, 1e-2), (NEW, 1e-3)]
     assert parts(optim(groups={}), new=()) == {MAIN: [name for name, _ in Net().named_parameters()]}
 
@@ -72,13 +72,13 @@ def test_what_is_new_has_a_group_without_being_asked_for() -> None:
 def test_every_number_of_every_group_is_in_the_settled_settings_and_they_settle_the_same() -> None:
     parameters = dict(Net().named_parameters())
     settings = optim(weight_decay=0.25)
-    found = resolved_groups(assign(parameters, ("mid.bias",), settings), settings)
+    found = resolved_groups(group_parameters(parameters, ("mid.bias",), settings), settings)
     assert found.groups == {
         "last": GroupSettings(lr=0.05, weight_decay=0.5, warmup=2),
         "new": GroupSettings(lr=1e-3, weight_decay=0.25, warmup=0),
     }
     again = OptimSettings.model_validate(found.model_dump())
-    assert resolved_groups(assign(parameters, ("mid.bias",), again), again) == found
+    assert resolved_groups(group_parameters(parameters, ("mid.bias",), again), again) == found
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from kit.train.optim import (
     DivergenceError,
     GradientNorms,
     build_optimizer,
+    check_finite,
     clip_gradients,
     group_norms,
     learning_rate,
-    refuse_infinite,
     set_rate,
 )
 from kit.train.settings import OptimSettings
@@ -151,6 +151,6 @@ def test_norms_add_up_by_group() -> None:
 
 
 def test_a_gradient_that_is_not_finite_is_refused_by_name() -> None:
-    refuse_infinite(1, GradientNorms(torch.tensor(1.0), {"a": 1.0}))
+    check_finite(1, GradientNorms(torch.tensor(1.0), {"a": 1.0}))
     with pytest.raises(DivergenceError, match=r"step 7: the gradient is not finite in b, c; lower optim.lr"):
-        refuse_infinite(7, GradientNorms(torch.tensor(torch.nan), {"a": 1.0, "b": float("inf"), "c": float("nan")}))
+        check_finite(7, GradientNorms(torch.tensor(torch.nan), {"a": 1.0, "b": float("inf"), "c": float("nan")}))
