@@ -14,7 +14,7 @@ from kit.data.sources.cds.access import find_access
 from kit.data.sources.cds.products import Times
 from kit.data.sources.cds.queue import PollingPolicy, fetch_all, readable
 from kit.data.sources.cds.request_cache import CachedRequest, folder
-from kit.data.sources.cds.requests import FieldSelection, Planned, plan, select
+from kit.data.sources.cds.requests import FieldSelection, plan, select
 from kit.data.sources.cds.service import Service, load_client
 from kit.data.sources.grib import source as grib
 from kit.data.sources.grib.scan import load_eccodes
@@ -24,34 +24,18 @@ from kit.io.progress import current
 from kit.io.retry import Limits
 from kit.registry.fetching import offline
 
-__all__ = ["LIMITS", "POLLING", "announce", "open_source", "plan_requests"]
+__all__ = ["LIMITS", "POLLING", "announce", "open_source"]
 
 LIMITS = Limits(attempts=10, backoff=2.0)
 """Of patience with a data store: some eight minutes without an answer."""
 POLLING = PollingPolicy()
 
 
-def plan_requests(paths: Sequence[SourceLocation], request: Request) -> tuple[Planned, ...]:
-    """Say which requests a build will make, without asking anybody.
-
-    Args:
-        paths: one name of a product or of a data set.
-        request: what is taken.
-
-    Returns:
-        The requests, each with its fields and estimated bytes, those included whose results are in the cache.
-
-    Raises:
-        SettingsError: there is no such product or variable, no time is named, or the choice cannot be served.
-    """
-    return plan(select(str(paths[0]), request))
-
-
 def announce(paths: Sequence[SourceLocation], request: Request) -> Announcement | None:
     """Say what a build will fetch, without asking anybody; None if all of it is in the cache.
 
     Raises:
-        SettingsError: as ``plan_requests``.
+        SettingsError: there is no such product or variable, no time is named, or the choice cannot be served.
     """
     # Whether results in the cache are whole is looked at when they are opened.
     selection = select(str(paths[0]), request)

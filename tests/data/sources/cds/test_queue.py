@@ -22,7 +22,7 @@ from kit.data.sources.base import Request, SourceData
 from kit.data.sources.cds import source as cds
 from kit.data.sources.cds.queue import PollingPolicy
 from kit.data.sources.cds.request_cache import CachedRequest, folder
-from kit.data.sources.cds.requests import Planned
+from kit.data.sources.cds.requests import Planned, plan, select
 from kit.io.errors import KitError, RegistryError, SettingsError, StoreError, UnavailableError
 from kit.io.progress import ProgressCallback, watched
 from tests.data_stores import KEY, DataStores
@@ -68,7 +68,7 @@ def fetch(request: Request = ONE, path: str = "era5") -> SourceData:
 
 
 def kept(request: Request = ONE) -> list[CachedRequest]:
-    return [CachedRequest(planned, folder()) for planned in cds.plan_requests(["era5"], request)]
+    return [CachedRequest(planned, folder()) for planned in plan(select("era5", request))]
 
 
 def test_many_at_once_then_from_the_cache(stores: DataStores, told: list[str]) -> None:
@@ -353,7 +353,7 @@ def test_kill_in_the_queue_while_submitting_and_while_fetching(stores: DataStore
 
 
 def test_ctrl_c_ends_downloads_and_keeps_what_arrived(stores: DataStores, monkeypatch: pytest.MonkeyPatch) -> None:
-    stores.files.put(RESULT, stores.result({**cds.plan_requests(["era5"], ONE)[0].inputs}) * 40)
+    stores.files.put(RESULT, stores.result({**plan(select("era5", ONE))[0].inputs}) * 40)
     stores.files.fail(RESULT, Fault(pace=0.05))
     monkeypatch.setattr(cds, "POLLING", PollingPolicy(shortest=0.005, longest=0.01))
 
