@@ -55,7 +55,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         StoreError: no store that xarray opens, or one that cannot be brought into the store's form.
         UnavailableError: it did not answer.
     """
-    pieces, files, names, licences = Pieces(request), [], set[str](), []
+    pieces, files, licences = Pieces(request), [], []
     requests = download_bytes = 0
     with ExitStack() as stack:
         for path in map(str, paths):
@@ -65,7 +65,6 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             stack.callback(store.end)
             taking = _Taking(*_open(store), pieces)
             files.append(taking.take())
-            names |= taking.names
             licences.append(taking.licence)
             if is_address(path):
                 requests += taking.requests
@@ -73,7 +72,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             _logger.info("%s: opened with %d requests", path, store.requests)
         yield SourceData(
             merge(pieces.found, pieces.note),
-            tuple(sorted(names)),
+            tuple(sorted(pieces.names)),
             tuple(files),
             tuple(pieces.notes),
             "; ".join(dict.fromkeys(filter(None, licences))),
@@ -134,7 +133,6 @@ class _Taking:
         self._dataset = cropped(self._first_lead(dataset), self._request.region, self._where)
         self._times = SelectedTimes.of(dataset, self._request, self._where, pieces.note)
         self.licence = str(dataset.attrs.get("licence", dataset.attrs.get("license", ""))).strip()
-        self.names: set[str] = set()
         self.requests = 0
         self.download_bytes = 0
 
@@ -188,7 +186,7 @@ class _Taking:
             if not grid <= set(array.dims):
                 continue
             name, variable = canonical_name(array)
-            self.names.add(name)
+            self._pieces.names.add(name)
             if self._request.takes(name, known=variable is not None):
                 candidates.setdefault(name, []).append(str(key))
             elif variable is None:
@@ -199,7 +197,6 @@ class _Taking:
                 f"left out, not in the kit's table of variables: {', '.join(sorted(unknown)[:_LISTED])}{more}; ask for "
                 "one by name to have it"
             )
-        self._pieces.names |= self.names
         chosen = {}
         for name, keys in candidates.items():
             # Of a forecast, the states at its start are taken, where nothing has accumulated yet.
