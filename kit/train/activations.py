@@ -1,8 +1,8 @@
-"""What flows through a model: statistics of its modules' outputs, on request, to see where they spike.
+"""Statistics of the outputs of a model's modules, on request, to see where they spike.
 
 Forward hooks read outputs and change nothing; they are there while a step is watched, and gone afterwards. A module
-that the memory engine runs in bands is seen band by band; what is computed again in the backward pass is not counted
-again.
+that the memory engine runs in bands is counted band by band; what is computed again in the backward pass is not
+counted again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ __all__ = ["Activation", "watched_modules", "watching"]
 
 _logger = logging.getLogger(__name__)
 
+# They have no forward of their own, so that no hook of theirs fires.
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterDict)
 _IN_BLOCKS = ("attn.qkv", "attn.proj", "mlp")
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What a module put out during one training step, over all of its calls.
+    """Statistics of a module's output during one training step, over all of its calls.
 
     Attributes:
-        max: largest magnitude; NaN where there is one.
-        rms: root of the mean square; NaN or infinite where a value is.
-        nonfinite: share of values that are NaN or infinite.
-        values: how many there were.
+        max: Largest magnitude; NaN where there is one.
+        rms: Root of the mean square; NaN or infinite where a value is.
+        nonfinite: Share of values that are NaN or infinite.
+        values: Number of values.
     """
 
     max: float
@@ -47,36 +48,42 @@ class Activation:
     values: int
 
     def as_dict(self) -> dict[str, float | None]:
-        """JSON form; JSON has no NaN, so that it is null."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        """Return the JSON form; JSON has no NaN, so that it is null."""
+        values: dict[str, float | None] = asdict(self)
+        for name, value in asdict(self).items():
+            if not math.isfinite(value):
+                values[name] = None
+        return values
 
 
 class _Sums:
-    """Statistics on their way, on the device: reading them would wait for it."""
+    """Running statistics of a module, kept on the device: reading them would wait for it at every module."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._parts: list[torch.Tensor] = []
+        self._sums: torch.Tensor | None = None
 
     def add(self, value: torch.Tensor) -> None:
         lowest, highest = torch.aminmax(value)
+        # Squares are added in fp32, whatever the output: those of bf16 would be lost in a long sum.
         square = torch.linalg.vector_norm(value, dtype=torch.float32).double().square()
         finite = value.isfinite().sum()
         largest = torch.maximum(lowest.abs(), highest.abs()).double()
         new = torch.stack([largest, square, value.numel() - finite.double()])
         self.count += value.numel()
-        if self._parts:
-            (old,) = self._parts
+        if self._sums is not None:
+            old = self._sums
             new = torch.cat([torch.maximum(old[:1], new[:1]), old[1:] + new[1:]])
-        self._parts = [new]
+        self._sums = new
 
     def result(self) -> Activation:
-        largest, square, bad = self._parts[0].tolist()
+        assert self._sums is not None
+        largest, square, bad = self._sums.tolist()
         return Activation(largest, math.sqrt(square / self.count), bad / self.count, self.count)
 
 
 def watched_modules(model: Aurora) -> dict[str, torch.nn.Module]:
-    """Modules whose outputs are looked at, by name: parts of encoder and decoder, blocks, and what is in these.
+    """Return the modules whose outputs are watched, by name: parts of encoder and decoder, blocks, and their parts.
 
     The memory engine computes attention itself, through a block's ``qkv`` and ``proj``; modules that it bypasses
     are not among them.
@@ -86,18 +93,24 @@ def watched_modules(model: Aurora) -> dict[str, torch.nn.Module]:
         found |= _parts(part, model.get_submodule(part))
     for name, module in model.backbone.named_modules(prefix="backbone"):
         if isinstance(module, Swin3DTransformerBlock):
-            found |= {f"{name}.{inner}": module.get_submodule(inner) for inner in _IN_BLOCKS} | {name: module}
+            for inner in _IN_BLOCKS:
+                found[f"{name}.{inner}"] = module.get_submodule(inner)
+            # After its parts: modules are reported in the order in which they end.
+            found[name] = module
         elif isinstance(module, PatchMerging3D | PatchSplitting3D):
             found[name] = module
     return found
 
 
 def _parts(name: str, module: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """A module and its children, and those of containers and of resamplers, in which spikes were seen."""
-    found: dict[str, torch.nn.Module] = {} if isinstance(module, _CONTAINERS) else {name: module}
+    """Return a module and its children, and those of containers and of resamplers, in which spikes were found."""
+    found: dict[str, torch.nn.Module] = {}
+    if not isinstance(module, _CONTAINERS):
+        found[name] = module
     for child, part in module.named_children():
         if isinstance(part, (*_CONTAINERS, PerceiverResampler)):
             found |= _parts(f"{name}.{child}", part)
+        # An identity hands its input on, and dropout only zeroes or scales it.
         elif not isinstance(part, torch.nn.Identity | torch.nn.Dropout):
             found[f"{name}.{child}"] = part
     return found
@@ -108,12 +121,12 @@ def watching(model: Aurora, every: int | None, step: int) -> Iterator[dict[str, 
     """Watch a model's activations while the block runs, if it is this step's turn.
 
     Args:
-        model: called in the block, and perhaps computed again in a backward pass.
-        every: steps from one watched step to the next; None watches none.
-        step: counted from 1.
+        model: Model that is called in the block, and perhaps computed again in a backward pass.
+        every: Steps from one watched step to the next; None watches none.
+        step: Step, counted from 1.
 
     Yields:
-        Statistics by module, in the order in which the modules ran, there when the block is done; empty in other
+        Statistics by module, in the order in which the modules ran, filled in when the block is done; empty in other
         steps.
     """
     found: dict[str, Activation] = {}
@@ -124,7 +137,10 @@ def watching(model: Aurora, every: int | None, step: int) -> Iterator[dict[str, 
     try:
         yield found
     except DivergenceError:
-        watch.tell(step)
+        # The first module that went wrong is the best clue there is.
+        bad = [name for name, activation in watch.results().items() if activation.nonfinite]
+        if bad:
+            _logger.warning("step %d: the first module to put out NaN or Inf is %s", step, bad[0])
         raise
     finally:
         watch.remove()
@@ -132,23 +148,26 @@ def watching(model: Aurora, every: int | None, step: int) -> Iterator[dict[str, 
 
 
 class _Watch:
-    """Hooks on a model, and what they saw."""
+    """Hooks on a model, and the statistics that they collect."""
 
     def __init__(self, model: Aurora) -> None:
         self._sums: dict[str, _Sums] = {}
         self._forward = False
         modules = watched_modules(model)
         # From the encoder's call to the end of the decoder's: a backward pass runs parts of both again, but neither
-        # as a whole.
-        self._handles = [model.encoder.register_forward_pre_hook(partial(self._enter, inside=True))]
-        self._handles += [module.register_forward_hook(partial(self._see, name)) for name, module in modules.items()]
-        self._handles += [model.decoder.register_forward_hook(partial(self._enter, inside=False), always_call=True)]
+        # as a whole. The model's own hooks cannot tell, because its ``forward`` is called directly.
+        self._handles = [model.encoder.register_forward_pre_hook(partial(self._set_forward, inside=True))]
+        for name, module in modules.items():
+            self._handles.append(module.register_forward_hook(partial(self._collect, name)))
+        # Even where the decoder fails: nothing after it is of this forward pass.
+        leave = partial(self._set_forward, inside=False)
+        self._handles.append(model.decoder.register_forward_hook(leave, always_call=True))
 
-    def _enter(self, *_: Any, inside: bool) -> None:
+    def _set_forward(self, *_: Any, inside: bool) -> None:
         self._forward = inside
 
     @torch.no_grad()
-    def _see(self, name: str, _module: torch.nn.Module, _args: Any, output: Any) -> None:
+    def _collect(self, name: str, _module: torch.nn.Module, _args: Any, output: Any) -> None:
         if not self._forward:
             return
         for value in _tensors(output):
@@ -161,15 +180,9 @@ class _Watch:
         for handle in self._handles:
             handle.remove()
 
-    def tell(self, step: int) -> None:
-        """Say where the first value went missing in a step that failed."""
-        bad = [name for name, activation in self.results().items() if activation.nonfinite]
-        if bad:
-            _logger.warning("step %d: the first module to put out NaN or Inf is %s", step, bad[0])
-
 
 def _tensors(output: Any) -> Iterator[torch.Tensor]:
-    """Floating-point tensors of an output: a tensor, several, or a batch."""
+    """Yield the floating-point tensors of an output: a tensor, several, or a batch."""
     if isinstance(output, torch.Tensor):
         if output.is_floating_point() and output.numel():
             yield output

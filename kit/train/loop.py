@@ -10,7 +10,7 @@ from typing import Any
 from kit.data.dataset import Pair
 from kit.data.loader import Upcoming, Waiting
 from kit.train.callback import Callback
-from kit.train.trainer import StepReport, Trainer
+from kit.train.trainer import Trainer
 
 __all__ = ["LoopState", "Schedule", "fit"]
 
@@ -20,15 +20,15 @@ class LoopState:
     """Where training is; part of the resume state.
 
     Attributes:
-        step: optimiser steps taken.
-        before: validation loss of the weights that training started from.
-        after: newest validation loss.
-        best: lowest validation loss.
-        first: training loss of the first step.
-        latest: training loss of the newest step.
-        seconds: spent in steps, waiting for data included.
-        wait_seconds: spent waiting for data.
-        samples: pairs trained on.
+        step: Optimiser steps taken.
+        before: Validation loss of the weights that training started from.
+        after: Newest validation loss.
+        best: Lowest validation loss.
+        first: Training loss of the first step.
+        latest: Training loss of the newest step.
+        seconds: Time spent in steps, seconds, waiting for data included.
+        wait_seconds: Time spent waiting for data, seconds.
+        samples: Pairs trained on.
     """
 
     step: int = 0
@@ -42,19 +42,19 @@ class LoopState:
     samples: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, for a checkpoint."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When things happen, in optimiser steps.
+    """Times of validation and checkpoints, in optimiser steps.
 
     Attributes:
-        steps: of the whole run.
-        per_epoch: in one pass over the training pairs.
-        accumulate: batches in a step.
-        checkpoint_every: between checkpoints.
+        steps: Steps of the whole run.
+        per_epoch: Steps in one pass over the training pairs.
+        accumulate: Batches in a step.
+        checkpoint_every: Steps between checkpoints.
     """
 
     steps: int
@@ -63,11 +63,11 @@ class Schedule:
     checkpoint_every: int
 
     def validates(self, step: int) -> bool:
-        """Whether a validation follows this step: at the end of each epoch and of the run."""
+        """Return whether a validation follows this step: at the end of each epoch and of the run."""
         return step % self.per_epoch == 0 or step == self.steps
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint follows this step."""
+        """Return whether a checkpoint follows this step."""
         return step % self.checkpoint_every == 0 or step == self.steps
 
 
@@ -87,15 +87,17 @@ def fit(trainer: Trainer, schedule: Schedule, state: LoopState, callbacks: Seque
     if state.step == 0:
         # Until training improves on them, the weights that it started from are the best.
         _validate(trainer, state, callbacks)
+    # A position in training is a count of batches: a resumed run reads on where the other would have.
     stream = Waiting(trainer.task.batches(state.step * schedule.accumulate))
-    while state.step < schedule.steps and not _stopping(state, callbacks):
+    while state.step < schedule.steps and not _wants_to_stop(state, callbacks):
         _step(trainer, stream, schedule, state, callbacks)
+        # Validation first: a checkpoint holds its loss.
         if schedule.validates(state.step):
             _validate(trainer, state, callbacks)
         if schedule.saves(state.step):
             _checkpoint(state, callbacks)
-    ended_between = state.step == 0 or not schedule.saves(state.step)
-    if ended_between and _stopping(state, callbacks):
+    # Ended between two checkpoints: the steps since the last one are not to be lost.
+    if (state.step == 0 or not schedule.saves(state.step)) and _wants_to_stop(state, callbacks):
         _checkpoint(state, callbacks)
 
 
@@ -105,26 +107,23 @@ def _step(
     started, waited = time.perf_counter(), stream.seconds
     report = trainer.step(state.step + 1, Upcoming(stream, schedule.accumulate))
     waited = stream.seconds - waited
+    # The trainer asks for batches while it steps, and cannot tell that wait from work.
     report = replace(
         report,
         compute_seconds=report.compute_seconds - waited,
         wait_seconds=waited,
         epoch=report.step / schedule.per_epoch,
     )
-    _count(report, state)
-    for callback in callbacks:
-        callback.on_step(report, state)
-    # Recording is part of a step's time, because a user waits for it.
-    state.seconds += time.perf_counter() - started
-
-
-def _count(report: StepReport, state: LoopState) -> None:
     state.step = report.step
     state.latest = report.loss
     if state.first is None:
         state.first = report.loss
     state.samples += report.samples
     state.wait_seconds += report.wait_seconds
+    for callback in callbacks:
+        callback.on_step(report, state)
+    # Recording is part of a step's time, because a user waits for it.
+    state.seconds += time.perf_counter() - started
 
 
 def _validate(trainer: Trainer, state: LoopState, callbacks: Sequence[Callback]) -> None:
@@ -144,5 +143,5 @@ def _checkpoint(state: LoopState, callbacks: Sequence[Callback]) -> None:
         callback.on_checkpoint(state)
 
 
-def _stopping(state: LoopState, callbacks: Sequence[Callback]) -> bool:
+def _wants_to_stop(state: LoopState, callbacks: Sequence[Callback]) -> bool:
     return any(callback.wants_to_stop(state) for callback in callbacks)
