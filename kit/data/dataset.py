@@ -239,11 +239,9 @@ class Pairs:
 
     def _tensors(self, named: Sequence[tuple[States, str]], reader: Reader) -> list[torch.Tensor]:
         """Read variables of states: [B, T, H, W], or [B, T, C, H, W] in the atmosphere."""
-        requests = []
+        grid, requests = self.selection.grid, []
         for states, name in named:
-            slices = [
-                self.selection.grid.chunk_slice(self.store, name, place, self._levels) for place in chain(*states)
-            ]
+            slices = [grid.chunk_slice(self.store, name, place, self._levels) for place in chain(*states)]
             requests.append(ReadRequest((len(states), len(states[0])), slices))
         tensors = reader.read(requests)
         for (states, name), values in zip(named, tensors, strict=True):

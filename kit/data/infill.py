@@ -95,7 +95,6 @@ class _Field:
             raise SettingsError(msg)
 
     def __getitem__(self, key: tuple[slice | int, ...]) -> Array:
-        # dask asks for runs of states; indexing what it has computed may ask for one.
         if "time" not in self.array.dims:
             return np.asarray(next(self._filled([0]))[key])
         first, *others = key

@@ -75,7 +75,6 @@ def load_pairs(
         batch_size: Number of pairs in a batch, where there is no order.
         prefetch: Function that reads what else belongs to an input time, in the same thread.
     """
-    # As an evaluation goes through them.
     if order is None:
         count = len(pairs)
         order = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]

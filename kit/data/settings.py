@@ -248,7 +248,7 @@ class BuildSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    # An address is no path: ``Path`` would take one of the slashes of ``https://`` away.
+    # The field is a text, because ``Path`` would take one of the slashes of ``https://`` away.
     @field_validator("path", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:

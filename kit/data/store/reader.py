@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +67,8 @@ class Store:
     attributes: dict[str, Any]
     statistics: StoreStatistics
     _group: zarr.Group = field(repr=False)
+    _chunks: dict[str, Chunks] = field(default_factory=dict, repr=False)
+    """Chunks of the variables that were read, by name."""
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -97,7 +98,6 @@ class Store:
                 f"{STORE_FORMAT} expected; build one with `kit data build`"
             )
             raise StoreError(msg)
-        # In double precision, whatever wrote them.
         latitude, longitude = (_coordinate(group, path, name).astype(np.float64) for name in GRID)
         levels = np.empty(0)
         if "level" in group:
@@ -146,10 +146,6 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the store itself.
         return Store.open, (self.path,)
-
-    @cached_property
-    def _chunks(self) -> dict[str, Chunks]:
-        return {}
 
     def _array(self, name: str, known: tuple[str, ...], prefix: str = "") -> zarr.Array[Any]:
         if name not in known:
