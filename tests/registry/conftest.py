@@ -33,7 +33,7 @@ class Notes(ProgressCallback):
         self.starts: list[int] = []
         self.ends = 0
 
-    def started(self, name: str, host: str, done: int, total: int | None) -> None:  # noqa: ARG002
+    def started(self, name: str, host: str, done: int, total: int | None) -> None:
         self.starts.append(done)
 
     def said(self, text: str) -> None:
