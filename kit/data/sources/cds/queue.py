@@ -255,6 +255,7 @@ class _Queue:
 
     def _download(self, cached: CachedRequest, result: Result, progress: _DownloadProgress) -> Result:
         """Download a result into a partial file, in a thread of its own."""
+        # By the registry's downloader, which goes on where a download was cut, in this process or an earlier one.
         source = Source(result.url, result.url)
         download(source, cached.part, result.size, self.limits, progress, str(cached.planned))
         if damage := cached.damage(result.size):

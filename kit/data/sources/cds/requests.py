@@ -287,6 +287,8 @@ def _split(selection: FieldSelection, dataset: str, kind: Kind, names: Sequence[
         inputs = {"variable": wanted, **dated(days, hours, product.dates), **product.extra}
         if levels:
             inputs["pressure_level"] = [f"{level:g}" for level in levels]
+        # It is what the archive holds, counts less towards the limits than NetCDF, and is checked field by field by the
+        # source that reads it.
         inputs["data_format"] = "grib"
         if product.store == "CDS":
             # The Atmosphere Data Store has no such choice, and sends GRIB as it is.

@@ -165,6 +165,7 @@ class HourPlanner:
                 shares.append(dataclasses.replace(share, lines=lines))
             if not partly:
                 continue
+            # The surface's file has some pressure levels; the larger one has all.
             run = dataclasses.replace(run, product="prs")
             rest = [item for item in items if item.name in partly]
             share, held = self._share(run, rest, refused or {})

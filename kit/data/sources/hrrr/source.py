@@ -169,6 +169,7 @@ def _fetch(hours: Hours, fetcher: Fetcher) -> dict[np.datetime64, Fetched]:
     planner, watch = fetcher.planner, fetcher.planner.transport.watch
     name = f"HRRR, {len(hours)} hour{'s' if len(hours) > 1 else ''}"
     watch.said(f"{name}: reading the indices")
+    # All indices before any bytes, and room for all bytes before the first.
     plans = _plans(hours, planner)
     total = sum(plan.size for plan in plans.values())
     folder = cache_dir()
