@@ -9,6 +9,7 @@ from typing import Any
 
 from kit.config.suggestions import near_names
 from kit.data.dataset import Selection
+from kit.data.grid import Grid
 from kit.data.region import select_grid
 from kit.data.settings import DataSettings
 from kit.data.store.format import STATIC_PREFIX
@@ -207,6 +208,8 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
             "not there is added by building it again, from files that hold it too"
         )
         raise SettingsError(msg)
+    grid = select_grid(store, data.region, patch, data.halo)
+    _check_patches(spec, grid, store, patch)
     return Selection(
         inputs,
         targets,
@@ -215,9 +218,29 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
         spec.levels,
         spec.history,
         spec.timestep,
-        select_grid(store, data.region, patch, data.halo),
+        grid,
         non_negative=frozenset(spec.transforms),
     )
+
+
+def _check_patches(spec: ModelSpec, grid: Grid, store: Store, patch: int) -> None:
+    """Refuse a grid that the backbone cannot halve as often as it has stages.
+
+    Raises:
+        StoreError: names the size, and what is needed.
+    """
+    stages = len(spec.arguments.get("encoder_depths", spec.upstream.default("encoder_depths")))
+    # Each stage but the last halves rows and columns of patches, rounded up, and wants more than one of either
+    # (``PatchMerging3D`` in ``aurora/model/swin3d.py``).
+    least = 2 ** (stages - 2) + 1 if stages > 1 else 1
+    rows = len(grid.latitude(store)) // patch
+    columns = grid.longitude(store).shape[-1] // patch
+    if min(rows, columns) < least:
+        msg = (
+            f"{store.path}: the region has {rows} x {columns} patches of {patch} x {patch} points, and the model's "
+            f"{stages} stages need {least} each way; choose a larger --data.region or --data.halo"
+        )
+        raise StoreError(msg)
 
 
 def _check_known(setting: str, asked: Iterable[str | float], known: Collection[str | float], whose: str) -> None:

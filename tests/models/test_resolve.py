@@ -174,6 +174,12 @@ def test_names_that_mean_nothing_are_errors(store: Store, data: dict[str, Any], 
         select(resolved(store, UPSTREAM), DataSettings.model_validate(data), store, 4)
 
 
+def test_a_region_too_small_for_the_stages_of_the_backbone_is_refused(store: Store) -> None:
+    data = DataSettings.model_validate({"region": (90, 0, 0, 359)})
+    with pytest.raises(StoreError, match=r"2 x 8 patches of 4 x 4 points, and the model's 3 stages need 3 each way"):
+        select(resolved(store, UPSTREAM), data, store, 4)
+
+
 def test_version_1p5_reads_physical_variables(tmp_path: Path) -> None:
     row = VARIANTS["v1p5"]
     store = synthetic_store(tmp_path / "v", surface=row.physical(row.surface), static=row.static)
