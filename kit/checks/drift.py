@@ -80,6 +80,7 @@ class Drift:
 
 def skewed(key: str) -> bool:
     """Whether a channel is mostly small and sometimes not, so that a region may be many times as wide as the globe."""
+    # Without the level, whose point is an underscore in keys: ``go3_0_5``.
     name = re.sub(r"(_\d+)+$", "", key)
     known = variables.lookup(key, "surface") or variables.lookup(name, "atmospheric")
     return (known is not None and known.non_negative) or name in LONG_TAILED | {"q"}
@@ -100,6 +101,7 @@ def compared(
     """
     if reference is None or not all(map(math.isfinite, (mean, scale, *reference))) or reference[1] <= 0:
         return None
+    # Mean and standard deviation of the values once they are normalised by the reference.
     shift, ratio = (mean - reference[0]) / reference[1], scale / reference[1]
     verdict = judged(shift, ratio, key, whole=whole)
     found = Drift(key, mean, scale, *reference, shift, ratio, verdict)
@@ -230,9 +232,11 @@ def _values(content: Any) -> dict[str, tuple[float, float]]:
     """Find mean and scale of each channel in a document; what has another form is left out."""
     if not isinstance(content, Mapping):
         return {}
+    # As in ``stats.json``, and in what ``kit data stats --json`` prints.
     if isinstance(content.get("variables"), Mapping):
         content = content["variables"]
     locations, scales = content.get("locations"), content.get("scales")
+    # As upstream names them (``aurora/normalisation.py``).
     if isinstance(locations, Mapping) and isinstance(scales, Mapping):
         content = {key: [locations[key], scales[key]] for key in locations if key in scales}
     values = {}

@@ -42,6 +42,7 @@ class Tally:
         found = int(np.count_nonzero(mask))
         if not found:
             return
+        # Only a variable in which something was found has a mask in memory.
         if self.first is None or self.ever is None:
             self.first = Position(time, *map(int, np.unravel_index(np.argmax(mask), mask.shape)))
             self.ever = mask.copy()
@@ -255,6 +256,7 @@ class Survey:
         if present is not None:
             flat_C &= finite.all(axis=(1, 2))
         self.flat_C = self.flat_C + flat_C
+        # Rain is zero everywhere in a dry hour, and that is no finding.
         self.flat.add(time, flat_C & ~((low_C == 0) & self.channel.may_be_zero))
         moments = LevelMoments.of(field_CHW, present)
         zeros_C = np.zeros(len(field_CHW))

@@ -138,6 +138,7 @@ def _compared(key: str, split: str, base: _Sample, other: _Sample) -> SplitDrift
         shift = (moments.mean - base_moments.mean) / base_moments.scale
         ratio = moments.scale / base_moments.scale
         verdict = judged(shift, ratio, key, whole=False)
+    # Weather has seasons: another distribution is worth a word, and no error.
     if verdict == "ok" and index >= CHANGED:
         verdict = "warning"
     return SplitDrift(key, split, index, shift, ratio, verdict, _REMEDIES[verdict])

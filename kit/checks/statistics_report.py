@@ -57,6 +57,7 @@ def _report_on_file(path: Path, settings: StatsSettings) -> dict[str, Any]:
     if given:
         msg = f"{', '.join(given)} would have no effect: {path} is a file of statistics, not a store; leave it out"
         raise SettingsError(msg)
+    # The keys are those of a store's report; what a file cannot say is None or empty.
     found = read_reference(path).values
     differences = _drift(found, settings.against)
     return {
@@ -80,6 +81,7 @@ def _report_on_store(store: Store, settings: StatsSettings) -> dict[str, Any]:
     if missing:
         msg = f"{store.path}: {STATISTICS_FILE} lacks {few(missing)}; see `kit data qa`, and build the store again"
         raise StoreError(msg)
+    # What is mistaken in the settings is said before a long reading.
     transforms = _transforms(store, settings.transforms)
     split, period = _period(store, settings)
     channels = len((*store.surface, *store.atmospheric))
@@ -210,6 +212,7 @@ def _advice(store: Store, transforms: Mapping[str, Transform]) -> list[str]:
     for name in (*store.surface, *store.atmospheric):
         known = lookup(name, "surface" if name in store.surface else "atmospheric")
         keys = store.statistics_keys(name)
+        # What upstream publishes is normalised by that, untransformed, as its weights were trained.
         if name in transforms or known is None or not known.non_negative or not keys or keys[0] in published():
             continue
         worst = max((store.statistics.variables[key] for key in keys), key=lambda one: abs(one.skewness))

@@ -209,6 +209,7 @@ def open_store_reader(path: Path) -> StoreReader:
     for name, array in arrays.items():
         if name in coordinates or name in misfits:
             continue
+        # A variable is judged by the coordinates that can be used, so that these are read before.
         kind, complaint = _layout(name, array, coordinates)
         if kind is not None and not complaint:
             channels.append(Channel(name, kind, array, path / name))
@@ -304,6 +305,7 @@ def _layout(name: str, array: zarr.Array[Any], coordinates: Mapping[str, Array])
         expected = "; or ".join(map(", ".join, layouts.values()))
         complaint = f"its dimensions are {dimensions}, expected {expected}"
         return None, f"{complaint} (static ones, and no others, are named {STATIC_PREFIX}...)"
+    # Whoever reads it converts to float32, whatever number it is.
     if array.dtype.kind not in "iuf":
         return found, f"its type is {array.dtype}, a number expected"
     if 0 in array.chunks:

@@ -33,6 +33,7 @@ def _layout(store: Examined) -> Findings:
 @check("readable", "error", "every chunk could be read")
 def _readable(store: Examined) -> Findings:
     for name, found in store.surveys.items():
+        # Zarr by itself takes a lost chunk for missing values, so that files are looked for before they are read.
         if found.damage:
             yield Finding(name, found.damage, f"the store is damaged: {REBUILD}")
 
@@ -100,6 +101,7 @@ def _duplicate_variables(store: Examined) -> Findings:
     for name, found in store.surveys.items():
         if found.channel.kind == "static" or not found.states or found.low == found.high:
             continue
+        # The mean of every state and the extremes stand for the values, which are read once and not kept.
         key = np.asarray(found.mean_TC).tobytes() + np.array([found.low, found.high]).tobytes()
         twin = names.setdefault(key, name)
         if twin != name:

@@ -23,7 +23,9 @@ _MEAN, _SCALE = 1e-2, 1e-2
 def _splits(store: Examined) -> Findings:
     periods: dict[str, Period] = {}
     stated = store.reader.attributes.get("splits")
-    for name, text in dict(stated if isinstance(stated, dict) else {}).items():
+    if not isinstance(stated, dict):
+        stated = {}
+    for name, text in stated.items():
         try:
             periods[name] = Period.parse(text)
         except ValueError as error:
@@ -49,6 +51,7 @@ def _statistics_match(store: Examined) -> Findings:
         yield Finding(None, detail, f"see the checks of latitude and longitude; {REBUILD}", "warning")
         return
     for name, found in store.surveys.items():
+        # Of a variable that could not be read to the end, the states of training are not all known.
         if found.damage or not found.training.weight_C.any():
             continue
         differing: dict[str, str] = {}
@@ -87,11 +90,14 @@ def _statistics_drift(store: Examined) -> Findings:
             continue
         found: list[Drift] = []
         for key, recorded in zip(store.reader.keys(channel), store.reader.statistics_of(channel), strict=True):
-            one = None if recorded is None else drift(key, recorded.mean, recorded.std)
+            if recorded is None:
+                continue
+            one = drift(key, recorded.mean, recorded.std)
             if one is not None and one.verdict != "ok":
                 found.append(one)
         if not found:
             continue
+        # An error before a warning, then what is shifted farthest.
         worst = max(found, key=lambda one: (one.verdict == "error", abs(one.shift), one.ratio))
         found.remove(worst)
         others = f" (and {few([one.key for one in found])})" if found else ""

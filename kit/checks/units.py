@@ -45,6 +45,7 @@ def _units_attribute(store: Examined) -> Findings:
 def _unit_mistake(store: Examined) -> Findings:
     for name, found in store.surveys.items():
         known = found.channel.known
+        # What the table lacks has no known unit; geopotential is compared with a standard atmosphere.
         if (known is None and name != "z") or not found.states or not np.isfinite(found.mean_C).any():
             continue
         mean = float(np.nanmean(found.mean_C))
@@ -110,6 +111,7 @@ def _geopotential(store: Examined, found: Survey) -> _Mistake | None:
     high = (levels > 0) & (levels <= 850) & np.isfinite(found.mean_C)
     if not high.any():
         return None
+    # Geopotential is height times gravity: in metres or decametres it is too small by 9.8 or 98.
     ratio = float(np.median(found.mean_C[high] / standard_geopotential(levels[high])))
     for unit, metres in (("m", 1), ("dam", 10)):
         if 0.8 < ratio * metres * STANDARD_GRAVITY < 1.25:

@@ -146,6 +146,7 @@ def _jumps(store: Examined) -> Findings:
 @check("zeros", "warning", "no zeros stand for missing values")
 def _zeros(store: Examined) -> Findings:
     for name, found in store.surveys.items():
+        # Soil types, masks and rain are zero by right.
         if found.channel.kind == "static" or found.channel.may_be_zero or not found.size:
             continue
         count = int(found.zero_C.sum())
@@ -159,6 +160,7 @@ def _zeros(store: Examined) -> Findings:
 @check("constant-in-space", "error", "no field has one value everywhere")
 def _constant_in_space(store: Examined) -> Findings:
     for name, found in store.surveys.items():
+        # A level that is flat in all states has nothing to learn from; single states are worth a look.
         always = np.flatnonzero((found.flat_C == found.states) & (found.states > 0))
         if always.size:
             detail = "one value everywhere"

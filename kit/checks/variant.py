@@ -29,6 +29,7 @@ def _missing_variables(store: Examined) -> Findings:
         held = set()
         for channel in store.reader.channels:
             if channel.kind == kind:
+                # Expected names of static variables have no prefix.
                 held |= {channel.name, channel.name.removeprefix(STATIC_PREFIX)}
         missing = [name for name in names if name not in held]
         if missing:
@@ -58,6 +59,7 @@ def _time_step(store: Examined) -> Findings:
     step, wanted = store.step_hours, store.expected.step_hours
     if step is None:
         return
+    # A pair is a state and the one that a step of the model later; both have to be in the store.
     if wanted is not None and (wanted / step) % 1:
         detail = f"states come every {step:g} h, and {store.expected.label} steps {wanted:g} h: no pair fits"
         yield Finding("time", detail, f"choose a step that divides {wanted:g} h with `--step`: {REBUILD}")
@@ -78,6 +80,7 @@ def _accumulation_window(store: Examined) -> Findings:
             detail = "does not say over how many hours it is accumulated (attribute accumulation_hours)"
             yield Finding(channel.name, detail, f"{REBUILD}, which records it", "warning")
         elif wanted is not None and window != wanted:
+            # Where no variant was named, windows that neither overlap nor leave gaps are all that can be asked for.
             if store.expected.name is None:
                 severity: Severity = "warning"
                 detail = f"is accumulated over {window:g} h, but states come every {step:g} h: "

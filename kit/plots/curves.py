@@ -56,6 +56,7 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
     axes = figure.subplots()
     if "train" in series:
         step, loss = series["train"]
+        # One point draws no line.
         marker = "o" if len(step) == 1 else None
         axes.plot(step, loss, color=BLUE, alpha=0.3, linewidth=0.8, marker=marker, markersize=3)
         axes.plot(step, _smooth(loss), color=BLUE, linewidth=1.8, label="training")
@@ -167,6 +168,7 @@ def _panels(skills: Mapping[str, float]) -> dict[str, dict[str, str]]:
     levels: dict[str, dict[float, str]] = defaultdict(dict)
     for key in skills:
         if match := _LEVEL_KEY.fullmatch(key):
+            # Keys have an underscore for the point: ``t_92_5`` is 92.5 hPa.
             levels[match[1]][float(match[2].replace("_", "."))] = key
         else:
             surface[key] = key
@@ -183,7 +185,7 @@ def _draw_bars(
     rows = np.arange(len(values))
     shown = np.clip(np.nan_to_num(values, nan=0, neginf=_FLOOR), _FLOOR, None)
     axes.barh(rows, shown, height=thickness, color=np.where(shown >= 0, BLUE, ORANGE))
-    # What a bar cannot show is written beside it.
+    # What a bar cannot show is written beside it: no number, or one below the floor.
     for row in np.flatnonzero(~(values >= _FLOOR)):
         number = f"{values[row]:.2g}".replace("-", "\N{MINUS SIGN}")
         text = "undefined" if math.isnan(values[row]) else f"\N{BLACK LEFT-POINTING TRIANGLE} {number}"
@@ -196,6 +198,7 @@ def _draw_bars(
         axes.plot(earlier[marked], rows[marked], linestyle="none", **diamond)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(rows, list(keys.values()))
+    # From the top down, as the panel's channels are listed.
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     gridded(axes, "x")
@@ -234,6 +237,7 @@ def edge_errors(rings: Sequence[Mapping[str, Any]], *, title: str = "Edge", synt
         # NaN leaves a gap in the line where a ring has no error.
         means = [sum(values) / len(values) if values else math.nan for values in of_rings]
         axes.plot(range(len(rings)), means, marker="o", markersize=3.5, linewidth=1.4, label=style_of(name).label)
+    # Above this line persistence is better.
     axes.axhline(1, color=INK, linewidth=0.8)
     axes.set_xticks(range(len(rings)), [f"{ring['distance']}+" for ring in rings])
     axes.set_xlabel("grid points from the edge", fontsize=9.5, color=INK)

@@ -131,6 +131,7 @@ def comparison_map(
     prediction_HW, target_HW = np.asarray(prediction_HW, dtype=np.float64), np.asarray(target_HW, dtype=np.float64)
     fields = [style.display(prediction_HW), style.display(target_HW)]
     error_HW = style.difference(prediction_HW - target_HW)
+    # Inches of a panel's width: high maps are narrower.
     panel = max(min(3.9, 5.2 / grid.height_per_width), 2.3)
     figure = framed(
         3 * panel + 1.3,
@@ -244,11 +245,13 @@ def _outline(axes: Axes, grid: _Grid, rows: slice, columns: slice) -> None:
     """Draw a line around what is scored."""
     x, y = grid.mesh
     if x.ndim == 2:
+        # Corners, of which there is one more than cells, once around the scored ones.
         box = np.stack([x, y], -1)[rows.start : rows.stop + 1, columns.start : columns.stop + 1]
         around = np.concatenate([box[0], box[:, -1], box[-1, ::-1], box[::-1, 0]])
         axes.add_patch(Polygon(around, fill=False, edgecolor=INK, linewidth=1, linestyle="--"))
         return
     south, north = y[[rows.stop, rows.start]]
+    # By the store's columns: the map may begin at another one.
     inside = (grid.columns_W >= columns.start) & (grid.columns_W < columns.stop)
     # On a map of the whole circle a box may be in two pieces, at either end.
     changes = np.flatnonzero(np.diff(inside, prepend=False, append=False)).reshape(-1, 2)

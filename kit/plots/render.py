@@ -89,6 +89,7 @@ def _save_scores(folder: RunFolder, out: Path) -> list[Path]:
     result = read_json(folder.scores)
     skills, before = {}, {}
     for key, row in result["scores"].items():
+        # Persistence without an error leaves no skill to draw.
         if row["skill"] is None:
             continue
         skills[key] = row["skill"]
@@ -163,6 +164,7 @@ def _channels(asked: Sequence[str] | None, pairs: Pairs) -> list[tuple[str, str,
             key = f"{name}_{level:g}"
             known[key] = key, name, level
     if asked is None:
+        # The usual ones first, then others in the order of the store, each once.
         usual = [known[key] for key in _DEFAULT_CHANNELS if key in known]
         return list(dict.fromkeys([*usual, *known.values()]))[:_DEFAULT_COUNT]
     chosen = []

@@ -209,6 +209,7 @@ def style_of(name: str, unit: str | None = None) -> Style:
     """
     if name in _STYLES:
         return _STYLES[name]
+    # Sums over a window look like the hourly variable, and say over how many hours.
     window = re.fullmatch(r"(.+)_(\d+)h", name)
     if window and window[1] in _STYLES:
         style = _STYLES[window[1]]
@@ -245,6 +246,7 @@ def framed(width: float, height: float, title: str, subtitle: str = "", *, synth
     """
     whole = height + _HEAD
     figure = Figure(figsize=(width, whole))
+    # Matplotlib lays figures out in fractions of their size, and the head has a height in inches.
     rectangle = (_MARGIN / width, _MARGIN / whole, 1 - 2 * _MARGIN / width, (height - _MARGIN) / whole)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=rectangle, w_pad=0.06, h_pad=0.05))
     left = _MARGIN / width

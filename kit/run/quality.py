@@ -102,12 +102,14 @@ def fit_for_training(path: Path, accepted: Sequence[str]) -> Quality:
     quality = quality_of(path, accepted=accepted, setting="data.accept")
     left = quality.report.unresolved
     if left:
-        findings = "; ".join(f"{check.name} ({check.variable}): {check.detail}" for check in left)
-        # A check that found several things in a variable is accepted once.
-        names = ",".join(dict.fromkeys(check.key for check in left))
+        findings, names = [], {}
+        for check in left:
+            findings.append(f"{check.name} ({check.variable}): {check.detail}")
+            # A check that found several things in a variable is accepted once.
+            names[check.key] = True
         msg = (
-            f"{path} is not fit for training: {findings}. See kit data qa {path}; to train all the same, accept what "
-            f"was found by name: --data.accept {names}"
+            f"{path} is not fit for training: {'; '.join(findings)}. See kit data qa {path}; to train all the same, "
+            f"accept what was found by name: --data.accept {','.join(names)}"
         )
         raise StoreError(msg)
     return quality
@@ -172,7 +174,8 @@ def _facts(reader: StoreReader) -> dict[str, str]:
     if "level" in coordinates:
         facts["levels"] = ", ".join(f"{level:g}" for level in coordinates["level"]) + " hPa"
     for kind in ("surface", "atmospheric", "static"):
-        facts[f"{kind} variables"] = ", ".join(one.name for one in reader.channels if one.kind == kind)
+        names = [channel.name for channel in reader.channels if channel.kind == kind]
+        facts[f"{kind} variables"] = ", ".join(names)
     splits = attributes.get("splits")
     if isinstance(splits, dict):
         for name, period in splits.items():
@@ -189,7 +192,11 @@ def _fingerprint(reader: StoreReader) -> str:
     digest = new_sha256(f"checks {VERSION}".encode())
     for name in ("zarr.json", STATISTICS_FILE):
         file = reader.path / name
-        digest.update(file.read_bytes() if file.is_file() else b"absent")
+        content = b"absent"
+        if file.is_file():
+            content = file.read_bytes()
+        digest.update(content)
+    # Of a store with more chunks than that, as many are looked at, evenly spread.
     states = sum(channel.states for channel in reader.channels)
     every = max(1, -(-states // _LOOKED_AT))
     for channel in reader.channels:
@@ -227,6 +234,7 @@ def _kept(path: Path, key: str) -> Quality | None:
             if not place.is_file():
                 continue
             content = read_json(place)
+            # The store, or the checks, changed since it was written.
             if content["key"] == key:
                 checks = tuple(Check(**check) for check in content["checks"])
                 report = QualityReport(str(path), checks)

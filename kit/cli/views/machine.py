@@ -19,6 +19,7 @@ def show_examination(result: Mapping[str, Any]) -> None:
     colours = {"ok": "green", "skipped": "dim", "warning": "yellow", "error": "red"}
     ranks = {"ok": 0, "skipped": 0, "warning": 1, "error": 2}
     table = Table("what", "status", "finding", box=None)
+    # A terminal shows the end of what was printed, so that the worst comes last.
     for check in sorted(result["checks"], key=lambda check: ranks[check["status"]]):
         finding = escape(check["detail"])
         if check["remedy"]:

@@ -92,6 +92,7 @@ class BuildProgress:
             size: Number of bytes of values that this process has written.
         """
         now = time.monotonic()
+        # A clock may not have moved since the beginning.
         passed = max(now - self._began, 1e-9)
         rate = f"{bytes_text(size / passed)}/s"
         if self._bar is not None:

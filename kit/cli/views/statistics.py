@@ -42,6 +42,7 @@ def _table(result: Mapping[str, Any]) -> Table:
     for name in (*_NUMBERS, *_SHARES.values(), "skew"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("normalised by", overflow="fold")
+    # A file of statistics has mean and scale alone; what is missing is a hyphen.
     for key, one in result["variables"].items():
         known = {**one, "median": one.get("quantiles", {}).get("0.5")}
         cells = [_number(known.get(name)) for name in _NUMBERS]
@@ -104,6 +105,7 @@ def _show_verdicts(title: str, rows: Sequence[tuple[Mapping[str, Any], str, str]
             text += f"\n[dim]{escape(effect)}[/]"
         table.add_row(escape(one["key"]), f"[{_COLOURS[one['verdict']]}]{one['verdict']}[/]", text)
     out.print(table)
+    # Many channels of one source have the same fault, and the same remedy.
     for remedy in dict.fromkeys(one["remedy"] for one, *_ in rows):
         out.print(f"[dim]remedy: {escape(remedy)}[/]")
 

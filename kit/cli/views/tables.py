@@ -57,5 +57,6 @@ def show_facts(title: str, facts: Mapping[str, Any]) -> None:
             text = "\n".join(f"{key} {part}" for key, part in value.items())
         elif isinstance(value, Sequence) and not isinstance(value, str):
             text = ", ".join(map(str, value)) or "none"
+        # Names of files may hold brackets, which rich would take for markup.
         table.add_row(name, escape(text))
     error_console().print(table)
