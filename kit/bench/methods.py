@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -26,7 +25,7 @@ from kit.settings import Settings
 from kit.verification.scorecard import evaluate
 from kit.verification.settings import EvaluateSettings
 
-__all__ = ["METHODS", "NEW", "Scored", "run", "with_wind_speed"]
+__all__ = ["METHODS", "NEW", "run", "with_wind_speed"]
 
 _logger = logging.getLogger(__name__)
 
@@ -60,34 +59,36 @@ _GRID = GridSize(721, 1440)
 _MIB = 2**20
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A run and its scores.
-
-    Attributes:
-        summary: What ``kit finetune --json`` prints.
-        skill: Mean skill over all channels, against persistence.
-        old: The same over the channels that the base weights have.
-        new: The same over the new ones.
-        base: Skill of the base weights over theirs.
-        folder_mib: Size of the checkpoint, without what resuming needs.
-    """
-
-    summary: Mapping[str, Any]
-    skill: float
-    old: float
-    new: float
-    base: float
-    folder_mib: float
-
-
 def run(settings: BenchSettings) -> list[BenchRow]:
     """Train with each method for the same number of steps, and score each on the test states."""
     planner = BenchPlanner(_GRID)
     with TemporaryDirectory() as folder:
         store = with_wind_speed(open_store("era5-sample"), Path(folder) / "store")
         found = {name: _scored(words, store, Path(folder), settings) for name, words in METHODS.items()}
-    return [_row(name, scored, found[_FULL], planner) for name, scored in found.items()]
+    full, rows = found[_FULL], []
+    for name, scored in found.items():
+        words = f"{_PLANNED} --model.new_variables {NEW} {METHODS[name]}"
+        must = None
+        if name == _JUDGED:
+            must = 1 - (1 - _WITHIN) * full["skill"]
+        more = {
+            "settings": METHODS[name],
+            "trainable_share": rounded(scored["trainable_share"]),
+            "peak_gib": rounded(size_of(planner.plan(words))),
+            "step_seconds": rounded(scored["step_seconds"]),
+            "step_ratio": rounded(scored["step_seconds"] / full["step_seconds"]),
+            "skill": rounded(scored["skill"]),
+            "skill_of_full": rounded(scored["skill"] / full["skill"]),
+            "skill_old": rounded(scored["skill_old"]),
+            "skill_old_base": rounded(scored["skill_old_base"]),
+            "skill_new": rounded(scored["skill_new"]),
+            "folder_mib": rounded(scored["folder_mib"]),
+            "command": planner.command(words),
+        }
+        # The mean error in units of persistence's, so that smaller is better.
+        value, baseline = 1 - scored["skill"], 1 - full["skill"]
+        rows.append(BenchRow(name, value, "of persistence's error", baseline, must=must, more=more))
+    return rows
 
 
 def with_wind_speed(store: Store, out: Path) -> Store:
@@ -100,7 +101,8 @@ def with_wind_speed(store: Store, out: Path) -> Store:
     return write_store(dataset.assign({NEW: speed}), out, splits=store.splits, attributes=attributes)
 
 
-def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> Scored:
+def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> dict[str, float]:
+    """Train with a method and score the result; skills are means over channels, against persistence."""
     name = f"run-{sum(1 for _ in folder.iterdir())}"
     whole = (
         f"{words} --run.name {name} --run.dir {folder} --data.store {store.path} --model.new_variables {NEW} "
@@ -123,36 +125,13 @@ def _scored(words: str, store: Store, folder: Path, settings: BenchSettings) -> 
             base.append(1 - row["base_rmse"] / row["persistence_rmse"])
         else:
             new.append(row["skill"])
-    return Scored(
-        summary,
-        skill=fmean(row["skill"] for row in scores.values()),
-        old=fmean(old),
-        new=fmean(new),
-        base=fmean(base),
-        folder_mib=sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file()) / _MIB,
-    )
-
-
-def _row(name: str, scored: Scored, full: Scored, planner: BenchPlanner) -> BenchRow:
-    """Make the row of one method; its value is the mean error in units of persistence's."""
-    share = scored.summary["trainable_parameters"] / scored.summary["total_parameters"]
-    seconds = scored.summary["step_seconds"]
-    words = f"{_PLANNED} --model.new_variables {NEW} {METHODS[name]}"
-    must = None
-    if name == _JUDGED:
-        must = 1 - (1 - _WITHIN) * full.skill
-    more = {
-        "settings": METHODS[name],
-        "trainable_share": rounded(share),
-        "peak_gib": rounded(size_of(planner.plan(words))),
-        "step_seconds": rounded(seconds),
-        "step_ratio": rounded(seconds / full.summary["step_seconds"]),
-        "skill": rounded(scored.skill),
-        "skill_of_full": rounded(scored.skill / full.skill),
-        "skill_old": rounded(scored.old),
-        "skill_old_base": rounded(scored.base),
-        "skill_new": rounded(scored.new),
-        "folder_mib": rounded(scored.folder_mib),
-        "command": planner.command(words),
+    return {
+        "trainable_share": summary["trainable_parameters"] / summary["total_parameters"],
+        "step_seconds": summary["step_seconds"],
+        "skill": fmean(row["skill"] for row in scores.values()),
+        "skill_old": fmean(old),
+        "skill_old_base": fmean(base),
+        "skill_new": fmean(new),
+        # Without what resuming needs, which is in a folder of its own.
+        "folder_mib": sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file()) / _MIB,
     }
-    return BenchRow(name, 1 - scored.skill, "of persistence's error", 1 - full.skill, must=must, more=more)
