@@ -1,4 +1,4 @@
-"""Builders: from the description of a run to data, model, what trains, task and trainer.
+"""Builders: from the description of a run to data, model, trained parameters, task and trainer.
 
 Everything that takes steps, be it training, planning or measuring, builds its trainer here, so that all of them take
 the same step.
@@ -28,7 +28,7 @@ from kit.models.variants import variant_named
 from kit.models.weights.load import Weights, load
 from kit.settings import Settings
 from kit.train.loop import Schedule
-from kit.train.loss import FieldLoss, LossFunction, point_weights
+from kit.train.loss import FieldLoss, point_weights
 from kit.train.optim import resolved_groups
 from kit.train.resolve import RunSpec, StepSpec, resolve_run
 from kit.train.task import Task
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def model(self) -> Aurora:
-        """The model, on its device."""
+        """Model, on its device."""
         return self.trainer.space.model
 
     @property
@@ -82,7 +82,7 @@ class Job:
 
     @property
     def schedule(self) -> Schedule:
-        """When to validate and to save."""
+        """Times of validation and checkpoints."""
         return self.run.schedule
 
     @property
@@ -100,17 +100,19 @@ class Job:
 
 
 def build_job(settings: Settings) -> Job:
-    """Open store and weights, decide what the run is made of, and build it.
+    """Open store and weights, resolve the run, and build it.
 
     Raises:
         KitError: settings, store and weights do not fit together.
     """
+    # First: initial weights and dropout are drawn from here on.
     make_deterministic(settings.train.seed)
     store = open_store(settings.data.store)
     weights = load(settings.model.weights, variant_named(settings.model.variant))
     run = resolve_run(settings, store, weights)
     reader = reader_for(run.workers, pin=run.device.type == "cuda")
     if run.device.type == "cuda":
+        # Copies from pinned memory run beside the step; elsewhere pinning would cost and gain nothing.
         run.train.pin_memory()
         run.valid.pin_memory()
     batches = run.schedule.steps * run.schedule.accumulate
@@ -135,18 +137,18 @@ def build_trainer(
     points: torch.Tensor | None = None,
     data: TaskData | None = None,
 ) -> Trainer:
-    """Build the step: model, what trains, how it fits into memory, loss, task and optimiser.
+    """Build the trainer: model with its trained parameters and memory settings, loss, task and updater.
 
     Args:
-        step: What decides the step.
+        step: Description of the step.
         weights: Weights that the model starts from; None for random ones.
         device: Device of the model.
-        window: Part of what the model sees that the loss is over; by default all of it.
+        window: Part of the model's grid that the loss is over; by default all of it.
         points: Weight of each point of the window in the loss, as ``point_weights`` makes it.
-        data: Pairs of the run; None where steps are taken on batches from elsewhere, which are not checked.
+        data: Pairs of the run; None where steps are taken on batches from elsewhere, whose training is not checked.
 
     Raises:
-        KitError: the model cannot be built, or what is to train is not there.
+        KitError: the model cannot be built, or lacks parameters that are to train.
     """
     buffer = None
     if data is not None and step.rollout.buffer is not None:
@@ -155,7 +157,9 @@ def build_trainer(
     model, trained = factory.for_training(
         step.model, weights, step.adapt, autocast=step.autocast, steps=step.steps, start=step.new_init
     )
+    # After adapters are in place and the rest is frozen: ``memory.frozen_weights`` halves what does not train.
     engine.install(model, step.memory)
+    # Before the updater, whose states are made on the parameters' device.
     model.to(device)
     if points is not None:
         points = points.to(device)
@@ -166,57 +170,48 @@ def build_trainer(
         # Before the updater, which may take gradients away as soon as they are complete.
         heads = (*model.surf_vars, *model.decoder.surf_heads, *model.decoder.atmos_heads)
         check = TrainingCheck(model, trained.parameters, unscored=loss.unscored(dict.fromkeys(heads)))
-    updater = build_updater(
-        trained.parameters,
-        step.optim,
-        step.memory,
-        steps=step.steps,
-        new=trained.new,
-    )
-    task = _build_task(step, model, loss, window, data, buffer)
+    updater = build_updater(trained.parameters, step.optim, step.memory, steps=step.steps, new=trained.new)
+    # Chosen by ``adapt.decoder``, then by ``rollout.buffer``; nothing after this knows a task by type.
+    task: Task
+    if step.adapt.decoder == "mlp":
+        task = LatentTask(LatentSpace(model, step.model, window), loss, step.rollout, data, step.adapt)
+    elif step.rollout.buffer is not None:
+        task = ReplayTask(TrainingSpace(model, step.model, window), loss, step.rollout, data, buffer)
+    else:
+        task = ForecastTask(TrainingSpace(model, step.model, window), loss, step.rollout, data)
     return Trainer(task, trained, updater, check=check, activations=step.activations)
 
 
-def _build_task(
-    step: StepSpec,
-    model: Aurora,
-    loss_fn: LossFunction,
-    window: Window | None,
-    data: TaskData | None,
-    buffer: ReplayBuffer | None,
-) -> Task:
-    """Choose the task: by ``adapt.decoder``, then by ``rollout.buffer``."""
-    if step.adapt.decoder == "mlp":
-        return LatentTask(LatentSpace(model, step.model, window), loss_fn, step.rollout, data, step.adapt)
-    space = TrainingSpace(model, step.model, window)
-    if step.rollout.buffer is not None:
-        return ReplayTask(space, loss_fn, step.rollout, data, buffer)
-    return ForecastTask(space, loss_fn, step.rollout, data)
-
-
 def _resolved_settings(settings: Settings, run: RunSpec, trainer: Trainer) -> Settings:
-    """Replace every default by what it meant in this run, as ``config.toml`` keeps it."""
+    """Replace every default by its value in this run, as ``config.toml`` keeps it: a run with it is the same run."""
     step, selection = run.step, run.selection
     model, raw = step.model, settings.model_dump()
     raw["data"] |= {
         "variables": tuple(dict.fromkeys((*selection.inputs, *selection.targets, *selection.atmospheric))),
         "levels": selection.levels,
         "statics": selection.static,
-        **{name: str(period) for name, period in run.periods.items()},
     }
+    for name, period in run.periods.items():
+        raw["data"][name] = str(period)
     raw["model"] |= {"transforms": {**settings.model.transforms, **model.transforms}, "heads": dict(model.heads)}
-    raw["loss"]["delta"] = step.loss.huber_delta if step.loss.name == "huber" else None
+    if step.loss.name == "huber":
+        raw["loss"]["delta"] = step.loss.huber_delta
     raw["adapt"] = step.adapt.resolved().model_dump()
     if step.adapt.method == "rollout-lora":
+        # Its default depends on the variant, so that only the model knows it.
         raw["adapt"]["mode"] = rollout_lora.mode_of(model)
     raw["optim"] = resolved_groups(trainer.updater.groups, step.optim).model_dump()
     raw["rollout"] = step.rollout.resolved().model_dump()
     raw["model"] |= {"weights": settings.model.weights or model.upstream.weights, "timestep": model.timestep}
+    precision = "fp32"
+    if step.autocast:
+        precision = "bf16"
+    # Steps alone: steps and epochs exclude each other, and an epoch of other data has other steps.
     raw["train"] |= {
         "steps": run.schedule.steps,
         "epochs": None,
         "device": run.device.type,
-        "precision": "bf16" if step.autocast else "fp32",
+        "precision": precision,
         "checkpoint_every": run.schedule.checkpoint_every,
     }
     return Settings.model_validate(raw)

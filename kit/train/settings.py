@@ -21,6 +21,8 @@ from pydantic import (
 
 __all__ = ["MAIN", "NEW", "GroupSettings", "LossSettings", "OptimSettings", "RolloutSettings", "TrainSettings"]
 
+# Supplement D.4 of the Aurora paper replaces items at a fixed interval; without it, a large buffer would see no new
+# data for as many steps as it has items times their length.
 _REFRESH = 10
 
 
@@ -50,8 +52,8 @@ class LossSettings(BaseModel):
 
     @property
     def huber_delta(self) -> float:
-        """Where the Huber loss stops being a square."""
-        return 1.0 if self.delta is None else self.delta
+        """Error from which on the Huber loss is no longer squared."""
+        return self.delta or 1.0
 
 
 NEW = "new"
@@ -60,7 +62,7 @@ MAIN = "main"
 """The parameters that no entry of ``optim.groups`` names."""
 
 # Tried on the embedded sample with the tiny weights (docs/methods.md): `full` wants a tenth of what LoRA wants. The
-# methods beside them have the rate of the one that they resemble; prefixes and prompts begin far from any weight.
+# other methods have the rate of the one that they resemble; prefixes and prompts begin far from any weight.
 _PEAKS: Mapping[str, float] = {
     "full": 3e-4,
     "freeze": 3e-4,
@@ -125,28 +127,33 @@ class OptimSettings(BaseModel):
 
     @property
     def peak(self) -> float:
-        """The learning rate, which has been resolved."""
+        """Peak learning rate, once it is resolved."""
         assert self.lr is not None, "optim.lr depends on the method: call resolved() first"
         return self.lr
 
     def resolved(self, method: str) -> OptimSettings:
-        """The same with the learning rate that a method has by default."""
-        return self if self.lr is not None else self.model_copy(update={"lr": _PEAKS[method]})
+        """Return the settings with a learning rate, by default that of the method."""
+        if self.lr is not None:
+            return self
+        return self.model_copy(update={"lr": _PEAKS[method]})
 
     def of_group(self, name: str) -> OptimSettings:
-        """The settings for the parameters of a group.
+        """Return the settings for the parameters of a group.
 
         Args:
-            name: one of ``groups``, or ``NEW`` whether it is one or not.
+            name: Key of ``groups``, or ``NEW`` whether it is one or not.
         """
-        given = self.groups.get(name)
-        own = {} if given is None else given.model_dump(exclude_none=True)
+        own: dict[str, Any] = {}
+        if name in self.groups:
+            own = self.groups[name].model_dump(exclude_none=True)
         if name == NEW:
             own.setdefault("lr", _PEAK_OF_NEW)
+        # A copy skips validation, which these values have passed as parts of the same settings.
         return self.model_copy(update=own)
 
 
-def _which_steps(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def _check_graded(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    # Pydantic would report a failure of each member of the union.
     try:
         return validate(value)
     except ValidationError:
@@ -154,7 +161,7 @@ def _which_steps(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError(msg) from None
 
 
-Graded = Annotated[Literal["last", "all"] | PositiveInt, WrapValidator(_which_steps)]
+Graded = Annotated[Literal["last", "all"] | PositiveInt, WrapValidator(_check_graded)]
 
 
 class RolloutSettings(BaseModel):
@@ -184,59 +191,69 @@ class RolloutSettings(BaseModel):
     ``disk`` of the run folder."""
 
     @model_validator(mode="after")
-    def _have_an_effect(self) -> Self:
-        if fault := _without_buffer(self) if self.buffer is None else _with_buffer(self):
-            raise ValueError(fault)
+    def _check_push_forward(self) -> Self:
+        if self.buffer is not None:
+            return self
+        given = [f"rollout.{name}" for name in ("refresh", "keep") if getattr(self, name) is not None]
+        if given:
+            names = " and ".join(given)
+            msg = f"{names} would have no effect: there is no buffer; leave it out, or set rollout.buffer"
+            raise ValueError(msg)
+        if self.graded != "last" and self.steps == 1:
+            msg = (
+                f"rollout.graded {self.graded} has no effect with rollout.steps 1; set rollout.steps to 2 or more, or "
+                "leave it"
+            )
+            raise ValueError(msg)
+        if isinstance(self.graded, int) and self.graded > self.steps:
+            msg = f"rollout.graded is {self.graded}, but the roll-out has {self.steps} steps (rollout.steps)"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _check_buffer(self) -> Self:
+        if self.buffer is None:
+            return self
+        if self.steps == 1:
+            msg = (
+                "rollout.buffer has no effect with rollout.steps 1, where no prediction is read again; set "
+                "rollout.steps to 2 or more, or leave it"
+            )
+            raise ValueError(msg)
+        if self.graded != "last":
+            msg = (
+                f"rollout.graded {self.graded} has no effect with rollout.buffer, where every step is graded when it "
+                "is drawn; leave one of them out"
+            )
+            raise ValueError(msg)
         return self
 
     @property
     def loss_steps(self) -> range:
-        """The steps of a push-forward that have a loss, counted from 1."""
-        count = self.graded if isinstance(self.graded, int) else {"last": 1, "all": self.steps}[self.graded]
+        """Steps of a push-forward that have a loss, counted from 1."""
+        count = self.graded
+        if count == "last":
+            count = 1
+        elif count == "all":
+            count = self.steps
         return range(self.steps - count + 1, self.steps + 1)
 
     @property
     def validated(self) -> RolloutSettings:
-        """The push-forward by which training is validated; of a buffer, whose items are of all ages, all steps."""
-        return self if self.buffer is None else RolloutSettings(steps=self.steps, graded="all")
+        """Push-forward by which training is validated."""
+        if self.buffer is None:
+            return self
+        # Items of a buffer are of all ages, so that this is the loss that is trained; validating the last step alone
+        # would take the same forward passes and say less.
+        return RolloutSettings(steps=self.steps, graded="all")
 
     def resolved(self) -> RolloutSettings:
-        """The same with every default filled in."""
+        """Return the settings with every default filled in."""
         if self.buffer is None:
             return self
         return RolloutSettings(
             steps=self.steps, buffer=self.buffer, refresh=self.refresh or _REFRESH, keep=self.keep or "host"
         )
-
-
-def _without_buffer(rollout: RolloutSettings) -> str | None:
-    """What would have no effect in a push-forward."""
-    given = [f"rollout.{name}" for name in ("refresh", "keep") if getattr(rollout, name) is not None]
-    if given:
-        return f"{' and '.join(given)} would have no effect: there is no buffer; leave it out, or set rollout.buffer"
-    if rollout.graded != "last" and rollout.steps == 1:
-        return (
-            f"rollout.graded {rollout.graded} has no effect with rollout.steps 1; set rollout.steps to 2 or more, or "
-            "leave it"
-        )
-    if isinstance(rollout.graded, int) and rollout.graded > rollout.steps:
-        return f"rollout.graded is {rollout.graded}, but the roll-out has {rollout.steps} steps (rollout.steps)"
-    return None
-
-
-def _with_buffer(rollout: RolloutSettings) -> str | None:
-    """What would have no effect with a buffer."""
-    if rollout.steps == 1:
-        return (
-            "rollout.buffer has no effect with rollout.steps 1, where no prediction is read again; set rollout.steps "
-            "to 2 or more, or leave it"
-        )
-    if rollout.graded != "last":
-        return (
-            f"rollout.graded {rollout.graded} has no effect with rollout.buffer, where every step is graded when it is "
-            "drawn; leave one of them out"
-        )
-    return None
 
 
 class TrainSettings(BaseModel):

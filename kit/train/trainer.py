@@ -29,7 +29,7 @@ Batches = Sequence[Pair] | Upcoming[Pair]
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimiser step did.
+    """Record of one optimiser step.
 
     Attributes:
         step: Step, counted from 1.
@@ -42,7 +42,7 @@ class StepReport:
         group_rates: Learning rate of each group of parameters that has its own.
         depth: Mean over samples of the steps that the model had made of them before, where they are drawn from a
             replay buffer.
-        activations: Statistics of modules' outputs, in steps that were looked at.
+        activations: Statistics of modules' outputs, in steps that are watched.
         wait_seconds: Time spent waiting for data, seconds.
         epoch: Passes over the training pairs so far.
     """
@@ -85,11 +85,11 @@ class _Mean:
     parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, loss: Loss, pairs: int) -> None:
-        names = list(loss.parts)
-        values = torch.stack([loss.total.detach(), *loss.parts.values()]).tolist()
+        # One transfer from the device for all of them.
+        total, *parts = torch.stack([loss.total.detach(), *loss.parts.values()]).tolist()
         self.pairs += pairs
-        self.total += pairs * values[0]
-        for name, value in zip(names, values[1:], strict=True):
+        self.total += pairs * total
+        for name, value in zip(loss.parts, parts, strict=True):
             self.parts[name] += pairs * value
 
     def result(self) -> tuple[float, dict[str, float]]:
@@ -104,7 +104,7 @@ class Trainer:
         trained: Parameters that train.
         updater: Moves them.
         check: Watches gradients and parameters, to tell whether all of them train; the run's callback judges.
-        activations: Steps from one look at modules' outputs to the next; None for none.
+        activations: Steps from one watched step to the next, whose modules' outputs are recorded; None for none.
 
     Attributes:
         observers: Called with every prediction and target, in training space, before their loss is taken.
@@ -157,9 +157,10 @@ class Trainer:
         self.space.model.train()
         self.updater.begin(step)
         mean = _Mean()
+        # Gradients add up; each loss has an equal share in their mean.
         share = len(batches) * self.task.losses_per_batch
         samples = taken = 0
-        depths: list[tuple[int, int]] = []
+        drawn = depths = 0
         for pair in batches:
             taken += 1
             samples += len(pair.inputs.metadata.time)
@@ -167,30 +168,35 @@ class Trainer:
                 # Reading the loss waits for the device, so that it comes first only where it must.
                 if self.updater.moves_in_backward:
                     self._note(mean, f"step {step}", pair, step_loss)
-                self.updater.backward(self._penalised(step_loss.loss.total) / share)
+                if self.trained.penalty is None:
+                    self.updater.backward(step_loss.loss.total / share)
+                else:
+                    self.updater.backward((step_loss.loss.total + self.trained.penalty()) / share)
                 if not self.updater.moves_in_backward:
                     self._note(mean, f"step {step}", pair, step_loss)
                 if step_loss.depth is not None:
-                    depths.append((step_loss.depth, len(step_loss.time)))
-                del step_loss  # and its graph with it, before the next step is predicted
+                    drawn += len(step_loss.time)
+                    depths += step_loss.depth * len(step_loss.time)
+                # And its graph with it, before the next step is predicted.
+                del step_loss
         assert taken == len(batches), f"{taken} of {len(batches)} batches were there"
-        after = None if self.schedule is None else self.schedule.after_update
+        after = None
+        if self.schedule is not None:
+            after = self.schedule.after_update
         update = self.updater.update(step, after)
+        depth = None
+        if drawn:
+            depth = depths / drawn
         total, parts = mean.result()
         seconds = time.perf_counter() - started
-        return StepReport(
-            step, total, parts, update.norms, update.rate, samples, seconds, update.rates, _mean_depth(depths)
-        )
+        return StepReport(step, total, parts, update.norms, update.rate, samples, seconds, update.rates, depth)
 
     def _observe(self, prediction: Fields, target: Fields) -> None:
         for observer in self.observers:
             observer(prediction, target)
 
-    def _penalised(self, loss: torch.Tensor) -> torch.Tensor:
-        return loss if self.trained.penalty is None else loss + self.trained.penalty()
-
     def _note(self, mean: _Mean, where: str, pair: Pair, step_loss: StepLoss) -> None:
-        """Add a loss to a mean.
+        """Add a loss to a mean, and check that it is finite.
 
         Raises:
             DivergenceError: it is not finite.
@@ -210,15 +216,10 @@ class Trainer:
             DivergenceError: a loss is not finite.
         """
         self.space.model.eval()
-        self.task.scores()  # of what was scored before, should a validation have been cut short
+        # Dropped: those of a validation that was cut short.
+        self.task.scores()
         mean = _Mean()
         for pair in batches:
             for step_loss in self.task.valid_losses(pair, self._observe):
                 self._note(mean, "validation", pair, step_loss)
         return Validation(*mean.result(), self.task.scores())
-
-
-def _mean_depth(depths: Sequence[tuple[int, int]]) -> float | None:
-    """Mean age of items that were drawn, weighted by samples; None where none were."""
-    samples = sum(count for _, count in depths)
-    return sum(depth * count for depth, count in depths) / samples if samples else None
