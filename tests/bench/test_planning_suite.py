@@ -54,7 +54,7 @@ class FakePlanner:
         inexact = ("rounds",) if "qlora" in words or "8bit" in words else ()
         return SimpleNamespace(trace=SimpleNamespace(peak=peak, host_bytes=2**31), inexact=inexact, gib=gib)
 
-    def seconds(self, made: Any, card: str) -> float:  # noqa: ARG002
+    def seconds(self, made: Any, card: str) -> float:
         return float(made.gib)
 
 

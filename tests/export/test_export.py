@@ -152,7 +152,7 @@ def test_what_is_given_can_be_scored_rolled_out_and_trained_on(
         "train": {"steps": 1},
     }
     result = finetune(Settings.model_validate(more))
-    lineage = open_checkpoint(Path(result["checkpoint"])).description["lineage"]
+    lineage = open_checkpoint(Path(result.checkpoint)).description["lineage"]
     assert [stage["method"] for stage in lineage] == ["full", "lora", "lora"]
 
 

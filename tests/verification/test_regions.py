@@ -35,7 +35,7 @@ def run(folder: Path, name: str, **sections: Any) -> Path:
         "train": {"steps": 4},
         **sections,
     }
-    return Path(finetune(Settings.model_validate(raw))["checkpoint"])
+    return Path(finetune(Settings.model_validate(raw)).checkpoint)
 
 
 @pytest.fixture(scope="module")

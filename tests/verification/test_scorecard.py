@@ -36,7 +36,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) 
             "optim": {"lr": 1e-3, "warmup": 2},
             "train": {"steps": 6},
         }
-        made.append(Path(finetune(Settings.model_validate(raw))["checkpoint"]))
+        made.append(Path(finetune(Settings.model_validate(raw)).checkpoint))
     return made
 
 
