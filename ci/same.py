@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import html
 import importlib
 import io
 import json
@@ -36,7 +37,7 @@ POSITIVE = ("blh", "i10fg", "sd", "dl", "sdfor", "sdor", "tcwv")
 
 VOLATILE = re.compile(
     r"(seconds|_ms|_time|started|samples_per_second|throughput|run_id|mlflow|torch$|kit_version|commit|command|built"
-    r"|wait|duration|created|date|host|pid|free|memory_gib|checked|wait_fraction)$|^key$"
+    r"|wait|duration|created|date|host|pid|free|memory_gib|checked|wait_fraction)$|^(key|bytes)$"
 )
 """Keys of JSON whose values are measured, or name this run of it."""
 SKIPPED = re.compile(
@@ -206,29 +207,46 @@ def compare(old: Path, new: Path, tolerance: float) -> list[str]:
         first, second = old / name, new / name
         if not first.is_file() or not second.is_file():
             differences.append(f"{name}: only in {'new' if second.is_file() else 'old'}")
-        elif first.read_bytes() != second.read_bytes():
+        elif first.read_bytes().replace(b"/old/", b"/new/") != second.read_bytes():
             differences += compare_content(name, first, second, tolerance)
     return differences
 
 
 def compare_content(name: str, first: Path, second: Path, tolerance: float) -> list[str]:
     """Compare two files of one name whose bytes differ: JSON by its values, anything else is different."""
-    texts = [normalised(file.read_bytes().decode("utf-8", "replace")) for file in (first, second)]
-    if texts[0] == texts[1]:
-        return []
+    if first.suffix == ".pt":
+        return [f"{name}: {place}" for place in differing(loaded(first), loaded(second), tolerance)]
+    texts = [file.read_bytes().decode("utf-8", "replace") for file in (first, second)]
     try:
         lines = [[json.loads(line) for line in text.splitlines() if line] for text in texts]
     except ValueError:
         try:
             lines = [[json.loads(text)] for text in texts]
         except ValueError:
-            return [f"{name}: other bytes"]
+            same = first.suffix == ".html" and normalised(texts[0]) == normalised(texts[1])
+            return [] if same else [f"{name}: other bytes"]
     return [f"{name}: {place}" for place in differing(lines[0], lines[1], tolerance)]
 
 
+def loaded(file: Path) -> Any:
+    """Read the state that training resumes from, tensors as lists."""
+    import torch
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.tolist()
+        if isinstance(value, dict):
+            return {str(key): plain(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return value
+
+    return plain(torch.load(file, weights_only=True))
+
+
 def normalised(text: str) -> str:
-    """Leave out what may differ in a text: the folder of the tree, and white space between tags of a page."""
-    return re.sub(r">\s+|\s+<", lambda found: found[0].strip(), re.sub(r"/(old|new)/", "/", text)).strip()
+    """Leave out what may differ in a text: the folder of the tree, and white space, which pages have for readers."""
+    return re.sub(r"\s+", "", re.sub(r"/(old|new)/", "/", html.unescape(text)))
 
 
 def differing(first: Any, second: Any, tolerance: float, place: str = "") -> Iterator[str]:
