@@ -15,8 +15,6 @@ from kit.models.settings import ModelSettings
 from kit.tracking.settings import TrackSettings
 from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TrainSettings
 
-__all__ = ["Settings"]
-
 
 class Settings(BaseModel):
     """Everything that decides a run."""

@@ -16,8 +16,6 @@ import torch
 from kit.adapt.settings import AdaptSettings, Budget
 from kit.io.errors import SettingsError
 
-__all__ = ["Allocation", "orthogonality", "pruning"]
-
 
 def pruning(settings: AdaptSettings, steps: int | None) -> Budget:
     """Schedule pruning over a run: by default its first tenth is left alone, and its last three tenths.

@@ -13,8 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from kit.io.errors import SettingsError
 
-__all__ = ["Magnitude"]
-
 
 class Magnitude(DoraLinearLayer):
     """Lengths of the rows of ``W + scale B A``, which train, with what they change in a layer's output.

@@ -16,8 +16,6 @@ from kit.models.extend import added_names, start_new
 from kit.models.spec import ModelSpec
 from kit.models.weights.load import RolloutLoraMode, Weights, install
 
-__all__ = ["base_of", "for_prediction", "for_training", "rebased"]
-
 
 def for_training(
     spec: ModelSpec,

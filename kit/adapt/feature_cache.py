@@ -28,8 +28,6 @@ from safetensors.torch import save
 from kit.io import atomic, hashes, locks
 from kit.io.errors import SettingsError
 
-__all__ = ["FeatureCache", "Shape", "digest_of", "key_of", "check_size"]
-
 _logger = logging.getLogger(__name__)
 
 _FORMAT = 1

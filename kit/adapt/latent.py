@@ -20,8 +20,6 @@ from kit.models.space import Fields, TrainingSpace, Window, indexed
 from kit.models.spec import ModelSpec
 from kit.models.variants import drop_names
 
-__all__ = ["LatentSpace", "check_single_step"]
-
 
 class _Reached(Exception):
     """The model has come to its decoder, which is not to be run."""

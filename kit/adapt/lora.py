@@ -29,8 +29,6 @@ from kit.io.errors import CheckpointError, SettingsError
 from kit.models.variants import keep_names
 from kit.models.weights.load import ADAPTER_PREFIX
 
-__all__ = ["NAME", "attach", "config", "load", "matching", "split_adapters", "tensors"]
-
 NAME = "default"
 """PEFT's name for the one adapter that there is."""
 

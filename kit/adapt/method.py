@@ -16,8 +16,6 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 
-__all__ = ["Attach", "Attached", "StepHook", "import_packages"]
-
 
 class StepHook(Protocol):
     """Acts after each optimiser step, and goes on after an interruption."""

@@ -29,8 +29,6 @@ from kit.models.heads import parse_heads
 from kit.models.spec import ModelSpec
 from kit.models.variants import drop_names
 
-__all__ = ["NAME", "LightHeads", "attach", "heads_of", "install"]
-
 NAME = "light_heads"
 """The heads are this submodule of upstream's decoder."""
 

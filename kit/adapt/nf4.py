@@ -15,8 +15,6 @@ from bitsandbytes.functional import QuantState, quantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["Nf4Linear", "quantise"]
-
 _BLOCK = 64
 """Weights that share one scale; bitsandbytes' default, and the QLoRA paper's."""
 

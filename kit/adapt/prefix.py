@@ -25,8 +25,6 @@ from aurora.model.swin3d import WindowAttention
 from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings
 
-__all__ = ["Prefix", "attach", "prefix_of"]
-
 _NAME = "prefix"
 
 

@@ -27,8 +27,6 @@ from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 
-__all__ = ["Prompt", "attach", "check_prompt_cells"]
-
 Axis = npt.NDArray[np.float64]
 Cells = tuple[int, int]
 

@@ -20,8 +20,6 @@ from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.weights.load import Weights
 
-__all__ = ["attach", "mode_of", "spec_for"]
-
 _METHOD = "rollout-lora"
 _MODE, _STEPS = "lora_mode", "lora_steps"
 

@@ -20,8 +20,6 @@ from pydantic import (
 from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 
-__all__ = ["AdaptSettings", "Adapter", "Budget", "Method", "RolloutMode", "matches", "matching"]
-
 Method = Literal["full", "freeze", "head", "lora", "dora", "adalora", "qlora", "rollout-lora", "prefix", "prompt"]
 RolloutMode = Literal["single", "from_second", "all"]
 

@@ -16,8 +16,6 @@ from aurora import Aurora
 from kit.adapt import lora
 from kit.io.errors import CheckpointError
 
-__all__ = ["Specialist", "Specialists", "check_same_base"]
-
 
 @dataclass(frozen=True)
 class Specialist:

@@ -17,8 +17,6 @@ from kit.models.variants import drop_names, keep_names
 from kit.models.weights.convert import merge_rollout_lora, split_rollout_lora
 from kit.models.weights.load import ADAPTER_PREFIX, RolloutLoraMode
 
-__all__ = ["Trained", "adapter_config", "count", "load", "merge", "module_group", "select", "size", "tensors"]
-
 
 @dataclass(frozen=True)
 class Trained:

@@ -18,8 +18,6 @@ from aurora.normalisation import level_to_str
 from kit.adapt.trainable import module_group, size
 from kit.models.space import Fields
 
-__all__ = ["GroupSchedule", "TrainableReport", "TrainableRow", "ForwardObserver", "report"]
-
 
 class GroupSchedule(NamedTuple):
     """How fast a parameter moves."""

@@ -19,8 +19,6 @@ from kit.io.errors import KitError
 from kit.models.space import Fields
 from kit.models.variants import drop_names, keep_names
 
-__all__ = ["Fingerprint", "TrainingCheck", "UntrainedError", "Verdict", "fingerprints"]
-
 _SETTLED = 3
 """Steps by which gradients have come through layers that start at zero: behind one of them in the second step, behind
 two, such as LoRA in a new model's backbone, in the third."""

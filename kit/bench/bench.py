@@ -22,8 +22,6 @@ from kit.planning.cost import card_named
 from kit.tracking import provenance
 from kit.tracking.tracker import RunStatus, Tracker
 
-__all__ = ["BenchRecorder", "bench", "command_of", "machine_of", "recording"]
-
 _logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "bench"

@@ -22,8 +22,6 @@ from kit.data.settings import BuildSettings
 from kit.data.store.build import build_store, estimate
 from kit.planning.settings import GridSize
 
-__all__ = ["GLOBE", "Measurement", "length_rows", "make_store", "measure_in_subprocess", "write_year", "year_rows"]
-
 P = ParamSpec("P")
 _STATUS = Path("/proc/self/status")
 GLOBE = GridSize(721, 1440)

@@ -25,20 +25,6 @@ from kit.train.loss import PaperMAE
 from kit.train.resolve import resolve_step
 from kit.train.updaters import After, Update, Updater
 
-__all__ = [
-    "Configuration",
-    "Seconds",
-    "StepMeasurement",
-    "StepRunner",
-    "by_kit",
-    "forecast",
-    "measure",
-    "plain_adam",
-    "plain_name",
-    "upstreams_loop",
-    "upstreams_model",
-]
-
 # Shapes the schedule of the learning rate alone: no measurement takes so many.
 _STEPS = 1000
 _TIMED = {"cpu": 1, "cuda": 5}

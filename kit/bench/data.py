@@ -36,8 +36,6 @@ from kit.data.store.reader import Store
 from kit.data.store.writer import write_store
 from kit.planning.settings import GridSize
 
-__all__ = ["STEP", "Reading", "made_up", "pairs_of", "raw_rows", "run", "scratch_folder", "stored", "waiting_rows"]
-
 _STATES = 4
 _STEP_HOURS = 6
 _SURFACE = {"2t": (280.0, 15.0), "10u": (0.0, 6.0), "10v": (0.0, 6.0), "msl": (101_000.0, 1_200.0)}

@@ -23,8 +23,6 @@ from kit.train.tasks.forecast import ForecastTask
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 
-__all__ = ["CURVE_STEPS", "Exactness", "UpstreamReference", "distance", "loss_curve", "upstreams_curve"]
-
 CURVE_STEPS = 20
 _FLOOR = 1e-4
 """Gradients this far below the global norm count by their distance alone: many are sums that cancel."""

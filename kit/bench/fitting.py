@@ -14,8 +14,6 @@ from kit.planning.fit import RESERVE_GIB, MemoryEstimator, fit
 from kit.planning.settings import GridSize
 from kit.planning.workload import workload_of
 
-__all__ = ["run", "words_for"]
-
 _logger = logging.getLogger(__name__)
 
 _GRID = GridSize(721, 1440)

@@ -25,8 +25,6 @@ from kit.settings import Settings
 from kit.verification.scorecard import evaluate
 from kit.verification.settings import EvaluateSettings
 
-__all__ = ["METHODS", "NEW", "run", "with_wind_speed"]
-
 _logger = logging.getLogger(__name__)
 
 # The sample has no precipitation; this one can be read off what the model knows, so that it shows which methods learn

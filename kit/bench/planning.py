@@ -27,19 +27,6 @@ from kit.planning.cost import card_named
 from kit.planning.plan import Plan, plan
 from kit.planning.settings import GridSize, PlanSettings
 
-__all__ = [
-    "FULL_BELOW_LORA",
-    "GRID",
-    "BenchPlanner",
-    "TARGETS",
-    "BenchTarget",
-    "read",
-    "read_settings",
-    "rows_of",
-    "run",
-    "size_of",
-]
-
 _logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)

@@ -10,8 +10,6 @@ from kit.bench.planning import FULL_BELOW_LORA
 from kit.bench.settings import LIBRARIES, SUITES
 from kit.bench.step import TARGET
 
-__all__ = ["page"]
-
 Entry = Mapping[str, Any]
 """A suite, or a row, as the file of results holds it."""
 Column = tuple[str, str, str | Callable[[Entry], str]]

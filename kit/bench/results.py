@@ -12,8 +12,6 @@ from kit.io.atomic import write_atomically
 from kit.io.documents import DocumentError, read_json
 from kit.io.errors import SettingsError
 
-__all__ = ["BenchRow", "Verdict", "check_writable", "load", "rounded", "verdict", "write"]
-
 _FORMAT = 1
 _NEEDED = frozenset({"command", "date", "machine", "rows"})
 

@@ -12,8 +12,6 @@ from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings
 from kit.planning.settings import GridSize
 
-__all__ = ["growth_rows", "run"]
-
 _SETTINGS = (
     "--memory.recompute blocks --memory.latitude_bands 16 --memory.window_bands 6 --memory.offload inputs,optimizer"
 )

@@ -13,8 +13,6 @@ from kit.config.suggestions import near_names
 from kit.planning.settings import Size
 from kit.tracking.settings import TrackSettings
 
-__all__ = ["LIBRARIES", "SUITES", "BenchSettings"]
-
 SUITES = ("step", "plan", "scale", "fit", "methods", "data")
 """What can be measured, in the order of the page."""
 LIBRARIES = "libraries"

@@ -27,8 +27,6 @@ from kit.memory.device import choose_device
 from kit.planning.settings import GridSize
 from kit.settings import Settings
 
-__all__ = ["CROP", "TARGET", "kit_configurations", "rows_of", "run"]
-
 _logger = logging.getLogger(__name__)
 
 CROP = GridSize(96, 192)

@@ -21,8 +21,6 @@ import numpy.typing as npt
 
 from kit.data.sources.grib.scan import load_eccodes
 
-__all__ = ["LEVELS", "Field", "fields", "noise", "write_grib"]
-
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 _SLOPE = -5 / 3
 _BITS = 16

@@ -15,13 +15,12 @@ from aurora import Batch, Metadata
 from kit.data.dataset import Pair
 from kit.models.spec import ModelSpec
 from kit.models.statistics import level_key
-from kit.models.weights.load import RANDOM, Weights
+from kit.models.weights.load import Weights
+from kit.models.weights.locate import RANDOM
 from kit.planning.counter import tensors_in
 from kit.planning.settings import GridSize, PlanSettings
 from kit.planning.workload import Workload, workload_of
 from kit.settings import Settings
-
-__all__ = ["Case", "make_case", "on_rows"]
 
 S = TypeVar("S", bound=Settings)
 

@@ -32,8 +32,6 @@ from kit.models.weights.convert import drop_pruned
 from kit.models.weights.load import ADAPTER, ADAPTER_CONFIG, ADAPTER_PREFIX, DESCRIPTION, TENSORS, TRAINED, read_tensors
 from kit.models.weights.locate import with_relative
 
-__all__ = ["FORMAT", "Checkpoint", "open_checkpoint", "settle", "write_checkpoint"]
-
 FORMAT = 1
 _RESUME = Path("resume") / "state.pt"
 _FULL = 2**20

@@ -20,8 +20,6 @@ from kit.io.documents import DocumentError, parse_json, read_json
 from kit.io.errors import SettingsError
 from kit.io.locks import LockHandle, take
 
-__all__ = ["MetricsLog", "RunFolder", "claimed"]
-
 
 @dataclass(frozen=True)
 class RunFolder:

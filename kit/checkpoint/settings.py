@@ -7,8 +7,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["Checkpoints", "RunSettings"]
-
 
 def _distinct(checkpoints: tuple[Path, ...]) -> tuple[Path, ...]:
     """Refuse one that is given twice.

@@ -14,19 +14,6 @@ from kit.checks.results import Check, Severity
 from kit.checks.scan import Survey
 from kit.checks.store_reader import StoreReader
 
-__all__ = [
-    "LEVELS",
-    "REBUILD",
-    "Examined",
-    "Expected",
-    "Finding",
-    "Findings",
-    "NamedCheck",
-    "check",
-    "few",
-    "usual_step",
-]
-
 REBUILD = "build the store again with `kit data build`"
 
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)

@@ -7,8 +7,6 @@ import numpy as np
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check, usual_step
 from kit.data.grid import western_edge
 
-__all__ = ["CHECKS"]
-
 _SPACING = 0.02
 """Relative unevenness of a grid that is let pass: Gaussian latitudes and rounded coordinates have less."""
 _STRETCH = 0.1

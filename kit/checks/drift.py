@@ -22,22 +22,6 @@ from kit.data.store.format import STATISTICS_FILE
 from kit.io.documents import DocumentError, parse_json, read_json
 from kit.io.errors import StoreError
 
-__all__ = [
-    "Drift",
-    "FAR",
-    "ReferenceStatistics",
-    "UPSTREAM",
-    "Verdict",
-    "WIDE",
-    "compared",
-    "drift",
-    "judged",
-    "published",
-    "read_reference",
-    "skewed",
-    "upstream",
-]
-
 Verdict = Literal["ok", "warning", "error"]
 
 FAR = (4.0, 10.0)

@@ -18,15 +18,6 @@ from kit.checks.results import Severity
 from kit.checks.scan import thinning
 from kit.data.units import STANDARD_GRAVITY
 
-__all__ = [
-    "CHECKS",
-    "DRY_AIR",
-    "standard_geopotential",
-    "standard_temperature",
-    "thickness",
-    "virtual_temperature",
-]
-
 Array = npt.NDArray[Any]
 
 _LAYER, _COARSE = 0.02, 0.04

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 
-__all__ = ["Check", "QualityReport", "Severity", "Status", "accept"]
-
 Status = Literal["passed", "failed", "skipped"]
 Severity = Literal["error", "warning", "info"]
 

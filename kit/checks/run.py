@@ -15,8 +15,6 @@ from kit.checks.results import Check, QualityReport
 from kit.checks.scan import Bounds, survey
 from kit.checks.store_reader import open_store_reader
 
-__all__ = ["CHECKS", "VERSION", "examine", "report_on"]
-
 VERSION = 4
 """Of the checks: a report of another one is not taken for one of these."""
 

@@ -17,8 +17,6 @@ from kit.checks.store_reader import READ_ERRORS, Channel, Position, StoreReader
 from kit.data.moments import LevelMoments
 from kit.data.statistics import VariableStatistics
 
-__all__ = ["Bounds", "MAP_SIDE", "Survey", "Tally", "box", "extent", "form", "survey", "thinning"]
-
 Array = npt.NDArray[Any]
 
 _SCATTERED = 0.01

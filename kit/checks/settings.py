@@ -10,8 +10,6 @@ from pydantic_settings import CliPositionalArg
 
 from kit.data.settings import TimeRange
 
-__all__ = ["QaSettings", "StatsSettings"]
-
 
 class StatsSettings(BaseModel):
     """Which statistics are shown, and what they are held against."""

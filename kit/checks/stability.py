@@ -22,8 +22,6 @@ from kit.checks.drift import Verdict, judged
 from kit.data.moments import FieldMoments, field_moments
 from kit.data.store.reader import Store
 
-__all__ = ["CHANGED", "SplitDrift", "split_drift", "stability_index"]
-
 CHANGED = 0.25
 """Index from which a distribution counts as another one."""
 _LEAST = 1e-4

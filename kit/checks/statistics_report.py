@@ -23,8 +23,6 @@ from kit.data.variables import lookup
 from kit.io.errors import SettingsError, StoreError
 from kit.models.transforms import Transform, default_transform, fit, parse_transforms, why_not
 
-__all__ = ["statistics_report"]
-
 _logger = logging.getLogger(__name__)
 
 _EVERY = 10.0

@@ -28,17 +28,6 @@ from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, STATISTICS_FILE, period_indices
 from kit.io.errors import StoreError
 
-__all__ = [
-    "Channel",
-    "DIMENSIONS",
-    "Position",
-    "StoreReader",
-    "check_chunks",
-    "check_file",
-    "chunk_files",
-    "open_store_reader",
-]
-
 Array = npt.NDArray[Any]
 
 DIMENSIONS: dict[variables.Kind, tuple[str, ...]] = {

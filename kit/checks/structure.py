@@ -11,8 +11,6 @@ from kit.checks.store_reader import chunk_files
 from kit.data.store.format import STORE_FORMAT
 from kit.data.variables import Kind
 
-__all__ = ["CHECKS"]
-
 
 @check("format", "error", f"a store of format {STORE_FORMAT}")
 def _format(store: Examined) -> Findings:

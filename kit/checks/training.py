@@ -13,8 +13,6 @@ from kit.data.settings import Period
 from kit.data.statistics import VariableStatistics
 from kit.data.store.format import period_indices
 
-__all__ = ["CHECKS"]
-
 _MEAN, _SCALE = 1e-2, 1e-2
 """How far the recorded mean, in scales, and the recorded scale may be from those of the data."""
 

@@ -10,8 +10,6 @@ from kit.checks.scan import Survey
 from kit.checks.store_reader import Position
 from kit.data.units import STANDARD_GRAVITY
 
-__all__ = ["CHECKS"]
-
 _TEMPERATURES = ("2t", "2d", "skt", "sst", "stl1", "t")
 _PRESSURES = ("msl", "sp")
 _OTHER_MEANS = (

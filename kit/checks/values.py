@@ -12,8 +12,6 @@ from kit.checks.results import Severity
 from kit.checks.scan import Survey, Tally, box, form
 from kit.checks.store_reader import StoreReader
 
-__all__ = ["CHECKS"]
-
 SEA_ONLY = frozenset(
     {"sst", "swh", "mwd", "mwp", "pp1d", "shww", "mdww", "mpww", "shts", "mdts", "mpts"}
     | {"swh1", "mwd1", "mwp1", "swh2", "mwd2", "mwp2", "wind", "dwi"}

@@ -14,8 +14,6 @@ from kit.checks.results import Severity
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.variables import Kind
 
-__all__ = ["CHECKS"]
-
 
 @check("missing-variables", "info", "all variables that the model reads are there")
 def _missing_variables(store: Examined) -> Findings:

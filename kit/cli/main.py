@@ -21,8 +21,6 @@ from kit.io.terminal import StandardError
 if TYPE_CHECKING:
     from kit.cli.commands.common import Outcome
 
-__all__ = ["main"]
-
 COMMANDS = {
     "doctor": "look for what is wrong with this machine before a run does",
     "plan": "say what a run would need of a GPU, without one",

@@ -15,8 +15,6 @@ from kit.config.layers import command_line_layer, explain_unknown, together
 from kit.config.schema import leaves, section_of
 from kit.io.errors import SettingsError
 
-__all__ = ["parse"]
-
 # Kinds of values as pydantic-settings names them, and as a person would write them.
 _METAVARS = {
     "Period": "START/END",

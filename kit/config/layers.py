@@ -21,22 +21,6 @@ from kit.config.suggestions import near_names
 from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import SettingsError
 
-__all__ = [
-    "ENVIRONMENT_PREFIX",
-    "OPERATIONAL",
-    "Layer",
-    "command_line_layer",
-    "environment_layer",
-    "explain_unknown",
-    "from_keywords",
-    "nearest",
-    "read_recipe",
-    "read_toml",
-    "recipe_names",
-    "resolve",
-    "together",
-]
-
 ENVIRONMENT_PREFIX = "KIT_"
 OPERATIONAL = {
     "KIT_CACHE": "folder for fetched files and built stores",

@@ -10,8 +10,6 @@ from pydantic import BaseModel
 
 from kit.io.documents import DocumentError, parse_json
 
-__all__ = ["entry_settings", "flatten", "is_table", "leaves", "nest", "section_of", "value_type"]
-
 _SEQUENCES = (tuple, list)
 
 

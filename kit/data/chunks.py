@@ -29,8 +29,6 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from kit.io.errors import StoreError
 
-__all__ = ["Chunks", "Columns", "ChunkSlice", "damage"]
-
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Columns = slice | Sequence[int]

@@ -23,8 +23,6 @@ from kit.data.sources.fields import check_non_negative
 from kit.data.store.reader import Store
 from kit.io.errors import StoreError
 
-__all__ = ["Grid", "Pair", "Pairs", "Selection", "collate", "concatenate", "moved"]
-
 States = Sequence[Sequence[int]]
 """Indices in a store, of the states of each sample of a batch, [B][T]."""
 

@@ -19,22 +19,6 @@ if TYPE_CHECKING:
     from kit.data.chunks import ChunkSlice, Columns
     from kit.data.store.reader import Store
 
-__all__ = [
-    "AxisSelection",
-    "Grid",
-    "Range",
-    "area_weights",
-    "cell_areas",
-    "continuous",
-    "corners",
-    "distance_east",
-    "edges",
-    "from_western_edge",
-    "is_closed",
-    "spacing",
-    "western_edge",
-]
-
 Array = npt.NDArray[np.float64]
 Range = tuple[int, int]
 """First index, and one past the last."""

@@ -25,8 +25,6 @@ from kit.data.store.format import STATIC_PREFIX
 from kit.data.variables import Kind, lookup
 from kit.io.errors import SettingsError, StoreError
 
-__all__ = ["REACH", "fill_missing", "infill_note", "parse_infill_notes"]
-
 Array = npt.NDArray[Any]
 
 REACH = 4

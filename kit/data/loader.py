@@ -17,8 +17,6 @@ from kit.data.dataset import Pair, Pairs
 from kit.data.readers import Reader, reader_for
 from kit.io.errors import SettingsError
 
-__all__ = ["Loader", "ProcessShare", "ShuffledPairs", "Upcoming", "Waiting", "load_pairs", "read_ahead"]
-
 Read = TypeVar("Read")
 
 

@@ -15,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["EastwardLongitudes", "longitudes"]
-
 
 class EastwardLongitudes(torch.Tensor):
     """Longitudes in [0, 360) whose differences are taken eastwards, in [0, 360).

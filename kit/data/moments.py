@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FieldMoments", "LevelMoments", "field_moments"]
-
 Array = npt.NDArray[Any]
 
 _BLOCK = 65536

@@ -27,8 +27,6 @@ import numpy as np
 from kit.data.chunks import ChunkSlice
 from kit.io.errors import KitError, SettingsError, WorkerError
 
-__all__ = ["SharedBuffer", "ReadTask", "Workers"]
-
 _PATIENCE = 5.0
 """Seconds for a process to end by itself."""
 _FIRST = 10

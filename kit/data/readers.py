@@ -23,8 +23,6 @@ import torch
 from kit.data.chunks import ChunkSlice
 from kit.data.reader_processes import ReadTask, SharedBuffer, Workers
 
-__all__ = ["DEFAULT_READER", "ProcessReader", "Reader", "ThreadReader", "ReadRequest", "reader_for"]
-
 _MOST_THREADS = 4
 _MOST_FREE = 4
 """Blocks that wait to be used again: as many as are read ahead, being read and in use at once."""

@@ -23,8 +23,6 @@ from kit.io.errors import SettingsError, StoreError
 if TYPE_CHECKING:
     from kit.data.store.reader import Store
 
-__all__ = ["Region", "cropped", "select_grid", "with_context"]
-
 _logger = logging.getLogger(__name__)
 
 Region = tuple[float, float, float, float]

@@ -22,21 +22,6 @@ from pydantic import (
 )
 from pydantic_settings import CliPositionalArg
 
-__all__ = [
-    "BuildSettings",
-    "VerifySettings",
-    "Codec",
-    "DataSettings",
-    "Method",
-    "Period",
-    "Rule",
-    "Rules",
-    "SOURCES",
-    "SourceKind",
-    "TimeRange",
-    "check_region",
-]
-
 Codec = Literal["fast", "small", "none"]
 """How a store's chunks are packed."""
 

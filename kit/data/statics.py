@@ -30,8 +30,6 @@ from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensi
 from kit.data.variables import STATIC
 from kit.io.errors import StoreError
 
-__all__ = ["CLASSES", "DERIVED", "choose_statics", "with_statics"]
-
 _NETCDF = (b"CDF", b"\x89HDF")
 """First bytes of NetCDF files: of the classic format, and of HDF5, on which NetCDF 4 is built."""
 _TOLERANCE = 1e-3

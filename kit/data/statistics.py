@@ -27,20 +27,6 @@ from kit.data.moments import FieldMoments, field_moments
 from kit.data.settings import TimeRange
 from kit.io.errors import StoreError
 
-__all__ = [
-    "QUANTILES",
-    "SAMPLE_SIZE",
-    "FieldAccumulator",
-    "StoreStatistics",
-    "Summary",
-    "VariableStatistics",
-    "Weighting",
-    "channel_key",
-    "point_weights",
-    "share_of_sample",
-    "summarise",
-]
-
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SAMPLE_SIZE = 65536
 """Values per key that quantiles are taken from."""

@@ -6,8 +6,6 @@ import re
 
 from kit.io.errors import StoreError
 
-__all__ = ["STANDARD_GRAVITY", "canonical_units", "conversion"]
-
 STANDARD_GRAVITY = 9.80665
 """m s-2; WMO's constant between geopotential height and geopotential."""
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-__all__ = ["ATMOSPHERIC", "STATIC", "SURFACE", "Kind", "Variable", "find", "find_param", "lookup", "window"]
-
 _WINDOW = re.compile(r"_(\d+)hr?$")
 """How names end that state a window: WeatherBench 2's ``total_precipitation_6hr``."""
 

@@ -15,8 +15,6 @@ from kit.data.store.reader import Store
 from kit.data.variables import lookup
 from kit.io.errors import StoreError
 
-__all__ = ["at_step", "check_windows", "trim"]
-
 
 def check_windows(store: Store, names: Iterable[str], hours: float, *, hourly: bool = False) -> None:
     """Check that accumulated variables have the window of a prediction.

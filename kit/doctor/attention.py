@@ -19,8 +19,6 @@ from kit.doctor.packages import first_line
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AttentionMeasurement", "check_attention", "examine_attention", "measure"]
-
 Attention = Callable[..., "torch.Tensor"]
 
 _WINDOWS, _HEADS, _TOKENS, _CHANNELS = 4, 2, 144, 64

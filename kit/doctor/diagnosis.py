@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Diagnosis", "Examination", "Status", "error", "ok", "skipped", "warning"]
-
 Status = Literal["ok", "warning", "error", "skipped"]
 
 

@@ -20,8 +20,6 @@ from kit.registry import Entry
 from kit.registry.entry import EMBEDDED, mismatch
 from kit.registry.paths import place
 
-__all__ = ["WatchedFolder", "check_files", "check_folder", "probe_folder", "watched_folders"]
-
 _GIB = 2**30
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs")
 

@@ -16,8 +16,6 @@ from kit.doctor.packages import check_lock, check_pins, check_torch, probe_packa
 from kit.doctor.settings import DoctorSettings
 from kit.doctor.tracking import examine_tracking
 
-__all__ = ["examine"]
-
 
 def examine(settings: DoctorSettings) -> Examination:
     """Look at this machine.

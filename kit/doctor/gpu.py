@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from kit.doctor.diagnosis import Diagnosis, error, ok, warning
 from kit.doctor.packages import Torch
 
-__all__ = ["Driver", "Gpu", "check_driver", "check_gpu", "has_kernels", "probe_driver"]
-
 T = TypeVar("T")
 _GIB = 2**30
 _BF16 = (8, 0)

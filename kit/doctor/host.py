@@ -10,8 +10,6 @@ import psutil
 
 from kit.doctor.diagnosis import Diagnosis, error, ok, warning
 
-__all__ = ["Host", "check_host", "probe_host"]
-
 _GIB = 2**30
 _GROUP = Path("/sys/fs/cgroup")
 _TINY = 2 * _GIB

@@ -15,8 +15,6 @@ from kit.doctor.diagnosis import Diagnosis, ok, skipped, warning
 from kit.io.errors import RegistryError, SettingsError
 from kit.io.secrets import scrub
 
-__all__ = ["Reply", "addresses", "check_key", "check_reply", "examine_network", "reach"]
-
 _HUB = "https://huggingface.co"
 _SECONDS = 5.0
 _OTHERS = 0o077

@@ -12,17 +12,6 @@ from pathlib import Path
 import kit
 from kit.doctor.diagnosis import Diagnosis, error, ok, skipped, warning
 
-__all__ = [
-    "Packages",
-    "Torch",
-    "check_lock",
-    "check_pins",
-    "check_torch",
-    "first_line",
-    "probe_packages",
-    "probe_torch",
-]
-
 _DISTRIBUTION = "aurora-finetune-kit"
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*==\s*([A-Za-z0-9.+!]+)")
 _LOCK = Path(kit.__file__).parents[1] / "requirements.lock"

@@ -7,8 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from kit.checkpoint.settings import RunSettings
 from kit.tracking.settings import TrackSettings
 
-__all__ = ["DoctorSettings", "ReadingSettings"]
-
 
 class ReadingSettings(BaseModel):
     """Settings of the data that the run would read."""

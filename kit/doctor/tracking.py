@@ -14,8 +14,6 @@ from kit.io.secrets import scrub
 from kit.tracking.settings import TrackSettings
 from kit.tracking.store import resolve_uri, sqlite_path
 
-__all__ = ["Database", "check_database", "check_server", "examine_tracking", "newest_schema", "probe_database"]
-
 _NAME = "mlflow"
 _REVISION = re.compile(r"^(down_revision|revision)\s*(?::[^=]*)?=\s*[\"']([0-9a-z]+)[\"']", re.MULTILINE)
 

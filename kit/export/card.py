@@ -8,8 +8,6 @@ from typing import Any
 from kit import registry
 from kit.models.variants import variant_named
 
-__all__ = ["card"]
-
 _MICROSOFT = "Aurora's code and published weights: MIT licence, Copyright (c) Microsoft Corporation."
 _COPERNICUS = (
     "ERA5, where it was used: contains modified Copernicus Climate Change Service information; neither the European "

@@ -31,8 +31,6 @@ from kit.io.hashes import sha256_of_file
 from kit.models.weights.load import ADAPTER_CONFIG, DESCRIPTION, Weights, load, tensor_files
 from kit.models.weights.locate import identify_weights
 
-__all__ = ["ExportResult", "export", "pack"]
-
 _README = "README.md"
 _BASE = "base"
 """Folder of the weights that come along with what cannot be merged."""

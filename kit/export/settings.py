@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from kit.checkpoint.settings import Checkpoints
 
-__all__ = ["ExportSettings"]
-
 
 class ExportSettings(BaseModel):
     """What is exported."""

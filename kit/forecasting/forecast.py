@@ -26,8 +26,6 @@ from kit.io.errors import CheckpointError, KitError, SettingsError
 from kit.memory.out_of_memory import readable
 from kit.models.space import TrainingSpace
 
-__all__ = ["ForecastResult", "forecast", "roll_out"]
-
 _logger = logging.getLogger(__name__)
 
 _SAY_EVERY = 10.0

@@ -16,8 +16,6 @@ from kit.data.store.build import build_store
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import StoreError
 
-__all__ = ["chosen_starts", "initial_store"]
-
 # A file of initial states has no splits: every state in it may be started from.
 _EVER = Period(datetime(1000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 

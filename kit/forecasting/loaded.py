@@ -27,8 +27,6 @@ from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.weights.load import load
 
-__all__ = ["LoadedCheckpoint", "load_checkpoint"]
-
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:

@@ -25,16 +25,6 @@ from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.weights.load import Weights, load, load_base
 
-__all__ = [
-    "Conditions",
-    "Predictor",
-    "build_prediction_space",
-    "load_base_predictor",
-    "load_forecast_predictor",
-    "load_predictor",
-    "pairs_of",
-]
-
 
 @dataclass(frozen=True)
 class Conditions:

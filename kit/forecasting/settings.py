@@ -12,8 +12,6 @@ from kit.checkpoint.settings import Checkpoints
 from kit.data.settings import Period
 from kit.memory.settings import MemorySettings
 
-__all__ = ["SUFFIXES", "ForecastData", "ForecastSettings", "Start"]
-
 SUFFIXES = (".nc", ".zarr")
 """What a forecast is written as, by the end of its name."""
 

@@ -26,8 +26,6 @@ from kit.data.store.format import COORDINATES, CURVILINEAR, GRID, consolidate, p
 from kit.io.atomic import published
 from kit.io.errors import SettingsError
 
-__all__ = ["ForecastLayout", "Writer", "bytes_of", "portable_name", "writing"]
-
 Float32 = npt.NDArray[np.float32]
 
 _FULL = 2**20

@@ -17,8 +17,6 @@ from pathlib import Path
 from kit.io.errors import SettingsError
 from kit.io.retry import poll
 
-__all__ = ["move", "publish", "published", "refuse_existing", "remove_tree", "sync", "write_atomically"]
-
 _REMOVAL_SECONDS = 2.0
 
 

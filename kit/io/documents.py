@@ -14,8 +14,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DocumentError", "parse_json", "parse_toml", "read_json", "read_text", "read_toml"]
-
 MAX_BYTES = 64 << 20
 """Largest document that is read; the description of a store with ten thousand variables is a tenth of it."""
 MAX_DEPTH = 64

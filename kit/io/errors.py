@@ -4,18 +4,6 @@ The command line prints a ``KitError`` as one message without a traceback and ex
 else that escapes is a defect of ours and exits with 1.
 """
 
-__all__ = [
-    "CheckpointError",
-    "KitError",
-    "OutOfMemoryError",
-    "RegistryError",
-    "SettingsError",
-    "StoreError",
-    "UnavailableError",
-    "WorkerError",
-    "refusal_of",
-]
-
 # Words of ENOSPC, EDQUOT and EFBIG, and of SQLite: MLflow, Zarr and PyTorch wrap the error, or raise one of their own
 # with the text alone.
 _FULL = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large")

@@ -6,8 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import Literal, Protocol
 
-__all__ = ["Hasher", "digest", "new_sha256", "sha256_of_bytes", "sha256_of_file", "sha256_of_text"]
-
 _BLOCK = 1 << 20
 """Bytes that are read at once: files of weights are larger than some hosts' memory."""
 

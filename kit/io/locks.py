@@ -9,8 +9,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LockHandle", "take"]
-
 _logger = logging.getLogger(__name__)
 
 # What flock(2) answers on a file system that has no locks, such as some network mounts.

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["ProgressCallback", "current", "watched"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -11,18 +11,6 @@ from typing import TypeVar
 
 from kit.io.progress import ProgressCallback
 
-__all__ = [
-    "RETRY_STATUS",
-    "Limits",
-    "RetryableError",
-    "SourceError",
-    "patiently",
-    "poll",
-    "reason",
-    "retry_after",
-    "wait_before_retry",
-]
-
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses of servers that are busy, restarting or behind a failing gateway; a later request may succeed."""
 

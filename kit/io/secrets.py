@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-__all__ = ["MASK", "is_secret_name", "scrub", "scrub_argv", "without_user"]
-
 MASK = "***"
 """Stands where a secret was."""
 

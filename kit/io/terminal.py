@@ -11,8 +11,6 @@ from typing import IO, TYPE_CHECKING, TextIO, cast
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["StandardError", "duration", "error_console"]
-
 
 class StandardError(io.TextIOBase):
     """The present ``sys.stderr``; what it no longer takes is dropped."""

@@ -12,16 +12,6 @@ from typing import Any
 from kit.memory.out_of_memory import Shortage, size_text
 from kit.memory.settings import MemorySettings
 
-__all__ = [
-    "Advice",
-    "Situation",
-    "advise",
-    "advise_forecast",
-    "advise_planned",
-    "explain_forecast",
-    "explain_training",
-]
-
 _GIB = 2**30
 
 # Bands that are advised at first, and where there are as many already.

@@ -23,8 +23,6 @@ from kit.adapt.prefix import prefix_of
 from kit.memory.tiling import Tensors, Work
 from kit.memory.windows import Triple, WindowLayout, WindowRun, layout
 
-__all__ = ["MaskedRun", "BlockForward", "BlockWork", "Residual", "Segment", "compiled_residual", "residual"]
-
 Residual = Callable[[Swin3DTransformerBlock, AdaptiveLayerNorm, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Adds a branch of a block, normalised in its context, to the tokens."""
 

@@ -9,8 +9,6 @@ import torch
 from kit.io.errors import SettingsError
 from kit.memory.settings import MemorySettings
 
-__all__ = ["check_forecast_memory", "check_training_memory"]
-
 # What changes how a forecast runs; the rest is about gradients, or about training as a whole.
 _OF_FORECASTS = ("latitude_bands", "window_bands", "frozen_weights", "compile")
 

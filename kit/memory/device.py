@@ -9,8 +9,6 @@ import torch
 
 from kit.io.errors import SettingsError
 
-__all__ = ["choose_device", "make_deterministic", "peak_memory_gib", "uses_autocast"]
-
 
 def choose_device(name: str) -> torch.device:
     """Find the device that a setting names.

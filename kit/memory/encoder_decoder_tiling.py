@@ -25,8 +25,6 @@ from kit.io.errors import SettingsError
 from kit.memory.recompute import InputKeeper, Recomputation
 from kit.memory.tiling import Tensors, Work, run_bands
 
-__all__ = ["BandedDecoder", "BandedEncoder"]
-
 Triple = tuple[int, int, int]
 
 # Grids of CUDA's fused attention kernels hold at most so many patches (PyTorch issue 146704).

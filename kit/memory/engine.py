@@ -20,8 +20,6 @@ from kit.memory.recompute import InputKeeper, Recomputation
 from kit.memory.settings import MemorySettings
 from kit.memory.tiling import run_bands
 
-__all__ = ["install"]
-
 # What upstream's configure_activation_checkpointing recomputes: every one of these, inside each other.
 _UPSTREAM = (
     "Basic3DDecoderLayer",

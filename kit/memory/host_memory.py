@@ -16,8 +16,6 @@ import psutil
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["allocating_host", "available", "empty_host", "empty_hosts", "host_available", "is_host", "mark_host"]
-
 _storages = WeakIdKeyDictionary()
 _allocating: ContextVar[bool] = ContextVar("allocating_host", default=False)
 

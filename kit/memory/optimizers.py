@@ -30,8 +30,6 @@ with warnings.catch_warnings():
     from torchao.optim.subclass_8bit import OptimState8bit
 _complaints.setLevel(_level)
 
-__all__ = ["AdamW8bit", "HostAdam"]
-
 
 class HostAdam:
     """PyTorch's fused AdamW over copies of the parameters.

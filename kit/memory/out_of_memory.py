@@ -23,8 +23,6 @@ import torch
 from kit.io.errors import OutOfMemoryError
 from kit.memory.host_memory import host_available
 
-__all__ = ["GuardedModel", "Shortage", "diagnose", "readable", "size_text"]
-
 _logger = logging.getLogger(__name__)
 
 Phase = Literal["forward", "backward", "update", "elsewhere"]

@@ -24,8 +24,6 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from kit.memory.host_memory import empty_host
 from kit.memory.settings import MemorySettings
 
-__all__ = ["InputKeeper", "Recomputation", "is_random"]
-
 T = TypeVar("T")
 
 _aten = torch.ops.aten

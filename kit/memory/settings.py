@@ -6,8 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-__all__ = ["MemorySettings", "Offload", "Recompute"]
-
 Recompute = Literal["none", "selective", "blocks", "upstream"]
 Offload = Literal["inputs", "optimizer"]
 

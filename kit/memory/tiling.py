@@ -20,8 +20,6 @@ from torch.autograd.function import once_differentiable
 
 from kit.memory.recompute import InputKeeper, is_random
 
-__all__ = ["Work", "run_bands"]
-
 Tensors = tuple[torch.Tensor, ...]
 
 

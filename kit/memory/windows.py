@@ -18,8 +18,6 @@ from itertools import groupby, pairwise, product
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WindowLayout", "WindowRun", "layout"]
-
 Triple = tuple[int, int, int]
 
 # Padded tokens belong together, and to nothing else.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from kit.data.dataset import Pairs
     from kit.metrics.scores import Coordinates
 
-__all__ = ["EdgeBoard"]
-
 
 class EdgeBoard:
     """Streaming RMSE of every variable and level in rings around the middle of a box.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["THRESHOLDS_MM", "RainBoard", "RainScores", "flattened"]
-
 THRESHOLDS_MM = (0.1, 1.0, 5.0, 10.0)
 """Amounts per step, in millimetres, from which on rain counts."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Coordinates = Tensor | np.ndarray | Sequence[float]
 
-__all__ = ["ScoreBoard", "Scores", "add_sums", "area_weights", "persistence", "skill"]
-
 
 @dataclass(frozen=True)
 class Scores:

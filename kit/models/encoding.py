@@ -13,8 +13,6 @@ from kit.models.statistics import Statistics
 from kit.models.transforms import default_transform, parse_transforms, why_not
 from kit.models.variants import drop_names
 
-__all__ = ["choose_encodings", "with_head_statistics"]
-
 
 def choose_encodings(
     spec: ModelSpec,

@@ -21,8 +21,6 @@ from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 
-__all__ = ["Capability", "added_names", "capability", "add_variables", "check_extension", "start_new"]
-
 
 @dataclass(frozen=True)
 class Capability:

@@ -23,8 +23,6 @@ from kit.io.errors import SettingsError
 from kit.models.transforms import PRECIPITATION
 from kit.models.variants import drop_names
 
-__all__ = ["RAIN_M", "Head", "Quantiles", "TwoPart", "parse_heads"]
-
 RAIN_M = 1e-4
 """From this amount in a step on, in metres, it rains: 0.1 mm, what a gauge can measure."""
 

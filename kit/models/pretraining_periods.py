@@ -22,8 +22,6 @@ from typing import Any
 from kit.data.settings import Period
 from kit.models.weights.load import Weights
 
-__all__ = ["PRETRAINING_PERIODS", "leaks"]
-
 _PRETRAINED = ("ERA5 and others of the pretraining", "1979-01-01/2020-12-31T23:59")
 _V1P5 = (("ERA5", "1981-01-01/2023-12-31T23:59"), ("ECMWF's operational analysis", "2018-01-01/2023-12-31T23:59"))
 

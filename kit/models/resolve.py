@@ -24,8 +24,6 @@ from kit.models.transforms import parse_transforms, transformed_statistics
 from kit.models.variants import INSOLATION, Variant, drop_names, keep_names, variant_named
 from kit.models.weights.load import Weights
 
-__all__ = ["base_spec", "known_to", "resolve_spec", "select"]
-
 
 def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights: Weights | None) -> ModelSpec:
     """Decide which model is built.

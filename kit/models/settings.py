@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-__all__ = ["ModelSettings", "Timestep", "VariantName"]
-
 VariantName = Literal[
     "hres-finetuned",
     "pretrained",

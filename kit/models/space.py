@@ -29,8 +29,6 @@ from kit.models.spec import ModelSpec
 from kit.models.transforms import PRECIPITATION, parse_transforms
 from kit.models.variants import INSOLATION, drop_names
 
-__all__ = ["Fields", "TrainingSpace", "Window", "indexed"]
-
 Window = tuple[slice, slice]
 """Rows and columns, of those that the model sees."""
 

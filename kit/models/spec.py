@@ -18,8 +18,6 @@ from kit.models.heads import parse_heads
 from kit.models.statistics import Statistics
 from kit.models.variants import Variant, drop_names, keep_names, variant_named
 
-__all__ = ["ModelSpec", "RolloutLora"]
-
 RolloutLora = Literal["merged", "kept"]
 
 

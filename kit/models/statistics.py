@@ -16,8 +16,6 @@ from aurora import normalisation
 
 from kit.io.errors import SettingsError
 
-__all__ = ["Statistics", "level_key"]
-
 # Upstream's tables as the package ships them, copied before anything is installed over them.
 _PUBLISHED = {
     key: (float(location), float(normalisation.scales[key]))

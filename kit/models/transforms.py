@@ -32,18 +32,6 @@ from kit.io.errors import SettingsError, StoreError
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "Fit",
-    "PRECIPITATION",
-    "Transform",
-    "default_transform",
-    "fit",
-    "parse_transform",
-    "parse_transforms",
-    "transformed_statistics",
-    "why_not",
-]
-
 PRECIPITATION = ("tp", "cp", "lsp", "sf")
 """Precipitation in metres of water, accumulated over the hours that end at the time stamp."""
 

@@ -22,8 +22,6 @@ from aurora import Aurora
 
 from kit.io.errors import SettingsError
 
-__all__ = ["INSOLATION", "VARIANTS", "Variant", "drop_names", "keep_names", "variant_named"]
-
 INSOLATION = "insolation"
 _SCALED = "scaled_"
 _HOURLY = "_1h"

@@ -21,8 +21,6 @@ from kit.io.errors import SettingsError
 from kit.memory.host_memory import is_host
 from kit.planning.counter import tensors_in
 
-__all__ = ["CARDS", "Card", "Cost", "EFFICIENCY", "Meter", "card_named"]
-
 EFFICIENCY = 0.6
 """Share of a card's best rates that kernels reach, one with the other. Large matrix products reach 0.7 to 0.8,
 normalisation and copies 0.7 to 0.9 of the bandwidth, small and oddly shaped ones less."""

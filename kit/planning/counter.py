@@ -20,18 +20,6 @@ from torch.utils.hooks import RemovableHandle
 
 from kit.memory.host_memory import allocating_host, is_host
 
-__all__ = [
-    "CATEGORIES",
-    "CUDA_WORKSPACES",
-    "Category",
-    "Counter",
-    "Observer",
-    "Peak",
-    "Phase",
-    "Workspace",
-    "tensors_in",
-]
-
 Category = Literal["parameters", "gradients", "optimizer", "activations", "batch"]
 Phase = Literal["forward", "backward", "update"]
 CATEGORIES: tuple[Category, ...] = ("parameters", "gradients", "optimizer", "activations", "batch")

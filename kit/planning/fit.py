@@ -26,19 +26,6 @@ from kit.planning.workload import Workload, situation_of, workload_of
 from kit.settings import Settings
 from kit.train.build import Job
 
-__all__ = [
-    "CHOSEN",
-    "Fitted",
-    "MemoryEstimator",
-    "RESERVE_GIB",
-    "advise_step",
-    "candidates",
-    "choose_memory",
-    "fit",
-    "preflight",
-    "upper_bound",
-]
-
 RESERVE_GIB = 1.0
 """What a card must have besides the peak: CUDA's context and kernels (0.4 to 0.6 GiB), workspaces of cuBLAS (up to
 0.1 GiB), and what the allocator rounds up and cannot reuse."""

@@ -12,8 +12,6 @@ from kit.planning.settings import PlanSettings
 from kit.planning.trace import Trace, trace
 from kit.planning.workload import Workload, workload_of
 
-__all__ = ["Plan", "inexact", "plan"]
-
 # Sizes of GPU memory that are sold, GiB.
 _SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 140)
 _GIB = 2**30

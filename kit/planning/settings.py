@@ -10,8 +10,6 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer, model_validat
 
 from kit.settings import Settings
 
-__all__ = ["GridSize", "PlanSettings"]
-
 
 @dataclass(frozen=True)
 class GridSize:

@@ -16,8 +16,6 @@ import numpy.typing as npt
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-__all__ = ["cuda_autocast_on_cpu", "simulated_gpu"]
-
 _aten = torch.ops.aten
 _CACHING = ("aurora.", "kit.")
 # Values that are worth knowing.

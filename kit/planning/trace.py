@@ -33,8 +33,6 @@ from kit.train.resolve import resolve_step
 from kit.train.tasks.replay import ReplayBatch
 from kit.train.trainer import Trainer
 
-__all__ = ["Trace", "buffered", "trace"]
-
 _GPU = torch.device("cuda")
 _SIMULATED = torch.device("cpu")
 _STEPS = 1000
@@ -108,7 +106,7 @@ def trace(
         check_training_memory(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
         patch = workload.spec.patch_size
         prompt.check_prompt_cells(settings.adapt, workload.latitude, workload.longitude, patch)
-    # What is compiled has no operations that a counter could see.
+    # Planned without compilation, which needs less memory and less time; the plan's notes say so.
     settings = settings.model_copy(update={"memory": settings.memory.model_copy(update={"compile": False})})
     accumulated = 1 if forecast else settings.train.accumulate
     # Real ones, made here: upstream and the insolation of version 1.5 take values from them.

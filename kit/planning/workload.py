@@ -31,8 +31,6 @@ from kit.models.weights.locate import is_official
 from kit.planning.settings import GridSize, PlanSettings
 from kit.settings import Settings
 
-__all__ = ["ERA5_LEVELS", "Workload", "situation_of", "workload_of"]
-
 ERA5_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels of ERA5, hPa, that Aurora was pretrained on (Bodnar et al. 2025)."""
 

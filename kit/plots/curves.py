@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["edge_errors", "loss_curves", "scorecard"]
-
 Array = np.ndarray[Any, Any]
 
 _LEVEL_KEY = re.compile(r"(.+?)_(\d+(?:_\d+)?)")

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["comparison_map"]
-
 Array = np.ndarray[Any, Any]
 
 _TAIL = 0.005

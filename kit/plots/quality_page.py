@@ -28,8 +28,6 @@ from kit.checks.scan import Survey, Tally, thinning
 from kit.data.grid import western_edge
 from kit.plots.styles import BLUE, GREY, ORANGE, Style, style_of
 
-__all__ = ["page", "pictures"]
-
 Array = npt.NDArray[Any]
 
 _NOUNS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["plot", "save_loss_curves"]
-
 _DEFAULT_CHANNELS = ("2t", "tp", "msl", "10u", "z_500", "t_850", "u_500", "q_700")
 _DEFAULT_COUNT = 4
 

@@ -11,8 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, model_
 from kit.memory.settings import MemorySettings
 from kit.verification.settings import EvaluateData
 
-__all__ = ["PlotSettings"]
-
 
 def _utc(value: Any) -> Any:
     """Read ISO 8601, hours alone included; a time without a zone is UTC."""

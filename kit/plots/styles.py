@@ -19,22 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-__all__ = [
-    "BLUE",
-    "ERROR_COLOURS",
-    "GREY",
-    "INK",
-    "ORANGE",
-    "SYNTHETIC_LABEL",
-    "Style",
-    "channel_label",
-    "framed",
-    "gridded",
-    "plain",
-    "save",
-    "style_of",
-]
-
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#8c8c8c", "#262626"
 """Okabe and Ito's blue and vermilion, which every kind of colour vision tells apart, and two neutral tones."""
 

@@ -15,8 +15,6 @@ from kit.io.errors import RegistryError
 from kit.registry.entry import EMBEDDED, Entry
 from kit.registry.paths import user_registry
 
-__all__ = ["PIN_FIELDS", "REGISTRY_PATH", "chosen", "dataset", "entries", "find", "read_tables"]
-
 REGISTRY_PATH = Path(__file__).parents[1] / "data-registry.toml"
 """File of the package's list."""
 PIN_FIELDS = ("sha256", "git_blob", "size")

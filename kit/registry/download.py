@@ -20,8 +20,6 @@ from kit.registry.partial_download import PartialDownload, Version
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Source", "download"]
-
 _PIECE = 1 << 18
 """Most bytes that are read at once."""
 

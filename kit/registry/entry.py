@@ -11,8 +11,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 
 from kit.io.hashes import digest
 
-__all__ = ["mismatch", "EMBEDDED", "HUB", "Entry", "HubFile", "host_of", "shown"]
-
 EMBEDDED = "embedded"
 """Scheme of a package resource."""
 HUB = "hub"

@@ -18,8 +18,6 @@ from kit.registry.entry import EMBEDDED, HUB, Entry, HubFile, mismatch, shown
 from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import place
 
-__all__ = ["check_fetchable", "fetch", "fetch_all", "fetch_into", "locked", "offline", "unpinned"]
-
 
 def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | None = None) -> Path:
     """Return the path of a registry file whose bytes have just been verified; download it if it is absent.

@@ -20,8 +20,6 @@ from kit.registry.entry import HubFile
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-__all__ = ["HubFacts", "address", "endpoint", "facts", "offline", "token"]
-
 
 @dataclass(frozen=True)
 class HubFacts:

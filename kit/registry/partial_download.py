@@ -16,8 +16,6 @@ from kit.io import atomic
 from kit.io.documents import read_text
 from kit.io.errors import RegistryError
 
-__all__ = ["PartialDownload", "Version"]
-
 # No space, no quota left, and a file larger than the file system or the user's limit allows.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from kit.registry.entry import EMBEDDED, Entry
 
-__all__ = ["RESOURCES", "cache_dir", "place", "state", "user_registry"]
-
 RESOURCES = Path(__file__).parents[1] / "resources"
 """Folder of the files of the embedded scheme."""
 

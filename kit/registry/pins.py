@@ -19,8 +19,6 @@ from kit.registry.fetching import check_fetchable, fetch_into, locked, offline
 from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import cache_dir, place, user_registry
 
-__all__ = ["Pin", "pin"]
-
 
 @dataclass(frozen=True)
 class Pin:

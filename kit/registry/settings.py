@@ -5,8 +5,6 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
-__all__ = ["FetchSettings", "ListSettings", "PinSettings"]
-
 
 class ListSettings(BaseModel):
     """Nothing to choose."""

@@ -11,8 +11,6 @@ from kit.checks.results import QualityReport
 from kit.tracking.run_records import dataset, note
 from kit.train.build import Job
 
-__all__ = ["dataset_of", "labels"]
-
 
 def labels(job: Job, report: QualityReport, folder: RunFolder) -> dict[str, str]:
     """Tags that MLflow's pages show in places of their own, and whether the data are real.

@@ -20,8 +20,6 @@ from kit.train.callback import Callback
 from kit.train.loop import LoopState
 from kit.train.trainer import StepReport, Validation
 
-__all__ = ["Display", "OpenProgress", "TrainingProgress", "training_progress"]
-
 _logger = logging.getLogger(__name__)
 
 _LOG_EVERY = 10.0

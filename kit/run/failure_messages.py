@@ -15,12 +15,10 @@ from kit.checkpoint.folder import open_checkpoint
 from kit.checkpoint.run_folder import RunFolder
 from kit.io.errors import KitError, WorkerError, refusal_of
 from kit.memory.advice import explain_training
-from kit.memory.out_of_memory import Shortage, readable
+from kit.memory.out_of_memory import Shortage
 from kit.planning.workload import situation_of
 from kit.settings import Settings
 from kit.train.build import Job
-
-__all__ = ["Shortage", "ended_badly", "ended_readably", "no_room", "no_room_to_start", "readable"]
 
 
 def no_room_to_start(settings: Settings, shortage: Shortage) -> str:

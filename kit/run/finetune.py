@@ -16,9 +16,10 @@ from kit.adapt import trainable
 from kit.checkpoint.run_folder import RunFolder, claimed
 from kit.io.errors import KitError
 from kit.memory.device import choose_device, peak_memory_gib
+from kit.memory.out_of_memory import readable
 from kit.planning.fit import Fitted, choose_memory, preflight
 from kit.run.display import Display, OpenProgress, training_progress
-from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start, readable
+from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.run.quality import Quality, fit_for_training
 from kit.run.recorder import Recorder, cut_back
 from kit.run.records import RunRecords, open_records, public_settings
@@ -31,8 +32,6 @@ from kit.tracking.store import reach, resolve_uri
 from kit.tracking.tracker import RunStatus
 from kit.train.build import Job, build_job
 from kit.train.loop import LoopState, fit
-
-__all__ = ["FinetuneResult", "finetune"]
 
 _logger = logging.getLogger(__name__)
 

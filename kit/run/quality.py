@@ -21,8 +21,6 @@ from kit.io.documents import read_json
 from kit.io.errors import StoreError
 from kit.io.hashes import new_sha256
 
-__all__ = ["Quality", "expected_of", "fit_for_training", "quality_of", "write_page"]
-
 _logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 20000

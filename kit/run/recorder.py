@@ -16,8 +16,6 @@ from kit.train.callback import Callback
 from kit.train.loop import LoopState
 from kit.train.trainer import StepReport, Validation
 
-__all__ = ["Recorder", "cut_back"]
-
 
 def cut_back(folder: RunFolder, step: int) -> list[MetricRecord]:
     """Drop from a run's logs what came after a step, and return the rest under MLflow's names.

@@ -22,8 +22,6 @@ from kit.tracking.system import visible_gpus, watching
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 from kit.train.build import Job
 
-__all__ = ["RunRecords", "open_records", "public_settings"]
-
 _logger = logging.getLogger(__name__)
 
 

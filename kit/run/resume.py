@@ -18,8 +18,6 @@ from kit.settings import Settings
 from kit.tracking.params import flatten
 from kit.train.build import Job
 
-__all__ = ["RunOrigin", "check_same", "find_folder", "find_origin", "restore"]
-
 # Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read.
 _FREE = (
     "run",

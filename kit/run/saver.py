@@ -18,8 +18,6 @@ from kit.train.callback import Callback
 from kit.train.loop import LoopState
 from kit.train.trainer import Validation
 
-__all__ = ["Saver"]
-
 
 class Saver(Callback):
     """Writes ``checkpoints/best`` and ``checkpoints/last``.

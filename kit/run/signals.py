@@ -11,8 +11,6 @@ from types import FrameType
 from kit.train.callback import Callback
 from kit.train.loop import LoopState
 
-__all__ = ["StopOnSignal", "watch_signals"]
-
 
 class StopOnSignal(Callback):
     """Stops training after the step in which a signal came.

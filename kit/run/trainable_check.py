@@ -13,8 +13,6 @@ from kit.train.callback import Callback
 from kit.train.loop import LoopState
 from kit.train.trainer import StepReport, Trainer
 
-__all__ = ["TrainableCheck"]
-
 
 class TrainableCheck(Callback):
     """Reports what trains, and checks after some steps, and at the end, that all of it does.

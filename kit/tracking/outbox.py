@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from kit.io.errors import KitError
 
-__all__ = ["Outbox", "Point", "in_time"]
-
 _logger = logging.getLogger(__name__)
 
 _BATCH = 1000  # MLflow's limit of metrics per request

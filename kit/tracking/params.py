@@ -10,8 +10,6 @@ from datetime import date, datetime
 from kit.io.hashes import sha256_of_text
 from kit.io.secrets import is_secret_name, scrub
 
-__all__ = ["fit_value", "flatten", "valid_key"]
-
 _MAX_VALUE = 6000  # MLflow's limit, in characters
 _MAX_KEY = 250
 _INVALID = re.compile(r"[^/\w.\- ]")

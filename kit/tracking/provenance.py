@@ -20,8 +20,6 @@ from kit.io.hashes import sha256_of_file, sha256_of_text
 from kit.io.secrets import scrub, scrub_argv
 from kit.tracking.params import flatten
 
-__all__ = ["collect", "settings_hash", "tags"]
-
 _FORMAT = 1
 _DISTRIBUTION = "aurora-finetune-kit"
 _PACKAGES = (

@@ -18,24 +18,6 @@ from kit.tracking.params import valid_key
 from kit.tracking.store import MissingRunError, connect, reach, resolve_uri, store_errors
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 
-__all__ = [
-    "Account",
-    "attach",
-    "begin",
-    "dataset",
-    "note",
-    "numbers",
-    "peaks",
-    "read_account",
-    "recorded",
-    "run_folder_of",
-    "send_results",
-    "sync",
-    "system_values",
-    "track_uri",
-    "with_first_params",
-]
-
 _logger = logging.getLogger(__name__)
 
 _METRICS_PER_REQUEST = 1000  # MLflow's limit

@@ -9,8 +9,6 @@ from pydantic_settings import CliPositionalArg
 
 from kit.checkpoint.settings import RunSettings
 
-__all__ = ["SyncSettings", "SyncStoreSettings", "TrackSettings", "UiSettings"]
-
 
 class TrackSettings(BaseModel):
     """Where MLflow records the run."""

@@ -23,21 +23,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = [
-    "MissingRunError",
-    "artifact_root",
-    "connect",
-    "environment",
-    "get_run",
-    "link_into",
-    "local_folder",
-    "make_run",
-    "reach",
-    "resolve_uri",
-    "sqlite_path",
-    "store_errors",
-]
-
 _logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"

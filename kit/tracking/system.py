@@ -22,8 +22,6 @@ from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.tracking.run_records import system_values
 from kit.tracking.tracker import MetricRecord, Tracker
 
-__all__ = ["Probe", "SystemMonitor", "visible_gpus", "watching"]
-
 _logger = logging.getLogger(__name__)
 
 _FIRST_SECONDS = 2.0

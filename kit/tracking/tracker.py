@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["MissingRunError", "MetricRecord", "RunStatus", "Tracker"]
-
 _logger = logging.getLogger(__name__)
 
 RunStatus = Literal["FINISHED", "KILLED", "FAILED"]

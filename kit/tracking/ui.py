@@ -22,8 +22,6 @@ from kit.io.retry import poll
 from kit.io.secrets import scrub
 from kit.tracking.store import artifact_root, environment, resolve_uri, sqlite_path
 
-__all__ = ["serve"]
-
 _logger = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"

@@ -22,8 +22,6 @@ from aurora.model.swin3d import PatchMerging3D, PatchSplitting3D, Swin3DTransfor
 
 from kit.train.optim import DivergenceError
 
-__all__ = ["Activation", "watched_modules", "watching"]
-
 _logger = logging.getLogger(__name__)
 
 # They have no forward of their own, so that no hook of theirs fires.

@@ -38,8 +38,6 @@ from kit.train.tasks.replay import ReplayBuffer, ReplayTask
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 
-__all__ = ["Job", "build_job", "build_trainer"]
-
 
 @dataclass(frozen=True)
 class Job:

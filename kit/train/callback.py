@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from kit.train.loop import LoopState
     from kit.train.trainer import StepReport, Validation
 
-__all__ = ["Callback"]
-
 
 class Callback:
     """Hooks around training; those that a callback does not override do nothing."""

@@ -10,8 +10,6 @@ import torch
 from kit.data.dataset import Pair
 from kit.train.task import StepLoss
 
-__all__ = ["diagnose"]
-
 _Suspect = tuple[str, int, tuple[datetime, ...], Mapping[str, torch.Tensor]]
 
 

@@ -12,8 +12,6 @@ from kit.data.loader import Upcoming, Waiting
 from kit.train.callback import Callback
 from kit.train.trainer import Trainer
 
-__all__ = ["LoopState", "Schedule", "fit"]
-
 
 @dataclass
 class LoopState:

@@ -23,21 +23,6 @@ from kit.train.settings import LossSettings
 if TYPE_CHECKING:
     from kit.metrics.scores import Coordinates
 
-__all__ = [
-    "LossFunction",
-    "FieldLoss",
-    "Loss",
-    "PAPER_WEIGHTS",
-    "PaperMAE",
-    "PointError",
-    "absolute",
-    "cross_entropy",
-    "mean_error",
-    "pinball",
-    "point_error",
-    "point_weights",
-]
-
 PAPER_WEIGHTS: Mapping[str, float] = {
     "msl": 1.5,
     "10u": 0.77,

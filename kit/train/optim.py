@@ -16,21 +16,6 @@ from kit.io.errors import KitError, SettingsError
 from kit.memory.optimizers import AdamW8bit
 from kit.train.settings import MAIN, NEW, GroupSettings, OptimSettings
 
-__all__ = [
-    "BETAS",
-    "DivergenceError",
-    "GradientNorms",
-    "Group",
-    "build_optimizer",
-    "check_finite",
-    "clip_gradients",
-    "group_norms",
-    "group_parameters",
-    "learning_rate",
-    "resolved_groups",
-    "set_rate",
-]
-
 BETAS = (0.9, 0.95)
 """Decay of AdamW's two moments."""
 

@@ -27,13 +27,12 @@ from kit.memory.settings import MemorySettings
 from kit.models.pretraining_periods import leaks
 from kit.models.resolve import resolve_spec, select
 from kit.models.spec import ModelSpec
-from kit.models.weights.load import RANDOM, Weights
+from kit.models.weights.load import Weights
+from kit.models.weights.locate import RANDOM
 from kit.settings import Settings
 from kit.train.loop import Schedule
 from kit.train.settings import LossSettings, OptimSettings, RolloutSettings
 from kit.train.updaters import check_updater
-
-__all__ = ["RunSpec", "StepSpec", "resolve_run", "resolve_step"]
 
 _logger = logging.getLogger(__name__)
 

@@ -19,8 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["MAIN", "NEW", "GroupSettings", "LossSettings", "OptimSettings", "RolloutSettings", "TrainSettings"]
-
 # Supplement D.4 of the Aurora paper replaces items at a fixed interval; without it, a large buffer would see no new
 # data for as many steps as it has items times their length.
 _REFRESH = 10

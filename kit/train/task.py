@@ -1,4 +1,4 @@
-"""A task: what one optimiser step learns from one batch.
+"""Protocol of tasks: what one optimiser step learns from one batch.
 
 The trainer and the loop know no task by type. Forecasting is the default; a replay buffer (``rollout.buffer``) and the
 latents of a frozen trunk (``adapt.decoder mlp``) are tasks of their own. A task also says what it needs of the data,
@@ -19,19 +19,17 @@ from kit.data.dataset import Pair
 from kit.models.space import Fields, TrainingSpace
 from kit.train.loss import Loss
 
-__all__ = ["IntermediateStep", "Observer", "StepLoss", "Task", "unobserved"]
-
 Observer = Callable[[Fields, Fields], None]
-"""Looks at a prediction and its target, in training space."""
+"""Function that looks at a prediction and its target, in training space."""
 
 
 def unobserved(prediction: Fields, target: Fields) -> None:
-    """Look at nothing."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
 class IntermediateStep:
-    """A step that was predicted on the way to one that has a loss.
+    """Step that was predicted before one that has a loss.
 
     Attributes:
         time: Times predicted, one for each sample.
@@ -45,7 +43,7 @@ class IntermediateStep:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """A loss, and what a message needs if it is not finite.
+    """Loss of a step, and the facts for a message if it is not finite.
 
     It holds no fields: those that the backward pass does not need are gone when it begins.
 
@@ -55,7 +53,7 @@ class StepLoss:
         prediction: For each output, whether it is finite throughout; scalars on the device, unread.
         target: The same of the target, where it is scored.
         loss: Loss of this step alone.
-        before: All steps before it.
+        before: Intermediate steps before it.
         depth: Steps that the model had made of the samples before they were drawn from a replay buffer; None where
             they come from the data.
     """
@@ -70,7 +68,7 @@ class StepLoss:
 
 
 class Task(Protocol):
-    """What is learned, validated, and kept for resuming."""
+    """Losses of training and validation, their batches, and state for resuming."""
 
     @property
     def space(self) -> TrainingSpace:
@@ -81,7 +79,7 @@ class Task(Protocol):
     losses_per_batch: int
     """Losses that a batch yields, each with a backward pass of its own."""
     notes: tuple[str, ...]
-    """What a person should know before training begins, a sentence each."""
+    """Notes to show before training begins, a sentence each."""
 
     def losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
         """Yield the losses of a training batch, each before the next one is computed.
@@ -93,7 +91,7 @@ class Task(Protocol):
         """Yield the losses of a validation batch."""
 
     def scores(self) -> dict[str, float]:
-        """Return scores of physical predictions since the last call, by name, and begin anew."""
+        """Return scores of physical predictions since the last call, by name, and reset them."""
 
     def batches(self, start: int) -> Iterable[Pair]:
         """Return the training batches from a position on, counted in batches from the beginning of training."""
@@ -102,17 +100,17 @@ class Task(Protocol):
         """Return all validation batches, in order of time."""
 
     def open(self, folder: Path) -> None:
-        """Make ready for training; files that are needed meanwhile go into ``folder``."""
+        """Prepare for training; temporary files go into ``folder``."""
 
     def close(self) -> None:
-        """Let go of what ``open`` made."""
+        """Release what ``open`` prepared."""
 
     def save(self, checkpoint: Path) -> None:
-        """Write what resuming needs of the task into a checkpoint that is being written."""
+        """Write the task's state for resuming into a checkpoint that is being written."""
 
     def load(self, checkpoint: Path) -> None:
-        """Take up what a checkpoint holds of the task.
+        """Load the task's state from a checkpoint.
 
         Raises:
-            CheckpointError: it is missing or cannot be read.
+            CheckpointError: the state is missing or cannot be read.
         """

@@ -22,8 +22,6 @@ from kit.train.optim import DivergenceError, GradientNorms
 from kit.train.task import Observer, StepLoss, Task
 from kit.train.updaters import Updater
 
-__all__ = ["DivergenceError", "StepReport", "Trainer", "Validation"]
-
 Batches = Sequence[Pair] | Upcoming[Pair]
 
 

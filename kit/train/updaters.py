@@ -30,8 +30,6 @@ from kit.train.optim import (
 )
 from kit.train.settings import MAIN, OptimSettings
 
-__all__ = ["DeviceUpdater", "HostUpdater", "InBackwardUpdater", "Update", "Updater", "build_updater", "check_updater"]
-
 Parameters = Mapping[str, torch.nn.Parameter]
 After = Callable[[int], None]
 """Acts on parameters that have moved while their gradients are still there."""

@@ -31,8 +31,6 @@ from kit.models.transforms import PRECIPITATION
 from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.settings import EvaluateSettings
 
-__all__ = ["RainCard", "Scorecard", "evaluate", "forgetting", "headlines", "physical", "scores_of"]
-
 _logger = logging.getLogger(__name__)
 
 ScoreRow = Mapping[str, float | None]

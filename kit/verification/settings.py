@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from kit.data.settings import TimeRange
 from kit.memory.settings import MemorySettings
 
-__all__ = ["EvaluateData", "EvaluateSettings"]
-
 
 class EvaluateData(BaseModel):
     """What the checkpoint is tried on."""

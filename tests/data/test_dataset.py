@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from kit.data.chunks import ChunkSlice
-from kit.data.dataset import Grid, Pairs, Selection, collate
+from kit.data.dataset import Pairs, Selection, collate
+from kit.data.grid import Grid
 from kit.data.region import select_grid
 from kit.data.settings import Period
 from kit.data.store.reader import Store

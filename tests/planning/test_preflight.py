@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from kit.data.dataset import Grid, Selection
+from kit.data.dataset import Selection
+from kit.data.grid import Grid
 from kit.planning import fit as room
 from kit.planning.fit import preflight, upper_bound
 from kit.planning.trace import trace

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from kit.data.dataset import Grid, Pair, Selection
+from kit.data.dataset import Pair, Selection
+from kit.data.grid import Grid
 from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
 from kit.planning.cost import Cost, Meter

@@ -14,8 +14,8 @@ from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.io.errors import KitError
 from kit.tracking import tracker
 from kit.tracking.run_records import Account, sync
-from kit.tracking.store import connect, reach
-from kit.tracking.tracker import MissingRunError, Tracker
+from kit.tracking.store import MissingRunError, connect, reach
+from kit.tracking.tracker import Tracker
 from tests.tracking.servers import Gate, Server, silence
 
 

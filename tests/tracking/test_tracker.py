@@ -15,8 +15,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from kit.io.errors import KitError
-from kit.tracking.store import connect
-from kit.tracking.tracker import MetricRecord, MissingRunError, Tracker
+from kit.tracking.store import MissingRunError, connect
+from kit.tracking.tracker import MetricRecord, Tracker
 from tests.tracking.conftest import StartRun
 
 

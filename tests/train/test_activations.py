@@ -15,7 +15,8 @@ from kit.memory.settings import MemorySettings
 from kit.run.finetune import finetune
 from kit.settings import Settings
 from kit.train.activations import Activation, watched_modules, watching
-from kit.train.trainer import DivergenceError, Trainer
+from kit.train.optim import DivergenceError
+from kit.train.trainer import Trainer
 from tests.factories import synthetic_store
 from tests.train.test_trainer import pair_of, trainer_of
 

@@ -16,9 +16,10 @@ from kit.memory import engine
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.train.loss import PaperMAE
+from kit.train.optim import DivergenceError
 from kit.train.settings import OptimSettings, RolloutSettings
 from kit.train.tasks.forecast import ForecastTask
-from kit.train.trainer import DivergenceError, Trainer
+from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
 from tests.batches import small_spec, synthetic_batch
 

@@ -21,8 +21,6 @@ from kit.settings import Settings
 from kit.tracking.settings import SyncSettings, UiSettings
 from kit.verification.settings import EvaluateSettings
 
-__all__ = ["BuildOptions", "Layers", "Options", "Outcome", "resolve_settings"]
-
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -12,8 +12,6 @@ from rich.table import Table
 from kit.cli.views.tables import add_number_columns, number
 from kit.io.terminal import error_console
 
-__all__ = ["show_scores"]
-
 _SCORES = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "persistence_rmse": "persistence RMSE"}
 
 

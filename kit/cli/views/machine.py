@@ -11,8 +11,6 @@ from rich.table import Table
 from kit.cli.views.tables import add_number_columns, number, show_text
 from kit.io.terminal import error_console
 
-__all__ = ["show_bench", "show_examination"]
-
 
 def show_examination(result: Mapping[str, Any]) -> None:
     """Show what the doctor found; what wants doing stands last."""

@@ -28,8 +28,6 @@ from kit.cli.views.tables import bytes_text
 from kit.io.progress import ProgressCallback
 from kit.io.terminal import error_console
 
-__all__ = ["BuildProgress", "DownloadProgress", "build_progress", "loading", "log_to_screen"]
-
 _EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
 

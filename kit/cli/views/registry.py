@@ -12,8 +12,6 @@ from kit.cli.views.tables import bytes_text, show_text
 from kit.io.terminal import error_console
 from kit.registry.entry import host_of
 
-__all__ = ["show_entries", "show_fetched", "show_pins"]
-
 
 def show_entries(result: Mapping[str, Any]) -> None:
     """Show the registry's entries."""

@@ -11,8 +11,6 @@ from rich.table import Table
 from kit.cli.views.tables import number, show_facts, show_text
 from kit.io.terminal import error_console
 
-__all__ = ["show_plan", "show_training"]
-
 
 def show_training(result: Mapping[str, Any]) -> None:
     """Show what a fine-tuning came to, and what to do next."""

@@ -11,8 +11,6 @@ from rich.table import Table
 from kit.cli.views.tables import show_text
 from kit.io.terminal import error_console
 
-__all__ = ["show_statistics"]
-
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 _NUMBERS = ("mean", "std", "min", "median", "max")
 _SHARES = {"zero_fraction": "zeros", "nan_fraction": "NaN", "inf_fraction": "inf"}

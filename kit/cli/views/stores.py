@@ -11,8 +11,6 @@ from rich.table import Table
 from kit.cli.views.tables import bytes_text, show_facts
 from kit.io.terminal import duration, error_console
 
-__all__ = ["show_estimate", "show_quality", "show_verification"]
-
 _STATUS_COLOUR = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _SHOWN = 20
 """Files that are named; ``--json`` names all."""

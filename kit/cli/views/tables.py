@@ -10,8 +10,6 @@ from rich.table import Table
 
 from kit.io.terminal import error_console
 
-__all__ = ["add_number_columns", "bytes_text", "number", "show_facts", "show_files", "show_text"]
-
 
 def number(value: Any, digits: int = 4) -> str:
     """Write a number to some significant digits; a hyphen for what is none."""

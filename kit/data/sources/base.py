@@ -18,18 +18,6 @@ from kit.data.store.format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
 from kit.io.errors import StoreError
 from kit.io.hashes import sha256_of_file
 
-__all__ = [
-    "Announcement",
-    "OpenSource",
-    "Pieces",
-    "Request",
-    "SourceData",
-    "SourceLocation",
-    "data_files",
-    "file_facts",
-    "states_together",
-]
-
 SourceLocation = str | Path
 """A file, a folder, or an address."""
 # Bytes of a layer, a variable's values on one level, up to which states are read together.

@@ -17,8 +17,6 @@ from kit.data.store.format import CURVILINEAR, GRID, grid_dimensions, plain_attr
 from kit.data.units import canonical_units
 from kit.io.errors import StoreError
 
-__all__ = ["canonical_coordinates", "coordinate_names", "projection_of"]
-
 Array = npt.NDArray[np.float64]
 
 _NAMES = {

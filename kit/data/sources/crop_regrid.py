@@ -32,8 +32,6 @@ from kit.data.store.format import GRID, STATIC_PREFIX
 from kit.data.variables import lookup
 from kit.io.errors import StoreError
 
-__all__ = ["Method", "describe", "method_of", "regridded", "shaped", "wanted_region"]
-
 Method = Literal["linear", "conservative", "nearest"]
 
 # Types of soil, of high and of low vegetation.

@@ -21,8 +21,6 @@ from kit.io.errors import StoreError
 if TYPE_CHECKING:
     from kit.data.store.reader import Store
 
-__all__ = ["Note", "canonical_name", "canonical_values", "check_non_negative"]
-
 Note = Callable[[str], None]
 """Takes one sentence about what was done to the data; the same sentence may come more than once."""
 # Attributes in which a file may give the short name of a variable.

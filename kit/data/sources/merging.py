@@ -12,8 +12,6 @@ from kit.data.sources.fields import Note
 from kit.data.store.format import STATIC_PREFIX, listed
 from kit.io.errors import StoreError
 
-__all__ = ["merge"]
-
 # Name of the file, and what it holds of a variable.
 Piece = tuple[str, xr.DataArray]
 

@@ -13,8 +13,6 @@ from kit.data.sources.fields import Note
 from kit.data.store.format import STATIC_PREFIX, period_indices
 from kit.io.errors import SettingsError
 
-__all__ = ["without_missing"]
-
 
 def without_missing(source: SourceData, settings: BuildSettings, note: Note) -> tuple[SourceData, BuildSettings]:
     """Leave out the variables of ``--leave_out_missing``, and say why.

@@ -29,8 +29,6 @@ from kit.data.sources.fields import Note
 from kit.data.sources.merging import merge
 from kit.io.errors import StoreError
 
-__all__ = ["check_length", "open_source"]
-
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
 """What a damaged file raises, where it is opened and where it is read."""
 _BOMB_BYTES, _BOMB_RATIO = 2**27, 200

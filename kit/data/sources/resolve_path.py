@@ -15,8 +15,6 @@ from kit.io.errors import StoreError
 if TYPE_CHECKING:
     from kit.registry import Entry
 
-__all__ = ["SourceOrigin", "locate"]
-
 _READABLE = ("states", "source", "zarr")
 """Kinds of registry entries that hold fields; statistics and weights of a data set are not read."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

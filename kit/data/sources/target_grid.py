@@ -17,8 +17,6 @@ from kit.data.grid import from_western_edge, is_closed
 from kit.data.sources.coordinates import canonical_coordinates
 from kit.io.errors import StoreError
 
-__all__ = ["DIGITS", "TINY", "TargetGrid", "points_described", "same_points", "spacing_of"]
-
 # Digits of a coordinate in degrees; what is beyond is rounding.
 DIGITS = 9
 # Degrees by which coordinates of the same place may differ between two sources.

@@ -22,8 +22,6 @@ from kit.data.store.format import chunk_file, compressors, period_indices, times
 from kit.data.store.manifest import BlockRecord, ChunkFact, write_file
 from kit.io.hashes import sha256_of_bytes
 
-__all__ = ["Encode", "Stopped", "WriteTask", "cut_block", "encoder", "keys_of", "write_block"]
-
 
 class Stopped(Exception):
     """A block was given up because the build ends."""

@@ -28,14 +28,13 @@ from kit.data.statics import choose_statics, with_statics
 from kit.data.store.build_state import OtherPlanError
 from kit.data.store.estimate import BuildEstimate, measure, unmeasured
 from kit.data.store.executor import BuildProgressCallback, ExecutionOptions
+from kit.data.store.finalize import StoreExistsError
 from kit.data.store.format import STATIC_PREFIX, Times, listed, period_indices, times_of
 from kit.data.store.reader import Store
-from kit.data.store.writer import StoreExistsError, append_states, write_store
+from kit.data.store.writer import append_states, write_store
 from kit.data.variables import lookup
 from kit.data.windows import at_step, trim
 from kit.io.errors import StoreError
-
-__all__ = ["build_store", "default_splits", "estimate", "open_store"]
 
 _REFUSED = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,

@@ -20,8 +20,6 @@ from kit.data.store.manifest import values_hash
 from kit.io.documents import parse_json
 from kit.io.hashes import sha256_of_text
 
-__all__ = ["BLOCK_BYTES", "LARGEST_BLOCK", "BuildPlan", "block_edges", "differences", "plan_of"]
-
 BLOCK_BYTES = 32 * 2**20
 """Values in a block of small states, float32."""
 LARGEST_BLOCK = 256 * 2**20

@@ -20,8 +20,6 @@ from kit.io.errors import StoreError
 from kit.io.locks import LockHandle, take
 from kit.io.retry import poll
 
-__all__ = ["STATIC", "BuildState", "OtherPlanError", "discard", "folder_of", "join"]
-
 STATIC = -1
 """Number of the block of static variables."""
 _PLAN, _RECORDS, _CLAIMS, _SCRATCH = "plan.json", "records", "claims", "scratch"

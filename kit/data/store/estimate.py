@@ -21,8 +21,6 @@ from kit.data.store.build_plan import block_edges
 from kit.data.store.format import check_dataset, times_of
 from kit.data.store.manifest import BlockRecord
 
-__all__ = ["BuildEstimate", "measure", "unmeasured"]
-
 _GB = 1e9
 
 

@@ -24,8 +24,6 @@ from kit.io.errors import SettingsError, StoreError, UnavailableError
 from kit.io.locks import LockHandle
 from kit.io.retry import poll
 
-__all__ = ["BuildProgressCallback", "ExecutionOptions", "write_blocks"]
-
 _logger = logging.getLogger(__name__)
 
 _PAUSE = 0.2

@@ -37,17 +37,6 @@ from kit.io.hashes import sha256_of_bytes, sha256_of_file
 from kit.io.locks import take
 from kit.io.retry import poll
 
-__all__ = [
-    "StoreExistsError",
-    "commit",
-    "finish",
-    "merged_statistics",
-    "prepare",
-    "records_of",
-    "recover",
-    "root_document",
-]
-
 _PAUSE = 0.2
 """Seconds between looks at what another process does at the end."""
 

@@ -22,34 +22,6 @@ if TYPE_CHECKING:
     # For annotations alone: the checks read stores without xarray, which takes a second to import.
     import xarray as xr
 
-__all__ = [
-    "COORDINATES",
-    "CURVILINEAR",
-    "GRID",
-    "INTEGRITY",
-    "REPORT_FILE",
-    "STATIC_PREFIX",
-    "STATISTICS_FILE",
-    "STORE_FORMAT",
-    "TIME_CHUNK",
-    "Times",
-    "check_coordinates",
-    "check_dataset",
-    "check_splits",
-    "chunk_file",
-    "compressors",
-    "consolidate",
-    "coordinate_values",
-    "grid_dimensions",
-    "listed",
-    "make_skeleton",
-    "pending_statistics",
-    "period_indices",
-    "plain_attributes",
-    "statistics_file",
-    "times_of",
-]
-
 STORE_FORMAT = 1
 STATIC_PREFIX = "static_"
 STATISTICS_FILE = "stats.json"

@@ -25,18 +25,6 @@ from kit.io.atomic import move
 from kit.io.documents import parse_json
 from kit.io.hashes import Hasher, new_sha256, sha256_of_bytes, sha256_of_file, sha256_of_text
 
-__all__ = [
-    "BlockRecord",
-    "ChunkFact",
-    "MANIFEST",
-    "Manifest",
-    "document_bytes",
-    "document_hash",
-    "file_hash",
-    "values_hash",
-    "write_file",
-]
-
 MANIFEST = "manifest.txt"
 
 

@@ -41,8 +41,6 @@ from kit.data.store.verify import verify
 from kit.io.errors import StoreError
 from kit.io.hashes import new_sha256
 
-__all__ = ["Store"]
-
 Float32 = npt.NDArray[np.float32]
 
 

@@ -24,8 +24,6 @@ from kit.io.documents import read_json
 from kit.io.errors import StoreError
 from kit.io.hashes import sha256_of_text
 
-__all__ = ["measure", "restate"]
-
 
 def measure(
     store: Store, period: Period, weighting: Weighting = "none", watch: Callable[[], None] = lambda: None

@@ -21,8 +21,6 @@ from kit.data.store.manifest import MANIFEST, ChunkFact, Manifest, document_hash
 from kit.io.documents import read_json
 from kit.io.errors import StoreError
 
-__all__ = ["Problem", "Verification", "verify"]
-
 _BATCH = 256
 """Chunks that are handed to the threads at a time: the list of all futures would outgrow the list of all files."""
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError)

@@ -36,8 +36,6 @@ from kit.data.store.reader import Store
 from kit.io.documents import read_json
 from kit.io.errors import SettingsError, StoreError
 
-__all__ = ["StoreExistsError", "append_states", "check_matching", "codec_of", "write_store"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -9,8 +9,6 @@ from aurora import Aurora
 
 from kit.io.errors import CheckpointError
 
-__all__ = ["Pattern", "restore_pruned", "merge_rollout_lora", "drop_pruned", "split_rollout_lora"]
-
 
 @torch.no_grad()
 def merge_rollout_lora(model: Aurora, loras: Mapping[str, torch.Tensor]) -> None:

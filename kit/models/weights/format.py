@@ -30,8 +30,6 @@ from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics, level_key
 from kit.models.variants import Variant, drop_names, keep_names
 
-__all__ = ["Pickled", "read_pickled", "upstream_names", "vibe_kit_spec"]
-
 _logger = logging.getLogger(__name__)
 
 _ZIP = b"PK\x03\x04"

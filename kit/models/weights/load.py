@@ -31,23 +31,6 @@ from kit.models.weights.convert import merge_rollout_lora, restore_pruned, split
 from kit.models.weights.format import read_pickled, upstream_names, vibe_kit_spec
 from kit.models.weights.locate import RANDOM, WEIGHTS_VARIABLE, describe_search, identify_weights, locate, search_places
 
-__all__ = [
-    "ADAPTER",
-    "ADAPTER_CONFIG",
-    "ADAPTER_PREFIX",
-    "DESCRIPTION",
-    "RANDOM",
-    "RolloutLoraMode",
-    "TENSORS",
-    "TRAINED",
-    "Weights",
-    "install",
-    "load",
-    "load_base",
-    "read_tensors",
-    "tensor_files",
-]
-
 TENSORS = "model.safetensors"
 DESCRIPTION = "kit.json"
 ADAPTER = "adapter_model.safetensors"

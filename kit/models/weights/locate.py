@@ -21,18 +21,6 @@ from kit.registry import Entry
 from kit.registry.entry import HUB, HubFile
 from kit.registry.paths import place
 
-__all__ = [
-    "OFFICIAL",
-    "RANDOM",
-    "WEIGHTS_VARIABLE",
-    "describe_search",
-    "identify_weights",
-    "is_official",
-    "locate",
-    "search_places",
-    "with_relative",
-]
-
 OFFICIAL = "hub"
 """What ``model.weights`` calls upstream's published weights of a variant."""
 RANDOM = "random"

@@ -23,8 +23,6 @@ from kit.train.loss import LossFunction
 from kit.train.settings import RolloutSettings
 from kit.train.task import IntermediateStep, Observer, StepLoss, unobserved
 
-__all__ = ["ForecastTask", "TaskData", "roll_out", "step_loss"]
-
 
 @dataclass(frozen=True)
 class TaskData:
@@ -92,6 +90,7 @@ class ForecastTask:
 
     def scores(self) -> dict[str, float]:
         """Return scores of precipitation since the last call, such as ``tp_csi_1mm``; empty where there is none."""
+        # Contingency tables add up over samples; scores are taken of the sums.
         results = flattened(self._rain.results())
         self._rain = RainBoard()
         return results
@@ -115,7 +114,7 @@ class ForecastTask:
         return load_pairs(data.valid, data.reader, batch_size=data.batch_size, prefetch=self._prefetch())
 
     def _prefetch(self) -> Callable[[datetime], None] | None:
-        """Return what reads ahead, for an input time, beside the states of the store; None where there is nothing."""
+        """Return a function that reads more than states ahead, for an input time; None where there is no more to read."""
         return None
 
     def open(self, folder: Path) -> None:
@@ -153,6 +152,7 @@ def roll_out(
     state = moved(pair.inputs, device)
     before: tuple[IntermediateStep, ...] = ()
     for step in range(1, settings.steps):
+        # A step without a loss needs no graph: no gradient flows from a later step into it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and step in targets):
             fields, prediction = space.step(space.inputs(state))
         with torch.no_grad():
@@ -164,6 +164,7 @@ def roll_out(
         del fields
         before = (*before, _intermediate(state))
     inputs = space.inputs(state)
+    # The last step goes nowhere, so that its inputs and its state can be let go of early.
     # States are as large as what is computed from them, and a generator keeps its names while it waits.
     del state
     fields = space.predict_fields(inputs, release=True)
@@ -182,7 +183,7 @@ def step_loss(
     before: tuple[IntermediateStep, ...],
     observe: Observer,
 ) -> StepLoss:
-    """Compare a prediction with the state that it was to be.
+    """Compare a prediction with the state that it predicts.
 
     Args:
         space: Space that losses are taken in.
@@ -190,14 +191,21 @@ def step_loss(
         step: Step of the roll-out, counted from 1.
         fields: Prediction, in training space.
         state: Physical target, on the device; of length 1 in its history.
-        before: Steps on the way to this one.
+        before: Intermediate steps before this one.
         observe: Looks at prediction and target.
     """
     target, time = space.targets(state), state.metadata.time
     del state
     observe(fields, target)
     predicted = _finite(fields.surface | fields.atmospheric)
-    return StepLoss(step, time, predicted, _finite(_scored(target)), loss_fn(fields, target), before)
+    # Points that a mask leaves out are not scored, and may be NaN by right: they count as zero.
+    surface = dict(target.surface)
+    for name, mask in target.masks.items():
+        surface[name] = surface[name].where(mask, 0)
+    wanted = _finite(surface | target.atmospheric)
+    # Not held while the loss is taken, which needs the memory.
+    del surface
+    return StepLoss(step, time, predicted, wanted, loss_fn(fields, target), before)
 
 
 def _intermediate(state: Batch) -> IntermediateStep:
@@ -207,12 +215,5 @@ def _intermediate(state: Batch) -> IntermediateStep:
 
 @torch.no_grad()
 def _finite(variables: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # Left on the device, unread: reading them would wait for it at every step.
     return {name: value.isfinite().all() for name, value in variables.items()}
-
-
-def _scored(target: Fields) -> dict[str, torch.Tensor]:
-    """Return what is scored of a target: points that a mask leaves out count as zero."""
-    surface = dict(target.surface)
-    for name, mask in target.masks.items():
-        surface[name] = surface[name].where(mask, 0)
-    return surface | target.atmospheric

@@ -1,4 +1,4 @@
-"""Training light decoders: the frozen trunk gives latents, which a cache keeps between epochs and runs."""
+"""Training of light decoders on latents of a frozen trunk, which a cache keeps between epochs and runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from kit.adapt.settings import AdaptSettings
 from kit.train.loss import LossFunction
 from kit.train.settings import RolloutSettings
 from kit.train.tasks.forecast import ForecastTask, TaskData
-
-__all__ = ["LatentTask"]
 
 
 class LatentTask(ForecastTask):
@@ -40,12 +38,13 @@ class LatentTask(ForecastTask):
     ) -> None:
         super().__init__(space, loss_fn, rollout, data)
         if data is not None:
+            # Refused here if it would grow beyond its budget, before anything is computed.
             space.open_cache(adapt, (data.train, data.valid))
         if space.told is not None:
             self.notes = (space.told,)
 
     def _prefetch(self) -> Callable[[datetime], None] | None:
-        """Return what reads the latents of an input time, where they are kept."""
+        """Return the function that reads the latents of an input time ahead; None without a cache."""
         if self.space.cache is None:
             return None
         return self.space.cache.read_ahead

@@ -1,9 +1,9 @@
-"""A replay buffer: long roll-outs, one graded step at a time.
+"""Replay buffer: long roll-outs, one graded step at a time.
 
 As in the roll-out fine-tuning of Aurora (Bodnar et al. 2025, supplement D.4): the buffer begins with states from the
-data; a training step draws some, predicts one step, is graded on it, and puts the prediction back in the place of what
-it was made from; from time to time a fresh state from the data replaces one. So the model is trained on its own
-predictions, many steps old, at the price of a step without a roll-out.
+data; a training step draws some, predicts one step, takes the loss of it, and puts the prediction back in the place of
+the state that it was made from; from time to time a fresh state from the data replaces one. So the model is trained on
+its own predictions, many steps old, at the price of a step without a roll-out.
 
 A state from the data is read when it is drawn for the first time: only what holds predictions takes memory.
 """
@@ -31,8 +31,6 @@ from kit.train.tasks.forecast import ForecastTask, TaskData, step_loss
 from kit.train.tasks.replay_sampler import Draw, draws
 from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem, ReplayStorage
 
-__all__ = ["ReplayBatch", "ReplayBuffer", "ReplayTask", "one_step"]
-
 _FOLDER = Path("resume") / "replay"
 
 
@@ -41,7 +39,7 @@ class ReplayBatch(Pair):
     """Items of the buffer, all of one age, and their targets.
 
     Attributes:
-        take_back: takes the next input states, on the CPU; None where no item goes on.
+        take_back: Takes the next input states, on the CPU; None where no item goes on.
     """
 
     take_back: Callable[[Batch], None] | None = None
@@ -84,11 +82,11 @@ class ReplayTask(ForecastTask):
         return self._buffer.batches(start, self.data.batches)
 
     def open(self, folder: Path) -> None:
-        """Make ready to hold items, in files of ``folder`` if they are kept on disk."""
+        """Prepare an empty buffer, in files of ``folder`` if items are kept on disk."""
         self._buffer.open(folder)
 
     def close(self) -> None:
-        """Let go of all items."""
+        """Drop all items."""
         self._buffer.close()
 
     def save(self, checkpoint: Path) -> None:
@@ -96,7 +94,7 @@ class ReplayTask(ForecastTask):
         self._buffer.save(checkpoint)
 
     def load(self, checkpoint: Path) -> None:
-        """Hold the items that a checkpoint has.
+        """Load the items of a checkpoint.
 
         Raises:
             CheckpointError: a file is missing or cannot be read.
@@ -112,7 +110,7 @@ def one_step(
     take_back: Callable[[Batch], None] | None = None,
     observe: Observer = unobserved,
 ) -> Iterator[StepLoss]:
-    """Predict one step of a roll-out that goes on at another time, and compare it with its target.
+    """Predict one step of a roll-out that is continued at another time, and compare it with its target.
 
     Args:
         space: The model, and the space that losses are taken in.
@@ -123,6 +121,7 @@ def one_step(
         observe: Looks at prediction and target, before the loss is taken.
     """
     inputs = space.inputs(moved(pair.inputs, device))
+    # Inputs may go as soon as they are normalised, as in a step without a buffer.
     fields, prediction = space.step(inputs, release=True)
     if take_back is not None:
         with torch.no_grad():
@@ -137,12 +136,12 @@ def one_step(
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a draw needs of the data.
+    """Data of a draw.
 
     Attributes:
-        draw: the draw.
-        fresh: input states, of items that the model has made no step of.
-        target: of the next step.
+        draw: Items that are drawn.
+        fresh: Input states of the items, where the model has made no step of them.
+        target: Target of the next step.
     """
 
     draw: Draw
@@ -154,7 +153,7 @@ class ReplayBuffer:
     """Items between data and predictions; the source of training batches."""
 
     def __init__(self, data: TaskData, settings: RolloutSettings, accumulate: int) -> None:
-        """Find out how far each item can go.
+        """Find out how many steps each item can be rolled out.
 
         Args:
             data: Training pairs, one step apart, and how they are drawn and read.
@@ -169,15 +168,17 @@ class ReplayBuffer:
         assert settings.buffer is not None
         assert settings.refresh is not None
         self._size, self._refresh, self._keep = settings.buffer, settings.refresh, settings.keep
-        pairs, batch_size = data.train, data.batch_size
-        self._pairs, self._reader = pairs, data.reader
-        self._batch_size, self._accumulate, self._seed = batch_size, accumulate, data.seed
-        if batch_size * accumulate > self._size:
+        self._data = data
+        self._accumulate = accumulate
+        # Batches of a step are drawn without putting anything back between them.
+        drawn = data.batch_size * accumulate
+        if drawn > self._size:
             msg = (
-                f"rollout.buffer is {self._size}, but a step draws {batch_size * accumulate} items (data.batch_size x "
+                f"rollout.buffer is {self._size}, but a step draws {drawn} items (data.batch_size x "
                 "train.accumulate); make it larger, several times as large for items of all ages"
             )
             raise SettingsError(msg)
+        pairs = data.train
         self._following = [pairs.following(index, settings.steps) for index in range(len(pairs))]
         if (longest := max(map(len, self._following))) < settings.steps:
             msg = (
@@ -188,15 +189,17 @@ class ReplayBuffer:
         self._storage: ReplayStorage = HostStorage()
 
     def open(self, folder: Path) -> None:
-        """Make ready to hold items.
+        """Prepare an empty buffer.
 
         Args:
-            folder: for files of items, if they are kept on disk; what is there is removed.
+            folder: Folder for files of items, if they are kept on disk; files that are there are removed.
         """
-        self._storage = DiskStorage(folder) if self._keep == "disk" else HostStorage()
+        self._storage = HostStorage()
+        if self._keep == "disk":
+            self._storage = DiskStorage(folder)
 
     def close(self) -> None:
-        """Let go of all items."""
+        """Drop all items."""
         if isinstance(self._storage, DiskStorage):
             self._storage.remove()
         self._storage = HostStorage()
@@ -206,7 +209,7 @@ class ReplayBuffer:
         self._storage.save(checkpoint / _FOLDER)
 
     def load(self, checkpoint: Path) -> None:
-        """Hold the items that a checkpoint has.
+        """Load the items of a checkpoint.
 
         Raises:
             CheckpointError: a file is missing or cannot be read.
@@ -220,43 +223,46 @@ class ReplayBuffer:
         self._storage.load(checkpoint / _FOLDER)
 
     def batches(self, start: int, stop: int) -> Iterator[ReplayBatch]:
-        """Draw batches, reading ahead what they need of the data.
+        """Draw batches, reading ahead the data that they need.
 
         Predictions for a batch must be back before the batch after those of the same optimiser step is asked for.
 
         Args:
-            start: batches drawn before, counted from the beginning of training.
-            stop: batches of the whole training.
+            start: Batches drawn before, counted from the beginning of training.
+            stop: Batches of the whole training.
         """
         course = draws(
             [len(places) for places in self._following],
             size=self._size,
             refresh=self._refresh,
-            batch_size=self._batch_size,
+            batch_size=self._data.batch_size,
             accumulate=self._accumulate,
-            seed=self._seed,
+            seed=self._data.seed,
         )
+        # A resumed run finds its place by counting; no draw depends on a prediction, so that data can be read ahead.
         for read in read_ahead(map(self._read, islice(course, start, stop))):
-            yield self._drawn(read)
+            draw, inputs = read.draw, read.fresh
+            if inputs is None:
+                slots = zip(draw.slots, draw.pairs, strict=True)
+                inputs = concatenate([self._held(slot, pair, draw.depth) for slot, pair in slots])
+            # What goes on is put back; what was there before is at its end, or has been replaced by a fresh item.
+            for slot in draw.slots:
+                self._storage.drop(slot)
+            take_back = None
+            if any(draw.goes_on):
+                take_back = partial(self._put, draw)
+            yield ReplayBatch(inputs, read.target, take_back=take_back)
 
     def _read(self, draw: Draw) -> _Reading:
-        """Read from the store, in a thread of its own."""
+        """Read the data of a draw from the store, in a thread of its own."""
+        pairs, reader = self._data.train, self._data.reader
         places = [self._following[pair][draw.depth] for pair in draw.pairs]
-        target = self._pairs.target(places, self._reader)
-        fresh = None if draw.depth else self._pairs.inputs(draw.pairs, self._reader)
+        target = pairs.target(places, reader)
+        fresh = None
+        # States from the data are read when they are drawn for the first time: only predictions take memory.
+        if draw.depth == 0:
+            fresh = pairs.inputs(draw.pairs, reader)
         return _Reading(draw, fresh, target)
-
-    def _drawn(self, read: _Reading) -> ReplayBatch:
-        draw = read.draw
-        if read.fresh is None:
-            slots = zip(draw.slots, draw.pairs, strict=True)
-            inputs = concatenate([self._held(slot, pair, draw.depth) for slot, pair in slots])
-        else:
-            inputs = read.fresh
-        # What goes on is put back; what was there before is at its end, or has been replaced by a fresh item.
-        for slot in draw.slots:
-            self._storage.drop(slot)
-        return ReplayBatch(inputs, read.target, take_back=partial(self._put, draw) if any(draw.goes_on) else None)
 
     def _held(self, slot: int, pair: int, depth: int) -> Batch:
         item = self._storage.get(slot)
@@ -265,18 +271,23 @@ class ReplayBuffer:
         return item.state
 
     def _put(self, draw: Draw, state: Batch) -> None:
-        """Take predictions back, each into the slot that it was made from."""
+        """Put predictions back, each into the slot that it was made from."""
         for place, (slot, pair, goes_on) in enumerate(zip(draw.slots, draw.pairs, draw.goes_on, strict=True)):
             if goes_on:
                 self._storage.put(slot, ReplayItem(pair, _sample(state, place)))
 
 
 def _sample(batch: Batch, place: int) -> Batch:
-    """One sample of a batch, in memory of its own where it is one of several."""
+    """Take one sample of a batch, in memory of its own where it is one of several."""
     several = len(batch.metadata.time) > 1
 
-    def of(variables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value[place : place + 1].clone() if several else value for name, value in variables.items()}
+    def of_sample(variables: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        taken = {name: value[place : place + 1] for name, value in variables.items()}
+        if several:
+            # A view would keep the whole batch in memory as long as its last item lives.
+            taken = {name: value.clone() for name, value in taken.items()}
+        return taken
 
     metadata = dataclasses.replace(batch.metadata, time=batch.metadata.time[place : place + 1])
-    return dataclasses.replace(batch, surf_vars=of(batch.surf_vars), atmos_vars=of(batch.atmos_vars), metadata=metadata)
+    surface, atmospheric = of_sample(batch.surf_vars), of_sample(batch.atmos_vars)
+    return dataclasses.replace(batch, surf_vars=surface, atmos_vars=atmospheric, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Which items of a replay buffer are drawn, and when they are replaced: decided before any of it happens.
+"""Draws of a replay buffer: which items are drawn, and when they are replaced, decided before any of it happens.
 
 No decision depends on a prediction, so that the whole course follows from the seed: states can be read ahead of their
 use, and a resumed run finds its place by counting.
@@ -6,6 +6,7 @@ use, and a resumed run finds its place by counting.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,14 @@ import torch
 
 from kit.data.loader import ShuffledPairs
 
-__all__ = ["Draw", "draws"]
-
 
 @dataclass
 class _Item:
-    """What a slot of the buffer holds.
+    """Item in a slot of the buffer.
 
     Attributes:
-        pair: whose input states it began with.
-        depth: steps that the model has made of them.
+        pair: Index of the pair whose input states it began with.
+        depth: Steps that the model has made of them.
     """
 
     pair: int
@@ -35,10 +34,10 @@ class Draw:
     """A batch of items of one age, one entry for each item.
 
     Attributes:
-        slots: where they are in the buffer.
-        pairs: whose input states they began with.
-        depth: steps that the model has made of them.
-        goes_on: whether the prediction goes back into the buffer; else a fresh item takes its place.
+        slots: Slots of the buffer that hold them.
+        pairs: Indices of the pairs whose input states they began with.
+        depth: Steps that the model has made of them.
+        goes_on: Whether the prediction goes back into the buffer; else a fresh item takes its place.
     """
 
     slots: tuple[int, ...]
@@ -57,51 +56,35 @@ def draws(
     fewer than asked for where there are no more.
 
     Args:
-        reach: for each pair, the steps for which there are targets.
-        size: of the buffer.
-        refresh: optimiser steps between two fresh items that take the place of any other.
-        batch_size: items in a batch, at most.
-        accumulate: batches in an optimiser step; all of them must fit into the buffer.
-        seed: of everything that is drawn.
+        reach: Number of steps for which there are targets, for each pair.
+        size: Items in the buffer.
+        refresh: Optimiser steps between two fresh items that take the place of any other.
+        batch_size: Items in a batch, at most.
+        accumulate: Batches in an optimiser step; all of them must fit into the buffer.
+        seed: Seed of everything that is drawn.
     """
-    order = _endless(len(reach), seed)
+    # Fresh items come in the order of training, epoch after epoch.
+    shuffled = ShuffledPairs(len(reach), batch_size=1, seed=seed, batches=sys.maxsize)
+    order = itertools.chain.from_iterable(shuffled)
     # A seed of its own: those of the orders count from the same product.
     chance = torch.Generator().manual_seed(1_000_003 * seed + 1_000_002)
     items = [_Item(next(order)) for _ in range(size)]
-    step = 0
-    while True:
+    for step in itertools.count():
         if step and step % refresh == 0:
+            # Drawn from all, so that no age is preferred.
             items[int(torch.randint(size, (), generator=chance))] = _Item(next(order))
         waiting: list[int] = torch.randperm(size, generator=chance).tolist()
         drawn: list[int] = []
         for _ in range(accumulate):
-            slots = _of_one_age(items, waiting, batch_size)
+            # The first is any, so that every item is drawn equally often; the others share its age.
+            depth = items[waiting[0]].depth
+            slots = [slot for slot in waiting if items[slot].depth == depth][:batch_size]
             waiting = [slot for slot in waiting if slot not in slots]
             drawn += slots
-            yield _draw(items, slots, reach)
+            pairs = tuple(items[slot].pair for slot in slots)
+            yield Draw(tuple(slots), pairs, depth, goes_on=tuple(depth + 1 < reach[pair] for pair in pairs))
+        # Once the step is over: none of its batches may draw what another of them puts back.
         for slot in drawn:
             items[slot].depth += 1
             if items[slot].depth == reach[items[slot].pair]:
                 items[slot] = _Item(next(order))
-        step += 1
-
-
-def _endless(pairs: int, seed: int) -> Iterator[int]:
-    """Pairs in the order of training, epoch after epoch."""
-    for (pair,) in ShuffledPairs(pairs, batch_size=1, seed=seed, batches=sys.maxsize):
-        yield pair
-
-
-def _of_one_age(items: Sequence[_Item], waiting: Sequence[int], count: int) -> list[int]:
-    depth = items[waiting[0]].depth
-    return [slot for slot in waiting if items[slot].depth == depth][:count]
-
-
-def _draw(items: Sequence[_Item], slots: Sequence[int], reach: Sequence[int]) -> Draw:
-    chosen = [items[slot] for slot in slots]
-    return Draw(
-        slots=tuple(slots),
-        pairs=tuple(item.pair for item in chosen),
-        depth=chosen[0].depth,
-        goes_on=tuple(item.depth + 1 < reach[item.pair] for item in chosen),
-    )

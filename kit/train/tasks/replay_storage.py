@@ -1,11 +1,10 @@
-"""Where a replay buffer keeps states: in the host's memory, or as files."""
+"""Storage of a replay buffer's items: in the host's memory, or as files."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,18 +20,17 @@ from kit.io.atomic import move
 from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import CheckpointError
 
-__all__ = ["DiskStorage", "ReplayItem", "HostStorage", "ReplayStorage"]
-
+# Fields of a batch, in the order of its arguments, by the prefix of their variables in a file.
 _KINDS = {"surface": "surf_vars", "static": "static_vars", "atmospheric": "atmos_vars"}
 
 
 @dataclass(frozen=True)
 class ReplayItem:
-    """An item that the model has made at least one step of.
+    """Item that the model has made at least one step of.
 
     Attributes:
-        pair: whose input states it began with.
-        state: its input states now, on the CPU, one sample.
+        pair: Index of the pair whose input states it began with.
+        state: Present input states, on the CPU, one sample.
     """
 
     pair: int
@@ -43,19 +41,19 @@ class ReplayStorage(Protocol):
     """Holds items by their slots."""
 
     def put(self, slot: int, item: ReplayItem) -> None:
-        """Hold an item, in the place of what was there."""
+        """Store an item in a slot; what was there is replaced."""
 
     def get(self, slot: int) -> ReplayItem | None:
-        """What a slot holds, if anything."""
+        """Return the item of a slot; None where it is empty."""
 
     def drop(self, slot: int) -> None:
-        """Let go of what a slot holds, if anything."""
+        """Empty a slot."""
 
     def save(self, folder: Path) -> None:
-        """Leave everything in a folder, which is made."""
+        """Write all items into a new folder."""
 
     def load(self, folder: Path) -> None:
-        """Hold what ``save`` left, and nothing else.
+        """Hold the items that ``save`` wrote, and nothing else.
 
         Raises:
             CheckpointError: a file cannot be read.
@@ -69,15 +67,15 @@ class HostStorage:
         self._items: dict[int, ReplayItem] = {}
 
     def put(self, slot: int, item: ReplayItem) -> None:
-        """Hold an item, in the place of what was there."""
+        """Store an item in a slot; what was there is replaced."""
         self._items[slot] = item
 
     def get(self, slot: int) -> ReplayItem | None:
-        """What a slot holds, if anything."""
+        """Return the item of a slot; None where it is empty."""
         return self._items.get(slot)
 
     def drop(self, slot: int) -> None:
-        """Let go of what a slot holds, if anything."""
+        """Empty a slot."""
         self._items.pop(slot, None)
 
     def save(self, folder: Path) -> None:
@@ -98,25 +96,28 @@ class DiskStorage:
         """Begin with an empty folder.
 
         Args:
-            folder: is the shelf's alone; what is there is removed.
+            folder: Folder for this storage alone; what is there is removed.
         """
         self._folder = folder
         self.remove()
         folder.mkdir(parents=True)
 
     def put(self, slot: int, item: ReplayItem) -> None:
-        """Write an item, and put it in the place of what was there."""
+        """Write an item into a slot; what was there is replaced."""
+        # Under another name first: a checkpoint may hold a link to the old file, whose bytes must stay.
         part = self._folder / f".{slot}.part"
         _write(item, part)
         move(part, _file(self._folder, slot))
 
     def get(self, slot: int) -> ReplayItem | None:
-        """Read what a slot holds, if anything."""
+        """Read the item of a slot; None where it is empty."""
         file = _file(self._folder, slot)
-        return _read(file) if file.exists() else None
+        if not file.exists():
+            return None
+        return _read(file)
 
     def drop(self, slot: int) -> None:
-        """Let go of what a slot holds, if anything."""
+        """Empty a slot."""
         _file(self._folder, slot).unlink(missing_ok=True)
 
     def save(self, folder: Path) -> None:
@@ -125,9 +126,10 @@ class DiskStorage:
         _link(self._folder, folder)
 
     def load(self, folder: Path) -> None:
-        """Link every file, after a look at each."""
+        """Link every file, once all of them have been read."""
         self.remove()
         self._folder.mkdir(parents=True)
+        # A damaged item would show in the middle of training otherwise.
         for file in folder.glob("*.safetensors"):
             _read(file)
         _link(folder, self._folder)
@@ -151,17 +153,16 @@ def _link(source: Path, target: Path) -> None:
 
 def _write(item: ReplayItem, file: Path) -> None:
     """Write an item as safetensors: names of variables by kind, times and steps in the header."""
-    tensors = {
-        f"{kind}/{name}": value.contiguous()
-        for kind, field in _KINDS.items()
-        for name, value in getattr(item.state, field).items()
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    for kind, field in _KINDS.items():
+        for name, value in getattr(item.state, field).items():
+            tensors[f"{kind}/{name}"] = value.contiguous()
     metadata = item.state.metadata
     # Longitudes across Greenwich are of a class of their own, which the file need not know.
     tensors |= {"latitude": metadata.lat.contiguous(), "longitude": metadata.lon.as_subclass(torch.Tensor).contiguous()}
     about = {
         "pair": item.pair,
-        "time": [time.isoformat() for time in metadata.time],
+        "time": list(map(datetime.isoformat, metadata.time)),
         "levels": list(metadata.atmos_levels),
         "rollout_step": metadata.rollout_step,
         # Sums are taken in the order of variables, and a file has one of its own.
@@ -186,15 +187,16 @@ def _read(file: Path) -> ReplayItem:
             "from the weights of the checkpoint"
         )
         raise CheckpointError(msg) from error
+    latitude, longitude = tensors.pop("latitude"), tensors.pop("longitude")
     metadata = Metadata(
-        lat=tensors["latitude"],
-        lon=longitudes(tensors["longitude"].double().numpy()),
-        time=tuple(datetime.fromisoformat(time) for time in about["time"]),
+        lat=latitude,
+        lon=longitudes(longitude.double().numpy()),
+        time=tuple(map(datetime.fromisoformat, about["time"])),
         atmos_levels=tuple(about["levels"]),
         rollout_step=about["rollout_step"],
     )
-    return ReplayItem(about["pair"], Batch(*(_of_kind(tensors, kind) for kind in _KINDS), metadata))
-
-
-def _of_kind(tensors: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
-    return {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith(f"{kind}/")}
+    variables: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in _KINDS}
+    for name, value in tensors.items():
+        kind, _, variable = name.partition("/")
+        variables[kind][variable] = value
+    return ReplayItem(about["pair"], Batch(*variables.values(), metadata))

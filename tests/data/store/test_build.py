@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from kit.data.settings import BuildSettings
 from kit.data.store.build import build_store, default_splits, open_store
+from kit.data.store.finalize import StoreExistsError
 from kit.data.store.reader import Store
-from kit.data.store.writer import StoreExistsError
 from kit.io.errors import StoreError
 from tests.data.sources.era5_files import new_form, write
 from tests.factories import synthetic_dataset, synthetic_store

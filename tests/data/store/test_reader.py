@@ -15,8 +15,9 @@ import xarray as xr
 import zarr
 
 from kit.data.settings import Codec, Period
+from kit.data.store.finalize import StoreExistsError
 from kit.data.store.reader import Store
-from kit.data.store.writer import StoreExistsError, write_store
+from kit.data.store.writer import write_store
 from kit.io.errors import StoreError
 from tests.factories import LAMBERT, as_matrices, synthetic_dataset, synthetic_store
 

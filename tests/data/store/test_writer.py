@@ -14,8 +14,8 @@ from kit.data.store import finalize as finish
 from kit.data.store import writer as write
 from kit.data.store.blocks import WriteTask, write_block
 from kit.data.store.build_state import OtherPlanError
+from kit.data.store.finalize import StoreExistsError
 from kit.data.store.reader import Store
-from kit.data.store.writer import StoreExistsError
 from kit.io.errors import StoreError, UnavailableError
 from kit.io.locks import take
 from tests.data.store.builds import ATTRIBUTES, build, files_of, interrupt, one_state_blocks, small

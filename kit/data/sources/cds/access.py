@@ -12,8 +12,6 @@ from kit.data.sources.cds.products import STORES
 from kit.io.documents import DocumentError, read_text
 from kit.io.errors import SettingsError
 
-__all__ = ["Access", "find_access", "key_file"]
-
 _FILES = (("ECMWF_DATASTORES_RC_FILE", ".ecmwfdatastoresrc"), ("CDSAPI_RC", ".cdsapirc"))
 """Variables that name a file of a key, and where it lies by default: the new client's, then the old one's."""
 _COPERNICUS = ("cds.climate.copernicus.eu", "ads.atmosphere.copernicus.eu", "ewds.climate.copernicus.eu")

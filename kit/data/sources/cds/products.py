@@ -17,8 +17,6 @@ from typing import Any, Literal, TypeVar
 from kit.data.variables import Kind, Variable, lookup
 from kit.io.errors import SettingsError
 
-__all__ = ["Dates", "PRODUCTS", "Product", "STORES", "Times", "blocks", "dated", "product_of", "request_name"]
-
 STORES = {
     "CDS": "https://cds.climate.copernicus.eu/api",
     "ADS": "https://ads.atmosphere.copernicus.eu/api",

@@ -21,8 +21,6 @@ from kit.io.progress import ProgressCallback
 from kit.io.retry import Limits, RetryableError, SourceError
 from kit.registry.download import Source, download
 
-__all__ = ["PollingPolicy", "fetch_all", "readable"]
-
 
 @dataclass(frozen=True)
 class PollingPolicy:

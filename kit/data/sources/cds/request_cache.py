@@ -23,8 +23,6 @@ from kit.io.locks import LockHandle, take
 from kit.registry.partial_download import PartialDownload
 from kit.registry.paths import cache_dir
 
-__all__ = ["CachedRequest", "Note", "folder"]
-
 _MAGIC, _END = b"GRIB", b"7777"
 
 

@@ -20,8 +20,6 @@ from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, Kind, lookup
 from kit.io.errors import SettingsError
 from kit.io.hashes import sha256_of_text
 
-__all__ = ["FieldSelection", "Planned", "plan", "select"]
-
 LEVELS = (50.0, 100.0, 150.0, 200.0, 250.0, 300.0, 400.0, 500.0, 600.0, 700.0, 850.0, 925.0, 1000.0)
 """In hPa; those that Aurora's published weights know, for who does not say which."""
 MOST_FIELDS = 5000

@@ -25,8 +25,6 @@ from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, pati
 if TYPE_CHECKING:
     from ecmwf.datastores import Client, Remote
 
-__all__ = ["Result", "Service", "State", "load_client"]
-
 _GONE = (404, 410)
 _MAX_WORDS = 1500
 """Characters of a server's words that are shown."""

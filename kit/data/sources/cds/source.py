@@ -24,8 +24,6 @@ from kit.io.progress import current
 from kit.io.retry import Limits
 from kit.registry.fetching import offline
 
-__all__ = ["LIMITS", "POLLING", "announce", "open_source"]
-
 LIMITS = Limits(attempts=10, backoff=2.0)
 """Of patience with a data store: some eight minutes without an answer."""
 POLLING = PollingPolicy()

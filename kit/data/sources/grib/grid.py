@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GribGrid", "read_grid"]
-
 Values = npt.NDArray[np.float64]
 _REGULAR = ("regular_ll", "regular_gg")
 """Kinds of grid that are vectors of latitudes and longitudes."""

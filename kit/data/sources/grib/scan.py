@@ -21,8 +21,6 @@ import numpy as np
 from kit.data.sources.grib.grid import GribGrid, read_grid
 from kit.io.errors import SettingsError, StoreError
 
-__all__ = ["Message", "is_grib", "load_eccodes", "scan"]
-
 T = TypeVar("T")
 
 MAGIC = b"GRIB"

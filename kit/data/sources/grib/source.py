@@ -28,8 +28,6 @@ from kit.data.units import canonical_units
 from kit.data.variables import Variable, find, find_param
 from kit.io.errors import StoreError
 
-__all__ = ["check_steps", "data_of_messages", "name_of", "open_source", "window_of"]
-
 
 @contextmanager
 def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[SourceData]:

@@ -20,8 +20,6 @@ from kit.data.sources.base import states_together
 from kit.data.sources.grib.scan import MAGIC, Message, load_eccodes
 from kit.io.errors import StoreError
 
-__all__ = ["decoded", "lazy", "same_values"]
-
 _MISSING = 1e300
 """Stands for a point without a value while a message is decoded; eccodes' own, 9999, may be a value."""
 

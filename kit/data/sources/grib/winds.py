@@ -13,8 +13,6 @@ from kit.data.sources.grib.grid import GribGrid
 from kit.data.sources.grib.scan import Message
 from kit.io.errors import StoreError
 
-__all__ = ["OTHER_COMPONENT", "check_vectors", "is_along_axes", "turn_winds"]
-
 _PAIRS = (("u", "v"), ("10u", "10v"), ("100u", "100v"))
 OTHER_COMPONENT = {"u": "v", "v": "u", "10u": "10v", "10v": "10u", "100u": "100v", "100v": "100u"}
 """The other component of each component of a wind."""

@@ -26,8 +26,6 @@ from kit.io.retry import SourceError
 from kit.registry.fetching import locked
 from kit.registry.paths import cache_dir
 
-__all__ = ["Fetched", "Fetcher", "HourPlan", "HourPlanner", "MissingError"]
-
 _HOUR = np.timedelta64(1, "h")
 _FRAME = 16
 """Bytes of a message's first section, which ends in the message's length."""

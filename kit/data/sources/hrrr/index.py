@@ -28,20 +28,6 @@ from kit.io.documents import parse_json
 from kit.io.errors import SettingsError, StoreError
 from kit.io.retry import RetryableError, SourceError, patiently
 
-__all__ = [
-    "ARCHIVES",
-    "ARCHIVE_VARIABLE",
-    "Line",
-    "ModelRun",
-    "WantedField",
-    "address_of",
-    "archives",
-    "load_herbie",
-    "read_index",
-    "states_of",
-    "wanted_by_hour",
-]
-
 ARCHIVES = ("aws", "google", "azure", "nomads")
 """Herbie's names of the archives that are asked, in this order."""
 ARCHIVE_VARIABLE = "KIT_HRRR_ARCHIVE"

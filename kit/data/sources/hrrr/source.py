@@ -30,8 +30,6 @@ from kit.io.retry import Limits
 from kit.registry.fetching import offline
 from kit.registry.paths import cache_dir
 
-__all__ = ["LICENCE", "FetchEstimate", "estimate", "open_source"]
-
 LICENCE = "NOAA HRRR, public domain (NOAA Open Data Dissemination)"
 _THREADS = 4
 """Hours that are fetched at once."""

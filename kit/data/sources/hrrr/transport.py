@@ -20,8 +20,6 @@ from kit.registry.entry import host_of
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["AbsentError", "Piece", "ShorterError", "Transport"]
-
 _MAX_TEXT = 8 * 2**20
 """Bytes of an index that are read; HRRR's longest has 100 KB."""
 

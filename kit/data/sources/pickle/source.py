@@ -26,8 +26,6 @@ from kit.data.sources.pickle.unpickle import Array, PickledBatch, PickledPair, l
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX
 from kit.io.errors import StoreError
 
-__all__ = ["open_source"]
-
 COORDINATES = ("time", "latitude", "longitude", "level")
 Values = npt.NDArray[Any]
 

@@ -26,8 +26,6 @@ import numpy.typing as npt
 
 from kit.io.errors import StoreError
 
-__all__ = ["Array", "PickledBatch", "PickledMetadata", "PickledPair", "load"]
-
 # What the unpickler, and the stand-ins below, raise for bytes that are damaged or made up.
 _NOT_A_PICKLE = (
     pickle.UnpicklingError,

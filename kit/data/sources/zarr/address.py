@@ -22,8 +22,6 @@ from zarr.core.sync import sync
 from kit.io.errors import SettingsError, StoreError, UnavailableError
 from kit.io.retry import Limits
 
-__all__ = ["is_address", "opened_store", "without_retries"]
-
 _PACKAGES = {"gs": ("aiohttp", "gcsfs"), "http": ("aiohttp",), "https": ("aiohttp",), "s3": ("s3fs",)}
 """What fsspec needs to read addresses of each scheme."""
 

@@ -34,8 +34,6 @@ from kit.io.hashes import sha256_of_text
 from kit.io.progress import ProgressCallback
 from kit.io.retry import RetryableError, SourceError, patiently
 
-__all__ = ["FILLED", "SelectedTimes", "ZarrArrays", "hours_between", "lazy"]
-
 CHUNK_BYTES = 64 * 2**20
 """Most of an array that is computed at once, where the store's own chunks hold many states."""
 _CHECK_SECONDS = 120.0

@@ -36,8 +36,6 @@ from kit.io.retry import (
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
-__all__ = ["AbsentChunkError", "RetryStore", "any_array", "describe_key", "keys_read"]
-
 _logger = logging.getLogger(__name__)
 
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")

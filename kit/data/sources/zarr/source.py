@@ -30,8 +30,6 @@ from kit.data.variables import lookup, window
 from kit.io.errors import KitError, StoreError
 from kit.io.retry import Limits
 
-__all__ = ["open_source"]
-
 _logger = logging.getLogger(__name__)
 
 REMOTE = Limits()
