@@ -45,9 +45,12 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     if path.exists() and not path.is_file() and not path.is_dir():
         msg = "it is no regular file"
         raise DocumentError(msg)
-    # One byte more than allowed tells a file that is too large; its size alone would not, while another writes to it.
+    # More than allowed tells a file that is too large; its size alone would not, while another writes to it. In pieces:
+    # one read would allocate all that is allowed at once, also where a run has just run out of memory.
+    data = bytearray()
     with path.open("rb") as stream:
-        data = stream.read(max_bytes + 1)
+        while len(data) <= max_bytes and (piece := stream.read(2**16)):
+            data += piece
     if len(data) > max_bytes:
         msg = f"it is larger than {max_bytes} bytes"
         raise DocumentError(msg)
