@@ -17,7 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 _aten = torch.ops.aten
-_CACHING = ("aurora.", "kit.")
+_CACHING = ("aurora.", "kit.", "torchao.optim")
 # Values that are worth knowing.
 _FEW = 1024
 _TO_NUMPY = torch.Tensor.numpy
@@ -110,7 +110,9 @@ def _apply(module: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tenso
 
 
 def _empty_caches() -> None:
-    """Empty every function's cache of upstream's modules and ours: a tensor in one would outlive its world.
+    """Empty every function's cache of upstream's modules, ours and torchao's optimisers.
+
+    A value in one would outlive its world: torchao 0.14 keeps the table of its 8-bit codes, which is made up in here.
 
     Not that of ``FakeTensorMode``, a class: it holds shapes, no tensors, and spares the next trace half of its time.
     """

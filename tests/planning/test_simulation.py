@@ -111,6 +111,16 @@ def test_the_process_is_left_as_it_was() -> None:
     assert not isinstance(torch.empty(1), FakeTensor)
 
 
+def test_codes_of_8_bit_optimisers_are_not_made_up_afterwards() -> None:
+    from torchao.optim import subclass_8bit
+
+    subclass_8bit.get_qmap_signed.cache_clear()
+    with simulated_gpu():
+        subclass_8bit.get_qmap_signed()
+    codes = subclass_8bit.get_qmap_signed()
+    assert (min(codes), max(codes), len(set(codes))) == (pytest.approx(-0.993, abs=1e-3), 1.0, 256)
+
+
 def test_the_process_is_left_as_it_was_after_a_failure() -> None:
     with pytest.raises(ZeroDivisionError), simulated_gpu():
         _ = 1 / 0
