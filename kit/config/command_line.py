@@ -93,11 +93,8 @@ def _check_known(model: type[BaseModel], arguments: Iterable[str]) -> None:
     # pydantic-settings takes a whole section, too, as JSON.
     known = {*options, *model.model_fields, "help"}
     layer = command_line_layer({}, model)
-    faults: list[str] = []
-    for argument in arguments:
-        name = argument[2:].partition("=")[0]
-        if argument.startswith("--") and name not in known:
-            faults.append(explain_unknown(name, layer, options))
+    names = [argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")]
+    faults = [explain_unknown(name, layer, options) for name in names if name not in known]
     if faults:
         raise SettingsError(together(faults))
 

@@ -52,9 +52,7 @@ class Layer:
     def where(self, key: str) -> str:
         """Name the place that a value came from."""
         spelt = self.spell(key)
-        if spelt == key:
-            return self.origin
-        return spelt
+        return self.origin if spelt == key else spelt
 
     def only(self, model: type[BaseModel]) -> Layer:
         """Keep the keys that a class has."""
@@ -142,8 +140,8 @@ def read_toml(path: Path, model: type[BaseModel]) -> Layer:
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that the package carries."""
-    names = [file.name for file in resources.files("kit.config.recipes").iterdir()]
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    files = resources.files("kit.config.recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
 def read_recipe(name: str, model: type[BaseModel]) -> Layer:
@@ -252,9 +250,7 @@ def _is_in_any(models: Iterable[type[BaseModel]], key: str) -> bool:
 
 
 def _hint(close: Sequence[str]) -> str:
-    if not close:
-        return ""
-    return f"; did you mean {' or '.join(close)}?"
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _toml_layer(origin: str, text: str, model: type[BaseModel]) -> Layer:
@@ -267,9 +263,7 @@ def _toml_layer(origin: str, text: str, model: type[BaseModel]) -> Layer:
 
 def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
     """Explain what is wrong with a key: it is unknown, or a section or table whose value is no table."""
-    expected = value_type(model, key)
-    value = layer.values[key]
-    section = section_of(model, key)
+    expected, value, section = value_type(model, key), layer.values[key], section_of(model, key)
     if section is not None:
         names = ", ".join(f"{key}.{name}" for name in leaves(section))
         return f"{key}: is a section with {names}; got {value!r} (from {layer.where(key)})"
@@ -277,9 +271,7 @@ def _misplaced(key: str, layer: Layer, model: type[BaseModel]) -> str | None:
         return explain_unknown(key, layer, leaves(model))
     # The values of a table have keys of their own. An empty one is a value: it empties the tables of lower layers.
     if is_table(expected) and value != {}:
-        form = "NAME"
-        if entry_settings(expected):
-            form = "PATTERN.SETTING"
+        form = "PATTERN.SETTING" if entry_settings(expected) else "NAME"
         return f"{key}: expected a table, such as {form}=VALUE,{form}=VALUE, got {value!r} (from {layer.where(key)})"
     if isinstance(expected, type) and issubclass(expected, BaseModel) and value != {}:
         names = ", ".join(expected.model_fields)

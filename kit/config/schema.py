@@ -10,8 +10,6 @@ from pydantic import BaseModel
 
 from kit.io.documents import DocumentError, parse_json
 
-_SEQUENCES = (tuple, list)
-
 
 def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Return the annotation of every setting that is not a section, by dotted key."""
@@ -110,9 +108,7 @@ def flatten(tree: Mapping[str, Any], model: type[BaseModel] | None, prefix: str 
     Descends into sections, tables and whatever the model does not know. An empty section yields nothing, any
     other empty table itself.
     """
-    annotations: dict[str, Any] = {}
-    if model is not None:
-        annotations = _annotations(model)
+    annotations = {} if model is None else _annotations(model)
     found: dict[str, Any] = {}
     for name, raw in tree.items():
         annotation = annotations.get(name)
@@ -135,7 +131,7 @@ def _coerce(value: Any, annotation: Any) -> Any:
     if text.lower() == "none" and type(None) in kinds:
         return None
     table = is_table(annotation)
-    sequence = any(get_origin(kind) in _SEQUENCES for kind in kinds)
+    sequence = any(get_origin(kind) in (tuple, list) for kind in kinds)
     if text[:1] in {"[", "{"} and (table or sequence or _as_section(annotation)):
         try:
             return parse_json(text)
@@ -154,9 +150,7 @@ def _coerce(value: Any, annotation: Any) -> Any:
                 # What has no name belongs to the value before it: tp=quantile:0.1,0.5.
                 pairs[name] += f",{part}"
         return pairs
-    if sequence:
-        return parts
-    return value
+    return parts if sequence else value
 
 
 def _annotations(model: type[BaseModel]) -> dict[str, Any]:
@@ -164,9 +158,7 @@ def _annotations(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _as_section(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _alternants(annotation: Any) -> list[Any]:
@@ -179,7 +171,4 @@ def _alternants(annotation: Any) -> list[Any]:
 
 
 def _table(annotation: Any) -> Any:
-    for kind in _alternants(annotation):
-        if get_origin(kind) is dict:
-            return kind
-    return None
+    return next((kind for kind in _alternants(annotation) if get_origin(kind) is dict), None)

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import tomllib
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,8 @@ def _check_bounds(text: str) -> None:
     if _LONG_NUMBER.search(bare):
         msg = f"it holds a number of more than {MAX_DIGITS} digits"
         raise DocumentError(msg)
-    depth = deepest = 0
-    for bracket in re.findall(r"[\[\]{}]", bare):
-        if bracket in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", bare))
+    deepest = max(accumulate(steps), default=0)
     if deepest > MAX_DEPTH:
         msg = f"it is nested {deepest} levels deep, more than {MAX_DEPTH}"
         raise DocumentError(msg)

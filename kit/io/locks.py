@@ -51,9 +51,7 @@ def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = Fa
         FileNotFoundError: there is no such folder; or no such file, and it was not to be made.
         OSError: the file cannot be opened.
     """
-    flags = os.O_RDWR
-    if make:
-        flags |= os.O_CREAT
+    flags = os.O_RDWR | os.O_CREAT if make else os.O_RDWR
     operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if not wait:
         operation |= fcntl.LOCK_NB

@@ -91,9 +91,7 @@ class Outbox:
         Args:
             seconds: Longest wait for a store that does not answer.
         """
-        if seconds is None:
-            return self._deliver()
-        return in_time(self._deliver, seconds)
+        return self._deliver() if seconds is None else in_time(self._deliver, seconds)
 
     def _deliver(self) -> bool:
         with self._sending:

@@ -46,9 +46,7 @@ def valid_key(key: str) -> str:
     # MLflow wants plain relative paths: no empty part, and none that leads upwards.
     parts = [part for part in _INVALID.sub("_", key).split("/") if part not in {"", ".", ".."}]
     valid = "/".join(parts)[:_MAX_KEY]
-    if valid == key:
-        return key
-    return f"{valid[: _MAX_KEY - 7]}-{sha256_of_text(key)[:6]}"
+    return key if valid == key else f"{valid[: _MAX_KEY - 7]}-{sha256_of_text(key)[:6]}"
 
 
 def _leaves(value: object, key: str) -> Iterator[tuple[str, str]]:

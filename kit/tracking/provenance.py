@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -131,17 +132,12 @@ def _git(checkout: Path, built: str) -> dict[str, Any] | None:
 def _cpu() -> dict[str, Any]:
     import torch
 
-    name, info = "", Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    name = name or platform.processor() or platform.machine()
-    cores = os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):
-        # A container or a scheduler may leave this process fewer cores than the machine has.
-        cores = len(os.sched_getaffinity(0))
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    model = re.search(r"^model name[^:\n]*:(.*)", text, re.MULTILINE)
+    name = (model and model[1].strip()) or platform.processor() or platform.machine()
+    # A container or a scheduler may leave this process fewer cores than the machine has.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"name": name, "cores": cores, "threads": torch.get_num_threads()}
 
 
@@ -153,19 +149,16 @@ def _gpus() -> list[dict[str, Any]]:
         return []
     # PyTorch knows the CUDA version that it was built with, not the driver.
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or ""
-    gpus: list[dict[str, Any]] = []
-    for index in range(torch.cuda.device_count()):
-        gpu = torch.cuda.get_device_properties(index)
-        gpus.append(
-            {
-                "name": gpu.name,
-                "memory_gib": round(gpu.total_memory / 2**30, 2),
-                "capability": f"{gpu.major}.{gpu.minor}",
-                "driver": driver.partition("\n")[0] or None,
-                "cuda": torch.version.cuda,
-            }
-        )
-    return gpus
+    return [
+        {
+            "name": gpu.name,
+            "memory_gib": round(gpu.total_memory / 2**30, 2),
+            "capability": f"{gpu.major}.{gpu.minor}",
+            "driver": driver.partition("\n")[0] or None,
+            "cuda": torch.version.cuda,
+        }
+        for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    ]
 
 
 def _output(*command: str) -> str | None:

@@ -226,9 +226,7 @@ def sync(run: Path, uri: str | None = None) -> dict[str, Any]:
 def run_folder_of(checkpoint: Path) -> Path | None:
     """Find the run folder that a checkpoint lies in; None where it lies elsewhere."""
     folder = checkpoint.absolute().parent.parent
-    if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file():
-        return folder
-    return None
+    return folder if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file() else None
 
 
 def track_uri(run: Path) -> str | None:

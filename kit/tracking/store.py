@@ -62,8 +62,7 @@ def resolve_uri(uri: str | None, run_dir: Path) -> str:
         uri: Setting ``track.uri``; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else the default.
         run_dir: Parent of the run folders; the default store is ``mlflow.db`` in it.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return chosen or f"{_SQLITE}{run_dir.absolute() / 'mlflow.db'}"
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{run_dir.absolute() / 'mlflow.db'}"
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -77,8 +76,7 @@ def artifact_root(uri: str, run_dir: Path) -> str | None:
     """Return the address of artifacts: in the database's folder, else in ``run_dir``; ``None`` if a server decides."""
     if uri.startswith(_REMOTE):
         return None
-    database = sqlite_path(uri)
-    folder = database.parent if database else run_dir.absolute()
+    folder = (sqlite_path(uri) or run_dir.absolute() / "mlflow.db").parent
     return (folder / "mlartifacts").as_uri()
 
 
@@ -143,10 +141,7 @@ def store_errors(what: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:  # an HTTP status of an artifact is an OSError
         # SQLAlchemy appends the whole statement and its values.
         reason = str(error).partition("\n[SQL:")[0]
-        for words, meaning in _MEANINGS.items():
-            if words in str(error):
-                reason = meaning
-                break
+        reason = next((meaning for words, meaning in _MEANINGS.items() if words in str(error)), reason)
         msg = f"{what}: {scrub(reason).removesuffix('.')}"
         raise KitError(msg) from error
 
@@ -160,15 +155,14 @@ def _create_database(database: Path, artifacts: str) -> None:
 
     database.parent.mkdir(parents=True, exist_ok=True)
     file = database.with_name(f"{database.name}.lock")
-    locks: list[LockHandle] = []
+    lock: LockHandle | None = None
 
     def is_locked() -> bool:
+        nonlocal lock
         lock = take(file)
-        if lock is not None:
-            locks.append(lock)
         return lock is not None
 
-    if not poll(is_locked, every=0.05, limit=_LOCK_SECONDS):
+    if not poll(is_locked, every=0.05, limit=_LOCK_SECONDS) or lock is None:
         msg = (
             f"{file} has been locked for {_LOCK_SECONDS} s by another process that creates the MLflow database. "
             "Wait for it or end it, then start again."
@@ -184,7 +178,7 @@ def _create_database(database: Path, artifacts: str) -> None:
             store.engine.dispose()
             publish(draft, database)
     finally:
-        locks[0].release()
+        lock.release()
 
 
 # Experiments and runs in a store: found, or made.

@@ -299,16 +299,11 @@ class Tracker:
         # A person may have rewritten the description on MLflow's page.
         kept = {_NOTE} & run.data.tags.keys()
         labels = [RunTag(valid_key(key), scrub(tags[key])[:_MAX_TAG]) for key in tags if key not in kept]
-        fresh: list[Param] = []
-        differing: list[str] = []
         known = run.data.params
-        for key, text in flatten(params).items():
-            name, value = valid_key(key), fit_value(text)
-            if name not in known:
-                fresh.append(Param(name, value))
-            elif known[name] != value:
-                # MLflow refuses to change a parameter.
-                differing.append(name)
+        values = {valid_key(key): fit_value(text) for key, text in flatten(params).items()}
+        fresh = [Param(name, value) for name, value in values.items() if name not in known]
+        # MLflow refuses to change a parameter.
+        differing = [name for name, value in values.items() if known.get(name, value) != value]
         if differing:
             _logger.info("MLflow run %s keeps its first values of %s", self.run_id, ", ".join(sorted(differing)))
         self._client.log_batch(self.run_id, tags=labels)
