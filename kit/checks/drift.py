@@ -89,9 +89,7 @@ def compared(
     shift, ratio = (mean - reference[0]) / reference[1], scale / reference[1]
     verdict = judged(shift, ratio, key, whole=whole)
     found = Drift(key, mean, scale, *reference, shift, ratio, verdict)
-    if verdict == "ok":
-        return found
-    return replace(found, effect=_effect(found), remedy=_remedy(found))
+    return found if verdict == "ok" else replace(found, effect=_effect(found), remedy=_remedy(found))
 
 
 def drift(key: str, mean: float, scale: float) -> Drift | None:

@@ -169,12 +169,8 @@ def _transforms(store: Store, written: Mapping[str, str]) -> dict[str, Transform
         if why:
             msg = f"transforms.{name}: {transform} cannot be had: {why}. Leave it out"
             raise SettingsError(msg)
-    transforms = {}
-    for name in held:
-        default = default_transform(name)
-        if default is not None:
-            transforms[name] = default
-    return transforms | asked
+    defaults = dict(zip(held, map(default_transform, held), strict=True))
+    return {name: default for name, default in defaults.items() if default is not None} | asked
 
 
 def _with_normalisation(

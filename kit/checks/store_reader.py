@@ -102,12 +102,8 @@ class Channel:
         Raises:
             OSError: a chunk of it is gone, or is no file; and whatever else ``READ_ERRORS`` names.
         """
-        if self.kind == "static":
-            check_chunks(self.folder, self.array)
-            values = self.array[...]
-        else:
-            check_chunks(self.folder, self.array, time)
-            values = self.array[time]
+        check_chunks(self.folder, self.array, None if self.kind == "static" else time)
+        values = self.array[... if self.kind == "static" else time]
         # Float64 beyond float32's range becomes infinite, which a check reports: numpy need not warn of it too.
         with np.errstate(over="ignore"):
             field = np.asarray(values, dtype=np.float32)

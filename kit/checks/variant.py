@@ -79,12 +79,11 @@ def _accumulation_window(store: Examined) -> Findings:
             yield Finding(channel.name, detail, f"{REBUILD}, which records it", "warning")
         elif wanted is not None and window != wanted:
             # Where no variant was named, windows that neither overlap nor leave gaps are all that can be asked for.
+            severity: Severity = "error"
+            other = f"{store.expected.label} predicts {wanted:g} h"
             if store.expected.name is None:
-                severity: Severity = "warning"
-                detail = f"is accumulated over {window:g} h, but states come every {step:g} h: "
-            else:
-                severity = "error"
-                detail = f"is accumulated over {window:g} h, but {store.expected.label} predicts {wanted:g} h: "
+                severity, other = "warning", f"states come every {step:g} h"
+            detail = f"is accumulated over {window:g} h, but {other}: "
             detail += "what fell in between is lost" if window < wanted else "windows overlap"
             remedy = f"give hourly data and `--step {step:g}h`, which sums them: {REBUILD}"
             yield Finding(channel.name, detail, remedy, severity, {"window_hours": window})

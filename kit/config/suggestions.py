@@ -19,10 +19,3 @@ def near_names(name: str, known: Iterable[str], *, count: int = 3, cutoff: float
         Similar names, closest first; empty where none is similar.
     """
     return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
-
-
-def did_you_mean(name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6) -> str:
-    """List the names closest to one that is unknown, all names if none is close, as ``a or b or c``."""
-    # ``known`` may be an iterator, and is needed twice.
-    names = list(known)
-    return " or ".join(near_names(name, names, count=count, cutoff=cutoff) or sorted(names))

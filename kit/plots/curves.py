@@ -91,9 +91,7 @@ def _loss_subtitle(series: Mapping[str, Array]) -> str:
     for kind, name in (("train", "training"), ("valid", "validation")):
         if kind not in series or series[kind].shape[1] < 2:
             continue
-        loss = series[kind][1]
-        if kind == "train":
-            loss = _smooth(loss)
+        loss = _smooth(series[kind][1]) if kind == "train" else series[kind][1]
         parts.append(f"{name} {loss[0]:.4g} → {loss[-1]:.4g}")
     return " · ".join(parts)
 

@@ -203,9 +203,7 @@ def _error_scale(error: Array) -> tuple[Normalize, str]:
 
 def _first_above_zero(quantile: float, values: Array) -> float:
     """Return a quantile of values, their maximum, or 1: the first of them that a scale can end at."""
-    if quantile > 0:
-        return quantile
-    return max(float(values.max()), 0.0) or 1.0
+    return quantile if quantile > 0 else max(float(values.max()), 0.0) or 1.0
 
 
 def _arrows(values: Array, low: float, high: float) -> str:

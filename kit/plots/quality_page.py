@@ -156,9 +156,7 @@ def _map(store: Examined, found: Survey, level: int, style: Style, land_hw: Arra
     mean = style.display(found.mean_Chw[level])
     low, high = _limits(mean)
     bottom, top = _ends(low, high, style)
-    share = np.zeros_like(mean)
-    if top > bottom:
-        share = (mean - bottom) / (top - bottom)
+    share = (mean - bottom) / (top - bottom) if top > bottom else np.zeros_like(mean)
     colours = mpl.colormaps[style.colours](np.clip(np.nan_to_num(share), 0, 1), bytes=True)[..., :3].copy()
     colours[~np.isfinite(mean)] = _MISSING
     if land_hw is not None and land_hw.shape == mean.shape and found.channel.name != "static_lsm":
@@ -194,9 +192,7 @@ def _limits(values: Array) -> tuple[float, float]:
         return 0.0, 0.0
     # Without the outermost points, one of which could flatten all others.
     low, high = np.quantile(finite, (0.005, 0.995)).tolist()
-    if high > low:
-        return low, high
-    return float(finite.min()), float(finite.max())
+    return (low, high) if high > low else (float(finite.min()), float(finite.max()))
 
 
 def _ends(low: float, high: float, style: Style) -> tuple[float, float]:
@@ -243,10 +239,10 @@ def _histogram(found: Survey, level: int, style: Style) -> dict[str, Any] | None
         heights, note = np.sqrt(counts), ", square-root scale"
     heights = heights / heights.max() * (_HEIGHT - 24)
     width = _WIDTH / _BINS
-    bars = []
-    for index in np.flatnonzero(heights > 0):
-        y = _HEIGHT - 16 - heights[index]
-        bars.append({"x": index * width, "y": y, "width": width - 0.6, "height": heights[index]})
+    bars = [
+        {"x": index * width, "y": _HEIGHT - 16 - heights[index], "width": width - 0.6, "height": heights[index]}
+        for index in np.flatnonzero(heights > 0)
+    ]
     return {"bars": bars, "note": note, "first": f"{edges[0]:.4g}", "last": f"{edges[-1]:.4g}"}
 
 

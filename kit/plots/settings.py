@@ -18,9 +18,7 @@ def _utc(value: Any) -> Any:
         value = datetime.fromisoformat(value.strip())
     if not isinstance(value, datetime):
         return value
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
-    return value.astimezone(UTC)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class PlotSettings(BaseModel):

@@ -52,9 +52,7 @@ class Style:
     def difference(self, error: Values) -> Values:
         """Convert a difference of two values; differences of angles are taken the short way round."""
         error = error * self.factor
-        if self.scale == "cyclic":
-            return (error + 180) % 360 - 180
-        return error
+        return (error + 180) % 360 - 180 if self.scale == "cyclic" else error
 
     @property
     def error_unit(self) -> str:

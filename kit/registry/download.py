@@ -150,9 +150,7 @@ class _Attempt:
         if answer.status_code == 206:
             # "bytes 500-999/1000", and * for a length that the server does not know.
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-            begin, length = -1, ""
-            if found is not None:
-                begin, length = int(found[1]), found[2]
+            begin, length = (int(found[1]), found[2]) if found else (-1, "")
         elif "Transfer-Encoding" in headers:
             # The length that is stated is then not the file's.
             length = ""

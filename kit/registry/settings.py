@@ -21,10 +21,5 @@ class FetchSettings(BaseModel):
     """Names of registry entries or of data sets."""
 
 
-class PinSettings(BaseModel):
+class PinSettings(FetchSettings):
     """What is pinned."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    names: CliPositionalArg[tuple[str, ...]] = Field(min_length=1)
-    """Names of registry entries or of data sets."""

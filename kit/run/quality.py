@@ -190,10 +190,7 @@ def _fingerprint(reader: StoreReader) -> str:
     digest = new_sha256(f"checks {VERSION}".encode())
     for name in ("zarr.json", STATISTICS_FILE):
         file = reader.path / name
-        content = b"absent"
-        if file.is_file():
-            content = file.read_bytes()
-        digest.update(content)
+        digest.update(file.read_bytes() if file.is_file() else b"absent")
     # Of a store with more chunks than that, as many are looked at, evenly spread.
     states = sum(channel.states for channel in reader.channels)
     every = max(1, -(-states // _LOOKED_AT))

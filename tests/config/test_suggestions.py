@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.config.suggestions import did_you_mean, near_names
+from kit.config.suggestions import near_names
 
 
 def test_near_names_come_closest_first() -> None:
@@ -15,9 +15,3 @@ def test_near_names_come_closest_first() -> None:
 def test_nothing_is_near() -> None:
     assert near_names("xyzzy", ["steps", "seed"]) == []
     assert near_names("steps", []) == []
-
-
-def test_all_names_are_listed_where_none_is_near() -> None:
-    assert did_you_mean("step", iter(["steps", "seed", "stepps"])) == "steps or stepps"
-    assert did_you_mean("xyzzy", iter(["steps", "seed"])) == "seed or steps"
-    assert did_you_mean("steps", []) == ""

@@ -91,8 +91,6 @@ def _show_edge(rings: list[Mapping[str, Any]]) -> None:
             error = ring["rmse"][key]
             if error is not None and persistence:
                 ratios.append(error / persistence)
-        mean = None
-        if ratios:
-            mean = sum(ratios) / len(ratios)
+        mean = sum(ratios) / len(ratios) if ratios else None
         table.add_row(f"{ring['distance']} and more", f"{ring['points']:,}", f"{ring['scored']:.0%}", number(mean, 3))
     error_console().print(table)

@@ -26,10 +26,7 @@ def show_training(result: Mapping[str, Any]) -> None:
         "peak memory": f"{number(result.get('peak_memory_gib'))} GiB",
         "checkpoint": result.get("checkpoint"),
     }
-    title = "Fine-tuned"
-    if result.get("interrupted"):
-        title = "Interrupted"
-    show_facts(title, facts)
+    show_facts("Interrupted" if result.get("interrupted") else "Fine-tuned", facts)
     if result.get("checkpoint"):
         show_text(
             f"next: kit evaluate --checkpoint {result['checkpoint']}\n"
