@@ -312,35 +312,31 @@ class BuildSettings(BaseModel):
     """Licence or attribution of the data; by default what the files say."""
 
     @model_validator(mode="after")
-    def _check_region(self) -> BuildSettings:
-        if self.region is None and self.halo:
-            msg = f"--halo {self.halo:g} has no effect without --region: everything is taken; leave it out"
-            raise ValueError(msg)
+    def _check_together(self) -> BuildSettings:
         check_region(self.region, "--region")
-        return self
-
-    @model_validator(mode="after")
-    def _check_regrid(self) -> BuildSettings:
-        if self.regrid is not None and self.regrid_like is not None:
-            msg = "--regrid and --regrid_like name two grids; leave one of them out"
-            raise ValueError(msg)
-        if self.regrid_method is not None and self.regrid is None and self.regrid_like is None:
-            msg = "--regrid_method has no effect without --regrid or --regrid_like; leave it out"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _check_source(self) -> BuildSettings:
-        if self.absent_chunks and self.source != "zarr":
-            msg = f"--absent_chunks has no effect with --source {self.source}: only Zarr stores have chunks"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _check_workers(self) -> BuildSettings:
-        if self.workers is not None and self.scheduler is not None:
-            msg = "workers has no effect with scheduler: the cluster's workers write the blocks; leave one of them out"
-            raise ValueError(msg)
+        both_grids = self.regrid is not None and self.regrid_like is not None
+        no_grid = self.regrid is None and self.regrid_like is None
+        for refused, msg in (
+            (
+                self.region is None and self.halo,
+                f"--halo {self.halo:g} has no effect without --region: everything is taken; leave it out",
+            ),
+            (both_grids, "--regrid and --regrid_like name two grids; leave one of them out"),
+            (
+                self.regrid_method is not None and no_grid,
+                "--regrid_method has no effect without --regrid or --regrid_like; leave it out",
+            ),
+            (
+                self.absent_chunks and self.source != "zarr",
+                f"--absent_chunks has no effect with --source {self.source}: only Zarr stores have chunks",
+            ),
+            (
+                self.workers is not None and self.scheduler is not None,
+                "workers has no effect with scheduler: the cluster's workers write the blocks; leave one of them out",
+            ),
+        ):
+            if refused:
+                raise ValueError(msg)
         return self
 
     def asked(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,9 @@ class BlockRecord:
                 if field.type == "int":
                     named[field.name] = int(value)
             flat.append(Summary(**named, sample=sample))
-        states, start = [], 0
-        for keys in header["keys"]:
-            stop = start + len(keys)
-            states.append(tuple(zip(keys, flat[start:stop], strict=True)))
-            start = stop
+        left = iter(flat)
+        # In the order of the file: as many as a state has keys.
+        states = [tuple(zip(keys, islice(left, len(keys)), strict=True)) for keys in header["keys"]]
         return cls(tuple(ChunkFact(*chunk) for chunk in header["chunks"]), tuple(states))
 
     def holds(self, store: Path) -> bool:

@@ -172,7 +172,6 @@ def _compare_metadata(store: Path, arrays: Mapping[str, Any], *, appending: bool
 
 def _compare_chunk(store: Path, chunk: ChunkFact) -> tuple[Problem | None, int]:
     """Compare a file with its hash; returns what is wrong, and how many bytes were read."""
-    problem = None
     try:
         sha256, size = file_hash(store / chunk.path)
     except FileNotFoundError:
@@ -180,7 +179,7 @@ def _compare_chunk(store: Path, chunk: ChunkFact) -> tuple[Problem | None, int]:
     except OSError as error:
         return Problem(chunk.path, f"cannot be read ({error.strerror})"), 0
     if size != chunk.size:
-        problem = Problem(chunk.path, f"has {size} bytes, {chunk.size} were written")
-    elif sha256 != chunk.sha256:
-        problem = Problem(chunk.path, "was changed")
-    return problem, size
+        return Problem(chunk.path, f"has {size} bytes, {chunk.size} were written"), size
+    if sha256 != chunk.sha256:
+        return Problem(chunk.path, "was changed"), size
+    return None, size
