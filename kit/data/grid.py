@@ -275,10 +275,8 @@ class Grid:
 
     def chunk_slice(self, store: Store, name: str, time: int, levels: Sequence[int] | None = None) -> ChunkSlice:
         """Name what is read of one state of a variable."""
-        columns: Columns = slice(*self.columns)
         # Across Greenwich columns are the store's last and its first, no run that is read as one piece.
-        if self.columns[0] < 0:
-            columns = range(*self.columns)
+        columns: Columns = range(*self.columns) if self.columns[0] < 0 else slice(*self.columns)
         return store.chunk_slice(name, time, slice(*self.rows), columns, levels)
 
     def read_static(self, store: Store, name: str) -> npt.NDArray[np.float32]:

@@ -133,9 +133,7 @@ def _stated(field: xr.DataArray, accumulated: bool, window: int, interval: int) 
     field.attrs = {key: value for key, value in field.attrs.items() if key != "accumulation_hours"}
     if not accumulated:
         return field.assign_attrs(cell_methods="time: point")
-    method = f"interval: {interval} hours"
-    if interval == 1:
-        method = "interval: 1 hour"
+    method = "interval: 1 hour" if interval == 1 else f"interval: {interval} hours"
     if window != interval:
         method += f" comment: over {window} hours"
     return field.assign_attrs(cell_methods=f"time: sum ({method})", accumulation_hours=window)

@@ -71,14 +71,12 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         if not pieces.names:
             msg = f"{paths[0]}: none of {len(files)} files holds a field on latitudes and longitudes"
             raise StoreError(msg)
-        fields = merge(pieces.found, pieces.note)
-        licence = "; ".join(dict.fromkeys(filter(None, licences)))
         yield SourceData(
-            fields=fields,
+            fields=merge(pieces.found, pieces.note),
             names=tuple(sorted(pieces.names)),
             files=file_facts(files),
             notes=tuple(pieces.notes),
-            licence=licence,
+            licence="; ".join(dict.fromkeys(filter(None, licences))),
             projection=pieces.projection,
         )
 

@@ -92,14 +92,9 @@ def locate(path: str, source: str) -> SourceOrigin:
 def _unknown(name: str, source: str, known: Mapping[str, Entry]) -> str:
     if len(Path(name).parts) > 1:
         return f"{name}: no such file or folder; --path names the {source} data, or a data set of the registry"
-    datasets: dict[str, None] = {}
-    names = []
-    for entry in known.values():
-        if entry.kind in _READABLE:
-            datasets[entry.dataset or entry.name] = None
-            names.append(entry.name)
-    candidates = dict.fromkeys((*datasets, *names))
-    near = near_names(name, candidates) or list(datasets)
+    readable = [entry for entry in known.values() if entry.kind in _READABLE]
+    datasets = dict.fromkeys(entry.dataset or entry.name for entry in readable)
+    near = near_names(name, datasets | dict.fromkeys(entry.name for entry in readable)) or list(datasets)
     return (
         f"{name}: no such file or folder, and no data set of the registry; --path names the {source} data. The "
         f"nearest data sets are {', '.join(near)} (all: kit data list)"

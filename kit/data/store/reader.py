@@ -33,7 +33,6 @@ from kit.data.store.format import (
     STORE_FORMAT,
     Times,
     check_coordinates,
-    listed,
     period_indices,
     statistics_file,
 )
@@ -168,7 +167,7 @@ class Store:
             times: positions in ``times``.
             rows: latitudes.
             columns: longitudes, a run or positions, of which negative ones are counted from the end.
-            levels: positions in ``levels`` (see ``level_indices``), in the order wanted; all by default.
+            levels: positions in ``levels`` in the order wanted; all by default.
 
         Returns:
             float32, shape [T, H, W], or [T, C, H, W] for an atmospheric variable.
@@ -217,18 +216,6 @@ class Store:
         array = self._array(name, self.static, STATIC_PREFIX)
         with damage(f"{self.path}: {STATIC_PREFIX}{name}"):
             return np.asarray(array[rows, columns], dtype=np.float32)
-
-    def level_indices(self, levels: Sequence[float]) -> list[int]:
-        """Positions of pressure levels, given in hPa.
-
-        Raises:
-            StoreError: the store lacks one of them.
-        """
-        missing = [level for level in levels if level not in self.levels]
-        if missing:
-            msg = f"{self.path}: the store lacks the levels {listed(missing)} hPa; it has {listed(self.levels)}"
-            raise StoreError(msg)
-        return [self.levels.index(level) for level in levels]
 
     @property
     def period(self) -> Period:

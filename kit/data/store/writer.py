@@ -82,9 +82,7 @@ def write_store(
     if _is_made(out, plan, private=private):
         return Store.open(out)
     # Builds of the same plan meet in one folder; a private one has a folder that nobody else can know.
-    folder = folder_of(out)
-    if private:
-        folder = folder_of(out, f"{uuid.uuid4().hex[:12]}.part")
+    folder = folder_of(out, f"{uuid.uuid4().hex[:12]}.part" if private else "part")
     how = how or ExecutionOptions()
     skeleton = functools.partial(make_skeleton, dataset, codec=codec)
     build = join(folder, plan, skeleton, private=private, restart=how.restart)
@@ -296,8 +294,6 @@ def check_matching(store: Store, dataset: xr.Dataset) -> None:
                 raise StoreError(msg)
     for name in store.static:
         added = dataset.get(STATIC_PREFIX + name)
-        if added is None:
-            continue
-        if not np.array_equal(store.read_static(name), added.values.astype(np.float32), equal_nan=True):
+        if added is not None and not np.array_equal(store.read_static(name), added.astype(np.float32), equal_nan=True):
             msg = f"{store.path}: the static variable {name} differs from that of the states to be added"
             raise StoreError(msg)

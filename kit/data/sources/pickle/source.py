@@ -229,12 +229,8 @@ def _pair(item: Any, path: Path) -> tuple[PickledBatch, PickledBatch]:
 
 def _times(batch: PickledBatch) -> list[datetime]:
     # A store's times are UTC, and do not say so.
-    times = []
-    for time in batch.metadata.time:
-        if time.tzinfo is not None:
-            time = time.astimezone(UTC).replace(tzinfo=None)  # noqa: PLW2901
-        times.append(time)
-    return times
+    times = batch.metadata.time
+    return [time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None) for time in times]
 
 
 def _check_grid(batch: PickledBatch, first: PickledBatch, path: Path) -> None:
