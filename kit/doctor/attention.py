@@ -69,12 +69,10 @@ def examine_attention(device: str) -> list[Diagnosis]:
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    names = {"math": "MATH", **_FUSED}
-    if device == "cpu":
-        # PyTorch has no others there.
-        names = {"math": "MATH", "flash": "FLASH_ATTENTION"}
+    # PyTorch has no others on a CPU.
+    fused = {"flash": _FUSED["flash"]} if device == "cpu" else _FUSED
     measured = [measure(device, "chosen", masked=masked) for masked in (False, True)]
-    for backend, member in names.items():
+    for backend, member in {"math": "MATH", **fused}.items():
         with sdpa_kernel(getattr(SDPBackend, member)):
             measured += [measure(device, backend, masked=masked) for masked in (False, True)]
     return check_attention(device, measured)
@@ -91,9 +89,7 @@ def measure(device: str, backend: str, *, masked: bool, attention: Attention | N
     """
     import torch
 
-    precision, dtype = "bf16", torch.bfloat16
-    if device == "cpu":
-        precision, dtype = "fp32", torch.float32
+    precision, dtype = ("fp32", torch.float32) if device == "cpu" else ("bf16", torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     shape = (_WINDOWS, _HEADS, _TOKENS, _CHANNELS)
     # Rounded first, so that both sides see the same numbers.
@@ -121,9 +117,7 @@ def measure(device: str, backend: str, *, masked: bool, attention: Attention | N
             text = "; ".join([first_line(refusal).rstrip("."), *reasons])
             return AttentionMeasurement(device, backend, precision, masked, text)
     # NaN is the largest error there is, but not to max().
-    backward = max(errors[1:])
-    if any(map(math.isnan, errors[1:])):
-        backward = math.nan
+    backward = math.nan if any(map(math.isnan, errors[1:])) else max(errors[1:])
     return AttentionMeasurement(device, backend, precision, masked, "", errors[0], backward)
 
 

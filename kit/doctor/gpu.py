@@ -122,9 +122,7 @@ def _probe_gpus() -> Iterator[Gpu]:
 
 def _text(value: str | bytes) -> str:
     """Return a name as text; older releases of the library's binding give bytes."""
-    if isinstance(value, bytes):
-        return value.decode()
-    return value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _ask(question: Callable[..., T], *arguments: Any) -> T | None:
@@ -204,11 +202,8 @@ def check_driver(driver: Driver, torch: Torch) -> Diagnosis:
         return error("driver", f"driver and kernel module differ ({driver.trouble})", remedy)
     if driver.version is None:
         return _check_no_driver(driver, torch)
-    built, highest = None, None
-    if torch.cuda:
-        built = ".".join(torch.cuda.split(".")[:2])
-    if driver.cuda is not None:
-        highest = "{}.{}".format(*driver.cuda)
+    built = ".".join(torch.cuda.split(".")[:2]) if torch.cuda else None
+    highest = "{}.{}".format(*driver.cuda) if driver.cuda else None
     facts = {"driver": driver.version, "driver_cuda": highest, "torch_cuda": built}
     detail = f"driver {driver.version}, CUDA up to {highest}"
     if not driver.devices:

@@ -127,9 +127,7 @@ def _normalised(distribution: str) -> str:
 def first_line(failure: BaseException) -> str:
     """Return the first line of a failure's message, or its kind where it has none."""
     lines = str(failure).strip().splitlines()
-    if not lines:
-        return type(failure).__name__
-    return lines[0]
+    return lines[0] if lines else type(failure).__name__
 
 
 def check_torch(torch: Torch) -> list[Diagnosis]:

@@ -77,9 +77,7 @@ def probe_database(path: Path) -> Database:
         return Database(path, trouble=str(failure), newest=newest)
     finally:
         connection.close()
-    schema = None
-    if rows:
-        schema = str(rows[0][0])
+    schema = str(rows[0][0]) if rows else None
     return Database(path, schema=schema, newest=newest)
 
 
@@ -97,9 +95,7 @@ def newest_schema() -> str | None:
         earlier.add(named.get("down_revision"))
     # The newest is the one that none comes after.
     last = revisions - earlier - {None}
-    if len(last) != 1:
-        return None
-    return last.pop()
+    return last.pop() if len(last) == 1 else None
 
 
 def check_database(database: Database) -> Diagnosis:
