@@ -145,9 +145,6 @@ class ForecastJob:
             for position, prediction in predictions:
                 self._write(writer, position, prediction)
         names = [str(checkpoint.path) for checkpoint in self._checkpoints]
-        written = "each"
-        if len(names) > 1:
-            written = settings.members
         return ForecastResult(
             out=str(settings.out),
             checkpoint=names if len(names) > 1 else names[0],
@@ -157,7 +154,7 @@ class ForecastJob:
             steps=settings.steps,
             lead_hours=[self._space.spec.lead_hours * step for step in range(1, settings.steps + 1)],
             members=len(names),
-            written=written,
+            written=settings.members,
             variables=[*layout.surface, *layout.atmospheric],
             levels=list(layout.levels),
             grid=list(layout.shape),
@@ -167,9 +164,7 @@ class ForecastJob:
     def _predictions(self) -> Iterator[tuple[_Position, Batch]]:
         """Predict under a store's names, members outermost: each takes the model's place once."""
         steps, said = self._settings.steps, time.monotonic()
-        names = [""]
-        if self._specialists is not None:
-            names = list(self._specialists.names)
+        names = [""] if self._specialists is None else list(self._specialists.names)
         for member, name in enumerate(names):
             if self._specialists is not None:
                 self._specialists.switch(name)

@@ -73,9 +73,7 @@ class ForecastLayout:
     @property
     def grid(self) -> tuple[str, str]:
         """Dimensions of rows and columns."""
-        if self.latitude.ndim == 2:
-            return CURVILINEAR
-        return GRID
+        return CURVILINEAR if self.latitude.ndim == 2 else GRID
 
     @property
     def shape(self) -> tuple[int, int]:
