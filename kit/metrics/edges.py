@@ -112,9 +112,7 @@ class EdgeBoard:
             levels: pressures of the C levels, hPa.
         """
         for name, target in targets.items():
-            keys = [name]
-            if target.ndim == 4:
-                keys = [channel_key(name, level) for level in levels]
+            keys = [channel_key(name, level) for level in levels] if target.ndim == 4 else [name]
             for kind, states in (("rmse", predictions), ("persistence_rmse", last)):
                 # Persistence has no state of what is never read.
                 if name not in states:

@@ -56,9 +56,7 @@ def area_weights(lat: Coordinates, lon: Coordinates | None = None) -> Tensor:
         ValueError: ``lat`` is empty, beyond a pole, or not strictly decreasing, or longitudes do not fit it.
     """
     latitude = torch.as_tensor(lat, dtype=torch.float64, device="cpu").numpy()
-    longitude = None
-    if lon is not None:
-        longitude = torch.as_tensor(lon, dtype=torch.float64, device="cpu").numpy()
+    longitude = None if lon is None else torch.as_tensor(lon, dtype=torch.float64, device="cpu").numpy()
     return torch.from_numpy(data_grid.area_weights(latitude, longitude))
 
 
@@ -72,9 +70,7 @@ def skill(rmse: float, reference: float) -> float:
     Returns:
         ``1 - rmse / reference``; NaN where the reference is exact (0) and nothing can be compared.
     """
-    if reference == 0:
-        return math.nan
-    return 1 - rmse / reference
+    return math.nan if reference == 0 else 1 - rmse / reference
 
 
 class ScoreBoard:

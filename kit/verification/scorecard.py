@@ -120,9 +120,7 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
         del predictor
         watched.model = None
         gc.collect()
-        base = {}
-        if settings.base:
-            base = _base_scores(checkpoint, conditions, settings.batch_size)
+        base = _base_scores(checkpoint, conditions, settings.batch_size) if settings.base else {}
     edge = None
     if edges is not None:
         edge = edges.results()
