@@ -33,10 +33,8 @@ def _longitude(store: Examined) -> Findings:
 def _level(store: Examined) -> Findings:
     values = store.reader.coordinates["level"]
     yield from _order("level", values, np.diff(values), "increasing", "row")
-    limits = "(0, 1100] hPa"
-    if values.max() > 1100 and values.max() <= 110000:
-        limits += " (Pa for hPa: divide by 100)"
-    yield from _bounds("level", values, (values > 0) & (values <= 1100), limits)
+    hint = " (Pa for hPa: divide by 100)" if 1100 < values.max() <= 110000 else ""
+    yield from _bounds("level", values, (values > 0) & (values <= 1100), f"(0, 1100] hPa{hint}")
 
 
 def _order(name: str, values: np.ndarray, steps: np.ndarray, direction: str, line: str) -> Findings:

@@ -51,10 +51,8 @@ def _nan(store: Examined) -> Findings:
             remedy = "none: the variable has no values over land"
             yield _finding(store, found, found.nan, "NaN", remedy, shape, evidence, severity="info")
         else:
-            remedy = _NAN_REMEDIES.get(
-                shape, "find out why the source lacks them; fill them, or leave the variable out"
-            )
-            remedy = f"{remedy.format(name=name)}, then {REBUILD}"
+            unknown = "find out why the source lacks them; fill them, or leave the variable out"
+            remedy = f"{_NAN_REMEDIES.get(shape, unknown).format(name=name)}, then {REBUILD}"
             yield _finding(store, found, found.nan, "NaN", remedy, shape, evidence)
 
 
@@ -125,9 +123,8 @@ def _jumps(store: Examined) -> Findings:
         # Few states have no usual distance, and the mean of rain jumps by itself.
         if len(means_TC) < 10 or found.channel.may_be_zero:
             continue
-        centre_C = np.zeros(means_TC.shape[1:])
-        if np.isfinite(means_TC).any():
-            centre_C = np.nanmedian(means_TC, axis=0)
+        known = np.isfinite(means_TC).any()
+        centre_C = np.nanmedian(means_TC, axis=0) if known else np.zeros(means_TC.shape[1:])
         distance_TC = np.abs(means_TC - centre_C)
         # The farthest tenth is left out, so that states that jumped do not pass for usual themselves.
         nearest = -(-len(means_TC) * 9 // 10)

@@ -55,8 +55,6 @@ def refusal_of(error: BaseException) -> str | None:
         # An OSError further down is a library's affair: what it raised of it says more.
         if isinstance(cause, OSError) and cause is error:
             words = cause.strerror or text
-            if cause.filename:
-                words += f": {cause.filename}"
-            return words
+            return f"{words}: {cause.filename}" if cause.filename else words
         cause = cause.__cause__ or cause.__context__
     return None

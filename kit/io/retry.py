@@ -140,15 +140,12 @@ def reason(error: BaseException) -> str:
     names = " ".join(type(cause).__name__ for cause in causes)
     if "Timeout" in names:
         return "no answer in time"
-    words = type(error).__name__
-    if "IncompleteRead" in names or "RemoteDisconnected" in names:
-        words = "the connection was cut"
+    was_cut = "IncompleteRead" in names or "RemoteDisconnected" in names
+    words = "the connection was cut" if was_cut else type(error).__name__
     for cause in causes:
         if isinstance(cause, OSError) and isinstance(cause.strerror, str):
             words = cause.strerror
-    if "ProxyError" in names:
-        words = f"through the proxy: {words}"
-    return words
+    return f"through the proxy: {words}" if "ProxyError" in names else words
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -134,9 +134,7 @@ def _style(found: Survey) -> Style:
     # Exponents are raised, as the styles' own units have them: m s-1 becomes m s⁻¹.
     unit = re.sub(r"(?<=[A-Za-z])-?\d", lambda part: part[0].translate(_RAISED), channel.units or "")
     style = style_of(channel.name, unit)
-    if known is not None and style.label == channel.name:
-        return replace(style, label=known.long_name)
-    return style
+    return replace(style, label=known.long_name) if known and style.label == channel.name else style
 
 
 def _level(store: Examined, found: Survey) -> int:

@@ -84,8 +84,7 @@ def _check(address: str, port: int) -> None:
 def _start(address: str, run_dir: Path, port: int, output: IO[str]) -> subprocess.Popen[str]:
     """Start the server in a process group of its own, so that ending it ends its workers too."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port), "--workers", "1"]
-    root = artifact_root(address, run_dir)
-    if root is not None:
+    if root := artifact_root(address, run_dir):
         command += ["--default-artifact-root", root]
     # Other users of the machine see a command line, and a database's address may hold a password.
     store = {"MLFLOW_BACKEND_STORE_URI": address, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

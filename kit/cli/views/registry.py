@@ -57,9 +57,7 @@ def show_pins(result: Mapping[str, Any]) -> None:
     """Show the hashes that were recorded, and where."""
     for pin in result["pins"]:
         # Of small files the hub records git's object id alone.
-        value = f"git object id {pin['git_blob']}"
-        if pin["sha256"]:
-            value = f"SHA-256 {pin['sha256']}"
+        value = f"SHA-256 {pin['sha256']}" if pin["sha256"] else f"git object id {pin['git_blob']}"
         if pin["size"] is not None:
             value += f", {pin['size']} bytes"
         if pin["new"]:
