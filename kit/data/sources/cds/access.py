@@ -69,9 +69,7 @@ def find_access(store: str, environment: Mapping[str, str] | None = None, home: 
     # In the order of the new client, then the file of the old one (cdsapi).
     environment = os.environ if environment is None else environment
     file = key_file(environment, home or Path.home())
-    lines: dict[str, str] = {}
-    if file is not None:
-        lines = _read_lines(file)
+    lines = {} if file is None else _read_lines(file)
     where, key = "ECMWF_DATASTORES_KEY", environment.get("ECMWF_DATASTORES_KEY", "").strip()
     if not key:
         where, key = str(file), lines.get("key", "")

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from kit.data.sources.cds.request_cache import CachedRequest
@@ -109,11 +110,8 @@ def fetch_all(
     tasks = [_Task(request) for request in requests if not request.is_whole()]
     if not tasks:
         return
-    queue = _Queue(tasks, len(requests), service(), watch, limits, policy)
-    try:
+    with closing(_Queue(tasks, len(requests), service(), watch, limits, policy)) as queue:
         queue.run()
-    finally:
-        queue.close()
 
 
 def readable(size: int) -> str:

@@ -79,9 +79,7 @@ class GribGrid:
     def arrange(self, values: Values) -> Values:
         """Bring the values of a message, [H * W] in its own order, into rows and columns, [H, W]."""
         height, width = self.shape
-        lines = values.reshape(height, width)
-        if self.along_columns:
-            lines = values.reshape(width, height)
+        lines = values.reshape((width, height) if self.along_columns else (height, width))
         if self.alternating:
             # The caller's values stay as they are.
             lines = lines.copy()
@@ -248,8 +246,9 @@ def _read_curved(header: _Header, kind: str) -> GribGrid:
         return GribGrid(kind, problem=f"lies on a {kind} grid of {rows} x {columns} points, which cannot be")
     # Before any memory is taken: a damaged header may claim billions.
     if (points := int(header.number("numberOfDataPoints", 0))) != rows * columns:
-        problem = f"lies on a {kind} grid of {rows} x {columns}, but its header counts {points} points"
-        return GribGrid(kind, problem=problem)
+        return GribGrid(
+            kind, problem=f"lies on a {kind} grid of {rows} x {columns}, but its header counts {points} points"
+        )
     unplaced = f"lies on a {kind} grid whose points eccodes cannot compute"
     try:
         latitude = header.eccodes.codes_get_double_array(header.handle, "latitudes")
