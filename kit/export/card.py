@@ -88,8 +88,11 @@ def card(description: Mapping[str, Any], name: str, scores: Mapping[str, Any] | 
     if origins := description["exported"]["merged"]:
         names = ", ".join(f"`{origin['name']}` (SHA-256 {origin['sha256']})" for origin in origins)
         merged = f"Its weights are {'the average of' if len(origins) > 1 else 'those of'} {names}, merged in fp32."
+    base_model = ""
+    if from_microsoft:
+        base_model = "\nbase_model: microsoft/aurora"
     return _CARD.format(
-        base_model="\nbase_model: microsoft/aurora" if from_microsoft else "",
+        base_model=base_model,
         name=name,
         variant=model["variant"],
         kit_version=description["exported"]["kit_version"],
@@ -157,13 +160,16 @@ def _licences(stages: Sequence[Mapping[str, Any]], *, from_microsoft: bool, synt
     lines = []
     if from_microsoft:
         lines.append(_MICROSOFT)
-    entries = registry.entries()
-    bases = {str(stage["base"]["name"]) for stage in stages if stage.get("base")}
+    entries, bases, data = registry.entries(), set(), {}
+    for stage in stages:
+        if base := stage.get("base"):
+            bases.add(str(base["name"]))
+        # A store that several stages used is named once, with the licence that the last of them recorded.
+        if stage.get("store") is not None:
+            data[str(stage["store"])] = str(stage.get("licence") or "not recorded")
     lines += [f"Weights `{name}`: {entries[name].licence}." for name in sorted(bases & entries.keys())]
-    # A store that several stages used is named once, with the licence that the last of them recorded.
-    data = {str(stage.get("store")): str(stage.get("licence") or "not recorded") for stage in stages}
-    data.pop("None", None)
-    lines += [f"Data `{store}`: {licence}." for store, licence in data.items()]
+    for store, licence in data.items():
+        lines.append(f"Data `{store}`: {licence}.")
     # The acknowledgement that Copernicus' licence asks for; synthetic data need none.
     if not synthetic:
         lines.append(_COPERNICUS)

@@ -80,7 +80,7 @@ def export(settings: ExportSettings) -> ExportResult:
         OSError: the disk is full, or refuses; nothing is left behind.
     """
     refuse_existing(settings.out)
-    checkpoints = [open_checkpoint(folder) for folder in settings.checkpoint]
+    checkpoints = list(map(open_checkpoint, settings.checkpoint))
     _check_average(checkpoints)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     names = [str(checkpoint.path) for checkpoint in checkpoints]
@@ -96,9 +96,7 @@ def export(settings: ExportSettings) -> ExportResult:
             write_checkpoint(folder, _averaged(checkpoints), _description(checkpoints))
         else:
             _bundle(folder, _load(checkpoints[0]))
-        scores = None
-        if len(checkpoints) == 1:
-            scores = _scores(checkpoints[0])
+        scores = _scores(checkpoints[0]) if len(checkpoints) == 1 else None
         (folder / _README).write_text(card(read_json(folder / DESCRIPTION), folder.name, scores))
         weights_sha256 = _identify("", folder)["sha256"]
         files, size = [], 0
@@ -135,9 +133,11 @@ def _check_average(checkpoints: Sequence[Checkpoint]) -> None:
         other_base = _base_sha256(other)
         # Models that began with random weights have nothing in common that a mean would keep.
         if base is None or other_base is None:
-            random = first if base is None else other
+            random = other.path
+            if base is None:
+                random = first.path
             msg = (
-                f"{random.path} began with random weights: its average with another model means nothing. Average "
+                f"{random} began with random weights: its average with another model means nothing. Average "
                 "checkpoints that were trained from the same weights"
             )
             raise CheckpointError(msg)
@@ -164,9 +164,7 @@ def _check_average(checkpoints: Sequence[Checkpoint]) -> None:
 
 def _base_sha256(checkpoint: Checkpoint) -> str | None:
     base = checkpoint.description.get("adapter", checkpoint.description)["base"]
-    if base is None:
-        return None
-    return str(base["sha256"])
+    return None if base is None else str(base["sha256"])
 
 
 def _adapt_settings(checkpoint: Checkpoint) -> AdaptSettings:
@@ -201,7 +199,7 @@ def _merged(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     if trained.new:
         msg = f"{checkpoint.path}: the weights lack {len(trained.new)} parameters, the first is {min(trained.new)}"
         raise CheckpointError(msg)
-    return {name: value.detach() for name, value in model.state_dict().items()}
+    return dict(model.state_dict())
 
 
 def _description(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
