@@ -39,9 +39,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     Raises:
         KitError: files cannot be written or read, or MLflow's store cannot be opened; said before anything is run.
     """
-    suites = None
-    if settings.source is not None:
-        suites = results.load(settings.source)
+    suites = results.load(settings.source) if settings.source is not None else None
     # Before anything is run: hours of measuring must not end at a file that cannot be written, or read.
     for path in (settings.out, settings.results):
         results.check_writable(path)
@@ -93,10 +91,8 @@ class BenchRecorder:
         _logger.info("suite %s", suite)
         settings, started = self.settings, time.monotonic()
         rows = [row.as_dict(suite, self.machine["name"]) for row in measure()]
-        suites = {}
         # Read anew each time, because another process may have added a suite meanwhile.
-        if settings.results.exists():
-            suites = results.load(settings.results)
+        suites = results.load(settings.results) if settings.results.exists() else {}
         suites[suite] = {
             "command": command,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",

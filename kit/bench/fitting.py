@@ -24,9 +24,7 @@ _GIB = 2**30
 
 def run(settings: BenchSettings) -> list[BenchRow]:
     """Fit each method into each size of memory."""
-    variant = "pretrained"
-    if settings.grid is not None:
-        variant = settings.variant
+    variant = settings.variant if settings.grid is not None else "pretrained"
     planner, card = BenchPlanner(settings.grid or _GRID), card_named(settings.card)
     rows: list[BenchRow] = []
     for method in _METHODS:

@@ -66,9 +66,7 @@ def run(settings: BenchSettings) -> list[BenchRow]:
     full, rows = found[_FULL], []
     for name, scored in found.items():
         words = f"{_PLANNED} --model.new_variables {NEW} {METHODS[name]}"
-        must = None
-        if name == _JUDGED:
-            must = 1 - (1 - _WITHIN) * full["skill"]
+        must = 1 - (1 - _WITHIN) * full["skill"] if name == _JUDGED else None
         more = {
             "settings": METHODS[name],
             "trainable_share": rounded(scored["trainable_share"]),

@@ -249,9 +249,7 @@ class BenchPlanner:
         return made.trace.cost.seconds(card_named(card))
 
     def _whole(self, words: str) -> str:
-        if "--grid" in words.split():
-            return words
-        return f"{words} --grid {self._grid}"
+        return words if "--grid" in words.split() else f"{words} --grid {self._grid}"
 
 
 def read(words: str) -> PlanSettings:

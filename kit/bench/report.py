@@ -127,9 +127,7 @@ def _summary(row: Entry) -> str:
     if row["name"] != TARGET:
         below = f"{row['percent_below']:.0f} % below ({row['lora_gib']:g} of {row['full_gib']:g} GiB)"
         return f"- {row['name']}: {below}{limits}."
-    chosen = ": none of the kit's ways"
-    if "way" in row:
-        chosen = f" ({row['way']})"
+    chosen = f" ({row['way']})" if "way" in row else ": none of the kit's ways"
     return f"**{TARGET}: {_cell(row, 'value', '{:.2f}')} of upstream's time**{chosen}{limits}.\n"
 
 
@@ -149,9 +147,7 @@ def _cell(row: Entry, key: str, form: str | Callable[[Entry], str]) -> str:
     if callable(form):
         return form(row)
     value = row.get(key)
-    if value is None:
-        return "-"
-    return form.format(value)
+    return "-" if value is None else form.format(value)
 
 
 def _verdict(row: Entry) -> str:
@@ -171,9 +167,7 @@ def _difference(kind: str) -> Callable[[Entry], str]:
 
 
 def _must_and_aim(row: Entry) -> str:
-    if "must" not in row:
-        return "-"
-    return f"{row['must']:g} / {row['aim']:g}"
+    return f"{row['must']:g} / {row['aim']:g}" if "must" in row else "-"
 
 
 def _host(row: Entry) -> str:
@@ -187,9 +181,7 @@ def _upstream(row: Entry) -> str:
 
 
 def _chosen(row: Entry) -> str:
-    if "chosen" not in row:
-        return f"none: {row['refused']}"
-    return f"`{row['chosen'] or 'nothing'}`"
+    return f"`{row['chosen'] or 'nothing'}`" if "chosen" in row else f"none: {row['refused']}"
 
 
 def _exact(row: Entry) -> str:

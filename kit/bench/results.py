@@ -47,9 +47,7 @@ class BenchRow:
     @property
     def ratio(self) -> float | None:
         """Ratio of value to baseline."""
-        if self.value is None or not self.baseline:
-            return None
-        return self.value / self.baseline
+        return None if self.value is None or not self.baseline else self.value / self.baseline
 
     def as_dict(self, suite: str, machine: str) -> dict[str, Any]:
         """Return what ``kit bench --json`` lists."""
@@ -81,9 +79,7 @@ def verdict(value: float | None, must: float | None, aim: float | None) -> Verdi
 
 def rounded(value: float | None) -> float | None:
     """Round to four digits, as many as any measurement here is good for."""
-    if value is None:
-        return None
-    return float(f"{value:.4g}")
+    return None if value is None else float(f"{value:.4g}")
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:

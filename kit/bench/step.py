@@ -81,10 +81,10 @@ def run(settings: BenchSettings) -> list[BenchRow]:
 
 def kit_configurations() -> list[Configuration]:
     """Return the kit's own, with settings of memory that are worth comparing."""
-    found = []
-    for name, memory in _KITS.items():
-        found.append(by_kit(name, Settings.model_validate({"memory": dict(memory), "optim": _OPTIM})))
-    return found
+    return [
+        by_kit(name, Settings.model_validate({"memory": dict(memory), "optim": _OPTIM}))
+        for name, memory in _KITS.items()
+    ]
 
 
 def _curves(configurations: Sequence[Configuration], device: torch.device, *, autocast: bool) -> dict[str, float]:
