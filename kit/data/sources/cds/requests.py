@@ -272,9 +272,8 @@ def _split(selection: FieldSelection, dataset: str, kind: Kind, names: Sequence[
     """Split some variables of one kind into requests."""
     if not names:
         return []
-    product, levels = selection.product, selection.levels
-    if kind != "atmospheric":
-        levels = ()
+    product = selection.product
+    levels = selection.levels if kind == "atmospheric" else ()
     size = _BYTES_PER_POINT * selection.points + _HEADER
     # Each request holds all variables and levels of its times: a time is never divided.
     fields_at_once = len(names) * max(1, len(levels))
