@@ -106,9 +106,8 @@ class Pairs:
         """
         self.store, self.selection, self.period, self.steps = store, selection, period, steps
         self._targets = slice(-targets, None)
-        self._levels = None
-        if selection.levels != store.levels:
-            self._levels = [store.levels.index(level) for level in selection.levels]
+        same = selection.levels == store.levels
+        self._levels = None if same else [store.levels.index(level) for level in selection.levels]
         grid = selection.grid
         # Models take coordinates in single precision; shared by all batches.
         self.latitude = torch.from_numpy(grid.latitude(store).astype(np.float32))

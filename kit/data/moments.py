@@ -85,9 +85,8 @@ class LevelMoments:
             finite_CHW: Mask of the finite values; None where all are finite.
             weights: Weights of rows, [H], or of points, [H, W]; all weigh 1 by default.
         """
-        if finite_CHW is None:
-            return cls(tuple(field_moments(field_HW, None, weights) for field_HW in field_CHW))
-        levels = zip(field_CHW, finite_CHW, strict=True)
+        finite = [None] * len(field_CHW) if finite_CHW is None else finite_CHW
+        levels = zip(field_CHW, finite, strict=True)
         return cls(tuple(field_moments(field_HW, finite_HW, weights) for field_HW, finite_HW in levels))
 
     def merged(self, other: LevelMoments) -> LevelMoments:

@@ -61,10 +61,8 @@ def _has_value(field: xr.DataArray, period: Period | None) -> bool:
         return not bool(np.isnan(field.values).all())
     if period is not None:
         field = field.isel(time=period_indices(field["time"].values.astype("datetime64[s]"), period))
-    lengths = (1,) * field.sizes["time"]
     # A chunk holds states that are read together.
-    if field.chunks:
-        lengths = field.chunks[0]
+    lengths = field.chunks[0] if field.chunks else (1,) * field.sizes["time"]
     start = 0
     for length in lengths:
         block = field.isel(time=slice(start, start + length)).compute(scheduler="synchronous")
