@@ -114,7 +114,7 @@ class ForecastTask:
         return load_pairs(data.valid, data.reader, batch_size=data.batch_size, prefetch=self._prefetch())
 
     def _prefetch(self) -> Callable[[datetime], None] | None:
-        """Return a function that reads ahead for an input time what is not in the store; None where there is nothing."""
+        """Return a function that reads ahead, for an input time, what no store holds; None where there is nothing."""
         return None
 
     def open(self, folder: Path) -> None:
