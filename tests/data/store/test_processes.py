@@ -21,13 +21,13 @@ STATES = 150
 # A block takes long enough to be killed in.
 BUILDER = """
 import sys, time
-from kit.data.building import driver, plan
+from kit.cli.main import main
 from kit.data.sources import base
-from kit import cli
-plan.BLOCK_BYTES = base.LAYER_BYTES = 1
-write_block = driver.write_block
-driver.write_block = lambda *arguments: (write_block(*arguments), time.sleep(0.04))[0]
-sys.exit(cli.main(sys.argv[1:]))
+from kit.data.store import build_plan, executor
+build_plan.BLOCK_BYTES = base.LAYER_BYTES = 1
+write_block = executor.write_block
+executor.write_block = lambda *arguments: (write_block(*arguments), time.sleep(0.04))[0]
+sys.exit(main(sys.argv[1:]))
 """
 
 
