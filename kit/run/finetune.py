@@ -16,7 +16,7 @@ from kit.adapt import trainable
 from kit.checkpoint.run_folder import RunFolder, claimed
 from kit.io.errors import KitError
 from kit.memory.device import choose_device, peak_memory_gib
-from kit.memory.out_of_memory import readable
+from kit.memory.out_of_memory import Shortage, readable
 from kit.planning.fit import Fitted, choose_memory, preflight
 from kit.run.display import Display, OpenProgress, training_progress
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
@@ -142,7 +142,7 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
     state = LoopState(**prepared.origin.state.get("loop", {}))
     begun: list[RunRecords] = []
 
-    def out_of_memory(shortage: Any) -> str:
+    def out_of_memory(shortage: Shortage) -> str:
         return no_room(shortage, job, folder, state.step + 1)
 
     with (
