@@ -6,8 +6,6 @@ entries of E to zero, until after ``steps - tfinal`` of them ``target_rank`` par
 can come back until then. The scores of importance and the budget, which falls as a cubic, are PEFT's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

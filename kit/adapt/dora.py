@@ -3,8 +3,6 @@
 Import this module only after ``kit.adapt.method.import_packages``.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Building of models from spec and weights, adapters included."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal

@@ -5,8 +5,6 @@ absent: it is written under another name, and renamed when it is on the disk. A 
 has the hash that it was written with, is thrown away and made anew, with a word in the log: the cache is the kit's own.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -1,7 +1,5 @@
 """Training space of light decoders: the frozen trunk gives latents, once, and the heads alone are run after that."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,8 +12,6 @@ Each starts from what the model predicts. Checkpoints hold the tensors under the
 ``save_pretrained`` gives them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase

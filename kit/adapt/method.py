@@ -1,7 +1,5 @@
 """The interface of a method of fine-tuning, and the packages that methods need."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import warnings

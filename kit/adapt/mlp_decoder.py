@@ -10,8 +10,6 @@ Dimensions: B batch, C latent levels, h and w patches, L = h x w, D width (twice
 backbone's output is joined to its first skip connection), P patch size.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise

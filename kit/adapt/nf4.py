@@ -3,8 +3,6 @@
 Import this module only after ``kit.adapt.method.import_packages``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -14,8 +14,6 @@ and their values are zero; these take nothing, so that a model with closed gates
 Dimensions: b windows x batch, N tokens in a window, D width, H heads, d = D / H, T prefix tokens.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -12,8 +12,6 @@ Longitudes wrap; beyond the centres of the first and the last row, towards the p
 Dimensions: B batch, C latent levels, D width; H and W rows and columns of patches, h and w of coarse cells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ step on (``from_second``), or one for each step (``all``).
 Weights that have one go on with it; others get a fresh one, whose B is zero, so that the model predicts what it did.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

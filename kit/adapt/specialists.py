@@ -4,8 +4,6 @@ Each delta was trained by the same method with the same settings, so that its te
 switch is to load some megabytes into them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What trains: the choice of parameters, and what a checkpoint holds of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The table of what trains, and the parameters that get no gradient for a reason that can be named."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

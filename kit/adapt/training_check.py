@@ -3,8 +3,6 @@
 Gradients are looked at by hooks on the parameters, weights by fingerprints from before the first step.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runs of suites, recorded in the file of results, on the page, and in MLflow."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping

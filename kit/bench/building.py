@@ -1,7 +1,5 @@
 """Building a store, measured in a process of its own: memory by length; time and room for a year of the globe."""
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import os

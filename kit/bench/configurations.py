@@ -3,8 +3,6 @@
 All start from the same weights, see the same pair of states, and minimise the same loss.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Distance of a configuration's steps from upstream's: predictions, gradients, and the loss over some steps."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass

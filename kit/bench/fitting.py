@@ -1,7 +1,5 @@
 """Suite ``fit``: settings that ``memory.fit`` chooses for the cards that people have, below what was asked."""
 
-from __future__ import annotations
-
 import logging
 
 from kit.bench.planning import BenchPlanner, read

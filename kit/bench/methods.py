@@ -1,7 +1,5 @@
 """Suite ``methods``: every way of fine-tuning on the embedded sample, with a new variable, by the main job itself."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

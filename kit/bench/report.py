@@ -1,7 +1,5 @@
 """The page of benchmarks, in Markdown, from results alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The file of results: the rows that each suite found last, and on what machine. The page is made from it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

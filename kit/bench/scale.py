@@ -1,7 +1,5 @@
 """Suite ``scale``: how memory and time grow with the grid, from 1 to 0.1 degrees, and with the length of a roll-out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Settings of the benchmarks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self
 

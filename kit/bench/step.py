@@ -1,7 +1,5 @@
 """Suite ``step``: one training step in several configurations, in one process: time, memory, exactness."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace

@@ -8,8 +8,6 @@ are rounded to the 16 bits of ERA5's GRIB files.
 Dimension letters: H latitude, W longitude.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """The workload of a measured step: model, weights, states, device, precision."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

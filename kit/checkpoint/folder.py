@@ -9,8 +9,6 @@ under upstream's names and, for PEFT's adapters, the two files that PEFT would w
 ``adapter_config.json``; ``kit.json`` then names the weights that it belongs to.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

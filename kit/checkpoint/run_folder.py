@@ -1,7 +1,5 @@
 """The run folder: resolved settings, metrics, checkpoints, log."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

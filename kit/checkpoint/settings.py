@@ -1,7 +1,5 @@
 """Settings of run folders, and of commands that take several checkpoints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

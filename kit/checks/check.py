@@ -1,7 +1,5 @@
 """What a check is, and what it is given: a store that was examined, and what the store is expected to hold."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Checks of coordinates: order, range, spacing."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check, usual_step

@@ -4,8 +4,6 @@ Two numbers tell of each channel: by how many of the reference's scales the mean
 scales. They are the mean and the standard deviation that values have which are normalised by the reference.
 """
 
-from __future__ import annotations
-
 import importlib.resources
 import math
 import re

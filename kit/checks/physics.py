@@ -5,8 +5,6 @@ They look at means over all states, at the points of a map: what is wrong with a
 Dimensions: C level, h and w those of a map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the checks found, as values; printing is the command line's, deciding is the reader's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal

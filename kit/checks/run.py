@@ -4,8 +4,6 @@ A check yields its findings; one that yields none has passed. What it found is e
 many, where first), and comes with what to do about it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Settings of ``kit data qa`` and ``kit data stats``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal, Self
 

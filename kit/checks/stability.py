@@ -8,8 +8,6 @@ changed, from 0.25 on the distribution has.
 Dimensions: K classes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``kit data stats``: the statistics of a store, or of a file of them, with verdicts."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ wrong with it can be said at once.
 Dimensions: T time, C level, H latitude, W longitude.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import stat

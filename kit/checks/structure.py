@@ -1,7 +1,5 @@
 """Checks of what a store is made of: format, arrays, variables, statistics."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

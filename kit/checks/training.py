@@ -1,7 +1,5 @@
 """Checks of what training relies on beside the values: periods apart, and statistics that are true."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Checks of units: what the store says, and what its values say."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kit.checks.check import REBUILD, Examined, Finding, Findings, check

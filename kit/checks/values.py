@@ -1,7 +1,5 @@
 """Checks of values: missing, infinite, implausible, unlikely, zero, constant."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 What is missing is no error: the kit trains without it, and says so. It is a warning where the variant was asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

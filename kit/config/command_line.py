@@ -1,7 +1,5 @@
 """Parser of one command's arguments and its ``--help``, both generated from a settings class."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Look-ups in a settings class: dotted keys, sections, and the short forms that text may take."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin

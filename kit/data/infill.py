@@ -7,8 +7,6 @@ how they are cut into blocks.
 Dimension letters: T time, C level, Y and X the rows and columns of the grid.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections.abc import Iterable, Iterator

@@ -5,8 +5,6 @@ own. They need neither PyTorch nor Aurora, so that one starts in half a second a
 import, may import nothing large either.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import multiprocessing

@@ -3,8 +3,6 @@
 Dimensions: B batch, T history, C level, H latitude, W longitude.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import os

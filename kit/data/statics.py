@@ -9,8 +9,6 @@ fields are never interpolated.
 Dimension letters: H latitude, W longitude.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Units as sources spell them, and the conversions to the store's."""
 
-from __future__ import annotations
-
 import re
 
 from kit.io.errors import StoreError

@@ -6,8 +6,6 @@ short name, its NetCDF name, its long name, NCAR's ``VAR_2T``); all are aliases 
 goes by ECMWF's parameter numbers (``paramId``) alone: short names there mean different things to different centres.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import partial

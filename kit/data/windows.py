@@ -1,7 +1,5 @@
 """Accumulation windows: rain of a step is the rain that fell in that step, no more and no less."""
 
-from __future__ import annotations
-
 import functools
 import operator
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Diagnoses: what was looked at, what it came to, on what evidence, and what to do about it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Folders that runs write to: there, writable, with room; and the kit's own files, whole."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """All checks of the machine, one after the other."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Driver and GPUs: whether PyTorch can use them, what each has and who uses it."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The host: memory, processor time, threads."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hosts that files and weights come from, and the key to Copernicus' data stores."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The installed packages: what the kit pins, whether PyTorch and torchvision load, and the lock of a checkout."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import re

@@ -1,7 +1,5 @@
 """Settings of the doctor: the run that is meant, and what is asked for beside the machine."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from kit.checkpoint.settings import RunSettings

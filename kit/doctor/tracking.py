@@ -1,7 +1,5 @@
 """The MLflow store that a run would record to: of this MLflow's version and not locked, or a server that answers."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """The model card: what an exported model is, what it was trained on, how well it does, and under which licences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Deltas are merged into the weights below them, in fp32. What no weights can hold
 stays a delta, and the weights below it come along, byte for byte.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import tarfile

@@ -1,7 +1,5 @@
 """Settings of exports: what is given away, and as what."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Self
 

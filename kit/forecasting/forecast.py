@@ -1,7 +1,5 @@
 """Forecasts: initial states from a store, the model's own predictions from there on, and a file in the end."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Initial states of forecasts: the store that they are in, and the times to start from."""
 
-from __future__ import annotations
-
 import bisect
 import tempfile
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A checkpoint for use in Python: predictions from arrays in memory, and the model for one's own loop."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Models loaded for prediction, with the data to try them on: what scores, figures and forecasts have in common."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Settings of forecasts: which checkpoints, from when, how far, and where to."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

@@ -5,8 +5,6 @@ Dimensions are ``member`` (of an ensemble), ``time`` (the initial time), ``lead_
 ``y`` and ``x``, and latitudes and longitudes are coordinates of both.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import math

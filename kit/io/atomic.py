@@ -4,8 +4,6 @@ The only module that gives files their final names. A rename is atomic, but not 
 name may stand for an empty file. So content is fsynced before the rename, and the folder that holds the name after it.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

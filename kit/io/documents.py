@@ -5,8 +5,6 @@ digits in n**2 steps), so a document from elsewhere is held to what any of the k
 over.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

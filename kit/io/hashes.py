@@ -1,7 +1,5 @@
 """SHA-256 of files, texts and bytes, and git's object ids; the only module that hashes."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Literal, Protocol

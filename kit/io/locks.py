@@ -1,7 +1,5 @@
 """File locks, which the system releases however a process ends."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import logging

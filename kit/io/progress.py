@@ -1,7 +1,5 @@
 """Progress of downloads: the events that a display can show."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

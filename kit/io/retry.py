@@ -1,7 +1,5 @@
 """Retries: which failures may pass, how long to wait between attempts, and when to give up."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

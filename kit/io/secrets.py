@@ -1,7 +1,5 @@
 """Masks for passwords, tokens and keys, which must never reach a log, a file or a tracking server."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import pairwise

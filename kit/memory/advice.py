@@ -3,8 +3,6 @@
 What is advised depends on the settings in force; for a step that is planned, on what its peak is made of too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

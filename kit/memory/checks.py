@@ -1,7 +1,5 @@
 """Checks of memory settings: those that would do nothing, or not what they say."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

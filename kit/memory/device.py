@@ -1,7 +1,5 @@
 """Device and precision of a step, and kernels that give the same result every time."""
 
-from __future__ import annotations
-
 import os
 import resource
 

@@ -8,8 +8,6 @@ CPU, and what it holds while it runs, or while it is recomputed, falls with the 
 Dimensions: B batch, C latent levels, H and W patches, D width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 It replaces ``forward`` on instances. Classes, module names and parameters stay upstream's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ A step is planned on the CPU, where the device's tensors and the host's look the
 host's, and ``is_host`` says so of its storage, whether it is real or fake.
 """
 
-from __future__ import annotations
-
 import math
 import resource
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ upstream's recipe takes 63.8 GiB for, that leaves 9.5 GiB on the device and 26.4
 PyTorch's own offloading is FSDP's; this stays the kit's own code, around PyTorch's fused AdamW.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence

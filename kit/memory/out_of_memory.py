@@ -5,8 +5,6 @@ forward pass, and of whatever Python runs inside the backward pass, recomputatio
 is in ``kit.memory.advice``.
 """
 
-from __future__ import annotations
-
 import errno
 import gc
 import logging

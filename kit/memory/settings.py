@@ -1,7 +1,5 @@
 """Settings of the memory engine."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt

@@ -7,8 +7,6 @@ and one band, and nothing else. Gradients of parameters are summed over the band
 library that the kit knows does this, so it stays the kit's own code.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager

@@ -8,8 +8,6 @@ windows of the run share.
 Dimensions: C latent levels, H and W patches; a window holds N tokens, ordered by level, latitude, longitude.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

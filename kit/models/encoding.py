@@ -1,7 +1,5 @@
 """The kit's own encodings of variables: the transforms and heads that settings ask for, over upstream's."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ in the decoder, and the rest of the model is shared. What a variant cannot be gi
 (``aurora/model/aurora.py``) and is refused with the reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -11,8 +11,6 @@ the wave model's are: no store holds them.
 Dimensions: B batch, H latitude, W longitude.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise

@@ -13,8 +13,6 @@ None stands for periods that nobody has published. The kit's own tiny weights an
 past with them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """Resolution of settings, a store and weights into the model that is trained and the data that it reads."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import product

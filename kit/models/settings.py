@@ -1,7 +1,5 @@
 """Settings of the model: which variant, from which weights."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self

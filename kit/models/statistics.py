@@ -5,8 +5,6 @@ Upstream keeps locations and scales in process-global tables (``aurora/normalisa
 to those tables for the length of a ``with`` block, so that two checkpoints work in one process.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

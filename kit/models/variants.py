@@ -8,8 +8,6 @@ A store holds physical variables only. Some channels of upstream's models are de
   and sines and cosines of angles (``AuroraWave``).
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ A dispatch mode sees every operation's results. A storage counts from the operat
 reference to it goes, however many views there are of it.
 """
 
-from __future__ import annotations
-
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

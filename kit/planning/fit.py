@@ -5,8 +5,6 @@ trace, of a model whose stages have two blocks each; a stage's further blocks ar
 is added. The candidate that is chosen is then traced whole, and only what that trace says counts.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

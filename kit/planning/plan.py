@@ -1,7 +1,5 @@
 """The plan of a run: what it would need, and which cards have it, before there is any data, weights or GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The simulated GPU is PyTorch's CPU device. Fake CUDA tensors would be nearer to 
 needs a GPU; and a plan has to be the same on a machine with one and on a machine without.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Traces of the step that a run would take: the trainer is built and run as in training, on a simulated GPU."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The workload of a plan: a model's variables and levels on a grid, from a store or from the size of a grid alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast

@@ -6,8 +6,6 @@ without matplotlib's figures, which take a second each.
 Dimensions: T time, C level, h and w those of a map.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,7 +1,5 @@
 """Settings of figures: of what, and where they go."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

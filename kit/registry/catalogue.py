@@ -1,7 +1,5 @@
 """The registry's list of files: the package's own, with the user's laid over it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

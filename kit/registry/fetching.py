@@ -1,7 +1,5 @@
 """Fetching: from an entry's name to a file whose bytes have just been verified."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

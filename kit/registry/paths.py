@@ -1,7 +1,5 @@
 """Paths of the registry's files on this machine."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Hashes for entries that have none: what is there now, recorded in the user's own list, for every later use."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

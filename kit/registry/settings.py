@@ -1,7 +1,5 @@
 """Settings of ``kit data list``, ``fetch`` and ``pin``."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 

@@ -1,7 +1,5 @@
 """What the tracking page says of a run before anything else: description, source, data set."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

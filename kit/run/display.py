@@ -1,7 +1,5 @@
 """Progress of training, as people see it: on a terminal, in a notebook, in a log of a queue."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time

@@ -3,8 +3,6 @@
 Here and not in ``kit.memory``, because how a run goes on is read from its checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The main job: fine-tune, in a run folder, on the record, and resumable after any interruption."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterator

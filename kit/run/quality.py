@@ -1,7 +1,5 @@
 """The checks on a store, as commands and training ask for them: kept until the store changes, with a page."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The record of a run: metrics in its folder and in MLflow, each step once, however often training is resumed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any

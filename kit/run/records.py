@@ -1,7 +1,5 @@
 """Provenance and MLflow run of a run: opened before the first step, closed however it ends."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

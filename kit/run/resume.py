@@ -1,7 +1,5 @@
 """How a run begins: in a fresh folder, or from a checkpoint of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

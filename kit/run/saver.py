@@ -1,7 +1,5 @@
 """Checkpoints of a run: the weights with the lowest validation loss, and those that training resumes from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Signals that ask a run to end: it finishes the step and writes a checkpoint first."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator

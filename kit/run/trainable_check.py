@@ -1,7 +1,5 @@
 """What trains, as a run records it: the report from before the first step, and the check that it came true."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

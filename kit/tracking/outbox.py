@@ -1,7 +1,5 @@
 """A buffer between the training loop and a tracking store that may be slow or away."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -1,7 +1,5 @@
 """Settings as MLflow parameters: flat, short, valid and without secrets."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

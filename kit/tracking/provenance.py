@@ -1,7 +1,5 @@
 """Provenance of a run: code, environment, machine, command and data, as ``provenance.json`` holds them."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

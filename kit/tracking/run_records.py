@@ -1,7 +1,5 @@
 """Records of a run for tracking stores: its account at the start, its logs, its later results, and their sync."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

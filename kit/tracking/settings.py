@@ -1,7 +1,5 @@
 """Settings of tracking, of its page, and of what is sent to it later."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt

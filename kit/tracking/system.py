@@ -4,8 +4,6 @@ MLflow's own monitor asks the server about the run at every sample, and ends for
 answered. This one samples alone; what becomes of a sample is its owner's concern.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import threading

@@ -1,7 +1,5 @@
 """MLflow's web pages over the runs of one store, on this machine only."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -5,8 +5,6 @@ that the memory engine runs in bands is counted band by band; what is computed a
 counted again.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Everything that takes steps, be it training, planning or measuring, builds its t
 the same step.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The place where a loss stopped being finite: input states, steps on the way, target, or prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 

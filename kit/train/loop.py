@@ -1,7 +1,5 @@
 """The training loop: steps, validation, checkpoints, and the callbacks around them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

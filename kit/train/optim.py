@@ -1,7 +1,5 @@
 """Optimisers, the learning rate, and gradient norms."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Whatever depends on settings of more than one room is decided and checked here, 
 (``kit.train.build``) take their own part of the description, never the tree of settings.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from typing import Literal

@@ -5,8 +5,6 @@ latents of a frozen trunk (``adapt.decoder mlp``) are tasks of their own. A task
 what it is validated by, and what it keeps for resuming.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """One optimiser step over a task's losses, and a pass over its validation batches."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ All three take norms in one order, of each parameter and then of these norms, an
 run can be compared, and go on, with another of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Settings of evaluation: which checkpoint, on what."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

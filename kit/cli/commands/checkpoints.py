@@ -1,7 +1,5 @@
 """Commands that take a checkpoint: score it, forecast with it, draw it, give it away."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """What all commands share: their options, how settings are put together, and what a command ends with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands about data: files of the registry, and stores."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict

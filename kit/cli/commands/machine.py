@@ -1,7 +1,5 @@
 """Commands about this machine and its tracking store."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Commands that train, and that plan training."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Sequence
 

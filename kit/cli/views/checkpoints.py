@@ -1,7 +1,5 @@
 """Views of what a checkpoint is worth: scores, forgetting, precipitation, errors near the edge."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Views of the doctor's examination and of benchmarks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 On a terminal a bar, elsewhere a line now and then: a log that is read later has no use for a bar.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import time

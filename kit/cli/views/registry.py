@@ -1,7 +1,5 @@
 """Views of the registry: its list, files that were fetched with their licences, hashes that were recorded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

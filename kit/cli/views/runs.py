@@ -1,7 +1,5 @@
 """Views of what a run came to, and of what one would need."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

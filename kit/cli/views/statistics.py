@@ -1,7 +1,5 @@
 """Views of statistics: a table of them, what they are compared with, verdicts; on standard error."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Views of stores: checks on them, what building one takes, whether one is as it was written."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Numbers, texts and tables that the views of several results share; all is shown on standard error."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sources of data, whatever their kind: what a build asks them for, and what they hand over."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Everything here is lazy: no values of fields are touched.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -11,8 +11,6 @@ is missing.
 Dimension letters: H latitude, W longitude.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Pieces of a variable put together: files by month, by level, or both."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Variables that are left out because the data lack them, which is done only for those that were named."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -4,8 +4,6 @@ A folder, a file, or a zip; ``valid_time`` or ``time``, ``pressure_level`` or ``
 mixed through ``expver``; instantaneous and accumulated variables in files of their own.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import struct

@@ -1,7 +1,5 @@
 """Blocks of states: each is computed, packed, written, summed up and recorded in a thread, or on another machine."""
 
-from __future__ import annotations
-
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence

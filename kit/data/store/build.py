@@ -1,7 +1,5 @@
 """Stores from foreign data: building, estimating, and opening by folder or registry name."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import importlib

@@ -1,7 +1,5 @@
 """Plan of a build, which determines the content of a store: builds of one plan write the same bytes."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import itertools
 import json

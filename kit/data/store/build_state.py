@@ -5,8 +5,6 @@ blocks that are done, ``claims`` on those that are not, and ``scratch``, where f
 to their place. Every process at work shares a lock on the plan; who discards the folder needs it alone.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Estimate of what a build will take, from one block that is read, packed and written to a folder that is removed."""
 
-from __future__ import annotations
-
 import concurrent.futures as cf
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Execution of a build: blocks are claimed, written in threads or on a cluster, and awaited from others."""
 
-from __future__ import annotations
-
 import concurrent.futures as cf
 import contextlib
 import importlib

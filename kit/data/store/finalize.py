@@ -1,7 +1,5 @@
 """End of a build: records are merged in the order of time, metadata are written, and the store gets its name."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Statistics of any period of a store, computed from its values: one state of one variable in memory at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

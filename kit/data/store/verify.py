@@ -1,7 +1,5 @@
 """Verification of a store: every file is compared with what was recorded when it was written."""
 
-from __future__ import annotations
-
 import concurrent.futures as cf
 import dataclasses
 import itertools

@@ -1,7 +1,5 @@
 """Writing of a dataset as a store, and of later states to one: plan, blocks, end."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import uuid

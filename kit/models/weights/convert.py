@@ -1,7 +1,5 @@
 """Tensors of adapters in a checkpoint: upstream's roll-out LoRA, and adapters of which parts were pruned."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch

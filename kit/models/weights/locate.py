@@ -5,8 +5,6 @@ another machine, or under another user, folders are searched for a file of that 
 of it. What would have to be downloaded comes last.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, filterfalse

@@ -4,8 +4,6 @@ Push-forward (Brandstetter et al. 2022, "Message Passing Neural PDE Solvers"): n
 one before it, so that memory is that of one step, and the model learns to go on from states as it makes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime

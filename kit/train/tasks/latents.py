@@ -1,7 +1,5 @@
 """Training of light decoders on latents of a frozen trunk, which a cache keeps between epochs and runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import datetime
 

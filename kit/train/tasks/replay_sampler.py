@@ -4,8 +4,6 @@ No decision depends on a prediction, so that the whole course follows from the s
 use, and a resumed run finds its place by counting.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Storage of a replay buffer's items: in the host's memory, or as files."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Keys to the data stores: where they are looked for, and what is wrong with them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field

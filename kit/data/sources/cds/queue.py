@@ -5,8 +5,6 @@ disk, and the same command asks for those jobs again. Own code, because the clie
 forgets it when the process ends; downloads are the registry's.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

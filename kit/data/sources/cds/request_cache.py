@@ -7,8 +7,6 @@ the system takes back however the process ends.
 Own code, because the data stores' client forgets a job when its process ends (docs/decisions.md, 2026-11-22).
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Nothing here asks anybody: a plan follows from the settings alone.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

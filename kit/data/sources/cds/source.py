@@ -1,7 +1,5 @@
 """The Copernicus data stores (Climate Data Store, Atmosphere Data Store): asked, waited for, then read as GRIB."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

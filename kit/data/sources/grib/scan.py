@@ -5,8 +5,6 @@ of eccodes' ``.values`` with the keys and coordinates of each message, as cfgrib
 0.64 s), and cfgrib leaves out messages whose keys do not agree, with a warning (docs/decisions.md, 2026-11-21).
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

@@ -6,8 +6,6 @@ dataset for each set of keys that agree, leaves the rest out with a warning, and
 different things to different centres; the figures are in ``scan``.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

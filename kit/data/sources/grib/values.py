@@ -4,8 +4,6 @@ Own code on eccodes, for the reasons and figures of ``scan``; from GRIB to a sto
 ``.values`` with every pair stacked and saved (docs/benchmarks.md).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import uuid

@@ -1,7 +1,5 @@
 """Winds along the rows and columns of a grid, turned to east and north."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hours of HRRR's analyses: which bytes of which files they are, and how they come into the cache, whole and once."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import threading

@@ -4,8 +4,6 @@ Herbie knows the archives and reads their indices; of each hour's files only the
 into the cache, several hours at once. Then they are read as any GRIB is.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence

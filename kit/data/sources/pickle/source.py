@@ -8,8 +8,6 @@ into ``NAME * scale + offset``. ``attributes`` may hold text and numbers: ``lice
 Dimension letters: B batch, T time, C level, H latitude, W longitude.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime

@@ -6,8 +6,6 @@ nothing more (NumPy's own ``__setstate__`` methods, for one, trust their input).
 ``torch.load`` inside; theirs is read by the weights-only loader.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

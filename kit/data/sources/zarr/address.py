@@ -4,8 +4,6 @@ Addresses need the extra ``cloud``. Public buckets are read without credentials;
 own configuration (``FSSPEC_GS_TOKEN=google_default``), which is heeded here.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import zipfile

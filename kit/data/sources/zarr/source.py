@@ -3,8 +3,6 @@
 Only chunks that are needed are read: variables, levels, times and the region are chosen before.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings
