@@ -15,8 +15,7 @@ from kit.doctor.diagnosis import Diagnosis, error, ok, skipped, warning
 from kit.io.atomic import move
 from kit.io.errors import RegistryError
 from kit.registry import Entry
-from kit.registry.entry import EMBEDDED, mismatch
-from kit.registry.paths import place
+from kit.registry.entry import EMBEDDED, mismatch, place
 
 _GIB = 2**30
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs")

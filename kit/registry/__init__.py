@@ -5,9 +5,8 @@ list is laid over it. A file is verified each time it is used, not only when it 
 """
 
 from kit.registry.catalogue import chosen, dataset, entries
-from kit.registry.entry import Entry
+from kit.registry.entry import Entry, cache_dir, state, user_registry
 from kit.registry.fetching import fetch, fetch_all
-from kit.registry.paths import cache_dir, state, user_registry
 from kit.registry.pins import Pin, pin
 
 __all__ = [

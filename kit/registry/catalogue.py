@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from kit.config.suggestions import near_names
 from kit.io.documents import DocumentError, read_toml
 from kit.io.errors import RegistryError
-from kit.registry.entry import EMBEDDED, Entry
-from kit.registry.paths import user_registry
+from kit.registry.entry import EMBEDDED, Entry, user_registry
 
 REGISTRY_PATH = Path(__file__).parents[1] / "data-registry.toml"
 """File of the package's list."""
@@ -34,10 +33,7 @@ def entries() -> dict[str, Entry]:
     # Without a file there are no own entries; `kit data pin` makes it.
     if own.exists():
         for name, table in read_tables(own).items():
-            if name in known:
-                known[name] = _pinned(own, known[name], table)
-            else:
-                known[name] = _own(own, name, table)
+            known[name] = _pinned(own, known[name], table) if name in known else _own(own, name, table)
     return known
 
 
@@ -92,7 +88,6 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def _entry(path: Path, name: str, table: object) -> Entry:
-    """Make an entry of a table, which must fit the schema."""
     values = table if isinstance(table, dict) else {"": table}
     try:
         return Entry.model_validate({"name": name, **values})
@@ -110,7 +105,6 @@ def _entry(path: Path, name: str, table: object) -> Entry:
 
 
 def _own(path: Path, name: str, table: object) -> Entry:
-    """Read an entry that only the user's list has."""
     # A pin of an entry that a later version of the kit has dropped or renamed.
     if isinstance(table, Mapping) and table and set(table) <= set(PIN_FIELDS):
         msg = f"{path}: pins [{name}], but the registry has no such entry; remove that table from the file"

@@ -1,10 +1,11 @@
-"""Schema of one file of the registry: its addresses, its hash, its licence and its contents."""
+"""Schema of one file of the registry (addresses, hash, licence, contents), and its path on this machine."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -17,6 +18,8 @@ HUB = "hub"
 """Scheme of a file of a model hub, at a commit."""
 GOOGLE = "gs"
 """Scheme of a bucket in Google's storage."""
+RESOURCES = Path(__file__).parents[1] / "resources"
+"""Folder of the files of the embedded scheme."""
 _SCHEMES = (EMBEDDED, "http", "https", HUB, GOOGLE)
 
 # No separators and no leading dot: names become parts of paths, and those of the user's list are not the kit's.
@@ -34,19 +37,18 @@ def _check_address(url: str) -> str:
     """
     # Checked when the list is read, before any address is asked.
     scheme, colon, _ = url.partition(":")
+    if scheme == HUB and colon:
+        HubFile.of(url)
+    parts = urlsplit(url) if scheme in ("http", "https", GOOGLE) else None
+    msg = None
     if scheme not in _SCHEMES or not colon:
         msg = f"the scheme of {url!r} is unknown; expected one of {', '.join(_SCHEMES)}"
+    elif parts and (parts.username is not None or parts.password is not None):
+        msg = "an address with a password in it would be shown; put the password into ~/.netrc instead"
+    elif parts and (not parts.hostname or re.search(r"\s", url)):
+        msg = f"expected {scheme}://HOST/PATH, got {url!r}"
+    if msg is not None:
         raise ValueError(msg)
-    if scheme == HUB:
-        HubFile.of(url)
-    elif scheme != EMBEDDED:
-        parts = urlsplit(url)
-        if parts.username is not None or parts.password is not None:
-            msg = "an address with a password in it would be shown; put the password into ~/.netrc instead"
-            raise ValueError(msg)
-        if not parts.hostname or re.search(r"\s", url):
-            msg = f"expected {scheme}://HOST/PATH, got {url!r}"
-            raise ValueError(msg)
     return url
 
 
@@ -179,3 +181,41 @@ def mismatch(entry: Entry, path: Path) -> tuple[str, str] | None:
     if entry.git_blob is not None and (found := digest(path, "git_blob")) != entry.git_blob:
         return f"git object id is {found}", entry.git_blob
     return None
+
+
+def cache_dir() -> Path:
+    """Return the folder for fetched files and built stores: ``KIT_CACHE``, else the user's cache folder."""
+    # pooch knows each system's place for caches.
+    import pooch
+
+    return Path(os.environ.get("KIT_CACHE") or pooch.os_cache("aurora-finetune-kit")).expanduser()
+
+
+def user_registry() -> Path:
+    """Return the file of the user's own entries and pins: ``KIT_REGISTRY``, else in the cache."""
+    return Path(os.environ.get("KIT_REGISTRY") or cache_dir() / "registry.toml").expanduser()
+
+
+def place(entry: Entry) -> Path | None:
+    """Return the path that an entry's file has, or would have; None if it has no hash by which to know it."""
+    if entry.scheme == EMBEDDED:
+        return RESOURCES / entry.file
+    # The hash is part of the path: files of one name, from two versions of an entry, do not replace each other.
+    return None if entry.hash is None else cache_dir() / "files" / entry.hash[:12] / entry.file
+
+
+def state(entry: Entry) -> dict[str, Any]:
+    """Describe an entry for people and machines.
+
+    Returns:
+        Its fields, its ``scheme``, whether it is ``pinned`` by a hash, whether its file is here (``cached``; its bytes
+        are not looked at), and whether it is ever ``fetched`` rather than read where it is.
+    """
+    path = place(entry)
+    return {
+        **entry.model_dump(),
+        "scheme": entry.scheme,
+        "pinned": entry.hash is not None,
+        "cached": path is not None and path.is_file(),
+        "fetched": entry.is_fetched,
+    }

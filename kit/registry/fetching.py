@@ -12,9 +12,8 @@ from kit.io.progress import ProgressCallback, current
 from kit.io.retry import Limits, SourceError
 from kit.registry import catalogue, hub
 from kit.registry.download import Source, download
-from kit.registry.entry import EMBEDDED, HUB, Entry, HubFile, mismatch, shown
+from kit.registry.entry import EMBEDDED, HUB, Entry, HubFile, mismatch, place, shown
 from kit.registry.partial_download import PartialDownload
-from kit.registry.paths import place
 
 
 def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | None = None) -> Path:
@@ -51,8 +50,17 @@ def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | 
                 part.publish(path)
                 return path
     # Every use hashes: a note of size and time of change would let through a changed byte under an old date.
-    _verify(entry, path)
-    return path
+    difference = mismatch(entry, path)
+    if difference is None:
+        return path
+    # Refused, not fetched again in silence: whether a disk fails or somebody changed it is worth knowing.
+    found, expected = difference
+    mend = "install the kit again" if entry.scheme == EMBEDDED else "delete the file and fetch it again"
+    msg = (
+        f"{entry.name}: {found}, the registry says {expected}. {path} was not used: it is damaged or was changed; "
+        f"{mend}, or if the change is meant, update the entry"
+    )
+    raise RegistryError(msg)
 
 
 def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
@@ -65,8 +73,8 @@ def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
     if missing := [entry for entry in entries if entry.hash is None]:
         raise RegistryError(unpinned(missing))
     # Offline, one message names all that is missing: the next machine with a network can bring it at once.
-    absent = [(entry, path) for entry in entries if (path := place(entry)) and not path.is_file()]
-    absent = [(entry, path) for entry, path in absent if entry.scheme != EMBEDDED]
+    fetched = [entry for entry in entries if entry.scheme != EMBEDDED]
+    absent = [(entry, path) for entry in fetched if (path := place(entry)) and not path.is_file()]
     if offline() and absent:
         raise RegistryError(_absent_offline(absent))
     return [(entry, fetch(entry.name)) for entry in entries]
@@ -213,36 +221,13 @@ def _absent_offline(absent: Sequence[tuple[Entry, Path]]) -> str:
 def _by_hand(entry: Entry, path: Path) -> str:
     """Explain how to download a file without the kit: from where, how to know it, and where to put it."""
     addresses = [hub.address(HubFile.of(url)) if url.startswith(f"{HUB}:") else shown(url) for url in entry.urls]
-    marks: list[str] = []
-    if entry.size is not None:
-        marks.append(f"{entry.size} bytes")
-    if entry.sha256:
-        marks.append(f"SHA-256 {entry.sha256}")
-    elif entry.git_blob:
-        marks.append(f"git object id {entry.git_blob}")
     text = f"By hand: download {' or '.join(addresses)}"
+    marks = [f"{entry.size} bytes"] if entry.size is not None else []
+    if entry.hash is not None:
+        marks.append(f"{'SHA-256' if entry.sha256 else 'git object id'} {entry.hash}")
     if marks:
         text += f" ({', '.join(marks)})"
     # Without a hash there is no place for it: its folder in the cache is named by the hash.
     if entry.hash is not None:
         text += f" and put it at {path}"
     return f"{text}."
-
-
-def _verify(entry: Entry, path: Path) -> None:
-    """Check a file before it is used.
-
-    Raises:
-        RegistryError: it is not the file that the registry describes.
-    """
-    difference = mismatch(entry, path)
-    if difference is None:
-        return
-    # Refused, not fetched again in silence: whether a disk fails or somebody changed it is worth knowing.
-    found, expected = difference
-    mend = "install the kit again" if entry.scheme == EMBEDDED else "delete the file and fetch it again"
-    msg = (
-        f"{entry.name}: {found}, the registry says {expected}. {path} was not used: it is damaged or was changed; "
-        f"{mend}, or if the change is meant, update the entry"
-    )
-    raise RegistryError(msg)

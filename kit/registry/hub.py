@@ -110,35 +110,27 @@ def _ask(file: HubFile, limits: Limits) -> HubFacts:
 
 def _refusal(file: HubFile, error: HfHubHTTPError) -> Exception:
     """Explain a hub's refusal. Its own text is not repeated: it may hold addresses with signatures."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors
 
-    where = f"{endpoint()}/{file.repo}"
-    # GatedRepoError is a RepositoryNotFoundError, too: it comes first.
-    if isinstance(error, GatedRepoError):
-        known = "your token does not give it" if token() else "you are not logged in"
-        refusal = (
-            f"{where} is gated, and {known}: accept its conditions on that page, then set HF_TOKEN or run "
-            "`hf auth login`"
-        )
-    elif isinstance(error, RevisionNotFoundError):
-        refusal = f"{where} has no commit {file.revision}"
-    elif isinstance(error, RepositoryNotFoundError):
-        refusal = f"{where} is not there, or not for you"
-        if not token():
-            refusal += "; if it is private, set HF_TOKEN or run `hf auth login`"
-    elif isinstance(error, EntryNotFoundError):
-        refusal = f"{where} has no {file.path} at commit {file.revision}"
-    else:
-        status = error.response.status_code
-        refusal = f"{endpoint()}: the hub answered {status}"
-        if status in RETRY_STATUS:
-            return RetryableError(refusal, retry_after(error.response.headers))
-    return SourceError(refusal)
+    where, login = f"{endpoint()}/{file.repo}", "set HF_TOKEN or run `hf auth login`"
+    known, advice = "your token does not give it", ""
+    if not token():
+        known, advice = "you are not logged in", f"; if it is private, {login}"
+    refusals = (
+        # GatedRepoError is a RepositoryNotFoundError, too: it comes first.
+        (errors.GatedRepoError, f"is gated, and {known}: accept its conditions on that page, then {login}"),
+        (errors.RevisionNotFoundError, f"has no commit {file.revision}"),
+        (errors.RepositoryNotFoundError, f"is not there, or not for you{advice}"),
+        (errors.EntryNotFoundError, f"has no {file.path} at commit {file.revision}"),
+    )
+    for kind, refusal in refusals:
+        if isinstance(error, kind):
+            return SourceError(f"{where} {refusal}")
+    status = error.response.status_code
+    msg = f"{endpoint()}: the hub answered {status}"
+    if status in RETRY_STATUS:
+        return RetryableError(msg, retry_after(error.response.headers))
+    return SourceError(msg)
 
 
 def offline() -> bool:

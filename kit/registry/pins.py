@@ -12,10 +12,9 @@ from kit.io.hashes import sha256_of_file, sha256_of_text
 from kit.io.progress import ProgressCallback, current
 from kit.io.retry import Limits, SourceError
 from kit.registry import catalogue, hub
-from kit.registry.entry import HUB, Entry, HubFile, shown
+from kit.registry.entry import HUB, Entry, HubFile, cache_dir, place, shown, user_registry
 from kit.registry.fetching import check_fetchable, fetch_into, locked, offline
 from kit.registry.partial_download import PartialDownload
-from kit.registry.paths import cache_dir, place, user_registry
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,7 @@ def _from_bytes(entry: Entry, watch: ProgressCallback, limits: Limits) -> Pin:
         # Recorded before the file moves: a file under a hash that no list knows would never be used.
         _record(found, watch)
         path = place(catalogue.find(entry.name))
-        if path is None:
-            msg = f"{entry.name}: its hash was recorded in {user_registry()}, but is not there any more"
-            raise RegistryError(msg)
+        assert path is not None
         with locked(path, watch, entry.name):
             part.publish(path)
     return found
@@ -133,8 +130,7 @@ def _record(found: Pin, watch: ProgressCallback) -> None:
         if path.exists():
             tables, text, mode = catalogue.read_tables(path), read_text(path), path.stat().st_mode & 0o777
         there = tables.get(found.name, {})
-        values: dict[str, Any] = {"sha256": found.sha256, "git_blob": found.git_blob, "size": found.size}
-        values = {key: value for key, value in values.items() if value is not None}
+        values = {key: value for key in catalogue.PIN_FIELDS if (value := getattr(found, key)) is not None}
         changed = {**tables, found.name: {**values, **there}}
         added = {key: value for key, value in values.items() if key not in there}
         text = _with_pin(text, found.name, added)
@@ -157,18 +153,13 @@ def _record(found: Pin, watch: ProgressCallback) -> None:
 def _with_pin(text: str, name: str, values: dict[str, Any]) -> str:
     """Add lines to a table, or a table to a text; the comments stay."""
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-    spellings = f'"{re.escape(name)}"'
-    if "." not in name:
-        # Without quotes, a dot would part the names of two nested tables.
-        spellings += f"|{re.escape(name)}"
+    spelling = re.escape(name)
+    # Without quotes, a dot would part the names of two nested tables.
+    spellings = f'"{spelling}"' if "." in name else f'"{spelling}"|{spelling}'
     header = re.search(rf"^\[(?:{spellings})\][^\n]*(?:\n|\Z)", text, flags=re.MULTILINE)
     if header is not None:
-        above, below = text[: header.end()], text[header.end() :]
-        if not above.endswith("\n"):
-            above += "\n"
-        return f"{above}{lines}{below}"
-    if text and not text.endswith("\n"):
-        text += "\n"
+        above, below = text[: header.end()].removesuffix("\n"), text[header.end() :]
+        return f"{above}\n{lines}{below}"
     if text:
-        text += "\n"
+        text = text.removesuffix("\n") + "\n\n"
     return f"{text}[{json.dumps(name)}]\n{lines}"

@@ -11,13 +11,9 @@ class ListSettings(BaseModel):
 
 
 class FetchSettings(BaseModel):
-    """What is fetched."""
+    """What is fetched or pinned."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     names: CliPositionalArg[tuple[str, ...]] = Field(min_length=1)
     """Names of registry entries or of data sets."""
-
-
-class PinSettings(FetchSettings):
-    """What is pinned."""

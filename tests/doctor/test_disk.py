@@ -12,7 +12,7 @@ import pytest
 from kit import registry
 from kit.doctor.disk import WatchedFolder, check_files, check_folder, probe_folder, watched_folders
 from kit.doctor.network import examine_network
-from kit.registry.paths import RESOURCES
+from kit.registry.entry import RESOURCES
 
 GIB = 2**30
 
@@ -85,7 +85,7 @@ def test_a_damaged_file_that_the_kit_carries(monkeypatch: pytest.MonkeyPatch, tm
     damaged = bytearray((RESOURCES / "aurora-tiny.safetensors").read_bytes())
     damaged[1000] ^= 1
     (tmp_path / "aurora-tiny.safetensors").write_bytes(damaged)
-    monkeypatch.setattr(registry.paths, "RESOURCES", tmp_path)
+    monkeypatch.setattr(registry.entry, "RESOURCES", tmp_path)
     sample, tiny, _ = check_files(verify=False)
     assert "No such file" in sample.detail
     assert "SHA-256 is" in tiny.detail
@@ -96,7 +96,7 @@ def test_files_in_the_cache_are_hashed_when_asked(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KIT_CACHE", str(tmp_path))
     assert check_files(verify=True)[-1].status == "ok"
     entry = registry.entries()["era5-western-usa-2025-01-surface-statistics"]
-    path = registry.paths.place(entry)
+    path = registry.entry.place(entry)
     assert path is not None
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x" * int(entry.size or 0))

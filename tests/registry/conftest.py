@@ -13,8 +13,8 @@ from kit import registry
 from kit.io.progress import ProgressCallback
 from kit.io.retry import Limits
 from kit.registry import Entry, entries
+from kit.registry.entry import place
 from kit.registry.partial_download import PartialDownload
-from kit.registry.paths import place
 from tests.servers import Server, serving
 
 CONTENT = hashlib.sha256(b"forty-two states").digest() * 1000

@@ -10,7 +10,7 @@ import pytest
 
 from kit import registry
 from kit.io.errors import RegistryError
-from kit.registry import catalogue, paths
+from kit.registry import catalogue
 
 CONTENT = b"forty-two states\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -36,7 +36,7 @@ def entry(name: str = "states", **changes: object) -> str:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A registry with one embedded file, and a cache of its own."""
     monkeypatch.setattr(catalogue, "REGISTRY_PATH", tmp_path / "registry.toml")
-    monkeypatch.setattr(paths, "RESOURCES", tmp_path)
+    monkeypatch.setattr(registry.entry, "RESOURCES", tmp_path)
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("KIT_REGISTRY", raising=False)
     (tmp_path / "registry.toml").write_text(entry())

@@ -8,9 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from kit.io.errors import RegistryError
-from kit.registry.entry import Entry
+from kit.registry.entry import Entry, state
 from kit.registry.fetching import fetch_all
-from kit.registry.paths import state
 
 STORE: dict[str, Any] = {
     "name": "era5",

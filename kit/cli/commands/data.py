@@ -12,7 +12,7 @@ from kit.cli.views.progress import build_progress, loading, log_to_screen
 from kit.cli.views.stores import show_estimate, show_quality, show_verification
 from kit.cli.views.tables import show_facts
 from kit.data.settings import BuildSettings, VerifySettings
-from kit.registry.settings import FetchSettings, ListSettings, PinSettings
+from kit.registry.settings import FetchSettings, ListSettings
 
 
 def data_list(arguments: Sequence[str]) -> Outcome:
@@ -41,7 +41,7 @@ def data_pin(arguments: Sequence[str]) -> Outcome:
     from kit import registry
     from kit.cli.views.registry import show_pins
 
-    settings, options = resolve_settings(data_pin, PinSettings, arguments)
+    settings, options = resolve_settings(data_pin, FetchSettings, arguments)
     pins = [asdict(registry.pin(entry.name)) for entry in registry.chosen(settings.names)]
     result = {"pins": pins, "registry": str(registry.user_registry())}
     return Outcome(result, options.as_json, show_pins)

@@ -16,8 +16,7 @@ from kit.io import hashes
 from kit.io.errors import CheckpointError, RegistryError
 from kit.models.variants import VARIANTS, Variant
 from kit.registry import Entry
-from kit.registry.entry import HUB, HubFile
-from kit.registry.paths import place
+from kit.registry.entry import HUB, HubFile, place
 
 OFFICIAL = "hub"
 """What ``model.weights`` calls upstream's published weights of a variant."""

@@ -13,7 +13,7 @@ from kit.data.sources.resolve_path import locate
 from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import KitError, RegistryError, StoreError
-from kit.registry.paths import place
+from kit.registry.entry import place
 from tests.data.sources.era5_files import new_form, write
 from tests.real_data import real_data
 

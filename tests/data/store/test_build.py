@@ -31,6 +31,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: Path, **options: Any) -> Store:
+    options = {"product": "era5"} | options
     return build_store(BuildSettings(source="netcdf", path=source, out=source.parent / "out" / "store", **options))
 
 
@@ -175,7 +176,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import hashlib
 
     from kit.registry import catalogue
-    from kit.registry import paths as places
+    from kit.registry import entry as places
 
     dataset = synthetic_dataset(times=10, height=8, width=8)
     content = {str(name): array.values for name, array in {**dataset.data_vars, **dataset.coords}.items()}
@@ -244,6 +245,7 @@ def test_real_europe(tmp_path: Path) -> None:
         source="netcdf",
         path=real_data("era5-europe-2020-01-01"),
         out=tmp_path / "store",
+        product="era5",
         variables=("10u", "10v", "2d", "tp", "sp", "u", "v", "q"),
         statics=("coslat", "sinlat"),
         train="2020-01-01T00/2020-01-01T17",

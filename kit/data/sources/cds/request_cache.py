@@ -18,8 +18,8 @@ from kit.io.documents import read_json
 from kit.io.errors import RegistryError
 from kit.io.hashes import sha256_of_file
 from kit.io.locks import LockHandle, take
+from kit.registry.entry import cache_dir
 from kit.registry.partial_download import PartialDownload
-from kit.registry.paths import cache_dir
 
 _MAGIC, _END = b"GRIB", b"7777"
 

@@ -26,7 +26,7 @@ from kit.io.errors import SettingsError, StoreError
 from kit.io.progress import current
 from kit.io.retry import Limits
 from kit.registry.fetching import offline
-from kit.registry.paths import cache_dir
+from kit.registry.entry import cache_dir
 
 LICENCE = "NOAA HRRR, public domain (NOAA Open Data Dissemination)"
 _THREADS = 4
