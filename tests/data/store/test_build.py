@@ -31,7 +31,6 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: Path, **options: Any) -> Store:
-    options = {"product": "era5"} | options
     return build_store(BuildSettings(source="netcdf", path=source, out=source.parent / "out" / "store", **options))
 
 
@@ -245,7 +244,6 @@ def test_real_europe(tmp_path: Path) -> None:
         source="netcdf",
         path=real_data("era5-europe-2020-01-01"),
         out=tmp_path / "store",
-        product="era5",
         variables=("10u", "10v", "2d", "tp", "sp", "u", "v", "q"),
         statics=("coslat", "sinlat"),
         train="2020-01-01T00/2020-01-01T17",
