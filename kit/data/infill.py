@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.settings import Rule
+from kit.data.infill_rules import Rule
 from kit.data.sources.fields import Note
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.variables import Kind, lookup

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +19,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import CliPositionalArg
+
+from kit.data.infill_rules import Rules
+from kit.data.products import PRODUCTS, LeadRange, Windows
 
 Codec = Literal["fast", "small", "none"]
 """How a store's chunks are packed."""
@@ -143,66 +144,6 @@ class DataSettings(BaseModel):
         return self
 
 
-# How missing values are filled, as settings say it: ``2t=nearest``, ``sst=constant:273.15``.
-
-Method = Literal["nearest", "linear-time", "constant"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One variable, and how its missing values are filled."""
-
-    variable: str
-    """Under its name in the store: static ones with their prefix."""
-    method: Method
-    value: float = math.nan
-    """For ``constant``."""
-
-    @property
-    def how(self) -> str:
-        """Method as it was given."""
-        return f"{self.method}:{self.value:g}" if self.method == "constant" else self.method
-
-    def __str__(self) -> str:
-        return f"{self.variable}={self.how}"
-
-
-def _rule(text: Any) -> Rule:
-    if isinstance(text, Rule):
-        return text
-    name, _, how = str(text).strip().partition("=")
-    method, _, number = how.partition(":")
-    try:
-        value = float(number or "nan")
-    except ValueError:
-        value = math.inf
-    # A finite number belongs to ``constant``, and to it alone.
-    constant = method == "constant"
-    if not name or method not in get_args(Method) or constant != bool(number) or constant != math.isfinite(value):
-        msg = f"expected VARIABLE=nearest, VARIABLE=linear-time or VARIABLE=constant:NUMBER, got {str(text)!r}"
-        raise ValueError(msg)
-    return Rule(name, method, value)  # type: ignore[arg-type]
-
-
-def _rules(given: Any) -> tuple[Rule, ...]:
-    if isinstance(given, str):
-        given = given.split(",")
-    rules = tuple(map(_rule, given or ()))
-    counts = Counter(rule.variable for rule in rules)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    if twice:
-        msg = f"{', '.join(twice)} is named twice; give one method for each variable"
-        raise ValueError(msg)
-    return rules
-
-
-Rules = Annotated[
-    tuple[Rule, ...],
-    BeforeValidator(_rules, json_schema_input_type=str),
-    PlainSerializer(lambda rules: [str(rule) for rule in rules]),
-]
-
-
 # Settings of ``kit data build``: what is read, what is taken of it, where the store goes.
 
 SourceKind = Literal["netcdf", "grib", "pickle", "zarr", "cds", "hrrr"]
@@ -276,6 +217,15 @@ class BuildSettings(BaseModel):
     that the data hold."""
     step: Hours | None = None
     """Hours between states, such as ``6h``; by default the data's own."""
+    lead: LeadRange | None = None
+    """Leads of forecasts to take states from: ``6h``, or ``0h/12h`` for a sequence in which each time comes from the
+    shortest lead; by default analyses (lead 0) alone, and of what accumulates the shortest lead."""
+    product: str | None = None
+    """Product that the data are of, where the files do not say: ``era5``, ``era5-land``, ``cams``, ``ifs``, ``gfs`` or
+    ``hrrr``; it says over which hours accumulations add up."""
+    window: Windows = ()
+    """Hours over which accumulations add up, by variable, where neither files nor product say: ``tp=1h``,
+    ``tp=since-00utc``, ``tp=since-start`` (of the forecast), ``tp=resets-6h``."""
     infill: Rules = ()
     """How missing values are filled, by variable: ``2t=nearest`` (single points), ``tp=linear-time`` (between the
     states before and after), ``sst=constant:273.15``; by default they stay missing."""
@@ -308,8 +258,24 @@ class BuildSettings(BaseModel):
     that are given."""
     restart: bool = False
     """Discard what an interrupted build has left at this place, instead of going on with it."""
+    winds_are: Literal["earth", "grid"] | None = None
+    """What winds on a grid whose rows are no parallels point along, where the files do not say: ``earth``, east and
+    north; ``grid``, the grid's own axes, from which they are turned. It stands over what the files say."""
+    leave_out: tuple[str, ...] = ()
+    """Variables and static ones to leave out of what the data hold, such as ``swh`` of a wave stream that lies on
+    another grid."""
+    group: tuple[str, ...] = ()
+    """Groups of NetCDF-4 files that hold the fields, such as ``data`` or ``forecast/surface``; by default the root."""
     licence: str | None = None
     """Licence or attribution of the data; by default what the files say."""
+
+    @field_validator("product")
+    @classmethod
+    def _check_product(cls, value: str | None) -> str | None:
+        if value is not None and value not in PRODUCTS:
+            msg = f"the kit knows no product {value!r}; there are {', '.join(PRODUCTS)}"
+            raise ValueError(msg)
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> BuildSettings:
@@ -329,6 +295,11 @@ class BuildSettings(BaseModel):
             (
                 self.absent_chunks and self.source != "zarr",
                 f"--absent_chunks has no effect with --source {self.source}: only Zarr stores have chunks",
+            ),
+            (
+                self.group and self.source not in ("netcdf", "cds"),
+                f"--group has no effect with --source {self.source}: of a Zarr store give the path of the group; leave "
+                "it out",
             ),
             (
                 self.workers is not None and self.scheduler is not None,

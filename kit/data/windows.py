@@ -64,7 +64,7 @@ def at_step(field: xr.DataArray, *, accumulated: bool, hours: int | None, note: 
     Args:
         field: Field in the store's form, with times.
         accumulated: Whether its values belong to the hours before their time stamps: ``accumulation_hours`` of
-            the source, one by default.
+            the source, which states it.
         hours: Step of the store; None keeps the source's times.
         note: Function that takes in what was done.
 
@@ -128,12 +128,19 @@ def _summed(field: xr.DataArray, times: Times, targets: Times, count: int, step:
 
 def _stated(field: xr.DataArray, accumulated: bool, window: int, interval: int) -> xr.DataArray:
     field = field.copy(deep=False)
-    field.attrs = {key: value for key, value in field.attrs.items() if key != "accumulation_hours"}
+    comment = field.attrs.get("accumulation_comment", "")
+    dropped = ("accumulation_hours", "accumulation_comment")
+    field.attrs = {key: value for key, value in field.attrs.items() if key not in dropped}
     if not accumulated:
-        return field.assign_attrs(cell_methods="time: point")
+        averaged = field.attrs.get("averaging_hours")
+        if averaged is None:
+            return field.assign_attrs(cell_methods="time: point")
+        return field.assign_attrs(cell_methods=f"time: mean (interval: {averaged:g} hours)")
     method = "interval: 1 hour" if interval == 1 else f"interval: {interval} hours"
     if window != interval:
-        method += f" comment: over {window} hours"
+        comment = f"over {window} hours"
+    if comment:
+        method += f" comment: {comment}"
     return field.assign_attrs(cell_methods=f"time: sum ({method})", accumulation_hours=window)
 
 
@@ -150,4 +157,21 @@ def trim(fields: Mapping[str, xr.DataArray], note: Note) -> dict[str, xr.DataArr
         early.update(times[times < start].astype("datetime64[m]").astype(str).tolist())
     if early:
         note(f"{', '.join(sorted(early))} left out: hours that the sums need lie before the data")
-    return {name: field.sel(time=slice(start, None)) for name, field in fields.items()}
+    trimmed = {name: field.sel(time=slice(start, None)) for name, field in fields.items()}
+    return _at_states(trimmed, note)
+
+
+def _at_states(fields: dict[str, xr.DataArray], note: Note) -> dict[str, xr.DataArray]:
+    """Leave out sums of forecasts at times between the states of all other fields."""
+    others = [field["time"].values for field in fields.values() if "comment" not in field.attrs["cell_methods"]]
+    if not others:
+        return fields
+    result = {}
+    for name, field in fields.items():
+        times = field["time"].values
+        if "comment" in field.attrs["cell_methods"] and len(others[0]) < len(times) and np.isin(others[0], times).all():
+            note(f"{name} taken at the times of the states, over {field.attrs['accumulation_hours']} h each")
+            result[name] = field.sel(time=others[0])
+        else:
+            result[name] = field
+    return result

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from kit.data import infill
 from kit.data.infill import fill_missing, parse_infill_notes
-from kit.data.settings import BuildSettings, Rule
+from kit.data.infill_rules import Rule
+from kit.data.settings import BuildSettings
 from kit.data.store.build import build_store
 from kit.io.errors import SettingsError, StoreError
 from tests.data.sources.era5_files import old_form, write

@@ -147,7 +147,7 @@ def test_nothing_outside_is_read() -> None:
 def test_a_region_of_a_build_is_in_its_history(tmp_path: Path) -> None:
     write(new_form(("t2m", "tp"), times=4), tmp_path / "a.nc")
     write(new_form(("lsm",)).isel(valid_time=0, drop=True), tmp_path / "b.nc")
-    options: dict[str, Any] = {"source": "netcdf", "path": tmp_path, "train": "2020/2020"}
+    options: dict[str, Any] = {"source": "netcdf", "path": tmp_path, "train": "2020/2020", "product": "era5"}
     region = (50.25, 5, 50, 5.25)
     store = build_store(BuildSettings(out=tmp_path / "out", region=region, halo=0.25, **options))
     whole = build_store(BuildSettings(out=tmp_path / "whole", **options))

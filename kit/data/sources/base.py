@@ -2,16 +2,23 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import xarray as xr
 
+from kit.data.products import Product, Window, product_of_attributes
 from kit.data.region import cropped
 from kit.data.settings import Period
 from kit.data.sources.coordinates import canonical_coordinates, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
+from kit.data.sources.leads import LEAD, WINDOW, split_by_lead
+from kit.data.sources.merging import merge
+from kit.data.sources.projections import AngleOfPoints
+from kit.data.sources.stated_windows import Told, with_window
+from kit.data.sources.winds import OTHER_COMPONENT, X_ANGLE, AxisOfPiece, GridDescription, turn_winds
 from kit.data.store.format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
 from kit.io.errors import StoreError
 from kit.io.hashes import sha256_of_file
@@ -42,11 +49,25 @@ class Request:
     """Nothing is built: a source that fetches may fetch a little, let that stand for all, and say what all would be."""
     statics_elsewhere: bool = False
     """A file of static fields is given as well, which may hold those that the source lacks."""
+    leads: tuple[float, float] | None = None
+    """First and last lead in hours of the forecasts that states are taken from; None for analyses alone."""
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    """Windows of accumulated variables that the user names."""
+    product: Product | None = None
+    """Product that the user or the registry names."""
     absent_chunks: frozenset[str] = frozenset()
     """Variables, statics without prefix, of which a chunk that a Zarr store lacks stands for its fill value."""
+    winds_are: str | None = None
+    """Whether winds on a curvilinear grid point as on the ``earth`` or along the ``grid``; None for what files say."""
+    left_out: frozenset[str] = frozenset()
+    """Variables and static ones, with their prefix or without, that are not taken."""
+    groups: tuple[str, ...] = ()
+    """Groups of NetCDF-4 files to read, instead of the root."""
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""
+        if name in self.left_out or name.removeprefix(STATIC_PREFIX) in self.left_out:
+            return False
         requested = self.statics if name.startswith(STATIC_PREFIX) else self.variables
         return known if requested is None else name in requested
 
@@ -125,6 +146,14 @@ class Pieces:
     notes: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     projection: dict[str, Any] = field(default_factory=dict)
+    of_forecasts: set[str] = field(default_factory=set)
+    """Names of fields of which some file is not known to be of a reanalysis."""
+    winds_by_default: str = ""
+    """``earth`` where the form of the source says that winds point east and north."""
+    axes: dict[str, list[AxisOfPiece]] = field(default_factory=dict)
+    """Files of each component of a wind on a curvilinear grid, with the axis that it points along."""
+    angles: dict[tuple[str, ...], AngleOfPoints] = field(default_factory=dict)
+    """Angles of projections that files share."""
 
     def note(self, text: str) -> None:
         """Keep a sentence, once."""
@@ -140,25 +169,53 @@ class Pieces:
             self.note(f"{name} left out: not in the kit's table of variables; ask for it by name to have it")
         return False
 
-    def add(self, dataset: xr.Dataset, where: str) -> None:
-        """Take all fields of one file.
+    def add(self, dataset: xr.Dataset, where: str, whole: xr.Dataset | None = None) -> None:
+        """Take all fields of one file, lead by lead where it holds forecasts of several.
+
+        Args:
+            dataset: Fields of the file.
+            where: Name of the file, for messages.
+            whole: The file with all that it holds, where the fields are a part of it: projections and angles.
 
         Raises:
-            StoreError: The file's coordinates or units cannot be brought into the store's form.
+            StoreError: The file's coordinates, units, windows or winds cannot be brought into the store's form.
+            SettingsError: Winds are turned with a package that is not installed.
         """
+        described = GridDescription.of(
+            dataset if whole is None else whole, where, self.request.winds_are, self.winds_by_default, self.angles
+        )
+        dataset = dataset.assign(described.own_angles())
+        told = Told(dict(self.request.windows), self.request.product or product_of_attributes(dataset.attrs))
+        for states in split_by_lead(dataset, where):
+            self._add_states(states, where, told, described)
+
+    def _add_states(self, dataset: xr.Dataset, where: str, told: Told, described: GridDescription) -> None:
         # Read before coordinates are put in order, which drops those of no dimension: a grid mapping may be one.
-        projection = projection_of(dataset)
-        dataset = cropped(canonical_coordinates(dataset, where, self.note), self.request.region, where)
+        projection = projection_of(described.dataset)
+        uncropped = canonical_coordinates(dataset, where, self.note)
+        dataset = cropped(uncropped, self.request.region, where)
         grid = grid_dimensions(dataset)
         if grid == CURVILINEAR:
             self.projection = self.projection or projection
         for array in dataset.data_vars.values():
             # Variables that lie on no grid, such as bounds of coordinates, are no fields.
-            if not set(grid) <= set(array.dims):
+            if not set(grid) <= set(array.dims) or array.attrs.get("standard_name") == X_ANGLE:
                 continue
             name, variable = canonical_name(array)
-            if not self.takes(name, known=variable is not None):
+            is_taken = self.takes(name, known=variable is not None)
+            other = OTHER_COMPONENT.get(name)
+            # A component along the grid's axes is turned together with the other one, whichever was asked for.
+            turns_other = grid == CURVILINEAR and other is not None and self.request.takes(other, known=True)
+            if not is_taken and not turns_other:
                 continue
+            if grid == CURVILINEAR:
+                axis = described.axis(array, name, uncropped, self.note)
+                if axis is None and not is_taken:
+                    continue
+                if axis is not None:
+                    axis = replace(axis, degrees=cropped(axis.degrees, self.request.region, where))
+                if other is not None:
+                    self.axes.setdefault(name, []).append((where, axis))
             extra = [dim for dim in array.dims if dim not in ("time", "level", *grid)]
             if any(array.sizes[dim] != 1 for dim in extra):
                 msg = f"{where}: {array.name} has the dimensions {array.dims}; select along {sorted(map(str, extra))}"
@@ -169,8 +226,37 @@ class Pieces:
                 if dim not in field_alone.coords and dim not in grid:
                     msg = f"{where}: {array.name} has the dimension {dim} without its values; add that coordinate"
                     raise StoreError(msg)
-            values = canonical_values(field_alone, name, variable, where, self.note)
+            windowed = with_window(field_alone, name, variable, told, where, self.note)
+            values = canonical_values(windowed, name, variable, where, self.note)
+            if told.product is None or not told.product.is_reanalysis:
+                self.of_forecasts.add(name)
+            elif WINDOW in values.coords and LEAD in values.coords and not values[LEAD].values.any():
+                # The lead 0 of an accumulation is the reanalysis's, not that of a forecast that has just begun.
+                values = values.drop_vars(LEAD)
             self.found.setdefault(name, []).append((where, values))
+
+    def merged(self) -> dict[str, xr.DataArray]:
+        """Join what was found to one field for each variable.
+
+        Raises:
+            StoreError: Pieces contradict each other, or do not join up.
+        """
+        fields = merge(self.found, self.note, self.request.leads, self.request.step)
+        if fields and self.request.winds_are is not None and not self.axes:
+            msg = (
+                f"--winds_are {self.request.winds_are} has no effect: no wind that is taken lies on a grid whose rows "
+                "are no parallels; leave it out"
+            )
+            raise StoreError(msg)
+        fields = turn_winds(fields, self.axes, self.note)
+        # What served to turn the other component only.
+        fields = {name: array for name, array in fields.items() if self.request.takes(name, known=True)}
+        for name, array in fields.items():
+            # A reanalysis's accumulations, which end at the valid time, are analyses, and so is what states no lead.
+            is_analysis = "accumulation_hours" in array.attrs or LEAD not in array.coords
+            if "time" in array.dims and is_analysis and name not in self.of_forecasts:
+                fields[name] = array.assign_coords({LEAD: ("time", np.zeros(array.sizes["time"]))})
+        return fields
 
 
 def data_files(

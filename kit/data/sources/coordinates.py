@@ -3,6 +3,7 @@
 Everything here is lazy: no values of fields are touched.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import xarray as xr
 
 from kit.data.sources.fields import Note
 from kit.data.sources.grid_order import order_latitudes, order_longitudes, with_matrices
+from kit.data.sources.leads import BOUND_END, BOUND_START, STATE_COORDINATES
 from kit.data.sources.levels import order_levels
-from kit.data.sources.valid_times import check_times, with_one_valid_time
+from kit.data.sources.valid_times import check_times
 from kit.data.store.format import GRID, grid_dimensions, plain_attributes
 from kit.io.errors import StoreError
 
@@ -37,7 +39,6 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
         StoreError: There is no such form: ensemble members, several forecast steps, a curvilinear grid that
             crosses Greenwich or holds a pole, model levels, two boxes.
     """
-    dataset = with_one_valid_time(dataset, where)
     dataset = dataset.rename(coordinate_names(dataset))
     for name in ("time", "level", *GRID):
         if name in dataset.variables:
@@ -55,7 +56,8 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
     if "time" in dataset.coords:
         dataset = check_times(dataset, where)
     # Coordinates that are no dimensions (a height above ground, the kind of surface) serve nobody here.
-    dataset = dataset.drop_vars([name for name in dataset.coords if name not in (*dataset.dims, *GRID)])
+    kept = (*dataset.dims, *GRID, *STATE_COORDINATES, BOUND_START, BOUND_END)
+    dataset = dataset.drop_vars([name for name in dataset.coords if name not in kept])
     order = ("time", "level", *grid_dimensions(dataset))
     return dataset.transpose(..., *(name for name in order if name in dataset.dims))
 
@@ -75,12 +77,17 @@ def coordinate_names(dataset: xr.Dataset) -> dict[str, str]:
 
 
 def projection_of(dataset: xr.Dataset) -> dict[str, Any]:
-    """Read the attributes of a file's CF grid mapping; empty where it names none."""
-    for array in dataset.data_vars.values():
+    """Read the attributes of a file's CF grid mapping, as JSON knows them; empty where it names none."""
+    return plain_attributes(mapping_of_fields(dataset.data_vars.values(), dataset))
+
+
+def mapping_of_fields(fields: Iterable[xr.DataArray], dataset: xr.Dataset) -> dict[str, Any]:
+    """Read the first CF grid mapping that fields of a dataset name; empty where they name none."""
+    for array in fields:
         # xarray keeps it in the encoding where it decoded the mapping as a coordinate.
         name = str(array.attrs.get("grid_mapping", array.encoding.get("grid_mapping", ""))).partition(":")[0]
         if name in dataset.variables:
-            return plain_attributes(dataset[name].attrs)
+            return dict(dataset[name].attrs)
     return {}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.data.sources.leads import WINDOW
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.units import conversion
 from kit.data.variables import Variable, find, lookup
@@ -67,10 +68,12 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
                 # Convert in double precision, then round once.
                 converted = array.astype(np.float64) * change[0] + change[1]
                 note(f"{name} converted from {units} to {variable.units}")
-    single: xr.DataArray = xr.apply_ufunc(_single, converted, dask="parallelized", output_dtypes=[np.float32])
-    # Hours that a sum covers are the source's to say, not the table's.
-    if "accumulation_hours" in array.attrs:
-        attributes["accumulation_hours"] = array.attrs["accumulation_hours"]
+    single = converted
+    # Differences of running totals are taken before they are rounded.
+    if WINDOW not in array.coords:
+        single = xr.apply_ufunc(_single, converted, dask="parallelized", output_dtypes=[np.float32])
+    if "averaging_hours" in array.attrs:
+        attributes["averaging_hours"] = array.attrs["averaging_hours"]
     single.attrs = attributes
     return single.rename(name)
 

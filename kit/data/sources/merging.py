@@ -1,25 +1,36 @@
 """Pieces of a variable put together: files by month, by level, or both."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.data.sources.accumulation import with_one_window
 from kit.data.sources.fields import Note
+from kit.data.sources.leads import LEAD, STATE_COORDINATES, VERSION, WINDOW
 from kit.data.store.format import STATIC_PREFIX, listed
 from kit.io.errors import StoreError
 
 # Name of the file, and what it holds of a variable.
 Piece = tuple[str, xr.DataArray]
+# The first and the last lead in hours.
+Leads = tuple[float, float]
+_PRELIMINARY = 5
+"""ERA5T's ``expver``."""
 
 
-def merge(found: dict[str, list[Piece]], note: Note) -> dict[str, xr.DataArray]:
+def merge(
+    found: dict[str, list[Piece]], note: Note, leads: Leads | None = None, step: int | None = None
+) -> dict[str, xr.DataArray]:
     """Join pieces to one field per name, on one grid.
 
     Args:
         found: Pieces with the name of the file each is from, by the store's name.
         note: Takes what was done.
+        leads: The first and the last lead in hours that states are taken of; None for analyses alone.
+        step: Hours between states of the store.
 
     Raises:
         StoreError: Pieces lie on different grids, contradict each other, or do not join up; prints both
@@ -34,7 +45,7 @@ def merge(found: dict[str, list[Piece]], note: Note) -> dict[str, xr.DataArray]:
         if name.startswith(STATIC_PREFIX):
             fields[name] = _static(name, aligned)
         else:
-            fields[name] = _dynamic(name, aligned, note)
+            fields[name] = _dynamic(name, aligned, leads, step, note)
     return fields
 
 
@@ -77,7 +88,7 @@ def _static(name: str, pieces: Sequence[Piece]) -> xr.DataArray:
     return constant.copy(data=values)
 
 
-def _dynamic(name: str, pieces: Sequence[Piece], note: Note) -> xr.DataArray:
+def _dynamic(name: str, pieces: Sequence[Piece], leads: Leads | None, step: int | None, note: Note) -> xr.DataArray:
     # Files of the same levels follow each other in time; then sets of levels are put on each other.
     by_levels: dict[tuple[float, ...], list[Piece]] = {}
     for where, array in pieces:
@@ -85,37 +96,169 @@ def _dynamic(name: str, pieces: Sequence[Piece], note: Note) -> xr.DataArray:
             msg = f"{where}: {name} has no time, dimensions {array.dims}; add a time coordinate"
             raise StoreError(msg)
         by_levels.setdefault(tuple(_levels(array)), []).append((where, array))
-    joined = [_join_times(name, group, note) for group in by_levels.values()]
-    if len(joined) == 1:
-        return joined[0][1]
-    return _join_levels(name, joined)
+    joined = [_join_times(name, group, leads, note) for group in by_levels.values()]
+    field = joined[0][1] if len(joined) == 1 else _join_levels(name, joined)
+    field = field.drop_vars(VERSION, errors="ignore")
+    if WINDOW in field.coords:
+        return with_one_window(field, step, note)
+    return field
 
 
-def _join_times(name: str, pieces: Sequence[Piece], note: Note) -> Piece:
-    ordered = [(where, array.sortby("time")) for where, array in pieces]
-    ordered.sort(key=lambda piece: piece[1]["time"].values[0])
-    joined: list[Piece] = []
-    for where, array in ordered:
-        times, counts = np.unique(array["time"].values, return_counts=True)
-        if (counts > 1).any():
-            msg = f"{where}: {name} holds {times[counts > 1][0]} more than once; keep one of these states"
+def _join_times(name: str, pieces: Sequence[Piece], chosen: Leads | None, note: Note) -> Piece:
+    """Join pieces in time: of each valid time one state, of the chosen leads, final before preliminary."""
+    states = _States(name, pieces)
+    if not states.is_accumulated:
+        states.keep_leads(chosen, note)
+    elif chosen is not None:
+        # What adds up to the first lead lies before it.
+        states.keep(states.lead > 0)
+        states.keep_leads(chosen, note)
+    states.keep_best(note)
+    return pieces[0][0], states.joined()
+
+
+class _States:
+    """States of a variable, of all pieces, in the order of their valid times and leads.
+
+    Attributes:
+        time: Valid times, seconds since 1970.
+        lead: Hours; 0 where no piece says.
+        version: 0 for ERA5 and what has no version, 1 for preliminary ERA5T.
+        window: Hours that a value adds up over; 0 where it is of a moment.
+        piece: Position of the piece.
+        index: Position in the piece.
+    """
+
+    def __init__(self, name: str, pieces: Sequence[Piece]) -> None:
+        self.name, self.pieces = name, pieces
+        self.is_accumulated = any(WINDOW in array.coords for _, array in pieces)
+        self.states_leads = any(LEAD in array.coords for _, array in pieces)
+        self.time = np.concatenate([array["time"].values.astype("datetime64[s]") for _, array in pieces])
+        self.lead = self._coordinate(LEAD)
+        self.window = self._coordinate(WINDOW)
+        self.version = self._coordinate(VERSION) == _PRELIMINARY
+        lengths = [array.sizes["time"] for _, array in pieces]
+        self.piece = np.repeat(np.arange(len(pieces)), lengths)
+        self.index = np.concatenate([np.arange(length) for length in lengths])
+        self.keep(np.lexsort((self.version, self.window, self.lead, self.time)))
+
+    def _coordinate(self, coordinate: str) -> npt.NDArray[np.float64]:
+        parts = []
+        for _, array in self.pieces:
+            values = array[coordinate].values if coordinate in array.coords else np.zeros(array.sizes["time"])
+            parts.append(np.nan_to_num(values.astype(np.float64)))
+        return np.concatenate(parts)
+
+    def keep(self, which: npt.NDArray[Any]) -> None:
+        """Keep some states, by positions or by a mask."""
+        for attribute in ("time", "lead", "version", "window", "piece", "index"):
+            setattr(self, attribute, getattr(self, attribute)[which])
+
+    def keep_leads(self, chosen: Leads | None, note: Note) -> None:
+        """Keep states of the chosen leads; analyses where none are chosen.
+
+        Raises:
+            StoreError: There are none; says which there are.
+        """
+        first, last = chosen or (0.0, 0.0)
+        inside = (self.lead >= first) & (self.lead <= last)
+        held = listed(sorted(set(self.lead.tolist())))
+        if chosen is not None and not self.states_leads:
+            msg = (
+                f"{self.pieces[0][0]}: {self.name} has neither leads nor reference times, among which --lead could "
+                "choose; leave --lead out"
+            )
             raise StoreError(msg)
-        # What an earlier file holds already must be equal, and is taken once.
-        new = array
-        for other, earlier in joined:
-            shared = np.intersect1d(new["time"].values, earlier["time"].values)
-            for time in shared:
-                if not np.array_equal(new.sel(time=time).values, earlier.sel(time=time).values, equal_nan=True):
-                    msg = f"{where} and {other} both hold {name} at {time}, with different values; remove one of them"
-                    raise StoreError(msg)
-            if shared.size:
-                note(f"{name}: states that two files hold alike were taken once")
-                new = new.isel(time=~np.isin(new["time"].values, shared))
-        if new.sizes["time"]:
-            joined.append((where, new))
-    if len(joined) == 1:
-        return joined[0]
-    return joined[0][0], _concatenated([array for _, array in joined], "time").sortby("time")
+        if not inside.any():
+            msg = (
+                f"{self.pieces[0][0]}: {self.name} comes from forecasts {held} h ahead, and the store is to hold "
+                f"{_described(chosen)}; choose others with --lead, such as --lead {min(self.lead.tolist()):g}h, or "
+                "a range of leads that follow one another, such as --lead 0h/12h"
+            )
+            raise StoreError(msg)
+        if not inside.all():
+            note(f"{self.name}: {_described(chosen)} taken of states {held} h ahead")
+        self.keep(inside)
+
+    def keep_best(self, note: Note) -> None:
+        """Keep one state of those with equal times and windows: final ones first, then those of the shortest lead.
+
+        Raises:
+            StoreError: Two are alike in all but their values; names both.
+        """
+        same = self.time[1:] == self.time[:-1]
+        if self.is_accumulated:
+            # Values over other hours are sums of their own, which ``with_one_window`` chooses among.
+            same &= (self.window[1:] == self.window[:-1]) & (self.lead[1:] == self.lead[:-1])
+        keep = np.ones(len(self.time), dtype=bool)
+        first = 0
+        for position in (np.flatnonzero(same) + 1).tolist():
+            if keep[position - 1]:
+                first = position - 1
+            keep[position] = False
+            if self.lead[first] != self.lead[position]:
+                note(f"{self.name}: where forecasts overlap, the one of the shortest lead was taken")
+            elif self.version[first] != self.version[position]:
+                note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
+            else:
+                self._check_equal(first, position)
+                note(f"{self.name}: states that two files hold alike were taken once")
+        self.keep(keep)
+        preliminary = int(self.version.sum())
+        if preliminary:
+            note(f"{self.name}: {preliminary} of {len(self.time)} states are preliminary (ERA5T)")
+
+    def _check_equal(self, one: int, other: int) -> None:
+        (first, mine), (second, theirs) = (self.pieces[self.piece[state]] for state in (one, other))
+        a, b = mine.isel(time=self.index[one]).values, theirs.isel(time=self.index[other]).values
+        if np.array_equal(a, b, equal_nan=True):
+            return
+        at, apart = self.time[one], np.nanmax(np.abs(a - b), initial=0.0)
+        if first == second:
+            msg = f"{first}: {self.name} holds {at} more than once, with different values; keep one of these states"
+        else:
+            msg = (
+                f"{second} and {first} both hold {self.name} at {at}, with different values (up to {apart:g} apart); "
+                "remove one of them"
+            )
+        raise StoreError(msg)
+
+    def joined(self) -> xr.DataArray:
+        """Lay the states out along increasing times."""
+        parts, order = [], []
+        for number, (_, array) in enumerate(self.pieces):
+            mine = np.flatnonzero(self.piece == number)
+            if not mine.size:
+                continue
+            # As slices where states follow one another, which lazy arrays read in one piece.
+            indices = self.index[mine]
+            whole = len(indices) == array.sizes["time"] and (np.diff(indices) > 0).all()
+            parts.append(array if whole else array.isel(time=indices))
+            order.append(mine)
+        if not parts:
+            return self.pieces[0][1].isel(time=[])
+        result = parts[0] if len(parts) == 1 else _concatenated(_alike(parts), "time")
+        positions = np.concatenate(order)
+        if (np.diff(positions) > 0).all():
+            return result
+        return result.isel(time=np.argsort(positions))
+
+
+def _described(chosen: Leads | None) -> str:
+    if chosen is None:
+        return "analyses (lead 0)"
+    first, last = chosen
+    return f"leads of {first:g} h" if first == last else f"leads from {first:g} to {last:g} h"
+
+
+def _alike(arrays: list[xr.DataArray]) -> list[xr.DataArray]:
+    """Give all arrays the coordinates of states that any has, so that they can be joined."""
+    names = [name for name in STATE_COORDINATES if any(name in array.coords for array in arrays)]
+    result = []
+    for array in arrays:
+        missing = {name: ("time", np.full(array.sizes["time"], np.nan)) for name in names if name not in array.coords}
+        result.append(array.assign_coords(missing))
+    return result
 
 
 def _join_levels(name: str, groups: Sequence[Piece]) -> xr.DataArray:

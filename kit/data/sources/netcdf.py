@@ -24,7 +24,7 @@ import xarray as xr
 
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts, states_together
 from kit.data.sources.fields import Note
-from kit.data.sources.merging import merge
+from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS, VERSION
 from kit.io.errors import StoreError
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
@@ -32,7 +32,6 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowEr
 _BOMB_BYTES, _BOMB_RATIO = 2**27, 200
 """A zip of more than that, packed so much smaller, holds nothing but the wish to fill a disk."""
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
-TIMES = ("time", "valid_time")
 
 
 @contextmanager
@@ -70,7 +69,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             msg = f"{paths[0]}: none of {len(files)} files holds a field on latitudes and longitudes"
             raise StoreError(msg)
         yield SourceData(
-            fields=merge(pieces.found, pieces.note),
+            fields=pieces.merged(),
             names=tuple(sorted(pieces.names)),
             files=file_facts(files),
             notes=tuple(pieces.notes),
@@ -159,15 +158,16 @@ class _Values:
 
 def _in_states(dataset: xr.Dataset, where: str) -> xr.Dataset:
     """Read one state at a time, or some small ones, whatever the file's own chunks are."""
-    sizes = [size for dim, size in dataset.sizes.items() if str(dim) not in TIMES]
+    of_times = (*TIME_DIMENSIONS, *LEAD_DIMENSIONS)
+    sizes = [size for dim, size in dataset.sizes.items() if str(dim).lower() not in of_times]
     # The grid's rows and columns, by whatever names; levels are fewer.
     rows, columns = sorted([1, 1, *sizes])[-2:]
-    length = dict.fromkeys(TIMES, states_together(rows * columns))
+    length = dict.fromkeys(TIME_DIMENSIONS, states_together(rows * columns)) | dict.fromkeys(LEAD_DIMENSIONS, 1)
     lazy = {}
     for key, array in dataset.data_vars.items():
         data = da.from_array(  # type: ignore[no-untyped-call]
             _Values(array.variable, f"{where}: {key}"),
-            chunks=tuple(length.get(str(dim), -1) for dim in array.dims),
+            chunks=tuple(length.get(str(dim).lower(), -1) for dim in array.dims),
             # A name of its own, so that dask need not hash what it is given.
             name=f"netcdf-{uuid.uuid4().hex}",
             asarray=False,
@@ -189,20 +189,9 @@ def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:
             combined = combined.fillna(dataset.isel(expver=index, drop=True))
             note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
         return combined
-    expver = dataset["expver"]
-    if expver.ndim == 1:
-        (along,) = expver.dims
-        versions = np.array([_version(value) for value in expver.values])
-        preliminary = int((versions == 5).sum())
-        if preliminary:
-            note(f"{preliminary} of {versions.size} states in a file are preliminary (ERA5T)")
-        if along in dataset.coords:
-            # The first of equal moments after sorting by version is the final one.
-            order = np.argsort(versions, kind="stable")
-            moments, first = np.unique(dataset[along].values[order], return_index=True)
-            if moments.size < versions.size:
-                dataset = dataset.isel({along: np.sort(order[first])})
-    return dataset.drop_vars("expver")
+    versions = np.vectorize(_version, otypes=[np.float64])(dataset["expver"].values)
+    # Kept beside the times, where states of several files are compared.
+    return dataset.drop_vars("expver").assign_coords({VERSION: (dataset["expver"].dims, versions)})
 
 
 def _version(value: object) -> int:

@@ -29,6 +29,8 @@ class SourceOrigin:
 
     paths: tuple[SourceLocation, ...]
     licence: str = ""
+    product: str | None = None
+    """Product that the registry states, of ``kit.data.products``."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """For the store: ``registry``, the name, and ``registry_files``, the entries with their hashes."""
 
@@ -86,7 +88,10 @@ def locate(path: str, source: str) -> SourceOrigin:
         if entry.synthetic:
             attributes["synthetic"] = True
     licence = "; ".join(dict.fromkeys(entry.licence for entry in readable))
-    return SourceOrigin(tuple(paths), licence, attributes)
+    # Of several products none can be stated.
+    products = {entry.product for entry in readable}
+    product = products.pop() if len(products) == 1 else None
+    return SourceOrigin(tuple(paths), licence, product, attributes)
 
 
 def _unknown(name: str, source: str, known: Mapping[str, Entry]) -> str:

@@ -9,29 +9,6 @@ _FIRST, _LAST = np.datetime64("1678-01-01", "s"), np.datetime64("2262-01-01", "s
 """Times that nanoseconds since 1970 hold in 64 bits; others would wrap around."""
 
 
-def with_one_valid_time(dataset: xr.Dataset, where: str) -> xr.Dataset:
-    """Let ``valid_time`` stand for GRIB's reference time and forecast step; a state is of one step and one member."""
-    for name, held, remedy in (
-        ("step", "forecast steps", "give one analysis or one step per file"),
-        ("number", "ensemble members along 'number'", "select one of them first"),
-        ("realization", "ensemble members along 'realization'", "select one of them first"),
-    ):
-        if dataset.sizes.get(name, 1) > 1:
-            msg = f"{where}: holds {dataset.sizes[name]} {held}; {remedy}"
-            raise StoreError(msg)
-        if name in dataset.dims:
-            dataset = dataset.squeeze(name, drop=True)
-    dataset = dataset.drop_vars(("number", "realization"), errors="ignore")
-    dataset = dataset.drop_vars([name for name in ("step", "surface") if name in dataset.coords])
-    if "valid_time" not in dataset.coords or "time" not in dataset.coords:
-        return dataset
-    if dataset["valid_time"].dims == ("time",):
-        return dataset.swap_dims(time="valid_time").drop_vars("time")
-    if dataset["time"].ndim == 0:
-        return dataset.drop_vars("time")
-    return dataset.drop_vars("valid_time")
-
-
 def check_times(dataset: xr.Dataset, where: str) -> xr.Dataset:
     """Check that times are dates, and round them to seconds.
 

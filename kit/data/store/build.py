@@ -17,9 +17,11 @@ import xarray as xr
 
 from kit.config.suggestions import near_names
 from kit.data.infill import fill_missing
+from kit.data.products import PRODUCTS
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Announcement, OpenSource, Request, SourceData
 from kit.data.sources.crop_regrid import shaped, wanted_region
+from kit.data.sources.leads import LEAD
 from kit.data.sources.missing_variables import without_missing
 from kit.data.sources.resolve_path import locate
 from kit.data.statics import choose_statics, with_statics
@@ -159,7 +161,7 @@ def _prepared(
     # What is computed here is little; and no cluster that happens to be there is to be asked for it.
     with (
         dask.config.set(scheduler="synchronous"),
-        open_source(origin.paths, _request(settings, sample=sample)) as opened,
+        open_source(origin.paths, _request(settings, sample=sample, product=origin.product)) as opened,
     ):
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
         source = with_statics(shaped(known, settings), settings.statics_from, settings.statics)
@@ -252,7 +254,7 @@ def _module(settings: BuildSettings) -> ModuleType:
     return importlib.import_module(_SOURCES[settings.source])
 
 
-def _request(settings: BuildSettings, *, sample: bool) -> Request:
+def _request(settings: BuildSettings, *, sample: bool, product: str | None = None) -> Request:
     variables, statics = settings.variables, settings.statics
     return Request(
         None if variables is None else frozenset(variables),
@@ -263,7 +265,13 @@ def _request(settings: BuildSettings, *, sample: bool) -> Request:
         step=settings.step,
         sample=sample,
         statics_elsewhere=settings.statics_from is not None,
+        leads=settings.lead,
+        windows=dict(settings.window),
+        product=PRODUCTS.get(settings.product or product or ""),
         absent_chunks=frozenset(settings.absent_chunks),
+        winds_are=settings.winds_are,
+        left_out=frozenset(settings.leave_out),
+        groups=settings.group,
     )
 
 
@@ -275,6 +283,14 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
         if text not in notes:
             notes.append(text)
 
+    held_alike = {name.removeprefix(STATIC_PREFIX) for name in source.names} | set(source.names)
+    without_effect = [name for name in settings.leave_out if name not in held_alike]
+    if without_effect:
+        msg = (
+            f"--leave_out {','.join(without_effect)} has no effect: the data hold {', '.join(source.names)}; correct "
+            "the name, or leave it out of the list"
+        )
+        raise StoreError(msg)
     source, settings = without_missing(source, settings, note)
     fields = {name: field for name, field in source.fields.items() if not name.startswith(STATIC_PREFIX)}
     missing = [name for name in settings.variables or () if name not in fields]
@@ -292,7 +308,7 @@ def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> 
         fields[name] = at_step(field, accumulated=accumulated, hours=settings.step, note=note)
     # Sums first, then times: a window may begin before the first time that is taken.
     fields = trim(fields, note)
-    fields = {name: _in_times(field, settings.times) for name, field in fields.items()}
+    fields = {name: _with_leads(_in_times(field, settings.times)) for name, field in fields.items()}
     _check_same_coordinates(fields)
     for where, on_levels in (("on pressure levels", True), ("at the surface", False)):
         if not any(("level" in field.dims) == on_levels for field in fields.values()):
@@ -311,6 +327,15 @@ def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataAr
         msg = f"{field.name} lacks the levels {listed(missing)} hPa; the data hold {listed(held)}"
         raise StoreError(msg)
     return field.isel(level=[held.index(level) for level in sorted(set(levels))])
+
+
+def _with_leads(field: xr.DataArray) -> xr.DataArray:
+    """State from which leads the states are, in hours, where that is known."""
+    if LEAD not in field.coords:
+        return field
+    leads = sorted(set(np.nan_to_num(field[LEAD].values).tolist()))
+    stated = leads if len(leads) > 1 else leads[0]
+    return field.drop_vars(LEAD).assign_attrs(lead_hours=stated)
 
 
 def _in_times(field: xr.DataArray, period: Period | None) -> xr.DataArray:

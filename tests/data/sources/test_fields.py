@@ -112,24 +112,6 @@ def test_levels_that_are_no_pressures(level: list[float], attributes: dict[str, 
         canonical(field(level=("level", level, attributes)))
 
 
-def test_valid_time_stands_for_reference_time_and_step() -> None:
-    moments = np.array(["2020-01-01T06", "2020-01-01T12"], dtype="datetime64[ns]")
-    reference = moments - np.timedelta64(6, "h")
-    source = field().expand_dims(time=reference).assign_coords(step=6, valid_time=("time", moments))
-    dataset, _ = canonical(source)
-    assert dataset["t2m"].dims == ("time", "latitude", "longitude")
-    np.testing.assert_array_equal(dataset["time"], moments)
-
-
-def test_several_steps_and_members_are_refused() -> None:
-    with pytest.raises(StoreError, match="holds 2 forecast steps"):
-        canonical(field().expand_dims(step=[0, 6]))
-    with pytest.raises(StoreError, match="holds 2 ensemble members along 'number'"):
-        canonical(field().expand_dims(number=[0, 1]))
-    dataset, _ = canonical(field().expand_dims(number=[0]))
-    assert dataset["t2m"].dims == ("latitude", "longitude")
-
-
 def test_other_coordinates_are_dropped() -> None:
     dataset, _ = canonical(field(heightAboveGround=2.0, surface=0.0))
     assert set(dataset.coords) == {"latitude", "longitude"}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from kit.data.products import PRODUCTS
 from kit.data.sources.base import Request, SourceData
 from kit.data.sources.netcdf import open_source
 from kit.io.errors import StoreError
@@ -15,11 +16,11 @@ from tests.data.sources.era5_files import new_form, old_form, write
 from tests.real_data import real_data
 
 
-def read(path: Path, *wanted: str) -> SourceData:
-    request = Request(variables=frozenset(wanted)) if wanted else Request()
+def read(path: Path, *wanted: str, product: str | None = None) -> SourceData:
+    """Read in full while the files are open; fields are lazy."""
+    request = Request(frozenset(wanted) or None, product=PRODUCTS.get(product or ""))
     with open_source([path], request) as source:
-        fields = {name: field.load() for name, field in source.fields.items()}
-        return dataclasses.replace(source, fields=fields)
+        return dataclasses.replace(source, fields={name: field.load() for name, field in source.fields.items()})
 
 
 @pytest.mark.parametrize("form", (new_form, old_form))
@@ -66,7 +67,7 @@ def test_preliminary_values_stand_where_there_are_no_final_ones(tmp_path: Path) 
 def test_versions_along_the_times(tmp_path: Path) -> None:
     dataset = new_form(("t2m",))
     dataset["expver"] = ("valid_time", ["0001", "0001", "0001", "0005"])
-    assert "1 of 4 states in a file are preliminary (ERA5T)" in read(write(dataset, tmp_path / "a.nc")).notes
+    assert "2t: 1 of 4 states are preliminary (ERA5T)" in read(write(dataset, tmp_path / "a.nc")).notes
     # The third moment once more, in its preliminary version: the final one stands.
     again = dataset.isel(valid_time=[2]) + 1000
     again["t2m"].attrs["units"] = "K"
@@ -142,7 +143,7 @@ def test_a_zip_as_the_cds_delivers_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as content:
         content.write(instant, instant.name)
         content.write(accumulated, accumulated.name)
-    source = read(archive)
+    source = read(archive, product="era5")
     assert sorted(source.fields) == ["2t", "tp"]
     assert [fact["name"] for fact in source.files] == ["download.nc"]
 
@@ -213,7 +214,7 @@ def test_units_of_what_is_not_asked_for_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_real_europe() -> None:
-    source = read(real_data("era5-europe-2020-01-01"))
+    source = read(real_data("era5-europe-2020-01-01"), product="era5")
     assert sorted(source.fields) == ["10u", "10v", "2d", "e", "q", "sp", "tcw", "tp", "u", "v"]
     assert source.fields["u"].shape == (24, 20, 41, 41)
     assert 70000 < float(source.fields["sp"].min()) < float(source.fields["sp"].max()) < 105000

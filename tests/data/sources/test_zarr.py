@@ -316,17 +316,21 @@ def test_of_forecasts_the_states_that_they_start_from(tmp_path: Path) -> None:
     forecast = weatherbench(times=3).expand_dims(prediction_timedelta=leads, axis=1)
     forecast["2m_temperature"] = forecast["2m_temperature"] + xr.DataArray([0, 1, 2], dims="prediction_timedelta")
     path = write(forecast.drop_vars(["geopotential_at_surface", "soil_type"]), tmp_path / "hres.zarr", form=3)
-    store = make(path, tmp_path / "out", statics=("coslat",))
-    np.testing.assert_array_equal(
-        store.read("2t", slice(None)), weatherbench(times=3)["2m_temperature"].values.transpose(0, 2, 1)[:, ::-1]
-    )
-    assert "lead time 0 taken of 3 along prediction_timedelta: the analysis" in store.attributes["history"]
-    assert "tp" not in store.surface
-    with pytest.raises(StoreError, match="tp is accumulated, and forecasts have nothing of it at lead time 0"):
-        make(path, tmp_path / "rain", statics=("coslat",), variables=("tp",))
+    store = make(path, tmp_path / "out", statics=("coslat",), train="2020/2020")
+    truth = weatherbench(times=3)["2m_temperature"].values.transpose(0, 2, 1)[:, ::-1]
+    # Rain of 6 h comes from the leads of 6 h, so that it lacks the first state.
+    np.testing.assert_array_equal(store.read("2t", slice(None)), truth[1:])
+    assert store.variable_attributes("2t")["lead_hours"] == 0
+    assert store.variable_attributes("tp")["lead_hours"] == 6
+    assert store.variable_attributes("tp")["accumulation_hours"] == 6
+    rain = forecast["total_precipitation_6hr"].sel(prediction_timedelta=leads[1]).values.transpose(0, 2, 1)[:, ::-1]
+    np.testing.assert_array_equal(store.read("tp", slice(None)), rain[:2].astype(np.float32))
     later = write(forecast.isel(prediction_timedelta=[1, 2]), tmp_path / "later.zarr")
-    with pytest.raises(StoreError, match=r"none of their 2 lead times \(prediction_timedelta\) is 0"):
+    with pytest.raises(StoreError, match="comes from forecasts 6 h ahead, .*analyses.*choose others with --lead"):
         make(later, tmp_path / "none")
+    ahead = make(later, tmp_path / "ahead", statics=("coslat",), lead="6h", variables=("2t",), train="2020/2020")
+    np.testing.assert_array_equal(ahead.read("2t", slice(None)), truth + 1)
+    assert ahead.times[0] == np.datetime64("2020-01-01T06")
 
 
 def test_sums_have_the_hours_before_the_first_state(stores: dict[str, Path], tmp_path: Path) -> None:

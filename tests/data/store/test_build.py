@@ -31,6 +31,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: Path, **options: Any) -> Store:
+    options = {"product": "era5"} | options
     return build_store(BuildSettings(source="netcdf", path=source, out=source.parent / "out" / "store", **options))
 
 
@@ -136,7 +137,8 @@ def test_existing_folders_and_absent_data(source: Path) -> None:
 
 
 def test_the_same_data_make_the_same_store(source: Path) -> None:
-    stores = [build_store(BuildSettings(source="netcdf", path=source, out=source.parent / name)) for name in ("a", "b")]
+    options: dict[str, Any] = {"source": "netcdf", "path": source, "product": "era5"}
+    stores = [build_store(BuildSettings(out=source.parent / name, **options)) for name in ("a", "b")]
     assert stores[0].fingerprint() == stores[1].fingerprint()
 
 
@@ -244,6 +246,7 @@ def test_real_europe(tmp_path: Path) -> None:
         source="netcdf",
         path=real_data("era5-europe-2020-01-01"),
         out=tmp_path / "store",
+        product="era5",
         variables=("10u", "10v", "2d", "tp", "sp", "u", "v", "q"),
         statics=("coslat", "sinlat"),
         train="2020-01-01T00/2020-01-01T17",

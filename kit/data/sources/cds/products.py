@@ -97,7 +97,6 @@ _PRODUCTS = (
         surface="reanalysis-era5-land",
         levels="",
         spacing=0.1,
-        why_not_accumulated="its accumulations run from midnight, over another number of hours at each time",
         names=None,
         credit=f"{_C3S}; Munoz Sabater (2019), DOI 10.24381/cds.e2161bac",
     ),

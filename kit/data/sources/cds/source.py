@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import xarray as xr
 
+from kit.data.products import PRODUCTS
 from kit.data.sources.base import Announcement, Request, SourceData, SourceLocation
 from kit.data.sources.cds.access import find_access
 from kit.data.sources.cds.products import Times
@@ -70,6 +71,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         request,
         variables=frozenset((*selection.variables, *selection.accumulated, *selection.atmospheric)),
         statics=frozenset(STATIC_PREFIX + name for name in selection.statics),
+        product=PRODUCTS.get(selection.product.name),
     )
     with grib.open_source([cached.path for cached in requests], wanted) as opened:
         try:

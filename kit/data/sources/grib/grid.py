@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kit.data.sources.projections import mapping_of_grib
+
 Values = npt.NDArray[np.float64]
 _REGULAR = ("regular_ll", "regular_gg")
 """Kinds of grid that are vectors of latitudes and longitudes."""
@@ -43,8 +45,8 @@ class GribGrid:
         northwards: rows come from south to north.
         westwards: columns come from east to west.
         relative: components of vectors are those along rows and columns, which are not east and north.
-        cone: what turns such components: the cone's constant, and its central meridian in degrees east; None where
-            they cannot be turned.
+        cone: what turns such components on a cone: its constant, and its central meridian in degrees east; None of
+            other projections.
         projection: the attributes of a CF grid mapping, where they are known.
     """
 
@@ -318,25 +320,18 @@ def _projection(header: _Header, kind: str) -> tuple[tuple[float, float] | None,
     orientation = header.number("orientationOfTheGridInDegrees")
     if kind == "mercator" and not abs(orientation) > 0:
         return (0.0, 0.0), {}
-    if kind == "polar_stereographic" and not math.isnan(orientation):
-        south = int(header.number("projectionCentreFlag", 0)) & 0x80
-        return (-1.0 if south else 1.0, orientation), {}
-    meridian, radius = header.number("LoVInDegrees"), header.number("radius")
+    mapping = mapping_of_grib(kind, header.number)
+    if kind == "polar_stereographic" and mapping:
+        south = mapping["latitude_of_projection_origin"] < 0
+        return (-1.0 if south else 1.0, orientation), mapping
+    # On an ellipsoid the constant is another.
+    if kind != "lambert" or "semi_major_axis" in mapping or not mapping:
+        return None, mapping
+    meridian = mapping["longitude_of_central_meridian"]
     parallels = [header.number(f"Latin{index}InDegrees") for index in (1, 2)]
-    if kind != "lambert" or np.isnan([meridian, *parallels]).any():
-        return None, {}
     one, two = map(math.radians, parallels)
     constant = math.sin(one)
     if abs(one - two) >= 1e-9:
         tangents = [math.tan(math.pi / 4 + angle / 2) for angle in (one, two)]
         constant = math.log(math.cos(one) / math.cos(two)) / math.log(tangents[1] / tangents[0])
-    mapping: dict[str, Any] = {}
-    if radius > 0:
-        mapping = {
-            "grid_mapping_name": "lambert_conformal_conic",
-            "standard_parallel": parallels if parallels[0] != parallels[1] else parallels[0],
-            "longitude_of_central_meridian": meridian,
-            "latitude_of_projection_origin": header.number("LaDInDegrees", parallels[0]),
-            "earth_radius": radius,
-        }
     return (constant, meridian), mapping

@@ -57,6 +57,7 @@ class Message:
         data_type: ``an``, ``fc``, ``es``, ...
         member: of an ensemble, where it is said.
         version: the experiment, where it is said: 1 is ERA5, 5 preliminary ERA5T.
+        mars_class: ECMWF's class of data: ``ea`` is ERA5; empty where there is none.
         grid: where its values lie.
     """
 
@@ -76,6 +77,7 @@ class Message:
     data_type: str
     member: int | None
     version: str
+    mars_class: str
     grid: GribGrid
 
     @property
@@ -220,6 +222,7 @@ class _Scanner:
             data_type=shared(str(get("dataType", ""))),
             member=get("number"),
             version=shared(str(get("experimentVersionNumber", ""))),
+            mars_class=shared(str(get("marsClass", ""))),
             grid=self.grids[section_hash],
         )
 

@@ -6,6 +6,7 @@ dataset for each set of keys that agree, leaves the rest out with a warning, and
 different things to different centres; the figures are in ``scan``.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from kit.data.products import product_of_class
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts
 from kit.data.sources.fields import Note
 from kit.data.sources.grib.grid import GribGrid
 from kit.data.sources.grib.scan import Message, is_grib, scan
 from kit.data.sources.grib.values import lazy, same_values
-from kit.data.sources.grib.winds import OTHER_COMPONENT, check_vectors, is_along_axes, turn_winds
-from kit.data.sources.merging import merge
+from kit.data.sources.grib.winds import along_grid, check_vectors, with_angles
+from kit.data.sources.leads import LEAD, WINDOW
+from kit.data.sources.winds import OTHER_COMPONENT
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions, listed
 from kit.data.units import canonical_units
 from kit.data.variables import Variable, find, find_param
@@ -62,7 +65,11 @@ def data_of_messages(
     if not messages:
         msg = f"{where}: holds no GRIB message"
         raise StoreError(msg)
-    pieces = Pieces(request)
+    classes = {message.mars_class for message in messages}
+    product = request.product
+    if product is None and len(classes) == 1:
+        product = product_of_class(classes.pop())
+    pieces = Pieces(dataclasses.replace(request, product=product))
     _add_fields(messages, pieces)
     if not pieces.found:
         # Say what there is instead.
@@ -77,7 +84,7 @@ def data_of_messages(
             notes = " ".join(pieces.notes)
             msg = f"{where}: none of {len(messages)} messages is of a variable that the kit knows. {notes}"
             raise StoreError(msg)
-    fields = merge(pieces.found, pieces.note)
+    fields = pieces.merged()
     # Parallels and meridians need no projection, whatever messages that were left out lie on.
     projection: Mapping[str, Any] = {}
     if any(grid_dimensions(field) == CURVILINEAR for field in fields.values()):
@@ -85,17 +92,14 @@ def data_of_messages(
     return SourceData(fields, tuple(sorted(pieces.names)), files, tuple(pieces.notes), projection=projection)
 
 
-# Forecast steps: which a state may come from, and the hours that an accumulation runs over.
-
-_SHORT = 12.0
-"""Hours: a reanalysis takes what it does not analyse from forecasts no longer than that, one after the other."""
+# What a message's value is of: a moment, or the hours that an accumulation runs over.
 
 
-def check_steps(name: str, messages: Sequence[Message], accumulated: bool, note: Note) -> None:
-    """Refuse statistics in the place of states, and long forecasts in the place of analyses.
+def check_statistic(name: str, messages: Sequence[Message], accumulated: bool) -> None:
+    """Refuse statistics in the place of states.
 
     Raises:
-        StoreError: one of the two.
+        StoreError: a message is one.
     """
     kind, allowed = "a state", ["instant"]
     if accumulated:
@@ -107,41 +111,12 @@ def check_steps(name: str, messages: Sequence[Message], accumulated: bool, note:
                 f"{message.window:g} h; leave it out"
             )
             raise StoreError(msg)
-    leads = sorted({message.lead for message in messages})
-    if len(leads) > 1 and leads[-1] > _SHORT:
-        msg = (
-            f"{messages[0].path.name}: {name} comes from {len(leads)} forecast steps, up to {leads[-1]:g} h ahead; "
-            f"give analyses, one step, or steps of at most {_SHORT:g} h"
-        )
-        raise StoreError(msg)
-    if leads != [0.0] and not accumulated:
-        note(f"{name} comes from forecasts {listed(leads)} h ahead; its times are those that it is valid at")
 
 
-def window_of(name: str, messages: Sequence[Message]) -> int:
-    """Hours that the values of an accumulated variable belong to; the same in all messages.
-
-    Raises:
-        StoreError: there are several, as in accumulations since the start of a forecast; or none is stated, or it is
-            not of whole hours.
-    """
-    windows: dict[float, Message] = {}
-    for message in messages:
-        # Old ECMWF headers call an accumulation since the start of the forecast a moment at its end.
-        windows[message.lead if message.step_type == "instant" else message.window] = message
-    if len(windows) > 1:
-        ordered = sorted(windows)
-        msg = (
-            f"{windows[ordered[0]]} and {windows[ordered[-1]]}: {name} is accumulated over {listed(ordered)} h; "
-            "give one window (of accumulations since the start of a forecast: take differences first)"
-        )
-        raise StoreError(msg)
-    ((window, message),) = windows.items()
-    if window <= 0 or window != int(window):
-        stated = f"over {window:g} h" if window else "but its header states no window (step 0)"
-        msg = f"{message}: {name} is an accumulation {stated}; whole hours are needed: mend the header, or leave it out"
-        raise StoreError(msg)
-    return int(window)
+def window_of(message: Message) -> float:
+    """Return the hours that an accumulated value adds up over, as the header states them."""
+    # Old ECMWF headers call an accumulation since the start of the forecast a moment at its end.
+    return message.lead if message.step_type == "instant" else message.window
 
 
 # From messages to fields: which belong together, and whether they make whole states.
@@ -171,27 +146,24 @@ def _add_fields(messages: Sequence[Message], pieces: Pieces) -> None:
             continue
         taken = pieces.takes(name, known=variable is not None)
         # A component along the grid's axes is turned together with the other one, whichever was asked for.
-        if not taken and name in OTHER_COMPONENT and is_along_axes(message):
+        if not taken and name in OTHER_COMPONENT and along_grid(message, pieces.request.winds_are):
             taken = pieces.request.takes(OTHER_COMPONENT[name], known=True)
         if taken:
             groups.setdefault(name, (variable, []))[1].append(message)
-    fields, grids, where = {}, {}, {}
     for name, (variable, group) in groups.items():
         first = group[0]
         _check_alike(name, group, pieces.note)
-        check_vectors(name, group)
+        check_vectors(name, group, pieces.request.winds_are)
         field = _static(name, group) if name.startswith(STATIC_PREFIX) else _dynamic(name, variable, group, pieces.note)
         # The name that the table recognises: static variables have their prefix from there.
         field.name = name.removeprefix(STATIC_PREFIX)
-        fields[name] = field
-        if name in OTHER_COMPONENT and is_along_axes(first):
-            grids[name] = first.grid
-        where[name] = first.path.name
+        where = first.path.name
         if more := len({message.path.name for message in group}) - 1:
-            where[name] += f" and {more} more"
-    for name, field in turn_winds(fields, grids, where, pieces.note).items():
-        if pieces.request.takes(name, known=groups[name][0] is not None):
-            pieces.add(field.to_dataset(), where[name])
+            where += f" and {more} more"
+        dataset = field.to_dataset()
+        if name in OTHER_COMPONENT and along_grid(first, pieces.request.winds_are):
+            dataset = with_angles(dataset, first.grid)
+        pieces.add(dataset, where)
 
 
 def name_of(message: Message) -> tuple[str, Variable | None]:
@@ -293,34 +265,37 @@ def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], 
     """Lay out the states of a variable by time and level, [T, C, H, W] or [T, H, W]."""
     first = messages[0]
     accumulated = variable is not None and variable.accumulated
-    check_steps(name, messages, accumulated, note)
-    attributes = {}
-    if accumulated:
-        attributes["accumulation_hours"] = window_of(name, messages)
-    # By time and level; what lies on no pressure level has the level 0.
-    cells: dict[tuple[np.datetime64, float], Message] = {}
+    check_statistic(name, messages, accumulated)
+    # By valid time, lead, window and level; what lies on no pressure level has the level 0.
+    cells: dict[tuple[np.datetime64, float, float, float], Message] = {}
     for message in messages:
-        cell = (message.time, message.level if message.on_pressure else 0.0)
+        window = window_of(message) if accumulated else 0.0
+        cell = (message.time, message.lead, window, message.level if message.on_pressure else 0.0)
         if cell in cells:
             message = _choose(name, cells[cell], message, note)  # noqa: PLW2901
         cells[cell] = message
     if count := sum(message.version.lstrip("0") == _PRELIMINARY for message in cells.values()):
         note(f"{name}: {count} of {len(cells)} fields are preliminary (ERA5T)")
-    times, levels = (sorted(set(axis)) for axis in zip(*cells, strict=True))
+    states = sorted({cell[:3] for cell in cells})
+    levels = sorted({cell[3] for cell in cells})
     # A state is whole or it is none: the store has no missing fields.
-    holes = [cell for cell in itertools.product(times, levels) if cell not in cells]
+    holes = [(*state, level) for state, level in itertools.product(states, levels) if (*state, level) not in cells]
     if holes:
         msg = (
-            f"{name}: {len(holes)} of {len(times)} x {len(levels)} fields are missing, the first at "
-            f"{holes[0][1]:g} hPa at {holes[0][0]}; the files hold the levels {listed(levels)} hPa. Give all levels "
+            f"{name}: {len(holes)} of {len(states)} x {len(levels)} fields are missing, the first at "
+            f"{holes[0][3]:g} hPa at {holes[0][0]}; the files hold the levels {listed(levels)} hPa. Give all levels "
             "for the same times"
         )
         raise StoreError(msg)
-    states = [[cells[time, level] for level in levels] for time in times]
+    columns = [[cells[(*state, level)] for level in levels] for state in states]
     # Converted in double precision, then rounded once.
     units_stay = variable is None or canonical_units(first.units) == variable.units
-    values = lazy(states, "f4" if units_stay else "f8")
-    field = _array(values, [state[0] for state in states]).assign_attrs(attributes)
+    values = lazy(columns, "f4" if units_stay and not accumulated else "f8")
+    field = _array(values, [column[0] for column in columns])
+    _, leads, windows = zip(*states, strict=True)
+    field = field.assign_coords({LEAD: ("time", np.array(leads))})
+    if accumulated:
+        field = field.assign_coords({WINDOW: ("time", np.array(windows))})
     if first.on_pressure:
         return field.assign_coords(level=levels)
     return field.isel(level=0)
@@ -352,5 +327,10 @@ def _array(values: Any, messages: Sequence[Message]) -> xr.DataArray:
         "latitude": (dimensions if first.grid.curved else "latitude", first.grid.latitude),
         "longitude": (dimensions if first.grid.curved else "longitude", first.grid.longitude),
     }
-    attributes = {"units": first.units, "long_name": first.short_name}
+    attributes = {
+        "units": first.units,
+        "long_name": first.short_name,
+        "GRIB_uvRelativeToGrid": int(first.grid.relative),
+        "GRIB_gridType": first.grid.kind,
+    }
     return xr.DataArray(values, coords, ("time", "level", *dimensions), attrs=attributes)

@@ -1,111 +1,77 @@
-"""Winds along the rows and columns of a grid, turned to east and north."""
+"""Winds of GRIB messages: whether they lie along the grid's axes, and the angles of those."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.sources.fields import Note
 from kit.data.sources.grib.grid import GribGrid
 from kit.data.sources.grib.scan import Message
+from kit.data.sources.projections import angle_of_mapping
+from kit.data.sources.winds import ORIGIN, OTHER_COMPONENT, UNTURNED, X_ANGLE
+from kit.data.store.format import CURVILINEAR
 from kit.io.errors import StoreError
 
-_PAIRS = (("u", "v"), ("10u", "10v"), ("100u", "100v"))
-OTHER_COMPONENT = {"u": "v", "v": "u", "10u": "10v", "10v": "10u", "100u": "100v", "100v": "100u"}
-"""The other component of each component of a wind."""
-_UNTURNED = frozenset(
-    {"ustm", "vstm", "vucsh", "vvcsh", "uflx", "vflx", "utaua", "vtaua", "ugwd", "vgwd", "ewss", "nsss"}
-)
-"""Short names of components that come without a rule here by which they could be turned: storm motion, stresses."""
 
+def along_grid(message: Message, winds_are: str | None = None) -> bool:
+    """Return whether a message's components are those along a grid's axes, which are not east and north.
 
-def is_along_axes(message: Message) -> bool:
-    """Whether a message's components are those along a grid's axes, which are not east and north."""
+    Args:
+        message: The message.
+        winds_are: Direction that the user states: ``earth`` or ``grid``; None for what the message states.
+    """
     # On a grid of parallels and meridians they are the same, whatever the header says.
-    return message.grid.relative and message.grid.curved and not message.grid.problem
+    if not message.grid.curved or message.grid.problem:
+        return False
+    return winds_are == "grid" or (winds_are is None and message.grid.relative)
 
 
-def check_vectors(name: str, messages: Sequence[Message]) -> None:
+def check_vectors(name: str, messages: Sequence[Message], winds_are: str | None = None) -> None:
     """Refuse components that cannot be turned, and such that come in both forms.
+
+    Args:
+        name: The store's name of the component.
+        messages: Messages that hold it.
+        winds_are: Direction that the user states.
 
     Raises:
         StoreError: one of the two.
     """
-    if name not in OTHER_COMPONENT and name not in _UNTURNED:
+    if name not in OTHER_COMPONENT and name not in UNTURNED:
         return
-    along_axes = [message for message in messages if is_along_axes(message)]
-    if not along_axes:
+    turned = [message for message in messages if along_grid(message, winds_are)]
+    if not turned:
         return
-    first = along_axes[0]
-    if len(along_axes) < len(messages):
-        other = next(message for message in messages if not is_along_axes(message))
+    first = turned[0]
+    if len(turned) < len(messages):
+        other = next(message for message in messages if not along_grid(message, winds_are))
         msg = f"{first} holds {name} along the grid's axes, {other} along parallels; give files of one kind"
         raise StoreError(msg)
-    kind = ""
-    if name in _UNTURNED:
-        kind = "of this quantity"
-    elif first.grid.cone is None:
-        kind = f"of a {first.grid.kind} grid"
-    if kind:
+    if name in UNTURNED:
         msg = (
-            f"{first}: {name} is a component along the grid's own axes, and the kit turns none {kind}; leave it "
-            "out, or turn it to east and north first, such as with `wgrib2 IN -new_grid_winds earth ...`"
+            f"{first}: {name} is a component along the grid's own axes, and the kit turns none of this quantity; leave "
+            f"it out with --leave_out {name}, or turn it to east and north first, such as with `wgrib2 IN "
+            "-new_grid_winds earth ...`"
         )
         raise StoreError(msg)
 
 
-def turn_winds(
-    fields: Mapping[str, xr.DataArray], grids: Mapping[str, GribGrid], where: Mapping[str, str], note: Note
-) -> dict[str, xr.DataArray]:
-    """Turn pairs of components along a grid's axes to east and north; still lazy.
-
-    NOAA gives the formula for HRRR, whose cone has the constant sin(38.5 degrees) and the meridian 262.5 (HRRR FAQ,
-    https://rapidrefresh.noaa.gov/faq/HRRR.faq.html); the angle is Snyder's theta, eq. 14-4 (USGS Professional Paper
-    1395, 1987).
-
-    Args:
-        fields: all of one source, by name.
-        grids: of those components that must be turned, by name.
-        where: files of each field, for messages.
-        note: receiver of one sentence for each pair.
-
-    Raises:
-        StoreError: a component lacks the other one, or its times or levels.
-    """
-    result = dict(fields)
-    for x_name, y_name in _PAIRS:
-        if x_name not in grids and y_name not in grids:
-            continue
-        for present, absent in ((x_name, y_name), (y_name, x_name)):
-            if absent not in grids:
-                msg = (
-                    f"{where[present]}: {present} is a component along the grid's own axes, and {absent}, without "
-                    "which it cannot be turned to east and north, is not there; give both"
-                )
-                raise StoreError(msg)
-        x, y = fields[x_name], fields[y_name]
-        for name in ("time", "level"):
-            if name in x.dims and not np.array_equal(x[name].values, y[name].values):
-                msg = (
-                    f"{where[x_name]}: {x_name} and {y_name} are components along the grid's own axes, which are "
-                    f"turned together, but they differ in their {name}s; give both for the same ones"
-                )
-                raise StoreError(msg)
-        # In double precision, whatever the components have.
-        angle = np.radians(angle_of(grids[x_name]))
-        sine, cosine = np.sin(angle), np.cos(angle)
-        result[x_name] = x.copy(data=x.data * cosine + y.data * sine)
-        result[y_name] = y.copy(data=y.data * cosine - x.data * sine)
-        constant, meridian = grids[x_name].cone or (0.0, 0.0)
-        note(
-            f"{x_name} and {y_name} turned from the grid's axes to east and north, by {constant:.6f} x (longitude - "
-            f"{meridian:g}) degrees"
-        )
-    return result
+def with_angles(dataset: xr.Dataset, grid: GribGrid) -> xr.Dataset:
+    """Add the angles of a grid's axes to a component, where the header says enough of them."""
+    if grid.cone is not None:
+        degrees = angle_of_cone(grid)
+        constant, meridian = grid.cone
+        said = f"by {constant:.6f} x (longitude - {meridian:g}) degrees"
+    else:
+        degrees, said = angle_of_mapping(grid.projection, grid.latitude, grid.longitude, f"a {grid.kind} grid")
+    if not degrees.size:
+        return dataset
+    attributes = {"standard_name": X_ANGLE, "units": "degree", ORIGIN: said}
+    return dataset.assign({X_ANGLE: (CURVILINEAR, -degrees, attributes)})
 
 
-def angle_of(grid: GribGrid) -> npt.NDArray[np.float64]:
-    """Compute the degrees by which a grid's y axis points east of north, [H, W]."""
+def angle_of_cone(grid: GribGrid) -> npt.NDArray[np.float64]:
+    """Compute the degrees by which the y axis of a cone's grid points east of north, [H, W]."""
     constant, meridian = grid.cone or (0.0, 0.0)
     return np.asarray(constant * ((grid.longitude - meridian + 180) % 360 - 180))

@@ -15,6 +15,7 @@ from datetime import UTC
 import numpy as np
 import xarray as xr
 
+from kit.data.products import PRODUCTS
 from kit.data.settings import Period
 from kit.data.sources.base import Request, SourceData, SourceLocation
 from kit.data.sources.grib.source import data_of_messages
@@ -25,8 +26,8 @@ from kit.data.store.format import STATIC_PREFIX
 from kit.io.errors import SettingsError, StoreError
 from kit.io.progress import current
 from kit.io.retry import Limits
-from kit.registry.fetching import offline
 from kit.registry.entry import cache_dir
+from kit.registry.fetching import offline
 
 LICENCE = "NOAA HRRR, public domain (NOAA Open Data Dissemination)"
 _THREADS = 4
@@ -104,6 +105,7 @@ def _open(hours: Hours, fetcher: Fetcher, request: Request) -> SourceData:
         fetched |= _fetch(absent, fetcher)
     ordered = [fetched[time] for time in hours]
     messages = [message for hour in ordered for message in hour.messages]
+    request = dataclasses.replace(request, product=PRODUCTS["hrrr"])
     source = data_of_messages(messages, request, tuple(hour.facts for hour in ordered), "HRRR")
     first, wanted = next(iter(hours.items()))
     notes = source.notes

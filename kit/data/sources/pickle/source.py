@@ -19,7 +19,6 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, file_facts
-from kit.data.sources.merging import merge
 from kit.data.sources.pickle.unpickle import Array, PickledBatch, PickledPair, load
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX
 from kit.io.errors import StoreError
@@ -59,10 +58,11 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             "(input, target) aurora.Batch pairs"
         )
         raise StoreError(msg)
-    pieces = Pieces(request)
+    # Arrays by the model's own names mean what the model's mean: winds to east and north on any grid.
+    pieces = Pieces(request, winds_by_default="earth")
     pieces.add(dataset, path.name)
     yield SourceData(
-        fields=merge(pieces.found, pieces.note),
+        fields=pieces.merged(),
         names=tuple(sorted(pieces.names)),
         files=file_facts([path]),
         notes=tuple(pieces.notes),

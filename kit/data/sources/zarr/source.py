@@ -18,7 +18,8 @@ from kit.data.region import cropped
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
 from kit.data.sources.fields import canonical_name
-from kit.data.sources.merging import merge
+from kit.data.sources.leads import LEAD, TIME_DIMENSION, split_by_lead
+from kit.data.sources.winds import OTHER_COMPONENT
 from kit.data.sources.zarr.address import is_address, opened_store
 from kit.data.sources.zarr.reading import FILLED, SelectedTimes, ZarrArrays, hours_between, lazy
 from kit.data.sources.zarr.retry_store import RetryStore, any_array
@@ -33,7 +34,6 @@ _logger = logging.getLogger(__name__)
 REMOTE = Limits()
 LOCAL = Limits(attempts=2, backoff=0.1)
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, ArithmeticError)
-_LEAD_DIMENSIONS = ("prediction_timedelta", "lead_time", "step")
 _LISTED = 12
 """Most names of unknown arrays in a note."""
 
@@ -67,7 +67,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
                 download_bytes += taking.download_bytes
             _logger.info("%s: opened with %d requests", path, store.requests)
         yield SourceData(
-            merge(pieces.found, pieces.note),
+            pieces.merged(),
             tuple(sorted(pieces.names)),
             tuple(files),
             tuple(pieces.notes),
@@ -121,13 +121,24 @@ class _Taking:
         self._where, self._arrays, self._pieces = arrays.store.address, arrays, pieces
         self._request = pieces.request
         self._given = dataset
-        self._is_forecast = False
         # Vectors of coordinates that are none are named before anything is done by them.
         present = {name: dataset[name] for name in GRID if name in dataset.coords}
         if all(coordinate.ndim < len(GRID) for coordinate in present.values()):
             canonical_coordinates(xr.Dataset(coords=present), self._where, lambda _: None)
-        self._dataset = cropped(self._first_lead(dataset), self._request.region, self._where)
-        self._times = SelectedTimes.of(dataset, self._request, self._where, pieces.note)
+        self._parts: list[tuple[xr.Dataset, SelectedTimes]] = []
+        outside: list[StoreError] = []
+        for states in split_by_lead(dataset, self._where):
+            self._along = states.encoding.get(TIME_DIMENSION, "time")
+            try:
+                times = SelectedTimes.of(states, self._request, self._where, pieces.note)
+            except StoreError as error:
+                # Forecasts of some leads may be valid after the period.
+                outside.append(error)
+                continue
+            self._parts.append((cropped(states, self._request.region, self._where), times))
+        if not self._parts:
+            raise outside[0]
+        self._dataset, self._times = self._parts[0]
         self.licence = str(dataset.attrs.get("licence", dataset.attrs.get("license", ""))).strip()
         self.requests = 0
         self.download_bytes = 0
@@ -147,31 +158,28 @@ class _Taking:
         metadata_hash = self._arrays.pin(list(chosen))
         # Where a chunk holds several states, the next block of them needs it again.
         store.repeated = frozenset(source for source in chosen if self._states_of_chunk(source) > 1)
-        for source, name in chosen.items():
-            self._pieces.add(self._lazy(source, name), self._where)
-            self._count(source, name)
+        for part in self._parts:
+            self._dataset, self._times = part
+            for source, name in chosen.items():
+                if self._is_wanted(name):
+                    self._pieces.add(self._lazy(source, name), self._where, self._dataset)
+                    self._count(source, name)
         facts = {"name": self._where, "metadata_sha256": metadata_hash, "arrays": len(chosen)}
         if not is_address(self._where):
             facts["name"] = Path(self._where).name
         return facts | {key: str(self._given.attrs[key]) for key in FILLED if key in self._given.attrs}
 
-    def _first_lead(self, dataset: xr.Dataset) -> xr.Dataset:
-        """Take the states that forecasts start from."""
-        for name in _LEAD_DIMENSIONS:
-            if name not in dataset.dims:
-                continue
-            start = np.flatnonzero(np.asarray(dataset[name].values).astype(np.int64) == 0)
-            if not start.size:
-                msg = (
-                    f"{self._where}: holds forecasts, and none of their {dataset.sizes[name]} lead times ({name}) is "
-                    "0; a store is built from analyses"
-                )
-                raise StoreError(msg)
-            if dataset.sizes[name] > 1:
-                self._pieces.note(f"lead time 0 taken of {dataset.sizes[name]} along {name}: the analysis")
-                self._is_forecast = True
-            dataset = dataset.isel({name: int(start[0])}, drop=True)
-        return dataset
+    def _is_wanted(self, name: str) -> bool:
+        """Whether a part is of a lead that is taken: of accumulations all are, of static fields those of the first."""
+        leads = self._dataset.coords.get(LEAD)
+        if leads is None:
+            return True
+        if name.startswith(STATIC_PREFIX):
+            return self._dataset is self._parts[0][0]
+        first, last = self._request.leads or (0.0, 0.0)
+        # Where no lead is wanted, the first is handed over, and refused by name.
+        is_first = self._dataset is self._parts[0][0]
+        return _is_accumulated(name) or is_first or bool(((leads >= first) & (leads <= last)).any())
 
     def _choose(self) -> dict[str, str]:
         """Choose arrays: ours by the store's names."""
@@ -183,7 +191,10 @@ class _Taking:
                 continue
             name, variable = canonical_name(array)
             self._pieces.names.add(name)
-            if self._request.takes(name, known=variable is not None):
+            other = OTHER_COMPONENT.get(name, name)
+            # A wind along the grid's axes is turned with both of its components.
+            turns_other = len(grid & set(GRID)) == 0 and self._request.takes(other, known=variable is not None)
+            if turns_other or self._request.takes(name, known=variable is not None):
                 candidates.setdefault(name, []).append(str(key))
             elif variable is None:
                 unknown.append(str(key))
@@ -193,22 +204,7 @@ class _Taking:
                 f"left out, not in the kit's table of variables: {', '.join(sorted(unknown)[:_LISTED])}{more}; ask for "
                 "one by name to have it"
             )
-        chosen = {}
-        for name, keys in candidates.items():
-            # Of a forecast, the states at its start are taken, where nothing has accumulated yet.
-            if not (self._is_forecast and _is_accumulated(name)):
-                chosen[self._best(name, keys)] = name
-            elif self._request.variables is None:
-                self._pieces.note(
-                    f"{name} left out: it is accumulated, and forecasts have nothing of it at lead time 0"
-                )
-            else:
-                msg = (
-                    f"{self._where}: {name} is accumulated, and forecasts have nothing of it at lead time 0; leave it "
-                    "out"
-                )
-                raise StoreError(msg)
-        return chosen
+        return {self._best(name, keys): name for name, keys in candidates.items()}
 
     def _best(self, name: str, keys: list[str]) -> str:
         """Choose of the same rain over several windows the one whose window is the step of the states."""
@@ -225,7 +221,7 @@ class _Taking:
         """Return the number of states in a chunk of an array; 1 where it has no time."""
         array = self._given[source]
         stored = array.encoding.get("chunks") or (1,) * array.ndim
-        return int(dict(zip(array.dims, stored, strict=False)).get("time", 1))
+        return int(dict(zip(array.dims, stored, strict=False)).get(self._along, 1))
 
     def _lazy(self, source: str, name: str) -> xr.Dataset:
         """Lay one array out as a dataset in the store's own order, with what is not wanted left out."""
@@ -239,14 +235,11 @@ class _Taking:
         if "level" in array.dims:
             # Only chunks that are needed are asked for: levels are chosen before anything is read.
             array = array.isel(level=self._level_indexer(array["level"]))
-        attributes = dict(array.attrs)
-        if hours := window(source):
-            attributes["accumulation_hours"] = hours
         values = lazy(array.variable, source, self._arrays, moments, times.positions)
-        field = xr.DataArray(values, array.coords, array.dims, source, attributes)
+        field = xr.DataArray(values, array.coords, array.dims, source, array.attrs)
         if is_static:
             field = field.compute()
-        return field.to_dataset()
+        return field.to_dataset().assign_attrs(self._given.attrs)
 
     def _count(self, source: str, name: str) -> None:
         """Add the chunks of an array to what is asked for; their sizes where nothing is built."""
@@ -264,14 +257,14 @@ class _Taking:
             lengths["level"] = len(set(self._request.levels))
         stored = given.encoding.get("shards") or given.encoding.get("chunks") or given.shape
         sizes = dict(zip(map(str, given.dims), map(int, stored), strict=True))
-        chunks = len(np.unique(positions // sizes["time"]))
+        chunks = len(np.unique(positions // sizes[self._along]))
         for dimension, size in sizes.items():
-            if dimension != "time" and dimension in lengths:
+            if dimension != self._along and dimension in lengths:
                 chunks *= math.ceil(lengths[dimension] / size)
         self.requests += chunks
         if self._request.sample and len(positions):
             # The first chunk of the first state stands for all.
-            first = dict.fromkeys(sizes, 0) | {"time": int(positions[0]) // sizes["time"]}
+            first = dict.fromkeys(sizes, 0) | {self._along: int(positions[0]) // sizes[self._along]}
             self.download_bytes += chunks * self._arrays.chunk_bytes(source, list(first.values()))
 
     def _level_indexer(self, level: xr.DataArray) -> slice | list[int]:

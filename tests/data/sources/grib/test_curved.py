@@ -12,7 +12,7 @@ import pytest
 from kit.data.sources.base import Request, SourceData
 from kit.data.sources.grib.scan import scan
 from kit.data.sources.grib.source import open_source
-from kit.data.sources.grib.winds import angle_of
+from kit.data.sources.grib.winds import angle_of_cone
 from kit.io.errors import StoreError
 from tests.data.sources.grib_files import eccodes, write
 from tests.data.sources.hrrr_files import CONE, HEIGHT, WIDTH, lambert
@@ -81,7 +81,7 @@ def test_the_angle_is_that_between_the_meridian_and_the_axis(tmp_path: Path) -> 
     (message,) = scan(write(tmp_path / "a.grib2", lambert("REFC:entire atmosphere", HOURS[0])))
     grid = message.grid
     convergence = PLANE.get_factors(grid.longitude, grid.latitude).meridian_convergence
-    np.testing.assert_allclose(angle_of(grid), convergence, atol=1e-5)
+    np.testing.assert_allclose(angle_of_cone(grid), convergence, atol=1e-5)
     assert grid.cone == pytest.approx((CONE, 262.5))
 
 
@@ -89,7 +89,7 @@ def test_two_standard_parallels(tmp_path: Path) -> None:
     (message,) = scan(write(tmp_path / "a.grib2", lambert("REFC:entire atmosphere", HOURS[0], Latin2InDegrees=45)))
     plane = pyproj.Proj(proj="lcc", lat_1=38.5, lat_2=45, lon_0=262.5, R=6371229)
     convergence = plane.get_factors(message.grid.longitude, message.grid.latitude).meridian_convergence
-    np.testing.assert_allclose(angle_of(message.grid), convergence, atol=1e-5)
+    np.testing.assert_allclose(angle_of_cone(message.grid), convergence, atol=1e-5)
     assert message.grid.projection["standard_parallel"] == [38.5, 45]
 
 
