@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.checks.physics import standard_geopotential, standard_temperature
-from kit.data.variables import Variable, find
+from kit.data.source_names import find
+from kit.data.variables import Variable
 from tests.data.sources.grib_files import message
 from tests.servers import Fault, Server, serving
 

@@ -1,11 +1,9 @@
 """Table of the variables that the kit knows: names, units, plausible ranges.
 
 Keys are Aurora's short names, kept apart by kind because some mean different things: ``z`` on levels is
-geopotential, ``z`` without a level is the surface's. Sources call the same thing by many names: ERA5's GRIB short
-name, its NetCDF name, its long name, NCAR's ``VAR_2T``, CMIP's ``tas``, WRF's ``T2``, GFS's ``TMP_2maboveground``
-(wgrib2), ``tmp2m`` (NOMADS' OpenDAP) and ``Temperature_isobaric`` (THREDDS). All are aliases here, compared without
-case. GRIB goes by ECMWF's parameter numbers (``paramId``) alone: short names there mean different things to different
-centres.
+geopotential, ``z`` without a level is the surface's. ERA5's and CAMS's names (GRIB short name, NetCDF name, long name,
+NCAR's ``VAR_2T``) are aliases here, those of other sources are in ``source_names``. GRIB goes by ECMWF's parameter
+numbers (``paramId``) alone: short names there mean different things to different centres.
 """
 
 import re
@@ -13,10 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-_WINDOW = re.compile(r"_(\d+)hr?$")
-"""How names end that state a window: WeatherBench 2's ``total_precipitation_6hr``."""
-_OF_NCL = re.compile(r"_p\d+_l\d+_g[a-z0-9]+$")
-"""How NCL's ``ncl_convert2nc`` ends names: ``TMP_P0_L100_GLL0`` is a temperature on isobaric surfaces (``L100``)."""
 _OF_HEIGHT = re.compile(r"(\d+)[a-z]+")
 """Names of variables at a height above ground: ``10u`` lies at 10 m."""
 
@@ -40,7 +34,7 @@ class Variable:
     high: float
     aliases: tuple[str, ...] = ()
     standard_name: str | None = None
-    """CF standard name; some stand for several variables, as ``air_temperature`` does for those at 2 m and on levels."""
+    """CF standard name; ``air_temperature`` stands for several variables, at 2 m and on levels."""
     accumulated: bool = False
     """The value belongs to the hours that end at its time stamp, not to the moment."""
     param_ids: tuple[int, ...] = ()
@@ -107,52 +101,52 @@ _ENERGY = (-4e7, 4e7)
 _RAIN = "lwe_thickness_of_precipitation_amount"
 
 _BASIC = (
-    _surface("2t", 167, "2 metre temperature", "K", (150, 350), "t2m", "2m_temperature", "var_2t", "t2", "tas", "tmp2m", "tmp_2maboveground", "temperature_2m",
+    _surface("2t", 167, "2 metre temperature", "K", (150, 350), "t2m", "2m_temperature", "var_2t", "t2",
              cf="air_temperature"),
-    _surface("2d", 168, "2 metre dewpoint temperature", "K", (130, 330), "d2m", "2m_dewpoint_temperature", "var_2d", "tdps", "dpt2m", "dpt_2maboveground", "dewpoint_2m",
+    _surface("2d", 168, "2 metre dewpoint temperature", "K", (130, 330), "d2m", "2m_dewpoint_temperature", "var_2d",
              cf="dew_point_temperature"),
     _surface("10u", 165, "10 metre U wind component", "m s-1", _WIND, "u10", "u10m", "10m_u_component_of_wind",
-             "var_10u", "uas", "ugrd10m", "ugrd_10maboveground", "u_10m", cf="eastward_wind"),
+             "var_10u", cf="eastward_wind"),
     _surface("10v", 166, "10 metre V wind component", "m s-1", _WIND, "v10", "v10m", "10m_v_component_of_wind",
-             "var_10v", "vas", "vgrd10m", "vgrd_10maboveground", "v_10m", cf="northward_wind"),
+             "var_10v", cf="northward_wind"),
     _surface("100u", 228246, "100 metre U wind component", "m s-1", _WIND, "u100", "u100m", "100m_u_component_of_wind",
-             "var_100u", "ugrd100m", "ugrd_100maboveground", "u_100m", cf="eastward_wind"),
+             "var_100u", cf="eastward_wind"),
     _surface("100v", 228247, "100 metre V wind component", "m s-1", _WIND, "v100", "v100m", "100m_v_component_of_wind",
-             "var_100v", "vgrd100m", "vgrd_100maboveground", "v_100m", cf="northward_wind"),
-    _surface("10si", 207, "10 metre wind speed", "m s-1", (0, 120), "si10", "10m_wind_speed", "ws10", "sfcwind", cf="wind_speed"),
+             "var_100v", cf="northward_wind"),
+    _surface("10si", 207, "10 metre wind speed", "m s-1", (0, 120), "si10", "10m_wind_speed", "ws10", cf="wind_speed"),
     _surface("i10fg", 228029, "Instantaneous 10 metre wind gust", "m s-1", (0, 150), "instantaneous_10m_wind_gust",
              cf="wind_speed_of_gust"),
     _surface("msl", (151, 260074, 260323), "Mean sea level pressure", "Pa", (85000, 110000), "mean_sea_level_pressure",
-             "mslp", "prmsl", "mslma", "psl", "slp", "prmslmsl", "prmsl_meansealevel", "pressure_reduced_to_msl_msl", cf="air_pressure_at_mean_sea_level"),
-    _surface("sp", 134, "Surface pressure", "Pa", (45000, 111000), "surface_pressure", "ps", "psfc", "pressfc", "pres_surface", "pressure_surface", cf="surface_air_pressure"),
-    _surface("skt", 235, "Skin temperature", "K", (150, 370), "skin_temperature", "ts", "tsk", "tmpsfc", "tmp_surface", "temperature_surface", cf="surface_temperature"),
-    _surface("sst", 34, "Sea surface temperature", "K", (260, 320), "sea_surface_temperature", "sstk", "tos",
+             "mslp", "prmsl", "mslma", cf="air_pressure_at_mean_sea_level"),
+    _surface("sp", 134, "Surface pressure", "Pa", (45000, 111000), "surface_pressure", cf="surface_air_pressure"),
+    _surface("skt", 235, "Skin temperature", "K", (150, 370), "skin_temperature", cf="surface_temperature"),
+    _surface("sst", 34, "Sea surface temperature", "K", (260, 320), "sea_surface_temperature", "sstk",
              cf="sea_surface_temperature"),
-    _surface("ci", 31, "Sea ice area fraction", "1", _SHARE, "siconc", "sea_ice_cover", "sic", "icecsfc", "icec_surface", "ice_cover_surface", cf="sea_ice_area_fraction"),
-    _surface("tcc", (164, 228164), "Total cloud cover", "1", _SHARE, "total_cloud_cover", "clt", "tcdcclm", "tcdc_entireatmosphere", cf="cloud_area_fraction"),
+    _surface("ci", 31, "Sea ice area fraction", "1", _SHARE, "siconc", "sea_ice_cover", cf="sea_ice_area_fraction"),
+    _surface("tcc", (164, 228164), "Total cloud cover", "1", _SHARE, "total_cloud_cover", cf="cloud_area_fraction"),
     _surface("lcc", (186, 3073), "Low cloud cover", "1", _SHARE, "low_cloud_cover"),
     _surface("mcc", (187, 3074), "Medium cloud cover", "1", _SHARE, "medium_cloud_cover"),
     _surface("hcc", (188, 3075), "High cloud cover", "1", _SHARE, "high_cloud_cover"),
     _surface("tcw", 136, "Total column water", "kg m-2", (0, 150), "total_column_water"),
-    _surface("tcwv", (137, 3054), "Total column water vapour", "kg m-2", (0, 120), "total_column_water_vapour", "pwat", "prw", "pwatclm", "pwat_entireatmosphere_consideredasasinglelayer_", "precipitable_water_entire_atmosphere_single_layer",
+    _surface("tcwv", (137, 3054), "Total column water vapour", "kg m-2", (0, 120), "total_column_water_vapour", "pwat",
              cf="atmosphere_mass_content_of_water_vapor"),
     _surface("stl1", 139, "Soil temperature level 1", "K", (150, 350), "soil_temperature_level_1",
              cf="soil_temperature"),
     _surface("swvl1", 39, "Volumetric soil water layer 1", "m3 m-3", _SHARE, "volumetric_soil_water_layer_1"),
     _surface("sd", (141, 228141), "Snow depth", "m", (0, 30), "snow_depth", cf="lwe_thickness_of_surface_snow_amount"),
-    _surface("blh", 159, "Boundary layer height", "m", (0, 10000), "boundary_layer_height", "hpbl", "hpblsfc", "hpbl_surface", "planetary_boundary_layer_height_surface",
+    _surface("blh", 159, "Boundary layer height", "m", (0, 10000), "boundary_layer_height",
              cf="atmosphere_boundary_layer_thickness"),
     _surface("cape", 59, "Convective available potential energy", "J kg-1", (0, 15000),
-             "convective_available_potential_energy", "capesfc", "cape_surface", cf="atmosphere_convective_available_potential_energy"),
+             "convective_available_potential_energy", cf="atmosphere_convective_available_potential_energy"),
     # ECMWF's is positive, and missing where there is none; NCEP's (HRRR, RAP) is negative or zero.
-    _surface("cin", 228001, "Convective inhibition", "J kg-1", (-3000, 3000), "convective_inhibition", "cinsfc", "cin_surface",
+    _surface("cin", 228001, "Convective inhibition", "J kg-1", (-3000, 3000), "convective_inhibition",
              cf="atmosphere_convective_inhibition"),
     _surface("refc", 260390, "Composite radar reflectivity", "dBZ", (-40, 90), "composite_reflectivity",
              "maximum_composite_radar_reflectivity", cf="equivalent_reflectivity_factor"),
 )  # fmt: skip
 
 _ACCUMULATED = (
-    _surface("tp", (228, 228228), "Total precipitation", "m", (0, 1), "total_precipitation", "tp_1h", "apcp", "apcpsfc", "apcp_surface", cf=_RAIN,
+    _surface("tp", (228, 228228), "Total precipitation", "m", (0, 1), "total_precipitation", "tp_1h", cf=_RAIN,
              accumulated=True),
     _surface("cp", (143, 228143), "Convective precipitation", "m", (0, 1), "convective_precipitation",
              accumulated=True),
@@ -234,20 +228,20 @@ _AIR = (
 
 _LEVELS = (
     _level("z", (129, 156), "Geopotential", "m2 s-2", (-8000, 600000), "geopotential", "gh", "geopotential_height",
-           "zg", "hgt", "hgtprs", "geopotential_height_isobaric",
+           "zg",
            cf="geopotential"),
-    _level("t", 130, "Temperature", "K", (130, 350), "temperature", "ta", "tmp", "air", "tmpprs", "temperature_isobaric", cf="air_temperature"),
-    _level("u", 131, "U component of wind", "m s-1", (-200, 200), "u_component_of_wind", "ua", "ugrd", "uwnd", "ugrdprs", "u-component_of_wind_isobaric", cf="eastward_wind"),
-    _level("v", 132, "V component of wind", "m s-1", (-200, 200), "v_component_of_wind", "va", "vgrd", "vwnd", "vgrdprs", "v-component_of_wind_isobaric", cf="northward_wind"),
-    _level("q", 133, "Specific humidity", "kg kg-1", (-1e-3, 0.05), "specific_humidity", "hus", "spfh", "shum", "spfhprs", "specific_humidity_isobaric", cf="specific_humidity"),
-    _level("w", 135, "Vertical velocity", "Pa s-1", (-50, 50), "vertical_velocity", "wap", "vvel", "omega", "vvelprs", "vertical_velocity_pressure_isobaric",
+    _level("t", 130, "Temperature", "K", (130, 350), "temperature", "ta", cf="air_temperature"),
+    _level("u", 131, "U component of wind", "m s-1", (-200, 200), "u_component_of_wind", "ua", cf="eastward_wind"),
+    _level("v", 132, "V component of wind", "m s-1", (-200, 200), "v_component_of_wind", "va", cf="northward_wind"),
+    _level("q", 133, "Specific humidity", "kg kg-1", (-1e-3, 0.05), "specific_humidity", "hus", cf="specific_humidity"),
+    _level("w", 135, "Vertical velocity", "Pa s-1", (-50, 50), "vertical_velocity", "wap",
            cf="lagrangian_tendency_of_air_pressure"),
-    _level("r", 157, "Relative humidity", "1", (-0.3, 2), "relative_humidity", "hur", "rh", "rhum", "rhprs", "relative_humidity_isobaric", cf="relative_humidity"),
-    _level("o3", 203, "Ozone mass mixing ratio", "kg kg-1", (0, 1e-4), "ozone_mass_mixing_ratio", "o3mr", "o3mrprs", "ozone_mixing_ratio_isobaric"),
+    _level("r", 157, "Relative humidity", "1", (-0.3, 2), "relative_humidity", "hur", cf="relative_humidity"),
+    _level("o3", 203, "Ozone mass mixing ratio", "kg kg-1", (0, 1e-4), "ozone_mass_mixing_ratio"),
     _level("cc", 248, "Fraction of cloud cover", "1", _SHARE, "fraction_of_cloud_cover"),
-    _level("ciwc", 247, "Specific cloud ice water content", "kg kg-1", (0, 0.05), "specific_cloud_ice_water_content", "icmr", "icmrprs"),
+    _level("ciwc", 247, "Specific cloud ice water content", "kg kg-1", (0, 0.05), "specific_cloud_ice_water_content"),
     _level("clwc", 246, "Specific cloud liquid water content", "kg kg-1", (0, 0.05),
-           "specific_cloud_liquid_water_content", "clwmr", "clwmrprs"),
+           "specific_cloud_liquid_water_content"),
     _level("crwc", 75, "Specific rain water content", "kg kg-1", (0, 0.05), "specific_rain_water_content"),
     _level("cswc", 76, "Specific snow water content", "kg kg-1", (0, 0.05), "specific_snow_water_content"),
     _level("vo", 138, "Relative vorticity", "s-1", (-0.01, 0.01), "vorticity", cf="atmosphere_relative_vorticity"),
@@ -258,8 +252,8 @@ _LEVELS = (
 _FIXED = (
     _static("z", (129, 228002), "Geopotential at the surface", "m2 s-2", (-8000, 90000), "geopotential",
             "geopotential_at_surface",
-            "orography", "orog", "zs", "phis", "hgt", "hgtsfc", "hgt_surface", "terrain_height", "geopotential_height_surface", cf="surface_geopotential"),
-    _static("lsm", 172, "Land-sea mask", "1", _SHARE, "land_sea_mask", "land_binary_mask", "sftlf", "landmask", "landsfc", "land_surface", "land_cover_0__sea_1__land_surface",
+            "orography", "orog", "zs", "phis", cf="surface_geopotential"),
+    _static("lsm", 172, "Land-sea mask", "1", _SHARE, "land_sea_mask", "land_binary_mask", "sftlf",
             cf="land_binary_mask"),
     _static("slt", 43, "Soil type", "1", (0, 7), "soil_type"),
     _static("anor", 162, "Angle of sub-gridscale orography", "radian", (-3.2, 3.2), "angle_of_sub_gridscale_orography"),
@@ -302,158 +296,9 @@ _WATER = {
 }
 """Names and kinds of variables that are amounts of water."""
 
-# CF standard names (standard name table, version 85) beside those of the table itself.
-_STANDARD_NAMES: dict[Kind, dict[str, str]] = {
-    "surface": {
-        "air_pressure_at_sea_level": "msl",
-        "precipitation_amount": "tp",
-        "mass_concentration_of_pm1_ambient_aerosol_particles_in_air": "pm1",
-        "mass_concentration_of_pm2p5_ambient_aerosol_particles_in_air": "pm2p5",
-        "mass_concentration_of_pm10_ambient_aerosol_particles_in_air": "pm10",
-        "atmosphere_mass_content_of_carbon_monoxide": "tcco",
-        "atmosphere_mass_content_of_nitrogen_monoxide": "tc_no",
-        "atmosphere_mass_content_of_nitrogen_dioxide": "tcno2",
-        "atmosphere_mass_content_of_ozone": "gtco3",
-        "atmosphere_mass_content_of_sulfur_dioxide": "tcso2",
-        "sea_surface_wind_wave_significant_height": "shww",
-        "sea_surface_swell_wave_significant_height": "shts",
-    },
-    "atmospheric": {
-        "geopotential_height": "z",
-        "vertical_air_velocity_expressed_as_tendency_of_pressure": "w",
-        "ertel_potential_vorticity": "pv",
-        "cloud_area_fraction_in_atmosphere_layer": "cc",
-        "mass_fraction_of_cloud_ice_in_air": "ciwc",
-        "mass_fraction_of_cloud_liquid_water_in_air": "clwc",
-        "mass_fraction_of_carbon_monoxide_in_air": "co",
-        "mass_fraction_of_nitrogen_monoxide_in_air": "no",
-        "mass_fraction_of_nitrogen_dioxide_in_air": "no2",
-        "mass_fraction_of_sulfur_dioxide_in_air": "so2",
-    },
-    "static": {"surface_altitude": "z", "land_area_fraction": "lsm"},
-}
-# These are given to several quantities: layers of soil, gusts over various times, parcels of air, radar at any height.
-# Snow is as deep as it lies, or as its water is.
-_AMBIGUOUS = frozenset({"stl1", "i10fg", "cape", "cin", "refc", "sd", "sf"})
-"""Variables that neither a standard name nor a description alone tells from others."""
-
 _TABLES: dict[Kind, dict[str, Variable]] = {"surface": SURFACE, "atmospheric": ATMOSPHERIC, "static": STATIC}
-_ALIASES: dict[tuple[Kind, str], Variable] = {}
-_PARAM_IDS: dict[tuple[Kind, int], Variable] = {}
-_DESCRIBED: dict[tuple[Kind, str], Variable] = {}
-"""Variables by CF standard name and by what they are described as, where that stands for one of them alone."""
-for _variable in (*SURFACE.values(), *ATMOSPHERIC.values(), *STATIC.values()):
-    _ALIASES |= dict.fromkeys([(_variable.kind, alias) for alias in (_variable.name, *_variable.aliases)], _variable)
-    _PARAM_IDS |= dict.fromkeys([(_variable.kind, number) for number in _variable.param_ids], _variable)
-
-
-def _described_as(text: str) -> str:
-    """Bring a description to the form of a standard name: ``2 metre temperature`` is ``2_metre_temperature``."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
-def _index_descriptions() -> None:
-    shared: set[tuple[Kind, str]] = set()
-    for variable in (*SURFACE.values(), *ATMOSPHERIC.values(), *STATIC.values()):
-        if variable.name in _AMBIGUOUS:
-            continue
-        texts = {_described_as(variable.long_name)}
-        # A standard name alone does not tell 2 m from 10 m or 100 m.
-        if variable.standard_name is not None and variable.height is None:
-            texts.add(variable.standard_name)
-        for text in texts:
-            key = (variable.kind, text)
-            if key in _DESCRIBED:
-                shared.add(key)
-            _DESCRIBED[key] = variable
-    for key in shared:
-        del _DESCRIBED[key]
-    for kind, names in _STANDARD_NAMES.items():
-        for standard_name, name in names.items():
-            _DESCRIBED[kind, standard_name] = _TABLES[kind][name]
-
-
-_index_descriptions()
 
 
 def lookup(name: str, kind: Kind) -> Variable | None:
     """Look up a store's variable in the table; None where the table has none."""
     return _TABLES[kind].get(name)
-
-
-def find(source_name: str, *, on_levels: bool) -> Variable | None:
-    """Recognise a source's variable by any of its names.
-
-    Args:
-        source_name: Name in the file; case does not count.
-        on_levels: Whether it has pressure levels. Without them ``z`` is the surface geopotential, a static.
-    """
-    name = _OF_NCL.sub("", source_name.lower())
-    # Surface variables first: a static one of the same name is taken where there is no such surface variable.
-    for kind in _kinds(on_levels):
-        if (kind, name) in _ALIASES:
-            return _ALIASES[kind, name]
-    # Accumulations alone are named with their window.
-    ending = _WINDOW.search(name)
-    if ending is not None:
-        variable = find(name[: ending.start()], on_levels=on_levels)
-        if variable is not None and variable.accumulated:
-            return variable
-    return None
-
-
-def find_described(text: str, *, on_levels: bool) -> Variable | None:
-    """Recognise a variable by its CF standard name or by its description (``long_name``).
-
-    Args:
-        text: Standard name or description; case does not count.
-        on_levels: Whether it has pressure levels.
-
-    Returns:
-        The variable; None where the text stands for none or for several, as ``air_temperature`` without a level does.
-    """
-    for kind in _kinds(on_levels):
-        if (kind, _described_as(text)) in _DESCRIBED:
-            return _DESCRIBED[kind, _described_as(text)]
-    return None
-
-
-def find_at_height(text: str, metres: float) -> Variable | None:
-    """Recognise a variable at a height above ground by what it is called on levels, or by its CF standard name.
-
-    Args:
-        text: ``t``, ``UGRD``, ``air_temperature``, ``dew_point_temperature``.
-        metres: Height above ground.
-
-    Returns:
-        ``2t`` for a temperature at 2 m; None where the table has nothing at that height.
-    """
-    on_levels = find(text, on_levels=True) or find_described(text, on_levels=True)
-    standard_name = _described_as(text)
-    if on_levels is not None and on_levels.standard_name is not None:
-        standard_name = on_levels.standard_name
-    for variable in SURFACE.values():
-        if variable.height == metres and variable.standard_name == standard_name:
-            return variable
-    return None
-
-
-def window(source_name: str) -> int | None:
-    """Read from a variable's name over how many hours it is accumulated: 6 for ``total_precipitation_6hr``."""
-    ending = _WINDOW.search(source_name.lower())
-    variable = find(source_name, on_levels=False)
-    if ending is None or variable is None or not variable.accumulated:
-        return None
-    return int(ending[1])
-
-
-def find_param(number: int, *, on_levels: bool) -> Variable | None:
-    """Recognise a variable by ECMWF's parameter number, as ``find`` does by a name."""
-    for kind in _kinds(on_levels):
-        if (kind, number) in _PARAM_IDS:
-            return _PARAM_IDS[kind, number]
-    return None
-
-
-def _kinds(on_levels: bool) -> tuple[Kind, ...]:
-    return ("atmospheric",) if on_levels else ("surface", "static")

@@ -4,9 +4,10 @@ import contextlib
 
 import pytest
 
+from kit.data.source_names import find, find_at_height, find_described, find_param
 from kit.data.sources.grib.scan import load_eccodes
 from kit.data.units import canonical_units, conversion
-from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, find, find_param, lookup
+from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, lookup
 from kit.io.errors import StoreError
 
 
@@ -26,6 +27,18 @@ from kit.io.errors import StoreError
         ("z", False, "z", "static"),
         ("land_sea_mask", False, "lsm", "static"),
         ("static_ammonia_log", False, "static_ammonia_log", "static"),
+        ("tas", False, "2t", "surface"),
+        ("vas", False, "10v", "surface"),
+        ("psl", False, "msl", "surface"),
+        ("sfcWind", False, "10si", "surface"),
+        ("ta", True, "t", "atmospheric"),
+        ("orog", False, "z", "static"),
+        ("HGT", False, "z", "static"),
+        ("HGT", True, "z", "atmospheric"),
+        ("UGRD_10maboveground", False, "10u", "surface"),
+        ("TMP_P0_L100_GLL0", True, "t", "atmospheric"),
+        ("ugrdprs", True, "u", "atmospheric"),
+        ("Geopotential_height_isobaric", True, "z", "atmospheric"),
     ),
 )
 def test_variables_go_by_many_names(source: str, on_levels: bool, name: str, kind: str) -> None:
@@ -37,6 +50,53 @@ def test_variables_go_by_many_names(source: str, on_levels: bool, name: str, kin
 def test_a_surface_name_does_not_stand_for_a_field_on_levels() -> None:
     assert find("t2m", on_levels=True) is None
     assert find("no_such_thing", on_levels=False) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "on_levels", "name"),
+    (
+        ("air_pressure_at_mean_sea_level", False, "msl"),
+        ("air_pressure_at_sea_level", False, "msl"),
+        ("surface_altitude", False, "z"),
+        ("land_area_fraction", False, "lsm"),
+        ("air_temperature", True, "t"),
+        ("geopotential_height", True, "z"),
+        ("2 metre temperature", False, "2t"),
+        ("10 metre U wind component", False, "10u"),
+        ("Specific cloud ice water content", True, "ciwc"),
+        # One standard name for 2 m and for any other height, for all layers of soil, for every kind of gust.
+        ("air_temperature", False, None),
+        ("eastward_wind", False, None),
+        ("soil_temperature", False, None),
+        ("wind_speed_of_gust", False, None),
+        # Depth of snow, or of its water; ozone of ERA5 and of CAMS.
+        ("Snow depth", False, None),
+        ("Ozone mass mixing ratio", True, None),
+        ("air_temperature standard_error", True, None),
+    ),
+)
+def test_standard_names_and_descriptions(text: str, on_levels: bool, name: str | None) -> None:
+    variable = find_described(text, on_levels=on_levels)
+    assert (None if variable is None else variable.name) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "metres", "name"),
+    (
+        ("air_temperature", 2, "2t"),
+        ("t", 2, "2t"),
+        ("dew_point_temperature", 2, "2d"),
+        ("ua", 10, "10u"),
+        ("eastward_wind", 100, "100u"),
+        ("wind_speed", 10, "10si"),
+        ("air_temperature", 10, None),
+        ("eastward_wind", 2, None),
+        ("specific_humidity", 2, None),
+    ),
+)
+def test_heights_tell_what_standard_names_do_not(text: str, metres: float, name: str | None) -> None:
+    variable = find_at_height(text, metres)
+    assert (None if variable is None else variable.name) == name
 
 
 def test_no_name_means_two_variables_without_levels() -> None:

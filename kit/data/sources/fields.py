@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.data.source_names import find
 from kit.data.sources.leads import WINDOW
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.units import conversion
-from kit.data.variables import Variable, find, lookup
+from kit.data.variables import Variable, lookup
 from kit.io.errors import StoreError
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.products import PRODUCTS, WINDOW_FORMS, Product, Window
+from kit.data.source_names import window
 from kit.data.sources.fields import Note
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW
-from kit.data.variables import Variable, window
+from kit.data.variables import Variable
 from kit.io.errors import StoreError
 
 _METHOD = re.compile(r"\b(?:time|valid_time|t|step|forecast_period|forecast_reference_time)\s*:\s*(\w+)")

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from kit.data.products import product_of_class
+from kit.data.source_names import find, find_param
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts
 from kit.data.sources.fields import Note
 from kit.data.sources.grib.grid import GribGrid
@@ -26,7 +27,7 @@ from kit.data.sources.leads import LEAD, WINDOW
 from kit.data.sources.winds import OTHER_COMPONENT
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions, listed
 from kit.data.units import canonical_units
-from kit.data.variables import Variable, find, find_param
+from kit.data.variables import Variable
 from kit.io.errors import StoreError
 
 

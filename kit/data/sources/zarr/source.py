@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from kit.data.region import cropped
+from kit.data.source_names import window
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
 from kit.data.sources.fields import canonical_name
@@ -25,7 +26,7 @@ from kit.data.sources.zarr.reading import FILLED, SelectedTimes, ZarrArrays, hou
 from kit.data.sources.zarr.retry_store import RetryStore, any_array
 from kit.data.store.format import GRID, STATIC_PREFIX
 from kit.data.units import canonical_units
-from kit.data.variables import lookup, window
+from kit.data.variables import lookup
 from kit.io.errors import KitError, StoreError
 from kit.io.retry import Limits
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from kit.data.settings import Period
+from kit.data.source_names import find
 from kit.data.sources.base import Request
 from kit.data.sources.cds.products import PRODUCTS, product_of, request_name
 from kit.data.sources.cds.requests import MOST_BYTES, MOST_FIELDS, Planned, plan, select
-from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, find
+from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE
 from kit.io.errors import SettingsError
 from tests.data_stores import moments
 
