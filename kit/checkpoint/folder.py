@@ -10,6 +10,7 @@ under upstream's names and, for PEFT's adapters, the two files that PEFT would w
 """
 
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -42,8 +43,8 @@ class Checkpoint:
     """An opened checkpoint.
 
     Attributes:
-        path: the folder.
-        description: contents of ``kit.json``.
+        path: Folder of the checkpoint.
+        description: Contents of ``kit.json``.
     """
 
     path: Path
@@ -51,11 +52,11 @@ class Checkpoint:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model that the tensors belong to."""
+        """Model that the tensors belong to."""
         return ModelSpec.from_dict(self.description["model"])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What was written: the model's tensors under upstream's names, an adapter's under PEFT's; on the CPU.
+        """Read what was written: the model's tensors under upstream's names, an adapter's under PEFT's; on the CPU.
 
         Raises:
             CheckpointError: a file cannot be read.
@@ -63,7 +64,7 @@ class Checkpoint:
         return read_tensors(self.path)
 
     def resume_state(self) -> dict[str, Any]:
-        """State of the training that wrote the checkpoint.
+        """Read the state of the training that wrote the checkpoint.
 
         Raises:
             CheckpointError: it was deleted, or cannot be read.
@@ -88,20 +89,26 @@ def write_checkpoint(
     adapter_config: Mapping[str, Any] | None = None,
     more: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a checkpoint beside the old one, then put it in the old one's place.
+    """Write a checkpoint under another name, then exchange it for the old one.
 
     Args:
-        folder: of the checkpoint; what is there is replaced, and stays whole until the new one is.
-        tensors: the model's, under upstream's names; of a delta, what trained, an adapter's under PEFT's names.
-        description: becomes ``kit.json``; that of a delta says under ``adapter`` what it belongs to.
-        resume: tensors and plain values from which training goes on.
-        adapter_config: of an adapter, becomes ``adapter_config.json``.
-        more: writes what else is to be resumed from into the folder's ``resume``, given the folder.
+        folder: Folder of the checkpoint; what is there is replaced, and stays whole until the new one is.
+        tensors: Tensors of the model under upstream's names; of a delta, what trained, an adapter's under PEFT's names.
+        description: Contents of ``kit.json``; that of a delta says under ``adapter`` what it belongs to.
+        resume: Tensors and plain values from which training goes on.
+        adapter_config: Contents of an adapter's ``adapter_config.json``.
+        more: Writes what else is to be resumed from into the folder's ``resume``, given the folder.
     """
-    fresh = _beside(folder, "new")
+    fresh = _sibling(folder, "new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    text = json.dumps({"format": FORMAT, **_located(description, folder)}, indent=2)
+    located = {"format": FORMAT, **description}
+    # Where the weights lie that it names, as seen from its folder: both may move together.
+    if located.get("base"):
+        located["base"] = with_relative(located["base"], folder)
+    if located.get("adapter"):
+        located["adapter"] = {**located["adapter"], "base": with_relative(located["adapter"]["base"], folder)}
+    text = json.dumps(located, indent=2)
     try:
         if "adapter" in description:
             _save_delta(tensors, adapter_config, fresh)
@@ -121,17 +128,7 @@ def write_checkpoint(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    settle(folder)
-
-
-def _located(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Add where the weights lie that a description names, as seen from its folder: both may move together."""
-    located = dict(description)
-    if located.get("base"):
-        located["base"] = with_relative(located["base"], folder)
-    if located.get("adapter"):
-        located["adapter"] = {**located["adapter"], "base": with_relative(located["adapter"]["base"], folder)}
-    return located
+    finish_exchange(folder)
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
@@ -163,9 +160,9 @@ def _save_state(state: Mapping[str, Any], file: Path) -> None:
         raise
 
 
-def settle(folder: Path) -> None:
+def finish_exchange(folder: Path) -> None:
     """Finish an exchange that was cut short: afterwards ``folder`` is the newest whole checkpoint, if there is one."""
-    fresh, old = _beside(folder, "new"), _beside(folder, "old")
+    fresh, old = _sibling(folder, "new"), _sibling(folder, "old")
     if (fresh / DESCRIPTION).is_file():
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -178,7 +175,7 @@ def settle(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _beside(folder: Path, suffix: str) -> Path:
+def _sibling(folder: Path, suffix: str) -> Path:
     return folder.with_name(f".{folder.name}.{suffix}")
 
 
@@ -190,8 +187,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     file = folder / DESCRIPTION
     if not file.is_file():
-        near = sorted({str(found.parent) for found in _nearby(folder)})
-        hint = f"; nearby are {', '.join(near[:6])}" if near else ""
+        near: set[str] = set()
+        patterns = (f"*/{DESCRIPTION}", f"checkpoints/*/{DESCRIPTION}")
+        for parent, pattern in itertools.product((folder, folder.parent), patterns):
+            near |= {str(path.parent) for path in parent.glob(pattern) if not path.parent.name.startswith(".")}
+        hint = f"; nearby are {', '.join(sorted(near)[:6])}" if near else ""
         msg = f"{folder}: expected a checkpoint folder with {DESCRIPTION}, found none{hint}"
         raise CheckpointError(msg)
     try:
@@ -205,12 +205,3 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         msg = f"{file}: format {written}, but this kit reads format {FORMAT}; install version {writer} of the kit"
         raise CheckpointError(msg)
     return Checkpoint(folder, description)
-
-
-def _nearby(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for pattern in (f"*/{DESCRIPTION}", f"checkpoints/*/{DESCRIPTION}"):
-        for parent in (folder, folder.parent):
-            if parent.is_dir():
-                found += [path for path in parent.glob(pattern) if not path.parent.name.startswith(".")]
-    return found

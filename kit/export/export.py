@@ -22,7 +22,7 @@ from kit.checkpoint.folder import FORMAT, Checkpoint, open_checkpoint, write_che
 from kit.export.card import card
 from kit.export.settings import ExportSettings
 from kit.forecasting.writing import portable_name
-from kit.io.atomic import move, published, refuse_existing
+from kit.io.atomic import move, published, check_free
 from kit.io.documents import read_json
 from kit.io.errors import CheckpointError
 from kit.io.hashes import sha256_of_file
@@ -77,7 +77,7 @@ def export(settings: ExportSettings) -> ExportResult:
         KitError: a checkpoint cannot be read, several cannot be averaged, or something is at ``out``.
         OSError: the disk is full, or refuses; nothing is left behind.
     """
-    refuse_existing(settings.out)
+    check_free(settings.out)
     checkpoints = list(map(open_checkpoint, settings.checkpoint))
     _check_average(checkpoints)
     settings.out.parent.mkdir(parents=True, exist_ok=True)

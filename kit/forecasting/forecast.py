@@ -19,7 +19,7 @@ from kit.forecasting.initial_states import chosen_starts, initial_store
 from kit.forecasting.predictor import Conditions, Predictor, load_forecast_predictor
 from kit.forecasting.settings import ForecastSettings
 from kit.forecasting.writing import ForecastLayout, Writer, bytes_of, portable_name, writing
-from kit.io.atomic import refuse_existing
+from kit.io.atomic import check_free
 from kit.io.errors import CheckpointError, KitError, SettingsError
 from kit.memory.out_of_memory import readable
 from kit.models.space import TrainingSpace
@@ -84,7 +84,7 @@ def forecast(settings: ForecastSettings) -> ForecastResult:
         KitError: checkpoints, store and settings do not fit together, a prediction is not finite, or memory runs out.
         OSError: the disk is full, or refuses; nothing is left behind.
     """
-    refuse_existing(settings.out)
+    check_free(settings.out)
     checkpoints = [open_checkpoint(folder) for folder in settings.checkpoint]
     # Members take each other's place in one model, which only deltas on one base can.
     if len(checkpoints) > 1:

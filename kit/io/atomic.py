@@ -5,12 +5,14 @@ name may stand for an empty file. So content is fsynced before the rename, and t
 """
 
 import errno
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kit.io.errors import SettingsError
 from kit.io.retry import poll
@@ -18,7 +20,7 @@ from kit.io.retry import poll
 _REMOVAL_SECONDS = 2.0
 
 
-def refuse_existing(out: Path, setting: str = "--out") -> None:
+def check_free(out: Path, setting: str = "--out") -> None:
     """Check that a place is free, before any work is done for it.
 
     Raises:
@@ -42,13 +44,13 @@ def published(out: Path) -> Iterator[Path]:
     Raises:
         SettingsError: something is at ``out``, before the body or after it.
     """
-    refuse_existing(out)
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.part"
     try:
         yield part
         # Hours may have passed: what appeared there meanwhile is somebody's.
-        refuse_existing(out)
+        check_free(out)
         publish(part, out)
     # Ctrl-C and a memory error, too: neither may leave half a result behind.
     except BaseException:
@@ -119,6 +121,11 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
         publish(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file for people to read, whole or not at all; what is there is replaced."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def sync(path: Path) -> None:

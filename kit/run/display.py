@@ -48,9 +48,7 @@ class TrainingProgress:
         self._total = total_steps
         self._out = out
         self._bar = bar
-        self._task = None
-        if bar is not None:
-            self._task = bar.add_task("training", total=total_steps, facts="")
+        self._task = None if bar is None else bar.add_task("training", total=total_steps, facts="")
         self._printed = -math.inf
         self._seconds: float | None = None
 
@@ -63,10 +61,7 @@ class TrainingProgress:
             step_seconds: Duration of the step, seconds; shown, and used for the time left, as a running mean.
             memory_gib: Peak memory, GiB, if known.
         """
-        if self._seconds is None:
-            self._seconds = step_seconds
-        else:
-            self._seconds = 0.9 * self._seconds + 0.1 * step_seconds
+        self._seconds = step_seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * step_seconds
         facts = f"loss {loss:.4f}  {self._seconds:.3g} s/step"
         if memory_gib is not None:
             facts += f"  {memory_gib:.2f} GiB"
@@ -81,9 +76,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
-        out = self._out
-        if self._bar is not None:
-            out = self._bar.console
+        out = self._out if self._bar is None else self._bar.console
         out.print(escape(text), soft_wrap=True)
 
 

@@ -43,9 +43,7 @@ def no_room(shortage: Shortage, job: Job, folder: RunFolder, step: int) -> str:
     """
     north, south = job.selection.grid.rows
     now = situation_of(job.settings, job.trainer.device, (south - north) // job.spec.patch_size)
-    when = f"step {step}"
-    if "validate" in shortage.calls:
-        when = "validation"
+    when = "validation" if "validate" in shortage.calls else f"step {step}"
     what, *rest = explain_training(shortage, now, workers=job.settings.data.workers)
     plan = f"What a step needs with them: kit plan --config {folder.config} and these settings."
     # In a run of another name: with other settings of memory, gradients are added up in another order.
@@ -64,8 +62,7 @@ def _steps_of_last(folder: RunFolder) -> int | None:
     """Read how many steps the last checkpoint has behind it; None where there is no checkpoint."""
     if not folder.last.exists():
         return None
-    steps: int = open_checkpoint(folder.last).description["lineage"][-1]["steps"]
-    return steps
+    return int(open_checkpoint(folder.last).description["lineage"][-1]["steps"])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -16,17 +17,15 @@ from kit.io.errors import KitError
 from kit.memory.device import choose_device, peak_memory_gib
 from kit.memory.out_of_memory import Shortage, readable
 from kit.planning.fit import Fitted, choose_memory, preflight
+from kit.run.callbacks import Recorder, Saver, TrainableCheck, cut_back, watch_signals
 from kit.run.display import Display, OpenProgress, training_progress
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.run.quality import Quality, fit_for_training
-from kit.run.recorder import Recorder, cut_back
 from kit.run.records import RunRecords, open_records, public_settings
 from kit.run.resume import RunOrigin, check_same, find_folder, find_origin, restore
-from kit.run.saver import Saver
-from kit.run.signals import StopOnSignal, watch_signals
-from kit.run.trainable_check import TrainableCheck
 from kit.settings import Settings
 from kit.tracking.store import reach, resolve_uri
+from kit.tracking.system import visible_gpus, watching
 from kit.tracking.tracker import RunStatus
 from kit.train.build import Job, build_job
 from kit.train.loop import LoopState, fit
@@ -150,8 +149,7 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
         readable(out_of_memory, job.model),
     ):
         display = Display(view, job.trainer.device)
-        check = TrainableCheck(job.trainer, folder, job.schedule.steps, job.settings.train.check_after)
-        check.say = display.say
+        check = TrainableCheck(job.trainer, folder, job.schedule.steps, job.settings.train.check_after, display.say)
         job.trainer.task.open(folder.replay)
         restore(prepared.origin, job)
         check.begin(state.step, prepared.origin.state.get("check"))
@@ -160,14 +158,18 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
         begun.append(records)
         status: RunStatus = "FAILED"
         try:
+            gpus = visible_gpus() if job.trainer.device.type == "cuda" else []
+            watched = watching(folder, records.tracker, job.settings.track.system_seconds, gpus)
             # Inside, because closing the run takes memory too.
-            with records.watching_machine(), watch_signals(display.say) as stop, readable(out_of_memory, job.model):
+            with watched, watch_signals(display.say) as stop, readable(out_of_memory, job.model):
                 _announce(prepared, state, check, display)
                 recorder = Recorder(folder, records.tracker, job.trainer.device)
                 saver = Saver(job, folder, check, public_settings(job.settings))
                 fit(job.trainer, job.schedule, state, [recorder, display, check, saver, stop])
-            status = _status(stop, state, job)
-            return _result(records, state, stop, display)
+            # A signal during the last step changes nothing.
+            stopped = stop.caught if state.step < job.schedule.steps else None
+            status = "FINISHED" if stopped is None else "KILLED"
+            return _result(records, state, stopped, display)
         except KeyboardInterrupt:
             status = "KILLED"
             display.say(f"ended at once, after step {state.step}. {ended_badly(folder)}")
@@ -237,20 +239,11 @@ def _announce(prepared: _Prepared, state: LoopState, check: TrainableCheck, disp
         display.say(f"warning: {warning}")
 
 
-def _status(stop: StopOnSignal, state: LoopState, job: Job) -> RunStatus:
-    """Return how a run ended; a signal during its last step changes nothing."""
-    if stop.caught is not None and state.step < job.schedule.steps:
-        return "KILLED"
-    return "FINISHED"
-
-
-def _result(records: RunRecords, state: LoopState, stop: StopOnSignal, display: Display) -> FinetuneResult:
+def _result(records: RunRecords, state: LoopState, stopped: signal.Signals | None, display: Display) -> FinetuneResult:
     job, folder = records.job, records.folder
-    interrupted = None
-    if stop.caught is not None and state.step < job.schedule.steps:
-        interrupted = stop.caught.name
+    if stopped is not None:
         display.say(
-            f"stopped by {interrupted} after step {state.step}; the checkpoint is {folder.last}. Go on with "
+            f"stopped by {stopped.name} after step {state.step}; the checkpoint is {folder.last}. Go on with "
             f"the same settings and --run.name {folder.path.name} --train.resume auto"
         )
     trains, total = trainable.count(job.model)
@@ -275,5 +268,5 @@ def _result(records: RunRecords, state: LoopState, stop: StopOnSignal, display: 
         peak_memory_gib=peak_memory_gib(job.trainer.device),
         checkpoint=str(folder.best),
         leaks=list(job.run.leaks),
-        interrupted=interrupted,
+        interrupted=None if stopped is None else stopped.name,
     )

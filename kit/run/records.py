@@ -1,26 +1,32 @@
 """Provenance and MLflow run of a run: opened before the first step, closed however it ends."""
 
+import json
 import logging
+import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from kit.adapt import trainable
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
+from kit.checks.results import QualityReport
+from kit.io.atomic import write_json
+from kit.io.documents import read_json
 from kit.io.secrets import without_user
 from kit.plots.render import save_loss_curves
-from kit.run.description import dataset_of, labels
 from kit.run.quality import Quality, write_page
 from kit.settings import Settings
 from kit.tracking import provenance
 from kit.tracking.params import flatten
 from kit.tracking.run_records import Account, begin, send_results, with_first_params
-from kit.tracking.system import visible_gpus, watching
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 from kit.train.build import Job
 
 _logger = logging.getLogger(__name__)
+
+_MAX_DIGEST = 36  # MLflow's limit, in characters
 
 
 @dataclass
@@ -39,18 +45,11 @@ class RunRecords:
     account: Account
     tracker: Tracker
 
-    @contextmanager
-    def watching_machine(self) -> Iterator[None]:
-        """Sample the machine while the block runs."""
-        gpus = visible_gpus() if self.job.trainer.device.type == "cuda" else []
-        with watching(self.folder, self.tracker, self.job.settings.track.system_seconds, gpus):
-            yield
-
     def close(self, status: RunStatus) -> None:
         """Give MLflow what the run leaves behind, and end its MLflow run.
 
         Args:
-            status: How the run ended.
+            status: Outcome of the run.
         """
         try:
             replace(self.account, status=status, ended_ms=time.time_ns() // 10**6).write(self.folder)
@@ -100,27 +99,76 @@ def open_records(
     data = {"store": settings.data.store, "sha256": job.store.fingerprint()}
     if settings.data.accept:
         data["accepted"] = ",".join(settings.data.accept)
-    base_weights = None
-    if job.weights is not None:
-        base_weights = job.weights.base
+    base_weights = None if job.weights is None else job.weights.base
     made_of = provenance.collect(settings=dump, data=data, base_weights=base_weights)
     folder.write_config(dump)
-    folder.write_quality(quality.report.as_dict())
+    write_json(folder.quality, quality.report.as_dict())
     write_page(quality, folder.quality_page)
+    record: dict[str, Any] = {"run_key": uuid.uuid4().hex, **made_of}
+    if folder.provenance.exists():
+        # What the run was made of at first stays.
+        record = read_json(folder.provenance)
+        record.setdefault("resumed", []).append(made_of)
     # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
-    record = folder.add_provenance(made_of)
+    write_json(folder.provenance, record)
     account = Account(
         experiment=settings.track.experiment or recipe or "kit",
         run_name=folder.path.name,
         params=flatten(dump | {"trains": trains}),
-        tags=provenance.tags(made_of) | labels(job, quality.report, folder),
-        dataset=dataset_of(job),
+        tags=provenance.tags(made_of) | _labels(job, quality.report, folder),
+        dataset=_dataset_of(job),
         checkpoint=settings.track.checkpoint,
         started_ms=time.time_ns() // 10**6,
     )
     account = with_first_params(folder, account)
     account.write(folder)
     tracker = begin(folder, account, settings.track.uri)
-    folder.write_provenance({**record, "mlflow_run_id": tracker.run_id})
+    write_json(folder.provenance, {**record, "mlflow_run_id": tracker.run_id})
     tracker.reconcile(kept)
     return RunRecords(folder, job, account, tracker)
+
+
+def _labels(job: Job, report: QualityReport, folder: RunFolder) -> dict[str, str]:
+    """Return tags that MLflow's pages show in places of their own, and whether the data are real."""
+    synthetic = bool(job.store.attributes.get("synthetic"))
+    trains, total = trainable.count(job.model)
+    base = "random weights" if job.weights is None else job.weights.base["name"]
+    checks = f"{len(report.checks)} checks, {len(report.failed('warning'))} of them warn (qa.html)"
+    data = job.settings.data
+    # The description that MLflow's page of a run opens with, in Markdown.
+    lines = (
+        f"- **model**: {job.spec.variant}, from {base}",
+        f"- **trains**: {job.settings.adapt.method}: {trains:,} of {total:,} parameters",
+        f"- **data**: {data.store}{', **synthetic**' if synthetic else ''}, {data.train}; {checks}",
+        f"- **steps**: {job.schedule.steps:,} on {job.trainer.device.type}",
+        f"- **folder**: `{folder.path}` on {platform.node()}",
+    )
+    return {
+        "mlflow.note.content": "\n".join(lines),
+        "mlflow.source.name": "kit finetune",
+        "mlflow.source.type": "LOCAL",
+        "kit.synthetic": str(synthetic).lower(),
+    }
+
+
+def _dataset_of(job: Job) -> dict[str, str]:
+    """Describe the store in MLflow's fields of a data set."""
+    data, store, digest = job.settings.data, job.store, job.store.fingerprint()
+    name = Path(data.store).name
+    columns = [{"type": "float", "name": name, "required": True} for name in (*store.surface, *store.atmospheric)]
+    profile = {
+        "states": len(store.times),
+        "grid": " x ".join(map(str, store.shape)),
+        "levels": len(store.levels),
+        "synthetic": bool(store.attributes.get("synthetic")),
+        "licence": store.attributes.get("licence"),
+        **{name: str(getattr(data, name)) for name in ("train", "valid", "test")},
+    }
+    return {
+        "name": name,
+        "digest": digest[:_MAX_DIGEST],
+        "source_type": "local",
+        "source": json.dumps({"uri": name, "sha256": digest}),
+        "schema": json.dumps({"mlflow_colspec": columns}),
+        "profile": json.dumps(profile),
+    }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kit.adapt import trainable
-from kit.checkpoint.folder import Checkpoint, open_checkpoint, settle
+from kit.checkpoint.folder import Checkpoint, finish_exchange, open_checkpoint
 from kit.checkpoint.run_folder import RunFolder
 from kit.io.errors import CheckpointError, SettingsError
 from kit.settings import Settings
@@ -34,10 +34,10 @@ class RunOrigin:
     """Where a run begins.
 
     Attributes:
-        folder: of the run.
-        checkpoint: to go on from, if there is one.
-        state: training state of that checkpoint.
-        fresh: whether the folder is still to be made.
+        folder: Folder of the run.
+        checkpoint: Checkpoint to resume from, if there is one.
+        state: Training state of that checkpoint.
+        fresh: Whether the folder is still to be made.
     """
 
     folder: RunFolder
@@ -63,9 +63,9 @@ def find_folder(settings: Settings, recipe: str | None) -> RunFolder:
     stamp = datetime.now(tz=UTC).strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(settings.run.dir / (settings.run.name or f"{recipe or 'finetune'}-{stamp}"))
     if resume == "never":
-        folder.refuse_existing()
+        folder.check_free()
     if not folder.path.exists():
-        folder.refuse_unwritable()
+        folder.check_writable()
     return folder
 
 
@@ -73,25 +73,31 @@ def find_origin(settings: Settings, folder: RunFolder, *, fresh: bool) -> RunOri
     """Decide whether the run starts or goes on, touching nothing but checkpoints whose exchange was cut short.
 
     Args:
-        settings: of the run.
-        folder: of the run; where it is not fresh, this process has claimed it.
-        fresh: whether the folder is still to be made.
+        settings: Settings of the run.
+        folder: Folder of the run; where it is not fresh, this process has claimed it.
+        fresh: Whether the folder is still to be made.
 
     Raises:
         CheckpointError: the checkpoint cannot be gone on from.
     """
-    resume = settings.train.resume
-    if resume not in ("never", "auto"):
-        checkpoint = open_checkpoint(Path(resume))
-        return RunOrigin(folder, checkpoint, _resumable(checkpoint), fresh=False)
-    if fresh:
-        return RunOrigin(folder)
-    for path in (folder.best, folder.last):
-        settle(path)
-    if not folder.last.exists():
-        return RunOrigin(folder, fresh=False)
-    checkpoint = open_checkpoint(folder.last)
-    return RunOrigin(folder, checkpoint, _resumable(checkpoint), fresh=False)
+    path = Path(settings.train.resume)
+    if settings.train.resume in ("never", "auto"):
+        if fresh:
+            return RunOrigin(folder)
+        finish_exchange(folder.best)
+        finish_exchange(folder.last)
+        path = folder.last
+        if not path.exists():
+            return RunOrigin(folder, fresh=False)
+    checkpoint = open_checkpoint(path)
+    state = checkpoint.resume_state()
+    if state["torch"] != torch.__version__:
+        msg = (
+            f"{checkpoint.path}: was written with PyTorch {state['torch']}, this is {torch.__version__}; a resumed run "
+            "would not be the same run. Install the locked environment of that run, or start a new one from its weights"
+        )
+        raise CheckpointError(msg)
+    return RunOrigin(folder, checkpoint, state, fresh=False)
 
 
 def restore(origin: RunOrigin, job: Job) -> None:
@@ -113,19 +119,8 @@ def restore(origin: RunOrigin, job: Job) -> None:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
-def _resumable(checkpoint: Checkpoint) -> dict[str, Any]:
-    state = checkpoint.resume_state()
-    if state["torch"] != torch.__version__:
-        msg = (
-            f"{checkpoint.path}: was written with PyTorch {state['torch']}, this is {torch.__version__}; a resumed run "
-            "would not be the same run. Install the locked environment of that run, or start a new one from its weights"
-        )
-        raise CheckpointError(msg)
-    return state
-
-
 def check_same(origin: RunOrigin, job: Job) -> None:
-    """Refuse to go on with other settings or other data than the run was started with.
+    """Check that settings and data are those that the run was started with.
 
     Raises:
         SettingsError: names what has changed.

@@ -1,15 +1,14 @@
 """Records of a run for tracking stores: its account at the start, its logs, its later results, and their sync."""
 
-import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
-from kit.io.atomic import write_atomically
+from kit.io.atomic import write_json
 from kit.io.documents import read_json, read_toml
 from kit.io.errors import KitError
 from kit.tracking.params import valid_key
@@ -19,7 +18,6 @@ from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 _logger = logging.getLogger(__name__)
 
 _METRICS_PER_REQUEST = 1000  # MLflow's limit
-_MAX_DIGEST = 36  # MLflow's limit, in characters
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Account:
         run_name: Name of the run.
         params: Flattened settings, without secrets.
         tags: Versions, hashes, the description.
-        dataset: Data set that the run reads, as ``dataset`` describes it.
+        dataset: Data set that the run reads, in MLflow's fields.
         checkpoint: Whether the best checkpoint is to be among the artifacts.
         started_ms: Start of the run in milliseconds since 1970-01-01 UTC.
         status: Outcome of the run; None while it runs.
@@ -50,7 +48,7 @@ class Account:
 
     def write(self, folder: RunFolder) -> None:
         """Write the account into the run folder."""
-        write_atomically(folder.tracking, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(folder.tracking, asdict(self))
 
 
 def read_account(folder: RunFolder) -> Account:
@@ -77,7 +75,7 @@ def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: boo
     Raises:
         KitError: the store refuses the run.
     """
-    record = folder.read_provenance()
+    record = read_json(folder.provenance)
     facts: dict[str, Any] = {
         "run_dir": folder.path.parent, "experiment": account.experiment, "run_name": account.run_name,
         "params": account.params, "tags": account.tags, "dataset": account.dataset, "folder": folder.path,
@@ -121,31 +119,6 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
         tracker.artifact(folder.figures, "figures")
     if checkpoint and folder.best.exists():
         tracker.artifact(folder.best, "checkpoint", link=True)
-
-
-def dataset(name: str, digest: str, variables: Sequence[str], profile: Mapping[str, object]) -> dict[str, str]:
-    """Describe a store in MLflow's fields of a data set.
-
-    Args:
-        name: Name of the store in the settings.
-        digest: Fingerprint of the store, of which MLflow keeps 36 characters.
-        variables: Names of its variables.
-        profile: Numbers and words about it.
-    """
-    columns = [{"type": "float", "name": variable, "required": True} for variable in variables]
-    return {
-        "name": name,
-        "digest": digest[:_MAX_DIGEST],
-        "source_type": "local",
-        "source": json.dumps({"uri": name, "sha256": digest}),
-        "schema": json.dumps({"mlflow_colspec": columns}),
-        "profile": json.dumps(profile),
-    }
-
-
-def note(sentences: Mapping[str, str]) -> str:
-    """Write the description that MLflow's page of a run opens with, in Markdown."""
-    return "\n".join(f"- **{name}**: {text}" for name, text in sentences.items() if text)
 
 
 # The lines of a run folder's logs, under MLflow's names.

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from kit.checkpoint import folder as folder_module
-from kit.checkpoint.folder import open_checkpoint, settle, write_checkpoint
+from kit.checkpoint.folder import finish_exchange, open_checkpoint, write_checkpoint
 from kit.io.errors import CheckpointError
 from tests.batches import small_spec
 from tests.hostile import Command
@@ -106,7 +106,7 @@ def test_an_exchange_that_was_cut_short_is_finished(tmp_path: Path, present: tup
         (tmp_path / "made").rename(tmp_path / name.split()[0])
         if name.endswith("half"):
             (tmp_path / ".last.new" / "kit.json").unlink()
-    settle(tmp_path / "last")
+    finish_exchange(tmp_path / "last")
     assert value_of(tmp_path / "last") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 

@@ -82,13 +82,13 @@ def test_a_file_system_without_locks_is_told(
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(SettingsError, match=r"runs: is not a folder, .* choose another --run.dir"):
-        RunFolder(tmp_path / "runs" / "first").refuse_unwritable()
+        RunFolder(tmp_path / "runs" / "first").check_writable()
     with pytest.raises(SettingsError, match=r"cannot be made \(Not a directory\)"):
         RunFolder(tmp_path / "runs" / "first").create()
-    RunFolder(tmp_path / "deep" / "runs" / "first").refuse_unwritable()
+    RunFolder(tmp_path / "deep" / "runs" / "first").check_writable()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SettingsError, match=f"{tmp_path}: nothing can be written there"):
-        RunFolder(tmp_path / "deep" / "runs" / "first").refuse_unwritable()
+        RunFolder(tmp_path / "deep" / "runs" / "first").check_writable()
 
 
 def test_of_two_processes_that_make_a_folder_one_is_told(tmp_path: Path) -> None:

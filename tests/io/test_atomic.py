@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.io.atomic import move, publish, published, refuse_existing, remove_tree, sync, write_atomically
+from kit.io.atomic import check_free, move, publish, published, remove_tree, sync, write_atomically
 from kit.io.errors import SettingsError
 
 
@@ -63,10 +63,10 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_link_to_nowhere_is_something(tmp_path: Path) -> None:
-    refuse_existing(tmp_path / "out")
+    check_free(tmp_path / "out")
     (tmp_path / "out").symlink_to(tmp_path / "nowhere")
     with pytest.raises(SettingsError, match="choose another place with --to"):
-        refuse_existing(tmp_path / "out", "--to")
+        check_free(tmp_path / "out", "--to")
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
+from kit.io.atomic import write_json
 from kit.io.errors import KitError
 from kit.tracking import tracker
 from kit.tracking.run_records import Account, sync
@@ -41,7 +42,7 @@ def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "runs" / "first")
     folder.path.mkdir(parents=True)
     folder.write_config({"track": {}})
-    folder.write_provenance({"run_key": "4f1c"})
+    write_json(folder.provenance, {"run_key": "4f1c"})
     folder.best.mkdir(parents=True)
     (folder.best / "kit.json").write_text("{}\n")
     folder.figures.mkdir()
@@ -122,9 +123,9 @@ def test_a_lost_server_is_said_once_and_gets_everything_when_it_is_back(
 def test_a_run_ends_in_time_beside_a_server_that_hangs_and_is_sent_later(
     server: Server, run: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run.write_provenance({"run_key": "hangs"})
+    write_json(run.provenance, {"run_key": "hangs"})
     hung = begin(server.uri, run.path.parent, folder=run.path, run_key="hangs")
-    run.write_provenance({"run_key": "hangs", "mlflow_run_id": hung.run_id})
+    write_json(run.provenance, {"run_key": "hangs", "mlflow_run_id": hung.run_id})
     server.signal(signal.SIGSTOP)
     try:
         hung.log(1, {"train/loss": 1.0}, 1001)
@@ -200,9 +201,9 @@ def test_sync_to_where_the_run_began_makes_no_second_one(run: RunFolder, run_dir
     folder = RunFolder(run_dir / "first")
     run.path.rename(folder.path)
     begun = begin(f"sqlite:///{run_dir / 'mlflow.db'}", run_dir)
-    folder.write_provenance({"run_key": "x", "mlflow_run_id": begun.run_id})
+    write_json(folder.provenance, {"run_key": "x", "mlflow_run_id": begun.run_id})
     assert sync(folder.path)["mlflow_run_id"] == begun.run_id
-    folder.write_provenance({"run_key": "x", "mlflow_run_id": "0" * 32})
+    write_json(folder.provenance, {"run_key": "x", "mlflow_run_id": "0" * 32})
     with pytest.raises(MissingRunError):
         sync(folder.path)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kit.run.signals import StopOnSignal
+from kit.run.callbacks import StopOnSignal
 from kit.train.callback import Callback
 from kit.train.loop import LoopState, Schedule, fit
 from kit.train.optim import GradientNorms

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from kit.run.signals import watch_signals
+from kit.run.callbacks import watch_signals
 
 
 def test_the_first_signal_is_noted_and_the_second_acts() -> None:
