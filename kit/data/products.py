@@ -65,6 +65,15 @@ class Window:
         rest = lead % self.length
         return rest + (rest == 0) * self.length * (lead > 0)
 
+    @property
+    def described(self) -> str:
+        """The window in words, such as ``over 1 h``."""
+        if self.kind == "hours":
+            return f"over {self.length:g} h"
+        if self.kind == "resets":
+            return f"since the last multiple of {self.length:g} h of the forecast"
+        return {"since-00utc": "since 00 UTC", "since-start": "since the start of the forecast"}[self.kind]
+
     def __str__(self) -> str:
         if self.kind == "hours":
             return f"{self.length:g}h"
@@ -166,9 +175,11 @@ def product_of_attributes(attributes: Mapping[str, Any]) -> Product | None:
 
 def _read_leads(value: Any) -> Any:
     """Read ``6h`` or ``0h/12h``: the first and the last lead, in hours."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list) and not all(isinstance(item, str) for item in value):
         return value
-    parts = [_LEAD.fullmatch(part.strip()) for part in str(value).split("/")]
+    # A command line hands over a list with the text.
+    value = value if isinstance(value, str) else "/".join(value)
+    parts = [_LEAD.fullmatch(part.strip()) for part in value.split("/")]
     hours = [float(part[1]) for part in parts if part is not None]
     if len(hours) != len(parts) or len(parts) > 2 or hours != sorted(hours):
         msg = f"expected a lead such as 6h, or a range of leads such as 0h/12h, got {value!r}"

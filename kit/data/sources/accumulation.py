@@ -59,14 +59,13 @@ def with_one_window(field: xr.DataArray, step: int | None, note: Note) -> xr.Dat
     name = str(field.name)
     ends: Seconds = field["time"].values.astype("datetime64[s]").astype(np.int64)
     windows = field[WINDOW].values.astype(np.float64)
-    known = np.full(len(ends), np.nan)
+    leads = np.full(len(ends), np.nan)
     if LEAD in field.coords:
-        known = field[LEAD].values.astype(np.float64)
-    leads = np.nan_to_num(known)
+        leads = field[LEAD].values.astype(np.float64)
     spans = np.round(windows * _HOUR).astype(np.int64)
     # No value of a forecast adds up over more than its lead.
-    used = (spans > 0) & ~(known < windows)
-    comment = "of forecasts" if leads.any() else ""
+    used = (spans > 0) & ~(leads < windows)
+    comment = "of forecasts" if np.nan_to_num(leads).any() else ""
     if not used.any():
         msg = (
             f"{name} is accumulated, and all {len(ends)} values are of the start of a forecast, where nothing has "
@@ -116,9 +115,9 @@ def _intervals(
     found: list[Interval] = []
     for position in np.flatnonzero(used).tolist():
         end, start = int(ends[position]), int(ends[position] - spans[position])
-        found.append(Interval(float(leads[position]), False, start, end, position))
-        # Of the same forecast: the reference time is the end less the lead.
-        reference = round(end - leads[position] * _HOUR)
+        found.append(Interval(float(np.nan_to_num(leads[position])), False, start, end, position))
+        # Of the same forecast: its start is the end less the lead, or that of the window where no lead is known.
+        reference = start if np.isnan(leads[position]) else round(end - leads[position] * _HOUR)
         totals[start, reference].append(position)
     for positions in totals.values():
         by_end = {int(ends[position]): position for position in positions}
@@ -128,7 +127,7 @@ def _intervals(
         for begin, end in sorted(pairs):
             if begin < end:
                 later = by_end[end]
-                found.append(Interval(float(leads[later]), True, begin, end, later, by_end[begin]))
+                found.append(Interval(float(np.nan_to_num(leads[later])), True, begin, end, later, by_end[begin]))
     best: dict[tuple[int, int], Interval] = {}
     for interval in sorted(found):
         best.setdefault((interval.start, interval.end), interval)

@@ -14,7 +14,7 @@ from kit.data.region import cropped
 from kit.data.settings import Period
 from kit.data.sources.coordinates import canonical_coordinates, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
-from kit.data.sources.leads import LEAD, WINDOW, split_by_lead
+from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW, split_by_lead
 from kit.data.sources.merging import merge
 from kit.data.sources.projections import AngleOfPoints
 from kit.data.sources.stated_windows import Told, with_window
@@ -60,13 +60,13 @@ class Request:
     winds_are: str | None = None
     """Whether winds on a curvilinear grid point as on the ``earth`` or along the ``grid``; None for what files say."""
     left_out: frozenset[str] = frozenset()
-    """Variables and static ones, with their prefix or without, that are not taken."""
+    """Variables that are not taken, static ones with their prefix."""
     groups: tuple[str, ...] = ()
     """Groups of NetCDF-4 files to read, instead of the root."""
 
     def takes(self, name: str, *, known: bool) -> bool:
         """Whether a field of this name is to be read; one that the table lacks must be asked for."""
-        if name in self.left_out or name.removeprefix(STATIC_PREFIX) in self.left_out:
+        if name in self.left_out:
             return False
         requested = self.statics if name.startswith(STATIC_PREFIX) else self.variables
         return known if requested is None else name in requested
@@ -227,7 +227,8 @@ class Pieces:
                     msg = f"{where}: {array.name} has the dimension {dim} without its values; add that coordinate"
                     raise StoreError(msg)
             windowed = with_window(field_alone, name, variable, told, where, self.note)
-            values = canonical_values(windowed, name, variable, where, self.note)
+            bare = windowed.drop_vars((BOUND_START, BOUND_END), errors="ignore")
+            values = canonical_values(bare, name, variable, where, self.note)
             if told.product is None or not told.product.is_reanalysis:
                 self.of_forecasts.add(name)
             elif WINDOW in values.coords and LEAD in values.coords and not values[LEAD].values.any():
@@ -241,6 +242,14 @@ class Pieces:
         Raises:
             StoreError: Pieces contradict each other, or do not join up.
         """
+        for setting, named in (("--window", set(self.request.windows)), ("--leave_out", self.request.left_out)):
+            without_effect = sorted(named - self.names)
+            if without_effect:
+                msg = (
+                    f"{setting} {without_effect[0]} has no effect: the data hold no {without_effect[0]}, but "
+                    f"{', '.join(sorted(self.names))}; leave it out"
+                )
+                raise StoreError(msg)
         fields = merge(self.found, self.note, self.request.leads, self.request.step)
         if fields and self.request.winds_are is not None and not self.axes:
             msg = (

@@ -83,6 +83,9 @@ def split_by_lead(dataset: xr.Dataset, where: str) -> Iterator[xr.Dataset]:
             "coordinate of times"
         )
         raise StoreError(msg)
+    if valid in dataset.variables and lead not in dataset.variables:
+        # Valid times tell the leads, which a dimension may leave out.
+        lead = None
     for name in (lead, reference, valid):
         if name is not None and name not in dataset.variables:
             msg = f"{where}: the dimension {name} has no values, so that valid times are unknown; add that coordinate"

@@ -10,11 +10,10 @@ import xarray as xr
 from kit.data.sources.accumulation import with_one_window
 from kit.data.sources.fields import Note
 from kit.data.sources.leads import LEAD, STATE_COORDINATES, VERSION, WINDOW
+from kit.data.sources.one_grid import Piece, on_one_grid
 from kit.data.store.format import STATIC_PREFIX, listed
 from kit.io.errors import StoreError
 
-# Name of the file, and what it holds of a variable.
-Piece = tuple[str, xr.DataArray]
 # The first and the last lead in hours.
 Leads = tuple[float, float]
 _PRELIMINARY = 5
@@ -39,33 +38,12 @@ def merge(
     fields: dict[str, xr.DataArray] = {}
     if not found:
         return fields
-    reference = next(iter(found.values()))[0]
-    for name, pieces in found.items():
-        aligned = [(where, _on_grid(where, array, *reference)) for where, array in pieces]
+    for name, aligned in on_one_grid(found).items():
         if name.startswith(STATIC_PREFIX):
             fields[name] = _static(name, aligned)
         else:
             fields[name] = _dynamic(name, aligned, leads, step, note)
     return fields
-
-
-def _on_grid(where: str, array: xr.DataArray, first: str, reference: xr.DataArray) -> xr.DataArray:
-    for name in ("latitude", "longitude"):
-        mine, theirs = array[name].values, reference[name].values
-        if mine.shape != theirs.shape or np.abs(mine - theirs).max() > 1e-4:
-            msg = (
-                f"the grids of two files differ: {where} has {_extent(name, mine)}, {first} has "
-                f"{_extent(name, theirs)}; regrid or crop one of them"
-            )
-            raise StoreError(msg)
-    # The last digits may differ, and pieces are joined only where their coordinates are equal.
-    return array.assign_coords(latitude=reference["latitude"], longitude=reference["longitude"])
-
-
-def _extent(name: str, values: npt.NDArray[np.float64]) -> str:
-    if values.ndim == 2:
-        return f"{values.shape[0]} x {values.shape[1]} {name}s from {values.min():g} to {values.max():g}"
-    return f"{len(values)} {name}s from {values[0]:g} to {values[-1]:g}"
 
 
 def _static(name: str, pieces: Sequence[Piece]) -> xr.DataArray:

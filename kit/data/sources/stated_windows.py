@@ -64,7 +64,10 @@ def with_window(
     # Sources that read windows from headers have attached them.
     if "time" not in array.dims or WINDOW in array.coords:
         return array
-    accumulated = variable is not None and variable.accumulated
+    # Of what the table lacks, the user or a store of the kit's says it.
+    accumulated = name in told.windows or "accumulation_hours" in array.attrs
+    if variable is not None:
+        accumulated = accumulated or variable.accumulated
     found = _METHOD.search(str(array.attrs.get("cell_methods", "")))
     method = found[1] if found else ""
     step_type = str(array.attrs.get("GRIB_stepType", ""))
@@ -75,14 +78,14 @@ def with_window(
         )
         raise StoreError(msg)
     if not accumulated:
-        return _checked_state(array, method, step_type, where, note)
+        return _checked_state(array, name, method, step_type, where, note)
     hours = _stated(array, name, method, told, where, note)
     if hours is None:
         hours = _of_product(array, name, told, where, note)
     return _at_ends(array).assign_coords({WINDOW: ("time", hours)})
 
 
-def _checked_state(array: xr.DataArray, method: str, step_type: str, where: str, note: Note) -> xr.DataArray:
+def _checked_state(array: xr.DataArray, name: str, method: str, step_type: str, where: str, note: Note) -> xr.DataArray:
     """Label means, and refuse other statistics in the place of states."""
     statistic = method or step_type
     if statistic in ("", "point", "instant", "unknown"):
@@ -90,7 +93,7 @@ def _checked_state(array: xr.DataArray, method: str, step_type: str, where: str,
     if statistic not in ("mean", "avg"):
         msg = (
             f"{where}: {array.name} is a statistic over time ({statistic}), and a store holds states of moments; leave "
-            "it out by naming others with --variables"
+            f"it out by naming others with --variables, or, of a sum, say over which hours with --window {name}=WINDOW"
         )
         raise StoreError(msg)
     hours = _interval(array)
@@ -108,7 +111,7 @@ def _stated(array: xr.DataArray, name: str, method: str, told: Told, where: str,
     """Read the hours from what the user says, else from what the file states; None where neither does."""
     count = array.sizes["time"]
     if name in told.windows:
-        note(f"{name} is accumulated over {told.windows[name]}, as --window says")
+        note(f"{name} adds up {told.windows[name].described}, as --window says")
         return _by_rule(array, name, told.windows[name], where)
     stated = array.attrs.get("accumulation_hours") or window(str(array.name))
     if stated:
@@ -143,7 +146,7 @@ def _of_product(array: xr.DataArray, name: str, told: Told, where: str, note: No
             f"{name}=WINDOW: {WINDOW_FORMS}"
         )
         raise StoreError(msg)
-    note(f"{name} is accumulated over {told.product.window}, as files of {told.product.name} are")
+    note(f"{name} adds up {told.product.window.described}, as in {told.product.name}")
     return _by_rule(array, name, told.product.window, where)
 
 
@@ -155,7 +158,7 @@ def _by_rule(array: xr.DataArray, name: str, rule: Window, where: str) -> Hours:
     hours: Hours = np.asarray(rule.before(valid, lead), dtype=np.float64)
     if np.isnan(hours).any():
         msg = (
-            f"{where}: {name} adds up {rule} of each forecast, and the file states neither leads nor reference times; "
+            f"{where}: {name} adds up {rule.described}, and the file states neither leads nor reference times; "
             f"give files that do, or another window with --window {name}=WINDOW: {WINDOW_FORMS}"
         )
         raise StoreError(msg)

@@ -285,8 +285,10 @@ def check_matching(store: Store, dataset: xr.Dataset) -> None:
     for name in new:
         held_attributes, attributes = store.variable_attributes(name), dataset[name].attrs
         # Attributes that must not change from one state to the next.
-        for key in ("units", "accumulation_hours"):
-            if held_attributes.get(key) != attributes.get(key):
+        for key in ("units", "accumulation_hours", "averaging_hours", "lead_hours"):
+            # Stores of before state no leads.
+            is_unknown = key == "lead_hours" and not {key} <= held_attributes.keys() & attributes.keys()
+            if not is_unknown and held_attributes.get(key) != attributes.get(key):
                 sides = f"{held_attributes.get(key)!r}, in the states to be added {attributes.get(key)!r}"
                 msg = f"{store.path}: {key} of {name} is {sides}; build both from one kind of data"
                 raise StoreError(msg)

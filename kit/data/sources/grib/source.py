@@ -25,7 +25,7 @@ from kit.data.sources.grib.values import lazy, same_values
 from kit.data.sources.grib.winds import along_grid, check_vectors, with_angles
 from kit.data.sources.leads import LEAD, WINDOW
 from kit.data.sources.winds import OTHER_COMPONENT
-from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions, listed
+from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, TO_REGULAR_GRID, grid_dimensions, listed
 from kit.data.units import canonical_units
 from kit.data.variables import Variable
 from kit.io.errors import StoreError
@@ -78,7 +78,8 @@ def data_of_messages(
             if message.grid.problem:
                 msg = (
                     f"{message}: {message.short_name} (paramId {message.param}) {message.grid.problem}, and nothing "
-                    "else was found that the store could take; it wants rows that go south and columns that go east"
+                    "else was found that the store could take: it wants rows that go south and columns that go east; "
+                    f"{TO_REGULAR_GRID}"
                 )
                 raise StoreError(msg)
         if request.variables is None:
@@ -202,7 +203,7 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
         if message.grid.problem:
             msg = (
                 f"{message}: {name} {message.grid.problem}; the store wants rows that follow each other southwards "
-                "and columns that go east: ask for the data on such a grid, crop or interpolate them"
+                f"and columns that go east: ask for the data on such a grid, or {TO_REGULAR_GRID}"
             )
             raise StoreError(msg)
         if not message.grid.same_points(first.grid):

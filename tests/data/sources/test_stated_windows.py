@@ -1,0 +1,134 @@
+"""What values are of: a moment, a sum or a mean, as a file, a product or the user states it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from kit.data.products import PRODUCTS, Window, product_of_attributes
+from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW
+from kit.data.sources.stated_windows import Told, with_window
+from kit.data.variables import lookup
+from kit.io.errors import StoreError
+
+TIMES = np.array(["2020-01-01T00", "2020-01-01T06", "2020-01-01T12"], "datetime64[ns]")
+
+
+def state(name: str = "tp", leads: Any = None, spaced: str = "6h", **attributes: Any) -> xr.DataArray:
+    step = np.timedelta64(int(spaced[:-1]), "h")
+    coords: dict[str, Any] = {"time": TIMES[0] + np.arange(3) * step}
+    if leads is not None:
+        coords[LEAD] = ("time", np.asarray(leads, float))
+    return xr.DataArray(np.zeros((3, 2, 2)), coords, ("time", "latitude", "longitude"), name, attributes)
+
+
+def window(array: xr.DataArray, name: str = "tp", product: str = "", **windows: str) -> tuple[Any, list[str]]:
+    notes: list[str] = []
+    told = Told({key: Window.parse(text) for key, text in windows.items()}, PRODUCTS.get(product))
+    field = with_window(array, name, lookup(name, "surface"), told, "a.nc", notes.append)
+    return (field[WINDOW].values.tolist() if WINDOW in field.coords else field.attrs.get("averaging_hours")), notes
+
+
+def bounded(array: xr.DataArray, before: int, after: int) -> xr.DataArray:
+    times = array["time"].values.astype("datetime64[s]")
+    start, end = times - np.timedelta64(before, "h"), times + np.timedelta64(after, "h")
+    return array.assign_coords({BOUND_START: ("time", start), BOUND_END: ("time", end)})
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "expected"),
+    (
+        (state("total_precipitation_6hr"), {}, [6, 6, 6]),
+        (state("tp_1h"), {}, [1, 1, 1]),
+        (state(accumulation_hours=3), {}, [3, 3, 3]),
+        (state(GRIB_stepRange="6-12"), {}, [6, 6, 6]),
+        (bounded(state(cell_methods="time: sum"), 3, 0), {}, [3, 3, 3]),
+        (bounded(state(), 1, 0), {}, [1, 1, 1]),
+        (state(cell_methods="valid_time: sum (interval: 1 hour)", spaced="24h"), {}, [24, 24, 24]),
+        (state(GRIB_stepType="accum"), {"product": "era5"}, [1, 1, 1]),
+        (state(GRIB_stepType="accum"), {"product": "era5-land"}, [24, 6, 12]),
+        (state(leads=[0, 6, 12]), {"product": "ifs"}, [0, 6, 12]),
+        (state(leads=[1, 6, 9]), {"product": "gfs"}, [1, 6, 3]),
+        (state(leads=[0, 6, 12]), {"product": "cams"}, [0, 6, 12]),
+        (state(), {"tp": "1h"}, [1, 1, 1]),
+        (state(), {"tp": "since-00utc"}, [24, 6, 12]),
+        (state(leads=[0, 6, 12]), {"tp": "since-start"}, [0, 6, 12]),
+        (state(leads=[3, 4, 5]), {"tp": "resets-3h"}, [3, 1, 2]),
+        # What a file states stands before its product, and what the user says before both.
+        (state(GRIB_stepRange="0-3"), {"product": "era5"}, [3, 3, 3]),
+        (state(GRIB_stepRange="0-3"), {"product": "era5", "tp": "2h"}, [2, 2, 2]),
+    ),
+)
+def test_windows(array: xr.DataArray, options: dict[str, str], expected: list[float]) -> None:
+    assert window(array, **options)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("array", "name", "options", "expected"),
+    (
+        (state(), "tp", {}, r"a.nc: tp \(tp\) is accumulated, .*--product \(era5, .*--window tp=WINDOW: 1h"),
+        (state(GRIB_stepType="accum"), "tp", {}, "--product"),
+        (state(), "tp", {"product": "ifs"}, "since the start of the forecast, and the file states neither leads nor"),
+        (state(cell_methods="time: mean"), "tp", {}, r"tp is a statistic over time \(mean\), where a sum is expected"),
+        (state(GRIB_stepType="avgad"), "tp", {"product": "era5"}, "a mean over many days .GRIB_stepType avgad."),
+        (state("t2m", GRIB_stepType="avgua"), "2t", {}, "a mean over many days"),
+        (state("t2m", cell_methods="time: maximum"), "2t", {}, r"t2m is a statistic over time \(maximum\)"),
+        (state("x", GRIB_stepType="accum"), "x", {}, r"--window x=WINDOW"),
+    ),
+)  # fmt: skip
+def test_refusals_name_what_goes_on(array: xr.DataArray, name: str, options: dict[str, str], expected: str) -> None:
+    with pytest.raises(StoreError, match=expected):
+        window(array, name, **options)
+
+
+def test_means_are_labelled() -> None:
+    averaged, notes = window(state("t2m", cell_methods="valid_time: mean", spaced="24h"), "2t")
+    assert averaged == 24
+    assert notes == ["t2m holds means over 24 h, not states of a moment"]
+    assert window(state("t2m", cell_methods="time: point"), "2t") == (None, [])
+    assert window(state("t2m", GRIB_stepType="instant"), "2t") == (None, [])
+
+
+def test_a_statistic_is_valid_at_the_end_of_its_bounds() -> None:
+    array = bounded(state(cell_methods="time: sum", spaced="24h"), 12, 12)
+    field = with_window(array, "tp", lookup("tp", "surface"), Told({}, None), "a.nc", pytest.fail)
+    np.testing.assert_array_equal(field["time"], array["time"].values + np.timedelta64(12, "h"))
+    assert field[WINDOW].values.tolist() == [24, 24, 24]
+
+
+@pytest.mark.parametrize("text", ("", "1", "h", "0h", "-1h", "since", "tp", "resets-h", "since-start-6h"))
+def test_windows_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a window such as 1h"):
+        Window.parse(text)
+
+
+@pytest.mark.parametrize("text", ("1h", "24h", "since-00utc", "since-start", "resets-6h"))
+def test_windows_are_written_as_they_are_read(text: str) -> None:
+    assert str(Window.parse(text)) == text
+    assert str(Window.parse(text.upper())) == text
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    (
+        ({"title": "ERA5 hourly data on single levels"}, "era5"),
+        ({"source": "ERA5-Land hourly data"}, "era5-land"),
+        ({"title": "ERA5 and ERA5-Land compared"}, None),
+        ({"history": "... reanalysis-era5-land ..."}, "era5-land"),
+        ({"history": "... reanalysis-era5-single-levels ..."}, "era5"),
+        ({"history": "cdo -seltimestep era5_tp.nc"}, None),
+        ({"title": "ERA5 post-processed daily statistics"}, None),
+        ({"title": "ERA5 monthly averaged data"}, None),
+        ({"history": "adaptor.mars.internal-1714725814.nc by grib_to_netcdf"}, None),
+        ({"title": "CAMS global atmospheric composition forecasts"}, "cams"),
+        ({"institution": "ECMWF", "source": "IFS HRES"}, "ifs"),
+        ({"title": "GFS 0.25 degree"}, "gfs"),
+        ({"title": "NOAA HRRR"}, "hrrr"),
+        ({"valid_time_start": "1940-01-01", "valid_time_stop": "2024-01-01"}, "era5"),
+        ({}, None),
+    ),
+)
+def test_products_are_known_by_their_words(attributes: dict[str, str], expected: str | None) -> None:
+    product = product_of_attributes(attributes)
+    assert (product.name if product else None) == expected
