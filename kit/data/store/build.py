@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import importlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
@@ -12,28 +12,23 @@ from types import ModuleType
 from typing import Any
 
 import dask
-import numpy as np
 import xarray as xr
 
 from kit.config.suggestions import near_names
-from kit.data.infill import fill_missing
 from kit.data.products import PRODUCTS
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Announcement, OpenSource, Request, SourceData
 from kit.data.sources.crop_regrid import shaped, wanted_region
-from kit.data.sources.leads import LEAD
-from kit.data.sources.missing_variables import without_missing
 from kit.data.sources.resolve_path import locate
-from kit.data.statics import choose_statics, with_statics
+from kit.data.statics import with_statics
+from kit.data.store.assemble import assemble
 from kit.data.store.build_state import OtherPlanError
 from kit.data.store.estimate import BuildEstimate, measure, unmeasured
 from kit.data.store.executor import BuildProgressCallback, ExecutionOptions
 from kit.data.store.finalize import StoreExistsError
-from kit.data.store.format import STATIC_PREFIX, Times, listed, period_indices, times_of
+from kit.data.store.format import STATIC_PREFIX, Times, times_of
 from kit.data.store.reader import Store
 from kit.data.store.writer import append_states, write_store
-from kit.data.variables import lookup
-from kit.data.windows import at_step, trim
 from kit.io.errors import StoreError
 
 _REFUSED = (
@@ -166,7 +161,7 @@ def _prepared(
         known = dataclasses.replace(opened, licence=origin.licence or opened.licence)
         source = with_statics(shaped(known, settings), settings.statics_from, settings.statics)
         notes = list(source.notes)
-        dataset = _assemble(source, settings, notes)
+        dataset = assemble(source, settings, notes)
         described: dict[str, Any] = {
             "source": settings.source,
             "source_files": list(source.files),
@@ -273,105 +268,6 @@ def _request(settings: BuildSettings, *, sample: bool, product: str | None = Non
         left_out=frozenset(settings.leave_out),
         groups=settings.group,
     )
-
-
-def _assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> xr.Dataset:
-    """Choose variables, levels, times and static variables, and fill missing values, all lazily."""
-
-    def note(text: str) -> None:
-        # Many fields give the same note.
-        if text not in notes:
-            notes.append(text)
-
-    held_alike = {name.removeprefix(STATIC_PREFIX) for name in source.names} | set(source.names)
-    without_effect = [name for name in settings.leave_out if name not in held_alike]
-    if without_effect:
-        msg = (
-            f"--leave_out {','.join(without_effect)} has no effect: the data hold {', '.join(source.names)}; correct "
-            "the name, or leave it out of the list"
-        )
-        raise StoreError(msg)
-    source, settings = without_missing(source, settings, note)
-    fields = {name: field for name, field in source.fields.items() if not name.startswith(STATIC_PREFIX)}
-    missing = [name for name in settings.variables or () if name not in fields]
-    if missing or not fields:
-        held = ", ".join(name for name in source.names if not name.startswith(STATIC_PREFIX)) or "none"
-        wanted = ", ".join(missing) or "that the kit knows"
-        msg = f"the data lack the variables {wanted}; they hold {held}. {' '.join(source.notes)}".rstrip()
-        raise StoreError(msg)
-    fields = {name: _on_levels(field, settings.levels) for name, field in fields.items()}
-    for name, field in fields.items():
-        accumulated = "accumulation_hours" in field.attrs
-        if "level" not in field.dims:
-            variable = lookup(name, "surface")
-            accumulated = accumulated or (variable is not None and variable.accumulated)
-        fields[name] = at_step(field, accumulated=accumulated, hours=settings.step, note=note)
-    # Sums first, then times: a window may begin before the first time that is taken.
-    fields = trim(fields, note)
-    fields = {name: _with_leads(_in_times(field, settings.times)) for name, field in fields.items()}
-    _check_same_coordinates(fields)
-    for where, on_levels in (("on pressure levels", True), ("at the surface", False)):
-        if not any(("level" in field.dims) == on_levels for field in fields.values()):
-            note(f"no variable {where}: Aurora needs at least one to train; give files of the same grid and times")
-    statics = choose_statics(source.fields, next(iter(fields.values())), settings.statics, note, source.names)
-    return fill_missing(xr.Dataset({**fields, **statics}), settings.infill, note)
-
-
-def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataArray:
-    """Select levels in hPa, in increasing order; a field without levels stays as it is."""
-    if levels is None or "level" not in field.dims:
-        return field
-    held = field["level"].values.tolist()
-    missing = [level for level in levels if level not in held]
-    if missing:
-        msg = f"{field.name} lacks the levels {listed(missing)} hPa; the data hold {listed(held)}"
-        raise StoreError(msg)
-    return field.isel(level=[held.index(level) for level in sorted(set(levels))])
-
-
-def _with_leads(field: xr.DataArray) -> xr.DataArray:
-    """State from which leads the states are, in hours, where that is known."""
-    if LEAD not in field.coords:
-        return field
-    leads = sorted(set(np.nan_to_num(field[LEAD].values).tolist()))
-    stated = leads if len(leads) > 1 else leads[0]
-    return field.drop_vars(LEAD).assign_attrs(lead_hours=stated)
-
-
-def _in_times(field: xr.DataArray, period: Period | None) -> xr.DataArray:
-    """Select the states inside a period."""
-    if period is None:
-        return field
-    times = field["time"].values.astype("datetime64[s]")
-    inside = period_indices(times, period)
-    if not inside.size:
-        msg = f"{field.name}: no state in --times {period}; the data hold {_described(times)}"
-        raise StoreError(msg)
-    return field.isel(time=inside)
-
-
-def _check_same_coordinates(fields: Mapping[str, xr.DataArray]) -> None:
-    for coordinate in ("time", "level"):
-        first = None
-        for name, field in fields.items():
-            if coordinate not in field.dims:
-                continue
-            values = field[coordinate].values
-            if first is None:
-                first = (name, values)
-            elif not np.array_equal(values, first[1]):
-                msg = (
-                    f"{first[0]} and {name} differ in their {coordinate}s: {_described(first[1])}; "
-                    f"{_described(values)}. Give both for the same ones, or choose with --levels, --variables or --step"
-                )
-                raise StoreError(msg)
-
-
-def _described(values: Any) -> str:
-    if np.issubdtype(values.dtype, np.datetime64):
-        minutes = values.astype("datetime64[m]")
-        return f"{len(values)} from {minutes[0]} to {minutes[-1]}"
-    return f"{listed(values.tolist())} hPa"
 
 
 def _given_splits(settings: BuildSettings) -> dict[str, Period]:
