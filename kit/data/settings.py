@@ -262,8 +262,8 @@ class BuildSettings(BaseModel):
     """What winds on a grid whose rows are no parallels point along, where the files do not say: ``earth``, east and
     north; ``grid``, the grid's own axes, from which they are turned. It stands over what the files say."""
     leave_out: tuple[str, ...] = ()
-    """Variables and static ones to leave out of what the data hold, such as ``swh`` of a wave stream that lies on
-    another grid."""
+    """Variables to leave out of what the data hold, static ones with their prefix, such as ``swh`` of a wave stream
+    that lies on another grid."""
     group: tuple[str, ...] = ()
     """Groups of NetCDF-4 files that hold the fields, such as ``data`` or ``forecast/surface``; by default the root."""
     licence: str | None = None
@@ -298,8 +298,7 @@ class BuildSettings(BaseModel):
             ),
             (
                 self.group and self.source not in ("netcdf", "cds"),
-                f"--group has no effect with --source {self.source}: of a Zarr store give the path of the group; leave "
-                "it out",
+                f"--group has no effect with --source {self.source}: it names groups of NetCDF files; leave it out",
             ),
             (
                 self.workers is not None and self.scheduler is not None,

@@ -95,7 +95,7 @@ def with_matrices(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
             shape = dataset[name].shape if name in dataset.coords else "none"
             msg = (
                 f"{where}: {name} is needed as a vector, or as a matrix [y, x], found {shape} among "
-                f"{sorted(map(str, dataset.coords))}; regrid the data to a regular grid"
+                f"{sorted(map(str, dataset.coords))}; write those of all points to the file, or regrid it first"
             )
             raise StoreError(msg)
     latitude, longitude = dataset["latitude"], dataset["longitude"]
@@ -121,7 +121,7 @@ def with_matrices(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
         f"({float(latitude.min()):g} to {float(latitude.max()):g} degrees north, "
         f"{float(longitude.min()):g} to {float(longitude.max()):g} degrees east) that are in no order: latitudes must "
         "fall along every column and longitudes rise along every row within [0, 360), which a grid that holds a pole "
-        "or crosses Greenwich cannot; crop it, or regrid it"
+        "or crosses Greenwich cannot; crop it, or regrid it before the build, such as with `cdo remapbil,GRID IN OUT`"
     )
     raise StoreError(msg)
 

@@ -1,7 +1,5 @@
 """Groups of NetCDF-4 files: which hold fields, and one of them with the coordinates of those around it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +45,7 @@ def check_root(dataset: xr.Dataset, path: Path, name: str, note: Note) -> None:
     raise StoreError(msg)
 
 
-@contextmanager
-def opened_group(path: Path, name: str, group: str, options: dict[str, Any]) -> Iterator[xr.Dataset]:
+def open_group(path: Path, name: str, group: str, **options: Any) -> xr.Dataset:
     """Open a group, with the coordinates of the groups around it that it has the dimensions of.
 
     A variable of a group may lie on dimensions of an outer one, whose coordinates then are its own (CF conventions,
@@ -58,7 +55,7 @@ def opened_group(path: Path, name: str, group: str, options: dict[str, Any]) -> 
         path: The file.
         name: Name of the file, for messages.
         group: Path of the group inside the file.
-        options: Options of xarray's ``open_dataset``.
+        **options: Options of xarray's ``open_dataset``.
 
     Raises:
         StoreError: There is no such group.
@@ -73,12 +70,16 @@ def opened_group(path: Path, name: str, group: str, options: dict[str, Any]) -> 
         there = ", ".join(groups_with_fields(path)) or "none that holds a field; leave --group out"
         msg = f"{name}: has no group {group!r}; its groups are {there}"
         raise StoreError(msg)
-    parts = wanted.split("/")
-    outer = [None, *("/".join(parts[:depth]) for depth in range(1, len(parts)))]
-    with xr.open_dataset(path, group=wanted, **options) as dataset:
-        for around in reversed(outer):
-            with xr.open_dataset(path, group=around, **options) as of_outer:
-                for key, array in of_outer.variables.items():
-                    if key not in dataset.variables and array.ndim and set(array.dims) <= set(dataset.dims):
-                        dataset = dataset.assign_coords({key: of_outer[key].load().variable})
-        yield dataset
+    dataset = xr.open_dataset(path, group=wanted, **options)
+    coordinates: dict[str, xr.Variable] = {}
+    around = wanted
+    while around:
+        around = around.rpartition("/")[0]
+        with xr.open_dataset(path, group=around or None, **options) as outer:
+            for key, array in outer.variables.items():
+                is_its_own = array.ndim and set(array.dims) <= set(dataset.dims)
+                if is_its_own and key not in dataset.variables and key not in coordinates:
+                    coordinates[str(key)] = outer[key].load().variable
+    combined = dataset.assign_coords(coordinates)
+    combined.set_close(dataset.close)
+    return combined

@@ -4,6 +4,7 @@ A folder, a file, or a zip; ``valid_time`` or ``time``, ``pressure_level`` or ``
 mixed through ``expver``; instantaneous and accumulated variables in files of their own.
 """
 
+import itertools
 import math
 import shutil
 import struct
@@ -24,7 +25,9 @@ import xarray as xr
 
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts, states_together
 from kit.data.sources.fields import Note
+from kit.data.sources.groups import check_root, open_group
 from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS, VERSION
+from kit.data.sources.wrf import is_wrf, surface_fields
 from kit.io.errors import StoreError
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
@@ -61,8 +64,12 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
                 if scratch is None:
                     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-netcdf-")))
                 members = _unpack(file, scratch / str(number))
-            for name, member in members:
-                dataset = stack.enter_context(_opened(member, name))
+            for (name, member), group in itertools.product(members, request.groups or ("",)):
+                if group:
+                    name = f"{name}:{group}"  # noqa: PLW2901
+                dataset = stack.enter_context(_opened(member, name, group, pieces.note))
+                if is_wrf(dataset):
+                    dataset = surface_fields(dataset, name, pieces.note)
                 licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
                 pieces.add(_one_version(dataset, pieces.note), name)
         if not pieces.names:
@@ -123,14 +130,21 @@ def _check_size(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[xr.Dataset]:
+def _opened(path: Path, name: str, group: str, note: Note) -> Iterator[xr.Dataset]:
     check_length(path)
     try:
         with warnings.catch_warnings():
             # Several fill values in one file, dates that only cftime can hold: the checks below speak up.
             warnings.simplefilter("ignore", xr.SerializationWarning)
             warnings.filterwarnings("ignore", message="this date/calendar/year zero convention")
-            dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, cache=False)
+            options: dict[str, Any] = {"engine": "netcdf4", "decode_timedelta": False, "cache": False}
+            if group:
+                dataset = open_group(path, name, group, **options)
+            else:
+                dataset = xr.open_dataset(path, **options)
+                check_root(dataset, path, name, note)
+    except StoreError:
+        raise
     except (*UNREADABLE, MemoryError) as error:
         msg = f"{name}: not readable as NetCDF ({error}); fetch the file again, or give its kind with --source"
         raise StoreError(msg) from error

@@ -153,7 +153,7 @@ def _projections(mapping: Attributes) -> Iterator[tuple[Any, str]]:
             f'cannot be imported ({error}); install it with: pip install "aurora-finetune-kit[projections]"'
         )
         raise SettingsError(msg) from error
-    figures = [({}, "")]
+    figures: list[tuple[dict[str, float], str]] = [({}, "")]
     if not set(_FIGURES) & set(mapping):
         figures = [({"earth_radius": _SPHERE}, " on a sphere"), ({}, " on the ellipsoid WGS 84")]
     for figure, said in figures:

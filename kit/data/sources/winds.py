@@ -135,9 +135,9 @@ class GridDescription:
         direction = self.winds_are or stated or self.default
         if not direction:
             msg = (
-                f"{what} is a component of a vector on a grid whose rows are no parallels, and nothing in the file says "
-                "whether it points east or north, or along the grid's axes (standard_name eastward_wind or x_wind); "
-                "say so with --winds_are earth or --winds_are grid, or leave it out with --leave_out"
+                f"{what} is a component of a wind on a grid whose rows are no parallels, and nothing in the file says "
+                "whether it points east or north, or along the grid's axes (by a standard_name, eastward_wind or "
+                f"x_wind); say so with --winds_are earth or --winds_are grid, or leave it out with --leave_out {name}"
             )
             raise StoreError(msg)
         if stated and direction != stated:
@@ -191,7 +191,7 @@ class GridDescription:
         return np.empty(0), ""
 
     def _mapping(self, array: xr.DataArray) -> Mapping[str, Any]:
-        """Read the grid mapping of a component, or that of the file's other fields, or GRIB's keys in its attributes."""
+        """Read the grid mapping of a component or of the file's other fields, or GRIB's keys in its attributes."""
         mapping = mapping_of_fields([self.dataset.data_vars.get(array.name, array)], self.dataset)
         mapping = mapping or mapping_of_fields(list(self.dataset.data_vars.values()), self.dataset)
 
@@ -291,7 +291,7 @@ def _check_same_axis(what: str, one: AxisOfPiece, other: AxisOfPiece) -> None:
 
 def _check_alike(where: str, x: xr.DataArray, y: xr.DataArray) -> None:
     for name in ("time", "level"):
-        mine, theirs = (array[name].values if name in array.dims else None for array in (x, y))
+        mine, theirs = (array[name].values if name in array.dims else np.empty(0) for array in (x, y))
         if not np.array_equal(mine, theirs):
             msg = (
                 f"{where}: {x.name} and {y.name} are components along the grid's own axes, which are turned together, "

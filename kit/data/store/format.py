@@ -34,6 +34,8 @@ GRID = ("latitude", "longitude")
 """Dimensions of a grid of parallels and meridians, whose coordinates are vectors."""
 CURVILINEAR = ("y", "x")
 """Dimensions of any other grid, whose coordinates are matrices."""
+TO_REGULAR_GRID = "bring the data to a regular grid first, such as with `cdo remapbil,GRID IN OUT`"
+"""What goes on where rows and columns have no order that a store could keep, for messages."""
 TIME_CHUNK = 4096
 """Times in a chunk: more than there are, as a rule, so that later times are added without a change of its size."""
 COORDINATES: dict[str, dict[str, str]] = {
@@ -92,6 +94,7 @@ def check_coordinates(
     longitude: npt.NDArray[np.float64],
     times: Times,
     levels: npt.NDArray[np.float64],
+    remedy: str = "build the store with `kit data build`, which puts coordinates in order",
 ) -> None:
     """Check the order that upstream's ``Metadata`` and every reader rely on.
 
@@ -101,18 +104,19 @@ def check_coordinates(
         longitude: [W], or [H, W].
         times: [T].
         levels: [C].
+        remedy: what goes on, for messages.
 
     Raises:
         StoreError: names the coordinate, the first offending pair and the remedy.
     """
     if latitude.ndim == longitude.ndim == 2:
-        _matrices_in_order(where, latitude, longitude)
+        _matrices_in_order(where, latitude, longitude, remedy)
     else:
-        _in_order(where, "latitude", -latitude, latitude, "strictly decreasing")
-        _in_order(where, "longitude", longitude, longitude, "strictly increasing")
+        _in_order(where, "latitude", -latitude, latitude, "strictly decreasing", remedy)
+        _in_order(where, "longitude", longitude, longitude, "strictly increasing", remedy)
     # Pairs, splits and the search for a time rely on it.
-    _in_order(where, "time", times.astype("datetime64[s]").astype(np.int64), times, "strictly increasing")
-    _in_order(where, "level", levels, levels, "strictly increasing")
+    _in_order(where, "time", times.astype("datetime64[s]").astype(np.int64), times, "strictly increasing", remedy)
+    _in_order(where, "level", levels, levels, "strictly increasing", remedy)
     for name, values, inside, limits in (
         ("latitude", latitude, np.abs(latitude) <= 90, "[-90, 90]"),
         ("longitude", longitude, (longitude >= 0) & (longitude < 360), "[0, 360)"),
@@ -122,7 +126,9 @@ def check_coordinates(
             raise StoreError(msg)
 
 
-def _matrices_in_order(where: object, latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]) -> None:
+def _matrices_in_order(
+    where: object, latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64], remedy: str
+) -> None:
     """Check that latitudes fall along every column, and longitudes rise along every row.
 
     Also in single precision, in which models take them: upstream asks this of the longitudes of a matrix, and of its
@@ -141,14 +147,15 @@ def _matrices_in_order(where: object, latitude: npt.NDArray[np.float64], longitu
             first, second = wrong[0], wrong[0].copy()
             second[axis] += 1
             msg = (
-                f"{where}: {name} must {order}, but in {run} {first[1 - axis]} {values[tuple(first)]:g} is followed by "
-                f"{values[tuple(second)]:g}. Build the store with `kit data build`, which turns grids around; a grid "
-                "that holds a pole or crosses Greenwich has no such order: crop it, or regrid it"
+                f"{where}: {name} must {order}, but in {run} {first[1 - axis]} {values[tuple(first)]:.7g} is followed "
+                f"by {values[tuple(second)]:.7g} (in single precision, as models take them); {remedy}"
             )
             raise StoreError(msg)
 
 
-def _in_order(where: object, name: str, ranks: npt.NDArray[Any], values: npt.NDArray[Any], order: str) -> None:
+def _in_order(
+    where: object, name: str, ranks: npt.NDArray[Any], values: npt.NDArray[Any], order: str, remedy: str
+) -> None:
     if ranks.ndim != 1:
         msg = f"{where}: {name} has the shape {ranks.shape}, one dimension expected; regrid the data"
         raise StoreError(msg)
@@ -156,10 +163,7 @@ def _in_order(where: object, name: str, ranks: npt.NDArray[Any], values: npt.NDA
     wrong = np.flatnonzero(~(np.diff(ranks) > 0))
     if wrong.size:
         first = int(wrong[0])
-        msg = (
-            f"{where}: {name} must be {order}, but {values[first]} is followed by {values[first + 1]}; "
-            "build the store with `kit data build`, which puts it in order"
-        )
+        msg = f"{where}: {name} must be {order}, but {values[first]} is followed by {values[first + 1]}; {remedy}"
         raise StoreError(msg)
 
 
@@ -220,7 +224,11 @@ def check_dataset(dataset: xr.Dataset, out: Path) -> None:
         raise StoreError(msg)
     values = coordinate_values(dataset)
     levels = values.get("level", np.empty(0))
-    check_coordinates(out, values["latitude"], values["longitude"], times_of(dataset), levels)
+    remedy = "correct the data"
+    if grid == CURVILINEAR:
+        # Fields of a build have been turned to this order, as far as their grid has it.
+        remedy = f"take a part of the grid where it does with --region NORTH,WEST,SOUTH,EAST, or {TO_REGULAR_GRID}"
+    check_coordinates(out, values["latitude"], values["longitude"], times_of(dataset), levels, remedy)
 
 
 def check_splits(times: Times, splits: Mapping[str, Period], out: Path) -> None:

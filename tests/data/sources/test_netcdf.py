@@ -107,7 +107,8 @@ def test_levels_that_overlap(tmp_path: Path) -> None:
 def test_grids_that_differ_print_both_sides(tmp_path: Path) -> None:
     write(new_form(("t2m",)), tmp_path / "a.nc")
     write(new_form(("msl",)).isel(longitude=slice(0, 3)), tmp_path / "b.nc")
-    with pytest.raises(StoreError, match=r"b.nc has 3 longitudes from 5 to 5.5, a.nc has 4 longitudes from 5 to 5.75"):
+    differ = r"b.nc has 3 longitudes from 5 to 5.5, for msl; a.nc has 4 longitudes from 5 to 5.75, for 2t"
+    with pytest.raises(StoreError, match=rf"{differ}.*--leave_out msl"):
         read(tmp_path)
 
 

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from kit.data.sources.base import Request
-from kit.data.sources.grib.winds import OTHER_COMPONENT
 from kit.data.sources.hrrr.transport import Transport
+from kit.data.sources.winds import OTHER_COMPONENT
 from kit.data.store.format import STATIC_PREFIX
 from kit.io.documents import parse_json
 from kit.io.errors import SettingsError, StoreError

@@ -179,7 +179,7 @@ def test_what_comes_twice(tmp_path: Path) -> None:
         ),
         (
             [message(), message(param=165, grid=(LATITUDE, LONGITUDE + 0.25))],
-            "the grids of two files differ: a.grib has 4 longitudes from 5.25 to 6, a.grib has",
+            "the grids of two files differ: a.grib has 4 longitudes from 5.25 to 6, for",
         ),
         (
             [message(), message(typeOfLevel="heightAboveGround", level=2)],
