@@ -64,7 +64,7 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
         if units is None:
             note(f"{name} came without units; taken to be {variable.units!r}")
         else:
-            change = conversion(f"{where}: {array.name}", str(units), variable.units)
+            change = conversion(f"{where}: {array.name}", str(units), variable.units, of_water=variable.is_water)
             if change is not None:
                 # Convert in double precision, then round once.
                 converted = array.astype(np.float64) * change[0] + change[1]
