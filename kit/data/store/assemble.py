@@ -80,7 +80,8 @@ def _with_leads(field: xr.DataArray) -> xr.DataArray:
     """State from which leads the states are, in hours, where that is known."""
     if LEAD not in field.coords:
         return field
-    leads = sorted(set(np.nan_to_num(field[LEAD].values).tolist()))
+    found = sorted(set(np.nan_to_num(field[LEAD].values).tolist()))
+    leads = [int(lead) if lead.is_integer() else lead for lead in found]
     stated = leads if len(leads) > 1 else leads[0]
     return field.drop_vars(LEAD).assign_attrs(lead_hours=stated)
 
