@@ -191,7 +191,7 @@ def _computed(field: xr.DataArray, terms: dict[int, list[Interval]]) -> xr.DataA
             total = value if total is None else total + value
         assert total is not None, "a sum has a part"
         piece = field.isel(time=[terms[end][0].plus for end in ends]).copy(data=total.astype(np.float32))
-        pieces.append(piece.assign_coords(time=("time", np.array(ends, "datetime64[s]").astype("datetime64[ns]"))))
+        pieces.append(piece.assign_coords(time=("time", np.array(ends, "datetime64[s]"))))
     if len(pieces) == 1:
         return pieces[0]
     joined: xr.DataArray = xr.concat(pieces, dim="time", coords="minimal", compat="override", join="exact")

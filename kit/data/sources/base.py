@@ -192,7 +192,7 @@ class Pieces:
     def _add_states(self, dataset: xr.Dataset, where: str, told: Told, described: GridDescription) -> None:
         # Read before coordinates are put in order, which drops those of no dimension: a grid mapping may be one.
         projection = projection_of(described.dataset)
-        uncropped = canonical_coordinates(dataset, where, self.note)
+        uncropped = canonical_coordinates(dataset, where, self.note, self.request.times)
         dataset = cropped(uncropped, self.request.region, where)
         grid = grid_dimensions(dataset)
         if grid == CURVILINEAR:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from kit.data.settings import Period
 from kit.data.sources.fields import Note
 from kit.data.sources.grid_order import order_latitudes, order_longitudes, with_matrices
 from kit.data.sources.leads import BOUND_END, BOUND_START, STATE_COORDINATES
@@ -25,7 +26,7 @@ _NAMES = {
 }
 
 
-def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
+def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note, period: Period | None = None) -> xr.Dataset:
     """Bring names, order and direction of all coordinates into the store's form.
 
     Coordinates that are matrices come out on ``(y, x)``, or as vectors where they are those of a regular grid.
@@ -34,6 +35,7 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
         dataset: One file, or one part of it.
         where: Name of the data, for messages.
         note: Takes what changed.
+        period: Times that were asked for, whose years are believed.
 
     Raises:
         StoreError: There is no such form: ensemble members, several forecast steps, a curvilinear grid that
@@ -54,7 +56,7 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note) -> xr.Dat
     if "level" in dataset.coords:
         dataset = order_levels(dataset, where, note)
     if "time" in dataset.coords:
-        dataset = check_times(dataset, where)
+        dataset = check_times(dataset, where, period)
     # Coordinates that are no dimensions (a height above ground, the kind of surface) serve nobody here.
     kept = (*dataset.dims, *GRID, *STATE_COORDINATES, BOUND_START, BOUND_END)
     dataset = dataset.drop_vars([name for name in dataset.coords if name not in kept])

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts, states_together
+from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import Note
 from kit.data.sources.groups import check_root, open_group
 from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS, VERSION
@@ -137,7 +138,9 @@ def _opened(path: Path, name: str, group: str, note: Note) -> Iterator[xr.Datase
             # Several fill values in one file, dates that only cftime can hold: the checks below speak up.
             warnings.simplefilter("ignore", xr.SerializationWarning)
             warnings.filterwarnings("ignore", message="this date/calendar/year zero convention")
-            options: dict[str, Any] = {"engine": "netcdf4", "decode_timedelta": False, "cache": False}
+            options: dict[str, Any] = {"engine": "netcdf4", "cache": False}
+            # Dates are decoded below, where the numbers that they come from are still known.
+            options |= {"decode_times": False, "decode_timedelta": False}
             if group:
                 dataset = open_group(path, name, group, **options)
             else:
@@ -149,7 +152,7 @@ def _opened(path: Path, name: str, group: str, note: Note) -> Iterator[xr.Datase
         msg = f"{name}: not readable as NetCDF ({error}); fetch the file again, or give its kind with --source"
         raise StoreError(msg) from error
     with dataset:
-        yield _in_states(dataset, name)
+        yield _in_states(decode_dates(dataset, name), name)
 
 
 class _Values:

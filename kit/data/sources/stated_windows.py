@@ -183,4 +183,4 @@ def _at_ends(array: xr.DataArray) -> xr.DataArray:
     """Move times to the ends of their bounds, where a statistic's value is valid."""
     if BOUND_END not in array.coords:
         return array
-    return array.assign_coords(time=("time", array[BOUND_END].values.astype("datetime64[ns]")))
+    return array.assign_coords(time=("time", array[BOUND_END].values.astype("datetime64[s]")))

@@ -147,7 +147,7 @@ def _times(dataset: xr.Dataset, where: str) -> npt.NDArray[np.datetime64]:
         if wrong:
             msg = f"{where}: Times holds {wrong[0]!r}, a date such as 2020-01-01_06:00:00 is expected; mend the file"
             raise StoreError(msg)
-        return np.array([text.strip().replace("_", "T") for text in texts], "datetime64[s]").astype("datetime64[ns]")
+        return np.array([text.strip().replace("_", "T") for text in texts], "datetime64[s]")
     if "XTIME" in dataset.variables and np.issubdtype(dataset["XTIME"].dtype, np.datetime64):
         return np.atleast_1d(dataset["XTIME"].values)
     msg = f"{where}: WRF output without Times, and without an XTIME that says since when; write Times to the file, too"

@@ -325,7 +325,7 @@ def _array(values: Any, messages: Sequence[Message]) -> xr.DataArray:
     first = messages[0]
     dimensions = CURVILINEAR if first.grid.curved else GRID
     coords = {
-        "time": np.array([message.time for message in messages]).astype("datetime64[ns]"),
+        "time": np.array([message.time for message in messages], "datetime64[s]"),
         "latitude": (dimensions if first.grid.curved else "latitude", first.grid.latitude),
         "longitude": (dimensions if first.grid.curved else "longitude", first.grid.longitude),
     }

@@ -119,7 +119,7 @@ def _repeat(field: xr.DataArray, states: Sequence[np.datetime64]) -> xr.DataArra
     if "time" not in field.dims:
         return field
     ahead = field.sizes["time"] - 1
-    times = np.array(states, "datetime64[ns]")
+    times = np.array(states, "datetime64[s]")
     if ahead:
         # Rain: every hour of the sums.
         times = np.arange(times[0] - ahead * _HOUR, times[-1] + _HOUR, _HOUR)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, file_facts
+from kit.data.sources.dates import dates_of_text
 from kit.data.sources.pickle.unpickle import Array, PickledBatch, PickledPair, load
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX
 from kit.io.errors import StoreError
@@ -130,12 +131,10 @@ def _on_dimensions(latitude: Values, longitude: Values, path: Path) -> dict[str,
 
 
 def _parse_times(times: Values, path: Path) -> Values:
-    try:
-        if times.dtype.kind in "USM" and times.ndim == 1:
-            return times.astype(str).astype("datetime64[s]")
-    except ValueError as error:
-        msg = f"{path}: times are not ISO 8601 ({error})"
-        raise StoreError(msg) from error
+    if times.dtype.kind == "M" and times.ndim == 1:
+        return times
+    if times.dtype.kind in "US" and times.ndim == 1:
+        return dates_of_text(times, str(path))
     msg = f"{path}: time holds {times.dtype}, shape {times.shape}; expected datetime64 or ISO 8601 text, one dimension"
     raise StoreError(msg)
 
@@ -276,7 +275,7 @@ def _sequence(
             raise StoreError(msg)
     latitude, longitude = _values(first.metadata.lat, "lat", path), _values(first.metadata.lon, "lon", path)
     coords: dict[str, Any] = {
-        "time": np.array(moments, dtype="datetime64[s]").astype("datetime64[ns]"),
+        "time": np.array(moments, dtype="datetime64[us]"),
         **_on_dimensions(latitude, longitude, path),
         "level": _levels(first, path),
     }

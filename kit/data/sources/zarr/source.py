@@ -18,6 +18,7 @@ from kit.data.region import cropped
 from kit.data.source_names import window
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
+from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import canonical_name
 from kit.data.sources.leads import LEAD, TIME_DIMENSION, split_by_lead
 from kit.data.sources.winds import OTHER_COMPONENT
@@ -88,8 +89,14 @@ def _open(store: RetryStore) -> tuple[xr.Dataset, ZarrArrays]:
             warnings.simplefilter("ignore")
             arrays = ZarrArrays(store)
             dataset = xr.open_zarr(
-                store, chunks=None, decode_timedelta=False, consolidated=arrays.consolidated, zarr_format=arrays.format
+                store,
+                chunks=None,
+                decode_times=False,
+                decode_timedelta=False,
+                consolidated=arrays.consolidated,
+                zarr_format=arrays.format,
             )
+            dataset = decode_dates(dataset, store.address)
             dataset = dataset.rename(coordinate_names(dataset))
             dataset = dataset.set_coords([name for name in GRID if name in dataset.data_vars])
             for coordinate in dataset.coords.values():
