@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -34,6 +34,25 @@ _HEADERS = (1, 2, 3)
 _DATA_SECTION = 7
 """Number of the section of GRIB 2 that holds a field's values."""
 _UNIT_HOURS = {"s": 1 / 3600, "m": 1 / 60, "": 1.0, "h": 1.0, "D": 24.0}
+_WITHOUT_LENGTH = {3: "months", 4: "years", 5: "decades", 6: "normals of 30 years", 7: "centuries"}
+"""Units of steps (WMO code tables 4 of GRIB 1 and 4.4 of GRIB 2) for which eccodes takes 30 days and 365."""
+_UNITS_OF_EDITION_1 = {0: 1 / 60, 13: 0.25, 14: 0.5, 254: 1 / 3600}
+"""Hours of those units of GRIB 1 that eccodes cannot turn into hours."""
+_UNITS = {1: (0, 1, 2, 10, 11, 12, 13, 14, 254, 255), 2: (0, 1, 2, 10, 11, 12, 13)}
+"""Units of steps that have a length, by edition; analyses of GRIB 1 often leave theirs out (255)."""
+_UNIT_KEYS = {1: "unitOfTimeRange", 2: "indicatorOfUnitOfTimeRange"}
+_MISSING_PARTS = {1: {"yearOfCentury": (255,), "month": (0, 255), "day": (0, 255), "hour": (255,), "minute": (255,)}}
+"""Values that stand for a part of a date that is not stated, by edition; eccodes reads them as numbers."""
+_MISSING_PARTS[2] = {"year": (0, 65535)} | dict(list(_MISSING_PARTS[1].items())[1:])
+_VERIFYING, _OBSERVED, _LOCAL = 2, 3, 4
+"""Meanings of a reference time (WMO code table 1.2): the time that is forecast, of an observation, a local time."""
+_RANGES = {
+    6: "an average from before the reference time to before it", 7: "an average around the reference time",
+    51: "a climatological mean", 114: "an accumulation of several forecasts", 115: "an average of several forecasts",
+    116: "an accumulation of several forecasts", 117: "an average of forecasts of one time",
+    125: "a standard deviation of several forecasts",
+}  # fmt: skip
+"""Time ranges of GRIB 1 (WMO code table 5) that eccodes counts no steps of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,10 +212,20 @@ class _Scanner:
             end = int(get(f"offsetSection{section}", 0)) + int(get(f"section{section}Length", 0))
             if end > length:
                 raise self._damaged(number, f"section {section} ends at byte {end}, the message at {length}")
+        edition = int(get("edition"))
+        self._check_date(get, edition, number)
         # Steps before times: eccodes never returns from a time whose step is of no unit.
-        first, last = _hours(get("startStep", 0)), _hours(get("endStep", 0))
-        valid = _moment(get("validityDate", 0), get("validityTime", 0))
+        first, last = self._steps(get, edition, number)
         base = _moment(get("dataDate", 0), get("dataTime", 0))
+        valid = base + np.timedelta64(round(last * 3600), "s")
+        meaning = int(get("significanceOfReferenceTime", 0))
+        if meaning == _VERIFYING:
+            valid, base = base, base - (valid - base)
+        elif meaning == _LOCAL or (meaning == _OBSERVED and last):
+            what = f"a step of {last:g} h after an observation"
+            if meaning == _LOCAL:
+                what = "a reference time in local time"
+            raise self._unread(number, f"states {what}", f"significanceOfReferenceTime!={meaning}")
         param, level_type = int(get("paramId", 0)), str(get("typeOfLevel"))
         if param not in self.names:
             self.names[param] = (str(get("shortName", "unknown")), str(get("units", "")))
@@ -224,6 +253,49 @@ class _Scanner:
             version=shared(str(get("experimentVersionNumber", ""))),
             mars_class=shared(str(get("marsClass", ""))),
             grid=self.grids[section_hash],
+        )
+
+    def _check_date(self, get: Callable[[str], Any], edition: int, number: int) -> None:
+        """Refuse a date of which a part is missing."""
+        for key, missing in _MISSING_PARTS[edition].items():
+            value = int(get(key))
+            if value in missing:
+                part = key.removesuffix("OfCentury")
+                raise self._unread(number, f"states a date without a {part} ({key} {value})", f"{key}!={value}")
+
+    def _steps(self, get: Callable[..., Any], edition: int, number: int) -> tuple[float, float]:
+        """Read where the interval of a message begins and ends, in hours from the reference time."""
+        unit = int(get(_UNIT_KEYS[edition], 1))
+        if unit in _WITHOUT_LENGTH and any(int(get(key, 0)) for key in ("forecastTime", "P1", "P2")):
+            what = f"counts its forecast step in {_WITHOUT_LENGTH[unit]}, which have no fixed length"
+            raise self._unread(number, what, f"{_UNIT_KEYS[edition]}!={unit}")
+        if unit not in _UNITS[edition] and unit not in _WITHOUT_LENGTH:
+            what = f"counts its forecast step in a unit that no code table names ({unit})"
+            raise self._unread(number, what, f"{_UNIT_KEYS[edition]}!={unit}")
+        time_range = int(get("timeRangeIndicator", 0))
+        if edition == 1 and time_range in _RANGES:
+            what = f"is {_RANGES[time_range]} (time range indicator {time_range}), no state"
+            raise self._unread(number, what, f"timeRangeIndicator!={time_range}")
+        if edition == 1 and unit in _UNITS_OF_EDITION_1:
+            one, two = int(get("P1")), int(get("P2"))
+            if time_range == 10:
+                one, two = 256 * one + two, 256 * one + two
+            elif time_range < 2:
+                two = one
+            return one * _UNITS_OF_EDITION_1[unit], two * _UNITS_OF_EDITION_1[unit]
+        first, last = _hours(get("startStep", 0)), _hours(get("endStep", 0))
+        if min(first, last) < 0:
+            what = f"states the forecast steps {first:g} to {last:g} h, which begin before its reference time"
+            if first == last:
+                what = f"states the forecast step {first:g} h, which is before its reference time"
+            raise self._unread(number, what, f"startStep!={get('startStep')}")
+        return first, last
+
+    def _unread(self, number: int, what: str, others: str) -> StoreError:
+        """Describe a message that is whole, and that the kit cannot read as a state."""
+        return StoreError(
+            f"{self.path}: message {number} {what}; the file is whole: leave such messages out with eccodes' "
+            f"`grib_copy -w {others} {self.path.name} NEW.grib`, or mend their headers"
         )
 
     def _check_gap(self, stream: IO[bytes], start: int, stop: int, number: int) -> None:
@@ -267,7 +339,7 @@ def _moment(date: int | str, time: int | str) -> np.datetime64:
 
 
 def _hours(step: int | str) -> float:
-    found = re.fullmatch(r"(\d+)([smhD]?)", str(step))
+    found = re.fullmatch(r"(-?\d+)([smhD]?)", str(step))
     if found is None:
         msg = f"a forecast step of {step!r}"
         raise ValueError(msg)

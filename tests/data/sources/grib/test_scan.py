@@ -86,7 +86,7 @@ def test_several_fields_in_one_message_are_not_lost(tmp_path: Path) -> None:
     assert "message 2 holds 2 fields; split them first with eccodes' `grib_copy a.grib NEW.grib`" in refusal(path)
 
 
-@pytest.mark.parametrize("keys", ({"month": 13}, {"indicatorOfUnitOfTimeRange": 255}))
+@pytest.mark.parametrize("keys", ({"month": 13}, {"day": 32}))
 def test_impossible_times(tmp_path: Path, keys: dict[str, Any]) -> None:
     path = write(tmp_path / "a.grib", message(late=True, edition=2, **keys))
     assert f"{path}: message 1 cannot be read" in refusal(path)
@@ -119,3 +119,79 @@ def test_a_section_that_claims_more_than_the_message(tmp_path: Path) -> None:
     path = tmp_path / "a.grib"
     path.write_bytes(content)
     assert f"message 1 cannot be read (section 2 ends at byte 1000060, the message at {len(content)})" in refusal(path)
+
+
+def changed(content: bytes, at: int, *octets: int) -> bytes:
+    """A message with octets of its headers replaced."""
+    return content[:at] + bytes(octets) + content[at + len(octets) :]
+
+
+# Octets of the first section of GRIB 1, and of the sections 1 and 4 of GRIB 2, in these samples.
+OF_1, OF_2, STEP_OF_2 = 8, 16, 109
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    (
+        (changed(FIRST, OF_1 + 12, 255), "year"),
+        (changed(FIRST, OF_1 + 13, 255), "month"),
+        (changed(FIRST, OF_1 + 14, 0), "day"),
+        (changed(FIRST, OF_1 + 15, 255), "hour"),
+        (changed(SECOND, OF_2 + 12, 255, 255), "year"),
+        (changed(SECOND, OF_2 + 12, 0, 0), "year"),
+        (changed(SECOND, OF_2 + 14, 0), "month"),
+        (changed(SECOND, OF_2 + 15, 255), "day"),
+        (changed(SECOND, OF_2 + 17, 255), "minute"),
+    ),
+)
+def test_a_date_without_a_part_is_refused_for_that(tmp_path: Path, content: bytes, part: str) -> None:
+    message = refusal(write(tmp_path / "a.grib", content))
+    assert f"message 1 states a date without a {part} (" in message
+    assert "damaged" not in message
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"), ((0, 0.1), (1, 6), (2, 144), (10, 18), (11, 36), (12, 72), (13, 1.5), (14, 3), (254, 1 / 600))
+)
+def test_every_unit_of_steps_of_grib_1(tmp_path: Path, unit: int, expected: float) -> None:
+    (found,) = scan(write(tmp_path / "a.grib", changed(FIRST, OF_1 + 17, unit, 6)))
+    assert found.lead == pytest.approx(expected)
+    assert found.time == np.datetime64("2020-01-01", "s") + round(3600 * expected)
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"), ((0, 0.1), (1, 6), (2, 144), (10, 18), (11, 36), (12, 72), (13, 1 / 600))
+)
+def test_every_unit_of_steps_of_grib_2(tmp_path: Path, unit: int, expected: float) -> None:
+    (found,) = scan(write(tmp_path / "a.grib", changed(SECOND, STEP_OF_2 + 17, unit, 0, 0, 0, 6)))
+    assert found.lead == pytest.approx(expected)
+    assert found.time == np.datetime64("2020-01-01T06", "s") + round(3600 * expected)
+
+
+@pytest.mark.parametrize(("unit", "name"), ((3, "months"), (4, "years"), (7, "centuries"), (9, "table names (9)")))
+def test_units_without_a_length_are_refused(tmp_path: Path, unit: int, name: str) -> None:
+    for content in (changed(FIRST, OF_1 + 17, unit, 6), changed(SECOND, STEP_OF_2 + 17, unit, 0, 0, 0, 6)):
+        message = refusal(write(tmp_path / "a.grib", content))
+        assert name in message
+        assert "damaged" not in message
+
+
+def test_steps_before_the_reference_time_are_no_damage(tmp_path: Path) -> None:
+    # The sign of a number in GRIB is its first bit.
+    message = refusal(write(tmp_path / "a.grib", changed(SECOND, STEP_OF_2 + 18, 0x80, 0, 0, 6)))
+    assert "message 1 states the forecast step -6 h, which is before its reference time; the file is whole" in message
+    assert "grib_copy -w startStep!=-6" in message
+
+
+def test_what_the_reference_time_means(tmp_path: Path) -> None:
+    six_hours = changed(SECOND, STEP_OF_2 + 18, 0, 0, 0, 6)
+    (found,) = scan(write(tmp_path / "a.grib", changed(six_hours, OF_2 + 11, 2)))
+    # A verifying time is the valid time itself.
+    assert (str(found.time), found.lead) == ("2020-01-01T06:00:00", 6)
+    assert "after an observation" in refusal(write(tmp_path / "b.grib", changed(six_hours, OF_2 + 11, 3)))
+    assert "local time" in refusal(write(tmp_path / "c.grib", changed(SECOND, OF_2 + 11, 4)))
+
+
+def test_climatologies_are_named(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path / "a.grib", changed(FIRST, OF_1 + 20, 51)))
+    assert "is a climatological mean (time range indicator 51), no state" in message
