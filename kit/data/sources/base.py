@@ -12,14 +12,15 @@ import xarray as xr
 from kit.data.products import Product, Window, product_of_attributes
 from kit.data.region import cropped
 from kit.data.settings import Period
-from kit.data.sources.coordinates import canonical_coordinates, projection_of
+from kit.data.sources.coordinates import canonical_coordinates, coordinate_names, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW, split_by_lead
 from kit.data.sources.merging import merge
+from kit.data.sources.meridians import check_repeated, repeated_columns
 from kit.data.sources.projections import AngleOfPoints
 from kit.data.sources.stated_windows import Told, with_window
 from kit.data.sources.winds import OTHER_COMPONENT, X_ANGLE, AxisOfPiece, GridDescription, turn_winds
-from kit.data.store.format import CURVILINEAR, STATIC_PREFIX, grid_dimensions
+from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions
 from kit.io.errors import StoreError
 from kit.io.hashes import sha256_of_file
 
@@ -192,6 +193,7 @@ class Pieces:
     def _add_states(self, dataset: xr.Dataset, where: str, told: Told, described: GridDescription) -> None:
         # Read before coordinates are put in order, which drops those of no dimension: a grid mapping may be one.
         projection = projection_of(described.dataset)
+        given = dataset.rename(coordinate_names(dataset))
         uncropped = canonical_coordinates(dataset, where, self.note, self.request.times)
         dataset = cropped(uncropped, self.request.region, where)
         grid = grid_dimensions(dataset)
@@ -208,6 +210,8 @@ class Pieces:
             turns_other = grid == CURVILINEAR and other is not None and self.request.takes(other, known=True)
             if not is_taken and not turns_other:
                 continue
+            if grid == GRID:
+                check_repeated(given[array.name], repeated_columns(given, dataset["longitude"].values), where)
             if grid == CURVILINEAR:
                 axis = described.axis(array, name, uncropped, self.note)
                 if axis is None and not is_taken:
