@@ -1,7 +1,5 @@
 """Checks of memory settings: those that would do nothing, or not what they say."""
 
-from collections.abc import Iterator
-
 import torch
 
 from kit.io.errors import SettingsError
@@ -25,8 +23,62 @@ def check_training_memory(memory: MemorySettings, method: str, device: torch.dev
     Raises:
         SettingsError: names every such setting, and what to do.
     """
-    problems = [*_of_run(memory, method, device, autocast=autocast), *_of_recompute(memory)]
-    if problems:
+    half, recompute = memory.frozen_weights == "bf16", memory.recompute
+    nothing, upstream = recompute == "none" and memory.latitude_bands == 1, recompute == "upstream"
+    early = "step_in_backward" if memory.step_in_backward else "offload optimizer"
+    blocks = "leave it out, or use --memory.recompute blocks"
+    not_kept = f"has no effect where nothing is recomputed; {blocks} or --memory.latitude_bands"
+    found = [
+        (
+            device.type == "cpu",
+            (
+                f"memory.offload {kept} needs a GPU: the run is on a CPU, whose memory is the host's; "
+                "leave it out, or use --train.device cuda"
+            ),
+        )
+        for kept in memory.offload
+    ]
+    found += [
+        (
+            half and not autocast,
+            (
+                "memory.frozen_weights bf16 is not exact here, because the forward pass runs in fp32; "
+                "leave it out, or use --train.precision bf16"
+            ),
+        ),
+        (
+            half and method == "full",
+            "memory.frozen_weights bf16 has no effect with adapt.method full, which freezes nothing; leave it out",
+        ),
+        (
+            method == "adalora" and (memory.step_in_backward or "optimizer" in memory.offload),
+            (
+                f"memory.{early} frees or moves gradients before adapt.method adalora has read them, which scores its "
+                "parts by them; leave it out, or use --adapt.method lora"
+            ),
+        ),
+        (
+            half and method == "qlora",
+            "memory.frozen_weights bf16 has no effect with adapt.method qlora, which has them in 4 bits; leave it out",
+        ),
+        (
+            memory.window_bands > 1 and recompute != "blocks",
+            f"memory.window_bands {memory.window_bands} has no effect with memory.recompute {recompute}; {blocks}",
+        ),
+        (
+            memory.stages is not None and recompute in ("none", "upstream"),
+            f"memory.stages {memory.stages} has no effect with memory.recompute {recompute}; {blocks}",
+        ),
+        (nothing and memory.saved_inputs == "bf16", f"memory.saved_inputs bf16 {not_kept}"),
+        (nothing and "inputs" in memory.offload, f"memory.offload inputs {not_kept}"),
+        # Upstream's own recomputation runs encoder, decoder and blocks whole, through its own modules.
+        (
+            upstream and memory.latitude_bands > 1,
+            f"memory.latitude_bands {memory.latitude_bands} has no effect with memory.recompute upstream; {blocks}",
+        ),
+        (upstream and memory.compile, f"memory.compile has no effect with memory.recompute upstream; {blocks}"),
+    ]
+    if problems := [problem for applies, problem in found if applies]:
         raise SettingsError("; ".join(problems))
 
 
@@ -52,64 +104,3 @@ def check_forecast_memory(memory: MemorySettings, *, autocast: bool) -> None:
         )
     if problems:
         raise SettingsError("; ".join(problems))
-
-
-def _of_run(memory: MemorySettings, method: str, device: torch.device, *, autocast: bool) -> Iterator[str]:
-    for kept in memory.offload:
-        if device.type == "cpu":
-            yield (
-                f"memory.offload {kept} needs a GPU: the run is on a CPU, whose memory is the host's; "
-                "leave it out, or use --train.device cuda"
-            )
-    if memory.frozen_weights == "bf16" and not autocast:
-        yield (
-            "memory.frozen_weights bf16 is not exact here, because the forward pass runs in fp32; "
-            "leave it out, or use --train.precision bf16"
-        )
-    if memory.frozen_weights == "bf16" and method == "full":
-        yield "memory.frozen_weights bf16 has no effect with adapt.method full, which freezes nothing; leave it out"
-    if method == "adalora" and (memory.step_in_backward or "optimizer" in memory.offload):
-        given = "step_in_backward" if memory.step_in_backward else "offload optimizer"
-        yield (
-            f"memory.{given} frees or moves gradients before adapt.method adalora has read them, which scores its "
-            "parts by them; leave it out, or use --adapt.method lora"
-        )
-    if memory.frozen_weights == "bf16" and method == "qlora":
-        yield "memory.frozen_weights bf16 has no effect with adapt.method qlora, which has them in 4 bits; leave it out"
-
-
-def _of_recompute(memory: MemorySettings) -> Iterator[str]:
-    recompute = memory.recompute
-    if memory.window_bands > 1 and recompute != "blocks":
-        yield (
-            f"memory.window_bands {memory.window_bands} has no effect with memory.recompute {recompute}; "
-            "leave it out, or use --memory.recompute blocks"
-        )
-    if memory.stages is not None and recompute in ("none", "upstream"):
-        yield (
-            f"memory.stages {memory.stages} has no effect with memory.recompute {recompute}; "
-            "leave it out, or use --memory.recompute blocks"
-        )
-    about_inputs = []
-    if memory.saved_inputs == "bf16":
-        about_inputs.append("memory.saved_inputs bf16")
-    if "inputs" in memory.offload:
-        about_inputs.append("memory.offload inputs")
-    if recompute == "none" and memory.latitude_bands == 1:
-        for setting in about_inputs:
-            yield (
-                f"{setting} has no effect where nothing is recomputed; leave it out, or use --memory.recompute blocks "
-                "or --memory.latitude_bands"
-            )
-    # Upstream's own recomputation runs encoder, decoder and blocks whole, through its own modules.
-    unused = []
-    if memory.latitude_bands > 1:
-        unused.append(f"memory.latitude_bands {memory.latitude_bands}")
-    if memory.compile:
-        unused.append("memory.compile")
-    if recompute == "upstream":
-        for setting in unused:
-            yield (
-                f"{setting} has no effect with memory.recompute upstream; "
-                "leave it out, or use --memory.recompute blocks"
-            )

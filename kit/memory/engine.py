@@ -3,9 +3,8 @@
 It replaces ``forward`` on instances. Classes, module names and parameters stay upstream's.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from itertools import chain
 
 import torch
 from aurora import Aurora
@@ -44,16 +43,21 @@ def install(model: Aurora, settings: MemorySettings) -> None:
     keeper = InputKeeper(settings)
     recomputed = Recomputation(keeper)
     if settings.frozen_weights == "bf16":
-        _halve_frozen(model)
+        # Only where autocast would round the weights of linear layers to bf16 at each use anyway.
+        rounded = [part for part in ("encoder", "backbone", "decoder") if getattr(model, f"autocast_{part}")]
+        for module in chain.from_iterable(getattr(model, part).modules() for part in rounded):
+            # Subclasses, such as 4-bit layers, have a precision of their own.
+            if type(module) is torch.nn.Linear and not any(p.requires_grad for p in module.parameters()):
+                module.to(torch.bfloat16)
     if settings.recompute == "upstream":
         for module in model.modules():
             if type(module).__name__ in _UPSTREAM:
-                _replace(module, partial(recomputed, module, module.forward))
+                module.forward = partial(recomputed, module, module.forward)
         return
     _install_backbone(model, settings, keeper)
     if settings.latitude_bands > 1:
-        _replace(model.encoder, BandedEncoder(model.encoder, settings.latitude_bands, recomputed))
-        _replace(model.decoder, BandedDecoder(model.decoder, settings.latitude_bands, keeper))
+        model.encoder.forward = BandedEncoder(model.encoder, settings.latitude_bands, recomputed)
+        model.decoder.forward = BandedDecoder(model.decoder, settings.latitude_bands, keeper)
 
 
 def _install_backbone(model: Aurora, settings: MemorySettings, keeper: InputKeeper) -> None:
@@ -82,9 +86,9 @@ def _install_backbone(model: Aurora, settings: MemorySettings, keeper: InputKeep
     for layer in layers:
         for module in layer.modules():
             if isinstance(module, Swin3DTransformerBlock):
-                _replace(module, BlockForward(module, settings.window_bands, segment, add))
+                module.forward = BlockForward(module, settings.window_bands, segment, add)
             elif isinstance(module, PatchMerging3D | PatchSplitting3D) and settings.recompute == "blocks":
-                _replace(module, partial(recomputed, module, module.forward))
+                module.forward = partial(recomputed, module, module.forward)
 
 
 def _selectively(recomputed: Recomputation, work: BlockWork, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -98,18 +102,3 @@ def _in_bands(keeper: InputKeeper, work: BlockWork, x: torch.Tensor, c: torch.Te
     else:
         (out,) = run_bands(work, keeper, (x,), (c,))
     return out
-
-
-def _replace(module: torch.nn.Module, forward: Callable[..., Any]) -> None:
-    module.forward = forward
-
-
-def _halve_frozen(model: Aurora) -> None:
-    """Keep frozen linear layers in bf16 where autocast would round them to bf16 at each use anyway."""
-    for part in ("encoder", "backbone", "decoder"):
-        if not getattr(model, f"autocast_{part}"):
-            continue
-        for module in getattr(model, part).modules():
-            # Subclasses, such as 4-bit layers, have a precision of their own.
-            if type(module) is torch.nn.Linear and not any(p.requires_grad for p in module.parameters()):
-                module.to(torch.bfloat16)

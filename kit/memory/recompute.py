@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from kit.memory.host_memory import empty_host
 from kit.memory.settings import MemorySettings
@@ -28,16 +28,14 @@ T = TypeVar("T")
 
 _aten = torch.ops.aten
 # What costs most to compute for each byte that it takes to keep: matrix products and attention.
-_DEAR = frozenset(
-    {
-        _aten.mm.default,
-        _aten.addmm.default,
-        _aten.bmm.default,
-        _aten._scaled_dot_product_flash_attention.default,
-        _aten._scaled_dot_product_efficient_attention.default,
-        _aten._scaled_dot_product_flash_attention_for_cpu.default,
-    }
-)
+_DEAR = [
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten.bmm.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
 # Below this many bytes a tensor is not worth a journey: contexts, time embeddings.
 _SMALL = 2**16
 
@@ -174,7 +172,7 @@ class Recomputation:
         self._keeper = keeper
         self._contexts: dict[str, Any] = {}
         if selective:
-            self._contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+            self._contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _DEAR)
 
     def __call__(self, module: torch.nn.Module, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a segment.
@@ -206,7 +204,3 @@ def is_random(module: torch.nn.Module) -> bool:
     # Dropout, stochastic depth, and the noise of ensembles.
     drawn = ("p", "drop_prob", "stochastic")
     return any(getattr(part, name, False) for part in module.modules() for name in drawn)
-
-
-def _policy(_context: Any, op: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op in _DEAR else CheckpointPolicy.PREFER_RECOMPUTE
