@@ -194,6 +194,10 @@ class BuildSettings(BaseModel):
     """Surface and atmospheric variables by Aurora's short names; by default all that the kit knows."""
     levels: tuple[float, ...] | None = None
     """Pressure levels in hPa; by default all that the data hold."""
+    levels_are: Literal["pressure"] | None = None
+    """What levels are of which files say neither unit nor kind: ``pressure``, in hPa; by default they are refused."""
+    at_level: float | None = Field(default=None, gt=0, le=1100)
+    """Pressure in hPa at which fields lie that come without a level, such as a temperature of the air aloft."""
     region: tuple[float, float, float, float] | None = None
     """North, west, south, east in degrees, as ``data.region``; by default all that the data hold."""
     halo: float = Field(default=0.0, ge=0, allow_inf_nan=False)

@@ -21,7 +21,7 @@ import xarray as xr
 from kit.config.suggestions import near_names
 from kit.data.sources.base import SourceData, file_facts
 from kit.data.sources.coordinates import canonical_coordinates
-from kit.data.sources.fields import Note, canonical_name, canonical_values
+from kit.data.sources.fields import IN_STORE_UNITS, Note, canonical_name, canonical_values
 from kit.data.sources.netcdf import check_length
 from kit.data.sources.pickle.unpickle import Array, load
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions
@@ -145,7 +145,8 @@ def _unpickle(file: Path) -> xr.Dataset:
     if given != [(height,), (width,)]:
         msg = f"{file}: coordinates of the shapes {given} for arrays {shapes[0]}"
         raise StoreError(msg)
-    return xr.Dataset({name: (GRID, values) for name, values in arrays.items()}, coords=coordinates)
+    fields = {name: (GRID, values, {IN_STORE_UNITS: 1}) for name, values in arrays.items()}
+    return xr.Dataset(fields, coords=coordinates)
 
 
 def _implied_coordinates(height: int, width: int, file: Path) -> dict[str, npt.NDArray[np.float64]]:

@@ -152,8 +152,16 @@ def trim(fields: Mapping[str, xr.DataArray], note: Note) -> dict[str, xr.DataArr
         return dict(fields)
     start = max(starts)
     early: set[str] = set()
-    for field in fields.values():
+    for name, field in fields.items():
         times = field["time"].values
+        if times[-1] < start:
+            sums = [key for key, other in fields.items() if other["time"].values[0] == start]
+            msg = (
+                f"{name} ends at {times[-1].astype('datetime64[m]')}, before the first sum of {', '.join(sums)} is "
+                f"complete at {start.astype('datetime64[m]')}: of one forecast take leads that all have, such as "
+                f"--lead 0h/12h, or leave it out with --leave_out {','.join(sums)}"
+            )
+            raise StoreError(msg)
         early.update(times[times < start].astype("datetime64[m]").astype(str).tolist())
     if early:
         note(f"{', '.join(sorted(early))} left out: hours that the sums need lie before the data")

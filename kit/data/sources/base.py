@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,11 @@ from kit.data.settings import Period
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW, split_by_lead
+from kit.data.sources.levels import LevelRules, by_levels
 from kit.data.sources.merging import merge
 from kit.data.sources.meridians import check_repeated, repeated_columns
 from kit.data.sources.projections import AngleOfPoints
+from kit.data.sources.same_variable import without_doubles
 from kit.data.sources.stated_windows import Told, with_window
 from kit.data.sources.winds import OTHER_COMPONENT, X_ANGLE, AxisOfPiece, GridDescription, turn_winds
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions
@@ -52,6 +55,8 @@ class Request:
     """A file of static fields is given as well, which may hold those that the source lacks."""
     leads: tuple[float, float] | None = None
     """First and last lead in hours of the forecasts that states are taken from; None for analyses alone."""
+    levels_rules: LevelRules = field(default_factory=LevelRules)
+    """What the user says of levels that files do not describe."""
     windows: Mapping[str, Window] = field(default_factory=dict)
     """Windows of accumulated variables that the user names."""
     product: Product | None = None
@@ -188,7 +193,16 @@ class Pieces:
         dataset = dataset.assign(described.own_angles())
         told = Told(dict(self.request.windows), self.request.product or product_of_attributes(dataset.attrs))
         for states in split_by_lead(dataset, where):
-            self._add_states(states, where, told, described)
+            for part in by_levels(states, where, self.request.levels_rules, self._is_asked_for, self.note):
+                self._add_states(part, where, told, described)
+
+    def _is_asked_for(self, array: xr.DataArray) -> bool:
+        """Whether a field on whatever levels is of a variable that is wanted."""
+        for on_levels in (True, False):
+            name, variable = canonical_name(array, on_levels=on_levels)
+            if variable is not None and self.request.takes(name, known=True):
+                return True
+        return False
 
     def _add_states(self, dataset: xr.Dataset, where: str, told: Told, described: GridDescription) -> None:
         # Read before coordinates are put in order, which drops those of no dimension: a grid mapping may be one.
@@ -199,6 +213,9 @@ class Pieces:
         grid = grid_dimensions(dataset)
         if grid == CURVILINEAR:
             self.projection = self.projection or projection
+        wanted = partial(self.request.takes, known=True)
+        encodings = {key: array.encoding for key, array in given.data_vars.items()}
+        dataset = without_doubles(dataset, where, wanted, encodings, self.note)
         for array in dataset.data_vars.values():
             # Variables that lie on no grid, such as bounds of coordinates, are no fields.
             if not set(grid) <= set(array.dims) or array.attrs.get("standard_name") == X_ANGLE:
@@ -253,6 +270,14 @@ class Pieces:
                     f"{setting} {without_effect[0]} has no effect: the data hold no {without_effect[0]}, but "
                     f"{', '.join(sorted(self.names))}; leave it out"
                 )
+                raise StoreError(msg)
+        rules = self.request.levels_rules
+        for setting, is_given, without in (
+            ("--at_level", rules.at is not None, "all fields state their levels, or lie at the surface"),
+            ("--levels_are", rules.are_pressure, "files say themselves what all levels are"),
+        ):
+            if is_given and setting not in rules.used:
+                msg = f"{setting} has no effect: {without}; leave it out"
                 raise StoreError(msg)
         fields = merge(self.found, self.note, self.request.leads, self.request.step)
         if fields and self.request.winds_are is not None and not self.axes:

@@ -20,7 +20,6 @@ from kit.io.errors import StoreError
 
 _NAMES = {
     "time": ("valid_time", "time", "t_time", "datetime"),
-    "level": ("pressure_level", "level", "isobaricInhPa", "isobaricInPa", "plev", "levelist", "lev"),
     "latitude": ("latitude", "lat", "nav_lat", "xlat", "gridlat_0"),
     "longitude": ("longitude", "lon", "nav_lon", "xlong", "gridlon_0"),
 }
@@ -54,7 +53,7 @@ def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note, period: P
         dataset = order_latitudes(dataset, where, note)
         dataset = order_longitudes(dataset, where, note)
     if "level" in dataset.coords:
-        dataset = order_levels(dataset, where, note)
+        dataset = order_levels(dataset, where)
     if "time" in dataset.coords:
         dataset = check_times(dataset, where, period)
     # Coordinates that are no dimensions (a height above ground, the kind of surface) serve nobody here.

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.source_names import find
+from kit.data.source_names import find, find_at_height, find_described
+from kit.data.sources.geopotential import implied_units
 from kit.data.sources.leads import WINDOW
+from kit.data.sources.verticals import PRESSURE, kind_of, pressure_dimension, surface_height
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.units import conversion
 from kit.data.variables import Variable, lookup
@@ -25,24 +27,110 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 """Takes one sentence about what was done to the data; the same sentence may come more than once."""
-# Attributes in which a file may give the short name of a variable.
-_SHORT_NAMES = ("GRIB_shortName", "short_name")
+_SHORT_NAMES = ("GRIB_shortName", "short_name", "GRIB_cfVarName")
+"""Attributes in which a file may give the short name of a variable."""
+_DESCRIPTIONS = ("standard_name", "long_name")
+_EXTREMES = re.compile(r"maximum|minimum|standard_deviation|variance|range|median|mode")
+"""CF's cell methods of what is no state: the warmest temperature of a day has the standard name of any temperature."""
+ABOVE_GROUND = "height_above_ground"
+"""Attribute of fields at the surface: the height in metres at which they lie."""
+
+IN_STORE_UNITS = "in_store_units"
+"""Attribute of fields whose form has no units, and needs none."""
 
 
-def canonical_name(array: xr.DataArray) -> tuple[str, Variable | None]:
+def own_names(array: xr.DataArray) -> list[str]:
+    """Return the names by which a field calls itself, its own name first."""
+    source = str(array.name)
+    return [source, source.removeprefix(STATIC_PREFIX), *(str(array.attrs.get(key, "")) for key in _SHORT_NAMES)]
+
+
+def is_named(array: xr.DataArray, variable: Variable) -> bool:
+    """Whether a field is of a variable by one of its names, not only by what it is described as."""
+    on_levels = variable.kind == "atmospheric"
+    return any(find(name, on_levels=on_levels) is variable for name in own_names(array))
+
+
+def recognise(array: xr.DataArray, *, on_levels: bool) -> Variable | None:
+    """Find a field in the table: by its names, its height above ground, its standard name, its description.
+
+    Args:
+        array: Field with its own name and attributes.
+        on_levels: Whether it lies on pressure levels.
+    """
+    names = own_names(array)
+    for name in names:
+        variable = find(name, on_levels=on_levels)
+        if variable is not None:
+            return variable
+    if _EXTREMES.search(str(array.attrs.get("cell_methods", ""))) or array.attrs.get("GRIB_stepType") in ("max", "min"):
+        return None
+    descriptions = [str(array.attrs.get(key, "")) for key in _DESCRIPTIONS]
+    height = array.attrs.get(ABOVE_GROUND, surface_height(array))
+    if height and not on_levels:
+        for text in (*names, *descriptions):
+            variable = find_at_height(text, height)
+            if variable is not None:
+                return variable
+    for text in descriptions:
+        variable = find_described(text, on_levels=on_levels)
+        # One that describes itself so in other units is another quantity, such as a rate.
+        if variable is not None and has_units_of(array, variable):
+            return variable
+    return None
+
+
+def has_units_of(array: xr.DataArray, variable: Variable) -> bool:
+    """Whether a field's units are those of a variable, or can be converted to them."""
+    try:
+        conversion("", str(array.attrs.get("units", variable.units)), variable.units, of_water=variable.is_water)
+    except StoreError:
+        return False
+    return True
+
+
+def canonical_name(array: xr.DataArray, *, on_levels: bool | None = None) -> tuple[str, Variable | None]:
     """Find the store's name of a field, and its entry in the table of variables.
 
-    A static variable that comes with times is recognised too; its prefix is ``static_``.
+    A static variable that comes with times is recognised too; its prefix is ``static_``. What the table knows on levels
+    alone never keeps that name without them.
+
+    Args:
+        array: Field with its own name and attributes.
+        on_levels: Whether it lies on pressure levels; by default, whether it has a dimension of pressure.
     """
-    source = str(array.name)
-    names = (source, source.removeprefix(STATIC_PREFIX), *(str(array.attrs.get(key, "")) for key in _SHORT_NAMES))
-    for name in names:
-        variable = find(name, on_levels="level" in array.dims)
-        if variable is not None and variable.kind == "static":
-            return STATIC_PREFIX + variable.name, variable
-        if variable is not None:
-            return variable.name, variable
-    return re.sub(r"[^A-Za-z0-9_]", "_", source), None
+    if on_levels is None:
+        on_levels = pressure_dimension(array) is not None
+    variable = recognise(array, on_levels=on_levels)
+    if variable is not None and variable.kind == "static":
+        return STATIC_PREFIX + variable.name, variable
+    if variable is not None:
+        return variable.name, variable
+    name = re.sub(r"[^A-Za-z0-9_]", "_", str(array.name))
+    if not on_levels and lookup(name, "atmospheric") is not None:
+        name = f"surface_{name}"
+    return name, None
+
+
+def name_at_one_level(array: xr.DataArray, *, told: bool) -> tuple[str, Variable | None]:
+    """Find the store's name of a field whose one level, if it has one, is no dimension.
+
+    Args:
+        array: Field with its own name and attributes, its values untouched.
+        told: The user says on which level fields lie.
+    """
+    name, variable = canonical_name(array)
+    beside_a_level = told
+    for coordinate in array.coords:
+        if array[coordinate].ndim == 0 and kind_of(array, coordinate) == PRESSURE:
+            beside_a_level = True
+    # A geopotential of all times, beside a level, is first taken for that of the level.
+    is_doubtful = variable is not None and variable.kind == "static" and beside_a_level and "time" in array.dims
+    if (variable is None or is_doubtful) and surface_height(array) is None:
+        on_levels = canonical_name(array, on_levels=True)
+        if on_levels[1] is not None:
+            return on_levels
+    return name, variable
 
 
 def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, where: str, note: Note) -> xr.DataArray:
@@ -55,6 +143,10 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
         msg = f"{where}: {array.name} holds {array.dtype} values, numbers expected; leave it out, or convert the file"
         raise StoreError(msg)
     units = array.attrs.get("units")
+    # A form without units, the pickle's, is in those of the store.
+    if units is None and name.removeprefix(STATIC_PREFIX) == "z" and IN_STORE_UNITS not in array.attrs:
+        units = implied_units(array, where)
+        note(f"{name} came without units; its values can be {units} alone")
     converted = array
     if variable is None:
         note(f"{name} is not in the kit's table of variables; taken as it is")

@@ -19,6 +19,7 @@ from kit.data.products import PRODUCTS
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import Announcement, OpenSource, Request, SourceData
 from kit.data.sources.crop_regrid import shaped, wanted_region
+from kit.data.sources.levels import LevelRules
 from kit.data.sources.resolve_path import locate
 from kit.data.statics import with_statics
 from kit.data.store.assemble import assemble
@@ -261,6 +262,7 @@ def _request(settings: BuildSettings, *, sample: bool, product: str | None = Non
         sample=sample,
         statics_elsewhere=settings.statics_from is not None,
         leads=settings.lead,
+        levels_rules=LevelRules(settings.levels_are == "pressure", settings.at_level),
         windows=dict(settings.window),
         product=PRODUCTS.get(settings.product or product or ""),
         absent_chunks=frozenset(settings.absent_chunks),

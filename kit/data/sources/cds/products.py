@@ -31,7 +31,7 @@ _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")
 
 
 @dataclass(frozen=True)
-class Product:
+class CdsProduct:
     """One thing to ask for, which may lie in two data sets.
 
     Attributes:
@@ -81,7 +81,7 @@ _CAMS = (
 _OF_CAMS = {"z": "surface_geopotential", "lsm": "land_sea_mask"}
 
 _PRODUCTS = (
-    Product(
+    CdsProduct(
         name="era5",
         store="CDS",
         surface="reanalysis-era5-single-levels",
@@ -91,7 +91,7 @@ _PRODUCTS = (
         statics=("z", "lsm", "slt"),
         credit=f"{_C3S}; Hersbach et al. (2023), DOI 10.24381/cds.adbb2d47 and 10.24381/cds.bd0915c6",
     ),
-    Product(
+    CdsProduct(
         name="era5-land",
         store="CDS",
         surface="reanalysis-era5-land",
@@ -100,7 +100,7 @@ _PRODUCTS = (
         names=None,
         credit=f"{_C3S}; Munoz Sabater (2019), DOI 10.24381/cds.e2161bac",
     ),
-    Product(
+    CdsProduct(
         name="cams",
         store="ADS",
         surface="cams-global-atmospheric-composition-forecasts",
@@ -115,7 +115,7 @@ _PRODUCTS = (
         statics=("z", "lsm"),
         credit=_CAMS,
     ),
-    Product(
+    CdsProduct(
         name="cams-eac4",
         store="ADS",
         surface="cams-global-reanalysis-eac4",
@@ -134,7 +134,7 @@ PRODUCTS = {product.name: product for product in _PRODUCTS}
 """What the kit knows by name."""
 
 
-def product_of(path: str) -> Product:
+def product_of(path: str) -> CdsProduct:
     """Find what ``--path`` asks for: a product by name, one of its data sets, or any other data set.
 
     Of a data set that the kit does not know, it is assumed that requests are written as for ERA5 (at the Climate Data
@@ -175,7 +175,7 @@ def product_of(path: str) -> Product:
     )  # fmt: skip
 
 
-def request_name(variable: Variable, product: Product) -> str:
+def request_name(variable: Variable, product: CdsProduct) -> str:
     """Name a variable of the kit's table as a data store does: by ERA5's long name, which is among the aliases.
 
     Raises:

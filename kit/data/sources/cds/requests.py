@@ -11,7 +11,7 @@ from datetime import UTC, timedelta
 from typing import Any
 
 from kit.data.sources.base import Request
-from kit.data.sources.cds.products import Product, Times, blocks, dated, product_of, request_name
+from kit.data.sources.cds.products import CdsProduct, Times, blocks, dated, product_of, request_name
 from kit.data.statics import CLASSES, DERIVED
 from kit.data.store.format import STATIC_PREFIX, listed
 from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, Kind, lookup
@@ -82,7 +82,7 @@ class FieldSelection:
         area: north, west, south, east of what is asked, on points of the grid; None for the globe.
     """
 
-    product: Product
+    product: CdsProduct
     variables: tuple[str, ...]
     accumulated: tuple[str, ...]
     atmospheric: tuple[str, ...]
@@ -175,7 +175,7 @@ def plan(selection: FieldSelection) -> tuple[Planned, ...]:
     )
 
 
-def _kind(name: str, product: Product) -> str:
+def _kind(name: str, product: CdsProduct) -> str:
     """Return whether a variable lies on levels in a product: ``surface`` or ``atmospheric``."""
     surface, atmospheric = lookup(name, "surface"), lookup(name, "atmospheric")
     for variable, dataset in ((surface, product.surface), (atmospheric, product.levels)):
@@ -194,7 +194,7 @@ def _kind(name: str, product: Product) -> str:
     raise SettingsError(msg)
 
 
-def _statics(product: Product, request: Request) -> tuple[str, ...]:
+def _statics(product: CdsProduct, request: Request) -> tuple[str, ...]:
     """List statics to ask for: those from which classes are derived, and none of those that follow from coordinates.
 
     Raises:
@@ -225,7 +225,7 @@ def _statics(product: Product, request: Request) -> tuple[str, ...]:
     return tuple(asked)
 
 
-def _times(product: Product, request: Request) -> Times:
+def _times(product: CdsProduct, request: Request) -> Times:
     """List the times of the states, in order."""
     if request.times is None:
         msg = f"--times START/END is needed: {product.name} goes back for decades"

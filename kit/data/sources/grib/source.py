@@ -179,7 +179,8 @@ def name_of(message: Message) -> tuple[str, Variable | None]:
     if variable is not None:
         return variable.name, variable
     # A short name that another quantity goes by in the table must not be taken for it.
-    if message.short_name.isalnum() and find(message.short_name, on_levels=message.on_pressure) is None:
+    known = [find(message.short_name, on_levels=on_levels) for on_levels in (True, False)]
+    if message.short_name.isalnum() and known == [None, None]:
         return message.short_name, None
     return f"p{message.param}", None
 
@@ -299,7 +300,7 @@ def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], 
     if accumulated:
         field = field.assign_coords({WINDOW: ("time", np.array(windows))})
     if first.on_pressure:
-        return field.assign_coords(level=levels)
+        return field.assign_coords(level=("level", levels, {"units": "hPa"}))
     return field.isel(level=0)
 
 

@@ -20,6 +20,7 @@ import xarray as xr
 
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, file_facts
 from kit.data.sources.dates import dates_of_text
+from kit.data.sources.fields import IN_STORE_UNITS
 from kit.data.sources.pickle.unpickle import Array, PickledBatch, PickledPair, load
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX
 from kit.io.errors import StoreError
@@ -99,7 +100,8 @@ def _from_arrays(content: dict[Any, Any], path: Path) -> xr.Dataset:
     coords: dict[str, Any] = {"time": times, **located}
     sizes = {"time": len(times)}
     if "level" in arrays:
-        coords["level"] = level = arrays["level"]
+        level = arrays["level"]
+        coords["level"] = ("level", np.atleast_1d(level), {"units": "hPa"})
         sizes["level"] = len(level) if level.ndim else 0
     for dims, values in located.values():
         sizes |= dict(zip(dims, values.shape, strict=True))
@@ -113,7 +115,7 @@ def _from_arrays(content: dict[Any, Any], path: Path) -> xr.Dataset:
             scale = _spread(f"{name}.scale", arrays.get(f"{name}.scale", np.asarray(1.0)), values, path)
             offset = _spread(f"{name}.offset", arrays.get(f"{name}.offset", np.asarray(0.0)), values, path)
             unpacked = (values.astype(np.float64) * scale + offset).astype(np.float32)
-        data[name] = (dims, unpacked)
+        data[name] = (dims, unpacked, {IN_STORE_UNITS: 1})
     return xr.Dataset(data, coords=coords)
 
 
@@ -277,11 +279,12 @@ def _sequence(
     coords: dict[str, Any] = {
         "time": np.array(moments, dtype="datetime64[us]"),
         **_on_dimensions(latitude, longitude, path),
-        "level": _levels(first, path),
+        "level": ("level", _levels(first, path), {"units": "hPa"}),
     }
     grid = CURVILINEAR if latitude.ndim == 2 else GRID
-    data: dict[str, Any] = {name: (grid, values) for name, values in statics.items()}
+    data: dict[str, Any] = {name: (grid, values, {IN_STORE_UNITS: 1}) for name, values in statics.items()}
     for name in names:
         values = np.stack([states[moment][name] for moment in moments])
-        data[name] = (("time", "level", *grid) if values.ndim == 4 else ("time", *grid), values)
+        dimensions = ("time", "level", *grid) if values.ndim == 4 else ("time", *grid)
+        data[name] = (dimensions, values, {IN_STORE_UNITS: 1})
     return xr.Dataset(data, coords=coords)

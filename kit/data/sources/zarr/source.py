@@ -19,14 +19,15 @@ from kit.data.source_names import window
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
 from kit.data.sources.dates import decode_dates
-from kit.data.sources.fields import canonical_name
+from kit.data.sources.fields import name_at_one_level
 from kit.data.sources.leads import LEAD, TIME_DIMENSION, split_by_lead
+from kit.data.sources.levels import with_level_dimension
+from kit.data.sources.verticals import in_hectopascals
 from kit.data.sources.winds import OTHER_COMPONENT
 from kit.data.sources.zarr.address import is_address, opened_store
 from kit.data.sources.zarr.reading import FILLED, SelectedTimes, ZarrArrays, hours_between, lazy
 from kit.data.sources.zarr.retry_store import RetryStore, any_array
 from kit.data.store.format import GRID, STATIC_PREFIX
-from kit.data.units import canonical_units
 from kit.data.variables import lookup
 from kit.io.errors import KitError, StoreError
 from kit.io.retry import Limits
@@ -128,6 +129,7 @@ class _Taking:
     def __init__(self, dataset: xr.Dataset, arrays: ZarrArrays, pieces: Pieces) -> None:
         self._where, self._arrays, self._pieces = arrays.store.address, arrays, pieces
         self._request = pieces.request
+        dataset = with_level_dimension(dataset, self._where, pieces.request.levels_rules, pieces.note)
         self._given = dataset
         # Vectors of coordinates that are none are named before anything is done by them.
         present = {name: dataset[name] for name in GRID if name in dataset.coords}
@@ -168,10 +170,16 @@ class _Taking:
         store.repeated = frozenset(source for source in chosen if self._states_of_chunk(source) > 1)
         for part in self._parts:
             self._dataset, self._times = part
-            for source, name in chosen.items():
-                if self._is_wanted(name):
-                    self._pieces.add(self._lazy(source, name), self._where, self._dataset)
-                    self._count(source, name)
+            for name in dict.fromkeys(chosen.values()):
+                if not self._is_wanted(name):
+                    continue
+                # Several arrays of one variable are compared with each other.
+                dataset = xr.Dataset()
+                for source in chosen:
+                    if chosen[source] == name:
+                        dataset = dataset.assign(self._lazy(source, name).data_vars).assign_attrs(self._given.attrs)
+                        self._count(source, name)
+                self._pieces.add(dataset, self._where, self._dataset)
         facts = {"name": self._where, "metadata_sha256": metadata_hash, "arrays": len(chosen)}
         if not is_address(self._where):
             facts["name"] = Path(self._where).name
@@ -197,7 +205,7 @@ class _Taking:
         for key, array in self._dataset.data_vars.items():
             if not grid <= set(array.dims):
                 continue
-            name, variable = canonical_name(array)
+            name, variable = name_at_one_level(array, told=self._request.levels_rules.at is not None)
             self._pieces.names.add(name)
             other = OTHER_COMPONENT.get(name, name)
             # A wind along the grid's axes is turned with both of its components.
@@ -212,7 +220,13 @@ class _Taking:
                 f"left out, not in the kit's table of variables: {', '.join(sorted(unknown)[:_LISTED])}{more}; ask for "
                 "one by name to have it"
             )
-        return {self._best(name, keys): name for name, keys in candidates.items()}
+        chosen = {}
+        for name, keys in candidates.items():
+            if _is_accumulated(name):
+                chosen[self._best(name, keys)] = name
+            else:
+                chosen |= dict.fromkeys(keys, name)
+        return chosen
 
     def _best(self, name: str, keys: list[str]) -> str:
         """Choose of the same rain over several windows the one whose window is the step of the states."""
@@ -277,10 +291,7 @@ class _Taking:
 
     def _level_indexer(self, level: xr.DataArray) -> slice | list[int]:
         """Select the wanted levels, in the store's order."""
-        values = np.asarray(level.values, dtype=np.float64)
-        if canonical_units(str(level.attrs.get("units", "hPa"))) == "Pa":
-            values = values * 0.01
-        held, wanted = np.round(values, 6).tolist(), self._request.levels
+        held, wanted = np.round(in_hectopascals(level), 6).tolist(), self._request.levels
         # What is missing is reported later, where the levels of all sources are known.
         if wanted is None or not set(wanted) <= set(held):
             return slice(None)

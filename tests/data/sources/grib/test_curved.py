@@ -128,18 +128,56 @@ def test_what_cannot_be_read(tmp_path: Path, messages: list[tuple[str, int, dict
     assert expected in refusal(write(tmp_path / "a.grib2", *content))
 
 
-def test_winds_along_a_rotated_grid(tmp_path: Path) -> None:
+def rotated(param: int, values: float, **more: int) -> bytes:
     handle = eccodes.codes_grib_new_from_samples("rotated_ll_pl_grib2")
     # 16 x 31 points around 50 N 10 E, of which the pole of the rotation makes 0 N 0 E.
-    keys = {"paramId": 131, "resolutionAndComponentFlags": 56, "latitudeOfSouthernPoleInDegrees": -40,
+    keys = {"paramId": param, "resolutionAndComponentFlags": 56, "latitudeOfSouthernPoleInDegrees": -40,
             "longitudeOfSouthernPoleInDegrees": 20, "longitudeOfFirstGridPointInDegrees": 356,
             "longitudeOfLastGridPointInDegrees": 3.5, "iDirectionIncrementInDegrees": 0.5,
             "latitudeOfFirstGridPointInDegrees": 15, "latitudeOfLastGridPointInDegrees": 0,
-            "jDirectionIncrementInDegrees": 0.5}  # fmt: skip
+            "jDirectionIncrementInDegrees": 0.5} | more  # fmt: skip
     for key, value in keys.items():
         eccodes.codes_set(handle, key, value)
-    path = write(tmp_path / "a.grib2", eccodes.codes_get_message(handle))
-    assert "u is a component along the grid's own axes, and the kit turns none of a rotated_ll grid" in refusal(path)
+    eccodes.codes_set_values(handle, np.full(eccodes.codes_get_size(handle, "values"), values))
+    return bytes(eccodes.codes_get_message(handle))
+
+
+def test_winds_along_a_rotated_grid(tmp_path: Path) -> None:
+    source = read(write(tmp_path / "a.grib2", rotated(131, 0.0), rotated(132, 10.0)))
+    u, v = source.fields["u"], source.fields["v"]
+    latitude, longitude = np.radians(u["latitude"].values), np.radians(u["longitude"].values)
+    # Along the columns, from eccodes' own points: the y axis points from a row to the one north of it.
+    north = np.diff(latitude[::-1], axis=0)[::-1]
+    east = np.diff(longitude[::-1], axis=0)[::-1] * np.cos((latitude[1:] + latitude[:-1]) / 2)
+    between = np.arctan2(u.values[0, 0], v.values[0, 0])
+    np.testing.assert_allclose((between[1:] + between[:-1]) / 2, np.arctan2(east, north), atol=3e-5)
+    np.testing.assert_allclose(np.hypot(u, v), 10, rtol=1e-6)
+    assert source.fields["u"].attrs["turned_from_grid"] == "by the bearing of the rotated pole at 40 N -160 E"
+    alone = refusal(write(tmp_path / "b.grib2", rotated(131, 0.0)))
+    assert "u is a component along the grid's own axes, and v, without which it cannot be turned" in alone
+
+
+def test_the_users_word_stands_over_the_flag(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.grib2", rotated(131, 0.0), rotated(132, 10.0))
+    with open_source([path], Request(winds_are="earth")) as source:
+        np.testing.assert_array_equal(source.fields["u"], 0)
+    path = write(tmp_path / "b.grib2", *(rotated(n, 5.0, resolutionAndComponentFlags=48) for n in (131, 132)))
+    with open_source([path], Request(winds_are="grid")) as source:
+        assert (source.fields["u"] != 5).all()
+    np.testing.assert_array_equal(read(path).fields["u"], 5)
+
+
+def test_winds_along_an_ellipsoids_cone(tmp_path: Path) -> None:
+    # WGS 84, on which the cone's constant is not that of a sphere.
+    content = [
+        lambert(line, HOURS[0], values=value * UNITY, shapeOfTheEarth=5, Latin2InDegrees=45)
+        for line, value in (("UGRD:10 m above ground", 0), ("VGRD:10 m above ground", 10))
+    ]
+    source = read(write(tmp_path / "a.grib2", *content))
+    u, v = source.fields["10u"], source.fields["10v"]
+    plane = pyproj.Proj(proj="lcc", lat_1=38.5, lat_2=45, lat_0=38.5, lon_0=262.5, ellps="WGS84")
+    expected = plane.get_factors(u["longitude"].values, u["latitude"].values).meridian_convergence
+    np.testing.assert_allclose(np.degrees(np.arctan2(u, v))[0], expected, atol=2e-5)
 
 
 def test_a_real_grid_across_greenwich() -> None:
