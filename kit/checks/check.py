@@ -34,6 +34,10 @@ class Finding:
 Findings = Iterator[Finding]
 
 
+class NotApplicable(Exception):
+    """Answer of a check that a store has nothing for; the message names what is lacking."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a model reads, in the names of a store.
@@ -79,6 +83,44 @@ class Examined:
             return None
         return survey
 
+    def need(self, *names: str) -> tuple[Survey, ...]:
+        """Return what was found in variables that a check cannot do without.
+
+        Args:
+            names: Names of the variables in the store.
+
+        Returns:
+            One survey for each name.
+
+        Raises:
+            NotApplicable: the store lacks some of them.
+        """
+        surveys = {name: self.found(name) for name in names}
+        lacking = [name for name, found in surveys.items() if found is None]
+        if lacking:
+            msg = f"the store lacks {', '.join(lacking)}"
+            raise NotApplicable(msg)
+        return tuple(found for found in surveys.values() if found is not None)
+
+    def all_of(self, what: str, chosen: Callable[[Survey], bool] = lambda _: True) -> dict[str, Survey]:
+        """Return the variables that a check looks at, as far as they could be read.
+
+        Args:
+            what: Words for them: ``variable that cannot be negative``.
+            chosen: Function that tells whether a variable is one of them.
+
+        Returns:
+            Surveys by name.
+
+        Raises:
+            NotApplicable: there is none.
+        """
+        found = {name: one for name, one in self.surveys.items() if one.states and chosen(one)}
+        if not found:
+            msg = f"no {what}"
+            raise NotApplicable(msg)
+        return found
+
     @property
     def step_hours(self) -> float | None:
         """The usual step between states; None where there is one state alone."""
@@ -107,12 +149,16 @@ class NamedCheck:
     find: Callable[[Examined], Findings]
 
     def run(self, store: Examined) -> list[Check]:
-        """Check a store: one entry for each finding, or one that says it passed or was skipped."""
+        """Check a store: one entry for each finding, or one that says that it passed or does not apply."""
         missing = [coordinate for coordinate in self.needs if coordinate not in store.reader.coordinates]
         if missing:
-            return [Check(self.name, "skipped", self.severity, None, f"no usable coordinate {', '.join(missing)}")]
+            return [self._not_applicable(f"no usable coordinate {', '.join(missing)}")]
         results = []
-        for finding in self.find(store):
+        try:
+            findings = list(self.find(store))
+        except NotApplicable as reason:
+            return [self._not_applicable(str(reason))]
+        for finding in findings:
             evidence = dict(finding.evidence)
             for key, value in finding.evidence.items():
                 # JSON knows no NaN and no infinity.
@@ -123,6 +169,9 @@ class NamedCheck:
                 Check(self.name, "failed", severity, finding.variable, finding.detail, finding.remedy, evidence)
             )
         return results or [Check(self.name, "passed", self.severity, None, self.clean)]
+
+    def _not_applicable(self, reason: str) -> Check:
+        return Check(self.name, "not-applicable", self.severity, None, reason)
 
 
 def check(

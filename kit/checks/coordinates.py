@@ -1,8 +1,10 @@
-"""Checks of coordinates: order, range, spacing."""
+"""Checks of coordinates: order, range, spacing, and whether fields go on where longitudes begin again."""
+
+import warnings
 
 import numpy as np
 
-from kit.checks.check import REBUILD, Examined, Finding, Findings, check, usual_step
+from kit.checks.check import REBUILD, Examined, Finding, Findings, NotApplicable, check, usual_step
 from kit.data.grid import western_edge
 
 _SPACING = 0.02
@@ -10,6 +12,10 @@ _SPACING = 0.02
 _STRETCH = 0.1
 """Relative difference of neighbouring steps of a curvilinear grid that is let pass."""
 _EARTH_KM = 6371.0
+_COLUMNS = 16
+"""Columns below which two neighbours are too far apart to be alike."""
+_SEAM = 2.0
+"""How many times as much as any two neighbours inside the columns at the seam may differ."""
 
 
 @check("latitude", "error", "decrease within [-90, 90]", needs=("latitude",))
@@ -65,13 +71,18 @@ def _bounds(name: str, values: np.ndarray, inside: np.ndarray, limits: str) -> F
 def _model_levels(store: Examined) -> Findings:
     values = store.reader.coordinates["level"]
     # Two levels a hectopascal apart may be pressures; three or more in a row are numbered.
-    if len(values) >= 3 and (np.diff(np.sort(values)) == 1).all():
+    if len(values) < 3:
+        msg = "fewer than three levels"
+        raise NotApplicable(msg)
+    if (np.diff(np.sort(values)) == 1).all():
         detail = f"levels {values.min():g} to {values.max():g} in steps of 1: these are numbers of model levels"
         yield Finding("level", detail, f"interpolate to pressure levels first, or download those, then {REBUILD}")
 
 
 @check("static-coordinates", "error", "static fields made of coordinates fit them", needs=("latitude", "longitude"))
 def _static_coordinates(store: Examined) -> Findings:
+    names = ("static_coslat", "static_sinlat", "static_coslon", "static_sinlon")
+    there = store.all_of("static field made of coordinates", lambda found: found.channel.name in names)
     for coordinate in ("latitude", "longitude"):
         radians = np.deg2rad(store.reader.coordinates[coordinate])
         if coordinate == "latitude" and radians.ndim == 1:
@@ -79,10 +90,9 @@ def _static_coordinates(store: Examined) -> Findings:
             radians = radians[:, None]
         for function, values in (("cos", np.cos(radians)), ("sin", np.sin(radians))):
             name = f"static_{function}{coordinate[:3]}"
-            found = store.found(name)
-            if found is None:
+            if name not in there:
                 continue
-            error = np.nanmax(np.abs(found.channel.read(0)[0] - values))
+            error = np.nanmax(np.abs(there[name].channel.read(0)[0] - values))
             if not error < 1e-3:
                 detail = f"differs from its {coordinate}s by up to {error:.3g}: it is of another grid, or turned"
                 yield Finding(name, detail, f"leave it out of the source and derive it with `--statics`: {REBUILD}")
@@ -126,9 +136,38 @@ def _matrix_spacing(latitude_HW: np.ndarray, longitude_HW: np.ndarray) -> Findin
             yield Finding(name, detail, "rows or columns are missing or doubled: take the whole grid, or regrid it")
 
 
+@check("seam", "warning", "fields go on across the seam of the grid", needs=("latitude", "longitude"))
+def _seam(store: Examined) -> Findings:
+    """Differences of the first and last columns of a grid around the Earth, beside those of all other neighbours."""
+    longitude = store.reader.coordinates["longitude"]
+    usual = float(np.median(np.diff(longitude))) if longitude.ndim == 1 and len(longitude) > 1 else 0.0
+    gap = 360 - float(np.ptp(longitude))
+    if len(longitude) < _COLUMNS or not 0 < gap < 1.5 * usual:
+        msg = "the grid does not go around the Earth"
+        raise NotApplicable(msg)
+    for name, found in store.all_of("variable that could be read").items():
+        steps = np.abs(np.diff(found.mean_Chw, axis=2, append=found.mean_Chw[:, :, :1]))
+        with warnings.catch_warnings():
+            # Columns without any value, as of the sea.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            steps_Cw = np.nanmean(steps, axis=1)
+            # Where one column at the edge is wrong, it differs from its neighbour inside too.
+            ratio_C = steps_Cw[:, -1] / np.nanmax(steps_Cw[:, 1:-2], axis=1)
+        if (ratio_C > _SEAM).any():
+            level = int(np.nanargmax(ratio_C))
+            detail = f"at {longitude[-1]:g} and {longitude[0]:g} E it differs by {steps_Cw[level, -1]:.3g} on average, "
+            detail += f"{ratio_C[level]:.1f} times as much as any two neighbours inside"
+            remedy = "the source has two different values at its seam (0 and 360 degrees), or pieces of different "
+            remedy += f"times or units: take one piece that is right, then {REBUILD}"
+            yield Finding(name, detail, remedy, None, {"ratio": float(ratio_C[level])})
+
+
 @check("time-order", "error", "times increase, each once", needs=("time",))
 def _time_order(store: Examined) -> Findings:
     times = store.reader.coordinates["time"]
+    if len(times) < 2:
+        msg = "one state alone has no order"
+        raise NotApplicable(msg)
     values, counts = np.unique(times, return_counts=True)
     doubled = values[counts > 1].astype("datetime64[m]")
     if doubled.size:
@@ -159,6 +198,6 @@ def _time_gaps(store: Examined) -> Findings:
 
 
 CHECKS = (
-    _latitude, _longitude, _level, _model_levels, _grid_spacing, _static_coordinates, _time_order, _time_gaps,
+    _latitude, _longitude, _level, _model_levels, _grid_spacing, _static_coordinates, _seam, _time_order, _time_gaps,
 )  # fmt: skip
 """In the order in which they are reported."""

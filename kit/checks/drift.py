@@ -101,7 +101,9 @@ def judged(shift: float, ratio: float, key: str = "", *, whole: bool = True) -> 
         # A wet or a polluted region is many times as wide as the globe, and no fault.
         return "warning" if skewed(key) else "error"
     narrowest = _FLAT if whole else 1 / WIDE[1]
-    if ratio > WIDE[0] or abs(shift) > FAR[0] or 0 < ratio < narrowest:
+    # Several times as wide is usual for what is mostly small: a season has more of it than others.
+    widest = WIDE[1] if skewed(key) else WIDE[0]
+    if ratio > widest or abs(shift) > FAR[0] or 0 < ratio < narrowest:
         return "warning"
     return "ok"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kit.checks.check import REBUILD, Examined, Finding, Findings, check
+from kit.checks.check import REBUILD, Examined, Finding, Findings, NotApplicable, check
 from kit.checks.results import Severity
 from kit.checks.scan import thinning
 from kit.data.units import STANDARD_GRAVITY
@@ -31,10 +31,12 @@ _POINTS = 0.05
 
 @check("hydrostatic", "error", "geopotential, temperature and levels fit the hypsometric equation", needs=("level",))
 def _hydrostatic(store: Examined) -> Findings:
-    z, t, q = store.found("z"), store.found("t"), store.found("q")
+    z, t = store.need("z", "t")
+    q = store.found("q")
     levels = store.reader.coordinates["level"]
-    if z is None or t is None or len(levels) < 2 or not ((levels > 0).all() and (np.diff(levels) != 0).all()):
-        return
+    if len(levels) < 2 or not ((levels > 0).all() and (np.diff(levels) != 0).all()):
+        msg = "no two levels with pressures"
+        raise NotApplicable(msg)
     humidity: Array | float = 0.0
     if q is not None:
         # What is wrong with humidity itself is another check's, and is not to show here.
@@ -67,9 +69,7 @@ def _hydrostatic(store: Examined) -> Findings:
 
 @check("dew-point", "warning", "the dew point is not above the temperature")
 def _dew_point(store: Examined) -> Findings:
-    warm, dew = store.found("2t"), store.found("2d")
-    if warm is None or dew is None:
-        return
+    warm, dew = store.need("2t", "2d")
     excess = dew.mean_Chw - warm.mean_Chw
     share = float((excess > 0.5).mean())
     if share > 0.001:
@@ -80,9 +80,8 @@ def _dew_point(store: Examined) -> Findings:
 
 @check("land-sea-mask", "error", "the land-sea mask is within [0, 1], with land where the ground is high")
 def _land_sea_mask(store: Examined) -> Findings:
-    mask, ground = store.found("static_lsm"), store.found("static_z")
-    if mask is None:
-        return
+    (mask,) = store.need("static_lsm")
+    ground = store.found("static_z")
     if mask.low < -1e-3 or mask.high > 1 + 1e-3:
         detail = f"spans {mask.low:g} to {mask.high:g}; shares of land, 0 to 1, are expected"
         yield Finding("static_lsm", detail, f"divide by 100 if these are percent; else correct it, then {REBUILD}")
@@ -103,9 +102,7 @@ def _land_sea_mask(store: Examined) -> Findings:
 
 @check("soil-type", "warning", "land has a soil type and sea has none")
 def _soil_type(store: Examined) -> Findings:
-    mask, soil = store.found("static_lsm"), store.found("static_slt")
-    if mask is None or soil is None:
-        return
+    mask, soil = store.need("static_lsm", "static_slt")
     # On coasts either is right.
     land, type_hw = mask.mean_Chw[0], soil.mean_Chw[0]
     wrong = ((land > 0.95) & (type_hw < 0.5)) | ((land < 0.05) & (type_hw > 0.5))
@@ -130,13 +127,21 @@ def _static_alignment(store: Examined) -> Findings:
 
     Temperature says so on the globe and over some time alone: weather has patterns of its own.
     """
-    ground, pressure, warm = store.found("static_z"), store.found("sp"), store.found("2t")
+    (ground,) = store.need("static_z")
+    pressure, warm = store.found("sp"), store.found("2t")
     other = pressure or warm
-    if ground is None or other is None or np.ptp(ground.mean_Chw) < 3000:
-        return
     by_temperature = pressure is None
-    if by_temperature and (other.states < _MANY or not store.spans_globe):
-        return
+    lacking = ""
+    if other is None:
+        lacking = "the store lacks sp, 2t"
+    elif np.ptp(ground.mean_Chw) < 3000:
+        lacking = "no mountains"
+    elif by_temperature and not store.spans_globe:
+        lacking = "without sp, the whole globe is needed"
+    elif by_temperature and other.states < _MANY:
+        lacking = f"without sp, {_MANY} states are needed"
+    if other is None or lacking:
+        raise NotApplicable(lacking)
     # Each row about its own mean, as temperature falls towards the poles far more than up a mountain.
     field = _anomaly(other.mean_Chw[0], zonal=by_temperature)
     height = ground.mean_Chw[0]
@@ -198,9 +203,10 @@ _EARTH_TURNS: dict[str, Callable[[Array], Array]] = {
 
 @check("geography", "error", "land and sea lie where they are on Earth", needs=("latitude", "longitude"))
 def _geography(store: Examined) -> Findings:
-    mask = store.found("static_lsm")
-    if mask is None or store.reader.attributes.get("synthetic"):
-        return
+    (mask,) = store.need("static_lsm")
+    if store.reader.attributes.get("synthetic"):
+        msg = "synthetic data are of no place on Earth"
+        raise NotApplicable(msg)
     land = mask.mean_Chw[0] >= 0.5
     rows, columns = thinning(mask.channel.array.shape)
     latitude, longitude = store.reader.coordinates["latitude"], store.reader.coordinates["longitude"] % 360
@@ -215,7 +221,8 @@ def _geography(store: Examined) -> Findings:
             known[inside] = value
     count = np.count_nonzero(known)
     if count < _KNOWN:
-        return
+        msg = f"{count} points in the midst of land and sea, {_KNOWN} needed"
+        raise NotApplicable(msg)
     agrees = _agreement(land, known)
     if agrees >= _AGREE:
         return

@@ -1,13 +1,13 @@
 """What the checks found, as values; printing is the command line's, deciding is the reader's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 
-Status = Literal["passed", "failed", "skipped"]
+Status = Literal["passed", "failed", "not-applicable"]
 Severity = Literal["error", "warning", "info"]
 
 
@@ -22,7 +22,7 @@ class Check:
     variable: str | None
     """The variable or coordinate concerned, under its name in the store; None concerns the store as a whole."""
     detail: str
-    """Evidence: how many, where first, which values."""
+    """Evidence: how many, where first, which values; what the store lacks where the check does not apply."""
     remedy: str = ""
     """What to do about it; empty where nothing is to be done."""
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +42,9 @@ class QualityReport:
 
     store: str
     checks: tuple[Check, ...]
+    variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By name, the leads and windows of the values, as the store states them: ``lead_hours``, ``accumulation_hours``,
+    ``averaging_hours`` and ``cell_methods``; None for what it does not state."""
 
     @property
     def passed(self) -> bool:
@@ -57,11 +60,41 @@ class QualityReport:
         """Failed checks of one severity."""
         return tuple(check for check in self.checks if check.status == "failed" and check.severity == severity)
 
+    def named(self, status: Status) -> list[str]:
+        """List the checks of one status, each once."""
+        return list(dict.fromkeys(check.name for check in self.checks if check.status == status))
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON form: ``store``, ``passed``, ``checks``, and ``accepted``, the names of accepted findings."""
-        accepted = sorted({check.key for check in self.checks if check.accepted})
-        checks = [asdict(check) for check in self.checks]
-        return {"store": self.store, "passed": self.passed, "checks": checks, "accepted": accepted}
+        """Return the JSON form: ``accepted`` holds the names of accepted findings."""
+        return {
+            "store": self.store,
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+            "variables": {name: dict(stated) for name, stated in self.variables.items()},
+            "accepted": sorted({check.key for check in self.checks if check.accepted}),
+        }
+
+
+def meaning_texts(stated: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Write what a variable's values are of, for a table: its leads, its window and its cell methods.
+
+    Args:
+        stated: One of the entries of ``QualityReport.variables``.
+    """
+    leads = stated["lead_hours"]
+    if isinstance(leads, int | float):
+        leads = [leads]
+    lead = window = "not stated"
+    if isinstance(leads, list):
+        lead = ", ".join(map(str, leads)) + " h"
+    methods = str(stated["cell_methods"] or "")
+    if stated["accumulation_hours"] is not None:
+        window = f"sum of {stated['accumulation_hours']} h"
+    elif stated.get("averaging_hours") is not None:
+        window = f"mean of {stated['averaging_hours']} h"
+    elif "point" in methods:
+        window = "none"
+    return lead, window, methods
 
 
 # Accept findings by name: what is left unresolved keeps a store from being trained on.
@@ -106,4 +139,6 @@ def _reason(report: QualityReport, name: str) -> str:
         return "nothing of that name was found"
     if known.status == "passed":
         return "it passed"
+    if known.status == "not-applicable":
+        return f"it does not apply: {known.detail}"
     return f"it is no error but {known.severity}: nothing waits"

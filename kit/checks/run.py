@@ -7,13 +7,13 @@ many, where first), and comes with what to do about it.
 from collections.abc import Callable
 from pathlib import Path
 
-from kit.checks import coordinates, physics, structure, training, units, values, variant
+from kit.checks import accumulations, coordinates, physics, profiles, structure, training, units, values, variant, winds
 from kit.checks.check import Examined, Expected
 from kit.checks.results import Check, QualityReport
 from kit.checks.scan import Bounds, survey
 from kit.checks.store_reader import open_store_reader
 
-VERSION = 4
+VERSION = 5
 """Of the checks: a report of another one is not taken for one of these."""
 
 _ALL = (
@@ -22,7 +22,10 @@ _ALL = (
     *coordinates.CHECKS,
     *values.CHECKS,
     *units.CHECKS,
+    *accumulations.CHECKS,
     *physics.CHECKS,
+    *profiles.CHECKS,
+    *winds.CHECKS,
     *training.CHECKS,
 )
 CHECKS = {check.name: check for check in _ALL}
@@ -50,8 +53,9 @@ def examine(path: Path, expected: Expected | None = None, watch: Callable[[], No
 
 
 def report_on(store: Examined) -> QualityReport:
-    """Run all checks: one entry for each finding, or one that says that it passed or was skipped."""
+    """Run all checks: one entry for each finding, or one that says that it passed or does not apply."""
     results: list[Check] = []
     for check in CHECKS.values():
         results += check.run(store)
-    return QualityReport(str(store.reader.path), tuple(results))
+    variables = {channel.name: channel.meaning for channel in store.reader.channels if channel.kind != "static"}
+    return QualityReport(str(store.reader.path), tuple(results), variables)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kit.checks.change import Change, change_of
 from kit.checks.store_reader import READ_ERRORS, Channel, Position, StoreReader
 from kit.data.moments import LevelMoments
 from kit.data.statistics import VariableStatistics
@@ -225,6 +226,8 @@ class Survey:
     """Of the states that the statistics are made of."""
     mean_TC: list[Array] = field(default_factory=list)
     """Mean of each level of each state; NaN where it has no value."""
+    changes: list[Change] = field(default_factory=list)
+    """How each state but the first changed from the one before; of what is accumulated and cannot be negative."""
     total_Chw: Array | None = field(default=None, repr=False)
     """Sums over the states at the points of a map."""
     counted_Chw: Array | None = field(default=None, repr=False)
@@ -277,6 +280,8 @@ class Survey:
             repeated_C = same.all(axis=(1, 2))
             self.repeated_C = self.repeated_C + repeated_C
             self.repeated.add(time, repeated_C & ~flat_C & ~empty_C)
+            if self.channel.accumulated and self.channel.may_be_zero:
+                self.changes.append(change_of(before_CHW, field_CHW))
 
     def _extremes(self, time: int, field_CHW: Array, present: Array | None) -> tuple[Array, Array]:
         """Return the smallest and largest finite value of each level, and count what is not finite."""

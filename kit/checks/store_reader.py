@@ -78,6 +78,11 @@ class Channel:
         return self.known is not None and self.known.non_negative
 
     @property
+    def accumulated(self) -> bool:
+        """Whether the values belong to the hours before their time stamps."""
+        return self.kind == "surface" and self.known is not None and self.known.accumulated
+
+    @property
     def units(self) -> str | None:
         """As the store has them; None where it says nothing."""
         units = self.array.attrs.get("units")
@@ -88,6 +93,19 @@ class Channel:
         """Hours that an accumulated variable is accumulated over; None where the store does not say."""
         hours = self.array.attrs.get("accumulation_hours")
         return float(hours) if isinstance(hours, int | float) else None
+
+    @property
+    def lead_hours(self) -> list[float]:
+        """Distinct leads of the states, in hours, 0 for analyses; empty where the store does not say."""
+        stated = self.array.attrs.get("lead_hours")
+        leads = stated if isinstance(stated, list) else [stated]
+        return sorted({float(lead) for lead in leads if isinstance(lead, int | float)})
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What the values are of, as the store states it: leads, window, and CF's cell methods."""
+        keys = ("lead_hours", "accumulation_hours", "averaging_hours", "cell_methods")
+        return {key: self.array.attrs.get(key) for key in keys}
 
     @property
     def states(self) -> int:

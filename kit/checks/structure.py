@@ -94,8 +94,8 @@ def _statistics(store: Examined) -> Findings:
 @check("duplicate-variables", "warning", "no two variables are the same")
 def _duplicate_variables(store: Examined) -> Findings:
     names: dict[bytes, str] = {}
-    for name, found in store.surveys.items():
-        if found.channel.kind == "static" or not found.states or found.low == found.high:
+    for name, found in store.all_of("variable with times", lambda one: one.channel.kind != "static").items():
+        if found.low == found.high:
             continue
         # The mean of every state and the extremes stand for the values, which are read once and not kept.
         key = np.asarray(found.mean_TC).tobytes() + np.array([found.low, found.high]).tobytes()

@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
+from kit.checks.check import REBUILD, Examined, Finding, Findings, NotApplicable, check, few
 from kit.checks.drift import Drift, drift
 from kit.checks.results import Severity
 from kit.checks.scan import Survey
@@ -46,10 +46,12 @@ def _statistics_match(store: Examined) -> Findings:
         detail = "the statistics are weighted by area, which is not known of this grid: they were not compared"
         yield Finding(None, detail, f"see the checks of latitude and longitude; {REBUILD}", "warning")
         return
-    for name, found in store.surveys.items():
-        # Of a variable that could not be read to the end, the states of training are not all known.
-        if found.damage or not found.training.weight_C.any():
-            continue
+    if store.reader.statistics is None:
+        msg = "no readable statistics"
+        raise NotApplicable(msg)
+    # Of a variable that could not be read to the end, the states of training are not all known.
+    whole = store.all_of("state to train on", lambda found: not found.damage and bool(found.training.weight_C.any()))
+    for name, found in whole.items():
         differing: dict[str, str] = {}
         keys, statistics = store.reader.keys(found.channel), store.reader.statistics_of(found.channel)
         for level, (key, recorded) in enumerate(zip(keys, statistics, strict=True)):
@@ -80,6 +82,7 @@ def _difference(found: Survey, level: int, recorded: VariableStatistics | None) 
 
 @check("statistics-drift", "error", "the statistics are of the kind that upstream publishes")
 def _statistics_drift(store: Examined) -> Findings:
+    is_compared = False
     for channel in store.reader.channels:
         if channel.kind == "static":
             # Upstream scales static fields by their extremes, not by mean and deviation.
@@ -89,7 +92,10 @@ def _statistics_drift(store: Examined) -> Findings:
             if recorded is None:
                 continue
             one = drift(key, recorded.mean, recorded.std)
-            if one is not None and one.verdict != "ok":
+            if one is None:
+                continue
+            is_compared = True
+            if one.verdict != "ok":
                 found.append(one)
         if not found:
             continue
@@ -101,6 +107,9 @@ def _statistics_drift(store: Examined) -> Findings:
         evidence = {"key": worst.key, "shift": worst.shift, "ratio": worst.ratio, "effect": worst.effect}
         detail = f"{worst.key}{others}: {worst.described('upstream')}"
         yield Finding(channel.name, detail, f"{worst.remedy}; then {REBUILD}", severity, evidence)
+    if not is_compared:
+        msg = "upstream publishes no statistics of these variables and levels"
+        raise NotApplicable(msg)
 
 
 CHECKS = (_splits, _statistics_match, _statistics_drift)

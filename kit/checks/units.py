@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kit.checks.check import REBUILD, Examined, Finding, Findings, check
+from kit.checks.check import REBUILD, Examined, Finding, Findings, NotApplicable, check
 from kit.checks.physics import standard_geopotential
 from kit.checks.scan import Survey
 from kit.checks.store_reader import Position
@@ -16,18 +16,20 @@ _OTHER_MEANS = (
     (_PRESSURES, 45, 111, "kPa for Pa", "multiply by 1000"),
 )
 """Variables, the open interval of means that another unit gives, that unit, and what puts it right."""
-_RAIN = ("tp", "cp", "lsp", "sf", "ro")
-_WETTEST = 0.1
+RAIN = ("tp", "cp", "lsp", "sf", "ro")
+WETTEST = 0.1
 """Metres of water a day that no region receives on average; the globe has 0.003."""
 _SYNONYMS = {"m**2 s**-2": "m2 s-2", "m s**-1": "m s-1", "kg kg**-1": "kg kg-1", "J m**-2": "J m-2", "(0 - 1)": "1"}
 
 
 @check("units-attribute", "error", "every unit that is stated is that of the table of variables")
 def _units_attribute(store: Examined) -> Findings:
+    is_stated = False
     for channel in store.reader.channels:
         known, stated = channel.known, channel.units
         if known is None or stated is None:
             continue
+        is_stated = True
         plain = _SYNONYMS.get(stated, stated)
         if known.units == "1" and plain == "dimensionless":
             continue
@@ -35,14 +37,16 @@ def _units_attribute(store: Examined) -> Findings:
         if plain.replace("~", "") not in (known.units, ""):
             detail = f"states the unit {stated!r}, and {known.units!r} is expected"
             yield Finding(channel.name, detail, f"{REBUILD}, which converts what it can; else correct the source")
+    if not is_stated:
+        msg = "no variable of the table states a unit"
+        raise NotApplicable(msg)
 
 
 @check("unit-mistake", "error", "no values look like those of another unit")
 def _unit_mistake(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
-        known = found.channel.known
-        # What the table lacks has no known unit; geopotential is compared with a standard atmosphere.
-        if (known is None and name != "z") or not found.states or not np.isfinite(found.mean_C).any():
+    # What the table lacks has no known unit; geopotential is compared with a standard atmosphere.
+    for name, found in store.all_of("variable with a known unit", lambda one: one.channel.known is not None).items():
+        if not np.isfinite(found.mean_C).any():
             continue
         mean = float(np.nanmean(found.mean_C))
         summary = f"mean {mean:.4g}, from {found.low:.4g} to {found.high:.4g}"
@@ -87,8 +91,10 @@ def _by_extremes(store: Examined, found: Survey, mean: float) -> _Mistake | None
         # Of the globe alone it is known how high its highest land is.
         if np.ptp(latitude) > 120 and np.ptp(longitude) > 300 and 1000 < high < 9000:
             return "metres for m2 s-2 (the highest land would be lower than 1000 m)", f"multiply by {STANDARD_GRAVITY}"
-    elif name in _RAIN:
-        if mean * 24 / (found.channel.window_hours or store.step_hours or 1) > _WETTEST:
+    elif name in RAIN:
+        # Over the longest window that the values can be of: whether it is the stated one is another check's.
+        hours = max(found.channel.window_hours or 0, store.step_hours or 0) or 1
+        if mean * 24 / hours > WETTEST:
             return "mm for m", "divide by 1000"
     elif name == "q":
         if 0.2 < high < 50:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
+from kit.checks.check import REBUILD, Examined, Finding, Findings, NotApplicable, check, few
 from kit.checks.results import Severity
 from kit.checks.scan import Survey, Tally, box, form
 from kit.checks.store_reader import StoreReader
@@ -20,6 +20,8 @@ _ZEROS = 0.01
 """Largest share of exact zeros in what varies about zero or is far from it."""
 _FILLED = 0.01
 """Largest share of filled values that is only mentioned."""
+_FEW = 10
+"""States below which there is no usual distance between them."""
 _JUMP = 12.0
 """How many times its usual distance from the median a state's mean may be away."""
 
@@ -39,7 +41,7 @@ _NAN_REMEDIES = {
 
 @check("nan", "error", "no value is NaN")
 def _nan(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
+    for name, found in store.all_of("variable that could be read").items():
         if not found.nan.count:
             continue
         shape = form(found.nan, found.states, int(found.empty_C.sum()))
@@ -57,12 +59,13 @@ def _nan(store: Examined) -> Findings:
 @check("infilled", "info", "no value was filled in")
 def _infilled(store: Examined) -> Findings:
     history = store.reader.attributes.get("history")
-    filled = {}
-    if isinstance(history, list):
-        # Not above: it brings xarray, which nothing else here needs.
-        from kit.data.infill import parse_infill_notes
+    if not isinstance(history, list):
+        msg = "no history of the build"
+        raise NotApplicable(msg)
+    # Not above: it brings xarray, which nothing else here needs.
+    from kit.data.infill import parse_infill_notes
 
-        filled = parse_infill_notes(history)
+    filled = parse_infill_notes(history)
     for channel in store.reader.channels:
         if channel.name not in filled:
             continue
@@ -76,7 +79,7 @@ def _infilled(store: Examined) -> Findings:
 
 @check("inf", "error", "no value is infinite")
 def _inf(store: Examined) -> Findings:
-    for found in store.surveys.values():
+    for found in store.all_of("variable that could be read").values():
         if found.infinite.count:
             shape = form(found.infinite, found.states)
             remedy = f"correct the source, or mark them as missing there, then {REBUILD}"
@@ -85,7 +88,7 @@ def _inf(store: Examined) -> Findings:
 
 @check("range", "error", "all values are physically plausible")
 def _range(store: Examined) -> Findings:
-    for found in store.surveys.values():
+    for found in store.all_of("variable with a known range", lambda one: one.channel.known is not None).values():
         known = found.channel.known
         if known is not None and found.outside.count:
             spans = f"(values span {found.low:g} to {found.high:g})"
@@ -97,7 +100,8 @@ def _range(store: Examined) -> Findings:
 
 @check("negative", "error", "nothing is below zero that cannot be")
 def _negative(store: Examined) -> Findings:
-    for found in store.surveys.values():
+    bounded = store.all_of("variable that cannot be below zero", lambda one: one.bounds.negative is not None)
+    for found in bounded.values():
         if found.negative.count:
             what = f"below zero, down to {found.low:g}"
             remedy = f"set them to zero if they are noise of packing, or find the source's fill value, then {REBUILD}"
@@ -106,7 +110,8 @@ def _negative(store: Examined) -> Findings:
 
 @check("outliers", "warning", "no value is far beyond what the store's statistics make likely")
 def _outliers(store: Examined) -> Findings:
-    for found in store.surveys.values():
+    judged = store.all_of("variable with statistics", lambda one: bool(np.isfinite(one.bounds.low_C).any()))
+    for found in judged.values():
         if found.unlikely.count:
             what = f"far from the store's mean and scale (values span {found.low:g} to {found.high:g})"
             remedy = f"look at these states: a spike, or another unit? Correct the source, then {REBUILD}"
@@ -116,11 +121,13 @@ def _outliers(store: Examined) -> Findings:
 
 @check("jumps", "warning", "no state's mean is far from those of all others")
 def _jumps(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
+    # Few states have no usual distance, and the mean of rain jumps by itself.
+    steady = store.all_of(
+        f"variable with {_FEW} states (rain does not count)",
+        lambda one: one.states >= _FEW and not one.channel.may_be_zero,
+    )
+    for name, found in steady.items():
         means_TC = np.asarray(found.mean_TC, dtype=np.float64)
-        # Few states have no usual distance, and the mean of rain jumps by itself.
-        if len(means_TC) < 10 or found.channel.may_be_zero:
-            continue
         known = np.isfinite(means_TC).any()
         centre_C = np.nanmedian(means_TC, axis=0) if known else np.zeros(means_TC.shape[1:])
         distance_TC = np.abs(means_TC - centre_C)
@@ -138,10 +145,11 @@ def _jumps(store: Examined) -> Findings:
 
 @check("zeros", "warning", "no zeros stand for missing values")
 def _zeros(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
-        # Soil types, masks and rain are zero by right.
-        if found.channel.kind == "static" or found.channel.may_be_zero or not found.size:
-            continue
+    # Soil types, masks and rain are zero by right.
+    filled = store.all_of(
+        "variable that is hardly ever zero", lambda one: one.channel.kind != "static" and not one.channel.may_be_zero
+    )
+    for name, found in filled.items():
         count = int(found.zero_C.sum())
         share = count / found.size
         if share > _ZEROS:
@@ -152,9 +160,9 @@ def _zeros(store: Examined) -> Findings:
 
 @check("constant-in-space", "error", "no field has one value everywhere")
 def _constant_in_space(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
+    for name, found in store.all_of("variable that could be read").items():
         # A level that is flat in all states has nothing to learn from; single states are worth a look.
-        always = np.flatnonzero((found.flat_C == found.states) & (found.states > 0))
+        always = np.flatnonzero(found.flat_C == found.states)
         if always.size:
             detail = "one value everywhere"
             if found.low == found.high:
@@ -172,9 +180,7 @@ def _constant_in_space(store: Examined) -> Findings:
 
 @check("constant-in-time", "error", "every variable changes from state to state")
 def _constant_in_time(store: Examined) -> Findings:
-    for name, found in store.surveys.items():
-        if found.states < 2:
-            continue
+    for name, found in store.all_of("variable with several states", lambda one: one.states > 1).items():
         never = np.flatnonzero(found.repeated_C == found.states - 1)
         if never.size:
             detail = f"the same in all {found.states} states{_levels(store.reader, found, never)}"

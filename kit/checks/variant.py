@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from kit.checks.check import REBUILD, Examined, Finding, Findings, check, few
+from kit.checks.check import REBUILD, Examined, Finding, Findings, NotApplicable, check, few
 from kit.checks.results import Severity
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.variables import Kind
@@ -54,7 +54,8 @@ def _missing_levels(store: Examined) -> Findings:
 def _time_step(store: Examined) -> Findings:
     step, wanted = store.step_hours, store.expected.step_hours
     if step is None:
-        return
+        msg = "one state alone has no step"
+        raise NotApplicable(msg)
     # A pair is a state and the one that a step of the model later; both have to be in the store.
     if wanted is not None and (wanted / step) % 1:
         detail = f"states come every {step:g} h, and {store.expected.label} steps {wanted:g} h: no pair fits"
@@ -68,9 +69,11 @@ def _time_step(store: Examined) -> Findings:
 def _accumulation_window(store: Examined) -> Findings:
     step = store.expected.step_hours or store.step_hours
     wanted = store.expected.window_hours or step
-    for channel in store.reader.channels:
-        if channel.known is None or not channel.known.accumulated or channel.kind != "surface":
-            continue
+    accumulated = [channel for channel in store.reader.channels if channel.accumulated]
+    if not accumulated:
+        msg = "no accumulated variable"
+        raise NotApplicable(msg)
+    for channel in accumulated:
         window = channel.window_hours
         if window is None:
             detail = "does not say over how many hours it is accumulated (attribute accumulation_hours)"
@@ -83,7 +86,10 @@ def _accumulation_window(store: Examined) -> Findings:
                 severity, other = "warning", f"states come every {step:g} h"
             detail = f"is accumulated over {window:g} h, but {other}: "
             detail += "what fell in between is lost" if window < wanted else "windows overlap"
-            remedy = f"give hourly data and `--step {step:g}h`, which sums them: {REBUILD}"
+            remedy = f"give hourly data and `--step {step:g}h`, which sums them"
+            if window < wanted:
+                remedy += f"; if these are sums of {wanted:g} h, say so with `--window {channel.name}={wanted:g}h`"
+            remedy += f": {REBUILD}"
             yield Finding(channel.name, detail, remedy, severity, {"window_hours": window})
 
 

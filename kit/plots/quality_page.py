@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from kit.checks.check import Examined
-from kit.checks.results import QualityReport, Severity
+from kit.checks.results import QualityReport, Severity, meaning_texts
 from kit.checks.scan import Survey, Tally, thinning
 from kit.data.grid import western_edge
 from kit.plots.styles import BLUE, GREY, ORANGE, Style, style_of
@@ -73,6 +73,7 @@ def page(report: QualityReport, facts: Mapping[str, str], pictures: Mapping[str,
         if count:
             counted.append(f"{count} {noun}{'s' if count > 1 else ''}")
     summary = ", ".join(counted) or "no findings"
+    summary += f", {len(report.named('passed'))} checks passed, {len(report.named('not-applicable'))} not applicable"
     accepted = sum(check.accepted for check in report.checks)
     if accepted:
         summary += f", {accepted} accepted by name"
@@ -82,6 +83,8 @@ def page(report: QualityReport, facts: Mapping[str, str], pictures: Mapping[str,
         summary=summary,
         facts={"store": report.store, **facts},
         failed=failed,
+        nouns=_NOUNS,
+        meanings={name: meaning_texts(stated) for name, stated in report.variables.items()},
         # One row for each check, however many findings it has.
         checks=list({check.name: check for check in report.checks}.values()),
         findings=Counter(check.name for check in failed),

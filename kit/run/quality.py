@@ -230,7 +230,7 @@ def _kept(path: Path, key: str) -> Quality | None:
             # The store, or the checks, changed since it was written.
             if content["key"] == key:
                 checks = tuple(Check(**check) for check in content["checks"])
-                report = QualityReport(str(path), checks)
+                report = QualityReport(str(path), checks, content["variables"])
                 return Quality(report, dict(content["facts"]), dict(content["pictures"]))
         except (OSError, ValueError, KeyError, TypeError):
             # Absent, cut short, or of another version: the store is read again.
@@ -239,8 +239,9 @@ def _kept(path: Path, key: str) -> Quality | None:
 
 
 def _keep(path: Path, key: str, quality: Quality) -> None:
-    checks = quality.report.as_dict()["checks"]
-    content = {"key": key, "checks": checks, "facts": quality.facts, "pictures": quality.pictures}
+    report = quality.report.as_dict()
+    content = {"key": key, "facts": quality.facts, "pictures": quality.pictures}
+    content |= {name: report[name] for name in ("checks", "variables")}
     reasons = []
     for place in _places(path, key):
         try:

@@ -133,7 +133,9 @@ def _labels(job: Job, report: QualityReport, folder: RunFolder) -> dict[str, str
     synthetic = bool(job.store.attributes.get("synthetic"))
     trains, total = trainable.count(job.model)
     base = "random weights" if job.weights is None else job.weights.base["name"]
-    checks = f"{len(report.checks)} checks, {len(report.failed('warning'))} of them warn (qa.html)"
+    passed, lacking = report.named("passed"), report.named("not-applicable")
+    checks = f"{len(passed)} checks passed, {len(lacking)} not applicable, {len(report.failed('warning'))} warnings"
+    checks += " (qa.html)"
     data = job.settings.data
     # The description that MLflow's page of a run opens with, in Markdown.
     lines = (
@@ -148,6 +150,8 @@ def _labels(job: Job, report: QualityReport, folder: RunFolder) -> dict[str, str
         "mlflow.source.name": "kit finetune",
         "mlflow.source.type": "LOCAL",
         "kit.synthetic": str(synthetic).lower(),
+        "kit.checks.passed": ",".join(passed),
+        "kit.checks.not-applicable": ",".join(lacking),
     }
 
 

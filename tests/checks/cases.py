@@ -26,7 +26,7 @@ from tests.checks.stores import (
     together,
 )  # fmt: skip
 
-__all__ = ["FIRES", "SILENT"]
+__all__ = ["FIRES", "NOT_APPLICABLE", "SILENT"]
 
 LATITUDE = 90 - (np.arange(16) + 0.5) * 180 / 16
 COSINE = np.broadcast_to(np.cos(np.deg2rad(LATITUDE))[:, None], (16, 32))
@@ -62,6 +62,63 @@ def _earth(turn: Any = lambda mask: mask) -> Edit:
     for north, west, south, east in _CONTINENTS:
         mask[(rows <= north) & (rows >= south) & (columns >= west) & (columns <= east)] = 1
     return together(attribute("synthetic", False), set_values("static_lsm", ..., turn(mask)))
+
+
+def _rain(hours: float = 1) -> Any:
+    """Hourly rates of rain that passes, [12, 16, 32], m: none of its points is dry for long."""
+    random = np.random.default_rng(1)
+    return hours * 2e-4 * random.gamma(0.5, size=(12, 16, 32))
+
+
+def _totals(restart: int) -> Edit:
+    """Rain since a start that comes every so many states."""
+    rain, total = _rain(6), np.zeros((12, 16, 32))
+    for state_ in range(12):
+        total[state_] = rain[state_] + (total[state_ - 1] if state_ % restart else 0)
+    return add("tp", total, accumulation_hours=1)
+
+
+_ANGLE = np.deg2rad(np.arange(32) * 11.25)[None, None, :] - np.pi * np.arange(12)[:, None, None] / 2
+SUNSHINE = 3.6e6 * np.maximum(np.cos(_ANGLE) * COSINE[None], 0)
+"""Sums of one hour of sunshine at the equinox with 1000 W m-2 at noon on the equator, every 6 hours."""
+
+
+def _sunshine(scale: float, hours: float) -> Edit:
+    return add("ssrd", scale * SUNSHINE, accumulation_hours=hours)
+
+
+def _daily_sunshine(hours: float) -> Edit:
+    daily = 24 * 3.6e6 / np.pi * COSINE[None] * (1 - 0.02 * np.arange(12)[:, None, None])
+    return add("ssrd", daily, accumulation_hours=hours)
+
+
+def _box(group: Any, path: Path) -> None:
+    """Latitudes and longitudes of a region."""
+    group["longitude"][...] = np.arange(32) * 1.0
+    group["latitude"][...] = np.linspace(60, 45, 16)
+
+
+def _near_ground(group: Any, path: Path) -> None:
+    """Air of 500, 850 and 1000 hPa on levels that are called 60, 96 and 137."""
+    group["level"][...] = [60.0, 96.0, 137.0]
+    warm, moist = np.array([255.0, 277, 288]), np.array([8e-4, 4e-3, 7e-3])
+    for name, means in (("t", warm), ("q", moist)):
+        field = np.asarray(group[name][...])
+        group[name][...] = field - field.mean(axis=(0, 2, 3), keepdims=True) + means[:, None, None]
+
+
+def _kilopascal(group: Any, path: Path) -> None:
+    _near_ground(group, path)
+    group["level"][...] = [50.0, 85.0, 100.0]
+    height = 9.80665 * np.array([5574.0, 1457, 111])
+    field = np.asarray(group["z"][...])
+    group["z"][...] = field - field.mean(axis=(0, 2, 3), keepdims=True) + height[:, None, None]
+
+
+_LEADS = together(
+    *(state(name, "lead_hours", 0) for name in ("2t", "10u", "10v", "msl", "swh", "u", "v", "t", "q", "z"))
+)
+"""Of what is instantaneous."""
 
 
 def _linked(group: Any, path: Path) -> None:
@@ -351,6 +408,95 @@ FIRES: tuple[tuple[str, Edit, str | None, str, str], ...] = (
     ),
     ("geography", _earth(np.flipud), "static_lsm", "error", r"were it not upside down$"),
     ("geography", attribute("synthetic", False), "static_lsm", "warning", r"has \d+% of \d+ points"),
+    ("seam", replace("2t", lambda v: v + np.linspace(0, 60, 32)), "2t", "warning", r"^at 348.75 and 0 E it differs by"),
+    (
+        "seam",
+        set_values("u", (slice(None), 1, slice(None), 0), 90.0),
+        "u",
+        "warning",
+        r"times as much as any two",
+    ),
+    ("leads", state("2t", "lead_hours", [6, 12]), None, "warning", r"different leads, 2t: 6, 12 h$"),
+    (
+        "leads",
+        together(_LEADS, state("msl", "lead_hours", 6)),
+        None,
+        "warning",
+        r"leads, 10u, 10v, 2t, q, swh and 4 more: 0 h; msl: 6 h$",
+    ),
+    ("leads", together(_LEADS, state("tp", "lead_hours", [1, 2])), None, "info", r"0 h; tp: 1, 2 h$"),
+    (
+        "running-totals",
+        _totals(4),
+        "tp",
+        "error",
+        r"over 9 steps and drops after 2, first after 2020-01-01T18:00: .* a st",
+    ),
+    (
+        "running-totals",
+        together(_totals(4), replace("time", lambda v: v + 6 * 3600)),
+        "tp",
+        "error",
+        r"first after 2020-01-02T00:00: these are totals since 00 UTC, not sums of the 1 h that it states$",
+    ),
+    (
+        "running-totals",
+        replace("tp", lambda v: np.cumsum(np.tile(v, (1, 1, 1)) + 1e-4, axis=0)[[0, 1, 2, 0, 1, 2] * 2]),
+        "tp",
+        "error",
+        r"over 8 steps and drops after 3",
+    ),
+    (
+        "window-values",
+        _daily_sunshine(1),
+        "ssrd",
+        "error",
+        r"^reaches 7\d\d\d W m-2, .* at most 1407: the window of 1 h",
+    ),
+    (
+        "window-values",
+        _sunshine(1, 24),
+        "ssrd",
+        "error",
+        r"\d\d% of its values are zero, .*24 h that it states is too long",
+    ),
+    (
+        "window-values",
+        add("strd", 300 * 3600 + 3600 * SUNSHINE / 3.6e4, accumulation_hours=24),
+        "strd",
+        "error",
+        r"mean is 13.\d W m-2, and the sky gives 40 to 560: the window of 24 h that it states is too long",
+    ),
+    (
+        "window-values",
+        add("strd", 24 * (300 * 3600 + SUNSHINE / 10), accumulation_hours=1),
+        "strd",
+        "error",
+        r"too short",
+    ),
+    (
+        "window-values",
+        add("tp", 48 * _rain(), accumulation_hours=1),
+        "tp",
+        "warning",
+        r"its mean is 1\d\d mm a day, and no region has 100: the window of 1 h that it states is too short for them",
+    ),
+    (
+        "window-values",
+        together(attribute("synthetic", False), add("tp", _rain(), accumulation_hours=24)),
+        "tp",
+        "warning",
+        r"over the globe is 0.\d+ mm a day, where 0.5 to 10 are expected: the window of 24 h .* too long",
+    ),
+    (
+        "level-profile",
+        _near_ground,
+        "level",
+        "error",
+        r"^t averages 255, 277, 288 at 60, 96, 137 hPa; q averages 0.0008, ",
+    ),
+    ("level-profile", _kilopascal, "level", "error", r"^t averages 255, 277, 288 at 50, 85, 100 hPa"),
+    ("level-profile", replace("q", lambda v: np.flip(v, axis=1)), "q", "warning", r"^q averages 0.00\d+ at 100 hPa"),
 )
 """Check, fault, variable, severity, what is said."""
 
@@ -375,7 +521,6 @@ SILENT: tuple[tuple[str, Edit], ...] = (
     ("units-attribute", state("z", "units", "m**2 s**-2")),
     ("unit-mistake", replace("2t", lambda v: v - 60)),
     ("unit-mistake", set_values("msl", ..., 90000.0)),
-    ("hydrostatic", remove("t")),
     ("hydrostatic", replace("t", lambda v: v + 5)),
     ("dew-point", add("2d", np.full((12, 16, 32), 240.0))),
     ("land-sea-mask", remove("static_z")),
@@ -390,5 +535,48 @@ SILENT: tuple[tuple[str, Edit], ...] = (
     ("geography", together(_earth(), replace("static_lsm", lambda mask: np.where(np.arange(32) % 9 == 0, 1, mask)))),
     ("readable", set_values("2t", 3, np.nan)),
     ("infilled", attribute("history", ["2t converted from degC to K"])),
+    ("seam", replace("2t", lambda v: np.roll(v, 7, axis=2))),
+    ("leads", _LEADS),
+    ("leads", state("2t", "lead_hours", 6)),
+    ("running-totals", set_values("tp", slice(2, 5), 0.0)),
+    ("running-totals", add("tp", _rain(6))),
+    ("running-totals", add("ssrd", SUNSHINE)),
+    ("running-totals", together(remove("tp"), add("ssrd", SUNSHINE[:, :, :1] + 0 * SUNSHINE))),
+    ("window-values", _sunshine(1, 1)),
+    ("window-values", _daily_sunshine(24)),
+    ("window-values", add("strd", 300 * 3600 + SUNSHINE / 10, accumulation_hours=1)),
+    ("window-values", together(attribute("synthetic", False), add("tp", _rain(), accumulation_hours=1))),
+    # Another unit is no other window: the check of units tells.
+    ("window-values", add("tp", 1e3 * _rain(6), accumulation_hours=6)),
+    ("level-profile", replace("t", lambda v: v - 273.15)),
+    ("level-profile", replace("t", lambda v: v + 15)),
+    ("level-profile", replace("z", lambda v: v / 9.80665)),
 )
 """What looks like a fault and is none: coarse rounding, dry hours, noise of packing, extreme regions, spellings."""
+
+NOT_APPLICABLE: tuple[tuple[str, Edit, str], ...] = (
+    ("hydrostatic", remove("t"), r"^the store lacks t$"),
+    ("dew-point", remove("2t"), r"^the store lacks 2t, 2d$"),
+    ("land-sea-mask", remove("static_lsm"), r"^the store lacks static_lsm$"),
+    ("soil-type", remove("static_slt"), r"^the store lacks static_slt$"),
+    ("static-alignment", remove("static_z"), r"^the store lacks static_z$"),
+    ("static-alignment", _box, r"^without sp, the whole globe is needed$"),
+    (
+        "geography",
+        together(attribute("synthetic", False), _box),
+        r"^\d+ points in the midst of land and sea, 30 needed$",
+    ),
+    ("accumulation-window", remove("tp"), r"^no accumulated variable$"),
+    ("negative", remove("tp", "swh", "q", "static_lsm", "static_slt"), r"^no variable that cannot be below zero$"),
+    ("model-levels", remove("level"), r"^no usable coordinate level$"),
+    ("infilled", attribute("history", None), r"^no history of the build$"),
+    ("statistics-match", forget, r"^no readable statistics$"),
+    ("units-attribute", attribute("synthetic", True), r"^no variable of the table states a unit$"),
+    ("seam", _box, r"^the grid does not go around the Earth$"),
+    ("leads", attribute("synthetic", True), r"^no variable states its lead"),
+    ("running-totals", remove("tp"), r"^no sums"),
+    ("window-values", state("tp", "accumulation_hours", None), r"^no sums that state their window$"),
+    ("level-profile", remove("t", "q", "z"), r"^no temperature, humidity or geopotential"),
+    ("wind-direction", attribute("synthetic", True), r"^the grid's axes point east and north$"),
+)
+"""Check, what is taken from the store, the reason that is told."""

@@ -11,7 +11,7 @@ import pytest
 from kit.checks.check import LEVELS
 from kit.checks.results import QualityReport
 from kit.checks.run import CHECKS
-from tests.checks.cases import COSINE, FIRES, SILENT
+from tests.checks.cases import COSINE, FIRES, NOT_APPLICABLE, SILENT
 from tests.checks.stores import Edit, dry_above, examine, failed, of, report_of
 from tests.factories import synthetic_dataset, write_synthetic
 
@@ -35,6 +35,16 @@ def test_stays_silent(path: Path, name: str, edit: Edit) -> None:
     assert check.status == "passed", check
 
 
+@pytest.mark.parametrize(
+    ("name", "edit", "reason"), NOT_APPLICABLE, ids=[f"{i}-{case[0]}" for i, case in enumerate(NOT_APPLICABLE)]
+)
+def test_does_not_apply(path: Path, name: str, edit: Edit, reason: str) -> None:
+    (check,) = of(examine(path, edit), name)
+    assert check.status == "not-applicable"
+    assert re.search(reason, check.detail), check.detail
+    assert not check.remedy
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> QualityReport:
     """Of a store with something to look at for every check: all that Aurora reads, and what is held against it."""
@@ -42,15 +52,22 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> QualityReport:
     dataset = synthetic_dataset(surface=surface, levels=LEVELS, times=10)
     dataset["static_coslat"] = (("latitude", "longitude"), COSINE.astype(np.float32))
     dataset = dataset.assign({"q": dry_above(dataset["q"]), "2d": dataset["2t"] - 5})
+    dataset["2t"].attrs |= {"units": "K", "lead_hours": 0}
     path = tmp_path_factory.mktemp("clean") / "store"
     write_synthetic(dataset, path)
     return report_of(path)
 
 
+ELSEWHERE = {"geography": "not of this Earth", "wind-direction": "of curvilinear grids"}
+"""Checks that do not apply to the clean store."""
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_check_fires_somewhere_and_passes_a_clean_store(name: str, clean: QualityReport) -> None:
-    assert any(case[0] == name for case in FIRES), f"tests/checks/cases.py has no store in which {name} fires"
-    assert [check.status for check in of(clean, name)] == ["passed"]
+    fires = {case[0] for case in FIRES} | {"wind-direction"}
+    assert name in fires, f"tests/checks/cases.py has no store in which {name} fires"
+    expected = "not-applicable" if name in ELSEWHERE else "passed"
+    assert [check.status for check in of(clean, name)] == [expected]
 
 
 def test_the_manual_lists_every_check() -> None:

@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 from kit.checks.check import Expected
+from kit.checks.results import meaning_texts
 from kit.checks.run import VERSION, examine
 from kit.cli.main import main
 from kit.data.store.format import REPORT_FILE
@@ -189,3 +190,35 @@ def test_the_command(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["accepted"] == ["nan:2t"]
     assert main(["data", "qa", str(store), "--accept", "nan:v"]) == 2
     assert "--accept: nan:v has no effect" in capsys.readouterr().err
+
+
+def test_the_table_folds_what_passed_and_names_what_does_not_apply(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["data", "qa", str(store)]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().err.splitlines() if line.startswith("│")]
+    results = {row[1].strip(): (row[2].strip(), row[-2].strip()) for row in rows}
+    assert results["missing-levels"][0] == "note"
+    assert results["dew-point"] == ("not applicable", "the store lacks 2d")
+    assert "format" not in results
+    report = quality_of(store).report
+    assert not set(report.named("passed")) & set(report.named("not-applicable"))
+    assert "level-profile" in report.named("failed")
+    text = quality_of(store).page()
+    assert f"{len(report.named('passed'))} checks passed, {len(report.named('not-applicable'))} not applicable" in text
+    assert '<td class="not-applicable">not applicable</td>' in text
+    assert '<span class="tag info">note</span>' in text
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    (
+        ({"lead_hours": 0, "cell_methods": "time: point"}, ("0 h", "none", "time: point")),
+        ({"lead_hours": [6, 12], "accumulation_hours": 6}, ("6, 12 h", "sum of 6 h", "")),
+        ({"averaging_hours": 24.0}, ("not stated", "mean of 24.0 h", "")),
+    ),
+)
+def test_leads_and_windows_are_shown(stated: dict[str, object], expected: tuple[str, str, str]) -> None:
+    unstated = dict.fromkeys(("lead_hours", "accumulation_hours", "averaging_hours", "cell_methods"))
+    assert meaning_texts({**unstated, **stated}) == expected

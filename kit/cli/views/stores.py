@@ -6,30 +6,52 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from kit.checks.results import meaning_texts
 from kit.cli.views.tables import bytes_text, show_facts
 from kit.io.terminal import duration, error_console
 
-_STATUS_COLOUR = {"passed": "green", "failed": "red", "skipped": "yellow"}
+_FINDINGS = {"error": ("failed", "red"), "warning": ("warning", "yellow"), "info": ("note", "blue")}
+"""How findings of each severity are shown, the worst first: words and colour."""
 _SHOWN = 20
 """Files that are named; ``--json`` names all."""
 
 
 def show_quality(result: Mapping[str, Any]) -> None:
-    """Show the checks on a store."""
-    table = Table("check", "status", "severity", "variable", "finding", title=str(result["store"]), title_style="bold")
+    """Show the checks on a store: what was found, what does not apply, and how many passed."""
+    table = Table("check", "result", "variable", "finding", title=str(result["store"]), title_style="bold")
+    found = [check for check in result["checks"] if check["status"] == "failed"]
+    for severity, (word, colour) in _FINDINGS.items():
+        for check in found:
+            if check["severity"] != severity:
+                continue
+            # What was accepted keeps the colour of what failed: it is still there.
+            status = "accepted" if check["accepted"] else word
+            finding = f"{escape(check['detail'])}\n[dim]{escape(check['remedy'])}[/]"
+            table.add_row(check["name"], f"[{colour}]{status}[/]", check["variable"] or "", finding)
+    passed = set()
     for check in result["checks"]:
-        # What was accepted keeps the colour of what failed: it is still there.
-        colour = _STATUS_COLOUR.get(check["status"], "default")
-        status = check["status"]
-        if check.get("accepted"):
-            status = "accepted"
-        finding = escape(str(check.get("detail") or ""))
-        if check["status"] == "failed" and check.get("remedy"):
-            finding += f"\n[dim]{escape(check['remedy'])}[/]"
-        table.add_row(check["name"], f"[{colour}]{status}[/]", check["severity"], check.get("variable") or "", finding)
+        if check["status"] == "not-applicable":
+            table.add_row(check["name"], "not applicable", "", escape(check["detail"]), style="dim")
+        elif check["status"] == "passed":
+            passed.add(check["name"])
     out = error_console()
-    out.print(table)
+    if table.row_count:
+        out.print(table)
+    _show_meanings(result["variables"])
+    out.print(f"{len(passed)} checks passed (--json names them)")
     out.print("[green]fit for use[/]" if result["passed"] else "[red]not fit for use[/]")
+
+
+def _show_meanings(variables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Show leads and windows, a line for all variables that have the same ones."""
+    names: dict[tuple[str, str, str], list[str]] = {}
+    for name, stated in variables.items():
+        names.setdefault(meaning_texts(stated), []).append(name)
+    table = Table("variables", "lead", "window", "cell methods")
+    for texts, alike in names.items():
+        table.add_row(escape(", ".join(alike)), *map(escape, texts))
+    if names:
+        error_console().print(table)
 
 
 def show_estimate(result: Mapping[str, Any]) -> None:
