@@ -1,5 +1,6 @@
 """Groups of NetCDF-4 files: which hold fields, and one of them with the coordinates of those around it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,60 +27,65 @@ def groups_with_fields(path: Path) -> list[str]:
     return found
 
 
-def check_root(dataset: xr.Dataset, path: Path, name: str, note: Note) -> None:
-    """Refuse a file whose root holds no field while its groups do; note groups beside a root with fields.
+def open_parts(path: Path, name: str, wanted: Sequence[str], note: Note, **options: Any) -> dict[str, xr.Dataset]:
+    """Open a file, or groups of it.
 
-    Raises:
-        StoreError: Names the groups.
-    """
-    groups = groups_with_fields(path)
-    if not groups:
-        return
-    if any(array.ndim >= _GRID_DIMENSIONS for array in dataset.data_vars.values()):
-        note(f"{name}: the groups {', '.join(groups)} left out; name one with --group to have it")
-        return
-    msg = (
-        f"{name}: the fields of this file lie in groups, {', '.join(groups)}; name those to take with --group, such as "
-        f"--group {groups[0]}"
-    )
-    raise StoreError(msg)
-
-
-def open_group(path: Path, name: str, group: str, **options: Any) -> xr.Dataset:
-    """Open a group, with the coordinates of the groups around it that it has the dimensions of.
-
-    A variable of a group may lie on dimensions of an outer one, whose coordinates then are its own (CF conventions,
-    section 2.7); xarray leaves them behind.
+    The file is opened once: the NetCDF library crashes where a file is open twice in a process.
 
     Args:
         path: The file.
         name: Name of the file, for messages.
-        group: Path of the group inside the file.
+        wanted: Paths of groups inside the file; none for its root.
+        note: Takes what is left out.
         **options: Options of xarray's ``open_dataset``.
 
+    Returns:
+        The root, or the groups, by name for messages.
+
     Raises:
-        StoreError: There is no such group.
+        StoreError: There is no such group; or the root holds no field, while groups do.
     """
-    wanted = group.strip("/")
-    with netCDF4.Dataset(path) as opened:
-        try:
-            found = opened[wanted]
-        except (IndexError, KeyError):
-            found = None
-    if not isinstance(found, netCDF4.Group):
-        there = ", ".join(groups_with_fields(path)) or "none that holds a field; leave --group out"
-        msg = f"{name}: has no group {group!r}; its groups are {there}"
+    there = groups_with_fields(path)
+    if not wanted:
+        dataset = xr.open_dataset(path, **options)
+        if not there:
+            return {name: dataset}
+        if any(array.ndim >= _GRID_DIMENSIONS for array in dataset.data_vars.values()):
+            note(f"{name}: the groups {', '.join(there)} left out; name one with --group to have it")
+            return {name: dataset}
+        dataset.close()
+        msg = (
+            f"{name}: the fields of this file lie in groups, {', '.join(there)}; name those to take with --group, such "
+            f"as --group {there[0]}"
+        )
         raise StoreError(msg)
-    dataset = xr.open_dataset(path, group=wanted, **options)
+    groups = {key.strip("/"): dataset for key, dataset in xr.open_groups(path, **options).items()}
+    parts = {}
+    for group in (text.strip("/") for text in wanted):
+        if not group or group not in groups:
+            groups[""].close()
+            held = ", ".join(there) or "none that holds a field; leave --group out"
+            msg = f"{name}: has no group {group!r}; its groups are {held}"
+            raise StoreError(msg)
+        parts[f"{name}:{group}"] = _with_outer_coordinates(group, groups)
+    return parts
+
+
+def _with_outer_coordinates(group: str, groups: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Add coordinates of the groups around one that it has the dimensions of.
+
+    A variable of a group may lie on dimensions of an outer one, whose coordinates then are its own (CF conventions,
+    section 2.7); xarray leaves them behind.
+    """
+    dataset = groups[group]
     coordinates: dict[str, xr.Variable] = {}
-    around = wanted
+    around = group
     while around:
         around = around.rpartition("/")[0]
-        with xr.open_dataset(path, group=around or None, **options) as outer:
-            for key, array in outer.variables.items():
-                is_its_own = array.ndim and set(array.dims) <= set(dataset.dims)
-                if is_its_own and key not in dataset.variables and key not in coordinates:
-                    coordinates[str(key)] = outer[key].load().variable
+        for key, array in groups[around].variables.items():
+            is_its_own = array.ndim and set(array.dims) <= set(dataset.dims)
+            if is_its_own and key not in dataset.variables and key not in coordinates:
+                coordinates[str(key)] = array
     combined = dataset.assign_coords(coordinates)
     combined.set_close(dataset.close)
     return combined

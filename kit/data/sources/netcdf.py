@@ -4,7 +4,6 @@ A folder, a file, or a zip; ``valid_time`` or ``time``, ``pressure_level`` or ``
 mixed through ``expver``; instantaneous and accumulated variables in files of their own.
 """
 
-import itertools
 import math
 import shutil
 import struct
@@ -26,7 +25,7 @@ import xarray as xr
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts, states_together
 from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import Note
-from kit.data.sources.groups import check_root, open_group
+from kit.data.sources.groups import open_parts
 from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS, VERSION
 from kit.data.sources.wrf import is_wrf, surface_fields
 from kit.io.errors import StoreError
@@ -65,14 +64,13 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
                 if scratch is None:
                     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-netcdf-")))
                 members = _unpack(file, scratch / str(number))
-            for (name, member), group in itertools.product(members, request.groups or ("",)):
-                if group:
-                    name = f"{name}:{group}"  # noqa: PLW2901
-                dataset = stack.enter_context(_opened(member, name, group, pieces.note))
-                if is_wrf(dataset):
-                    dataset = surface_fields(dataset, name, pieces.note)
-                licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
-                pieces.add(_one_version(dataset, pieces.note), name)
+            for name, member in members:
+                parts = stack.enter_context(_opened(member, name, request.groups, pieces.note))
+                for part, dataset in parts.items():
+                    if is_wrf(dataset):
+                        dataset = surface_fields(dataset, part, pieces.note)  # noqa: PLW2901
+                    licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
+                    pieces.add(_one_version(dataset, pieces.note), part)
         if not pieces.names:
             msg = f"{paths[0]}: none of {len(files)} files holds a field on latitudes and longitudes"
             raise StoreError(msg)
@@ -131,7 +129,8 @@ def _check_size(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path
 
 
 @contextmanager
-def _opened(path: Path, name: str, group: str, note: Note) -> Iterator[xr.Dataset]:
+def _opened(path: Path, name: str, groups: Sequence[str], note: Note) -> Iterator[dict[str, xr.Dataset]]:
+    """Yield the root of a file or groups of it, by name for messages."""
     check_length(path)
     try:
         with warnings.catch_warnings():
@@ -141,18 +140,16 @@ def _opened(path: Path, name: str, group: str, note: Note) -> Iterator[xr.Datase
             options: dict[str, Any] = {"engine": "netcdf4", "cache": False}
             # Dates are decoded below, where the numbers that they come from are still known.
             options |= {"decode_times": False, "decode_timedelta": False}
-            if group:
-                dataset = open_group(path, name, group, **options)
-            else:
-                dataset = xr.open_dataset(path, **options)
-                check_root(dataset, path, name, note)
+            parts = open_parts(path, name, groups, note, **options)
     except StoreError:
         raise
     except (*UNREADABLE, MemoryError) as error:
         msg = f"{name}: not readable as NetCDF ({error}); fetch the file again, or give its kind with --source"
         raise StoreError(msg) from error
-    with dataset:
-        yield _in_states(decode_dates(dataset, name), name)
+    with ExitStack() as stack:
+        for dataset in parts.values():
+            stack.callback(dataset.close)
+        yield {part: _in_states(decode_dates(dataset, part), part) for part, dataset in parts.items()}
 
 
 class _Values:
