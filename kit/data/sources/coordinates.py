@@ -96,6 +96,14 @@ def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:
     if coordinate.size == 0:
         msg = f"{where}: {name} has no values, so that there is nothing to take; fetch the file again"
         raise StoreError(msg)
+    # Degrees around a rotated pole are no latitudes and longitudes, whatever they are called.
+    standard_name = str(coordinate.attrs.get("standard_name", ""))
+    if name in GRID and standard_name.startswith(("grid_", "projection_")):
+        msg = (
+            f"{where}: {name} is a {standard_name}, which counts along a rotated or projected grid; write the "
+            "latitudes and longitudes of its points to the file as matrices, or regrid it first"
+        )
+        raise StoreError(msg)
     wrong = coordinate.values.ravel()
     if coordinate.dtype.kind in "iuf":
         wrong = wrong[~np.isfinite(wrong)]

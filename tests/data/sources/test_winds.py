@@ -280,6 +280,16 @@ def test_components_on_a_regular_grid_point_east_and_north(tmp_path: Path) -> No
     np.testing.assert_allclose(store.read("10u", range(4)), dataset["u10"].values, rtol=1e-6)
 
 
+def test_degrees_around_a_rotated_pole_are_no_latitudes(tmp_path: Path) -> None:
+    dataset, _, _ = grid_file()
+    coords = {
+        "lat": ("y", np.linspace(4, -3, 8), {"standard_name": "grid_latitude"}),
+        "lon": ("x", np.linspace(4, 12, 9), {"standard_name": "grid_longitude"}),
+    }
+    rotated = dataset.drop_vars(("lat", "lon", "crs")).assign_coords(coords).swap_dims(y="lat", x="lon")
+    assert "latitude is a grid_latitude, which counts along a rotated or projected grid" in refusal(rotated, tmp_path)
+
+
 def test_a_real_looking_file_of_a_lambert_grid(tmp_path: Path) -> None:
     path = real_data("field-cases") / "s22b_cf_lcc.nc"
     store = build_store(BuildSettings(source="netcdf", path=str(path), out=tmp_path / "s", statics=("coslat",)))

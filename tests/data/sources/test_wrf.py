@@ -14,6 +14,7 @@ from kit.data.settings import BuildSettings
 from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import StoreError
+from tests.data.sources.zarr_files import write as write_zarr
 from tests.real_data import real_data
 
 HOURS = np.arange(0, 24, 6)
@@ -122,6 +123,14 @@ def test_files_that_cannot_be_read(tmp_path: Path, change: Any, message: str) ->
 def test_fields_on_model_levels_are_refused_by_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"lack the variables t; .* on WRF's model levels: T, U; interpolate them"):
         build(wrfout()[0], tmp_path, variables=("t",))
+
+
+def test_zarr_stores_of_wrf_are_sent_to_netcdf(tmp_path: Path) -> None:
+    write_zarr(wrfout()[0].drop_vars("Times"), tmp_path / "wrf.zarr", form=3)
+    with pytest.raises(
+        StoreError, match=r"WRF's own output as a Zarr store, .* give the wrfout files"
+    ):
+        build_store(BuildSettings(source="zarr", path=str(tmp_path / "wrf.zarr"), out=tmp_path / "store"))
 
 
 def test_a_real_looking_file(tmp_path: Path) -> None:

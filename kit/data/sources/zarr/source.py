@@ -24,6 +24,7 @@ from kit.data.sources.leads import LEAD, TIME_DIMENSION, split_by_lead
 from kit.data.sources.levels import with_level_dimension
 from kit.data.sources.verticals import in_hectopascals
 from kit.data.sources.winds import OTHER_COMPONENT
+from kit.data.sources.wrf import is_wrf
 from kit.data.sources.zarr.address import is_address, opened_store
 from kit.data.sources.zarr.reading import FILLED, SelectedTimes, ZarrArrays, hours_between, lazy
 from kit.data.sources.zarr.retry_store import RetryStore, any_array
@@ -97,6 +98,12 @@ def _open(store: RetryStore) -> tuple[xr.Dataset, ZarrArrays]:
                 consolidated=arrays.consolidated,
                 zarr_format=arrays.format,
             )
+            if is_wrf(dataset):
+                msg = (
+                    f"{store.address}: WRF's own output as a Zarr store, which the kit reads as NetCDF alone; give the "
+                    "wrfout files with --source netcdf"
+                )
+                raise StoreError(msg)
             dataset = decode_dates(dataset, store.address)
             dataset = dataset.rename(coordinate_names(dataset))
             dataset = dataset.set_coords([name for name in GRID if name in dataset.data_vars])
