@@ -12,7 +12,8 @@ from kit.checks.drift import drift
 from kit.data.settings import BuildSettings
 from kit.data.sources.grib.scan import load_eccodes
 from kit.data.store.build import build_store
-from tests.checks.stores import editable, examine, of, report_of, set_values
+from kit.data.store.reader import Store
+from tests.checks.stores import examine, of, report_of, set_values
 from tests.real_data import real_data
 
 
@@ -83,7 +84,7 @@ def test_real_rain_and_its_running_total(tmp_path: Path, hours: int) -> None:
     (check,) = of(report_of(tmp_path / "store"), "running-totals")
     assert check.status == "passed", check
     # A second day, whose totals begin anew at half of its length.
-    rain = np.asarray(editable(tmp_path / "store")["tp"][...])
+    rain = Store.open(tmp_path / "store").read("tp", slice(None))
     half = len(rain) // 2
     totals = np.concatenate([np.cumsum(rain[:half], axis=0), np.cumsum(rain[half:], axis=0)])
     (check,) = of(examine(tmp_path / "store", set_values("tp", ..., totals)), "running-totals")

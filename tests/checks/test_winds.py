@@ -24,7 +24,8 @@ LAMBERT = Proj(proj="lcc", lat_1=38.5, lat_2=38.5, lat_0=38.5, lon_0=-97.5, R=63
 def _angles(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
     """Angle from the east to the x axis, counted to the north; of pyproj's own factors."""
     factors = LAMBERT.get_factors(longitude, latitude)
-    return -np.deg2rad(np.asarray(factors.meridian_convergence))
+    angles: np.ndarray = -np.deg2rad(np.asarray(factors.meridian_convergence))
+    return angles
 
 
 def _grid(width: int = 40, height: int = 30, spacing: float = 1e5) -> tuple[np.ndarray, np.ndarray]:

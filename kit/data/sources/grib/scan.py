@@ -212,7 +212,9 @@ class _Scanner:
             end = int(get(f"offsetSection{section}", 0)) + int(get(f"section{section}Length", 0))
             if end > length:
                 raise self._damaged(number, f"section {section} ends at byte {end}, the message at {length}")
-        edition = int(get("edition"))
+        edition = int(get("edition", 0))
+        if edition not in (1, 2):
+            raise self._damaged(number, f"GRIB of the edition {edition}, where there are 1 and 2")
         self._check_date(get, edition, number)
         # Steps before times: eccodes never returns from a time whose step is of no unit.
         first, last = self._steps(get, edition, number)
