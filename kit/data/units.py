@@ -158,6 +158,12 @@ def canonical_units(text: str) -> str:
     return re.sub(r"\bmbar\b", "hPa", spelling)
 
 
+def is_unit(text: str) -> bool:
+    """Whether a text is a unit that the kit can read, of whatever dimension."""
+    canonical = canonical_units(text)
+    return canonical in (*_SPELLINGS.values(), *_DEGREES.values(), "%", "dB") or _parsed(text) is not None
+
+
 def _parsed(text: str) -> _Product | None:
     """Read a unit as a product of powers; None where it is none that the kit knows."""
     if len(text) > _LONGEST:

@@ -18,7 +18,7 @@ from kit.data.sources.geopotential import implied_units
 from kit.data.sources.leads import WINDOW
 from kit.data.sources.verticals import PRESSURE, kind_of, pressure_dimension, surface_height
 from kit.data.store.format import STATIC_PREFIX
-from kit.data.units import conversion
+from kit.data.units import conversion, is_unit
 from kit.data.variables import Variable, lookup
 from kit.io.errors import StoreError
 
@@ -74,18 +74,19 @@ def recognise(array: xr.DataArray, *, on_levels: bool) -> Variable | None:
                 return variable
     for text in descriptions:
         variable = find_described(text, on_levels=on_levels)
-        # One that describes itself so in other units is another quantity, such as a rate.
-        if variable is not None and has_units_of(array, variable):
+        # One that describes itself so in units of another dimension is another quantity, such as a rate.
+        if variable is not None and _can_have_units_of(array, variable):
             return variable
     return None
 
 
-def has_units_of(array: xr.DataArray, variable: Variable) -> bool:
-    """Whether a field's units are those of a variable, or can be converted to them."""
+def _can_have_units_of(array: xr.DataArray, variable: Variable) -> bool:
+    """Whether nothing says that a field's units are of another dimension; what is no unit at all is refused later."""
+    units = str(array.attrs.get("units", variable.units))
     try:
-        conversion("", str(array.attrs.get("units", variable.units)), variable.units, of_water=variable.is_water)
+        conversion("", units, variable.units, of_water=variable.is_water)
     except StoreError:
-        return False
+        return not is_unit(units)
     return True
 
 
