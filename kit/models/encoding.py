@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from kit.data.variables import Kind
 from kit.io.errors import SettingsError
 from kit.models.heads import parse_heads
 from kit.models.spec import ModelSpec
@@ -41,8 +40,7 @@ def choose_encodings(
     if trained is not None:
         known.update(trained.surface, trained.atmospheric)
     elif not fresh:
-        own = spec.upstream
-        known.update(own.surface, own.physical(own.surface), own.atmospheric)
+        known.update(spec.upstream.surface, spec.upstream.physical(spec.upstream.surface), spec.upstream.atmospheric)
     written = {name: str(transform) for name, transform in parse_transforms(transforms).items()}
     for name, text in written.items():
         # A later stage may repeat what the weights carry with them.
@@ -70,10 +68,7 @@ def _why_no_transform(spec: ModelSpec, name: str, known: Collection[str]) -> str
         return f"the weights were trained with {spec.transforms.get(name, 'none')}, which stays"
     if name in spec.derived:
         return f"{name} is made by a head"
-    kind: Kind = "atmospheric"
-    if name in spec.surface:
-        kind = "surface"
-    return why_not(name, kind)
+    return why_not(name, "surface" if name in spec.surface else "atmospheric")
 
 
 def _own_encoding(spec: ModelSpec, name: str) -> str | None:
@@ -107,15 +102,12 @@ def _with_heads(spec: ModelSpec, heads: Mapping[str, str], *, fresh: bool) -> Mo
     if taken:
         msg = f"model.heads: {', '.join(taken)} would be a channel of a head, and is a variable of the model"
         raise SettingsError(msg)
-    # Random weights lack nothing: nothing is added to them.
-    beyond = spec.added
-    if not fresh:
-        beyond = (*spec.added, *added)
     return replace(
         spec,
         surface=(*spec.surface, *added),
         never_read=(*spec.never_read, *added),
-        added=beyond,
+        # Random weights lack nothing: nothing is added to them.
+        added=spec.added if fresh else (*spec.added, *added),
         heads={**spec.heads, **heads},
     )
 

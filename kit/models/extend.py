@@ -46,12 +46,8 @@ def capability(variant: Variant) -> Capability:
     two, ``_predict_difference_history_dim_lookup`` in ``aurora/model/aurora.py``, which in a longer one are others.
     """
     # A model that takes the lead time as an argument has learned several; the others have learned one alone.
-    hours: float | None = variant.timestep.total_seconds() / 3600
-    if variant.default("variable_lead_time"):
-        hours = None
-    history = None
-    if variant.is_air_pollution:
-        history = variant.default("max_history_size")
+    hours = None if variant.default("variable_lead_time") else variant.timestep.total_seconds() / 3600
+    history = variant.default("max_history_size") if variant.is_air_pollution else None
     return Capability(variant.default("level_condition"), hours, history)
 
 
@@ -109,9 +105,7 @@ def add_variables(base: ModelSpec, names: Collection[str], output_only: Collecti
         added[kind].append(bare)
     for name in output_only:
         if kinds.get(name) != "surface":
-            what = "is not among model.new_variables"
-            if name in kinds:
-                what = f"is {kinds[name]}"
+            what = f"is {kinds[name]}" if name in kinds else "is not among model.new_variables"
             msg = f"model.output_only: {name!r} {what}; only new surface variables can be predicted without being read"
             raise SettingsError(msg)
     return replace(
@@ -151,9 +145,7 @@ def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = Fal
     atmospheric = {*added, *(f"{name}_mod" for name in added)}
     new: list[str] = []
     for name, _ in model.named_parameters():
-        parts = atmospheric
-        if "surf_" in name:
-            parts = surface
+        parts = surface if "surf_" in name else atmospheric
         if "_token_embeds." in name or "_heads." in name:
             is_new = not parts.isdisjoint(name.split("."))
         else:

@@ -34,9 +34,7 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
         StoreError: the store lacks a statistic that is needed.
     """
     variant = variant_named(model.variant)
-    trained = None
-    if weights is not None:
-        trained = weights.spec
+    trained = None if weights is None else weights.spec
     base = replace(trained or _own_model(variant, data, store, random=weights is None), added=())
     if weights is None and model.new_variables:
         msg = "model.new_variables has no effect on random weights, which have all variables of the data; leave it out"
@@ -71,16 +69,11 @@ def _own_model(variant: Variant, data: DataSettings, store: Store, *, random: bo
     """The model of a variant's own variables, or of the data's where random weights leave them free."""
     surface, atmospheric, static = variant.surface, variant.atmospheric, variant.static
     # Weights read as many states as they were trained with, random ones as many as the data have.
-    history = variant.default("max_history_size")
-    if random:
-        history = data.history
+    history = data.history if random else variant.default("max_history_size")
     # Derived channels tie these variants to their own variables.
     if random and not (variant.is_wave or variant.is_v1p5 or variant.is_air_pollution):
-        chosen, static = data.variables, store.static
-        if chosen is None:
-            chosen = store.surface + store.atmospheric
-        if data.statics is not None:
-            static = data.statics
+        chosen = store.surface + store.atmospheric if data.variables is None else data.variables
+        static = store.static if data.statics is None else data.statics
         surface, atmospheric = keep_names(chosen, store.surface), keep_names(chosen, store.atmospheric)
     return ModelSpec(
         variant=variant.name,
@@ -108,9 +101,7 @@ def _rollout_lora(
                 settled = f"variant {variant.name!r} has no roll-out LoRA"
             msg = f"model.rollout_lora has no effect: {settled}; leave it out"
             raise SettingsError(msg)
-        if trained is None:
-            return None
-        return trained.rollout_lora
+        return None if trained is None else trained.rollout_lora
     # Merging changes predictions from roll-out step 40 on alone, where upstream drops a LoRA that acts at every step.
     if variant.rollout_lora_from_second:
         if model.rollout_lora == "merge":
@@ -120,17 +111,13 @@ def _rollout_lora(
             )
             raise SettingsError(msg)
         return "kept"
-    if model.rollout_lora == "keep":
-        return "kept"
-    return "merged"
+    return "kept" if model.rollout_lora == "keep" else "merged"
 
 
 def _statistics(spec: ModelSpec, store: Store, source: str, *, keep: bool) -> Statistics:
     """Find location and scale of every channel that upstream normalises, those of heads among them."""
     # What the weights were trained with stays, unless the settings say otherwise.
-    kept: dict[str, tuple[float, float]] = {}
-    if keep:
-        kept = dict(spec.statistics.values)
+    kept = dict(spec.statistics.values) if keep else {}
     transforms = parse_transforms(spec.transforms)
 
     def resolve(key: str, stored: str, name: str = "", level: float | None = None) -> tuple[float, float]:
@@ -149,9 +136,7 @@ def _statistics(spec: ModelSpec, store: Store, source: str, *, keep: bool) -> St
         found = store.statistics.variables.get(stored)
         if found is not None:
             return found.mean, found.std
-        why = "those of the store are asked for"
-        if published is None:
-            why = "upstream publishes none"
+        why = "upstream publishes none" if published is None else "those of the store are asked for"
         raise StoreError(_lacking(store, stored, why))
 
     own = drop_names(spec.surface, spec.derived)

@@ -7,16 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 VariantName = Literal[
-    "hres-finetuned",
-    "pretrained",
-    "small",
-    "12h",
-    "highres",
-    "air-pollution",
-    "wave",
-    "v1p5",
-    "v1p5-ensemble",
-    "tiny",
+    "hres-finetuned", "pretrained", "small", "12h", "highres", "air-pollution", "wave", "v1p5", "v1p5-ensemble", "tiny"
 ]
 
 

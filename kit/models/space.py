@@ -105,8 +105,10 @@ class TrainingSpace:
             for time in state.metadata.time:
                 # A time without a zone is in UTC, and NumPy wants none.
                 now = time.replace(tzinfo=time.tzinfo or UTC)
-                past = [now - step * self.spec.timestep for step in reversed(range(like_BTHW.shape[1]))]
-                times = [moment.astimezone(UTC).replace(tzinfo=None) for moment in past]
+                times = [
+                    (now - step * self.spec.timestep).astimezone(UTC).replace(tzinfo=None)
+                    for step in reversed(range(like_BTHW.shape[1]))
+                ]
                 samples.append(insolation(times, lat, lon, enforce_2d=True))
             surface[INSOLATION] = torch.from_numpy(np.stack(samples)).to(like_BTHW)
         return dataclasses.replace(state, surf_vars=surface, atmos_vars=dict(state.atmos_vars))
@@ -229,10 +231,9 @@ class TrainingSpace:
         for channel, name in self.precipitation.items():
             if channel not in fields.surface:
                 continue
-            head = None
+            head = None if observed else self._heads.get(name)
             keys: tuple[str, ...] = (channel,)
-            if not observed and name in self._heads:
-                head = self._heads[name]
+            if head is not None:
                 keys += head.channels(name)
             decoded = {key: self._denormalised(key, fields.surface[key]) for key in keys}
             if channel.startswith("scaled_"):
@@ -246,8 +247,8 @@ class TrainingSpace:
     @property
     def precipitation(self) -> dict[str, str]:
         """Channels of precipitation that the model predicts, and their names in a store."""
-        named = {channel: self._variant.physical_name(channel) for channel in self.spec.surface}
-        return {channel: name for channel, name in named.items() if name in PRECIPITATION}
+        named = zip(self.spec.surface, map(self._variant.physical_name, self.spec.surface), strict=True)
+        return {channel: name for channel, name in named if name in PRECIPITATION}
 
     def _forward(self, inputs: Batch) -> tuple[Batch, Batch]:
         """Prediction, and the decoder's output before upstream's hooks change it."""
@@ -317,9 +318,7 @@ class TrainingSpace:
                 if name not in encoded.surf_vars:
                     continue
                 present = encoded.surf_vars[name][:, 0].isfinite() & ocean
-                parts: tuple[str, ...] = (name,)
-                if name in self.model.angle_surf_vars:
-                    parts = (f"{name}_sin", f"{name}_cos")
+                parts = (f"{name}_sin", f"{name}_cos") if name in self.model.angle_surf_vars else (name,)
                 masks |= dict.fromkeys(parts, present)
                 masks[f"{name}_density"] = ocean.expand_as(present)
             encoded = self.model._pre_encoder_hook(_copied(encoded))

@@ -116,9 +116,7 @@ class ModelSpec:
     @property
     def rollout_lora_mode(self) -> Literal["keep", "merge"]:
         """What becomes of the roll-out LoRA of weights that are loaded into this model."""
-        if self.rollout_lora == "kept":
-            return "keep"
-        return "merge"
+        return "keep" if self.rollout_lora == "kept" else "merge"
 
     @property
     def output_only(self) -> tuple[str, ...]:

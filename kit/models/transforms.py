@@ -16,7 +16,8 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -163,13 +164,11 @@ def parse_transforms(written: Mapping[str, str]) -> dict[str, Transform]:
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """One level of a transformed variable over the training states."""
+class Fit(NamedTuple):
+    """Moments of one level of a transformed variable over the training states; the scale is a standard deviation."""
 
     mean: float
     scale: float
-    """Standard deviation."""
     skewness: float
 
 
@@ -194,9 +193,7 @@ def transformed_statistics(store: Store, name: str, level: float | None, transfo
     """
     if not len(store.times):
         return 0.0, 1.0
-    position = 0
-    if level is not None:
-        position = store.levels.index(level)
+    position = 0 if level is None else store.levels.index(level)
     return 0.0, fit(store, name, transform)[position].scale
 
 
@@ -209,12 +206,10 @@ def fit(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
     key = hashes.sha256_of_text(f"{store.fingerprint()} {name} {transform} moments")
     cached = registry.cache_dir() / "statistics" / f"{key}.json"
     if cached.is_file():
-        return tuple(Fit(*numbers) for numbers in documents.read_json(cached))
+        return tuple(starmap(Fit, documents.read_json(cached)))
     _logger.info("statistics of %s, transformed by %s, from the training states of %s", name, transform, store.path)
     indices = store.indices(store.statistics.train)
-    levels = len(store.levels)
-    if name in store.surface:
-        levels = 1
+    levels = 1 if name in store.surface else len(store.levels)
     weights = point_weights(store.statistics.weights, store.latitude, store.longitude)
     # Only moments are asked for; what it samples for quantiles is small.
     accumulators = [FieldAccumulator(f"{name} {transform} {level}", len(indices), weights) for level in range(levels)]
@@ -228,8 +223,8 @@ def fit(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
     if not np.isfinite([one.std for one in found]).all():
         msg = f"{store.path}: {name} has no finite value among its training states; leave it out, or mend the source"
         raise StoreError(msg)
-    moments = [(one.mean, one.std, one.skewness) for one in found]
+    moments = tuple(Fit(one.mean, one.std, one.skewness) for one in found)
     cached.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all, even if two runs begin together.
     atomic.write_atomically(cached, json.dumps(moments))
-    return tuple(Fit(*numbers) for numbers in moments)
+    return moments

@@ -63,8 +63,8 @@ def split_rollout_lora(
 Pattern = Mapping[str, Sequence[bool]]
 """By the name of an adapter's ``lora_E``, without the prefix of a file."""
 
+# Along which axis the parts of an adapter lie.
 _AXES = {"lora_A": 0, "lora_E": 0, "lora_B": 1}
-"""Along which axis the parts of an adapter lie."""
 
 
 def drop_pruned(tensors: Mapping[str, torch.Tensor], pattern: Pattern, prefix: str) -> dict[str, torch.Tensor]:

@@ -28,22 +28,22 @@ import torch
 from kit.io.errors import CheckpointError
 from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics, level_key
-from kit.models.variants import Variant, drop_names, keep_names
+from kit.models.variants import Variant, keep_names
 
 _logger = logging.getLogger(__name__)
 
 _ZIP = b"PK\x03\x04"
+# Keys under which a training script keeps the weights; the first is Lightning's.
 _STATES = ("state_dict", "model_state_dict", "model")
-"""Keys under which a training script keeps the weights; the first is Lightning's."""
+# Libraries whose objects lie beside weights and mean nothing to them.
 _SET_ASIDE = (
     "pathlib", "datetime", "argparse", "enum", "typing", "omegaconf", "antlr4", "lightning", "pytorch_lightning",
     "lightning_fabric", "lightning_utilities", "torchmetrics", "vibe_tune_aurora", "numpy",
 )  # fmt: skip
-"""Libraries whose objects lie beside weights and mean nothing to them."""
+# What compilation, recomputation and sharding put into names.
 _WRAPPERS = re.compile(r"(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
-"""What compilation, recomputation and sharding put into names."""
+# Every one of upstream's models has a ``backbone``; what stands before it is somebody's wrapper.
 _ANCHOR = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)backbone\.")
-"""Every one of upstream's models has a ``backbone``; what stands before it is somebody's wrapper."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,10 @@ def upstream_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, t
         msg = f"{file}: holds several models, under {listed}; save the one that is meant by itself"
         raise CheckpointError(msg)
     prefix = "".join(prefixes)
-    own = {name: tensor for name, tensor in bare.items() if name.startswith(prefix)}
-    others = list(drop_names(bare, own))
+    others = [name for name in bare if not name.startswith(prefix)]
     if others:
         _logger.info("%s: %d tensors beside %r are no part of the model (%s)", file, len(others), prefix, others[0])
-    return {name.removeprefix(prefix): tensor for name, tensor in own.items()}
+    return {name.removeprefix(prefix): tensor for name, tensor in bare.items() if name.startswith(prefix)}
 
 
 # The model that vibe-kit's Lightning module says that it trained.
@@ -185,10 +184,10 @@ def upstream_names(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, t
 # names and the statistics that all surface variables are normalised with stand in the module's arguments, which
 # Lightning keeps.
 
+# Levels, in hPa, that upstream publishes statistics for.
 _LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
-"""Levels, in hPa, that upstream publishes statistics for."""
+# The ``init_mode`` in which the model is upstream's own, whatever the other arguments say.
 _UNCHANGED = "pretrained"
-"""The ``init_mode`` in which the model is upstream's own, whatever the other arguments say."""
 
 
 def vibe_kit_spec(arguments: Mapping[str, Any], variant: Variant, file: Path) -> ModelSpec | None:

@@ -112,11 +112,10 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
 
 
 def _read(path: Path, name: str, variant: Variant) -> Weights:
-    folder, file = path, path
-    if path.name in (ADAPTER, TRAINED):
-        folder = path.parent
+    folder = path.parent if path.name in (ADAPTER, TRAINED) else path
     if tensor_files(folder) != [TENSORS]:
         return _read_delta(folder, name, variant)
+    file = path
     if path.is_dir():
         file = path / TENSORS
     if not file.is_file():

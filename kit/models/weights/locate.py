@@ -25,8 +25,8 @@ RANDOM = "random"
 WEIGHTS_VARIABLE = "KIT_WEIGHTS"
 """Environment variable with folders of weights, separated as in ``PATH``."""
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+# Between the names of files that are weights together.
 _TOGETHER = "+"
-"""Between the names of files that are weights together."""
 
 
 def locate(reference: str | None, variant: Variant) -> tuple[str, Path]:
@@ -208,17 +208,13 @@ def _of_hash(recorded: Mapping[str, Any], fixed: Collection[str]) -> Iterator[Pa
         for file in _files(searched):
             if not renamed and file.name != names[0]:
                 continue
-            group, found = [file], file
-            if not renamed:
-                group = [file.with_name(name) for name in names]
-            if len(group) > 1:
-                found = file.parent
+            group = [file] if renamed else [file.with_name(name) for name in names]
             try:
                 size = sum(part.stat().st_size for part in group)
             except OSError:
                 continue
             if size == recorded.get("size", size) and _digest(group) == recorded["sha256"]:
-                yield found
+                yield file.parent if len(group) > 1 else file
 
 
 def _files(place: Path) -> Iterator[Path]:
@@ -236,12 +232,7 @@ def _weights_folders() -> list[Path]:
 
 def describe_search() -> str:
     """Describe where files were searched by their hash, and which of these folders are missing."""
-    shown: list[str] = []
-    for folder in _weights_folders():
-        missing = " (no such folder)"
-        if folder.is_dir():
-            missing = ""
-        shown.append(f"{folder}{missing}")
+    shown = [str(folder) if folder.is_dir() else f"{folder} (no such folder)" for folder in _weights_folders()]
     listed = ", ".join(shown) or "not set"
     return f"{WEIGHTS_VARIABLE} ({listed}) and the cache {registry.cache_dir() / 'files'}"
 
@@ -263,6 +254,4 @@ def identify_weights(name: str, files: Sequence[Path]) -> dict[str, Any]:
 
 def _digest(files: Sequence[Path]) -> str:
     digests = list(map(hashes.sha256_of_file, files))
-    if len(digests) == 1:
-        return digests[0]
-    return hashes.sha256_of_text("".join(digests))
+    return digests[0] if len(digests) == 1 else hashes.sha256_of_text("".join(digests))
