@@ -31,13 +31,9 @@ def pruning(settings: AdaptSettings, steps: int | None) -> Budget:
     budget = settings.budget
     if steps is None:
         return budget._replace(tinit=0, tfinal=0, interval=1)
-    tinit, tfinal, interval = budget.tinit, budget.tfinal, budget.interval
-    if tinit is None:
-        tinit = steps // 10
-    if tfinal is None:
-        tfinal = 3 * steps // 10
-    if interval is None:
-        interval = max(1, steps // 100)
+    tinit = steps // 10 if budget.tinit is None else budget.tinit
+    tfinal = 3 * steps // 10 if budget.tfinal is None else budget.tfinal
+    interval = budget.interval or max(1, steps // 100)
     if tinit + tfinal >= steps:
         msg = (
             f"adapt.tinit ({tinit}) and adapt.tfinal ({tfinal}) leave no step to prune in: expected less than the "
@@ -73,8 +69,11 @@ class Allocation:
         self._allocator: Any = RankAllocator(model, self._config, name)  # type: ignore[no-untyped-call]
         # Rows of A, entries of E and columns of B: the parts that are scored and pruned.
         ends = tuple(f".lora_{part}.{name}" for part in "ABE")
-        parameters = [(own, parameter) for own, parameter in model.named_parameters() if parameter.requires_grad]
-        self._parameters = {own: parameter for own, parameter in parameters if own.endswith(ends)}
+        self._parameters = {
+            own: parameter
+            for own, parameter in model.named_parameters()
+            if parameter.requires_grad and own.endswith(ends)
+        }
 
     @property
     def pattern(self) -> dict[str, list[bool]] | None:

@@ -1,6 +1,6 @@
 """DoRA (Liu et al. 2024): a weight's direction is adapted by LoRA, the length of each of its rows by a vector.
 
-Import this module only after ``kit.adapt.method.import_packages``.
+Import this module only after ``kit.adapt.lora.import_packages``.
 """
 
 from typing import Any

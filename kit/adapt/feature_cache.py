@@ -31,12 +31,12 @@ _logger = logging.getLogger(__name__)
 _FORMAT = 1
 _NAME = "latents"
 _FACTS = "features.json"
+# Seconds after which an unfinished file that nobody writes is removed.
 _ABANDONED = 60.0
-"""Seconds after which an unfinished file that nobody writes is removed."""
 _GIB = 2**30
 _BUDGET = 20 * _GIB
+# Left free on the disk.
 _RESERVE = 5 * _GIB
-"""Left free on the disk."""
 
 
 @dataclass(frozen=True)
@@ -278,9 +278,7 @@ def check_size(cache: FeatureCache, times: Sequence[datetime], budget: int | Non
     Raises:
         SettingsError: says how large it would be, and what can be done.
     """
-    limit, whose = _BUDGET, "the default"
-    if budget is not None:
-        limit, whose = budget, "adapt.cache_budget"
+    limit, whose = (_BUDGET, "the default") if budget is None else (budget, "adapt.cache_budget")
     needed = len(times) * cache.shape.bytes
     # Older caches are left alone by a run that will not start.
     if needed <= limit:
@@ -294,9 +292,7 @@ def check_size(cache: FeatureCache, times: Sequence[datetime], budget: int | Non
         beyond = f"{missing / _GIB:.3g} GiB of that still to be written, and the disk has room for {free / _GIB:.3g}"
     else:
         return
-    fewer = ""
-    if cache.shape.levels > 1:
-        fewer = "; the surface latent alone (adapt.latents surface)"
+    fewer = "; the surface latent alone (adapt.latents surface)" if cache.shape.levels > 1 else ""
     msg = (
         f"{cache.described(times)}: {beyond}. Take fewer times (data.train, data.valid); a smaller data.region{fewer}; "
         "a larger adapt.cache_budget, or another disk (adapt.cache PATH); or compute latents at every step "

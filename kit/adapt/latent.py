@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,10 @@ class LatentSpace(TrainingSpace):
         """
         super().__init__(model, spec, window)
         self.cache = cache
-        self.told: str | None = None
         self._light = heads_of(model)
 
-    def open_cache(self, settings: AdaptSettings, periods: Sequence[Pairs]) -> None:
-        """Open the feature cache of a run, unless it shall have none; ``told`` then says how large it is.
+    def open_cache(self, settings: AdaptSettings, periods: Sequence[Pairs]) -> tuple[str, ...]:
+        """Open the feature cache of a run, unless it shall have none, and return a note on its place and size.
 
         Args:
             settings: where it is, and how large it may be.
@@ -61,14 +61,13 @@ class LatentSpace(TrainingSpace):
             SettingsError: it would be too large, or the trunk draws random numbers.
         """
         if settings.cache == "off":
-            return
-        root = registry.cache_dir() / "features"
-        if settings.cache is not None:
-            root = Path(settings.cache).expanduser()
+            return ()
+        root = registry.cache_dir() / "features" if settings.cache is None else Path(settings.cache).expanduser()
         cache = _opened(self, periods[0], root)
         times = [time for pairs in periods for time in pairs.times]
         check_size(cache, times, settings.cache_bytes)
-        self.cache, self.told = cache, cache.described(times)
+        self.cache = cache
+        return (cache.described(times),)
 
     def predict_fields(self, inputs: Batch, *, release: bool = False) -> Fields:  # noqa: ARG002
         """Run the heads on each sample's latents, from the cache where they are there.
@@ -171,19 +170,26 @@ def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
             "that of the first time; set --adapt.cache off"
         )
         raise SettingsError(msg)
-    state = model.state_dict()
-    frozen = [name for name in state if name.startswith(("encoder.", "backbone."))]
     # Embeddings of what is never read have no part in latents.
-    trunk = drop_names(frozen, {f"encoder.surf_token_embeds.weights.{name}" for name in spec.output_only})
+    unread = {f"encoder.surf_token_embeds.weights.{name}" for name in spec.output_only}
+    trunk = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.startswith(("encoder.", "backbone.")) and name not in unread
+    }
+    # The spec without what is predicted and never read.
+    read = spec.as_dict()
+    del read["added"], read["never_read"]
+    read["surface"] = list(drop_names(read["surface"], spec.output_only))
+    for key, name in product(("statistics", "transforms", "heads"), spec.output_only):
+        read[key].pop(name, None)
     selection = pairs.selection
-    precision, dtype = "fp32", torch.float32
-    if heads.rounded:
-        precision, dtype = "bf16", torch.bfloat16
+    precision, dtype = ("bf16", torch.bfloat16) if heads.rounded else ("fp32", torch.float32)
     # The number of threads and the model of GPU, which change last bits, are no part of the key.
     facts = {
         # Of the tensors in memory, not of files: that covers merged stages, and weights under another name.
-        "trunk": digest_of({name: state[name] for name in trunk}),
-        "model": _as_read(spec),
+        "trunk": digest_of(trunk),
+        "model": read,
         "store": pairs.store.fingerprint(),
         "variables": [selection.inputs, selection.atmospheric, selection.static],
         "levels": selection.levels,
@@ -196,14 +202,3 @@ def _opened(space: LatentSpace, pairs: Pairs, root: Path) -> FeatureCache:
     rows, columns = selection.grid.shape
     patches = rows // heads.patch_size, columns // heads.patch_size
     return FeatureCache(root, facts, Shape(heads.levels, patches, model.decoder.embed_dim, dtype))
-
-
-def _as_read(spec: ModelSpec) -> dict[str, Any]:
-    """The spec, without what is predicted and never read."""
-    raw = spec.as_dict()
-    del raw["added"], raw["never_read"]
-    raw["surface"] = list(drop_names(raw["surface"], spec.output_only))
-    for key in ("statistics", "transforms", "heads"):
-        for name in spec.output_only:
-            raw[key].pop(name, None)
-    return raw

@@ -12,15 +12,19 @@ Each starts from what the model predicts. Checkpoints hold the tensors under the
 ``save_pretrained`` gives them.
 """
 
+import importlib
+import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from kit.adapt.adalora import Allocation, orthogonality, pruning
-from kit.adapt.method import Attached, import_packages
 from kit.adapt.settings import AdaptSettings
 from kit.config.suggestions import near_names
 from kit.io.errors import CheckpointError, SettingsError
@@ -31,6 +35,19 @@ NAME = "default"
 """PEFT's name for the one adapter that there is."""
 
 _ADAPTER_NAME = re.compile(rf"\.(?:lora_[ABE]\.{NAME}(?:\.weight)?|lora_magnitude_vector\.{NAME}\.weight)$")
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What adapters ask of training.
+
+    Attributes:
+        penalty: added to the loss of every batch, a scalar.
+        schedule: acts after each optimiser step.
+    """
+
+    penalty: Callable[[], torch.Tensor] | None = None
+    schedule: Allocation | None = None
 
 
 def attach(
@@ -88,9 +105,8 @@ def attach(
         parameter.requires_grad_(id(parameter) in own)
     if settings.method != "adalora" or steps is None:
         return Attached()
-    penalty = None
-    if settings.budget.orthogonality:
-        penalty = orthogonality(model, NAME, settings.budget.orthogonality)
+    weight = settings.budget.orthogonality
+    penalty = orthogonality(model, NAME, weight) if weight else None
     return Attached(penalty, Allocation(model, NAME))
 
 
@@ -201,9 +217,7 @@ def load(model: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
 
 
 def _shape_of(tensor: torch.Tensor | None) -> str:
-    if tensor is None:
-        return "none"
-    return str(tuple(tensor.shape))
+    return "none" if tensor is None else str(tuple(tensor.shape))
 
 
 # Which linear layers get an adapter.
@@ -220,19 +234,57 @@ def matching(model: torch.nn.Module, targets: Sequence[str], new: Collection[str
     Raises:
         SettingsError: a target selects none; names those that are nearest.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    layers = [name for name in linear if f"{name}.weight" not in new]
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and f"{name}.weight" not in new
+    ]
     selected: set[str] = set()
     for target in targets:
         found = [name for name in layers if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")]
         if not found:
             parts = target.count(".") + 1
             ends = dict.fromkeys(".".join(name.split(".")[-parts:]) for name in layers)
-            hint = f"there are {', '.join(list(ends)[:12])}"
             close = near_names(target, ends, cutoff=0.5)
-            if close:
-                hint = f"did you mean {' or '.join(close)}?"
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(list(ends)[:12])}"
             msg = f"adapt.targets: {target!r} is the end of no linear layer's name; {hint}"
             raise SettingsError(msg)
         selected.update(found)
     return list(keep_names(layers, selected))
+
+
+# The optional packages that adapters need, imported when a method asks for them.
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lora", "dora", "adalora"), ("peft",)),
+    "qlora": ("bitsandbytes", "peft"),
+}
+# What they and their dependencies say while they load is about kernels and formats that the kit does not use.
+_CHATTY = ("bitsandbytes", "torch.utils._pytree", "torchao")
+
+
+def import_packages(method: str) -> None:
+    """Import the packages of the ``peft`` extra that a method needs; takes seconds the first time.
+
+    Raises:
+        SettingsError: one of them cannot be imported.
+    """
+    loggers = list(map(logging.getLogger, _CHATTY))
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        # What a module makes as it loads has to be real, even if it is first asked for while a step is planned.
+        with warnings.catch_warnings(), unset_fake_temporarily():
+            # Bytecode is compiled at the first import, which is when Python warns of other people's escapes.
+            warnings.simplefilter("ignore")
+            for package in _NEEDED.get(method, ()):
+                importlib.import_module(package)
+    except ImportError as error:
+        msg = (
+            f"adapt.method {method} needs the package {package}, which cannot be imported ({error}); install it "
+            'with: pip install "aurora-finetune-kit[peft]"'
+        )
+        raise SettingsError(msg) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -85,9 +85,7 @@ class LightHeads(torch.nn.ModuleDict):
         """
         # The surface's latent comes first.
         latents = tokens.view(tokens.shape[0], patch_res[0], -1, tokens.shape[2])[:, : self.levels]
-        if not self.rounded:
-            return latents
-        return latents.to(torch.bfloat16)
+        return latents.to(torch.bfloat16) if self.rounded else latents
 
     def forward(self, latents: torch.Tensor, patches: tuple[int, int]) -> dict[str, torch.Tensor]:
         """Decode latents into values of every variable.
@@ -103,8 +101,9 @@ class LightHeads(torch.nn.ModuleDict):
         height, width = patches[0] * patch, patches[1] * patch
         joined = latents.transpose(1, 2).flatten(2).to(next(self.parameters()).dtype)
         # Upstream's function wants a dimension of levels, and gives one.
-        values = {name: head(joined)[:, :, None] for name, head in self.items()}
-        return {name: unpatchify(value, 1, height, width, patch)[:, 0, 0] for name, value in values.items()}
+        return {
+            name: unpatchify(head(joined)[:, :, None], 1, height, width, patch)[:, 0, 0] for name, head in self.items()
+        }
 
 
 def install(model: Aurora, spec: ModelSpec, settings: AdaptSettings, new: Collection[str]) -> frozenset[str]:
@@ -175,12 +174,10 @@ def attach(
         hidden: width of each hidden layer.
         latents: all latent levels, or the surface's alone.
     """
-    decoder, levels = model.decoder, model.encoder.latent_levels
-    if latents == "surface":
-        levels = 1
+    decoder = model.decoder
     heads = LightHeads(
         variables,
-        levels=levels,
+        levels=1 if latents == "surface" else model.encoder.latent_levels,
         width=decoder.embed_dim,
         hidden=hidden,
         patch_size=decoder.patch_size,

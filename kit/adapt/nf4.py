@@ -1,6 +1,6 @@
 """Frozen linear layers in NF4, the 4-bit format of QLoRA (Dettmers et al. 2023), through bitsandbytes.
 
-Import this module only after ``kit.adapt.method.import_packages``.
+Import this module only after ``kit.adapt.lora.import_packages``.
 """
 
 import math
@@ -49,10 +49,8 @@ class Nf4Linear(Linear4bit):
         """Multiply by the weight, [..., in_features] to [..., out_features]."""
         kind = x.device.type
         # Asked each time: the first input is fp32 even under autocast, where a layer norm comes before.
-        dtype = x.dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         bias: torch.Tensor | None = self._parameters["bias"]
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
         if bias is not None:
             bias = bias.to(dtype)
         y: torch.Tensor = matmul_4bit(x.to(dtype), self.weight, self.state(dtype), bias=bias)

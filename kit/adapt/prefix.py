@@ -20,10 +20,7 @@ import torch
 from aurora import Aurora
 from aurora.model.swin3d import WindowAttention
 
-from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings
-
-_NAME = "prefix"
 
 
 class Prefix(torch.nn.Module):
@@ -123,12 +120,12 @@ def _modules(*candidates: object) -> list[torch.nn.Module]:
 
 def prefix_of(attn: WindowAttention) -> Prefix | None:
     """Return the prefix of an attention layer, if it has one."""
-    found = attn._modules.get(_NAME)
+    found = attn._modules.get("prefix")
     assert found is None or isinstance(found, Prefix)
     return found
 
 
-def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def attach(model: Aurora, settings: AdaptSettings) -> None:
     """Give every attention layer of the backbone a prefix, as its submodule ``prefix``, and let nothing else train.
 
     Keys and values get a gradient of exactly zero while their gates are zero, that is at the first step.
@@ -139,4 +136,3 @@ def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attache
             device = module.qkv.weight.device
             module.prefix = Prefix(module.num_heads, module.head_dim, settings.prefix_tokens, device)
             module.forward = PrefixedForward(module)
-    return Attached()

@@ -21,12 +21,10 @@ import torch
 import torch.nn.functional as F
 from aurora import Aurora, Batch
 
-from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 
 Axis = npt.NDArray[np.float64]
-Cells = tuple[int, int]
 
 
 class Prompt(torch.nn.Module):
@@ -44,7 +42,7 @@ class Prompt(torch.nn.Module):
     """
 
     def __init__(
-        self, levels: int, width: int, patch: int, coarse: Cells | None, device: torch.device | None = None
+        self, levels: int, width: int, patch: int, coarse: tuple[int, int] | None, device: torch.device | None = None
     ) -> None:
         super().__init__()
         self.term = torch.nn.Parameter(torch.zeros(levels, *(coarse or ()), width, device=device))
@@ -83,9 +81,7 @@ class Prompt(torch.nn.Module):
         self, _encoder: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], tokens: torch.Tensor
     ) -> torch.Tensor:
         """Act as forward hook of the encoder, called once for a batch, in however many bands the encoder ran."""
-        batch = kwargs.get("batch")
-        if args:
-            batch = args[0]
+        batch = args[0] if args else kwargs.get("batch")
         assert isinstance(batch, Batch)
         added: torch.Tensor = self(tokens, batch.metadata.lat, batch.metadata.lon)
         return added
@@ -118,7 +114,7 @@ def _between(share: torch.Tensor, cells: int, *, wraps: bool) -> torch.Tensor:
     return (1 - torch.minimum(away, cells - away)).clamp(min=0)
 
 
-def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def attach(model: Aurora, settings: AdaptSettings) -> None:
     """Give the encoder a prompt, as its submodule ``prompt``, and let nothing else train."""
     model.requires_grad_(requires_grad=False)
     encoder = model.encoder
@@ -127,7 +123,6 @@ def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attache
     # As a submodule, so that its parameter has a name among the model's.
     encoder.prompt = prompt
     encoder.register_forward_hook(prompt.add, with_kwargs=True)
-    return Attached()
 
 
 def check_prompt_cells(settings: AdaptSettings, latitude: Axis, longitude: Axis, patch: int) -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from aurora import Aurora
 
-from kit.adapt.method import Attached
 from kit.adapt.settings import AdaptSettings, RolloutMode
 from kit.io.errors import SettingsError
 from kit.models.spec import ModelSpec
@@ -22,13 +21,12 @@ _METHOD = "rollout-lora"
 _MODE, _STEPS = "lora_mode", "lora_steps"
 
 
-def attach(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def attach(model: Aurora, settings: AdaptSettings) -> None:  # noqa: ARG001
     """Let a model's roll-out LoRA train, and nothing else; the model is built from what ``spec_for`` gives."""
     assert model.use_lora, "built without a roll-out LoRA"
     # Upstream's modules LoRARollout hold theirs in a list of that name.
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".loras." in name)
-    return Attached()
 
 
 def mode_of(spec: ModelSpec) -> RolloutMode:
@@ -53,10 +51,8 @@ def spec_for(
         SettingsError: the weights have one in another mode, or the roll-out would leave some of it without a gradient.
     """
     if settings.method != _METHOD:
-        method = None
-        if weights is not None and weights.adapter is not None:
-            method = weights.adapter["settings"]["method"]
-        if method != _METHOD or mode_of(spec) != "single":
+        adapter = None if weights is None else weights.adapter
+        if adapter is None or adapter["settings"]["method"] != _METHOD or mode_of(spec) != "single":
             return spec
         # Other methods start from a trained LoRA as from any other: merged, if it is the same at every step.
         return replace(spec, rollout_lora="merged")
@@ -107,9 +103,7 @@ def _check_rollout(mode: RolloutMode, loss_steps: Sequence[int], own_steps: int 
     if mode == "single":
         return
     # Each mode wants the roll-out in which all of it trains, and in which every loss has something that trains.
-    owner = "a LoRA from the second step of a roll-out on"
-    if mode == "all":
-        owner = "a LoRA of its own for each step"
+    owner = "a LoRA of its own for each step" if mode == "all" else "a LoRA from the second step of a roll-out on"
     if last == 1:
         why, remedy = "rollout.steps is 1: there would be nothing to train", "--rollout.steps 2 or more"
     elif mode == "from_second" and 1 in loss_steps:

@@ -25,6 +25,7 @@ RolloutMode = Literal["single", "from_second", "all"]
 
 _PEFT: tuple[Method, ...] = ("lora", "dora", "adalora", "qlora")
 _ADALORA: tuple[Method, ...] = ("adalora",)
+# Methods that each setting belongs to; with any other it would have no effect.
 _METHODS_OF: Mapping[str, tuple[Method, ...]] = {
     "rank": _PEFT,
     "alpha": _PEFT,
@@ -46,16 +47,14 @@ _METHODS_OF: Mapping[str, tuple[Method, ...]] = {
     "tokens": ("prefix",),
     "coarse": ("prompt",),
 }
-"""Methods that each setting belongs to; with any other it would have no effect."""
 
 _LIGHT_DECODER_SETTINGS = ("hidden", "latents", "cache", "cache_budget")
-"""Settings of light decoders alone."""
+# Settings that decide nothing about what is learned.
 _STORAGE_SETTINGS = ("cache", "cache_budget")
-"""Settings that decide nothing about what is learned."""
-_NOT_MERGEABLE: frozenset[str] = frozenset({"prefix", "prompt"})
-"""Methods that add what no weights of upstream's can give."""
+# Methods that add what no weights of upstream's can give.
+_NOT_MERGEABLE = ("prefix", "prompt")
+# Of the decoders that the authors of arXiv 2506.19088 published.
 _HIDDEN = (512, 512, 256)
-"""Of the decoders that the authors of arXiv 2506.19088 published."""
 
 _RANK = 8
 _INITIAL_RANK = 12
@@ -174,9 +173,7 @@ class AdaptSettings(BaseModel):
             msg = f"{'; '.join(faults)}; without it would have no effect"
             raise ValueError(msg)
         if self.method == "freeze" and (self.freeze is None) == (self.train_only is None):
-            given = "neither was"
-            if self.freeze is not None:
-                given = "both were"
+            given = "neither was" if self.freeze is None else "both were"
             msg = f"adapt.method freeze needs adapt.freeze or adapt.train_only, and {given} given; give one"
             raise ValueError(msg)
         # AdaLoRA prunes from the initial rank down.
@@ -218,19 +215,14 @@ class AdaptSettings(BaseModel):
     def adapter(self) -> Adapter:
         """The adapter that the method adds."""
         assert self.adds_adapter
-        default = _RANK
-        if self.method == "adalora":
-            default = _INITIAL_RANK
-        rank = self.rank or default
+        rank = self.rank or (_INITIAL_RANK if self.method == "adalora" else _RANK)
         return Adapter(rank, self.alpha or 2.0 * rank, self.targets or _TARGETS)
 
     @property
     def budget(self) -> Budget:
         """How ``adalora`` prunes."""
-        weight = self.orthogonality
         # Zero is a choice: it leaves the term out.
-        if weight is None:
-            weight = _ORTHOGONALITY
+        weight = _ORTHOGONALITY if self.orthogonality is None else self.orthogonality
         return Budget(self.target_rank or _RANK, self.tinit, self.tfinal, self.interval, weight)
 
     @property
@@ -300,11 +292,9 @@ def matching(names: Iterable[str], pattern: str, setting: str) -> list[str]:
         for name in known:
             parts = name.split(".")
             runs += [".".join(parts[start : start + length]) for start in range(len(parts) - length + 1)]
-        groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in known)
-        hint = f"there are {', '.join(list(groups)[:_MOST_SHOWN])}"
+        groups = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in known))
         close = near_names(pattern, dict.fromkeys(runs), cutoff=0.5)
-        if close:
-            hint = f"did you mean {' or '.join(close)}?"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(groups[:_MOST_SHOWN])}"
         msg = f"{setting}: {pattern!r} selects no parameter; {hint}"
         raise SettingsError(msg)
     return found

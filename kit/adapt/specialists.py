@@ -109,10 +109,8 @@ def check_same_base(described: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
             differing = [key for key in one.keys() | another.keys() if one.get(key) != another.get(key)]
             if differing:
                 key = min(differing)
-                values = f" ({one.get(key)} and {another.get(key)})"
                 # Statistics are hundreds of numbers.
-                if key == "statistics":
-                    values = ""
+                values = "" if key == "statistics" else f" ({one.get(key)} and {another.get(key)})"
                 msg = (
                     f"{first} and {name} differ in {what}.{key}{values}; specialists take each other's place only "
                     "where settings and model agree: forecast with each alone"

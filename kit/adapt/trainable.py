@@ -8,7 +8,7 @@ import torch
 from aurora import Aurora
 
 from kit.adapt import lora, mlp_decoder, prefix, prompt, rollout_lora
-from kit.adapt.method import Attach, Attached, StepHook
+from kit.adapt.adalora import Allocation
 from kit.adapt.settings import AdaptSettings, Method, matching
 from kit.io.errors import CheckpointError, SettingsError
 from kit.models.variants import drop_names, keep_names
@@ -30,7 +30,7 @@ class Trained:
     parameters: dict[str, torch.nn.Parameter]
     new: frozenset[str] = frozenset()
     penalty: Callable[[], torch.Tensor] | None = None
-    schedule: StepHook | None = None
+    schedule: Allocation | None = None
 
 
 def select(model: Aurora, settings: AdaptSettings, *, steps: int | None = None, new: Collection[str] = ()) -> Trained:
@@ -48,10 +48,11 @@ def select(model: Aurora, settings: AdaptSettings, *, steps: int | None = None, 
     own = dict(model.named_parameters())
     # By identity: PEFT's layers take the place of others, whose parameters then have longer names.
     fresh = {id(own[name]) for name in keep_names(new, own)}
+    attached = lora.Attached()
     if settings.adds_adapter:
         attached = lora.attach(model, settings, steps, new)
     else:
-        attached = _METHODS[settings.method](model, settings, steps)
+        _METHODS[settings.method](model, settings)
     trained: dict[str, torch.nn.Parameter] = {}
     trained_new: set[str] = set()
     for name, parameter in model.named_parameters():
@@ -76,21 +77,20 @@ def tensors(model: Aurora, settings: AdaptSettings) -> dict[str, torch.Tensor]:
 
 def _trained_tensors(model: Aurora, settings: AdaptSettings) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """PEFT's adapters, and what else trains."""
-    adapters: dict[str, torch.Tensor] = {}
-    if settings.adds_adapter:
-        adapters = lora.tensors(model)
+    adapters = lora.tensors(model) if settings.adds_adapter else {}
     # By their memory: PEFT saves adapters under other names than the model has them.
-    held = {value.data_ptr() for value in adapters.values()}
-    trains = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    others = {name: parameter.detach() for name, parameter in trains if parameter.data_ptr() not in held}
+    held = set(map(torch.Tensor.data_ptr, adapters.values()))
+    others = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.data_ptr() not in held
+    }
     return adapters, others
 
 
 def adapter_config(model: Aurora, settings: AdaptSettings) -> dict[str, Any] | None:
     """Return the contents of ``adapter_config.json``; None for a method without PEFT's adapters."""
-    if not settings.adds_adapter:
-        return None
-    return lora.config(model)
+    return lora.config(model) if settings.adds_adapter else None
 
 
 def load(model: Aurora, settings: AdaptSettings, saved: Mapping[str, torch.Tensor]) -> None:
@@ -177,9 +177,7 @@ def count(model: Aurora) -> tuple[int, int]:
 
 def size(parameter: torch.nn.Parameter) -> int:
     """Count the weights of a parameter: a byte holds two of 4 bits."""
-    if parameter.dtype is torch.uint8:
-        return 2 * parameter.numel()
-    return parameter.numel()
+    return 2 * parameter.numel() if parameter.dtype is torch.uint8 else parameter.numel()
 
 
 def module_group(name: str) -> str:
@@ -190,56 +188,50 @@ def module_group(name: str) -> str:
 # Training a part of upstream's own parameters: ``full``, ``freeze`` and ``head``.
 
 
-def _attach_full(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def _attach_full(model: Aurora, settings: AdaptSettings) -> None:  # noqa: ARG001
     """Train every parameter but upstream's roll-out LoRA.
 
     That is part of the weights that training starts from: where it was kept, it stays as it is.
     """
-    return _train_only(model, _own(model))
+    _train_only(model, _own(model))
 
 
-def _attach_freeze(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def _attach_freeze(model: Aurora, settings: AdaptSettings) -> None:
     """Train all but what ``adapt.freeze`` selects, or only what ``adapt.train_only`` selects.
 
     Raises:
         SettingsError: a pattern selects no parameter, or nothing is left to train, or nothing to freeze.
     """
     names = _own(model)
-    setting, patterns = "freeze", settings.freeze
-    if patterns is None:
-        setting, patterns = "train_only", settings.train_only or ()
+    setting, patterns = ("freeze", settings.freeze) if settings.freeze else ("train_only", settings.train_only or ())
     chosen: set[str] = set()
     for pattern in patterns:
         chosen.update(matching(names, pattern, f"adapt.{setting}"))
-    trained = drop_names(names, chosen)
-    if setting == "train_only":
-        trained = keep_names(names, chosen)
+    trained = drop_names(names, chosen) if setting == "freeze" else keep_names(names, chosen)
     if not 0 < len(trained) < len(names):
-        what = "nothing frozen"
-        if not trained:
-            what = "nothing to train"
+        what = "nothing frozen" if trained else "nothing to train"
         msg = f"adapt.{setting}: {', '.join(patterns)} leaves {what}; choose other patterns, or --adapt.method full"
         raise SettingsError(msg)
-    return _train_only(model, trained)
+    _train_only(model, trained)
 
 
-def _attach_head(model: Aurora, settings: AdaptSettings, steps: int | None) -> Attached:  # noqa: ARG001
+def _attach_head(model: Aurora, settings: AdaptSettings) -> None:
     """Train the decoder's heads and, if asked, the last stages of the backbone's decoder; or light decoders alone.
 
     Raises:
         SettingsError: more stages are asked for than there are.
     """
-    if settings.decoder == "mlp":
-        return _train_only(model, [name for name in _own(model) if name.startswith(f"decoder.{mlp_decoder.NAME}.")])
-    # Counted from the output: the last stages come just before the decoder.
-    stages = len(model.backbone.decoder_layers)
-    asked = settings.decoder_stages or 0
-    if asked > stages:
-        msg = f"adapt.decoder_stages: expected at most {stages}, the stages of the backbone's decoder, got {asked}"
-        raise SettingsError(msg)
-    parts = ["decoder.surf_heads.", "decoder.atmos_heads."]
-    parts += [f"backbone.decoder_layers.{index}." for index in range(stages - asked, stages)]
-    return _train_only(model, [name for name in _own(model) if name.startswith(tuple(parts))])
+    parts = [f"decoder.{mlp_decoder.NAME}."]
+    if settings.decoder != "mlp":
+        # Counted from the output: the last stages come just before the decoder.
+        stages = len(model.backbone.decoder_layers)
+        asked = settings.decoder_stages or 0
+        if asked > stages:
+            msg = f"adapt.decoder_stages: expected at most {stages}, the stages of the backbone's decoder, got {asked}"
+            raise SettingsError(msg)
+        parts = ["decoder.surf_heads.", "decoder.atmos_heads."]
+        parts += [f"backbone.decoder_layers.{index}." for index in range(stages - asked, stages)]
+    _train_only(model, [name for name in _own(model) if name.startswith(tuple(parts))])
 
 
 def _own(model: Aurora) -> list[str]:
@@ -247,17 +239,16 @@ def _own(model: Aurora) -> list[str]:
     return [name for name, _ in model.named_parameters() if ".loras." not in name]
 
 
-def _train_only(model: Aurora, names: Collection[str]) -> Attached:
+def _train_only(model: Aurora, names: Collection[str]) -> None:
     chosen = set(names)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
-    return Attached()
 
 
 # Adapters merged into the weights below them, by each method's formula, in fp32; no package is needed for it.
 
+# What PEFT's AdaLoRA adds to the rank that it divides by (``peft/tuners/adalora/layer.py``).
 _EPSILON = 1e-5
-"""What PEFT's AdaLoRA adds to the rank that it divides by (``peft/tuners/adalora/layer.py``)."""
 
 
 @torch.no_grad()
@@ -280,9 +271,12 @@ def merge_adapters(model: torch.nn.Module, settings: AdaptSettings, saved: Mappi
         linear = model.get_submodule(layer)
         assert isinstance(linear, torch.nn.Linear)
         start = f"{ADAPTER_PREFIX}{layer}.lora_"
-        own = [key for key in saved if key.startswith(start)]
         # By PEFT's names: A, B, and E of AdaLoRA or magnitude_vector of DoRA.
-        parts = {key.removeprefix(start).removesuffix(".weight"): saved[key] for key in own}
+        parts = {
+            key.removeprefix(start).removesuffix(".weight"): value
+            for key, value in saved.items()
+            if key.startswith(start)
+        }
         down, up = parts["A"], parts["B"]
         if settings.method == "adalora":
             merged = linear.weight + adapter.alpha / (adapter.rank + _EPSILON) * (up @ (down * parts["E"]))
@@ -294,7 +288,8 @@ def merge_adapters(model: torch.nn.Module, settings: AdaptSettings, saved: Mappi
         linear.weight.copy_(merged)
 
 
-_METHODS: Mapping[Method, Attach] = {
+# Each adds its submodules to upstream's modules, marks what trains and freezes everything else.
+_METHODS: Mapping[Method, Callable[[Aurora, AdaptSettings], None]] = {
     "full": _attach_full,
     "freeze": _attach_freeze,
     "head": _attach_head,
@@ -302,4 +297,3 @@ _METHODS: Mapping[Method, Attach] = {
     "prefix": prefix.attach,
     "prompt": prompt.attach,
 }
-"""Methods without PEFT's adapters."""

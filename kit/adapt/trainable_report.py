@@ -86,11 +86,10 @@ class TrainableReport:
         """Render the table as text."""
         lines: list[tuple[str, ...]] = [("what trains", "parameters", "of", "share", "lr", "weight decay", "")]
         for row in self.rows:
-            rates, mark = ("frozen", "", ""), ""
+            rates = ("frozen", "", "")
             if row.learning_rate is not None and row.weight_decay is not None:
                 rates = (_percent(row.share), f"{row.learning_rate:g}", f"{row.weight_decay:g}")
-            if row.new:
-                mark = "new"
+            mark = "new" if row.new else ""
             lines.append((row.group, f"{row.trains:,}", f"{row.parameters:,}", *rates, mark))
         lines.append(("all", f"{self.trains:,}", f"{self.parameters:,}", _percent(self.share), "", "", ""))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -147,8 +146,8 @@ _EMBEDDING = re.compile(
 _HEAD = re.compile(r"decoder\.(?:surf|atmos|light)_heads\.(?P<name>[^.]+)\.(?:layers\.(?P<level>[^.]+)\.)?")
 _COMBINER = re.compile(r"(?P<kind>surf|atmos)_feature_combiner\.(?P<name>[^.]+)\.")
 _CLOCK = re.compile(r"(?:static_)?(?P<cycle>tod|dow|doy)_(?P<wave>sin|cos)$")
+# Of a time's sine or cosine: as good as 0. With a gradient so small, AdamW does not move.
 _FAINT = 1e-6
-"""Of a time's sine or cosine: as good as 0. With a gradient so small, AdamW does not move."""
 _ROLLOUT_LORA = re.compile(r".*\.loras\.(?P<number>\d+)\.")
 _LEVEL_DECODER = re.compile(r"decoder\.(?:level_decoder(?P<alternate>_alternate)?|atmos_levels_embed)\.")
 _DERIVED = re.compile(r"_(?:sin|cos|density|mod)$")
@@ -281,14 +280,10 @@ def _note_values(noted: dict[str, torch.Tensor], values: Mapping[str, torch.Tens
     """Note which of some variables have a value other than 0, besides those that had one before."""
     for name, value in values.items():
         nonzero = value.detach().any()
-        if name in noted:
-            nonzero = noted[name] | nonzero
-        noted[name] = nonzero
+        noted[name] = noted[name] | nonzero if name in noted else nonzero
 
 
 def _phase(time: datetime, cycle: str, wave: str) -> float:
     """What upstream's encoder reads of a time (``aurora/model/encoder.py``)."""
     turns = {"tod": time.hour / 24, "dow": time.weekday() / 7, "doy": time.day / 365.25}[cycle]
-    if wave == "sin":
-        return math.sin(2 * math.pi * turns)
-    return math.cos(2 * math.pi * turns)
+    return math.sin(2 * math.pi * turns) if wave == "sin" else math.cos(2 * math.pi * turns)

@@ -17,13 +17,13 @@ from kit.io.errors import KitError
 from kit.models.space import Fields
 from kit.models.variants import drop_names, keep_names
 
+# Steps by which gradients have come through layers that start at zero: behind one of them in the second step, behind
+# two, such as LoRA in a new model's backbone, in the third.
 _SETTLED = 3
-"""Steps by which gradients have come through layers that start at zero: behind one of them in the second step, behind
-two, such as LoRA in a new model's backbone, in the third."""
+# What is no weight and yet a parameter that may change: AdaLoRA's count of the ranks that it keeps.
 _MOVES_BY_ITSELF = re.compile(r"\.ranknum\.")
-"""What is no weight and yet a parameter that may change: AdaLoRA's count of the ranks that it keeps."""
+# What AdaLoRA prunes by setting it to zero, which is also where it starts.
 _PRUNED = re.compile(r"\.lora_E\.")
-"""What AdaLoRA prunes by setting it to zero, which is also where it starts."""
 _SHOWN = 5
 
 
@@ -213,11 +213,8 @@ class TrainingCheck:
 
 
 def _untrained(step: int, silent: list[str], stuck: list[str]) -> str:
-    parts: list[str] = []
-    if silent:
-        parts.append(f"{len(silent)} have had no gradient: {_listed(silent)}")
-    if stuck:
-        parts.append(f"{len(stuck)} have had gradients and have not moved: {_listed(stuck)}")
+    kinds = {"had no gradient": silent, "had gradients and have not moved": stuck}
+    parts = [f"{len(names)} have {what}: {_listed(names)}" for what, names in kinds.items() if names]
     return (
         f"after step {step}, {len(silent) + len(stuck)} parameters that were to train do not, and no reason for that "
         f"is known. {'; '.join(parts)}. Choose what trains with adapt.*, raise optim.lr where they cannot move, or "
@@ -241,8 +238,8 @@ def _listed(names: list[str]) -> str:
 
 Fingerprint = tuple[int, int]
 
+# Values that are read at a time: a few times 8 bytes each is all the memory that this takes.
 _CHUNK = 2**19
-"""Values that are read at a time: a few times 8 bytes each is all the memory that this takes."""
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SEEDS = (0x0123_4567_89AB_CDEF, 0x7EDC_BA98_7654_3210)
 # Constants of SplitMix64 (Steele, Lea, Flood 2014), as signed integers.
@@ -285,9 +282,7 @@ def _multipliers(device: torch.device) -> torch.Tensor:
 
 def _sums(tensor: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
     """The two sums of one tensor, [2]."""
-    plain = tensor.detach()
-    if plain.is_complex():
-        plain = torch.view_as_real(plain)
+    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
     bits = plain.reshape(-1).view(_BITS[plain.element_size()])
     total = torch.zeros(2, dtype=torch.int64, device=bits.device)
     for chunk in torch.split(bits, _CHUNK):

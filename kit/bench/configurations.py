@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from aurora import Aurora
 
-from kit.adapt.method import import_packages
+from kit.adapt.lora import import_packages
 from kit.bench.workload import Case
 from kit.forecasting.predictor import build_prediction_space
 from kit.models.space import TrainingSpace

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kit.adapt.method import import_packages
+from kit.adapt.lora import import_packages
 from kit.bench.planning import BenchPlanner, read_settings, size_of
 from kit.bench.results import BenchRow, rounded
 from kit.bench.settings import BenchSettings

@@ -13,7 +13,7 @@ from aurora import Aurora, Batch, Metadata
 from aurora.model.swin3d import Swin3DTransformerBlock
 
 from kit.adapt import prompt
-from kit.adapt.method import import_packages
+from kit.adapt.lora import import_packages
 from kit.adapt.trainable import count
 from kit.data.dataset import Pair
 from kit.forecasting.predictor import build_prediction_space

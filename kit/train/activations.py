@@ -45,11 +45,7 @@ class Activation:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return the JSON form; JSON has no NaN, so that it is null."""
-        values: dict[str, float | None] = asdict(self)
-        for name, value in asdict(self).items():
-            if not math.isfinite(value):
-                values[name] = None
-        return values
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 class _Sums:

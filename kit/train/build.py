@@ -30,8 +30,7 @@ from kit.train.loss import FieldLoss, point_weights
 from kit.train.optim import resolved_groups
 from kit.train.resolve import RunSpec, StepSpec, resolve_run
 from kit.train.task import Task
-from kit.train.tasks.forecast import ForecastTask, TaskData
-from kit.train.tasks.latents import LatentTask
+from kit.train.tasks.forecast import ForecastTask, LatentTask, TaskData
 from kit.train.tasks.replay import ReplayBuffer, ReplayTask
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
@@ -157,8 +156,7 @@ def build_trainer(
     engine.install(model, step.memory)
     # Before the updater, whose states are made on the parameters' device.
     model.to(device)
-    if points is not None:
-        points = points.to(device)
+    points = None if points is None else points.to(device)
     loss = FieldLoss(step.loss, levels=step.model.levels, heads=parse_heads(step.model.heads), points=points)
     loss.check_weights(model.decoder.surf_heads.keys(), model.decoder.atmos_heads.keys())
     check = None
@@ -199,15 +197,12 @@ def _resolved_settings(settings: Settings, run: RunSpec, trainer: Trainer) -> Se
     raw["optim"] = resolved_groups(trainer.updater.groups, step.optim).model_dump()
     raw["rollout"] = step.rollout.resolved().model_dump()
     raw["model"] |= {"weights": settings.model.weights or model.upstream.weights, "timestep": model.timestep}
-    precision = "fp32"
-    if step.autocast:
-        precision = "bf16"
     # Steps alone: steps and epochs exclude each other, and an epoch of other data has other steps.
     raw["train"] |= {
         "steps": run.schedule.steps,
         "epochs": None,
         "device": run.device.type,
-        "precision": precision,
+        "precision": "bf16" if step.autocast else "fp32",
         "checkpoint_every": run.schedule.checkpoint_every,
     }
     return Settings.model_validate(raw)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, mse_loss
@@ -57,17 +57,6 @@ class Loss:
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
-
-
-class LossFunction(Protocol):
-    """Compares a prediction with its target, both in training space."""
-
-    def __call__(self, prediction: Fields, target: Fields) -> Loss:
-        """Compare a prediction with its target.
-
-        Raises:
-            SettingsError: they do not hold the same variables, or a weight names none of them.
-        """
 
 
 class FieldLoss:
@@ -186,9 +175,7 @@ class FieldLoss:
         The most specific entry of ``loss.weights`` counts: level, output, variable, all others; then the paper's.
         """
         variable = self._variables.get(name, name)
-        weight = 1.0
-        if self._paper:
-            weight = PAPER_WEIGHTS.get(variable, 1.0)
+        weight = PAPER_WEIGHTS.get(variable, 1.0) if self._paper else 1.0
         for given in (key, name, variable, REST):
             if given in self._given:
                 weight = self._given[given]
@@ -211,9 +198,7 @@ class FieldLoss:
         names = {*surface, *atmospheric}
         levels = {level_key(name, level) for name in atmospheric for level in self._levels}
         if unused := sorted(self._given.keys() - names - levels - {REST}):
-            at = ""
-            if levels:
-                at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa"
+            at = f", on levels of {', '.join(f'{level:g}' for level in self._levels)} hPa" if levels else ""
             msg = f"loss.weights: {', '.join(unused)} weigh nothing; the loss is over {', '.join(sorted(names))}{at}"
             raise SettingsError(msg)
 
@@ -286,14 +271,10 @@ def point_weights(
     if not settings.area_weights:
         return None
     weights = area_weights(latitude, longitude).float()
-    if weights.ndim == 1:
-        return weights[:, None]
-    return weights
+    return weights[:, None] if weights.ndim == 1 else weights
 
 
 # Errors point by point, in training space.
-#
-# Dimensions: B batch, C level, H latitude, W longitude.
 
 PointError = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From a prediction and a target, of one shape, to an error in every point of it."""

@@ -181,19 +181,12 @@ def group_parameters(
     keys = list(dict.fromkeys((*settings.groups, NEW)))
     found: dict[str, dict[str, torch.nn.Parameter]] = {key: {} for key in (MAIN, *keys)}
     for name, parameter in parameters.items():
-        taker = MAIN
-        for key in keys:
-            if (key == NEW and name in new) or (key != NEW and matches(name, key)):
-                taker = key
-                break
-        found[taker][name] = parameter
+        takers = [key for key in keys if (key == NEW and name in new) or (key != NEW and matches(name, key))]
+        found[next(iter(takers), MAIN)][name] = parameter
     groups: list[Group] = []
     for key, members in found.items():
         if members:
-            own = settings
-            if key != MAIN:
-                own = settings.of_group(key)
-            groups.append(Group(key, members, own))
+            groups.append(Group(key, members, settings if key == MAIN else settings.of_group(key)))
         elif key in settings.groups:
             _explain_empty(key, list(parameters), new)
     return groups
@@ -217,9 +210,9 @@ def _explain_empty(key: str, names: Sequence[str], new: Collection[str]) -> None
 
 def resolved_groups(groups: Sequence[Group], settings: OptimSettings) -> OptimSettings:
     """Return the settings with every number of every group filled in."""
-    numbers: dict[str, GroupSettings] = {}
-    for group in groups:
-        if group.name != MAIN:
-            own = group.settings
-            numbers[group.name] = GroupSettings(lr=own.lr, weight_decay=own.weight_decay, warmup=own.warmup)
+    numbers = {
+        group.name: GroupSettings(**group.settings.model_dump(include={"lr", "weight_decay", "warmup"}))
+        for group in groups
+        if group.name != MAIN
+    }
     return settings.model_copy(update={"groups": numbers})

@@ -171,9 +171,7 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
     synthetic = bool(store.attributes.get("synthetic"))
     leaked = leaks(model.variant, weights, periods, synthetic=synthetic)
     # A replay buffer looks for further targets itself: an item is trained on one step at a time.
-    trained = RolloutSettings()
-    if settings.rollout.buffer is None:
-        trained = settings.rollout
+    trained = settings.rollout if settings.rollout.buffer is None else RolloutSettings()
     # The best checkpoint should be the best at the roll-out that is trained, not at its first step.
     validated = settings.rollout.validated
     train = Pairs(store, selection, periods["train"], steps=trained.steps, targets=len(trained.loss_steps))

@@ -141,9 +141,7 @@ class OptimSettings(BaseModel):
         Args:
             name: Key of ``groups``, or ``NEW`` whether it is one or not.
         """
-        own: dict[str, Any] = {}
-        if name in self.groups:
-            own = self.groups[name].model_dump(exclude_none=True)
+        own: dict[str, Any] = self.groups[name].model_dump(exclude_none=True) if name in self.groups else {}
         if name == NEW:
             own.setdefault("lr", _PEAK_OF_NEW)
         # A copy skips validation, which these values have passed as parts of the same settings.
@@ -189,42 +187,30 @@ class RolloutSettings(BaseModel):
     ``disk`` of the run folder."""
 
     @model_validator(mode="after")
-    def _check_push_forward(self) -> Self:
-        if self.buffer is not None:
-            return self
+    def _have_an_effect(self) -> Self:
         given = [f"rollout.{name}" for name in ("refresh", "keep") if getattr(self, name) is not None]
-        if given:
-            names = " and ".join(given)
-            msg = f"{names} would have no effect: there is no buffer; leave it out, or set rollout.buffer"
-            raise ValueError(msg)
-        if self.graded != "last" and self.steps == 1:
-            msg = (
-                f"rollout.graded {self.graded} has no effect with rollout.steps 1; set rollout.steps to 2 or more, or "
-                "leave it"
-            )
-            raise ValueError(msg)
-        if isinstance(self.graded, int) and self.graded > self.steps:
-            msg = f"rollout.graded is {self.graded}, but the roll-out has {self.steps} steps (rollout.steps)"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _check_buffer(self) -> Self:
-        if self.buffer is None:
-            return self
-        if self.steps == 1:
+        if self.buffer is None and given:
+            msg = f"{' and '.join(given)} would have no effect: there is no buffer; leave it out, or set rollout.buffer"
+        elif self.buffer is not None and self.steps == 1:
             msg = (
                 "rollout.buffer has no effect with rollout.steps 1, where no prediction is read again; set "
                 "rollout.steps to 2 or more, or leave it"
             )
-            raise ValueError(msg)
-        if self.graded != "last":
+        elif self.buffer is not None and self.graded != "last":
             msg = (
                 f"rollout.graded {self.graded} has no effect with rollout.buffer, where every step is graded when it "
                 "is drawn; leave one of them out"
             )
-            raise ValueError(msg)
-        return self
+        elif self.graded != "last" and self.steps == 1:
+            msg = (
+                f"rollout.graded {self.graded} has no effect with rollout.steps 1; set rollout.steps to 2 or more, or "
+                "leave it"
+            )
+        elif isinstance(self.graded, int) and self.graded > self.steps:
+            msg = f"rollout.graded is {self.graded}, but the roll-out has {self.steps} steps (rollout.steps)"
+        else:
+            return self
+        raise ValueError(msg)
 
     @property
     def loss_steps(self) -> range:

@@ -2,19 +2,19 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import torch
 
-from kit.adapt.method import StepHook
+from kit.adapt.adalora import Allocation
 from kit.adapt.trainable import Trained
 from kit.adapt.training_check import TrainingCheck
 from kit.data.dataset import Pair
 from kit.data.loader import Upcoming
 from kit.models.space import Fields, TrainingSpace
 from kit.train.activations import Activation, watching
-from kit.train.divergence import diagnose
 from kit.train.loss import Loss
 from kit.train.optim import DivergenceError, GradientNorms
 from kit.train.task import Observer, StepLoss, Task
@@ -129,7 +129,7 @@ class Trainer:
         return self.task.space
 
     @property
-    def schedule(self) -> StepHook | None:
+    def schedule(self) -> Allocation | None:
         """What the method of fine-tuning does after each step."""
         return self.trained.schedule
 
@@ -144,48 +144,40 @@ class Trainer:
             DivergenceError: the loss or the gradient is not finite; the parameters are as before, unless it is a
                 gradient and the updater moves them in the backward pass.
         """
-        with watching(self.space.model, self.activations, step) as activations:
-            report = self._take(step, batches)
-        return replace(report, activations=activations)
-
-    def _take(self, step: int, batches: Batches) -> StepReport:
-        started = time.perf_counter()
-        self.space.model.train()
-        self.updater.begin(step)
         mean = _Mean()
         # Gradients add up; each loss has an equal share in their mean.
         share = len(batches) * self.task.losses_per_batch
-        samples = taken = 0
-        drawn = depths = 0
-        for pair in batches:
-            taken += 1
-            samples += len(pair.inputs.metadata.time)
-            for step_loss in self.task.losses(pair, self._observe):
-                # Reading the loss waits for the device, so that it comes first only where it must.
-                if self.updater.moves_in_backward:
-                    self._note(mean, f"step {step}", pair, step_loss)
-                if self.trained.penalty is None:
-                    self.updater.backward(step_loss.loss.total / share)
-                else:
-                    self.updater.backward((step_loss.loss.total + self.trained.penalty()) / share)
-                if not self.updater.moves_in_backward:
-                    self._note(mean, f"step {step}", pair, step_loss)
-                if step_loss.depth is not None:
-                    drawn += len(step_loss.time)
-                    depths += step_loss.depth * len(step_loss.time)
-                # And its graph with it, before the next step is predicted.
-                del step_loss
-        assert taken == len(batches), f"{taken} of {len(batches)} batches were there"
-        after = None
-        if self.schedule is not None:
-            after = self.schedule.after_update
-        update = self.updater.update(step, after)
-        depth = None
-        if drawn:
-            depth = depths / drawn
-        total, parts = mean.result()
-        seconds = time.perf_counter() - started
-        return StepReport(step, total, parts, update.norms, update.rate, samples, seconds, update.rates, depth)
+        samples = taken = drawn = depths = 0
+        with watching(self.space.model, self.activations, step) as activations:
+            started = time.perf_counter()
+            self.space.model.train()
+            self.updater.begin(step)
+            for pair in batches:
+                taken += 1
+                samples += len(pair.inputs.metadata.time)
+                for step_loss in self.task.losses(pair, self._observe):
+                    # Reading the loss waits for the device, so that it comes first only where it must.
+                    if self.updater.moves_in_backward:
+                        self._note(mean, f"step {step}", pair, step_loss)
+                    if self.trained.penalty is None:
+                        self.updater.backward(step_loss.loss.total / share)
+                    else:
+                        self.updater.backward((step_loss.loss.total + self.trained.penalty()) / share)
+                    if not self.updater.moves_in_backward:
+                        self._note(mean, f"step {step}", pair, step_loss)
+                    if step_loss.depth is not None:
+                        drawn += len(step_loss.time)
+                        depths += step_loss.depth * len(step_loss.time)
+                    # And its graph with it, before the next step is predicted.
+                    del step_loss
+            assert taken == len(batches), f"{taken} of {len(batches)} batches were there"
+            update = self.updater.update(step, None if self.schedule is None else self.schedule.after_update)
+            total, parts = mean.result()
+            seconds = time.perf_counter() - started
+        depth = depths / drawn if drawn else None
+        return StepReport(
+            step, total, parts, update.norms, update.rate, samples, seconds, update.rates, depth, activations
+        )
 
     def _observe(self, prediction: Fields, target: Fields) -> None:
         for observer in self.observers:
@@ -219,3 +211,60 @@ class Trainer:
             for step_loss in self.task.valid_losses(pair, self._observe):
                 self._note(mean, "validation", pair, step_loss)
         return Validation(*mean.result(), self.task.scores())
+
+
+# The place where a loss stopped being finite: input states, steps on the way, target, or prediction.
+
+_Suspect = tuple[str, int, tuple[datetime, ...], Mapping[str, torch.Tensor]]
+
+
+def diagnose(where: str, pair: Pair, loss: StepLoss, steps: int, may_be_missing: frozenset[str]) -> str:
+    """Explain why a loss is not finite, and what to do about it.
+
+    Args:
+        where: Place in training, such as ``step 12``.
+        pair: Batch that the loss is of.
+        loss: Loss that is not finite.
+        steps: Steps of the roll-out.
+        may_be_missing: Variables whose values may be NaN by right, such as waves over land.
+
+    Returns:
+        A message without its subject, ready to be raised.
+    """
+    for kind, step, times, finite in _suspects(pair, loss, may_be_missing):
+        bad = [name for name, whole in finite.items() if not whole]
+        if not bad:
+            continue
+        advice = "lower optim.lr" if kind == "prediction" else "check the data with: kit data qa"
+        found = f"{kind} of {', '.join(bad)} for {_listed(times)} hold NaN or Inf"
+        return f"{_at(where, step, steps)}: the loss is not finite; {found}; {advice}"
+    # All of it is finite, and its error is not: too large for the precision.
+    return f"{_at(where, loss.step, steps)}: the loss is not finite for {_listed(loss.time)}; lower optim.lr"
+
+
+def _suspects(pair: Pair, loss: StepLoss, may_be_missing: frozenset[str]) -> Iterator[_Suspect]:
+    """Yield kind, roll-out step, times, and finiteness by variable, of everything that made a loss.
+
+    In the order in which one is made of the other: the first that is not finite is the cause.
+    """
+    states = pair.inputs.surf_vars | pair.inputs.atmos_vars
+    inputs = {name: value.isfinite().all() for name, value in states.items() if name not in may_be_missing}
+    depth = pair.inputs.metadata.rollout_step
+    if depth:
+        # Items of a replay buffer hold the model's own predictions.
+        yield "prediction", depth, pair.inputs.metadata.time, inputs
+    else:
+        yield "input states", 1, loss.time, inputs
+    for step, intermediate in enumerate(loss.before, start=1):
+        finite = {name: whole for name, whole in intermediate.finite.items() if name not in may_be_missing}
+        yield "prediction", step, intermediate.time, finite
+    yield "target", loss.step, loss.time, loss.target
+    yield "prediction", loss.step, loss.time, loss.prediction
+
+
+def _listed(times: tuple[datetime, ...]) -> str:
+    return ", ".join(f"{time:%Y-%m-%dT%H:%M}" for time in times)
+
+
+def _at(where: str, step: int, steps: int) -> str:
+    return where if steps == 1 else f"{where}, roll-out step {step} of {steps}"

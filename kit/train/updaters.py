@@ -61,6 +61,7 @@ class Updater(Protocol):
 
     def backward(self, loss: torch.Tensor) -> None:
         """Run the backward pass from a batch's share of the loss."""
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self, step: int, after: After | None = None) -> Update:
         """Apply the gradients, call ``after`` with the step, and free them.
@@ -123,34 +124,32 @@ def check_updater(optim: OptimSettings, memory: MemorySettings, accumulate: int 
             f"memory.offload optimizer and optim.name {optim.name} exclude each other: the host's arithmetic is "
             "AdamW's; use --optim.name adamw, or leave the optimiser on the device"
         )
-        raise SettingsError(msg)
-    if not memory.step_in_backward:
+    elif not memory.step_in_backward:
         return
-    if offloads:
+    elif offloads:
         msg = (
             "memory.step_in_backward and memory.offload optimizer exclude each other: one applies gradients on the "
             "device, the other on the host; give one"
         )
-        raise SettingsError(msg)
     # What is applied at once can wait neither for the global norm nor for another backward pass.
-    if optim.clip is not None:
+    elif optim.clip is not None:
         msg = (
             f"memory.step_in_backward applies each gradient before the global norm is known, so that optim.clip "
             f"({optim.clip:g}) cannot be kept to; pass --optim.clip none too"
         )
-        raise SettingsError(msg)
-    if accumulate > 1:
+    elif accumulate > 1:
         msg = (
             f"memory.step_in_backward applies each gradient before the next batch, so that train.accumulate "
             f"({accumulate}) has nothing to average; pass --train.accumulate 1, or leave it out"
         )
-        raise SettingsError(msg)
-    if losses > 1:
+    elif losses > 1:
         msg = (
             f"memory.step_in_backward applies each gradient before the next step of the roll-out, so that "
             f"rollout.graded ({losses} steps) has nothing to average; pass --rollout.graded last, or leave it out"
         )
-        raise SettingsError(msg)
+    else:
+        return
+    raise SettingsError(msg)
 
 
 class _GroupRates:
@@ -173,7 +172,7 @@ class _GroupRates:
         return Update(learning_rate(step, self._steps, self._main), norms, rates)
 
 
-class DeviceUpdater:
+class DeviceUpdater(Updater):
     """Gradients are applied on the device, after the backward pass.
 
     Attributes:
@@ -191,10 +190,6 @@ class DeviceUpdater:
 
     def begin(self, step: int) -> None:
         """Do nothing."""
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Run the backward pass."""
-        loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self, step: int, after: After | None = None) -> Update:
         """Clip, apply and free the gradients."""
@@ -218,7 +213,7 @@ class DeviceUpdater:
         self.optimizer.load_state_dict(state)
 
 
-class HostUpdater:
+class HostUpdater(Updater):
     """Gradients leave the device as they become complete; AdamW runs on the host.
 
     The global norm is that of the gradients on the host, taken in the same order as on the device: norm of each
@@ -238,10 +233,6 @@ class HostUpdater:
     def begin(self, step: int) -> None:  # noqa: ARG002
         """Drop gradients of a step that was given up."""
         self._host.begin()
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Run the backward pass, from which gradients go to the host."""
-        loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self, step: int, after: After | None = None) -> Update:
         """Clip and apply the gradients on the host, and send the weights back."""
@@ -365,9 +356,7 @@ class InBackwardUpdater:
         for group in state["param_groups"]:
             group_of |= dict.fromkeys(group["params"], group)
         for index, optimizer in enumerate(self._optimizers.values()):
-            own: dict[int, Any] = {}
-            if index in state["state"]:
-                own[0] = state["state"][index]
+            own = {0: state["state"][index]} if index in state["state"] else {}
             optimizer.load_state_dict({"state": own, "param_groups": [{**group_of[index], "params": [0]}]})
 
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from kit.adapt import lora, trainable
 from kit.adapt.adalora import Allocation, orthogonality, pruning
-from kit.adapt.method import import_packages
+from kit.adapt.lora import import_packages
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
 from kit.io.errors import SettingsError

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from kit.adapt import lora, trainable
-from kit.adapt.method import import_packages
+from kit.adapt.lora import import_packages
 from kit.adapt.settings import AdaptSettings
 from kit.io.errors import SettingsError
 from kit.models.space import Fields

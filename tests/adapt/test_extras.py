@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kit.adapt.method import import_packages
+from kit.adapt.lora import import_packages
 from kit.io.errors import SettingsError
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kit.adapt import lora, trainable
-from kit.adapt.method import import_packages
+from kit.adapt.lora import import_packages
 from kit.adapt.settings import AdaptSettings
 from tests.adapt.models import assert_planned, awake_model, predicted, size
 from tests.batches import small_spec

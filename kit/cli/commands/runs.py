@@ -19,7 +19,7 @@ def finetune(arguments: Sequence[str]) -> Outcome:
     """
     settings, options = resolve_settings(finetune, Settings, arguments, Layers)
     with loading("PyTorch, Aurora and PEFT" if settings.adapt.adds_adapter else "PyTorch and Aurora"):
-        from kit.adapt.method import import_packages
+        from kit.adapt.lora import import_packages
         from kit.run.finetune import finetune as run
 
         import_packages(settings.adapt.method)

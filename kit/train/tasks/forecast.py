@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 from aurora import Batch
 
+from kit.adapt.latent import LatentSpace
+from kit.adapt.settings import AdaptSettings
 from kit.data.dataset import Pair, Pairs, moved
 from kit.data.loader import ProcessShare, ShuffledPairs, load_pairs
 from kit.data.readers import Reader
 from kit.metrics.precipitation import RainBoard, flattened
 from kit.models.space import Fields, TrainingSpace
-from kit.train.loss import LossFunction
+from kit.train.loss import FieldLoss
 from kit.train.settings import RolloutSettings
 from kit.train.task import IntermediateStep, Observer, StepLoss, unobserved
 
@@ -56,7 +58,7 @@ class ForecastTask:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, space: TrainingSpace, loss_fn: LossFunction, rollout: RolloutSettings, data: TaskData | None = None
+        self, space: TrainingSpace, loss_fn: FieldLoss, rollout: RolloutSettings, data: TaskData | None = None
     ) -> None:
         self.space = space
         self.loss_fn = loss_fn
@@ -128,9 +130,43 @@ class ForecastTask:
         """Do nothing."""
 
 
+class LatentTask(ForecastTask):
+    """Predict one step ahead by light decoders on the latents of a frozen trunk.
+
+    Args:
+        space: The model with light decoders.
+        loss_fn: Compares a prediction with its target.
+        rollout: A single step.
+        data: Pairs of the run; None where steps are taken on batches from elsewhere, without a cache.
+        adapt: Where the cache of latents is, and how large it may be.
+
+    Raises:
+        SettingsError: the cache would be too large, or the trunk draws random numbers.
+    """
+
+    space: LatentSpace
+
+    def __init__(
+        self,
+        space: LatentSpace,
+        loss_fn: FieldLoss,
+        rollout: RolloutSettings,
+        data: TaskData | None,
+        adapt: AdaptSettings,
+    ) -> None:
+        super().__init__(space, loss_fn, rollout, data)
+        if data is not None:
+            # Refused here if it would grow beyond its budget, before anything is computed.
+            self.notes = space.open_cache(adapt, (data.train, data.valid))
+
+    def _prefetch(self) -> Callable[[datetime], None] | None:
+        """Return the function that reads the latents of an input time ahead; None without a cache."""
+        return None if self.space.cache is None else self.space.cache.read_ahead
+
+
 def roll_out(
     space: TrainingSpace,
-    loss_fn: LossFunction,
+    loss_fn: FieldLoss,
     pair: Pair,
     settings: RolloutSettings,
     device: torch.device,
@@ -174,7 +210,7 @@ def roll_out(
 
 def step_loss(
     space: TrainingSpace,
-    loss_fn: LossFunction,
+    loss_fn: FieldLoss,
     step: int,
     fields: Fields,
     state: Batch,

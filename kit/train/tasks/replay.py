@@ -24,12 +24,12 @@ from kit.data.dataset import Pair, concatenate, moved
 from kit.data.loader import read_ahead
 from kit.io.errors import CheckpointError, SettingsError, StoreError
 from kit.models.space import TrainingSpace
-from kit.train.loss import LossFunction
+from kit.train.loss import FieldLoss
 from kit.train.settings import RolloutSettings
 from kit.train.task import Observer, StepLoss, unobserved
 from kit.train.tasks.forecast import ForecastTask, TaskData, step_loss
 from kit.train.tasks.replay_sampler import Draw, draws
-from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem, ReplayStorage
+from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem
 
 _FOLDER = Path("resume") / "replay"
 
@@ -59,7 +59,7 @@ class ReplayTask(ForecastTask):
     def __init__(
         self,
         space: TrainingSpace,
-        loss_fn: LossFunction,
+        loss_fn: FieldLoss,
         rollout: RolloutSettings,
         data: TaskData | None,
         buffer: ReplayBuffer | None,
@@ -104,7 +104,7 @@ class ReplayTask(ForecastTask):
 
 def one_step(
     space: TrainingSpace,
-    loss_fn: LossFunction,
+    loss_fn: FieldLoss,
     pair: Pair,
     device: torch.device,
     take_back: Callable[[Batch], None] | None = None,
@@ -132,21 +132,6 @@ def one_step(
     loss = step_loss(space, loss_fn, depth + 1, fields, moved(pair.target, device), (), observe)
     del fields
     yield dataclasses.replace(loss, depth=depth)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """Data of a draw.
-
-    Attributes:
-        draw: Items that are drawn.
-        fresh: Input states of the items, where the model has made no step of them.
-        target: Target of the next step.
-    """
-
-    draw: Draw
-    fresh: Batch | None
-    target: Batch
 
 
 class ReplayBuffer:
@@ -186,7 +171,7 @@ class ReplayBuffer:
                 f"more than {longest} states after them without a gap; use fewer steps, or a longer period"
             )
             raise StoreError(msg)
-        self._storage: ReplayStorage = HostStorage()
+        self._storage: HostStorage | DiskStorage = HostStorage()
 
     def open(self, folder: Path) -> None:
         """Prepare an empty buffer.
@@ -194,9 +179,7 @@ class ReplayBuffer:
         Args:
             folder: Folder for files of items, if they are kept on disk; files that are there are removed.
         """
-        self._storage = HostStorage()
-        if self._keep == "disk":
-            self._storage = DiskStorage(folder)
+        self._storage = DiskStorage(folder) if self._keep == "disk" else HostStorage()
 
     def close(self) -> None:
         """Drop all items."""
@@ -240,29 +223,24 @@ class ReplayBuffer:
             seed=self._data.seed,
         )
         # A resumed run finds its place by counting; no draw depends on a prediction, so that data can be read ahead.
-        for read in read_ahead(map(self._read, islice(course, start, stop))):
-            draw, inputs = read.draw, read.fresh
+        for draw, fresh, target in read_ahead(map(self._read, islice(course, start, stop))):
+            inputs = fresh
             if inputs is None:
                 slots = zip(draw.slots, draw.pairs, strict=True)
                 inputs = concatenate([self._held(slot, pair, draw.depth) for slot, pair in slots])
             # What goes on is put back; what was there before is at its end, or has been replaced by a fresh item.
             for slot in draw.slots:
                 self._storage.drop(slot)
-            take_back = None
-            if any(draw.goes_on):
-                take_back = partial(self._put, draw)
-            yield ReplayBatch(inputs, read.target, take_back=take_back)
+            take_back = partial(self._put, draw) if any(draw.goes_on) else None
+            yield ReplayBatch(inputs, target, take_back=take_back)
 
-    def _read(self, draw: Draw) -> _Reading:
-        """Read the data of a draw from the store, in a thread of its own."""
+    def _read(self, draw: Draw) -> tuple[Draw, Batch | None, Batch]:
+        """Read the data of a draw in a thread of its own: input states where no step was made of them, and targets."""
         pairs, reader = self._data.train, self._data.reader
         places = [self._following[pair][draw.depth] for pair in draw.pairs]
         target = pairs.target(places, reader)
-        fresh = None
         # States from the data are read when they are drawn for the first time: only predictions take memory.
-        if draw.depth == 0:
-            fresh = pairs.inputs(draw.pairs, reader)
-        return _Reading(draw, fresh, target)
+        return draw, pairs.inputs(draw.pairs, reader) if draw.depth == 0 else None, target
 
     def _held(self, slot: int, pair: int, depth: int) -> Batch:
         item = self._storage.get(slot)

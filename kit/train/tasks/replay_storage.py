@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from aurora import Batch, Metadata
@@ -35,29 +35,6 @@ class ReplayItem:
     state: Batch
 
 
-class ReplayStorage(Protocol):
-    """Holds items by their slots."""
-
-    def put(self, slot: int, item: ReplayItem) -> None:
-        """Store an item in a slot; what was there is replaced."""
-
-    def get(self, slot: int) -> ReplayItem | None:
-        """Return the item of a slot; None where it is empty."""
-
-    def drop(self, slot: int) -> None:
-        """Empty a slot."""
-
-    def save(self, folder: Path) -> None:
-        """Write all items into a new folder."""
-
-    def load(self, folder: Path) -> None:
-        """Hold the items that ``save`` wrote, and nothing else.
-
-        Raises:
-            CheckpointError: a file cannot be read.
-        """
-
-
 class HostStorage:
     """Items in the host's memory."""
 
@@ -77,13 +54,17 @@ class HostStorage:
         self._items.pop(slot, None)
 
     def save(self, folder: Path) -> None:
-        """Write a file for each item."""
+        """Write a file for each item into a new folder."""
         folder.mkdir(parents=True)
         for slot, item in self._items.items():
             _write(item, _file(folder, slot))
 
     def load(self, folder: Path) -> None:
-        """Read every file."""
+        """Hold the items that ``save`` wrote, and nothing else.
+
+        Raises:
+            CheckpointError: a file cannot be read.
+        """
         self._items = {int(file.stem): _read(file) for file in sorted(folder.glob("*.safetensors"))}
 
 
@@ -110,9 +91,7 @@ class DiskStorage:
     def get(self, slot: int) -> ReplayItem | None:
         """Read the item of a slot; None where it is empty."""
         file = _file(self._folder, slot)
-        if not file.exists():
-            return None
-        return _read(file)
+        return _read(file) if file.exists() else None
 
     def drop(self, slot: int) -> None:
         """Empty a slot."""

@@ -14,13 +14,13 @@ from aurora import Batch
 
 from kit.data.longitudes import longitudes
 from kit.io.errors import CheckpointError
-from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem, ReplayStorage
+from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem
 from tests.batches import small_spec, synthetic_batch
 
 KINDS = ("host", "disk")
 
 
-def storage_of(kind: str, folder: Path) -> ReplayStorage:
+def storage_of(kind: str, folder: Path) -> HostStorage | DiskStorage:
     return HostStorage() if kind == "host" else DiskStorage(folder / "replay")
 
 
