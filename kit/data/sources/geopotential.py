@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.units import STANDARD_GRAVITY
+from kit.data.units import STANDARD_GRAVITY, conversion
 from kit.io.errors import StoreError
 
 _HIGHEST = 9000.0
@@ -47,7 +47,7 @@ def is_of_level(array: xr.DataArray, level: float, where: str, *, told: bool) ->
         return not np.array_equal(first, last, equal_nan=True)
     height = standard_height(level)
     # Weather moves a level by some hundred metres.
-    if not _within(first, 0.85 * height - 300, 1.15 * height + 300):
+    if not _within(first, array.attrs.get("units"), 0.85 * height - 300, 1.15 * height + 300):
         return False
     if told:
         return True
@@ -58,12 +58,14 @@ def is_of_level(array: xr.DataArray, level: float, where: str, *, told: bool) ->
     raise StoreError(msg)
 
 
-def _within(values: npt.NDArray[np.float64], low: float, high: float) -> bool:
-    """Whether all values, taken for metres or for m2 s-2, are heights between two."""
-    for factor in (1.0, STANDARD_GRAVITY):
-        if np.nanmin(values) >= low * factor and np.nanmax(values) <= high * factor:
-            return True
-    return False
+def _within(values: npt.NDArray[np.float64], units: str | None, low: float, high: float) -> bool:
+    """Whether all values are heights between two; without units, taken for metres or for m2 s-2."""
+    factors = [1.0, STANDARD_GRAVITY]
+    if units is not None:
+        scale, _ = conversion("geopotential", units, "m2 s-2") or (1.0, 0.0)
+        factors = [STANDARD_GRAVITY / scale]
+    smallest, largest = float(np.nanmin(values)), float(np.nanmax(values))
+    return any(low * factor <= smallest and largest <= high * factor for factor in factors)
 
 
 def implied_units(array: xr.DataArray, where: str) -> str:

@@ -177,6 +177,8 @@ def with_units_of_levels(dataset: xr.Dataset, rules: LevelRules, note: Note) -> 
         note: Takes what was found.
     """
     for name in list(dataset.coords):
+        if name not in dataset.coords:
+            continue
         coordinate = dataset[name]
         is_level = coordinate.ndim == 0 or coordinate.dims == (name,)
         if not is_level or kind_of(dataset, name) != BARE or coordinate.dtype.kind not in "iuf":
