@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kit.data.source_names import NAMES
 from kit.data.variables import ATMOSPHERIC, STATIC, SURFACE, Variable
 from kit.models.variants import VARIANTS, Variant
 
@@ -16,7 +17,8 @@ _HEAD = """# Variables that the kit knows
 This page is written by `python ci/variables_page.py` from the kit's own tables.
 
 A store calls a variable by Aurora's short name, which is ECMWF's. Sources call it by any of the other names, in any \
-case, or by ECMWF's parameter number in GRIB; their units are converted to these. A name may end in the hours of a \
+case, by ECMWF's parameter number in GRIB, or by a standard name or description that stands for no other; their units \
+are converted to these, in whatever spelling of UDUNITS they come. A name may end in the hours of a \
 window: `total_precipitation_6hr` is `tp` accumulated over 6 hours. Values beyond the range are reported by \
 [the checks](quality.md). What is accumulated belongs to the hours that end at its time, and is summed where `--step` \
 is longer than they are; all else is taken at its time. A variable that is not listed is taken as it is if it is asked \
@@ -46,13 +48,14 @@ def _variants(variable: Variable) -> str:
 
 
 def _row(variable: Variable) -> str:
+    names = [*variable.aliases, *NAMES[variable.kind].get(variable.name, "").split()]
     cells = (
         f"`{variable.name}`",
         variable.long_name,
         f"`{variable.units}`",
         f"{variable.low:g} to {variable.high:g}",
         "sum" if variable.accumulated else "-",
-        " ".join(f"`{alias}`" for alias in variable.aliases) or "-",
+        " ".join(f"`{alias}`" for alias in names) or "-",
         " ".join(map(str, variable.param_ids)) or "-",
         f"`{variable.standard_name}`" if variable.standard_name else "-",
         _variants(variable),

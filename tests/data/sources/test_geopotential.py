@@ -24,7 +24,7 @@ def test_the_standard_atmosphere(pressure: float, height: float) -> None:
     assert standard_height(pressure) == pytest.approx(height, abs=3)
 
 
-def surface(low: float, high: float, name: str = "orography", **attributes: object) -> xr.DataArray:
+def surface(low: float, high: float, name: str = "orography", **attributes: str) -> xr.DataArray:
     return xr.DataArray(
         np.linspace(low, high, 6).reshape(2, 3), dims=("latitude", "longitude"), name=name, attrs=attributes
     )
@@ -53,7 +53,7 @@ def test_units_that_are_stated_stand() -> None:
         values = canonical_values(field, *canonical_name(field), "a.nc", lambda _: None)
         np.testing.assert_allclose(values, field * scale, rtol=1e-6)
     # A pickle has no units, and is in those of the store.
-    field = surface(7, 1500, **{IN_STORE_UNITS: 1})
+    field = surface(7, 1500, **{IN_STORE_UNITS: "yes"})
     values = canonical_values(field, *canonical_name(field), "a.nc", lambda _: None)
     np.testing.assert_array_equal(values, field.astype(np.float32))
 
