@@ -22,7 +22,7 @@ from kit.checkpoint.folder import FORMAT, Checkpoint, open_checkpoint, write_che
 from kit.export.card import card
 from kit.export.settings import ExportSettings
 from kit.forecasting.writing import portable_name
-from kit.io.atomic import move, published, check_free
+from kit.io.atomic import check_free, move, published
 from kit.io.documents import read_json
 from kit.io.errors import CheckpointError
 from kit.io.hashes import sha256_of_file

@@ -127,9 +127,7 @@ def test_fields_on_model_levels_are_refused_by_what_to_do(tmp_path: Path) -> Non
 
 def test_zarr_stores_of_wrf_are_sent_to_netcdf(tmp_path: Path) -> None:
     write_zarr(wrfout()[0].drop_vars("Times"), tmp_path / "wrf.zarr", form=3)
-    with pytest.raises(
-        StoreError, match=r"WRF's own output as a Zarr store, .* give the wrfout files"
-    ):
+    with pytest.raises(StoreError, match=r"WRF's own output as a Zarr store, .* give the wrfout files"):
         build_store(BuildSettings(source="zarr", path=str(tmp_path / "wrf.zarr"), out=tmp_path / "store"))
 
 
