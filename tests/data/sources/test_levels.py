@@ -259,13 +259,13 @@ def test_field_cases_that_are_taken() -> None:
         "s45_cmip.nc": {"2t", "10u", "10v", "msl", "t", "u", "v", "q", "z", "static_lsm"},
     }.items():
         assert set(read(folder / file).fields) == names, file
-    with xr.open_dataset(folder / "s45_cmip.nc") as original:
+    with xr.open_dataset(folder / "s45_cmip.nc", engine="netcdf4") as original:
         fields = read(folder / "s45_cmip.nc").fields
         np.testing.assert_array_equal(fields["2t"], original["tas"])
         expected = (original["zg"].astype(np.float64) * 9.80665).astype(np.float32)
         np.testing.assert_array_equal(fields["z"], expected)
         np.testing.assert_allclose(fields["static_lsm"], original["sftlf"] / 100, rtol=1e-6)
-    with xr.open_dataset(folder / "met-era5-cocip1.nc", decode_timedelta=False) as original:
+    with xr.open_dataset(folder / "met-era5-cocip1.nc", decode_timedelta=False, engine="netcdf4") as original:
         theirs = original["lagrangian_tendency_of_air_pressure"].transpose("time", "level", "latitude", "longitude")
         ours = read(folder / "met-era5-cocip1.nc").fields["w"].sel(latitude=50.25, longitude=320.25)
         np.testing.assert_array_equal(ours, theirs.sel(latitude=50.25, longitude=-39.75).astype(np.float32))
