@@ -161,10 +161,13 @@ def with_level_dimension(dataset: xr.Dataset, where: str, rules: LevelRules, not
         StoreError: Levels are no numbers.
     """
     dataset = with_units_of_levels(dataset, rules, note)
-    found = [name for name in dataset.dims if name in dataset.coords and kind_of(dataset, name) == PRESSURE]
+    kinds = {name: kind_of(dataset, name) for name in dataset.dims if name in dataset.coords}
+    for name, kind in kinds.items():
+        if kind in (PRESSURE, BARE):
+            _check_numbers(dataset[name], where)
+    found = [name for name, kind in kinds.items() if kind == PRESSURE]
     if len(found) != 1:
         return dataset
-    _check_numbers(dataset[found[0]], where)
     return _renamed(dataset, found[0], note)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kit.data.sources.base import Request, SourceData
 from kit.data.sources.levels import LevelRules, by_levels
 from kit.data.sources.netcdf import open_source
+from kit.data.sources.zarr.source import open_source as open_zarr
 from kit.io.errors import StoreError
 from tests.data.sources.era5_files import new_form, write
 from tests.real_data import real_data
@@ -95,6 +96,64 @@ def test_levels_that_are_no_pressures(
     # Beside them the fields at the surface can be had.
     if name not in ("pressure_level", "plev"):
         assert list(read(tmp_path, variables=frozenset({"2t"}), statics=frozenset()).fields) == ["2t"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "attributes", "message"),
+    (
+        ("hybrid", [1, 2], {}, "t lies on 2 model levels, hybrid 1, 2"),
+        ("level", [60, 96, 137], {}, "look like model levels.* say --levels_are pressure"),
+        ("level", ["a", "b"], {}, "level must hold finite numbers, found a"),
+        ("theta", [300.0, 315.0], {"units": "K"}, "t lies on 2 isentropic surfaces"),
+    ),
+)
+def test_zarr_is_refused_alike(
+    tmp_path: Path, name: str, values: list[Any], attributes: dict[str, str], message: str
+) -> None:
+    dataset = on_dimension(name, values, **attributes).drop_vars(["expver", "number"])
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=2)
+    with pytest.raises(StoreError, match=f"a.zarr: .*{message}"), open_zarr([tmp_path / "a.zarr"], Request()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "attributes", "scale"),
+    (
+        ("isobaricInhPa", [850.0, 500.0], {}, 1.0),
+        ("plev", [85000.0, 50000.0], {"units": "Pa"}, 0.01),
+        ("lev", [850.0, 500.0], {"units": "millibar"}, 1.0),
+        ("level", [1000, 500, 50], {}, 1.0),
+    ),
+)
+def test_pressures_of_zarr(
+    tmp_path: Path, name: str, values: list[float], attributes: dict[str, str], scale: float
+) -> None:
+    dataset = on_dimension(name, values, **attributes).drop_vars(["expver", "number"])
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=2)
+    wanted = (500.0,)
+    for levels in (None, wanted):
+        with open_zarr([tmp_path / "a.zarr"], Request(levels=levels)) as source:
+            field = source.fields["t"].load()
+        assert field["level"].values.tolist() == list(levels or sorted(np.array(values) * scale))
+        theirs = dataset["t"].isel({name: values.index(500.0 / scale)})
+        np.testing.assert_array_equal(field.sel(level=500.0), theirs)
+
+
+def test_one_level_of_zarr(tmp_path: Path) -> None:
+    dataset = new_form(("t", "t2m", "z")).drop_vars(["expver", "number"])
+    dataset.assign_coords(isobaricInhPa=850.0).to_zarr(tmp_path / "a.zarr", zarr_format=2)
+    dataset.to_zarr(tmp_path / "b.zarr", zarr_format=2)
+    for path, rules in ((tmp_path / "a.zarr", LevelRules()), (tmp_path / "b.zarr", LevelRules(at=850.0))):
+        with open_zarr([path], Request(levels_rules=rules)) as source:
+            assert sorted(source.fields) == ["2t", "t", "z"]
+            for name in ("t", "z"):
+                np.testing.assert_array_equal(source.fields[name].sel(level=850.0), dataset[name])
+            assert "level" not in source.fields["2t"].dims
+    with (
+        pytest.raises(StoreError, match="t is a field on pressure levels"),
+        open_zarr([tmp_path / "b.zarr"], Request()),
+    ):
+        pass
 
 
 def test_levels_of_era5_without_a_word(tmp_path: Path) -> None:

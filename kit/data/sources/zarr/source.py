@@ -298,9 +298,12 @@ class _Taking:
 
     def _level_indexer(self, level: xr.DataArray) -> slice | list[int]:
         """Select the wanted levels, in the store's order."""
-        held, wanted = np.round(in_hectopascals(level), 6).tolist(), self._request.levels
+        wanted = self._request.levels
+        if wanted is None:
+            return slice(None)
+        held = np.round(in_hectopascals(level), 6).tolist()
         # What is missing is reported later, where the levels of all sources are known.
-        if wanted is None or not set(wanted) <= set(held):
+        if not set(wanted) <= set(held):
             return slice(None)
         return sorted(map(held.index, set(wanted)))
 
