@@ -141,7 +141,7 @@ def _stated(array: xr.DataArray, name: str, method: str, told: Told, where: str,
 def _of_product(array: xr.DataArray, name: str, told: Told, where: str, note: Note) -> Hours:
     if told.product is None:
         msg = (
-            f"{where}: {array.name} ({name}) is accumulated, and neither the file nor its product says over which "
+            f"{where}: {array.name} is accumulated, and neither the file nor its product says over which "
             f"hours. Name the product with --product ({', '.join(PRODUCTS)}), or the window with --window "
             f"{name}=WINDOW: {WINDOW_FORMS}"
         )

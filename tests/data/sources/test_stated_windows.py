@@ -67,7 +67,7 @@ def test_windows(array: xr.DataArray, options: dict[str, str], expected: list[fl
 @pytest.mark.parametrize(
     ("array", "name", "options", "expected"),
     (
-        (state(), "tp", {}, r"a.nc: tp \(tp\) is accumulated, .*--product \(era5, .*--window tp=WINDOW: 1h"),
+        (state(), "tp", {}, r"a.nc: tp is accumulated, .*--product \(era5, .*--window tp=WINDOW: 1h"),
         (state(GRIB_stepType="accum"), "tp", {}, "--product"),
         (state(), "tp", {"product": "ifs"}, "since the start of the forecast, and the file states neither leads nor"),
         (state(cell_methods="time: mean"), "tp", {}, r"tp is a statistic over time \(mean\), where a sum is expected"),
