@@ -15,6 +15,7 @@ from kit.data.region import cropped
 from kit.data.settings import Period
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
+from kit.data.sources.file_formats import described
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW, split_by_lead
 from kit.data.sources.levels import LevelRules, by_levels
 from kit.data.sources.merging import merge
@@ -321,7 +322,9 @@ def data_files(
         taken = list(filter(is_wanted, inside))
         if not taken:
             kinds = sorted({p.suffix for p in inside})
-            msg = f"{path}: no {kind} files ({wanted}); files there end in {kinds or 'nothing'}"
+            what = described(path)
+            found = f"this is {what}" if what else f"files there end in {kinds or 'nothing'}"
+            msg = f"{path}: no {kind} files ({wanted}); {found}"
             raise StoreError(msg)
         files += taken
     return files
