@@ -4,6 +4,7 @@ Own code: a variable has one of some twenty units, and what goes wrong is their 
 ``mb`` as millibarns and ``m s-1`` as a difference, so that its spellings would have to be rewritten by the same rules.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -129,6 +130,8 @@ _FACTOR = re.compile(
     r"\s*(?:(?P<per>/|per\b)\s*)?(?P<unit>[A-Za-z]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\^?(?P<power>[+-]?\d)?"
 )
 """One factor of a unit; a number may carry a power of its own, as ``10^-6`` does."""
+_DECADES = 30
+"""Powers of ten that a number in a unit may reach."""
 _LONGEST = 80
 """Characters of the longest text that is read as a unit."""
 
@@ -181,7 +184,11 @@ def _parsed(text: str) -> _Product | None:
         if found["per"]:
             power = -power
         if found["unit"][0].isdigit():
-            number = float(found["unit"]) ** power
+            number = float(found["unit"])
+            # A number that is none, or too large or small, makes no unit.
+            if not number or abs(power) * abs(math.log10(number)) > _DECADES:
+                return None
+            number **= power
             product.factor *= number
             # Numbers belong to the spelling, or two units would be taken for one.
             if number != 1:

@@ -6,7 +6,7 @@ import contextlib
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kit.data.units import canonical_units, conversion
@@ -125,6 +125,9 @@ def test_products_of_powers_in_any_spelling(data: st.DataObject) -> None:
     assert change[1] == 0.0
 
 
+@example("/0")
+@example("m 10^-999")
+@example("9^999")
 @given(text=st.text(max_size=60))
 def test_no_text_is_too_strange(text: str) -> None:
     with contextlib.suppress(StoreError):
