@@ -1,7 +1,7 @@
 """Products whose fields the kit knows: the windows of their accumulations, and the words by which files name them.
 
 A window is the time over which an accumulated value adds up; it ends at the value's valid time. Sources take it from
-what a file states (``valid_times``, ``statistics``), then from the product, and refuse what neither says.
+what a file states (``kit.data.sources.stated_windows``), then from the product, and refuse what neither says.
 """
 
 import re

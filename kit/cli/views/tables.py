@@ -52,7 +52,9 @@ def show_facts(title: str, facts: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             text = "\n".join(f"{key} {part}" for key, part in value.items())
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            text = ", ".join(map(str, value)) or "none"
+            # Sentences hold commas themselves.
+            texts = [str(part) for part in value]
+            text = ("\n" if any(" " in part for part in texts) else ", ").join(texts) or "none"
         # Names of files may hold brackets, which rich would take for markup.
         table.add_row(name, escape(text))
     error_console().print(table)

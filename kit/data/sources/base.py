@@ -15,14 +15,14 @@ from kit.data.region import cropped
 from kit.data.settings import Period
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
-from kit.data.sources.file_formats import described
+from kit.data.sources.file_formats import describe_format
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW, split_by_lead
 from kit.data.sources.levels import LevelRules, by_levels
 from kit.data.sources.merging import merge
 from kit.data.sources.meridians import check_repeated, repeated_columns
 from kit.data.sources.projections import AngleOfPoints
 from kit.data.sources.same_variable import without_doubles
-from kit.data.sources.stated_windows import Told, with_window
+from kit.data.sources.stated_windows import WindowRules, with_window
 from kit.data.sources.winds import OTHER_COMPONENT, X_ANGLE, AxisOfPiece, GridDescription, turn_winds
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions
 from kit.io.errors import StoreError
@@ -192,10 +192,10 @@ class Pieces:
             dataset if whole is None else whole, where, self.request.winds_are, self.winds_by_default, self.angles
         )
         dataset = dataset.assign(described.own_angles())
-        told = Told(dict(self.request.windows), self.request.product or product_of_attributes(dataset.attrs))
+        rules = WindowRules(dict(self.request.windows), self.request.product or product_of_attributes(dataset.attrs))
         for states in split_by_lead(dataset, where):
             for part in by_levels(states, where, self.request.levels_rules, self._is_asked_for, self.note):
-                self._add_states(part, where, told, described)
+                self._add_states(part, where, rules, described)
 
     def _is_asked_for(self, array: xr.DataArray) -> bool:
         """Whether a field on whatever levels is of a variable that is wanted."""
@@ -205,7 +205,7 @@ class Pieces:
                 return True
         return False
 
-    def _add_states(self, dataset: xr.Dataset, where: str, told: Told, described: GridDescription) -> None:
+    def _add_states(self, dataset: xr.Dataset, where: str, rules: WindowRules, described: GridDescription) -> None:
         # Read before coordinates are put in order, which drops those of no dimension: a grid mapping may be one.
         projection = projection_of(described.dataset)
         given = dataset.rename(coordinate_names(dataset))
@@ -248,10 +248,10 @@ class Pieces:
                 if dim not in field_alone.coords and dim not in grid:
                     msg = f"{where}: {array.name} has the dimension {dim} without its values; add that coordinate"
                     raise StoreError(msg)
-            windowed = with_window(field_alone, name, variable, told, where, self.note)
+            windowed = with_window(field_alone, name, variable, rules, where, self.note)
             bare = windowed.drop_vars((BOUND_START, BOUND_END), errors="ignore")
             values = canonical_values(bare, name, variable, where, self.note)
-            if told.product is None or not told.product.is_reanalysis:
+            if rules.product is None or not rules.product.is_reanalysis:
                 self.of_forecasts.add(name)
             elif WINDOW in values.coords and LEAD in values.coords and not values[LEAD].values.any():
                 # The lead 0 of an accumulation is the reanalysis's, not that of a forecast that has just begun.
@@ -322,7 +322,7 @@ def data_files(
         taken = list(filter(is_wanted, inside))
         if not taken:
             kinds = sorted({p.suffix for p in inside})
-            what = described(path)
+            what = describe_format(path)
             found = f"this is {what}" if what else f"files there end in {kinds or 'nothing'}"
             msg = f"{path}: no {kind} files ({wanted}); {found}"
             raise StoreError(msg)

@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 
 from kit.data.settings import Period
+from kit.data.sources.dates import check_times
 from kit.data.sources.fields import Note
 from kit.data.sources.grid_order import order_latitudes, order_longitudes, with_matrices
 from kit.data.sources.leads import BOUND_END, BOUND_START, STATE_COORDINATES
 from kit.data.sources.levels import order_levels
-from kit.data.sources.valid_times import check_times
 from kit.data.store.format import GRID, grid_dimensions, plain_attributes
 from kit.io.errors import StoreError
 

@@ -230,6 +230,25 @@ def checked_dates(values: npt.NDArray[Any], where: str, period: Period | None = 
     return _nearest_seconds(values)
 
 
+def check_times(dataset: xr.Dataset, where: str, period: Period | None = None) -> xr.Dataset:
+    """Check that the times of a dataset are dates, and round them to seconds.
+
+    Args:
+        dataset: Fields along ``time``.
+        where: Name of the file, for messages.
+        period: Times that were asked for, whose years are believed.
+
+    Raises:
+        StoreError: They are of another calendar, missing, or out of range.
+    """
+    times = dataset["time"]
+    if times.ndim != 1 or not np.issubdtype(times.dtype, np.datetime64):
+        first = times.values.ravel()[:1]
+        msg = f"{where}: times of the type {times.dtype} ({first}) are not dates of the standard calendar"
+        raise StoreError(msg)
+    return dataset.assign_coords(time=("time", checked_dates(times.values, where, period)))
+
+
 def dates_of_text(texts: npt.NDArray[Any], where: str) -> Moments:
     """Read dates of ISO 8601, those with a time zone as UTC.
 

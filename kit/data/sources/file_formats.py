@@ -18,7 +18,7 @@ _SIGNATURES = (
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 
 
-def described(path: Path) -> str:
+def describe_format(path: Path) -> str:
     """Describe what a file or folder is, and how to go on; empty where its first bytes do not tell."""
     if path.is_dir():
         is_zarr = any((path / name).is_file() for name in _ZARR)

@@ -5,6 +5,7 @@ one dimension. All end as states along ``time``, the valid time, with ``state_le
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,42 +62,17 @@ def split_by_lead(dataset: xr.Dataset, where: str) -> Iterator[xr.Dataset]:
         StoreError: There are several members, leads without units, or times that contradict each other.
     """
     dataset = _one_member(dataset, where)
-    names = {str(name).lower(): str(name) for name in (*dataset.dims, *dataset.variables)}
-    lead = _find(dataset, names, _LEADS, "forecast_period")
-    reference = _find(dataset, names, _REFERENCES, "forecast_reference_time")
-    valid = _find(dataset, names, _VALIDS, "")
-    time = _find(dataset, names, _TIMES, "time")
-    if valid is None and time not in (None, reference):
-        # Beside a reference time, time is the valid one; CF calls nothing else by that name.
-        is_valid = lead is None or reference is not None or _is_cf_period(dataset, lead)
-        if is_valid:
-            valid = time
-    if reference is None and time not in (None, valid):
-        reference = time
-    # Without a time there are no states; a dimension without values is refused with the others.
-    if (valid or reference or "") not in dataset.variables and lead is None:
+    roles = _roles(dataset, where)
+    if roles is None:
         yield dataset
         return
-    if valid is None and reference is None:
-        msg = (
-            f"{where}: holds {dataset.sizes.get(str(lead), 1)} leads ({lead}) without reference or valid times; add a "
-            "coordinate of times"
-        )
-        raise StoreError(msg)
-    if valid in dataset.variables and lead not in dataset.variables:
-        # Valid times tell the leads, which a dimension may leave out.
-        lead = None
-    for name in (lead, reference, valid):
-        if name is not None and name not in dataset.variables:
-            msg = f"{where}: the dimension {name} has no values, so that valid times are unknown; add that coordinate"
-            raise StoreError(msg)
+    lead, reference, valid = roles.lead, roles.reference, roles.valid
     hours = None if lead is None else _hours(dataset[lead], where)
     times = _valid_times(dataset, hours, reference, valid, where)
     if hours is None and reference is not None and np.issubdtype(dataset[reference].dtype, np.datetime64):
         hours = (times - dataset[reference]) / _HOUR
     bounds = _bounds(dataset, valid)
-    roles = {name for name in (lead, reference, valid, time) if name in dataset.variables}
-    bare = dataset.drop_vars(roles)
+    bare = dataset.drop_vars(roles.names & {*map(str, dataset.variables)})
     if times.ndim == 0:
         # One time often comes as a number without a dimension; fields gain it with the coordinate.
         states = bare.expand_dims("time").assign_coords(time=("time", times.values[None]))
@@ -116,6 +92,50 @@ def split_by_lead(dataset: xr.Dataset, where: str) -> Iterator[xr.Dataset]:
         if hours is not None and across in hours.dims:
             alone = hours.isel({across: index})
         yield _with_states(states, alone, None)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Coordinates by what they say of a state; None where no coordinate says it."""
+
+    lead: str | None
+    reference: str | None
+    valid: str | None
+    names: frozenset[str]
+    """All coordinates of times and leads that the file has."""
+
+
+def _roles(dataset: xr.Dataset, where: str) -> _Roles | None:
+    """Find the coordinates that state leads, reference times and valid times; None for a dataset without times."""
+    names = {str(name).lower(): str(name) for name in (*dataset.dims, *dataset.variables)}
+    lead = _find(dataset, names, _LEADS, "forecast_period")
+    reference = _find(dataset, names, _REFERENCES, "forecast_reference_time")
+    valid = _find(dataset, names, _VALIDS, "")
+    time = _find(dataset, names, _TIMES, "time")
+    found = frozenset(name for name in (lead, reference, valid, time) if name is not None)
+    if valid is None and time != reference:
+        # Beside a reference time, time is the valid one; CF calls nothing else by that name.
+        is_valid = lead is None or reference is not None or _is_cf_period(dataset, lead)
+        valid = time if is_valid else None
+    if reference is None and time != valid:
+        reference = time
+    # Without a time there are no states; a dimension without values is refused with the others.
+    if (valid or reference or "") not in dataset.variables and lead is None:
+        return None
+    if valid is None and reference is None:
+        msg = (
+            f"{where}: holds {dataset.sizes.get(str(lead), 1)} leads ({lead}) without reference or valid times; add a "
+            "coordinate of times"
+        )
+        raise StoreError(msg)
+    if valid in dataset.variables and lead not in dataset.variables:
+        # Valid times tell the leads, which a dimension may leave out.
+        lead = None
+    for name in (lead, reference, valid):
+        if name is not None and name not in dataset.variables:
+            msg = f"{where}: the dimension {name} has no values, so that valid times are unknown; add that coordinate"
+            raise StoreError(msg)
+    return _Roles(lead, reference, valid, found)
 
 
 def _one_member(dataset: xr.Dataset, where: str) -> xr.Dataset:

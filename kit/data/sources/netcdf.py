@@ -25,7 +25,7 @@ import xarray as xr
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts, states_together
 from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import Note
-from kit.data.sources.file_formats import described
+from kit.data.sources.file_formats import describe_format
 from kit.data.sources.groups import open_parts
 from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS, VERSION
 from kit.data.sources.wrf import is_wrf, surface_fields
@@ -145,7 +145,7 @@ def _opened(path: Path, name: str, groups: Sequence[str], note: Note) -> Iterato
     except StoreError:
         raise
     except (*UNREADABLE, MemoryError) as error:
-        what = described(path)
+        what = describe_format(path)
         advice = f"the file is {what}" if what else "fetch the file again, or give its kind with --source"
         msg = f"{name}: not readable as NetCDF ({error}); {advice}"
         raise StoreError(msg) from error

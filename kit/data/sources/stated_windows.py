@@ -18,19 +18,23 @@ from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW
 from kit.data.variables import Variable
 from kit.io.errors import StoreError
 
-_METHOD = re.compile(r"\b(?:time|valid_time|t|step|forecast_period|forecast_reference_time)\s*:\s*(\w+)")
-"""A statistic over a dimension of time, as in ``time: sum (interval: 1 hour)``."""
+_METHOD = re.compile(
+    r"\b(?:time|valid_time|t|step|forecast_period|forecast_reference_time)\s*:\s*(?:\w+\s*:\s*)*(\w+)\b(?!\s*:)"
+)
+"""A statistic over a dimension of time, as in ``time: sum (interval: 1 hour)`` or ``time: lat: lon: mean``."""
 _STEP_RANGE = re.compile(r"(\d+)-(\d+)")
 _MONTHLY = ("avgad", "avgua", "avgid", "avgas", "avgd", "avgia", "accummonth")
 """ecCodes' types of steps of statistics over many analyses or forecasts, as in monthly means."""
 _SECONDS = 3600.0
+_DAY = 86400
+"""Seconds; statistics of whole days come at the step of their window, shorter ones may be a selection."""
 
 Hours = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is known of a field beside its file.
+class WindowRules:
+    """What is known of windows beside the files.
 
     Attributes:
         windows: Windows that the user names, by variable.
@@ -42,7 +46,7 @@ class Told:
 
 
 def with_window(
-    array: xr.DataArray, name: str, variable: Variable | None, told: Told, where: str, note: Note
+    array: xr.DataArray, name: str, variable: Variable | None, rules: WindowRules, where: str, note: Note
 ) -> xr.DataArray:
     """Attach the hours that each value adds up over, and check that a state is one.
 
@@ -50,7 +54,7 @@ def with_window(
         array: Field with its own attributes, along ``time`` where it has one.
         name: The store's name of it.
         variable: Its entry in the table of variables.
-        told: What is known beside the file.
+        rules: What is known beside the file.
         where: Name of the file, for messages.
         note: Takes what was found.
 
@@ -65,7 +69,7 @@ def with_window(
     if "time" not in array.dims or WINDOW in array.coords:
         return array
     # Of what the table lacks, the user or a store of the kit's says it.
-    accumulated = name in told.windows or "accumulation_hours" in array.attrs
+    accumulated = name in rules.windows or "accumulation_hours" in array.attrs
     if variable is not None:
         accumulated = accumulated or variable.accumulated
     found = _METHOD.search(str(array.attrs.get("cell_methods", "")))
@@ -79,9 +83,9 @@ def with_window(
         raise StoreError(msg)
     if not accumulated:
         return _checked_state(array, name, method, step_type, where, note)
-    hours = _stated(array, name, method, told, where, note)
+    hours = _stated(array, name, method, rules, where, note)
     if hours is None:
-        hours = _of_product(array, name, told, where, note)
+        hours = _of_product(array, name, rules, where, note)
     return _at_ends(array).assign_coords({WINDOW: ("time", hours)})
 
 
@@ -99,7 +103,7 @@ def _checked_state(array: xr.DataArray, name: str, method: str, step_type: str, 
     hours = _interval(array)
     if hours is None or np.ptp(hours) > 0:
         msg = (
-            f"{where}: {array.name} is a mean over time, and neither bounds nor even steps of the times say over which "
+            f"{where}: {array.name} is a mean over time, and neither bounds nor steps of whole days say over which "
             "hours; give bounds of the times, or leave it out by naming others with --variables"
         )
         raise StoreError(msg)
@@ -107,12 +111,12 @@ def _checked_state(array: xr.DataArray, name: str, method: str, step_type: str, 
     return _at_ends(array).assign_attrs(averaging_hours=float(hours[0]))
 
 
-def _stated(array: xr.DataArray, name: str, method: str, told: Told, where: str, note: Note) -> Hours | None:
+def _stated(array: xr.DataArray, name: str, method: str, rules: WindowRules, where: str, note: Note) -> Hours | None:
     """Read the hours from what the user says, else from what the file states; None where neither does."""
     count = array.sizes["time"]
-    if name in told.windows:
-        note(f"{name} adds up {told.windows[name].described}, as --window says")
-        return _by_rule(array, name, told.windows[name], where)
+    if name in rules.windows:
+        note(f"{name} adds up {rules.windows[name].described}, as --window says")
+        return _by_rule(array, name, rules.windows[name], where)
     stated = array.attrs.get("accumulation_hours") or window(str(array.name))
     if stated:
         return np.full(count, float(stated))
@@ -138,16 +142,16 @@ def _stated(array: xr.DataArray, name: str, method: str, told: Told, where: str,
     return None
 
 
-def _of_product(array: xr.DataArray, name: str, told: Told, where: str, note: Note) -> Hours:
-    if told.product is None:
+def _of_product(array: xr.DataArray, name: str, rules: WindowRules, where: str, note: Note) -> Hours:
+    if rules.product is None:
         msg = (
             f"{where}: {array.name} is accumulated, and neither the file nor its product says over which "
             f"hours. Name the product with --product ({', '.join(PRODUCTS)}), or the window with --window "
             f"{name}=WINDOW: {WINDOW_FORMS}"
         )
         raise StoreError(msg)
-    note(f"{name} adds up {told.product.window.described}, as in {told.product.name}")
-    return _by_rule(array, name, told.product.window, where)
+    note(f"{name} adds up {rules.product.window.described}, as in {rules.product.name}")
+    return _by_rule(array, name, rules.product.window, where)
 
 
 def _by_rule(array: xr.DataArray, name: str, rule: Window, where: str) -> Hours:
@@ -166,7 +170,10 @@ def _by_rule(array: xr.DataArray, name: str, rule: Window, where: str) -> Hours:
 
 
 def _interval(array: xr.DataArray) -> Hours | None:
-    """Hours of each value's interval: between the bounds, else from time to time; None for uneven or single times."""
+    """Hours of each value's interval: between its bounds, else from time to time where these are whole days apart.
+
+    Values that lie closer may be some of many, such as every sixth of hourly sums: None, as for uneven or single times.
+    """
     if BOUND_START in array.coords:
         span = array[BOUND_END].values - array[BOUND_START].values
         return np.asarray(span.astype("timedelta64[s]").astype(np.int64) / _SECONDS)
@@ -174,7 +181,7 @@ def _interval(array: xr.DataArray) -> Hours | None:
     if len(times) < 2:
         return None
     steps = np.diff(times)
-    if steps.min() <= 0 or steps.max() != steps.min():
+    if steps.min() < _DAY or steps.max() != steps.min() or steps[0] % _DAY:
         return None
     return np.full(len(times), steps[0] / _SECONDS)
 

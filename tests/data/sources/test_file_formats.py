@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from kit.data.sources.base import Request
-from kit.data.sources.file_formats import described
+from kit.data.sources.file_formats import describe_format
 from kit.data.sources.grib import source as grib
 from kit.data.sources.netcdf import open_source as open_netcdf
 from kit.io.errors import StoreError
@@ -30,7 +30,7 @@ from tests.data.sources.grib_files import message
 def test_what_netcdf_is_not(content: bytes, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "a.nc"
     path.write_bytes(content)
-    assert expected in described(path)
+    assert expected in describe_format(path)
     with (
         pytest.raises(StoreError, match=f"a.nc: not readable as NetCDF .*the file is .*{expected}"),
         open_netcdf([path], Request()),
@@ -48,4 +48,4 @@ def test_a_store_is_no_folder_of_files(tmp_path: Path) -> None:
     xr.Dataset({"a": ("x", [1.0])}).to_zarr(tmp_path / "a.zarr")
     with pytest.raises(StoreError, match="no NetCDF files .*this is a Zarr store; read it with --source zarr"):
         open_netcdf([tmp_path / "a.zarr"], Request()).__enter__()
-    assert described(tmp_path) == ""
+    assert describe_format(tmp_path) == ""

@@ -8,7 +8,7 @@ import xarray as xr
 
 from kit.data.products import PRODUCTS, Window, product_of_attributes
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW
-from kit.data.sources.stated_windows import Told, with_window
+from kit.data.sources.stated_windows import WindowRules, with_window
 from kit.data.variables import lookup
 from kit.io.errors import StoreError
 
@@ -25,8 +25,8 @@ def state(name: str = "tp", leads: Any = None, spaced: str = "6h", **attributes:
 
 def window(array: xr.DataArray, name: str = "tp", product: str = "", **windows: str) -> tuple[Any, list[str]]:
     notes: list[str] = []
-    told = Told({key: Window.parse(text) for key, text in windows.items()}, PRODUCTS.get(product))
-    field = with_window(array, name, lookup(name, "surface"), told, "a.nc", notes.append)
+    rules = WindowRules({key: Window.parse(text) for key, text in windows.items()}, PRODUCTS.get(product))
+    field = with_window(array, name, lookup(name, "surface"), rules, "a.nc", notes.append)
     return (field[WINDOW].values.tolist() if WINDOW in field.coords else field.attrs.get("averaging_hours")), notes
 
 
@@ -46,6 +46,8 @@ def bounded(array: xr.DataArray, before: int, after: int) -> xr.DataArray:
         (bounded(state(cell_methods="time: sum"), 3, 0), {}, [3, 3, 3]),
         (bounded(state(), 1, 0), {}, [1, 1, 1]),
         (state(cell_methods="valid_time: sum (interval: 1 hour)", spaced="24h"), {}, [24, 24, 24]),
+        (state(cell_methods="area: mean time: lat: sum", spaced="48h"), {}, [48, 48, 48]),
+        (state(cell_methods="time: sum (interval: 1 hour)"), {"product": "era5"}, [1, 1, 1]),
         (state(GRIB_stepType="accum"), {"product": "era5"}, [1, 1, 1]),
         (state(GRIB_stepType="accum"), {"product": "era5-land"}, [24, 6, 12]),
         (state(leads=[0, 6, 12]), {"product": "ifs"}, [0, 6, 12]),
@@ -69,6 +71,9 @@ def test_windows(array: xr.DataArray, options: dict[str, str], expected: list[fl
     (
         (state(), "tp", {}, r"a.nc: tp is accumulated, .*--product \(era5, .*--window tp=WINDOW: 1h"),
         (state(GRIB_stepType="accum"), "tp", {}, "--product"),
+        (state(cell_methods="time: sum"), "tp", {}, "--product"),
+        (state("t2m", cell_methods="time: mean"), "2t", {}, "neither bounds nor steps of whole days"),
+        (state("t2m", cell_methods="time: lat: lon: mean"), "2t", {}, "neither bounds nor steps of whole days"),
         (state(), "tp", {"product": "ifs"}, "since the start of the forecast, and the file states neither leads nor"),
         (state(cell_methods="time: mean"), "tp", {}, r"tp is a statistic over time \(mean\), where a sum is expected"),
         (state(GRIB_stepType="avgad"), "tp", {"product": "era5"}, "a mean over many days .GRIB_stepType avgad."),
@@ -92,7 +97,7 @@ def test_means_are_labelled() -> None:
 
 def test_a_statistic_is_valid_at_the_end_of_its_bounds() -> None:
     array = bounded(state(cell_methods="time: sum", spaced="24h"), 12, 12)
-    field = with_window(array, "tp", lookup("tp", "surface"), Told({}, None), "a.nc", pytest.fail)
+    field = with_window(array, "tp", lookup("tp", "surface"), WindowRules({}, None), "a.nc", pytest.fail)
     np.testing.assert_array_equal(field["time"], array["time"].values + np.timedelta64(12, "h"))
     assert field[WINDOW].values.tolist() == [24, 24, 24]
 

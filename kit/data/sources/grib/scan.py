@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from kit.data.sources.file_formats import described
+from kit.data.sources.file_formats import describe_format
 from kit.data.sources.grib.grid import GribGrid, read_grid
 from kit.io.errors import SettingsError, StoreError
 
@@ -308,7 +308,7 @@ class _Scanner:
         held = os.pread(stream.fileno(), min(stop - start, 2**20), start)
         if held.count(0) < len(held):
             what = "not a GRIB file" if number == 1 else f"{stop - start} bytes before message {number} are no message"
-            other = described(self.path) if number == 1 else ""
+            other = describe_format(self.path) if number == 1 else ""
             advice = f"the file is {other}" if other else "the file is damaged or of another format: fetch it again"
             msg = f"{self.path}: {what}; {advice}"
             raise StoreError(msg)
