@@ -113,15 +113,15 @@ def canonical_name(array: xr.DataArray, *, on_levels: bool | None = None) -> tup
     return name, None
 
 
-def name_at_one_level(array: xr.DataArray, *, told: bool) -> tuple[str, Variable | None]:
+def name_at_one_level(array: xr.DataArray, *, is_stated: bool) -> tuple[str, Variable | None]:
     """Find the store's name of a field whose one level, if it has one, is no dimension.
 
     Args:
         array: Field with its own name and attributes, its values untouched.
-        told: The user says on which level fields lie.
+        is_stated: Whether the user says on which level fields lie.
     """
     name, variable = canonical_name(array)
-    beside_a_level = told
+    beside_a_level = is_stated
     for coordinate in array.coords:
         if array[coordinate].ndim == 0 and kind_of(array, coordinate) == PRESSURE:
             beside_a_level = True

@@ -1,4 +1,4 @@
-"""Geopotential of the surface or of a level, in m2 s-2 or in metres: told apart by values that allow but one."""
+"""Geopotential of the surface or of a level, in m2 s-2 or in metres: is_stated apart by values that allow but one."""
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ def standard_height(hectopascals: float) -> float:
     return float(11000.0 + 6341.62 * np.log(226.32 / hectopascals))
 
 
-def is_of_level(array: xr.DataArray, level: float, where: str, *, told: bool) -> bool:
+def is_of_level(array: xr.DataArray, level: float, where: str, *, is_stated: bool) -> bool:
     """Tell whether a geopotential without a dimension of levels is that of the one level beside it.
 
     Reads the first and the last state.
@@ -34,7 +34,7 @@ def is_of_level(array: xr.DataArray, level: float, where: str, *, told: bool) ->
         array: Field along ``time``, or of no time.
         level: Pressure in hPa.
         where: Name of the file, for messages.
-        told: The user says that fields lie on this level.
+        is_stated: Whether the user says that fields lie on this level.
 
     Raises:
         StoreError: It may as well be the surface's.
@@ -49,7 +49,7 @@ def is_of_level(array: xr.DataArray, level: float, where: str, *, told: bool) ->
     # Weather moves a level by some hundred metres.
     if not _within(first, array.attrs.get("units"), 0.85 * height - 300, 1.15 * height + 300):
         return False
-    if told:
+    if is_stated:
         return True
     msg = (
         f"{where}: {array.name} has one state, and may be the geopotential of the surface or that at {level:g} hPa; "

@@ -244,7 +244,7 @@ def _lives_on_levels(
         return True
     if flat.kind != "static" or level is None:
         return False
-    return is_of_level(array, level, where, told=rules.at is not None)
+    return is_of_level(array, level, where, is_stated=rules.at is not None)
 
 
 def _not_pressure(array: xr.DataArray, name: Hashable, kind: str, where: str) -> str:

@@ -326,7 +326,7 @@ def test_of_forecasts_the_states_that_they_start_from(tmp_path: Path) -> None:
     rain = forecast["total_precipitation_6hr"].sel(prediction_timedelta=leads[1]).values.transpose(0, 2, 1)[:, ::-1]
     np.testing.assert_array_equal(store.read("tp", slice(None)), rain[:2].astype(np.float32))
     later = write(forecast.isel(prediction_timedelta=[1, 2]), tmp_path / "later.zarr")
-    with pytest.raises(StoreError, match="comes from forecasts 6 h ahead, .*analyses.*choose others with --lead"):
+    with pytest.raises(StoreError, match="comes from forecasts 6, 12 h ahead, .*analyses.*choose others with --lead"):
         make(later, tmp_path / "none")
     ahead = make(later, tmp_path / "ahead", statics=("coslat",), lead="6h", variables=("2t",), train="2020/2020")
     np.testing.assert_array_equal(ahead.read("2t", slice(None)), truth + 1)

@@ -199,10 +199,17 @@ class _Taking:
             return True
         if name.startswith(STATIC_PREFIX):
             return self._dataset is self._parts[0][0]
+        # Where no lead is chosen, all are handed over, and refused by name.
+        return (
+            _is_accumulated(name)
+            or self._is_chosen(self._dataset)
+            or not any(self._is_chosen(dataset) for dataset, _ in self._parts)
+        )
+
+    def _is_chosen(self, dataset: xr.Dataset) -> bool:
+        """Whether a part has states of the chosen leads."""
         first, last = self._request.leads or (0.0, 0.0)
-        # Where no lead is wanted, the first is handed over, and refused by name.
-        is_first = self._dataset is self._parts[0][0]
-        return _is_accumulated(name) or is_first or bool(((leads >= first) & (leads <= last)).any())
+        return bool(((dataset[LEAD] >= first) & (dataset[LEAD] <= last)).any())
 
     def _choose(self) -> dict[str, str]:
         """Choose arrays: ours by the store's names."""
@@ -212,7 +219,7 @@ class _Taking:
         for key, array in self._dataset.data_vars.items():
             if not grid <= set(array.dims):
                 continue
-            name, variable = name_at_one_level(array, told=self._request.levels_rules.at is not None)
+            name, variable = name_at_one_level(array, is_stated=self._request.levels_rules.at is not None)
             self._pieces.names.add(name)
             other = OTHER_COMPONENT.get(name, name)
             # A wind along the grid's axes is turned with both of its components.
