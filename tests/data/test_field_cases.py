@@ -1,5 +1,6 @@
 """Small files in the shapes that people meet: a store with the right values, or one message with what to do."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,12 @@ def test_the_final_version_stands(tmp_path: Path) -> None:
     with netCDF4.Dataset(folder / "s03_b_new.nc") as final:
         np.testing.assert_array_equal(store.read("2t", slice(None)), final["t2m"][:])
     assert any("ERA5 and ERA5T combined" in note for note in store.attributes["history"])
+
+
+def test_the_region_that_a_message_names_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        build("s10_wrap.nc", tmp_path)
+    named = re.search(r"--region (\S+)", str(caught.value))
+    assert named is not None
+    store = build("s10_wrap.nc", tmp_path, region=tuple(map(float, named[1].split(","))))
+    assert store.longitude.tolist() == list(range(30, 331, 30))

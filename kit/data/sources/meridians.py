@@ -72,6 +72,6 @@ def check_repeated(field: xr.DataArray, pairs: list[tuple[int, int]], where: str
             f"{where}: {field.name} at {degrees[0]:g} and at {degrees[1]:g} degrees east, which are one place, differs "
             f"by up to {worst:g} {field.attrs.get('units', '')} ({', '.join(map(str, place))}); which of them is right "
             "is not known: remove the wrong column (such as with xarray's isel), or leave the meridian out with "
-            f"--region 90/{degrees[0] % 360 + step_east:g}/-90/{(degrees[0] - step_east) % 360:g}"
+            f"--region 90,{degrees[0] % 360 + step_east:g},-90,{(degrees[0] - step_east) % 360:g}"
         )
         raise StoreError(msg)
