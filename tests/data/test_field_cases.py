@@ -102,6 +102,15 @@ def test_the_final_version_stands(tmp_path: Path) -> None:
     assert any("ERA5 and ERA5T combined" in note for note in store.attributes["history"])
 
 
+def test_orography_without_units_can_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        build("s25_o.nc", tmp_path, statics=None)
+    named = re.search(r"--leave_out (\S+)", str(caught.value))
+    assert named is not None
+    store = build("s25_o.nc", tmp_path, statics=None, leave_out=(named[1],))
+    assert (store.static, "z" in store.atmospheric) == (("lsm",), True)
+
+
 def test_the_region_that_a_message_names_goes_on(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         build("s10_wrap.nc", tmp_path)

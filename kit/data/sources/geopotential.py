@@ -53,7 +53,8 @@ def is_of_level(array: xr.DataArray, level: float, where: str, *, is_stated: boo
         return True
     msg = (
         f"{where}: {array.name} has one state, and may be the geopotential of the surface or that at {level:g} hPa; "
-        f"say --at_level {level:g} if it is that of the level, or leave it out with --leave_out z"
+        f"say --at_level {level:g} if it is that of the level, or write a file without it, such as with NCO's "
+        f"`ncks -x -v {array.name} IN OUT`"
     )
     raise StoreError(msg)
 
@@ -94,9 +95,10 @@ def implied_units(array: xr.DataArray, where: str) -> str:
         if level < _LOW_LEVEL and 0.5 < ratio / STANDARD_GRAVITY < 2:
             return "m2 s-2"
         shown = f"{np.nanmin(highest):g} to {np.nanmax(highest):g} at {level:g} hPa"
+    ours = "z" if "level" in array.dims else "static_z"
     msg = (
         f"{where}: {array.name} states no units, and its values ({shown}) can be heights in metres or geopotential in "
         "m2 s-2, which is 9.8 times as much; give the variable its attribute units, such as with NCO's "
-        f"`ncatted -a units,{array.name},c,c,m FILE`, or leave it out with --leave_out z"
+        f"`ncatted -a units,{array.name},c,c,m FILE`, or leave it out with --leave_out {ours}"
     )
     raise StoreError(msg)
