@@ -32,7 +32,9 @@ def surface(low: float, high: float, name: str = "orography", **attributes: str)
 
 @pytest.mark.parametrize("name", ("orography", "orog", "z", "geopotential", "HGT_surface"))
 def test_lowlands_may_be_in_either_unit(name: str) -> None:
-    with pytest.raises(StoreError, match=rf"a.nc: {name} states no units, .*\(7 to 1500\) .*ncatted .*--leave_out static_z"):
+    with pytest.raises(
+        StoreError, match=rf"a.nc: {name} states no units, .*\(7 to 1500\) .*ncatted .*--leave_out static_z"
+    ):
         implied_units(surface(7, 1500, name), "a.nc")
 
 
