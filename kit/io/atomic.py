@@ -45,7 +45,7 @@ def published(out: Path) -> Iterator[Path]:
         SettingsError: something is at ``out``, before the body or after it.
     """
     check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     part = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.part"
     try:
         yield part
@@ -126,6 +126,18 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file for people to read, whole or not at all; what is there is replaced."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, and wait until the disk holds their names; one that exists is no error.
+
+    Raises:
+        OSError: something else is there, or the folder cannot be made.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync(place.parent)
 
 
 def sync(path: Path) -> None:
