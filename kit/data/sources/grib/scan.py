@@ -5,6 +5,7 @@ of eccodes' ``.values`` with the keys and coordinates of each message, as cfgrib
 0.64 s), and cfgrib leaves out messages whose keys do not agree, with a warning (docs/decisions.md, 2026-11-21).
 """
 
+import calendar
 import importlib
 import importlib.util
 import os
@@ -45,6 +46,10 @@ _UNIT_KEYS = {1: "unitOfTimeRange", 2: "indicatorOfUnitOfTimeRange"}
 _MISSING_PARTS = {1: {"yearOfCentury": (255,), "month": (0, 255), "day": (0, 255), "hour": (255,), "minute": (255,)}}
 """Values that stand for a part of a date that is not stated, by edition; eccodes reads them as numbers."""
 _MISSING_PARTS[2] = {"year": (0, 65535)} | dict(list(_MISSING_PARTS[1].items())[1:])
+_PARTS = {"month": (1, 12), "day": (1, 31), "hour": (0, 23), "minute": (0, 59), "second": (0, 59)}
+"""First and last value of each part of a date behind the year."""
+_NO_SECOND = 255
+"""Stands for a second that is not stated: then it is 0, since most writers count in minutes."""
 _VERIFYING, _OBSERVED, _LOCAL = 2, 3, 4
 """Meanings of a reference time (WMO code table 1.2): the time that is forecast, of an observation, a local time."""
 _RANGES = {
@@ -79,6 +84,7 @@ class Message:
         version: the experiment, where it is said: 1 is ERA5, 5 preliminary ERA5T.
         mars_class: ECMWF's class of data: ``ea`` is ERA5; empty where there is none.
         grid: where its values lie.
+        packing_step: difference between neighbouring packed values, in ``units``; 0 where it is not stated.
     """
 
     path: Path
@@ -99,6 +105,7 @@ class Message:
     version: str
     mars_class: str
     grid: GribGrid
+    packing_step: float
 
     @property
     def on_pressure(self) -> bool:
@@ -216,10 +223,9 @@ class _Scanner:
         edition = int(get("edition", 0))
         if edition not in (1, 2):
             raise self._damaged(number, f"GRIB of the edition {edition}, where there are 1 and 2")
-        self._check_date(get, edition, number)
+        base = self._reference_time(get, edition, number)
         # Steps before times: eccodes never returns from a time whose step is of no unit.
         first, last = self._steps(get, edition, number)
-        base = _moment(get("dataDate", 0), get("dataTime", 0))
         valid = base + np.timedelta64(round(last * 3600), "s")
         meaning = int(get("significanceOfReferenceTime", 0))
         if meaning == _VERIFYING:
@@ -228,7 +234,7 @@ class _Scanner:
             what = f"a step of {last:g} h after an observation"
             if meaning == _LOCAL:
                 what = "a reference time in local time"
-            raise self._unread(number, f"states {what}", f"significanceOfReferenceTime!={meaning}")
+            raise self._unread(number, f"states {what}", "significanceOfReferenceTime", meaning)
         param, level_type = int(get("paramId", 0)), str(get("typeOfLevel"))
         if param not in self.names:
             self.names[param] = (str(get("shortName", "unknown")), str(get("units", "")))
@@ -256,29 +262,44 @@ class _Scanner:
             version=shared(str(get("experimentVersionNumber", ""))),
             mars_class=shared(str(get("marsClass", ""))),
             grid=self.grids[section_hash],
+            # Both editions: value = (reference + packed integer x 2^binary scale) / 10^decimal scale.
+            packing_step=shared(2.0 ** int(get("binaryScaleFactor", 0)) / 10.0 ** int(get("decimalScaleFactor", 0))),
         )
 
-    def _check_date(self, get: Callable[[str], Any], edition: int, number: int) -> None:
-        """Refuse a date of which a part is missing."""
+    def _reference_time(self, get: Callable[..., Any], edition: int, number: int) -> np.datetime64:
+        """Read the reference time; refuse a date of which a part is missing or out of range."""
         for key, missing in _MISSING_PARTS[edition].items():
             value = int(get(key))
             if value in missing:
                 part = key.removesuffix("OfCentury")
-                raise self._unread(number, f"states a date without a {part} ({key} {value})", f"{key}!={value}")
+                raise self._unread(number, f"states a date without a {part} ({key} {value})", key, value)
+        parts = {key: int(get(key, 0)) for key in _PARTS}
+        if parts["second"] == _NO_SECOND:
+            parts["second"] = 0
+        # Not as eccodes' dataDate, which writes a warning of its own where a part is out of range.
+        year = int(get("year"))
+        for key, (first, last) in _PARTS.items():
+            if key == "day" and year > 0:
+                last = calendar.monthrange(year, parts["month"])[1]  # noqa: PLW2901
+            if not first <= parts[key] <= last:
+                what = f"states a date with the {key} {parts[key]}, where {first} to {last} can be"
+                raise self._unread(number, what, key, parts[key])
+        month, day, hour, minute, second = parts.values()
+        return np.datetime64(f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}", "s")
 
     def _steps(self, get: Callable[..., Any], edition: int, number: int) -> tuple[float, float]:
         """Read where the interval of a message begins and ends, in hours from the reference time."""
         unit = int(get(_UNIT_KEYS[edition], 1))
         if unit in _WITHOUT_LENGTH and any(int(get(key, 0)) for key in ("forecastTime", "P1", "P2")):
             what = f"counts its forecast step in {_WITHOUT_LENGTH[unit]}, which have no fixed length"
-            raise self._unread(number, what, f"{_UNIT_KEYS[edition]}!={unit}")
+            raise self._unread(number, what, _UNIT_KEYS[edition], unit)
         if unit not in _UNITS[edition] and unit not in _WITHOUT_LENGTH:
             what = f"counts its forecast step in a unit that no code table names ({unit})"
-            raise self._unread(number, what, f"{_UNIT_KEYS[edition]}!={unit}")
+            raise self._unread(number, what, _UNIT_KEYS[edition], unit)
         time_range = int(get("timeRangeIndicator", 0))
         if edition == 1 and time_range in _RANGES:
             what = f"is {_RANGES[time_range]} (time range indicator {time_range}), no state"
-            raise self._unread(number, what, f"timeRangeIndicator!={time_range}")
+            raise self._unread(number, what, "timeRangeIndicator", time_range)
         if edition == 1 and unit in _UNITS_OF_EDITION_1:
             one, two = int(get("P1")), int(get("P2"))
             if time_range == 10:
@@ -291,14 +312,15 @@ class _Scanner:
             what = f"states the forecast steps {first:g} to {last:g} h, which begin before its reference time"
             if first == last:
                 what = f"states the forecast step {first:g} h, which is before its reference time"
-            raise self._unread(number, what, f"startStep!={get('startStep')}")
+            raise self._unread(number, what, "forecastTime", int(get("forecastTime", 0)))
         return first, last
 
-    def _unread(self, number: int, what: str, others: str) -> StoreError:
+    def _unread(self, number: int, what: str, key: str, value: int) -> StoreError:
         """Describe a message that is whole, and that the kit cannot read as a state."""
+        # Without ":i" the tool compares texts, and a number of a code table has another, such as "h".
         return StoreError(
             f"{self.path}: message {number} {what}; the file is whole: leave such messages out with eccodes' "
-            f"`grib_copy -w {others} {self.path.name} NEW.grib`, or mend their headers"
+            f"`grib_copy -w {key}:i!={value} {self.path.name} NEW.grib`, or mend their headers"
         )
 
     def _check_gap(self, stream: IO[bytes], start: int, stop: int, number: int) -> None:
@@ -336,11 +358,6 @@ class _Scanner:
         return StoreError(
             f"{self.path}: message {number} cannot be read ({error}): the file is damaged or cut off; fetch it again"
         )
-
-
-def _moment(date: int | str, time: int | str) -> np.datetime64:
-    day, clock = f"{int(date):08d}", f"{int(time):04d}"
-    return np.datetime64(f"{day[:-4]}-{day[-4:-2]}-{day[-2:]}T{clock[:-2]}:{clock[-2:]}", "s")
 
 
 def _hours(step: int | str) -> float:
