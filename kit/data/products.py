@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, PlainSerializer
 
-Kind = Literal["hours", "since-start", "since-00utc", "resets"]
-_WINDOW = re.compile(r"(?:resets-)?(\d+(?:\.\d+)?) ?h(?:ours?)?", re.IGNORECASE)
+Kind = Literal["hours", "after", "since-start", "since-00utc", "resets"]
+_WINDOW = re.compile(r"(?:(resets)-)?(\d+(?:\.\d+)?) ?h(?:ours?)?(?(1)|(?:-(after))?)")
 _LEAD = re.compile(r"(\d+(?:\.\d+)?) ?(?:h|hours?)?")
-WINDOW_FORMS = "1h (or another number of hours), since-00utc, since-start, resets-6h"
+WINDOW_FORMS = (
+    "1h (the hour, or another number of hours, that ends at the time stamp), 24h-after (the hours that begin there), "
+    "since-00utc, since-start, resets-6h"
+)
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,11 @@ class Window:
 
     kind: Kind
     length: float = 0.0
-    """Hours, of the kinds ``hours`` and ``resets``."""
+    """Hours, of the kinds ``hours``, ``after`` and ``resets``; of ``after`` they begin at the file's time stamp."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a window: ``1h``, ``since-00utc``, ``since-start`` or ``resets-6h``.
+        """Read a window: ``1h``, ``24h-after``, ``since-00utc``, ``since-start`` or ``resets-6h``.
 
         Raises:
             ValueError: the text is none of these.
@@ -38,11 +41,11 @@ class Window:
         if plain == "since-start":
             return cls("since-start")
         found = _WINDOW.fullmatch(plain)
-        if found is None or float(found[1]) <= 0:
+        if found is None or float(found[2]) <= 0:
             msg = f"expected a window such as {WINDOW_FORMS}, got {text!r}"
             raise ValueError(msg)
-        kind: Kind = "resets" if plain.startswith("resets") else "hours"
-        return cls(kind, float(found[1]))
+        kind: Kind = found[1] or found[3] or "hours"  # type: ignore[assignment]
+        return cls(kind, float(found[2]))
 
     def before(self, valid: Any, lead: Any) -> Any:
         """Compute the hours that values add up over.
@@ -54,7 +57,7 @@ class Window:
         Returns:
             Hours; NaN where they follow from a lead that is unknown.
         """
-        if self.kind == "hours":
+        if self.kind in ("hours", "after"):
             return valid * 0 + self.length
         if self.kind == "since-00utc":
             # The value at midnight is that of the whole day before.
@@ -70,6 +73,8 @@ class Window:
         """The window in words, such as ``over 1 h``."""
         if self.kind == "hours":
             return f"over {self.length:g} h"
+        if self.kind == "after":
+            return f"over the {self.length:g} h that begin at each time stamp"
         if self.kind == "resets":
             return f"since the last multiple of {self.length:g} h of the forecast"
         return {"since-00utc": "since 00 UTC", "since-start": "since the start of the forecast"}[self.kind]
@@ -77,6 +82,8 @@ class Window:
     def __str__(self) -> str:
         if self.kind == "hours":
             return f"{self.length:g}h"
+        if self.kind == "after":
+            return f"{self.length:g}h-after"
         if self.kind == "resets":
             return f"resets-{self.length:g}h"
         return self.kind
@@ -115,6 +122,12 @@ _ALL = (
         source="ECMWF, ERA5-Land: data documentation, 'Accumulations'",
     ),
     Product(
+        "era5-daily", Window("after", 24), is_reanalysis=True,
+        words=r"derived[-_ ]era5[-_a-z ]*daily[-_ ]statistics|era5(?:[-_ ]land)? post[-_ ]processed daily statistics",
+        source="ECMWF, ERA5 family post-processed daily statistics documentation: of accumulations the time shift is "
+        "one hour less, so that a value stamped 00 UTC of a day is of the 24 hours of that day",
+    ),
+    Product(
         "cams", Window("since-start"), is_reanalysis=False,
         words=r"\bcams\b|atmospheric[-_ ]composition[-_ ]forecasts", grib_classes=("mc",),
         source="ECMWF, CAMS global atmospheric composition forecast data documentation",
@@ -137,7 +150,9 @@ PRODUCTS = {product.name: product for product in _ALL}
 """Products by name."""
 _TEXTS = ("product", "title", "source", "institution", "summary", "references", "id")
 """Attributes of a file that may name its product."""
-_DATASETS = re.compile(r"reanalysis-era5[-a-z]*|cams-global-atmospheric-composition-forecasts", re.IGNORECASE)
+_DATASETS = re.compile(
+    r"(?:reanalysis|derived)-era5[-a-z]*|cams-global-atmospheric-composition-forecasts", re.IGNORECASE
+)
 """Names of data sets, for which alone a history is searched: its commands name files, whose names prove nothing."""
 _DERIVED = re.compile(r"daily[-_ ](?:statistic|mean|sum|total|aggregat)|monthly", re.IGNORECASE)
 """Words by which files say that they were made from a product and have windows of their own."""
@@ -164,6 +179,8 @@ def product_of_attributes(attributes: Mapping[str, Any]) -> Product | None:
     texts = [str(attributes[key]) for key in _TEXTS if key in attributes]
     texts += _DATASETS.findall(str(attributes.get("history", "")))
     text = " ".join(texts)
+    if re.search(PRODUCTS["era5-daily"].words, text, re.IGNORECASE):
+        return PRODUCTS["era5-daily"]
     if _DERIVED.search(f"{text} {attributes.get('history', '')}"):
         return None
     named = [product for product in _ALL if re.search(product.words, text, re.IGNORECASE)]
@@ -180,7 +197,8 @@ def _read_leads(value: Any) -> Any:
     # A command line hands over a list with the text.
     value = value if isinstance(value, str) else "/".join(value)
     parts = [_LEAD.fullmatch(part.strip()) for part in value.split("/")]
-    hours = [float(part[1]) for part in parts if part is not None]
+    # Whole seconds, as leads of files are: 0.333333h is twenty minutes.
+    hours = [round(float(part[1]) * 3600) / 3600 for part in parts if part is not None]
     if len(hours) != len(parts) or len(parts) > 2 or hours != sorted(hours):
         msg = f"expected a lead such as 6h, or a range of leads such as 0h/12h, got {value!r}"
         raise ValueError(msg)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.sources.fields import Note
+from kit.data.sources.leads import MOVED
 from kit.data.store.reader import Store
 from kit.data.variables import lookup
 from kit.io.errors import StoreError
@@ -145,7 +146,8 @@ def _stated(field: xr.DataArray, accumulated: bool, window: int, interval: int) 
 
 
 def trim(fields: Mapping[str, xr.DataArray], note: Note) -> dict[str, xr.DataArray]:
-    """Leave out the first states where a sum would need hours from before the data."""
+    """Leave out states for which not all fields have values: sums at the beginning, statistics that were moved."""
+    fields = _where_moved(fields, note)
     # Fields that were summed say in a comment over how many hours.
     starts = [field["time"].values[0] for field in fields.values() if "comment" in field.attrs["cell_methods"]]
     if not starts:
@@ -167,6 +169,33 @@ def trim(fields: Mapping[str, xr.DataArray], note: Note) -> dict[str, xr.DataArr
         note(f"{', '.join(sorted(early))} left out: hours that the sums need lie before the data")
     trimmed = {name: field.sel(time=slice(start, None)) for name, field in fields.items()}
     return _at_states(trimmed, note)
+
+
+def _where_moved(fields: Mapping[str, xr.DataArray], note: Note) -> Mapping[str, xr.DataArray]:
+    """Take the times that all fields share, where statistics were moved to the end of their hours.
+
+    A day's sum that a file stamps at 00 UTC is valid 24 h later, beside the state of that moment.
+    """
+    is_moved = {name: MOVED in field.attrs for name, field in fields.items()}
+    for field in fields.values():
+        hours = field.attrs.pop(MOVED, None)
+        if hours is not None:
+            note(f"{field.name}: time stamps moved by {hours:g} h, from the beginning of its hours to their end")
+    if not any(is_moved.values()) or all(is_moved.values()):
+        return fields
+    shared = functools.reduce(np.intersect1d, [field["time"].values for field in fields.values()])
+    if not shared.size:
+        moved = ", ".join(name for name in fields if is_moved[name])
+        others = ", ".join(name for name in fields if not is_moved[name])
+        msg = (
+            f"{moved}, which are valid at the end of their hours, and {others} share no time; give more states, or "
+            "leave one kind out with --leave_out"
+        )
+        raise StoreError(msg)
+    lost = np.setdiff1d(np.concatenate([field["time"].values for field in fields.values()]), shared)
+    first = lost[0].astype("datetime64[m]")
+    note(f"{len(lost)} times left out, the first {first}: not all variables have a state or end their hours there")
+    return {name: field.sel(time=shared) for name, field in fields.items()}
 
 
 def _at_states(fields: dict[str, xr.DataArray], note: Note) -> dict[str, xr.DataArray]:

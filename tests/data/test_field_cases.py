@@ -57,7 +57,7 @@ def test_what_is_refused_says_what_goes_on(name: str, options: dict[str, Any], m
         ("s17_cams.nc", {}, {"2t": "t2m", "t": "t"}),
         ("s17b_cams.nc", {"lead": "12h"}, {"2t": "t2m", "t": "t"}),
         ("s17c_cams.nc", {}, {"2t": "t2m"}),
-        ("s18_daily.nc", {}, {"2t": "t2m", "tp": "tp"}),
+        ("s18_daily.nc", {"variables": ("2t", "tp")}, {"2t": "t2m", "tp": "tp"}),
         ("s26_both.nc", {}, {"z": "z"}),
         ("s38_scalar.nc", {}, {"2t": "t2m", "t": "t", "z": "z"}),
         ("s40_nolevel.nc", {"at_level": 850.0, "variables": ("2t", "t")}, {"2t": "t2m", "t": "t"}),
@@ -84,6 +84,11 @@ def test_times_and_windows_that_are_meant(tmp_path: Path) -> None:
     daily = build("s18_daily.nc", tmp_path / "b")
     assert daily.variable_attributes("tp")["accumulation_hours"] == 24
     assert daily.variable_attributes("2t")["averaging_hours"] == 24
+    # Means and sums of days end at the midnight after; states of that moment stand beside them.
+    with xr.open_dataset(real_data("field-cases") / "s18_daily.nc") as opened:
+        np.testing.assert_array_equal(daily.times, opened["valid_time"].values[1:].astype("datetime64[s]"))
+        for ours, theirs in (("2t", opened["t2m"][:-1]), ("tp", opened["tp"][:-1]), ("msl", opened["msl"][1:])):
+            np.testing.assert_allclose(daily.read(ours, slice(None)), theirs.values, rtol=1e-6)
     ahead = build("s17b_cams.nc", tmp_path / "c", lead="12h")
     assert ahead.variable_attributes("t")["lead_hours"] == 12
     assert ahead.times[0] == np.datetime64("2020-01-01T12:00:00")

@@ -18,7 +18,7 @@ FIRST_YEAR, LAST_YEAR = 1800, 2300
 """Years that are believed without being asked for; damaged or overflown numbers are dates, too."""
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 """Calendars of the CF conventions (section 4.4.1) in which a date since 1582 is a day of ours."""
-_UNIT_SECONDS = {
+UNIT_SECONDS = {
     "days": 86400.0, "day": 86400.0, "d": 86400.0,
     "hours": 3600.0, "hour": 3600.0, "hrs": 3600.0, "hr": 3600.0, "h": 3600.0,
     "minutes": 60.0, "minute": 60.0, "mins": 60.0, "min": 60.0,
@@ -27,6 +27,7 @@ _UNIT_SECONDS = {
     "microseconds": 1e-6, "microsecond": 1e-6, "microsec": 1e-6, "us": 1e-6,
     "nanoseconds": 1e-9, "nanosecond": 1e-9, "nanosec": 1e-9, "ns": 1e-9,
 }  # fmt: skip
+"""Seconds of UDUNITS' units of time, by their spellings in lower case."""
 _SPANS = (86400, 21600, 10800, 3600, 1800, 900, 600, 300, 60)
 """Seconds that whole times are multiples of, longest first."""
 _SPANS_OF_DECIMALS = _SPANS[3:]
@@ -87,7 +88,7 @@ def _decoded(variable: xr.Variable, attributes: dict[str, Any], what: str) -> xr
             "`convert_calendar('standard', align_on='date')`"
         )
         raise StoreError(msg)
-    seconds = _UNIT_SECONDS.get(units.partition(" since ")[0].strip().lower())
+    seconds = UNIT_SECONDS.get(units.partition(" since ")[0].strip().lower())
     if seconds is None:
         msg = (
             f"{what} has the units {units!r}, in which a time has no fixed length; expected days, hours, minutes or "

@@ -15,7 +15,7 @@ import xarray as xr
 
 from kit.data.source_names import find, find_at_height, find_described
 from kit.data.sources.geopotential import implied_units
-from kit.data.sources.leads import WINDOW
+from kit.data.sources.leads import MOVED, WINDOW
 from kit.data.sources.verticals import PRESSURE, kind_of, pressure_dimension, surface_height
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.units import conversion, is_unit
@@ -166,8 +166,8 @@ def canonical_values(array: xr.DataArray, name: str, variable: Variable | None, 
     # Differences of running totals are taken before they are rounded.
     if WINDOW not in array.coords:
         single = xr.apply_ufunc(_single, converted, dask="parallelized", output_dtypes=[np.float32])
-    if "averaging_hours" in array.attrs:
-        attributes["averaging_hours"] = array.attrs["averaging_hours"]
+    # What was found of the window, which the table does not know.
+    attributes |= {key: array.attrs[key] for key in ("averaging_hours", MOVED) if key in array.attrs}
     single.attrs = attributes
     return single.rename(name)
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.data.sources.dates import UNIT_SECONDS
 from kit.io.errors import StoreError
 
 LEAD, VERSION, WINDOW = "state_lead", "state_version", "state_window"
@@ -22,6 +23,8 @@ STATE_COORDINATES = (LEAD, VERSION, WINDOW)
 BOUND_START = "state_bound_start"
 """Coordinate along ``time``: where the interval of a statistic begins, from the bounds of the times."""
 BOUND_END = "state_bound_end"
+MOVED = "moved_to_end"
+"""Attribute of fields that files stamp at the beginning of their hours: hours by which times were moved to the end."""
 
 _LEADS = ("step", "prediction_timedelta", "lead_time", "leadtime", "leadtime_hour", "forecast_period", "forecast_hour")
 _REFERENCES = (
@@ -37,12 +40,6 @@ TIME_DIMENSIONS = (*_TIMES, *_VALIDS, *_REFERENCES)
 """Names, in lower case, of dimensions along which states follow each other."""
 LEAD_DIMENSIONS = _LEADS
 _HOUR = np.timedelta64(3600, "s")
-_UNIT_HOURS = {
-    "days": 24.0, "day": 24.0, "d": 24.0, "hours": 1.0, "hour": 1.0, "hrs": 1.0, "hr": 1.0, "h": 1.0,
-    "minutes": 1 / 60, "minute": 1 / 60, "min": 1 / 60, "m": 1 / 60, "seconds": 1 / 3600, "second": 1 / 3600,
-    "sec": 1 / 3600, "s": 1 / 3600, "milliseconds": 1 / 3.6e6, "microseconds": 1 / 3.6e9, "nanoseconds": 1 / 3.6e12,
-    "ns": 1 / 3.6e12,
-}  # fmt: skip
 
 
 def split_by_lead(dataset: xr.Dataset, where: str) -> Iterator[xr.Dataset]:
@@ -174,18 +171,23 @@ def _is_cf_period(dataset: xr.Dataset, lead: str) -> bool:
 
 
 def _hours(coordinate: xr.DataArray, where: str) -> xr.DataArray:
-    """Read leads as hours."""
+    """Read leads as hours, of whole seconds as times are."""
     values = coordinate.values
-    if values.dtype.kind == "m":
-        return coordinate.copy(data=values / np.timedelta64(1, "ns") / 3.6e12)
     units = str(coordinate.attrs.get("units", coordinate.encoding.get("units", ""))).strip().lower()
-    if values.dtype.kind not in "iuf" or units not in _UNIT_HOURS:
+    if values.dtype.kind == "m":
+        values, units = values / np.timedelta64(1, "ms"), "ms"
+    # Beside leads in h and d, m is a minute.
+    seconds = 60.0 if units == "m" else UNIT_SECONDS.get(units)
+    if values.dtype.kind not in "iuf" or seconds is None:
         msg = (
             f"{where}: the leads {coordinate.name} come in {units or 'no unit'!r} (type {values.dtype}); expected "
             "hours, days, minutes or seconds: mend the attribute units"
         )
         raise StoreError(msg)
-    return coordinate.copy(data=np.round(values.astype(np.float64) * _UNIT_HOURS[units], 6))
+    if not np.isfinite(values).all():
+        msg = f"{where}: the leads {coordinate.name} hold {values[~np.isfinite(values)][0]}; leave these states out"
+        raise StoreError(msg)
+    return coordinate.copy(data=np.round(values.astype(np.float64) * seconds) / 3600)
 
 
 def _valid_times(

@@ -14,12 +14,13 @@ import xarray as xr
 from kit.data.products import PRODUCTS, WINDOW_FORMS, Product, Window
 from kit.data.source_names import window
 from kit.data.sources.fields import Note
-from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW
+from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, MOVED, WINDOW
+from kit.data.store.format import STATIC_PREFIX
 from kit.data.variables import Variable
 from kit.io.errors import StoreError
 
 _METHOD = re.compile(
-    r"\b(?:time|valid_time|t|step|forecast_period|forecast_reference_time)\s*:\s*(?:\w+\s*:\s*)*(\w+)\b(?!\s*:)"
+    r"\b(time|valid_time|t|step|forecast_period|forecast_reference_time)\s*:\s*(?:\w+\s*:\s*)*(\w+)\b(?!\s*:)"
 )
 """A statistic over a dimension of time, as in ``time: sum (interval: 1 hour)`` or ``time: lat: lon: mean``."""
 _STEP_RANGE = re.compile(r"(\d+)-(\d+)")
@@ -27,7 +28,8 @@ _MONTHLY = ("avgad", "avgua", "avgid", "avgas", "avgd", "avgia", "accummonth")
 """ecCodes' types of steps of statistics over many analyses or forecasts, as in monthly means."""
 _SECONDS = 3600.0
 _DAY = 86400
-"""Seconds; statistics of whole days come at the step of their window, shorter ones may be a selection."""
+_DAILY = PRODUCTS["era5-daily"]
+"""The Climate Data Store's statistics of days, whose files are stamped at the beginning of their day."""
 
 Hours = npt.NDArray[np.float64]
 
@@ -68,12 +70,8 @@ def with_window(
     # Sources that read windows from headers have attached them.
     if "time" not in array.dims or WINDOW in array.coords:
         return array
-    # Of what the table lacks, the user or a store of the kit's says it.
-    accumulated = name in rules.windows or "accumulation_hours" in array.attrs
-    if variable is not None:
-        accumulated = accumulated or variable.accumulated
     found = _METHOD.search(str(array.attrs.get("cell_methods", "")))
-    method = found[1] if found else ""
+    method = found[2] if found else ""
     step_type = str(array.attrs.get("GRIB_stepType", ""))
     if step_type in _MONTHLY:
         msg = (
@@ -81,34 +79,77 @@ def with_window(
             "holds states: leave it out by naming others with --variables, or give data of single times"
         )
         raise StoreError(msg)
+    # A statistic says itself what it is, whatever product it was made from.
+    if found is not None and method in ("sum", "mean") and _is_of_daily_statistics(array, found[1]):
+        rules = WindowRules(rules.windows, _DAILY)
+    is_mean = (method or step_type) in ("mean", "avg")
+    # Of what the table lacks, the user or a store of the kit's says it.
+    accumulated = "accumulation_hours" in array.attrs or (name in rules.windows and not is_mean)
+    if variable is not None:
+        accumulated = accumulated or variable.accumulated
+    if is_mean and not accumulated:
+        return _averaged(array, name, rules, where, note)
     if not accumulated:
-        return _checked_state(array, name, method, step_type, where, note)
+        _check_state(array, name, method or step_type, rules, where)
+        return array
+    rule = rules.windows.get(name)
     hours = _stated(array, name, method, rules, where, note)
     if hours is None:
-        hours = _of_product(array, name, rules, where, note)
-    return _at_ends(array).assign_coords({WINDOW: ("time", hours)})
+        rule = _product_of(array, name, method, rules, where, note).window
+        hours = _by_rule(array, name, rule, where)
+    return _at_ends(array, rule).assign_coords({WINDOW: ("time", hours)})
 
 
-def _checked_state(array: xr.DataArray, name: str, method: str, step_type: str, where: str, note: Note) -> xr.DataArray:
-    """Label means, and refuse other statistics in the place of states."""
-    statistic = method or step_type
-    if statistic in ("", "point", "instant", "unknown"):
-        return array
-    if statistic not in ("mean", "avg"):
+def _is_of_daily_statistics(array: xr.DataArray, dimension: str) -> bool:
+    """Whether a statistic is of the Climate Data Store's daily statistics, by its words and its times.
+
+    These keep the names of GRIB converted by cfgrib: the statistic is one over ``valid_time``, of days in UTC.
+    """
+    if dimension != "valid_time" or BOUND_START in array.coords:
+        return False
+    if not any(str(key).startswith("GRIB_") for key in array.attrs):
+        return False
+    times = array["time"].values.astype("datetime64[s]").astype(np.int64)
+    return len(times) > 1 and bool((times % _DAY == 0).all())
+
+
+def _check_state(array: xr.DataArray, name: str, statistic: str, rules: WindowRules, where: str) -> None:
+    """Refuse statistics in the place of states."""
+    if statistic not in ("", "point", "instant", "unknown"):
         msg = (
             f"{where}: {array.name} is a statistic over time ({statistic}), and a store holds states of moments; leave "
             f"it out by naming others with --variables, or, of a sum, say over which hours with --window {name}=WINDOW"
         )
         raise StoreError(msg)
+    if rules.product is _DAILY and statistic != "point" and not name.startswith(STATIC_PREFIX):
+        msg = (
+            f"{where}: {array.name} is of the product {_DAILY.name}, whose values are means, sums, maxima or minima of "
+            "a day, and it does not say which; add the attribute cell_methods, such as with NCO's "
+            f"`ncatted -a cell_methods,{array.name},c,c,'time: mean' FILE`"
+        )
+        raise StoreError(msg)
+
+
+def _averaged(array: xr.DataArray, name: str, rules: WindowRules, where: str, note: Note) -> xr.DataArray:
+    """Label a mean with its hours, and move it to their end."""
+    rule = rules.windows.get(name)
     hours = _interval(array)
+    # A store of the kit's states it.
+    if "averaging_hours" in array.attrs:
+        hours = np.full(array.sizes["time"], float(array.attrs["averaging_hours"]))
+    if rule is None and hours is None and rules.product is _DAILY:
+        rule = _DAILY.window
+    if rule is not None and rule.kind in ("hours", "after"):
+        hours = np.full(array.sizes["time"], rule.length)
     if hours is None or np.ptp(hours) > 0:
         msg = (
-            f"{where}: {array.name} is a mean over time, and neither bounds nor steps of whole days say over which "
-            "hours; give bounds of the times, or leave it out by naming others with --variables"
+            f"{where}: {array.name} is a mean over time, and no bounds of its times say over which hours; say "
+            f"--window {name}=24h if they end at the time stamps, --window {name}=24h-after if they begin there (or "
+            "another number of hours), or leave it out by naming others with --variables"
         )
         raise StoreError(msg)
     note(f"{array.name} holds means over {hours[0]:g} h, not states of a moment")
-    return _at_ends(array).assign_attrs(averaging_hours=float(hours[0]))
+    return _at_ends(array, rule).assign_attrs(averaging_hours=float(hours[0]))
 
 
 def _stated(array: xr.DataArray, name: str, method: str, rules: WindowRules, where: str, note: Note) -> Hours | None:
@@ -121,7 +162,7 @@ def _stated(array: xr.DataArray, name: str, method: str, rules: WindowRules, whe
     if stated:
         return np.full(count, float(stated))
     step_range = _STEP_RANGE.fullmatch(str(array.attrs.get("GRIB_stepRange", "")))
-    if step_range is not None:
+    if step_range is not None and rules.product is not _DAILY:
         return np.full(count, float(step_range[2]) - float(step_range[1]))
     if method not in ("", "sum", "point"):
         msg = (
@@ -129,20 +170,22 @@ def _stated(array: xr.DataArray, name: str, method: str, rules: WindowRules, whe
             "naming others with --variables"
         )
         raise StoreError(msg)
-    if BOUND_START in array.coords and method != "point":
-        return _interval(array)
-    if method == "sum":
-        hours = _interval(array)
-        if hours is not None and np.ptp(hours) == 0:
-            note(
-                f"{name} holds sums by its cell_methods, without bounds: taken as those of the {hours[0]:g} h that end "
-                "at each time stamp"
-            )
-            return hours
-    return None
+    return None if method == "point" else _interval(array)
 
 
-def _of_product(array: xr.DataArray, name: str, rules: WindowRules, where: str, note: Note) -> Hours:
+def _product_of(array: xr.DataArray, name: str, method: str, rules: WindowRules, where: str, note: Note) -> Product:
+    """Return the product that says over which hours a variable adds up; refuse where there is none."""
+    times = array["time"].values.astype("datetime64[s]").astype(np.int64)
+    # A sum that comes every day is one of whole days, which the window of no hourly product describes.
+    is_of_days = method == "sum" and len(times) > 1 and np.diff(times).min() >= _DAY
+    if is_of_days and rules.product is not _DAILY:
+        step = np.diff(times).min() / _SECONDS
+        msg = (
+            f"{where}: {array.name} holds sums of whole days by its cell_methods, and no bounds of its times say where "
+            f"these begin; say --window {name}={step:g}h if they end at the time stamps, or --window "
+            f"{name}={step:g}h-after if they begin there"
+        )
+        raise StoreError(msg)
     if rules.product is None:
         msg = (
             f"{where}: {array.name} is accumulated, and neither the file nor its product says over which "
@@ -151,7 +194,7 @@ def _of_product(array: xr.DataArray, name: str, rules: WindowRules, where: str, 
         )
         raise StoreError(msg)
     note(f"{name} adds up {rules.product.window.described}, as in {rules.product.name}")
-    return _by_rule(array, name, rules.product.window, where)
+    return rules.product
 
 
 def _by_rule(array: xr.DataArray, name: str, rule: Window, where: str) -> Hours:
@@ -170,24 +213,19 @@ def _by_rule(array: xr.DataArray, name: str, rule: Window, where: str) -> Hours:
 
 
 def _interval(array: xr.DataArray) -> Hours | None:
-    """Hours of each value's interval: between its bounds, else from time to time where these are whole days apart.
-
-    Values that lie closer may be some of many, such as every sixth of hourly sums: None, as for uneven or single times.
-    """
-    if BOUND_START in array.coords:
-        span = array[BOUND_END].values - array[BOUND_START].values
-        return np.asarray(span.astype("timedelta64[s]").astype(np.int64) / _SECONDS)
-    times = array["time"].values.astype("datetime64[s]").astype(np.int64)
-    if len(times) < 2:
+    """Hours of each value's interval, between its bounds; None where it has none."""
+    if BOUND_START not in array.coords:
         return None
-    steps = np.diff(times)
-    if steps.min() < _DAY or steps.max() != steps.min() or steps[0] % _DAY:
-        return None
-    return np.full(len(times), steps[0] / _SECONDS)
+    span = array[BOUND_END].values - array[BOUND_START].values
+    return np.asarray(span.astype("timedelta64[s]").astype(np.int64) / _SECONDS)
 
 
-def _at_ends(array: xr.DataArray) -> xr.DataArray:
-    """Move times to the ends of their bounds, where a statistic's value is valid."""
+def _at_ends(array: xr.DataArray, rule: Window | None) -> xr.DataArray:
+    """Move times to the ends of their intervals, where a statistic's value is valid."""
+    if rule is not None and rule.kind == "after":
+        length = np.timedelta64(round(rule.length * _SECONDS), "s")
+        ends = array["time"].values.astype("datetime64[s]") + length
+        return array.assign_coords(time=("time", ends)).assign_attrs({MOVED: rule.length})
     if BOUND_END not in array.coords:
         return array
     return array.assign_coords(time=("time", array[BOUND_END].values.astype("datetime64[s]")))

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from kit.data.products import PRODUCTS, Window, product_of_attributes
-from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW
+from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, MOVED, WINDOW
 from kit.data.sources.stated_windows import WindowRules, with_window
 from kit.data.variables import lookup
 from kit.io.errors import StoreError
@@ -45,8 +45,7 @@ def bounded(array: xr.DataArray, before: int, after: int) -> xr.DataArray:
         (state(GRIB_stepRange="6-12"), {}, [6, 6, 6]),
         (bounded(state(cell_methods="time: sum"), 3, 0), {}, [3, 3, 3]),
         (bounded(state(), 1, 0), {}, [1, 1, 1]),
-        (state(cell_methods="valid_time: sum (interval: 1 hour)", spaced="24h"), {}, [24, 24, 24]),
-        (state(cell_methods="area: mean time: lat: sum", spaced="48h"), {}, [48, 48, 48]),
+        (state(cell_methods="area: mean time: lat: sum", spaced="48h"), {"tp": "48h"}, [48, 48, 48]),
         (state(cell_methods="time: sum (interval: 1 hour)"), {"product": "era5"}, [1, 1, 1]),
         (state(GRIB_stepType="accum"), {"product": "era5"}, [1, 1, 1]),
         (state(GRIB_stepType="accum"), {"product": "era5-land"}, [24, 6, 12]),
@@ -72,8 +71,13 @@ def test_windows(array: xr.DataArray, options: dict[str, str], expected: list[fl
         (state(), "tp", {}, r"a.nc: tp is accumulated, .*--product \(era5, .*--window tp=WINDOW: 1h"),
         (state(GRIB_stepType="accum"), "tp", {}, "--product"),
         (state(cell_methods="time: sum"), "tp", {}, "--product"),
-        (state("t2m", cell_methods="time: mean"), "2t", {}, "neither bounds nor steps of whole days"),
-        (state("t2m", cell_methods="time: lat: lon: mean"), "2t", {}, "neither bounds nor steps of whole days"),
+        (state("t2m", cell_methods="time: mean"), "2t", {}, "no bounds of its times .*--window 2t=24h-after if they b"),
+        (state("t2m", cell_methods="time: lat: lon: mean"), "2t", {"product": "era5"}, "no bounds of its times"),
+        (state("t2m", cell_methods="valid_time: mean", spaced="24h"), "2t", {}, "no bounds of its times"),
+        (state("t2m", cell_methods="time: mean"), "2t", {"2t": "since-start"}, "no bounds of its times"),
+        (state(cell_methods="time: sum", spaced="24h"), "tp", {"product": "era5"}, "--window tp=24h .*tp=24h-after"),
+        (state(cell_methods="valid_time: sum", spaced="72h"), "tp", {}, "sums of whole days .*tp=72h .*tp=72h-after"),
+        (state("t2m", spaced="24h"), "2t", {"product": "era5-daily"}, "does not say which; add the attribute"),
         (state(), "tp", {"product": "ifs"}, "since the start of the forecast, and the file states neither leads nor"),
         (state(cell_methods="time: mean"), "tp", {}, r"tp is a statistic over time \(mean\), where a sum is expected"),
         (state(GRIB_stepType="avgad"), "tp", {"product": "era5"}, "a mean over many days .GRIB_stepType avgad."),
@@ -88,9 +92,11 @@ def test_refusals_name_what_goes_on(array: xr.DataArray, name: str, options: dic
 
 
 def test_means_are_labelled() -> None:
-    averaged, notes = window(state("t2m", cell_methods="valid_time: mean", spaced="24h"), "2t")
+    averaged, notes = window(bounded(state("t2m", cell_methods="time: mean", spaced="24h"), 24, 0), "2t")
     assert averaged == 24
     assert notes == ["t2m holds means over 24 h, not states of a moment"]
+    assert window(state("t2m", cell_methods="time: mean"), "2t", **{"2t": "6h"})[0] == 6
+    assert window(state("t2m", cell_methods="time: mean", averaging_hours=12.0), "2t")[0] == 12
     assert window(state("t2m", cell_methods="time: point"), "2t") == (None, [])
     assert window(state("t2m", GRIB_stepType="instant"), "2t") == (None, [])
 
@@ -102,13 +108,60 @@ def test_a_statistic_is_valid_at_the_end_of_its_bounds() -> None:
     assert field[WINDOW].values.tolist() == [24, 24, 24]
 
 
-@pytest.mark.parametrize("text", ("", "1", "h", "0h", "-1h", "since", "tp", "resets-h", "since-start-6h"))
+DAILY = {"GRIB_paramId": 228, "cell_methods": "valid_time: sum (interval: 1 hour)", "spaced": "24h"}
+
+
+@pytest.mark.parametrize(
+    ("array", "name", "options"),
+    (
+        (state(**DAILY), "tp", {}),
+        (state(**DAILY), "tp", {"product": "era5"}),
+        (state("t2m", **DAILY | {"cell_methods": "valid_time: mean"}), "2t", {}),
+        (state("t2m", cell_methods="time: mean", spaced="24h"), "2t", {"product": "era5-daily"}),
+        (state(GRIB_stepRange="0-1", spaced="24h"), "tp", {"product": "era5-daily"}),
+        (state(cell_methods="time: sum", spaced="24h"), "tp", {"tp": "24h-after"}),
+        (state("t2m", cell_methods="time: mean", spaced="24h"), "2t", {"2t": "24h-after"}),
+    ),
+)
+def test_values_stamped_at_the_beginning_of_their_hours_are_moved(
+    array: xr.DataArray, name: str, options: dict[str, str]
+) -> None:
+    """The value of a day stamped 00 UTC is of the 24 h after it, and valid at their end."""
+    rules = WindowRules(
+        {key: Window.parse(text) for key, text in options.items() if key != "product"},
+        PRODUCTS.get(options.get("product", "")),
+    )
+    field = with_window(array, name, lookup(name, "surface"), rules, "a.nc", lambda _: None)
+    np.testing.assert_array_equal(field["time"], array["time"].values + np.timedelta64(24, "h"))
+    assert field.attrs[MOVED] == 24
+    assert (field[WINDOW].values.tolist() if name == "tp" else [field.attrs["averaging_hours"]] * 3) == [24] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        "24h-before",
+        "resets-6h-after",
+        "since-00utc-after",
+        "-after",
+        "h-after",
+        "",
+        "1",
+        "h",
+        "0h",
+        "-1h",
+        "since",
+        "tp",
+        "resets-h",
+        "since-start-6h",
+    ),
+)
 def test_windows_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="expected a window such as 1h"):
         Window.parse(text)
 
 
-@pytest.mark.parametrize("text", ("1h", "24h", "since-00utc", "since-start", "resets-6h"))
+@pytest.mark.parametrize("text", ("1h", "24h", "24h-after", "since-00utc", "since-start", "resets-6h"))
 def test_windows_are_written_as_they_are_read(text: str) -> None:
     assert str(Window.parse(text)) == text
     assert str(Window.parse(text.upper())) == text
@@ -123,7 +176,11 @@ def test_windows_are_written_as_they_are_read(text: str) -> None:
         ({"history": "... reanalysis-era5-land ..."}, "era5-land"),
         ({"history": "... reanalysis-era5-single-levels ..."}, "era5"),
         ({"history": "cdo -seltimestep era5_tp.nc"}, None),
-        ({"title": "ERA5 post-processed daily statistics"}, None),
+        ({"title": "ERA5 post-processed daily statistics on single levels"}, "era5-daily"),
+        ({"history": "... derived-era5-single-levels-daily-statistics ..."}, "era5-daily"),
+        ({"history": "... derived-era5-land-daily-statistics ..."}, "era5-daily"),
+        ({"source": "daily statistics of ERA5"}, None),
+        ({"title": "ERA5 daily means"}, None),
         ({"title": "ERA5 monthly averaged data"}, None),
         ({"history": "adaptor.mars.internal-1714725814.nc by grib_to_netcdf"}, None),
         ({"title": "CAMS global atmospheric composition forecasts"}, "cams"),
