@@ -225,11 +225,12 @@ class BuildSettings(BaseModel):
     """Leads of forecasts to take states from: ``6h``, or ``0h/12h`` for a sequence in which each time comes from the
     shortest lead; by default analyses (lead 0) alone, and of what accumulates the shortest lead."""
     product: str | None = None
-    """Product that the data are of, where the files do not say: ``era5``, ``era5-land``, ``cams``, ``ifs``, ``gfs`` or
-    ``hrrr``; it says over which hours accumulations add up."""
+    """Product that the data are of, where the files do not say: ``era5``, ``era5-land``, ``era5-daily`` (statistics of
+    days), ``cams``, ``ifs``, ``gfs`` or ``hrrr``; it says over which hours accumulations add up."""
     window: Windows = ()
-    """Hours over which accumulations add up, by variable, where neither files nor product say: ``tp=1h``,
-    ``tp=since-00utc``, ``tp=since-start`` (of the forecast), ``tp=resets-6h``."""
+    """Hours over which accumulations add up and means are taken, by variable, where neither files nor product say:
+    ``tp=1h`` (up to the time stamp), ``tp=24h-after`` (from it on), ``tp=since-00utc``, ``tp=since-start`` (of the
+    forecast), ``tp=resets-6h``."""
     infill: Rules = ()
     """How missing values are filled, by variable: ``2t=nearest`` (single points), ``tp=linear-time`` (between the
     states before and after), ``sst=constant:273.15``; by default they stay missing."""
