@@ -19,9 +19,11 @@ from kit.data.products import product_of_class
 from kit.data.source_names import find, find_param
 from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts
 from kit.data.sources.fields import Note
+from kit.data.sources.grib.doubles import by_units
 from kit.data.sources.grib.grid import GribGrid
 from kit.data.sources.grib.scan import Message, is_grib, scan
 from kit.data.sources.grib.values import lazy, same_values
+from kit.data.sources.grib.windows import states_of, window_of
 from kit.data.sources.grib.winds import along_grid, check_vectors, with_angles
 from kit.data.sources.leads import LEAD, WINDOW
 from kit.data.sources.winds import OTHER_COMPONENT
@@ -66,12 +68,8 @@ def data_of_messages(
     if not messages:
         msg = f"{where}: holds no GRIB message"
         raise StoreError(msg)
-    classes = {message.mars_class for message in messages}
-    product = request.product
-    if product is None and len(classes) == 1:
-        product = product_of_class(classes.pop())
-    pieces = Pieces(dataclasses.replace(request, product=product))
-    _add_fields(messages, pieces)
+    pieces = Pieces(with_product_of(messages, request))
+    add_fields(messages, pieces)
     if not pieces.found:
         # Say what there is instead.
         for message in messages:
@@ -87,38 +85,24 @@ def data_of_messages(
             msg = f"{where}: none of {len(messages)} messages is of a variable that the kit knows. {notes}"
             raise StoreError(msg)
     fields = pieces.merged()
-    # Parallels and meridians need no projection, whatever messages that were left out lie on.
-    projection: Mapping[str, Any] = {}
-    if any(grid_dimensions(field) == CURVILINEAR for field in fields.values()):
-        projection = next(filter(None, (message.grid.projection for message in messages)), {})
+    projection = projection_of_messages(messages, fields)
     return SourceData(fields, tuple(sorted(pieces.names)), files, tuple(pieces.notes), projection=projection)
 
 
-# What a message's value is of: a moment, or the hours that an accumulation runs over.
+def with_product_of(messages: Sequence[Message], request: Request) -> Request:
+    """Complete a request by the product that the headers of messages name, where they agree and nobody else does."""
+    classes = {message.mars_class for message in messages}
+    if request.product is not None or len(classes) != 1:
+        return request
+    return dataclasses.replace(request, product=product_of_class(classes.pop()))
 
 
-def check_statistic(name: str, messages: Sequence[Message], accumulated: bool) -> None:
-    """Refuse statistics in the place of states.
-
-    Raises:
-        StoreError: a message is one.
-    """
-    kind, allowed = "a state", ["instant"]
-    if accumulated:
-        kind, allowed = "an accumulation", ["accum", "instant"]
-    for message in messages:
-        if message.step_type not in allowed:
-            msg = (
-                f"{message}: {name} is {kind}, but this is a statistic of the type {message.step_type!r} over "
-                f"{message.window:g} h; leave it out"
-            )
-            raise StoreError(msg)
-
-
-def window_of(message: Message) -> float:
-    """Return the hours that an accumulated value adds up over, as the header states them."""
-    # Old ECMWF headers call an accumulation since the start of the forecast a moment at its end.
-    return message.lead if message.step_type == "instant" else message.window
+def projection_of_messages(messages: Sequence[Message], fields: Mapping[str, xr.DataArray]) -> Mapping[str, Any]:
+    """Return the projection of the messages' grid, as CF's attributes; none for parallels and meridians."""
+    # Those need no projection, whatever messages that were left out lie on.
+    if any(grid_dimensions(field) == CURVILINEAR for field in fields.values()):
+        return next(filter(None, (message.grid.projection for message in messages)), {})
+    return {}
 
 
 # From messages to fields: which belong together, and whether they make whole states.
@@ -127,7 +111,7 @@ _MODEL_LEVELS = ("hybrid", "sigma", "eta", "generalVertical")
 _FINAL, _PRELIMINARY = "1", "5"
 
 
-def _add_fields(messages: Sequence[Message], pieces: Pieces) -> None:
+def add_fields(messages: Sequence[Message], pieces: Pieces) -> None:
     """Put messages together, and take the fields that were asked for.
 
     Args:
@@ -153,19 +137,24 @@ def _add_fields(messages: Sequence[Message], pieces: Pieces) -> None:
         if taken:
             groups.setdefault(name, (variable, []))[1].append(message)
     for name, (variable, group) in groups.items():
-        first = group[0]
         _check_alike(name, group, pieces.note)
         check_vectors(name, group, pieces.request.winds_are)
-        field = _static(name, group) if name.startswith(STATIC_PREFIX) else _dynamic(name, variable, group, pieces.note)
-        # The name that the table recognises: static variables have their prefix from there.
-        field.name = name.removeprefix(STATIC_PREFIX)
-        where = first.path.name
-        if more := len({message.path.name for message in group}) - 1:
-            where += f" and {more} more"
-        dataset = field.to_dataset()
-        if name in OTHER_COMPONENT and along_grid(first, pieces.request.winds_are):
-            dataset = with_angles(dataset, first.grid)
-        pieces.add(dataset, where)
+        for part in by_units(name, variable, group, pieces.note):
+            if name.startswith(STATIC_PREFIX):
+                field = _static(name, part)
+            else:
+                field = _dynamic(name, variable, part, pieces.note)
+            # The name that the table recognises: static variables have their prefix from there.
+            field.name = name.removeprefix(STATIC_PREFIX)
+            # Where a place is given twice, values may differ by as much.
+            field.encoding["scale_factor"] = max(message.packing_step for message in part)
+            where = part[0].path.name
+            if more := len({message.path.name for message in part}) - 1:
+                where += f" and {more} more"
+            dataset = field.to_dataset()
+            if name in OTHER_COMPONENT and along_grid(part[0], pieces.request.winds_are):
+                dataset = with_angles(dataset, part[0].grid)
+            pieces.add(dataset, where)
 
 
 def name_of(message: Message) -> tuple[str, Variable | None]:
@@ -191,7 +180,8 @@ def _leave_out(name: str, message: Message, note: Note) -> None:
         msg = (
             f"{message}: {name} lies on model levels ({message.level_type} {message.level:g}); the store wants "
             "pressure levels: interpolate the data first, leave these messages out with eccodes' "
-            "`grib_copy -w typeOfLevel=isobaricInhPa IN OUT`, or name what is wanted with --variables"
+            f"`grib_copy -w typeOfLevel!={message.level_type} {message.path.name} NEW.grib`, or name what is wanted "
+            "with --variables"
         )
         raise StoreError(msg)
     note(f"{name} on levels of the type {message.level_type} left out: the store wants pressure levels")
@@ -215,13 +205,7 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
             raise StoreError(msg)
         # ECMWF's types of an ensemble's spread, and of its standard deviation.
         if message.data_type in ("es", "ses"):
-            msg = f"{message}: {name} is the spread of an ensemble, no state; leave it out"
-            raise StoreError(msg)
-        if message.units != first.units:
-            msg = (
-                f"{first} and {message}: {name} comes in several units, {first.units} and {message.units}; "
-                "give files of one kind"
-            )
+            msg = f"{message}: {name} is the spread of an ensemble, no state; leave it out with --leave_out {name}"
             raise StoreError(msg)
         if message.grid.note:
             note(f"{message.path.name}: {message.grid.note}")
@@ -233,7 +217,8 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
     if len(members) > 1:
         msg = (
             f"{first.path.name}: {name} comes from {len(members)} ensemble members, {min(members)} to "
-            f"{max(members)}; select one with eccodes' `grib_copy -w number={min(members)} IN OUT`"
+            f"{max(members)}; give those of one, such as with eccodes' `grib_copy -w number:i={min(members)} "
+            f"{first.path.name} NEW.grib`"
         )
         raise StoreError(msg)
     if first.on_pressure:
@@ -245,8 +230,10 @@ def _check_alike(name: str, messages: Sequence[Message], note: Note) -> None:
         if (other.level_type, other.level) != (message.level_type, message.level):
             msg = (
                 f"{other} and {message} hold {name} at {message.time} on several levels, {other.level_type} "
-                f"{other.level:g} and {message.level_type} {message.level:g}; select one with eccodes' "
-                f"`grib_copy -w typeOfLevel={other.level_type} IN OUT`"
+                f"{other.level:g} and {message.level_type} {message.level:g}, of which the kit knows no better one; "
+                f"give one of them, such as with eccodes' `grib_copy -w paramId:i={message.param},"
+                f"typeOfLevel={other.level_type},level:i={other.level:g} {message.path.name} ONE.grib` and `grib_copy "
+                f"-w paramId:i!={message.param} {message.path.name} OTHERS.grib`, both files of which go in a folder"
             )
             raise StoreError(msg)
 
@@ -266,9 +253,9 @@ def _static(name: str, messages: Sequence[Message]) -> xr.DataArray:
 
 def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], note: Note) -> xr.DataArray:
     """Lay out the states of a variable by time and level, [T, C, H, W] or [T, H, W]."""
-    first = messages[0]
     accumulated = variable is not None and variable.accumulated
-    check_statistic(name, messages, accumulated)
+    messages = states_of(name, messages, accumulated, note)
+    first = messages[0]
     # By valid time, lead, window and level; what lies on no pressure level has the level 0.
     cells: dict[tuple[np.datetime64, float, float, float], Message] = {}
     for message in messages:
@@ -299,6 +286,8 @@ def _dynamic(name: str, variable: Variable | None, messages: Sequence[Message], 
     field = field.assign_coords({LEAD: ("time", np.array(leads))})
     if accumulated:
         field = field.assign_coords({WINDOW: ("time", np.array(windows))})
+    elif first.step_type == "avg":
+        field.attrs["averaging_hours"] = first.window
     if first.on_pressure:
         return field.assign_coords(level=("level", levels, {"units": "hPa"}))
     return field.isel(level=0)
