@@ -27,7 +27,8 @@ from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import Note
 from kit.data.sources.file_formats import describe_format
 from kit.data.sources.groups import open_parts
-from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS, VERSION
+from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS
+from kit.data.sources.versions import final_before_preliminary, with_versions
 from kit.data.sources.wrf import is_wrf, surface_fields
 from kit.io.errors import StoreError
 
@@ -49,29 +50,10 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
     Raises:
         StoreError: No files, a damaged file, or files that cannot be brought into one form.
     """
-    files = data_files(
-        paths,
-        "NetCDF",
-        f"{', '.join(SUFFIXES)} or .zip",
-        lambda path: path.suffix.lower() in (*SUFFIXES, ".zip"),
-    )
+    files = data_files(paths, "NetCDF", f"{', '.join(SUFFIXES)} or .zip", is_named_netcdf)
     pieces = Pieces(request)
-    licences = []
     with ExitStack() as stack:
-        scratch: Path | None = None
-        for number, file in enumerate(files):
-            members = [(file.name, file)]
-            if zipfile.is_zipfile(file):
-                if scratch is None:
-                    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-netcdf-")))
-                members = _unpack(file, scratch / str(number))
-            for name, member in members:
-                parts = stack.enter_context(_opened(member, name, request.groups, pieces.note))
-                for part, dataset in parts.items():
-                    if is_wrf(dataset):
-                        dataset = surface_fields(dataset, part, pieces.note)  # noqa: PLW2901
-                    licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
-                    pieces.add(_one_version(dataset, pieces.note), part)
+        licence = add_files(files, pieces, stack)
         if not pieces.names:
             msg = f"{paths[0]}: none of {len(files)} files holds a field on latitudes and longitudes"
             raise StoreError(msg)
@@ -80,9 +62,46 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             names=tuple(sorted(pieces.names)),
             files=file_facts(files),
             notes=tuple(pieces.notes),
-            licence="; ".join(dict.fromkeys(filter(None, licences))),
+            licence=licence,
             projection=pieces.projection,
         )
+
+
+def is_named_netcdf(path: Path) -> bool:
+    """Whether a file is NetCDF, or a zip that may hold some, by its name."""
+    return path.suffix.lower() in (*SUFFIXES, ".zip")
+
+
+def add_files(files: Sequence[Path], pieces: Pieces, stack: ExitStack) -> str:
+    """Take all fields of NetCDF files and zips of them.
+
+    Args:
+        files: Files; their fields may be read until ``stack`` is closed.
+        pieces: Receives the fields.
+        stack: Closes files and removes what was unpacked.
+
+    Returns:
+        The licences that the files state.
+
+    Raises:
+        StoreError: A file is damaged, or its fields cannot be brought into the store's form.
+    """
+    licences = []
+    scratch: Path | None = None
+    for number, file in enumerate(files):
+        members = [(file.name, file)]
+        if zipfile.is_zipfile(file):
+            if scratch is None:
+                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-netcdf-")))
+            members = _unpack(file, scratch / str(number))
+        for name, member in members:
+            parts = stack.enter_context(_opened(member, name, pieces.request.groups, pieces.note))
+            for part, dataset in parts.items():
+                if is_wrf(dataset):
+                    dataset = surface_fields(dataset, part, pieces.note)  # noqa: PLW2901
+                licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
+                pieces.add(final_before_preliminary(with_versions(dataset), pieces.note), part)
+    return "; ".join(dict.fromkeys(filter(None, licences)))
 
 
 def _unpack(archive: Path, folder: Path) -> list[tuple[str, Path]]:
@@ -193,30 +212,6 @@ def _in_states(dataset: xr.Dataset, where: str) -> xr.Dataset:
         )
         lazy[key] = array.copy(data=data)
     return dataset.assign(lazy)
-
-
-def _one_version(dataset: xr.Dataset, note: Note) -> xr.Dataset:
-    """Let final ERA5 (``expver`` 1) stand where it exists, and preliminary ERA5T (5) elsewhere."""
-    if "expver" not in dataset.variables:
-        return dataset
-    if "expver" in dataset.dims:
-        order = np.argsort([_version(value) for value in dataset["expver"].values], kind="stable")
-        combined = dataset.isel(expver=order[0], drop=True)
-        for index in order[1:]:
-            combined = combined.fillna(dataset.isel(expver=index, drop=True))
-            note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
-        return combined
-    versions = np.vectorize(_version, otypes=[np.float64])(dataset["expver"].values)
-    # Kept beside the times, where states of several files are compared.
-    return dataset.drop_vars("expver").assign_coords({VERSION: (dataset["expver"].dims, versions)})
-
-
-def _version(value: object) -> int:
-    """An experiment's version as a number; what is none comes last."""
-    text = value.decode() if isinstance(value, bytes) else str(value)
-    if text.strip().replace(".", "").isdigit():
-        return int(float(text))
-    return 9999
 
 
 # Whether a NetCDF file of the classic formats is whole.

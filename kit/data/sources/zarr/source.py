@@ -22,6 +22,7 @@ from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import name_at_one_level
 from kit.data.sources.leads import LEAD, TIME_DIMENSION, split_by_lead
 from kit.data.sources.levels import with_level_dimension
+from kit.data.sources.versions import final_before_preliminary, with_versions
 from kit.data.sources.verticals import in_hectopascals
 from kit.data.sources.winds import OTHER_COMPONENT
 from kit.data.sources.wrf import is_wrf
@@ -104,7 +105,7 @@ def _open(store: RetryStore) -> tuple[xr.Dataset, ZarrArrays]:
                     "wrfout files with --source netcdf"
                 )
                 raise StoreError(msg)
-            dataset = decode_dates(dataset, store.address)
+            dataset = with_versions(decode_dates(dataset, store.address))
             dataset = dataset.rename(coordinate_names(dataset))
             dataset = dataset.set_coords([name for name in GRID if name in dataset.data_vars])
             for coordinate in dataset.coords.values():
@@ -186,7 +187,8 @@ class _Taking:
                     if chosen[source] == name:
                         dataset = dataset.assign(self._lazy(source, name).data_vars).assign_attrs(self._given.attrs)
                         self._count(source, name)
-                self._pieces.add(dataset, self._where, self._dataset)
+                combined = final_before_preliminary(dataset, self._pieces.note)
+                self._pieces.add(combined, self._where, self._dataset)
         facts = {"name": self._where, "metadata_sha256": metadata_hash, "arrays": len(chosen)}
         if not is_address(self._where):
             facts["name"] = Path(self._where).name
