@@ -4,9 +4,11 @@ The only module that gives files their final names. A rename is atomic, but not 
 name may stand for an empty file. So content is fsynced before the rename, and the folder that holds the name after it.
 """
 
+import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,9 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from kit.io.errors import SettingsError
+from kit.io.locks import take
 from kit.io.retry import poll
 
 _REMOVAL_SECONDS = 2.0
+_LOCK = ".lock"
+"""Ending of the file that is locked while a result is written; it tells a leftover from work that goes on."""
+# What ``write_atomically`` calls a file: process and eight digits keep it apart from parts that others go on with.
+_SMALL_PART = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
+# linux/fs.h and linux/fcntl.h.
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
 def check_free(out: Path, setting: str = "--out") -> None:
@@ -33,10 +43,30 @@ def check_free(out: Path, setting: str = "--out") -> None:
 
 
 @contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """Yield a free path beside a result, on the same file system; what is there at the end is removed.
+
+    A process that is killed leaves what it had under a hidden name that ends in ``.part``, for ``remove_leftovers``.
+
+    Args:
+        out: File or folder that the path is named after; its parents are made.
+    """
+    make_folder(out.parent)
+    part = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.part"
+    # Held to the end: whoever finds the part without its lock knows that nobody writes it any more.
+    held = take(part.with_name(part.name + _LOCK), wait=True, quiet=True)
+    assert held is not None
+    try:
+        yield part
+    finally:
+        # Whatever ended the body, Ctrl-C and a memory error too.
+        _remove(part)
+        held.release(remove=True)
+
+
+@contextmanager
 def published(out: Path) -> Iterator[Path]:
     """Yield a temporary path that becomes ``out`` if the body succeeds, and is deleted if it does not.
-
-    A process that is killed leaves what it had under a hidden name that ends in ``.part``.
 
     Args:
         out: File or folder; its parents are made.
@@ -45,20 +75,56 @@ def published(out: Path) -> Iterator[Path]:
         SettingsError: something is at ``out``, before the body or after it.
     """
     check_free(out)
-    make_folder(out.parent)
-    part = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.part"
-    try:
+    with scratch(out) as part:
         yield part
         # Hours may have passed: what appeared there meanwhile is somebody's.
         check_free(out)
         publish(part, out)
-    # Ctrl-C and a memory error, too: neither may leave half a result behind.
-    except BaseException:
-        if part.is_file():
-            part.unlink()
+
+
+def _remove(part: Path) -> None:
+    if part.is_file() or part.is_symlink():
+        part.unlink()
+    else:
+        remove_tree(part)
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove what killed processes left of results and small files in a folder; what is being written stays.
+
+    Parts that are gone on with, such as those of downloads and builds of stores, are other commands' and stay too.
+
+    Args:
+        folder: Folder in which a command is about to work; a missing one is no error.
+
+    Returns:
+        What was removed.
+    """
+    removed: list[Path] = []
+    if not folder.is_dir():
+        return removed
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in names:
+        if name.endswith(f".part{_LOCK}"):
+            part = folder / name.removesuffix(_LOCK)
+        elif _SMALL_PART.fullmatch(name):
+            part = folder / name
         else:
-            remove_tree(part)
-        raise
+            continue
+        try:
+            held = take(folder / name, make=False, quiet=True)
+        except OSError:
+            # Done with meanwhile, or another user's.
+            continue
+        if held is None:
+            continue
+        # A file system without locks lets everybody have one: there nobody can tell what goes on.
+        if held.exclusive:
+            _remove(part)
+            removed.append(part)
+        held.release(remove=held.exclusive)
+    return removed
 
 
 def publish(part: Path, out: Path) -> None:
@@ -68,11 +134,9 @@ def publish(part: Path, out: Path) -> None:
         OSError: ``out`` is a folder that is not empty, or on another file system.
     """
     if part.is_dir():
-        for inner in part.rglob("*"):
-            # A link's own content is its name, which the folder's fsync covers; it may also lead nowhere.
-            if not inner.is_symlink():
-                sync(inner)
-    sync(part)
+        sync_tree(part)
+    else:
+        sync(part)
     move(part, out)
 
 
@@ -96,6 +160,31 @@ def move(source: Path, target: Path, *, durable: bool = True) -> None:
         sync(source.parent)
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two files or folders in one step, so that no reader meets a moment without either.
+
+    Args:
+        one: File or folder.
+        other: File or folder on the same file system.
+
+    Returns:
+        Whether it was done; False where the system or the file system cannot, and nothing has changed.
+
+    Raises:
+        OSError: one of them is missing, or the system refuses.
+    """
+    # Python has no name for renameat2(2); the C library has it since glibc 2.28 and musl 1.2.4.
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
 def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
     """Write a file so that it is whole or absent at any moment; what is there is replaced.
 
@@ -111,16 +200,19 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
         content = content.encode()
     # Processes of several machines may write the same file: process ids alone could be equal.
     part = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    held = None
     try:
-        if mode is not None:
-            # Nobody else may read the content before the file has its permissions.
-            part.touch(mode=0o600)
+        # Nobody else may read the content before the file has its permissions.
+        part.touch(mode=0o666 if mode is None else 0o600)
+        held = take(part, wait=True, quiet=True)
         part.write_bytes(content)
         if mode is not None:
             part.chmod(mode)
         publish(part, path)
     finally:
         part.unlink(missing_ok=True)
+        if held is not None:
+            held.release()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -151,6 +243,15 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until the disk holds a folder with everything in it."""
+    for inner in folder.rglob("*"):
+        # A link's own content is its name, which the folder's fsync covers; it may also lead nowhere.
+        if not inner.is_symlink():
+            sync(inner)
+    sync(folder)
 
 
 def remove_tree(folder: Path) -> None:

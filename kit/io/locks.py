@@ -15,10 +15,17 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True)
 class LockHandle:
-    """A lock that this process holds."""
+    """A lock that this process holds.
+
+    Attributes:
+        file: File that is locked.
+        descriptor: Open file that the lock belongs to.
+        exclusive: Whether others are kept out; false on a file system without locks.
+    """
 
     file: Path
     descriptor: int
+    exclusive: bool = True
 
     def release(self, *, remove: bool = False) -> None:
         """Release the lock.
@@ -31,7 +38,9 @@ class LockHandle:
         os.close(self.descriptor)
 
 
-def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = False) -> LockHandle | None:
+def take(
+    file: Path, *, shared: bool = False, make: bool = True, wait: bool = False, quiet: bool = False
+) -> LockHandle | None:
     """Lock a file.
 
     A file system without locks grants every one, with a warning.
@@ -41,6 +50,7 @@ def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = Fa
         shared: Whether others may hold it at the same time, if they share it too.
         make: Whether to create the file if it is not there.
         wait: Whether to wait until it is free.
+        quiet: Whether to say nothing of a file system without locks.
 
     Returns:
         The lock; None if another holder has it, in this process or in another, and ``wait`` is false.
@@ -65,8 +75,9 @@ def take(file: Path, *, shared: bool = False, make: bool = True, wait: bool = Fa
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 raise
-            _logger.warning("%s: this file system has no locks; let one process at a time work there", file.parent)
-            return LockHandle(file, descriptor)
+            if not quiet:
+                _logger.warning("%s: this file system has no locks; let one process at a time work there", file.parent)
+            return LockHandle(file, descriptor, exclusive=False)
         # The holder before may have removed the file: others would then lock a new one of that name.
         if _is_current(descriptor, file):
             return LockHandle(file, descriptor)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from kit.io.atomic import check_free, move, publish, published, remove_tree, sync, write_atomically
+from kit.io.atomic import (
+    check_free,
+    exchange,
+    move,
+    publish,
+    published,
+    remove_leftovers,
+    remove_tree,
+    sync,
+    write_atomically,
+)
 from kit.io.errors import SettingsError
 
 
@@ -155,3 +168,65 @@ def test_a_name_that_need_not_last_is_not_waited_for(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", fsync)
     move(tmp_path / "part", tmp_path / "chunk", durable=False)
     assert (tmp_path / "chunk").read_text() == "chunk"
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+from kit.io.atomic import published
+with published(Path(sys.argv[1])) as part:
+    part.mkdir()
+    (part / "half").touch()
+    print("writes", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_goes_on_is_not(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writes\n"
+    assert remove_leftovers(tmp_path) == []
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    # Parts of downloads and builds are gone on with by their own commands.
+    (tmp_path / ".states.bin.part").touch()
+    (tmp_path / ".store.0123456789ab.part").mkdir()
+    (tmp_path / ".loss.png.12345.0123abcd.part").write_bytes(b"half a figure")
+    with published(tmp_path / "forecast.nc") as mine:
+        mine.touch()
+        assert len(remove_leftovers(tmp_path)) == 2
+        assert mine.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {".states.bin.part", ".store.0123456789ab.part", "forecast.nc"}
+    assert remove_leftovers(tmp_path / "missing") == []
+
+
+def test_where_there_are_no_locks_nothing_is_taken_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / ".loss.png.12345.0123abcd.part").touch()
+    with published(tmp_path / "out") as part:
+        part.touch()
+        assert remove_leftovers(tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == {".loss.png.12345.0123abcd.part", "out"}
+    assert caplog.text == ""
+
+
+def test_two_folders_exchange_their_names_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert exchange(tmp_path / "one", tmp_path / "other")
+    assert (tmp_path / "one" / "other").exists()
+    assert (tmp_path / "other" / "one").exists()
+    with pytest.raises(OSError, match="No such file or directory"):
+        exchange(tmp_path / "one", tmp_path / "missing")
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    assert not exchange(tmp_path / "one", tmp_path / "other")
