@@ -12,6 +12,7 @@ from kit.checkpoint.settings import RunSettings
 from kit.data.settings import DataSettings
 from kit.memory.settings import MemorySettings
 from kit.models.settings import ModelSettings
+from kit.registry.settings import RegistrySettings
 from kit.tracking.settings import TrackSettings
 from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TrainSettings
 
@@ -31,6 +32,7 @@ class Settings(BaseModel):
     train: TrainSettings = TrainSettings()
     rollout: RolloutSettings = RolloutSettings()
     track: TrackSettings = TrackSettings()
+    registry: RegistrySettings = RegistrySettings()
 
     if TYPE_CHECKING:
         # Sections are given as tables too, which pydantic validates and a type checker would refuse.

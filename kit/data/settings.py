@@ -22,6 +22,7 @@ from pydantic_settings import CliPositionalArg
 
 from kit.data.infill_rules import Rules
 from kit.data.products import PRODUCTS, LeadRange, Windows
+from kit.registry.settings import RegistrySettings
 
 Codec = Literal["fast", "small", "none"]
 """How a store's chunks are packed."""
@@ -165,7 +166,7 @@ Hours = Annotated[int, BeforeValidator(_hours, json_schema_input_type=str), Plai
 
 
 # They are no part of a build's plan: whoever goes on with it may choose others.
-_CARRIED_OUT = ("path", "out", "workers", "scheduler", "append", "restart")
+_CARRIED_OUT = ("path", "out", "workers", "scheduler", "append", "restart", "registry")
 """Settings that say how a build is carried out, and not what is built."""
 
 
@@ -263,6 +264,7 @@ class BuildSettings(BaseModel):
     that are given."""
     restart: bool = False
     """Discard what an interrupted build has left at this place, instead of going on with it."""
+    registry: RegistrySettings = RegistrySettings()
     winds_are: Literal["earth", "grid"] | None = None
     """What winds on a grid whose rows are no parallels point along, where the files do not say: ``earth``, east and
     north; ``grid``, the grid's own axes, from which they are turned. It stands over what the files say."""

@@ -28,6 +28,7 @@ from kit.io.errors import CheckpointError
 from kit.io.hashes import sha256_of_file
 from kit.models.weights.load import ADAPTER_CONFIG, DESCRIPTION, Weights, load, tensor_files
 from kit.models.weights.locate import identify_weights
+from kit.registry.fetching import strictly
 
 _README = "README.md"
 _BASE = "base"
@@ -84,6 +85,7 @@ def export(settings: ExportSettings) -> ExportResult:
     names = [str(checkpoint.path) for checkpoint in checkpoints]
     merged = _adapt_settings(checkpoints[0]).can_merge
     with (
+        strictly(settings.registry.strict),
         published(settings.out) as part,
         # On the target's disk, so that the finished folder can be moved there.
         tempfile.TemporaryDirectory(prefix=".kit-export-", dir=settings.out.parent) as scratch,

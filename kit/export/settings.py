@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from kit.checkpoint.settings import Checkpoints
+from kit.registry.settings import RegistrySettings
 
 
 class ExportSettings(BaseModel):
@@ -20,6 +21,7 @@ class ExportSettings(BaseModel):
     """Folder to be made, or an archive: a name that ends in ``.tar``; must not exist."""
     average: bool = False
     """Average the merged weights of several checkpoints into one model."""
+    registry: RegistrySettings = RegistrySettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

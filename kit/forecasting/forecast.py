@@ -23,6 +23,7 @@ from kit.io.atomic import check_free
 from kit.io.errors import CheckpointError, KitError, SettingsError
 from kit.memory.out_of_memory import readable
 from kit.models.space import TrainingSpace
+from kit.registry.fetching import strictly
 
 _logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def forecast(settings: ForecastSettings) -> ForecastResult:
                 "some members; write each member and average what you need"
             )
             raise SettingsError(msg)
-    with initial_store(settings.data.store, checkpoints[0]) as name:
+    with strictly(settings.registry.strict), initial_store(settings.data.store, checkpoints[0]) as name:
         conditions = Conditions(name, None, settings.device, settings.precision, settings.memory)
         with readable(conditions.out_of_memory) as watched:
             predictor = load_forecast_predictor(checkpoints[0], conditions)

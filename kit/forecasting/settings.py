@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from kit.checkpoint.settings import Checkpoints
 from kit.data.settings import Period
 from kit.memory.settings import MemorySettings
+from kit.registry.settings import RegistrySettings
 
 SUFFIXES = (".nc", ".zarr")
 """What a forecast is written as, by the end of its name."""
@@ -69,6 +70,7 @@ class ForecastSettings(BaseModel):
     """Precision of the forward pass; ``auto`` is bf16 on a GPU and fp32 on a CPU."""
     memory: MemorySettings = MemorySettings()
     """How a forecast fits the device; what is about training has no effect, and is refused."""
+    registry: RegistrySettings = RegistrySettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

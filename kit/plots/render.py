@@ -22,6 +22,7 @@ from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.maps import comparison_map
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
+from kit.registry.fetching import strictly
 from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.scorecard import physical
 
@@ -56,7 +57,7 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
     out = settings.out or out
     out.mkdir(parents=True, exist_ok=True)
     conditions = Conditions(settings.data.store, settings.data.test, settings.device, memory=settings.memory)
-    with readable(conditions.out_of_memory) as watched:
+    with strictly(settings.registry.strict), readable(conditions.out_of_memory) as watched:
         predictor = load_predictor(checkpoint, conditions)
         watched.model = predictor.space.model
         files = []

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, model_validator
 
 from kit.memory.settings import MemorySettings
+from kit.registry.settings import RegistrySettings
 from kit.verification.settings import EvaluateData
 
 
@@ -41,6 +42,7 @@ class PlotSettings(BaseModel):
     """``auto`` takes a GPU where there is one."""
     memory: MemorySettings = MemorySettings()
     """How a forecast fits the device; what is about training has no effect, and is refused."""
+    registry: RegistrySettings = RegistrySettings()
 
     @model_validator(mode="after")
     def _one_subject(self) -> Self:

@@ -6,19 +6,22 @@ list is laid over it. A file is verified each time it is used, not only when it 
 
 from kit.registry.catalogue import chosen, dataset, entries
 from kit.registry.entry import Entry, cache_dir, state, user_registry
-from kit.registry.fetching import fetch, fetch_all
+from kit.registry.fetching import accept, fetch, fetch_all, identify, strictly
 from kit.registry.pins import Pin, pin
 
 __all__ = [
     "Entry",
     "Pin",
+    "accept",
     "cache_dir",
     "chosen",
     "dataset",
     "entries",
     "fetch",
     "fetch_all",
+    "identify",
     "pin",
     "state",
+    "strictly",
     "user_registry",
 ]

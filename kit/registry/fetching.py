@@ -7,19 +7,38 @@ from dataclasses import replace
 from pathlib import Path
 
 from kit.io.errors import RegistryError
-from kit.io.locks import take
 from kit.io.progress import ProgressCallback, current
 from kit.io.retry import Limits, SourceError
 from kit.registry import catalogue, hub
 from kit.registry.download import Source, download
-from kit.registry.entry import EMBEDDED, HUB, Entry, HubFile, mismatch, place, shown
+from kit.registry.entry import EMBEDDED, HUB, Entry, HubFile, mismatch, place, shown, user_registry
+from kit.registry.locking import locked
+from kit.registry.own_list import record
 from kit.registry.partial_download import PartialDownload
+
+# Whether the blocks that are running now refuse files without a hash, the innermost last.
+_strict: list[bool] = []
+
+
+@contextmanager
+def strictly(strict: bool) -> Iterator[None]:
+    """Refuse inside the block, if asked to, every file that no list has a hash for.
+
+    Args:
+        strict: Setting ``registry.strict``.
+    """
+    _strict.append(strict)
+    try:
+        yield
+    finally:
+        _strict.pop()
 
 
 def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | None = None) -> Path:
     """Return the path of a registry file whose bytes have just been verified; download it if it is absent.
 
-    Several processes may do so at once: one downloads, the others wait for it.
+    Of a hub's file that has no hash yet, the hash is the one that the hub states for the commit; it is recorded in the
+    user's own list once the bytes have it. Several processes may do so at once: one downloads, the others wait for it.
 
     Args:
         name: Name of the entry.
@@ -27,26 +46,79 @@ def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | 
         limits: Patience with the servers.
 
     Raises:
-        RegistryError: the name is unknown, the entry has no hash, the file is absent and cannot be fetched, or its
-            size or its hash is not the registry's.
+        RegistryError: the name is unknown, the entry has no hash and gets none, the file is absent and cannot be
+            fetched, or its size or its hash is not the registry's.
     """
     entry = catalogue.find(name)
     check_fetchable([entry])
-    path = place(entry)
-    if path is None:
-        raise RegistryError(unpinned([entry]))
+    watch, limits = watch or current(), limits or Limits()
+    if entry.hash is not None:
+        return _fetch_known(entry, watch, limits)
+    described = identify(entry, watch=watch, limits=limits)
+    path = _fetch_known(described, watch, limits)
+    # After the bytes have it: a hash that the hub states and does not keep is not recorded.
+    accept(described, watch=watch)
+    return path
+
+
+def identify(entry: Entry, *, watch: ProgressCallback | None = None, limits: Limits | None = None) -> Entry:
+    """Add the hash and size that a hub states for an entry's commit; nothing is downloaded or recorded.
+
+    Args:
+        entry: Entry without a hash.
+        watch: Receiver of what goes wrong meanwhile; by default the one in force.
+        limits: Patience with the hub.
+
+    Raises:
+        RegistryError: ``registry.strict`` or ``KIT_OFFLINE`` is set, no hub has a hash of the file, or none answers.
+    """
+    if fault := _unidentifiable([entry]):
+        raise RegistryError(fault)
+    stated = hub.stated(entry, limits or Limits(), watch or current())
+    if stated is None:
+        raise RegistryError(_unpinned([entry], "and no hub states one"))
+    return entry.model_copy(update=stated[0].marks())
+
+
+def accept(described: Entry, *, watch: ProgressCallback | None = None) -> None:
+    """Record the hash that a hub stated, now that a file has it, and say so.
+
+    Raises:
+        RegistryError: the user's list cannot be written, or another process has recorded another hash.
+    """
+    watch = watch or current()
+    marks = described.model_dump(include=set(catalogue.PIN_FIELDS), exclude_none=True)
+    is_new = record(described.name, marks, watch)
+    known = catalogue.find(described.name)
+    kind = "SHA-256" if known.sha256 else "git object id"
+    if known.hash != described.hash:
+        msg = (
+            f"{described.name}: {user_registry()} says {kind} {known.hash} since a moment ago, the hub {described.hash}"
+            "; run the same again, which holds the file against the recorded one"
+        )
+        raise RegistryError(msg)
+    if is_new:
+        watch.said(
+            f"{described.name}: has the {kind} that the hub states for its commit, {known.hash}; recorded in "
+            f"{user_registry()}, and nothing else is taken for it from now on"
+        )
+
+
+def _fetch_known(entry: Entry, watch: ProgressCallback, limits: Limits) -> Path:
+    """Return the verified file of an entry that has a hash."""
+    name, path = entry.name, place(entry)
+    assert path is not None
     if not path.is_file():
         if entry.scheme == EMBEDDED:
             msg = f"{name}: the package's own file {path} is missing; install the kit again"
             raise RegistryError(msg)
         if offline():
             raise RegistryError(_absent_offline([(entry, path)]))
-        watch = watch or current()
         with locked(path, watch, name):
             # Another process may have put it there while this one waited; it is then verified like any other file.
             if not path.is_file():
                 part = PartialDownload(path)
-                fetch_into(part, entry, path, watch, limits or Limits())
+                fetch_into(part, entry, path, watch, limits)
                 part.publish(path)
                 return path
     # Every use hashes: a note of size and time of change would let through a changed byte under an old date.
@@ -64,20 +136,24 @@ def fetch(name: str, *, watch: ProgressCallback | None = None, limits: Limits | 
 
 
 def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
-    """Fetch several files; none of them if one has no hash, or if some are missing offline.
+    """Fetch several files; none of them if one can have no hash, or if some are missing offline.
+
+    Returns:
+        The entries, with the hashes that they have now, and the paths of their files.
 
     Raises:
-        RegistryError: as for ``fetch``; names all entries that have no hash, or that are missing offline.
+        RegistryError: as for ``fetch``; names all entries that can have no hash, or that are missing offline.
     """
     check_fetchable(entries)
-    if missing := [entry for entry in entries if entry.hash is None]:
-        raise RegistryError(unpinned(missing))
+    if fault := _unidentifiable([entry for entry in entries if entry.hash is None]):
+        raise RegistryError(fault)
     # Offline, one message names all that is missing: the next machine with a network can bring it at once.
     fetched = [entry for entry in entries if entry.scheme != EMBEDDED]
     absent = [(entry, path) for entry in fetched if (path := place(entry)) and not path.is_file()]
     if offline() and absent:
         raise RegistryError(_absent_offline(absent))
-    return [(entry, fetch(entry.name)) for entry in entries]
+    paths = [fetch(entry.name) for entry in entries]
+    return [(catalogue.find(entry.name), path) for entry, path in zip(entries, paths, strict=True)]
 
 
 def check_fetchable(entries: Sequence[Entry]) -> None:
@@ -95,12 +171,26 @@ def check_fetchable(entries: Sequence[Entry]) -> None:
             raise RegistryError(msg)
 
 
-def unpinned(entries: Sequence[Entry]) -> str:
+def _unidentifiable(entries: Sequence[Entry]) -> str | None:
+    """Explain why entries without a hash cannot get one now; None if their hubs may be asked for it."""
+    if not entries:
+        return None
+    if _strict and _strict[-1]:
+        return _unpinned(entries, "and registry.strict is set")
+    if offline() or hub.offline():
+        variable = "KIT_OFFLINE" if offline() else "HF_HUB_OFFLINE"
+        return _unpinned(entries, f"and {variable} is set, so that no hub is asked for it; on a machine with a network")
+    # Where no hub states a hash, whatever came would have to be believed.
+    silent = [entry for entry in entries if not any(url.startswith(f"{HUB}:") for url in entry.urls)]
+    return _unpinned(silent, "and no hub states one") if silent else None
+
+
+def _unpinned(entries: Sequence[Entry], why: str) -> str:
     """Explain why entries without a hash are not fetched, and which command records one."""
     names = [entry.name for entry in entries]
     return (
-        f"{', '.join(names)}: no hash in the registry, so that other bytes could not be told from the right ones; have "
-        f"what is there now recorded first: kit data pin {' '.join(names)}"
+        f"{', '.join(names)}: no hash in the registry, so that a download could not be verified, {why}; have what is "
+        f"there now recorded first: kit data pin {' '.join(names)}"
     )
 
 
@@ -115,33 +205,6 @@ def offline() -> bool:
         msg = f"KIT_OFFLINE is {value!r}; expected 1 (nothing is fetched) or 0"
         raise RegistryError(msg)
     return value in {"1", "true", "yes", "on"}
-
-
-@contextmanager
-def locked(path: Path, watch: ProgressCallback, name: str) -> Iterator[None]:
-    """Make this process the only one that works on a file; report when it has to wait.
-
-    Raises:
-        RegistryError: the folder cannot be written to.
-    """
-    file = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = take(file)
-        if lock is None:
-            watch.said(f"{name}: another process is at it; waiting for it to end")
-            lock = take(file, wait=True)
-    except OSError as error:
-        msg = (
-            f"{name}: {path.parent} cannot be written to: {error.strerror or error}. Mend that, or choose another "
-            "folder with KIT_CACHE"
-        )
-        raise RegistryError(msg) from error
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def fetch_into(part: PartialDownload, entry: Entry, path: Path, watch: ProgressCallback, limits: Limits) -> None:

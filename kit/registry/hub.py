@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kit.io.errors import RegistryError
 from kit.io.progress import ProgressCallback
 from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
-from kit.registry.entry import HubFile
+from kit.registry.entry import HUB, Entry, HubFile
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -34,6 +34,10 @@ class HubFacts:
     sha256: str | None
     git_blob: str | None
     size: int | None
+
+    def marks(self) -> dict[str, str | int]:
+        """Return what is known, by the names of an entry's fields."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def endpoint() -> str:
@@ -74,6 +78,42 @@ def facts(file: HubFile, limits: Limits, watch: ProgressCallback) -> HubFacts:
         SourceError: the hub has no such file, does not give it to this user, or keeps failing; says which.
     """
     return patiently(lambda: _ask(file, limits), limits, watch)
+
+
+def stated(entry: Entry, limits: Limits, watch: ProgressCallback) -> tuple[HubFacts, str] | None:
+    """Ask the hubs among an entry's addresses for the hash of its file at the commit that the address names.
+
+    Args:
+        entry: Entry without a hash.
+        limits: Patience with the hub.
+        watch: Receiver of what goes wrong meanwhile.
+
+    Returns:
+        A record that has a hash, and the address that it is of; None if no hub among the addresses has one.
+
+    Raises:
+        RegistryError: no hub gives the file, and no other address could; or it has one of another size.
+    """
+    failures: list[str] = []
+    for url in entry.urls:
+        if offline() or not url.startswith(f"{HUB}:"):
+            continue
+        try:
+            found = facts(HubFile.of(url), limits, watch)
+        except SourceError as error:
+            failures.append(f"{url}: {error}")
+            continue
+        if entry.size is not None and found.size not in (None, entry.size):
+            msg = f"{entry.name}: the hub says {found.size} bytes, the registry {entry.size}; nothing was recorded"
+            raise RegistryError(msg)
+        size = found.size or entry.size
+        # An entry with a SHA-256 must have a size.
+        if found.git_blob is not None or (found.sha256 is not None and size is not None):
+            return replace(found, size=size), url
+    if failures and len(failures) == len(entry.urls):
+        msg = f"{entry.name}: the hub states no hash of it, and nothing was recorded:\n  " + "\n  ".join(failures)
+        raise RegistryError(msg)
+    return None
 
 
 def _ask(file: HubFile, limits: Limits) -> HubFacts:

@@ -17,6 +17,7 @@ from kit.io.errors import KitError
 from kit.memory.device import choose_device, peak_memory_gib
 from kit.memory.out_of_memory import Shortage, readable
 from kit.planning.fit import Fitted, choose_memory, preflight
+from kit.registry.fetching import strictly
 from kit.run.callbacks import Recorder, Saver, TrainableCheck, cut_back, watch_signals
 from kit.run.display import Display, OpenProgress, training_progress
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
@@ -110,7 +111,7 @@ def finetune(
     """
     folder = find_folder(settings, recipe)
     fresh = not folder.path.exists()
-    with nullcontext() if fresh else claimed(folder.path):
+    with nullcontext() if fresh else claimed(folder.path), strictly(settings.registry.strict):
         with readable(partial(no_room_to_start, settings)):
             prepared = _prepare(settings, folder, fresh=fresh)
         return _run(prepared, recipe, progress)

@@ -16,7 +16,8 @@ from kit.settings import Settings
 from kit.tracking.params import flatten
 from kit.train.build import Job
 
-# Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read.
+# Settings that a resumed run may change: where it is, how it is followed and checked, and how fast data are read, and
+# which files are taken; those that were are known by their hashes.
 _FREE = (
     "run",
     "track",
@@ -26,6 +27,7 @@ _FREE = (
     "data.accept",
     "adapt.cache",
     "adapt.cache_budget",
+    "registry",
 )
 
 

@@ -27,6 +27,7 @@ from kit.metrics.precipitation import RainBoard, flattened
 from kit.metrics.scores import ScoreBoard, Scores, persistence, skill
 from kit.models.space import TrainingSpace, Window
 from kit.models.transforms import PRECIPITATION
+from kit.registry.fetching import strictly
 from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.settings import EvaluateSettings
 
@@ -104,7 +105,10 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
     conditions = Conditions(
         settings.data.store, settings.data.test, settings.device, settings.precision, settings.memory, settings.steps
     )
-    with readable(partial(conditions.out_of_memory, batch_size=settings.batch_size)) as watched:
+    with (
+        strictly(settings.registry.strict),
+        readable(partial(conditions.out_of_memory, batch_size=settings.batch_size)) as watched,
+    ):
         predictor = load_predictor(checkpoint, conditions)
         # Where memory runs out, the message names the module.
         watched.model = predictor.space.model

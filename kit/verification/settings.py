@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from kit.data.settings import TimeRange
 from kit.memory.settings import MemorySettings
+from kit.registry.settings import RegistrySettings
 
 
 class EvaluateData(BaseModel):
@@ -41,3 +42,4 @@ class EvaluateSettings(BaseModel):
     """Precision of the forward pass; ``auto`` is bf16 on a GPU and fp32 on a CPU."""
     memory: MemorySettings = MemorySettings()
     """How a forecast fits the device; what is about training has no effect, and is refused."""
+    registry: RegistrySettings = RegistrySettings()

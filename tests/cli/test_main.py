@@ -415,6 +415,7 @@ def test_the_registry_is_listed_for_people_and_for_machines(capsys: pytest.Captu
     assert not out
     assert "era5-sample" in err
     assert "synthetic" in err
+    assert "no hash yet: the hub's own is verified and recorded at the first use" in " ".join(err.split())
     assert cli.main(["data", "list", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     assert {"name", "sha256", "size", "licence", "url"} <= entries[0].keys()
@@ -432,6 +433,31 @@ def test_files_are_fetched_with_whom_to_credit(capsys: pytest.CaptureFixture[str
     out, err = capsys.readouterr()
     assert not out
     assert "licence and credit: MIT" in err
+
+
+@pytest.mark.parametrize("place", ["command line", "environment"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "fetch", "aurora-0.25-static"],
+        "data build --source pickle --path era5-sample --out store --statics_from aurora-0.25-static".split(),
+        ["finetune", "--model.variant", "small"],
+    ],
+    ids=["fetch", "build", "finetune"],
+)
+def test_strictness_is_a_setting_of_every_command_that_fetches(
+    words: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    if place == "environment":
+        monkeypatch.setenv("KIT_REGISTRY__STRICT", "1")
+    else:
+        words = [*words, "--registry.strict"]
+    assert cli.main(words) == 2
+    assert "registry.strict is set; have what is there now recorded first: kit data pin" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) in ([], ["files"], ["stores"])
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from tests.registry.conftest import CONTENT, QUICK, SHA256, Notes, Register, fet
 from tests.servers import Fault, Server, git_blob
 
 SIZE = len(CONTENT)
+COMMIT = "c0ffee" * 6 + "c0ff"
+HUB_URL = f"hub:someone/some-model@{COMMIT}/states.bin"
 
 
 # What arrives.
@@ -240,6 +242,85 @@ def test_an_entry_without_a_hash_is_refused_with_the_command(server: Server, reg
     with pytest.raises(RegistryError, match="kit data pin states"):
         registry.fetch_all(registry.chosen(["era5-sample", "states"]))
     assert not server.requests
+
+
+@pytest.mark.parametrize("lfs", [True, False])
+def test_the_hash_that_a_hub_states_is_verified_and_recorded_at_the_first_use(
+    lfs: bool, server: Server, register: Register, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url())
+    server.put_hub("someone/some-model", COMMIT, "states.bin", CONTENT, lfs=lfs)
+    register(HUB_URL, sha256=None, size=None)
+    notes = Notes()
+    path = fetch(notes=notes)
+    known = registry.entries()["states"]
+    assert path.read_bytes() == CONTENT
+    assert (known.sha256, known.git_blob) == ((SHA256, None) if lfs else (None, git_blob(CONTENT)))
+    assert known.size == SIZE
+    (said,) = notes.texts
+    assert f"that the hub states for its commit, {known.hash}; recorded in {cache / 'registry.toml'}" in said
+    asked, notes = len(server.requests), Notes()
+    assert fetch(notes=notes) == path
+    assert (len(server.requests), notes.texts) == (asked, [])
+    path.write_bytes(tampered(7))
+    with pytest.raises(RegistryError, match="was not used"):
+        fetch()
+
+
+@pytest.mark.parametrize("at", [0, 15_000, SIZE - 1])
+def test_bytes_without_the_stated_hash_are_neither_kept_nor_recorded(
+    at: int, server: Server, register: Register, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url())
+    server.put_hub("someone/some-model", COMMIT, "states.bin", CONTENT)
+    server.fail(f"/storage/{SHA256}?signature=abc", Fault(body=tampered(at)))
+    register(HUB_URL, sha256=None, size=None)
+    before = (cache / "registry.toml").read_text()
+    with pytest.raises(RegistryError, match=f"SHA-256 is .*, the registry says {SHA256}"):
+        fetch()
+    assert (cache / "registry.toml").read_text() == before
+    assert left_over(cache) == []
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_another_hash_that_was_recorded_meanwhile_is_told(
+    server: Server, register: Register, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url())
+    server.put_hub("someone/some-model", COMMIT, "states.bin", CONTENT)
+    described = registry.identify(register(HUB_URL, sha256=None, size=None), limits=QUICK)
+    with (cache / "registry.toml").open("a") as stream:
+        stream.write(f'sha256 = "{"1" * 64}"\nsize = {SIZE}\n')
+    with pytest.raises(RegistryError, match=f"says SHA-256 {'1' * 64} since a moment ago, the hub {SHA256}"):
+        registry.accept(described)
+
+
+@pytest.mark.parametrize("reason", ["strict", "KIT_OFFLINE", "HF_HUB_OFFLINE"])
+def test_no_hub_is_asked_where_it_is_not_to_be(
+    reason: str, server: Server, register: Register, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url())
+    server.put_hub("someone/some-model", COMMIT, "states.bin", CONTENT)
+    register(HUB_URL, sha256=None, size=None)
+    if reason != "strict":
+        monkeypatch.setenv(reason, "1")
+    before = (cache / "registry.toml").read_text()
+    with registry.strictly(reason == "strict"):
+        for run in (fetch, lambda: registry.fetch_all(registry.chosen(["era5-sample", "states"]))):
+            with pytest.raises(RegistryError, match=f"{reason} is set.*kit data pin states$"):
+                run()
+    assert not server.requests
+    assert (cache / "registry.toml").read_text() == before
+
+
+def test_a_hub_that_states_no_hash_is_told(server: Server, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url())
+    path = f"/someone/some-model/resolve/{COMMIT}/states.bin"
+    server.put(path, CONTENT, etag='"of-a-mirror"')
+    register(HUB_URL, sha256=None, size=None)
+    with pytest.raises(RegistryError, match="no hub states one; .*kit data pin states$"):
+        fetch()
+    assert not server.asked(path)
 
 
 def test_a_proxy_is_used(server: Server, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:

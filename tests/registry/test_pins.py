@@ -121,7 +121,7 @@ def test_a_hub_that_lacks_the_file_pins_nothing(
     monkeypatch.setenv("HF_ENDPOINT", server.url())
     register(URL, sha256=None, size=None)
     before = (cache / "registry.toml").read_text()
-    with pytest.raises(RegistryError, match="no hash was recorded:\n  hub:someone/some-model.*is not there"):
+    with pytest.raises(RegistryError, match="nothing was recorded:\n  hub:someone/some-model.*is not there"):
         pin()
     assert (cache / "registry.toml").read_text() == before
 
@@ -151,6 +151,6 @@ def test_a_list_that_cannot_be_written_is_told(
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("kit.registry.pins.write_atomically", refuse)
+    monkeypatch.setattr("kit.registry.own_list.write_atomically", refuse)
     with pytest.raises(RegistryError, match=r"registry\.toml cannot be written: Read-only file system; set KIT"):
         pin()

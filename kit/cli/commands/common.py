@@ -15,6 +15,7 @@ from kit.export.settings import ExportSettings
 from kit.forecasting.settings import ForecastSettings
 from kit.planning.settings import PlanSettings
 from kit.plots.settings import PlotSettings
+from kit.registry.settings import RegistrySettings
 from kit.settings import Settings
 from kit.tracking.settings import SyncSettings, UiSettings
 from kit.verification.settings import EvaluateSettings
@@ -64,6 +65,12 @@ class BuildOptions(Options):
     """Say how many GB, requests and hours the build will take, by one block of it that is read; build nothing."""
 
 
+class _RegistryAlone(BaseModel):
+    """What commands that take no other settings from the environment take from it."""
+
+    registry: RegistrySettings = RegistrySettings()
+
+
 # Commands whose settings may come from KIT_* variables too. A variable that only another of them knows is no mistake.
 _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
     Settings,
@@ -102,6 +109,9 @@ def resolve_settings(
     given = [layers.command_line_layer(parse(accepted, arguments, f"kit {words}"), accepted)]
     if model in _IN_ENVIRONMENT:
         given.append(layers.environment_layer(accepted, _IN_ENVIRONMENT))
+    elif "registry" in model.model_fields:
+        # A machine that is set to refuse files without a hash is to refuse them in every command that fetches some.
+        given.append(layers.environment_layer(_RegistryAlone).only(_RegistryAlone))
     options = layers.resolve(extra, [layer.only(extra) for layer in given])
     given = [layer.without(extra) for layer in given]
     if isinstance(options, Layers):

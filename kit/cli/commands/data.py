@@ -12,7 +12,7 @@ from kit.cli.views.progress import build_progress, loading, log_to_screen
 from kit.cli.views.stores import show_estimate, show_quality, show_verification
 from kit.cli.views.tables import show_facts
 from kit.data.settings import BuildSettings, VerifySettings
-from kit.registry.settings import FetchSettings, ListSettings
+from kit.registry.settings import FetchSettings, ListSettings, PinSettings
 
 
 def data_list(arguments: Sequence[str]) -> Outcome:
@@ -31,8 +31,9 @@ def data_fetch(arguments: Sequence[str]) -> Outcome:
     from kit.cli.views.registry import show_fetched
 
     settings, options = resolve_settings(data_fetch, FetchSettings, arguments)
-    entries = registry.chosen(settings.names)
-    result = {"files": [{**registry.state(one), "path": str(path)} for one, path in registry.fetch_all(entries)]}
+    with registry.strictly(settings.registry.strict):
+        fetched = registry.fetch_all(registry.chosen(settings.names))
+    result = {"files": [{**registry.state(one), "path": str(path)} for one, path in fetched]}
     return Outcome(result, options.as_json, show_fetched)
 
 
@@ -41,7 +42,7 @@ def data_pin(arguments: Sequence[str]) -> Outcome:
     from kit import registry
     from kit.cli.views.registry import show_pins
 
-    settings, options = resolve_settings(data_pin, FetchSettings, arguments)
+    settings, options = resolve_settings(data_pin, PinSettings, arguments)
     pins = [asdict(registry.pin(entry.name)) for entry in registry.chosen(settings.names)]
     result = {"pins": pins, "registry": str(registry.user_registry())}
     return Outcome(result, options.as_json, show_pins)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from kit.cli.views.tables import bytes_text, show_text
 from kit.io.terminal import error_console
-from kit.registry.entry import host_of
+from kit.registry.entry import HUB, host_of
 
 
 def show_entries(result: Mapping[str, Any]) -> None:
@@ -24,12 +24,15 @@ def show_entries(result: Mapping[str, Any]) -> None:
         else:
             size = "read in parts, where it is"
         # Where there are several addresses, they hold the same file, and the first one is tried first.
-        origin = entry["url"] if isinstance(entry["url"], str) else entry["url"][0]
-        marks = [entry["kind"], size, f"{host_of(origin)} ({entry['scheme']})"]
+        urls = [entry["url"]] if isinstance(entry["url"], str) else entry["url"]
+        marks = [entry["kind"], size, f"{host_of(urls[0])} ({entry['scheme']})"]
         if entry["cached"]:
             marks.append("[green]here[/]")
         if entry["fetched"] and not entry["pinned"]:
-            marks.append("[yellow]no hash: kit data pin[/]")
+            if any(url.startswith(f"{HUB}:") for url in urls):
+                marks.append("no hash yet: the hub's own is verified and recorded at the first use")
+            else:
+                marks.append("[yellow]no hash: kit data pin[/]")
         if entry["synthetic"]:
             marks.append("[yellow]synthetic[/]")
         facts = f"[dim]{', '.join(marks)}; {escape(entry['licence'])}[/]"

@@ -80,10 +80,12 @@ def locate(path: str, source: str) -> SourceOrigin:
         else:
             paths.append(registry.fetch(entry.name))
         facts = {"name": entry.name, "file": entry.file}
-        if entry.sha256:
-            facts["sha256"] = entry.sha256
-        if entry.git_blob:
-            facts["git_blob"] = entry.git_blob
+        # Fetching may just have recorded a hash.
+        described = registry.entries()[entry.name]
+        if described.sha256:
+            facts["sha256"] = described.sha256
+        if described.git_blob:
+            facts["git_blob"] = described.git_blob
         files.append(facts)
         if entry.synthetic:
             attributes["synthetic"] = True

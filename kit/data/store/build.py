@@ -31,6 +31,7 @@ from kit.data.store.format import STATIC_PREFIX, Times, times_of
 from kit.data.store.reader import Store
 from kit.data.store.writer import append_states, write_store
 from kit.io.errors import StoreError
+from kit.registry.fetching import strictly
 
 _REFUSED = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
@@ -152,10 +153,12 @@ def _prepared(
     settings: BuildSettings, *, sample: bool = False
 ) -> Iterator[tuple[SourceData, xr.Dataset, dict[str, Any]]]:
     """Yield the source, the dataset that is taken of it, and the attributes that describe both."""
-    origin = locate(settings.path, settings.source)
+    with strictly(settings.registry.strict):
+        origin = locate(settings.path, settings.source)
     open_source: OpenSource = _module(settings).open_source
     # What is computed here is little; and no cluster that happens to be there is to be asked for it.
     with (
+        strictly(settings.registry.strict),
         dask.config.set(scheduler="synchronous"),
         open_source(origin.paths, _request(settings, sample=sample, product=origin.product)) as opened,
     ):

@@ -101,14 +101,8 @@ def _find_registered(name: str, variant: Variant) -> Path:
             f"--model.variant {owner}"
         )
         raise CheckpointError(msg)
-    # A file of the entry's hash in a folder of weights saves a download.
-    if entry.sha256 is not None and not _at_hand(entry):
-        recorded = {"file": entry.file, "size": entry.size, "sha256": entry.sha256}
-        path = next(_of_hash(recorded, ()), None)
-        if path is not None:
-            return path
     try:
-        return registry.fetch(name)
+        return _in_weights_folders(entry) or registry.fetch(name)
     except RegistryError as error:
         msg = str(error)
         # Point to a file of the entry's name that nothing vouches for.
@@ -118,6 +112,24 @@ def _find_registered(name: str, variant: Variant) -> Path:
                 msg += f". {named[0]} has its name; if you trust it, pass --model.weights {named[0]}"
                 break
         raise RegistryError(msg) from error
+
+
+def _in_weights_folders(entry: Entry) -> Path | None:
+    """Find a file of the entry's hash in a folder of weights, which saves a download; None if there is none.
+
+    Raises:
+        RegistryError: the entry has no hash and gets none.
+    """
+    if _at_hand(entry):
+        return None
+    described = entry if entry.hash is not None else registry.identify(entry)
+    if described.sha256 is None:
+        return None
+    recorded = {"file": described.file, "size": described.size, "sha256": described.sha256}
+    path = next(_of_hash(recorded, ()), None)
+    if path is not None and entry.hash is None:
+        registry.accept(described)
+    return path
 
 
 def _at_hand(entry: Entry) -> bool:
@@ -152,7 +164,7 @@ def search_places(
         same_file = bool(origin) and origin == _origin(entry) and entry.file == recorded["file"]
         if entry.name == recorded["name"] or same_hash or same_file:
             entries.append(entry)
-    yield from _fetched(filter(_at_hand, entries), problems)
+    yield from _fetched(filter(_at_hand, entries), recorded, problems)
     named: list[Path] = []
     # A registry entry is fetched by its name, and is not looked for on the disk.
     if recorded["name"] not in registry.entries():
@@ -164,13 +176,18 @@ def search_places(
         if path.resolve() not in yielded:
             yielded.add(path.resolve())
             yield path
-    yield from _fetched(filterfalse(_at_hand, entries), problems)
+    yield from _fetched(filterfalse(_at_hand, entries), recorded, problems)
 
 
-def _fetched(entries: Iterable[Entry], problems: list[str]) -> Iterator[Path]:
+def _fetched(entries: Iterable[Entry], recorded: Mapping[str, Any], problems: list[str]) -> Iterator[Path]:
     # A list first: what is fetched comes to be at hand.
     for entry in list(entries):
         try:
+            # What a hub states without a download may save one of gigabytes that are not the recorded ones.
+            stated = registry.identify(entry).sha256 if entry.hash is None else None
+            if stated not in (None, recorded["sha256"]):
+                problems.append(f"{entry.name} has SHA-256 {stated} at the hub")
+                continue
             yield registry.fetch(entry.name)
         except RegistryError as error:
             problems.append(str(error))

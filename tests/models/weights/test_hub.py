@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from kit.io.retry import Limits
 from kit.models.spec import ModelSpec
 from kit.models.variants import VARIANTS
 from kit.models.weights.load import Weights, install, load, load_base
-from kit.models.weights.locate import WEIGHTS_VARIABLE, is_official
+from kit.models.weights.locate import WEIGHTS_VARIABLE, is_official, locate
 from kit.registry import fetching as obtain
 from tests.batches import small_spec
 from tests.checkpoints import old_style
@@ -61,9 +62,7 @@ def publish(hub: Server, tmp_path: Path) -> Publish:
             about = {"file": file, "url": f"hub:{REPO}@{COMMIT}/{file}", "kind": kind}
             table |= {**about, "licence": "MIT", "description": "For a test."}
         else:
-            repo, _, rest = known.urls[0].removeprefix("hub:").partition("@")
-            revision, _, file = rest.partition("/")
-            hub.put_hub(repo, revision, file, content)
+            hub.put_hub(*hub_path(name), content)
         lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
         with (tmp_path / "mine.toml").open("a") as stream:
             stream.write(f'["{name}"]\n{lines}\n')
@@ -151,19 +150,68 @@ def test_a_file_in_kit_weights_saves_the_download(
     assert not hub.requests
 
 
-def test_what_is_not_pinned_is_refused_with_the_remedy(
+def hub_path(name: str) -> tuple[str, str, str]:
+    """Repository, commit and file of an entry's address."""
+    repo, _, rest = registry.entries()[name].urls[0].removeprefix("hub:").partition("@")
+    commit, _, file = rest.partition("/")
+    return repo, commit, file
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_weights_of_each_variant_are_verified_and_recorded_at_the_first_use(
+    hub: Server, tmp_path: Path, name: str
+) -> None:
+    variant = VARIANTS[name]
+    entry, content = str(variant.weights), f"weights of {name}".encode() * 1000
+    hub.put_hub(*hub_path(entry), content)
+    found, path = locate(None, variant)
+    assert (found, path.read_bytes()) == (entry, content)
+    digest = hashlib.sha256(content).hexdigest()
+    recorded = tomllib.loads((tmp_path / "mine.toml").read_text())
+    assert recorded == {entry: {"sha256": digest, "size": len(content)}}
+    asked = len(hub.requests)
+    assert locate("hub", variant) == (found, path)
+    assert len(hub.requests) == asked
+    # Other bytes at the hub, and no file here: the recorded hash holds.
+    path.unlink()
+    hub.put_hub(*hub_path(entry), content[::-1])
+    with pytest.raises(RegistryError, match=f"the registry says {digest}; nothing was downloaded"):
+        locate(None, variant)
+    # Other bytes here.
+    path.write_bytes(content[::-1])
+    with pytest.raises(RegistryError, match=f"SHA-256 is .*, the registry says {digest}"):
+        locate(None, variant)
+
+
+def test_a_file_in_kit_weights_is_known_by_the_hash_that_the_hub_states(
+    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = saved(state_of())
+    path = hub.put_hub(*hub_path("aurora-0.25-small-pretrained"), content)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "any-name.ckpt").write_bytes(content)
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "w"))
+    assert load_weights("hub").path == tmp_path / "w" / "any-name.ckpt"
+    assert registry.entries()["aurora-0.25-small-pretrained"].sha256 == hashlib.sha256(content).hexdigest()
+    assert not hub.asked(path)
+
+
+def test_what_can_have_no_hash_is_refused_with_the_remedy(
     hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(RegistryError, match="kit data pin aurora-0.25-small-pretrained"):
-        load_weights("hub")
+    hub.put_hub(*hub_path("aurora-0.25-small-pretrained"), saved(state_of()))
+    run = ["finetune", "--model.variant", "small", "--model.weights", "hub", "--data.store", "era5-sample"]
+    assert main([*run, "--registry.strict"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "registry.strict is set; have what is there now recorded first: kit data pin aurora-0.25-small" in told
     file = tmp_path / "aurora-0.25-small-pretrained.ckpt"
     file.write_bytes(b"")
+    monkeypatch.setenv("KIT_OFFLINE", "1")
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    with pytest.raises(RegistryError, match=rf"if you trust it, pass --model.weights {file}"):
+    with pytest.raises(RegistryError, match=rf"KIT_OFFLINE is set.*if you trust it, pass --model.weights {file}"):
         load_weights(None)
     assert not hub.requests
-    assert main(["finetune", "--model.variant", "small", "--model.weights", "hub"]) == 2
-    assert "kit data pin aurora-0.25-small-pretrained" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "mine.toml").exists()
 
 
 def test_weights_of_another_variant_or_no_weights_at_all(hub: Server) -> None:
@@ -185,7 +233,8 @@ def test_a_base_is_fetched_again_on_another_machine(publish: Publish, hub: Serve
 
 
 def test_a_base_that_nothing_can_vouch_for_says_how(hub: Server, tmp_path: Path) -> None:
-    """The checkpoint names the hub's file, but the registry here has no hash for it yet."""
+    """The checkpoint names the hub's file, and the hub states another hash for it."""
+    path = hub.put_hub(*hub_path("aurora-0.25-small-pretrained"), b"others")
     recorded = {
         "name": "/home/other/w.ckpt",
         "file": "aurora-0.25-small-pretrained.ckpt",
@@ -193,7 +242,11 @@ def test_a_base_that_nothing_can_vouch_for_says_how(hub: Server, tmp_path: Path)
         "repository": "microsoft/aurora",
         "revision": VARIANTS["small"].constructor.default_checkpoint_revision,
     }
-    with pytest.raises(CheckpointError, match="kit data pin aurora-0.25-small-pretrained"):
+    stated = hashlib.sha256(b"others").hexdigest()
+    with pytest.raises(CheckpointError, match=f"aurora-0.25-small-pretrained has SHA-256 {stated} at the hub"):
+        load_base(recorded, tmp_path, VARIANTS["small"])
+    assert not hub.asked(path)
+    with registry.strictly(True), pytest.raises(CheckpointError, match="kit data pin aurora-0.25-small-pretrained"):
         load_base(recorded, tmp_path, VARIANTS["small"])
 
 
@@ -250,6 +303,29 @@ def test_tiny_trains_from_an_old_checkpoint_of_the_hub(
     capsys.readouterr()
     base = json.loads((tmp_path / "runs" / "old" / "checkpoints" / "last" / "kit.json").read_text())["base"]
     assert (base["name"], base["repository"], base["revision"]) == ("tiny-of-old", REPO, COMMIT)
+
+
+def test_one_command_trains_from_weights_that_have_no_hash_yet(
+    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = registry.fetch("aurora-tiny").read_bytes()
+    hub.put_hub(REPO, COMMIT, "tiny.safetensors", content)
+    (tmp_path / "mine.toml").write_text(
+        f'[theirs]\nfile = "tiny.safetensors"\nurl = "hub:{REPO}@{COMMIT}/tiny.safetensors"\nlicence = "MIT"\n'
+        'kind = "weights"\ndescription = "For a test."\n'
+    )
+    run = "finetune --model.weights theirs --train.steps 1 --train.device cpu --track.uri none".split()
+    assert main([*run, "--run.name", "first"]) == 0
+    digest = hashlib.sha256(content).hexdigest()
+    said = f"theirs: has the SHA-256 that the hub states for its commit, {digest}; recorded in {tmp_path / 'mine.toml'}"
+    assert capsys.readouterr().err.count(said) == 1
+    asked = len(hub.requests)
+    assert main([*run, "--run.name", "second", "--registry.strict"]) == 0
+    assert said not in capsys.readouterr().err
+    assert len(hub.requests) == asked
+    base = json.loads((tmp_path / "runs" / "second" / "checkpoints" / "last" / "kit.json").read_text())["base"]
+    assert (base["name"], base["sha256"], base["revision"]) == ("theirs", digest, COMMIT)
 
 
 def test_static_fields_of_the_hub_are_built_into_a_store(publish: Publish, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from kit.io.errors import StoreError, UnavailableError
 from kit.io.hashes import new_sha256, sha256_of_file, sha256_of_text
 from kit.io.retry import SourceError
 from kit.registry.entry import cache_dir
-from kit.registry.fetching import locked
+from kit.registry.locking import locked
 
 _HOUR = np.timedelta64(1, "h")
 _FRAME = 16
