@@ -25,6 +25,7 @@ from aurora import Aurora, AuroraAirPollution, Batch, insolation
 from aurora.normalisation import log_untransform
 
 from kit.models.heads import Quantiles, parse_heads
+from kit.models.noise import NamedNoise
 from kit.models.spec import ModelSpec
 from kit.models.transforms import PRECIPITATION, parse_transforms
 from kit.models.variants import INSOLATION, drop_names
@@ -68,11 +69,15 @@ class TrainingSpace:
         model: the model.
         spec: what it is.
         window: where the fields of losses are taken; what is around it is context. Predictions are of everything.
+
+    Attributes:
+        noise: what a stochastic model reads; None for what it draws from PyTorch's generator, as in training.
     """
 
     def __init__(self, model: Aurora, spec: ModelSpec, window: Window | None = None) -> None:
         self.model = model
         self.spec = spec
+        self.noise: NamedNoise | None = None
         self._window = window
         self._variant = spec.upstream
         self._heads = parse_heads(spec.heads)
@@ -261,8 +266,12 @@ class TrainingSpace:
         lead_times = None
         if self.model.variable_lead_time:
             lead_times = torch.full((len(inputs.metadata.time),), self.spec.lead_hours)
-        hook = self.model.decoder.register_forward_hook(capture)
-        with hook, self.spec.statistics.installed(), warnings.catch_warnings():
+        with ExitStack() as during:
+            during.enter_context(self.model.decoder.register_forward_hook(capture))
+            during.enter_context(self.spec.statistics.installed())
+            if self.noise is not None:
+                during.enter_context(self.noise.installed(self.model, inputs.metadata, self.spec.timestep))
+            during.enter_context(warnings.catch_warnings())
             # Version 1.5 hands aware datetimes to NumPy, which converts them to UTC and says so.
             warnings.filterwarnings("ignore", message="no explicit representation of timezones")
             # By position: Python would hold on to states that it has to unpack, for as long as the model runs.

@@ -14,7 +14,7 @@ from aurora import Aurora, Batch
 from aurora.model.patchembed import LevelPatchEmbed
 
 from kit.data.store.format import STATIC_PREFIX
-from kit.models.heads import parse_heads
+from kit.models.heads import TwoPart, parse_heads
 from kit.models.statistics import Statistics
 from kit.models.variants import Variant, drop_names, keep_names, variant_named
 
@@ -61,6 +61,11 @@ class ModelSpec:
     def derived(self) -> frozenset[str]:
         """Surface channels that heads add; no store holds them."""
         return frozenset(key for name, head in parse_heads(self.heads).items() for key in head.channels(name))
+
+    @property
+    def leaves_points_out(self) -> bool:
+        """Whether losses leave points out: waves are not everywhere, and amounts of rain are where it rains."""
+        return self.upstream.is_wave or any(isinstance(head, TwoPart) for head in parse_heads(self.heads).values())
 
     @property
     def upstream(self) -> Variant:

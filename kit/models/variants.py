@@ -8,6 +8,7 @@ A store holds physical variables only. Some channels of upstream's models are de
   and sines and cosines of angles (``AuroraWave``).
 """
 
+import dataclasses
 import inspect
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aurora
-from aurora import Aurora
+from aurora import Aurora, AuroraAirPollution, Batch
 
 from kit.io.errors import SettingsError
 
@@ -38,13 +39,28 @@ def drop_names(names: Iterable[T], unwanted: Container[Any]) -> tuple[T, ...]:
     return tuple(name for name in names if name not in unwanted)
 
 
+class SamplewiseAirPollution(AuroraAirPollution):  # type: ignore[misc]
+    """Upstream's air-pollution model, each sample of a batch by itself; one sample alone comes out the same."""
+
+    def _post_decoder_hook(self, batch: Batch, pred: Batch) -> Batch:
+        # Upstream's hook (microsoft-aurora 2.0.1) takes one past state, [B, H, W], beside heads of [B, 1, H, W]. Their
+        # product is [B, B, H, W], of which all later steps read sample 0's past for every sample. With a dimension
+        # after the history's, the past state is [B, 1, H, W] as well.
+        aligned = dataclasses.replace(
+            batch,
+            surf_vars={name: states.unsqueeze(2) for name, states in batch.surf_vars.items()},
+            atmos_vars={name: states.unsqueeze(2) for name, states in batch.atmos_vars.items()},
+        )
+        return super()._post_decoder_hook(aligned, pred)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One of upstream's models.
 
     Attributes:
         name: the kit's name for it.
-        constructor: upstream's class.
+        constructor: upstream's class, or one that extends it.
         arguments: constructor arguments where the kit departs from upstream's defaults.
         weights: registry name of its own weights: those that upstream publishes, or the kit's.
     """
@@ -115,7 +131,7 @@ class Variant:
     @property
     def is_air_pollution(self) -> bool:
         """Whether some variables are predicted as differences."""
-        return issubclass(self.constructor, aurora.AuroraAirPollution)
+        return issubclass(self.constructor, AuroraAirPollution)
 
     @property
     def is_v1p5(self) -> bool:
@@ -167,7 +183,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("small", aurora.AuroraSmallPretrained, weights="aurora-0.25-small-pretrained"),
         Variant("12h", aurora.Aurora12hPretrained, weights="aurora-0.25-12h-pretrained"),
         Variant("highres", aurora.AuroraHighRes, weights="aurora-0.1-finetuned"),
-        Variant("air-pollution", aurora.AuroraAirPollution, weights="aurora-0.4-air-pollution"),
+        Variant("air-pollution", SamplewiseAirPollution, weights="aurora-0.4-air-pollution"),
         Variant("wave", aurora.AuroraWave, weights="aurora-0.25-wave"),
         Variant("v1p5", aurora.AuroraV1p5, weights="aurora-0.25-v1.5"),
         Variant("v1p5-ensemble", aurora.AuroraV1p5Ensemble, weights="aurora-0.25-v1.5-ensemble"),

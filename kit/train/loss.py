@@ -5,19 +5,19 @@ Dimensions: B batch, C level, H latitude, W longitude.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, mse_loss
 
 from kit.io.errors import SettingsError
 from kit.metrics.scores import area_weights
 from kit.models.heads import Head, Quantiles, TwoPart
 from kit.models.space import Fields
 from kit.models.statistics import level_key
+from kit.train.point_errors import PointError, cross_entropy, mean_error, pinball, point_error, weight_of
 from kit.train.settings import LossSettings
 
 if TYPE_CHECKING:
@@ -46,6 +46,25 @@ _BETA = 1.0
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Amounts that several losses are taken over, all together.
+
+    Attributes:
+        samples: Samples, each counted once for every loss that it is in.
+        points: Weight of the scored points, by decoder output that is not scored everywhere; scalars.
+    """
+
+    samples: int
+    points: dict[str, torch.Tensor]
+
+    def __add__(self, other: Scored) -> Scored:
+        points = dict(self.points)
+        for name, weight in other.points.items():
+            points[name] = points[name] + weight if name in points else weight
+        return Scored(self.samples + other.samples, points)
+
+
+@dataclass(frozen=True)
 class Loss:
     """A loss and its parts.
 
@@ -53,10 +72,32 @@ class Loss:
         total: Number to minimise, dimensionless.
         parts: Mean error of each decoder output in training space, unweighted by variable: the absolute error,
             unless the loss or a head measures another.
+        shares: Part that each decoder output has in the total; empty where all of them are scored everywhere.
+        scored: Amounts that the loss is taken over.
     """
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
+    shares: dict[str, torch.Tensor]
+    scored: Scored
+
+    def within(self, whole: Scored) -> torch.Tensor:
+        """Weigh the loss as one of several, which then add up to the loss of all that they score.
+
+        A mean of means would give a point more weight, the fewer points its batch has.
+
+        Args:
+            whole: Amounts that all of them are taken over.
+        """
+        weighed: list[torch.Tensor] = []
+        for name, share in self.shares.items():
+            if name in self.scored.points:
+                points = whole.points[name]
+                # 0 of 0 where none of them scores a point.
+                weighed.append(share * (self.scored.points[name] / points.where(points > 0, 1)))
+            else:
+                weighed.append(share * (self.scored.samples / whole.samples))
+        return torch.stack(weighed).sum()
 
 
 class FieldLoss:
@@ -130,22 +171,28 @@ class FieldLoss:
         ]
         terms = surface + atmospheric
         parts = {term.name: term.error.detach() for term in terms}
-        if self._paper:
-            return Loss(self._paper_total(surface, atmospheric), parts)
+        # Terms without weight have no graph, and a missing value in one would make 0 x NaN of it.
         weighing = [term for term in terms if term.weight]
-        total = torch.stack([term.channels * term.weighted for term in weighing]).sum()
-        return Loss(total / sum(term.channels * term.weight for term in weighing), parts)
+        if self._paper:
+            scale = _GAMMA / sum(self._shares.get(term.name, 1) for term in terms)
+            factors = dict.fromkeys((term.name for term in surface), scale * _ALPHA)
+            factors |= dict.fromkeys((term.name for term in atmospheric), scale * _BETA)
+            total = _paper_total(scale, surface, atmospheric)
+        else:
+            weights = sum(term.channels * term.weight for term in weighing)
+            factors = {term.name: term.channels / weights for term in weighing}
+            total = torch.stack([term.channels * term.weighted for term in weighing]).sum() / weights
+        shares: dict[str, torch.Tensor] = {}
+        # The total is not their sum: that would round otherwise than it always has.
+        if target.masks:
+            shares = {term.name: factors[term.name] * term.weighted for term in weighing}
+        return Loss(total, parts, shares, self.scored(target))
 
-    def _paper_total(self, surface: Sequence[_Term], atmospheric: Sequence[_Term]) -> torch.Tensor:
-        """Add up terms as supplement D.1 of the Aurora paper does."""
-        scale = _GAMMA / sum(self._shares.get(term.name, 1) for term in (*surface, *atmospheric))
-        sums: list[torch.Tensor] = []
-        for factor, terms in ((_ALPHA, surface), (_BETA, atmospheric)):
-            # Terms without weight have no graph, and a missing value in one would make 0 x NaN of it.
-            weighted = [term.weighted for term in terms if term.weight]
-            if weighted:
-                sums.append(factor * torch.stack(weighted).sum())
-        return scale * torch.stack(sums).sum()
+    def scored(self, target: Fields) -> Scored:
+        """Measure what a loss against a target is taken over."""
+        first = next(iter((*target.surface.values(), *target.atmospheric.values())))
+        points = {name: weight_of(mask, self._points) for name, mask in target.masks.items()}
+        return Scored(len(first), points)
 
     def _surface_term(self, name: str, value: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> _Term:
         weight = self._weight(name)
@@ -236,6 +283,16 @@ class PaperMAE(FieldLoss):
         super().__init__(LossSettings(weights=dict(weights or {})))
 
 
+def _paper_total(scale: float, surface: Sequence[_Term], atmospheric: Sequence[_Term]) -> torch.Tensor:
+    """Add up terms as supplement D.1 of the Aurora paper does."""
+    sums: list[torch.Tensor] = []
+    for factor, terms in ((_ALPHA, surface), (_BETA, atmospheric)):
+        weighted = [term.weighted for term in terms if term.weight]
+        if weighted:
+            sums.append(factor * torch.stack(weighted).sum())
+    return scale * torch.stack(sums).sum()
+
+
 @dataclass(frozen=True)
 class _Term:
     """Contribution of one decoder output to a loss.
@@ -272,70 +329,3 @@ def point_weights(
         return None
     weights = area_weights(latitude, longitude).float()
     return weights[:, None] if weights.ndim == 1 else weights
-
-
-# Errors point by point, in training space.
-
-PointError = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From a prediction and a target, of one shape, to an error in every point of it."""
-
-
-def absolute(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Take the absolute error."""
-    return (value - target).abs()
-
-
-def pinball(value: torch.Tensor, target: torch.Tensor, *, order: float) -> torch.Tensor:
-    """Take twice the quantile loss, so that the median's is the absolute error (Koenker and Bassett 1978).
-
-    Args:
-        value: Predicted quantile.
-        target: Value that came.
-        order: Order of the quantile, in (0, 1).
-    """
-    error = target - value
-    return 2 * torch.maximum(order * error, (order - 1) * error)
-
-
-def cross_entropy(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Take the binary cross-entropy of a logit with an event, 0 or 1, in nats."""
-    return binary_cross_entropy_with_logits(value, target, reduction="none")
-
-
-def point_error(settings: LossSettings) -> PointError:
-    """Choose the error that a loss is the mean of, where a head does not ask for another."""
-    if settings.name == "mse":
-        return partial(mse_loss, reduction="none")
-    if settings.name == "huber":
-        return partial(huber_loss, reduction="none", delta=settings.huber_delta)
-    return absolute
-
-
-def mean_error(
-    error: PointError,
-    value: torch.Tensor,
-    target: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    points: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Take the mean error over the scored points; 0 where none is scored, as in a field without waves.
-
-    Args:
-        error: Error of a point; 0 where prediction and target are equal, if there is a mask.
-        value: Prediction, [B, H, W] or [B, C, H, W].
-        target: Target, of the same shape.
-        mask: Points that are scored, True, of the same shape; None for all.
-        points: Weights of the points, of mean 1, [H, 1] or [H, W]; None for equal ones.
-    """
-    if mask is None:
-        found = error(value, target)
-        if points is not None:
-            found = found * points
-        return found.mean()
-    # A masked NaN must not reach the error: its gradient would be NaN even where it is multiplied by 0.
-    found = error(value, torch.where(mask, target, value.detach()))
-    # At least 1 where nothing is scored: 0 / 0 would be NaN.
-    if points is None:
-        return found.sum() / mask.sum().clamp(min=1)
-    weight = (mask * points).sum()
-    return (found * points).sum() / weight.where(weight > 0, 1)

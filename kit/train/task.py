@@ -5,7 +5,7 @@ latents of a frozen trunk (``adapt.decoder mlp``) are tasks of their own. A task
 what it is validated by, and what it keeps for resuming.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +14,12 @@ from typing import Protocol
 import torch
 
 from kit.data.dataset import Pair
+from kit.data.loader import Upcoming
 from kit.models.space import Fields, TrainingSpace
-from kit.train.loss import Loss
+from kit.train.loss import Loss, Scored
+
+Batches = Sequence[Pair] | Upcoming[Pair]
+"""Batches of one optimiser step."""
 
 Observer = Callable[[Fields, Fields], None]
 """Function that looks at a prediction and its target, in training space."""
@@ -83,6 +87,13 @@ class Task(Protocol):
         """Yield the losses of a training batch, each before the next one is computed.
 
         Whoever takes the gradient of a loss and lets go of it holds one graph at a time.
+        """
+
+    def look_ahead(self, batches: Batches) -> tuple[Batches, Scored | None]:
+        """Measure what the losses of an optimiser step will be taken over, if batches may differ in it.
+
+        Returns:
+            The batches, read if they had to be, and what all their losses score; None where every point is scored.
         """
 
     def valid_losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:

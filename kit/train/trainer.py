@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,15 +12,12 @@ from kit.adapt.adalora import Allocation
 from kit.adapt.trainable import Trained
 from kit.adapt.training_check import TrainingCheck
 from kit.data.dataset import Pair
-from kit.data.loader import Upcoming
 from kit.models.space import Fields, TrainingSpace
 from kit.train.activations import Activation, watching
-from kit.train.loss import Loss
+from kit.train.loss import Loss, Scored
 from kit.train.optim import DivergenceError, GradientNorms
-from kit.train.task import Observer, StepLoss, Task
+from kit.train.task import Batches, Observer, StepLoss, Task
 from kit.train.updaters import Updater
-
-Batches = Sequence[Pair] | Upcoming[Pair]
 
 
 @dataclass(frozen=True)
@@ -72,24 +69,42 @@ class Validation:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
 class _Mean:
-    """Mean of losses and their parts, weighted by pairs."""
+    """Mean of losses and their parts, each weighted by what it scores: pairs, or points where some are left out."""
 
-    pairs: int = 0
-    total: float = 0.0
-    parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    def __init__(self) -> None:
+        self.pairs = 0
+        self._losses = 0
+        self._total = 0.0
+        self._parts: dict[str, float] = defaultdict(float)
+        self._shares: dict[str, float] = defaultdict(float)
+        self._weights: dict[str, float] = defaultdict(float)
 
-    def add(self, loss: Loss, pairs: int) -> None:
-        # One transfer from the device for all of them.
-        total, *parts = torch.stack([loss.total.detach(), *loss.parts.values()]).tolist()
+    def add(self, loss: Loss) -> None:
+        pairs, points = loss.scored.samples, loss.scored.points
+        scalars = [loss.total.detach(), *loss.parts.values(), *loss.shares.values(), *points.values()]
+        # One transfer from the device for all of them; counts of points need double precision.
+        total, *values = torch.stack([scalar.detach().double() for scalar in scalars]).tolist()
+        found = iter(values)
+        parts = {name: next(found) for name in loss.parts}
+        shares = {name: next(found) for name in loss.shares}
+        weights = dict.fromkeys(parts, float(pairs)) | {name: next(found) for name in points}
         self.pairs += pairs
-        self.total += pairs * total
-        for name, value in zip(loss.parts, parts, strict=True):
-            self.parts[name] += pairs * value
+        self._losses += 1
+        self._total += pairs * total
+        for name, value in parts.items():
+            self._parts[name] += weights[name] * value
+            self._weights[name] += weights[name]
+        for name, value in shares.items():
+            self._shares[name] += weights[name] * value
 
     def result(self) -> tuple[float, dict[str, float]]:
-        return self.total / self.pairs, {name: value / self.pairs for name, value in self.parts.items()}
+        # What was scored nowhere has a sum of 0 and a weight of 0.
+        parts = {name: value / (self._weights[name] or 1) for name, value in self._parts.items()}
+        # A single loss is what it is; its shares would add up to the same but for rounding.
+        if not self._shares or self._losses == 1:
+            return self._total / self.pairs, parts
+        return sum(value / (self._weights[name] or 1) for name, value in self._shares.items()), parts
 
 
 class Trainer:
@@ -145,13 +160,16 @@ class Trainer:
                 gradient and the updater moves them in the backward pass.
         """
         mean = _Mean()
-        # Gradients add up; each loss has an equal share in their mean.
-        share = len(batches) * self.task.losses_per_batch
+        # Gradients add up; each loss has an equal share in their mean, unless some score more than others.
+        count = len(batches) * self.task.losses_per_batch
+        whole: Scored | None = None
         samples = taken = drawn = depths = 0
         with watching(self.space.model, self.activations, step) as activations:
             started = time.perf_counter()
             self.space.model.train()
             self.updater.begin(step)
+            if count > 1:
+                batches, whole = self.task.look_ahead(batches)
             for pair in batches:
                 taken += 1
                 samples += len(pair.inputs.metadata.time)
@@ -159,10 +177,7 @@ class Trainer:
                     # Reading the loss waits for the device, so that it comes first only where it must.
                     if self.updater.moves_in_backward:
                         self._note(mean, f"step {step}", pair, step_loss)
-                    if self.trained.penalty is None:
-                        self.updater.backward(step_loss.loss.total / share)
-                    else:
-                        self.updater.backward((step_loss.loss.total + self.trained.penalty()) / share)
+                    self.updater.backward(self._share(step_loss.loss, count, whole))
                     if not self.updater.moves_in_backward:
                         self._note(mean, f"step {step}", pair, step_loss)
                     if step_loss.depth is not None:
@@ -179,6 +194,21 @@ class Trainer:
             step, total, parts, update.norms, update.rate, samples, seconds, update.rates, depth, activations
         )
 
+    def _share(self, loss: Loss, count: int, whole: Scored | None) -> torch.Tensor:
+        """Take the part of a loss, and of the method's penalty, in the mean that an optimiser step minimises.
+
+        Args:
+            loss: One of the losses of the step.
+            count: Number of them.
+            whole: Amounts that all of them are taken over; None where they do not differ in these.
+        """
+        penalty = self.trained.penalty
+        if whole is None:
+            total = loss.total if penalty is None else loss.total + penalty()
+            return total / count
+        part = loss.within(whole)
+        return part if penalty is None else part + penalty() / count
+
     def _observe(self, prediction: Fields, target: Fields) -> None:
         for observer in self.observers:
             observer(prediction, target)
@@ -189,7 +219,7 @@ class Trainer:
         Raises:
             DivergenceError: it is not finite.
         """
-        mean.add(step_loss.loss, len(step_loss.time))
+        mean.add(step_loss.loss)
         if not torch.isfinite(step_loss.loss.total):
             raise DivergenceError(diagnose(where, pair, step_loss, self.task.steps, self.space.may_be_missing))
 

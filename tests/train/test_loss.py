@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from kit.io.errors import SettingsError
 from kit.models.heads import Quantiles, TwoPart
 from kit.models.space import Fields
-from kit.train.loss import FieldLoss, PaperMAE, pinball, point_weights
+from kit.train.loss import FieldLoss, PaperMAE, point_weights
+from kit.train.point_errors import pinball
 from kit.train.settings import LossSettings
 
 

@@ -14,9 +14,9 @@ from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.train.callback import Callback
 from kit.train.loop import LoopState, Schedule, fit
-from kit.train.loss import PaperMAE
+from kit.train.loss import PaperMAE, Scored
 from kit.train.settings import OptimSettings
-from kit.train.task import Observer, StepLoss
+from kit.train.task import Batches, Observer, StepLoss
 from kit.train.tasks.forecast import step_loss
 from kit.train.trainer import StepReport, Trainer, Validation
 from kit.train.updaters import build_updater
@@ -36,6 +36,9 @@ class Persistence:
     def losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
         fields = self.space.predict_fields(self.space.inputs(batch.inputs))
         yield step_loss(self.space, PaperMAE(), 1, fields, batch.target, (), observe)
+
+    def look_ahead(self, batches: Batches) -> tuple[Batches, Scored | None]:
+        return batches, None
 
     valid_losses = losses
 

@@ -4,6 +4,7 @@ Push-forward (Brandstetter et al. 2022, "Message Passing Neural PDE Solvers"): n
 one before it, so that memory is that of one step, and the model learns to go on from states as it makes them.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,9 +20,9 @@ from kit.data.loader import ProcessShare, ShuffledPairs, load_pairs
 from kit.data.readers import Reader
 from kit.metrics.precipitation import RainBoard, flattened
 from kit.models.space import Fields, TrainingSpace
-from kit.train.loss import FieldLoss
+from kit.train.loss import FieldLoss, Scored
 from kit.train.settings import RolloutSettings
-from kit.train.task import IntermediateStep, Observer, StepLoss, unobserved
+from kit.train.task import Batches, IntermediateStep, Observer, StepLoss, unobserved
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,28 @@ class ForecastTask:
         """Yield the losses of a training batch, one for each step of the roll-out that has one."""
         return roll_out(self.space, self.loss_fn, batch, self.rollout, self._device, observe)
 
+    @torch.no_grad()
+    def look_ahead(self, batches: Batches) -> tuple[Batches, Scored | None]:
+        """Count the points that all batches of a step score, where the model leaves points out."""
+        if not self.space.spec.leaves_points_out:
+            return batches, None
+        # Targets alone say where losses are taken. All batches wait on the host until their turn comes.
+        read, whole = list(batches), Scored(0, {})
+        for pair in read:
+            for target in pair.targets:
+                surface = moved(dataclasses.replace(target, atmos_vars={}), self._device)
+                whole += self.loss_fn.scored(self.space.targets(surface))
+        return read, whole
+
     def valid_losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
         """Yield the losses of a validation batch, and score its precipitation if there is any."""
 
         def score(prediction: Fields, target: Fields) -> None:
             observe(prediction, target)
-            self._rain.update(self.space.rain(prediction), self.space.rain(target, observed=True))
+            observed = self.space.rain(target, observed=True)
+            # The model may predict rain that data.variables leave out, and that has no target.
+            predicted = {name: rain for name, rain in self.space.rain(prediction).items() if name in observed}
+            self._rain.update(predicted, observed)
 
         return roll_out(self.space, self.loss_fn, batch, self.rollout.validated, self._device, score)
 
