@@ -14,6 +14,8 @@ _WINDOW = re.compile(r"_(\d+)hr?$")
 """How names end that state a window: WeatherBench 2's ``total_precipitation_6hr``."""
 _OF_NCL = re.compile(r"_p\d+_l\d+_g[a-z0-9]+$")
 """How NCL's ``ncl_convert2nc`` ends names: ``TMP_P0_L100_GLL0`` is a temperature on isobaric surfaces (``L100``)."""
+_PRESSURE = re.compile(r"_(\d+(?:d\d+)?)(?:mb|hpa)$")
+"""How names end that state a pressure: wgrib2's ``TMP_500mb``, and ``HGT_0D4mb``, in which D is the decimal point."""
 
 NAMES: dict[Kind, dict[str, str]] = {
     "surface": {
@@ -147,6 +149,8 @@ def find(source_name: str, *, on_levels: bool) -> Variable | None:
         on_levels: Whether it has pressure levels. Without them ``z`` is the surface geopotential, a static.
     """
     name = _OF_NCL.sub("", source_name.lower())
+    if on_levels:
+        name = _PRESSURE.sub("", name)
     # Surface variables first: a static one of the same name is taken where there is no such surface variable.
     for kind in _kinds(on_levels):
         if (kind, name) in _ALIASES:
@@ -203,6 +207,14 @@ def window(source_name: str) -> int | None:
     if ending is None or variable is None or not variable.accumulated:
         return None
     return int(ending[1])
+
+
+def pressure(source_name: str) -> float | None:
+    """Read from a variable's name on which level in hPa it lies: 500 for ``TMP_500mb``."""
+    ending = _PRESSURE.search(source_name.lower())
+    if ending is None or find(source_name, on_levels=True) is None:
+        return None
+    return float(ending[1].replace("d", "."))
 
 
 def find_param(number: int, *, on_levels: bool) -> Variable | None:

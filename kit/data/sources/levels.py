@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
-from kit.data.sources.fields import ABOVE_GROUND, Note, recognise
+from kit.data.source_names import pressure
+from kit.data.sources.fields import ABOVE_GROUND, Note, own_names, recognise
 from kit.data.sources.geopotential import is_of_level
 from kit.data.sources.verticals import (
     BARE,
@@ -76,6 +77,7 @@ def by_levels(
     on_pressure: dict[Hashable, list[Hashable]] = {}
     surface: list[Hashable] = []
     lifted: list[Hashable] = []
+    named: dict[float, list[Hashable]] = {}
     for key, array in dataset.data_vars.items():
         along = [name for name in array.dims if name in vertical]
         if along and not all(_is_surface(array, name, vertical[name]) for name in along):
@@ -85,6 +87,10 @@ def by_levels(
                 raise StoreError(_not_pressure(array, along[0], vertical[along[0]], where))
             elif is_field(array):
                 dataset = dataset.drop_vars([key])
+            continue
+        stated = next((number for name in own_names(array) if (number := pressure(name)) is not None), None)
+        if stated is not None and not along:
+            named.setdefault(stated, []).append(key)
             continue
         height = surface_height(array)
         if height is not None:
@@ -99,7 +105,7 @@ def by_levels(
             dataset = dataset.drop_vars([key])
     # What is no field, such as matrices of coordinates and grid mappings, goes with every part.
     fields = {key for key in surface if is_field(dataset[key]) or "time" in dataset[key].dims}
-    fields = fields.union(lifted, *on_pressure.values())
+    fields = fields.union(lifted, *on_pressure.values(), *named.values())
     for name, keys in on_pressure.items():
         yield _renamed(dataset.drop_vars(fields.difference(keys)).drop_vars(scalars), name, note)
     bare = dataset.drop_vars([name for name in vertical if name in dataset.coords and _is_scalar(dataset, name)])
@@ -108,6 +114,8 @@ def by_levels(
             rules.used.add("--at_level")
             note(f"{', '.join(map(str, lifted))} taken to lie at {level:g} hPa, as --at_level says")
         yield _at_level(bare.drop_vars(fields.difference(lifted)), lifted, level)
+    for pressure_of_names, keys in named.items():
+        yield _at_level(bare.drop_vars(fields.difference(keys)), keys, pressure_of_names)
     if surface or not fields:
         bare = bare.drop_vars(fields.difference(surface))
         bare = bare.squeeze([name for name in vertical if bare.sizes.get(name) == 1], drop=True)

@@ -12,7 +12,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.data.sources.base import Request, SourceData
+from kit.data.sources.base import Pieces, Request, SourceData
 from kit.data.sources.levels import LevelRules, by_levels
 from kit.data.sources.netcdf import open_source
 from kit.data.sources.zarr.source import open_source as open_zarr
@@ -328,3 +328,60 @@ def test_field_cases_that_are_taken() -> None:
         theirs = original["lagrangian_tendency_of_air_pressure"].transpose("time", "level", "latitude", "longitude")
         ours = read(folder / "met-era5-cocip1.nc").fields["w"].sel(latitude=50.25, longitude=320.25)
         np.testing.assert_array_equal(ours, theirs.sel(latitude=50.25, longitude=-39.75).astype(np.float32))
+
+
+NAMED = {
+    "TMP_{}mb": ("t", "K"), "UGRD_{}mb": ("u", "m/s"), "VGRD_{}mb": ("v", "m/s"), "HGT_{}mb": ("z", "gpm"),
+    "SPFH_{}mb": ("q", "kg/kg"), "VVEL_{}mb": ("w", "Pa/s"), "t_{}hPa": ("t", "K"), "ta_{}hpa": ("t", "K"),
+    "geopotential_{}hPa": ("z", "m2 s-2"),
+}  # fmt: skip
+
+
+@settings(deadline=None)
+@given(
+    spelling=st.sampled_from(sorted(NAMED)),
+    levels=st.lists(st.sampled_from([0.4, 1.0, 2.5, 10.0, 500.0, 850.0, 1000.0]), min_size=1, unique=True),
+    beside=st.booleans(),
+)
+def test_the_level_in_a_name_is_the_level(spelling: str, levels: list[float], beside: bool) -> None:
+    """As wgrib2 writes NetCDF: a variable for each level, with D for the decimal point."""
+    name, units = NAMED[spelling]
+    fields = {}
+    for index, level in enumerate(levels):
+        field = new_form(("t2m",))["t2m"].rename(valid_time="time") + index
+        fields[spelling.format(f"{level:g}".replace(".", "D"))] = field.assign_attrs(units=units)
+    dataset = xr.Dataset(fields)
+    if beside:
+        dataset = dataset.assign(PRMSL_meansealevel=field.assign_attrs(units="Pa"), ABSV_500mb=field)
+    pieces = Pieces()
+    pieces.add(dataset, "a.nc")
+    found = pieces.merged()
+    assert sorted(found) == sorted([name, "msl"] if beside else [name])
+    assert found[name]["level"].values.tolist() == sorted(levels)
+    factor = 9.80665 if units == "gpm" else 1
+    for index, level in enumerate(levels):
+        expected = factor * list(fields.values())[index]
+        np.testing.assert_allclose(found[name].sel(level=level), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("source", ("netcdf", "zarr"))
+def test_files_of_wgrib2(tmp_path: Path, source: str) -> None:
+    one = new_form(("t2m",)).rename(valid_time="time")["t2m"]
+    dataset = xr.Dataset({f"TMP_{level}mb": one + level for level in (500, 850)})
+    dataset["TMP_2maboveground"] = one
+    if source == "netcdf":
+        dataset.to_netcdf(tmp_path / "a.nc")
+        found = read(tmp_path / "a.nc").fields
+    else:
+        dataset.to_zarr(tmp_path / "a.zarr", zarr_format=2)
+        with open_zarr([tmp_path / "a.zarr"], Request()) as opened:
+            found = {name: field.load() for name, field in opened.fields.items()}
+    assert sorted(found) == ["2t", "t"]
+    np.testing.assert_allclose(found["t"] - found["2t"], [[[[500.0]], [[850.0]]]] * np.ones_like(found["t"]), rtol=1e-5)
+
+
+def test_a_level_that_a_name_lacks_is_still_asked_for(tmp_path: Path) -> None:
+    field = new_form(("t2m",))["t2m"]
+    xr.Dataset({"TMP": field, "TMP_500mb": field}).to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(StoreError, match="TMP is a field on pressure levels, .* does not say on which it lies"):
+        read(tmp_path / "a.nc")

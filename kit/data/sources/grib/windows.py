@@ -29,9 +29,9 @@ def states_of(name: str, messages: Sequence[Message], accumulated: bool, note: N
     Raises:
         StoreError: there are none, but other statistics.
     """
-    kind, allowed = "a state", ("instant",)
+    kind, allowed = "a state", ["instant"]
     if accumulated:
-        kind, allowed = "an accumulation", ("accum", "instant")
+        kind, allowed = "an accumulation", ["accum", "instant"]
     states = [message for message in messages if message.step_type in allowed]
     others = [message for message in messages if message.step_type not in allowed]
     first = next(iter(others), None)

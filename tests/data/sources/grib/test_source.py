@@ -289,3 +289,24 @@ def test_real_rows_from_south_to_north() -> None:
     zonal = array.values[0].mean(axis=1)
     assert zonal.argmin() > 32
     assert 12 < zonal.argmax() < 24
+
+
+@pytest.mark.parametrize("edition", (1, 2))
+@pytest.mark.parametrize("bits", (6, 12))
+def test_meridians_that_come_twice_are_compared_within_packing(tmp_path: Path, edition: int, bits: int) -> None:
+    grid = (np.array([45.0, 0.0, -45.0]), np.arange(0.0, 361, 45))
+    values = np.linspace(250, 264, 27).reshape(3, 9)
+    values[:, -1] = values[:, 0]
+    # Becomes one step of the coarser packing (0.25), and many of the finer.
+    values[1, -1] += 0.2
+    content = [
+        message(values, param=130, level=500, time=time, edition=edition, grid=grid, bitsPerValue=bits)
+        for time in HOURS
+    ]
+    path = write(tmp_path / "a.grib", *content)
+    if bits == 12:
+        assert "a.grib: t at 0 and at 360 degrees east, which are one place, differs by up to 0." in refusal(path)
+        return
+    array = read(path).fields["t"]
+    assert array["longitude"].values.tolist() == list(range(0, 360, 45))
+    np.testing.assert_allclose(array.values[:, 0], [values[:, :-1]] * len(HOURS), atol=0.13)
