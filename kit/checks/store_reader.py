@@ -24,6 +24,7 @@ from kit.checks.results import Severity
 from kit.data import variables
 from kit.data.statistics import StoreStatistics, VariableStatistics, channel_key, point_weights
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, STATISTICS_FILE, period_indices
+from kit.data.zarr_guard import open_group
 from kit.io.errors import StoreError
 
 Array = npt.NDArray[Any]
@@ -234,13 +235,15 @@ def _open_group(path: Path) -> tuple[dict[str, Any], dict[str, zarr.Array[Any]]]
         raise StoreError(msg)
     try:
         check_file(path / "zarr.json")
-        group = zarr.open_group(path, mode="r", zarr_format=3)
+        group = open_group(path)
         if group.metadata.zarr_format == 3:
             with warnings.catch_warnings():
                 # Without consolidated metadata the folder is listed, and stats.json is a stranger in it.
                 warnings.filterwarnings("ignore", message="Object at .* is not recognized")
                 return dict(group.attrs), dict(sorted(group.arrays()))
         reason = f"its format is {group.metadata.zarr_format}"
+    except StoreError:
+        raise
     except READ_ERRORS as error:
         reason = str(error)
     msg = f"{path}: not a store: no readable Zarr v3 group ({reason}); build one with `kit data build`"

@@ -136,7 +136,7 @@ STORES: dict[str, tuple[Spoil, str]] = {
     "no dimensions": (describe("2t", lambda array: array.update(dimension_names=None)), "qa:layout:2t"),
     "a fill value of text": (describe("2t", lambda array: array.update(fill_value="much")), "not a store|qa:"),
     "the description of another": (swapped, "qa:"),
-    "times by the billion": (huge, "qa:layout:time"),
+    "times by the billion": (huge, "at most 16777216 values"),
     "periods that are none": (attribute("splits", [1, 2]), "qa:splits"),
     "a period of numbers": (attribute("splits", {"train": 7}), "qa:splits"),
     "another format": (attribute("kit_store", "1"), "qa:format"),

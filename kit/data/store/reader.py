@@ -37,6 +37,7 @@ from kit.data.store.format import (
     statistics_file,
 )
 from kit.data.store.verify import verify
+from kit.data.zarr_guard import open_group
 from kit.io.errors import StoreError
 from kit.io.hashes import new_sha256
 
@@ -80,11 +81,9 @@ class Store:
             msg = f"{path}: no such store; build one with `kit data build`, or name a folder that exists"
             raise StoreError(msg)
         try:
-            if (path / "zarr.json").exists() and not (path / "zarr.json").is_file():
-                # Opening a pipe waits for ever.
-                msg = "its zarr.json is no file"
-                raise OSError(msg)
-            group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
+            group = open_group(path, consolidated=True)
+        except StoreError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zarr.errors.BaseZarrError) as error:
             msg = f"{path}: not a store: no readable Zarr v3 group ({error}); build one with `kit data build`"
             raise StoreError(msg) from error
@@ -102,11 +101,20 @@ class Store:
         times = _coordinate(group, path, "time").astype("datetime64[s]")
         check_coordinates(path, latitude, longitude, times, levels)
         grid = CURVILINEAR if latitude.ndim == 2 else GRID
+        sizes = {"level": len(levels), grid[0]: latitude.shape[0], grid[1]: longitude.shape[-1]}
         surface, atmospheric, static = [], [], []
         for name, array in sorted(group.arrays()):
             dimensions = tuple(getattr(array.metadata, "dimension_names", None) or ())
             if name in COORDINATES:
                 continue
+            # A state is read into memory of its stated shape. Times are left out: an append adds to them one by one.
+            for dimension, length in zip(dimensions, array.shape, strict=False):
+                if length != sizes.get(dimension, length):
+                    msg = (
+                        f"{path}: {name} has {length} values along {dimension}, whose coordinate has "
+                        f"{sizes[dimension]}; the store was changed: build it again with `kit data build`"
+                    )
+                    raise StoreError(msg)
             if dimensions == ("time", *grid):
                 surface.append(name)
             # What else a group may hold is nothing that the kit reads.

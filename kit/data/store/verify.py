@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zarr
 import zarr.errors
 
 from kit.data.store.build_state import folder_of
 from kit.data.store.format import INTEGRITY, REPORT_FILE, STATISTICS_FILE, pending_statistics, statistics_file
 from kit.data.store.manifest import MANIFEST, ChunkFact, Manifest, document_hash, file_hash, values_hash
+from kit.data.zarr_guard import open_group
 from kit.io.documents import read_json
 from kit.io.errors import StoreError
 
@@ -93,7 +93,7 @@ def verify(store: Path, workers: int | None = None) -> Verification:
     problems += _compare_metadata(store, arrays, appending=appending)
     # The file of the times grows with every append, before the metadata say so: their values are compared.
     try:
-        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+        group = open_group(store, consolidated=True)
         if values_hash(group["time"][:]) != attributes["data_sha256"].get("time"):  # type: ignore[index, arg-type]
             problems.append(Problem("time", "was changed"))
     except (*_UNREADABLE, RuntimeError, zarr.errors.BaseZarrError):

@@ -10,7 +10,6 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-import zarr
 
 from kit.data.settings import Codec, Period
 from kit.data.statistics import StoreStatistics, Weighting
@@ -31,6 +30,7 @@ from kit.data.store.format import (
     times_of,
 )
 from kit.data.store.reader import Store
+from kit.data.zarr_guard import open_group
 from kit.io.documents import read_json
 from kit.io.errors import SettingsError, StoreError
 
@@ -239,7 +239,7 @@ def codec_of(store: Store) -> Codec:
     Raises:
         StoreError: in none of the kit's ways, or the store is of an earlier version.
     """
-    group = zarr.open_group(store.path, mode="r", zarr_format=3, use_consolidated=True)
+    group = open_group(store.path, consolidated=True)
     array: Any = group[(store.surface + store.atmospheric)[0]]
     held = [codec.to_dict() for codec in array.compressors]
     codec: Codec

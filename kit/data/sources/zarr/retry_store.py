@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
 
+from kit.data.zarr_guard import is_metadata
 from kit.io.errors import KitError, StoreError, UnavailableError
 from kit.io.retry import (
     RETRY_STATUS,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _CACHE_BYTES = 256 * 2**20
 """Chunks that are kept, packed, for the next block of states: those of small grids hold hundreds of states each."""
 _BLOSC_HEADER = 16
@@ -65,7 +65,7 @@ def keys_read() -> Iterator[list[str]]:
 def describe_key(key: str) -> str:
     """Word a key as a reader wants it in a message."""
     array, _, chunk = key.rpartition("/c/" if "/c/" in key else "/")
-    return key if _is_metadata(key) or not array else f"chunk {chunk} of {array}"
+    return key if is_metadata(key) or not array else f"chunk {chunk} of {array}"
 
 
 def any_array(_: str) -> bool:
@@ -132,7 +132,7 @@ class RetryStore(WrapperStore[Store]):
             UnavailableError: the store did not answer, however often it was asked.
             StoreError: it refuses to give the key.
         """
-        if _is_metadata(key):
+        if is_metadata(key):
             return await self._ask(key, prototype, byte_range)
         if (keys := _keys_read.get()) is not None:
             keys.append(key)
@@ -205,7 +205,7 @@ class RetryStore(WrapperStore[Store]):
                 raise
             if status in _REFUSED or "Forbidden" in str(error):
                 # Where nobody may list a bucket, it says so of every key that is not there.
-                if _is_metadata(key):
+                if is_metadata(key):
                     return None
                 msg = f"{self.address}: {describe_key(key)} is refused: {reason(error)} {error}. It is not open to all"
                 raise StoreError(msg) from error
@@ -216,14 +216,10 @@ class RetryStore(WrapperStore[Store]):
             why = reason(error) if status is None else f"the server answers {status}"
             raise RetryableError(why, retry_after(getattr(error, "headers", None) or {})) from error
         # Blosc unpacks a chunk that lacks its last bytes to other numbers, without an error.
-        whole_chunk = byte_range is None and not _is_metadata(key)
+        whole_chunk = byte_range is None and not is_metadata(key)
         if value is not None and whole_chunk and _array_of(key) in self.blosc:
             _check_blosc(value.to_bytes())
         return value
-
-
-def _is_metadata(key: str) -> bool:
-    return key.rpartition("/")[2] in _METADATA
 
 
 def _array_of(key: str) -> str:

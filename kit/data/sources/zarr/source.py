@@ -31,6 +31,7 @@ from kit.data.sources.zarr.reading import FILLED, SelectedTimes, ZarrArrays, hou
 from kit.data.sources.zarr.retry_store import RetryStore, any_array
 from kit.data.store.format import GRID, STATIC_PREFIX
 from kit.data.variables import lookup
+from kit.data.zarr_guard import GuardedStore
 from kit.io.errors import KitError, StoreError
 from kit.io.retry import Limits
 
@@ -62,7 +63,8 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         for path in map(str, paths):
             # A file that cannot be read is given up sooner than a server.
             limits = REMOTE if is_address(path) else LOCAL
-            store = RetryStore(stack.enter_context(opened_store(path, limits)), path, limits)
+            guarded = GuardedStore(stack.enter_context(opened_store(path, limits)), path)
+            store = RetryStore(guarded, path, limits)
             stack.callback(store.end)
             taking = _Taking(*_open(store), pieces)
             files.append(taking.take())
