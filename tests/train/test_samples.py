@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import aurora
@@ -107,26 +108,30 @@ def test_predictions_and_two_steps_of_a_roll_out(variant: str) -> None:
                 assert bool((difference <= TOLERANCE * scale + rounding).all()), f"step {step + 1}: {name}"
 
 
-def trainer_of(spec: ModelSpec, *, graded: Any = "last", steps: int = 1) -> Trainer:
-    space = lively(spec)
-    trained = trainable.select(space.model, AdaptSettings())
-    updater = build_updater(trained.parameters, OptimSettings(warmup=0, lr=1e-9), MemorySettings(), steps=9)
-    task = ForecastTask(space, PaperMAE(), RolloutSettings(steps=steps, graded=graded))
-    return Trainer(task, trained, updater)
+def gradients_of_step(trainer: Trainer, batches: list[Pair]) -> tuple[StepReport, dict[str, torch.Tensor]]:
+    """Take a step, and note the gradients that it applies."""
+    gradients: dict[str, torch.Tensor] = {}
+
+    def note(parameter: torch.Tensor, name: str) -> None:
+        assert parameter.grad is not None
+        gradients[name] = parameter.grad.clone()
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(partial(note, name=name))  # type: ignore[no-untyped-call]
+        for name, parameter in trainer.trained.parameters.items()
+    ]
+    report = trainer.step(1, batches)
+    for handle in handles:
+        handle.remove()
+    return report, gradients
 
 
 def step_of(spec: ModelSpec, batches: list[Pair]) -> tuple[StepReport, dict[str, torch.Tensor]]:
-    """A step, and the gradients that it applied."""
-    trainer = trainer_of(spec)
-    gradients: dict[str, torch.Tensor] = {}
-    for name, parameter in trainer.trained.parameters.items():
-
-        def note(parameter: torch.Tensor, name: str = name) -> None:
-            assert parameter.grad is not None
-            gradients[name] = parameter.grad.clone()
-
-        parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
-    return trainer.step(1, batches), gradients
+    space = lively(spec)
+    trained = trainable.select(space.model, AdaptSettings())
+    updater = build_updater(trained.parameters, OptimSettings(warmup=0, lr=1e-9), MemorySettings(), steps=9)
+    task = ForecastTask(space, PaperMAE(), RolloutSettings())
+    return gradients_of_step(Trainer(task, trained, updater), batches)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
