@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from kit.adapt import factory as build
 from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
-from kit.checkpoint.folder import write_checkpoint
+from kit.checkpoint.folder import write_checkpoint, write_description
 from kit.data.store.reader import Store
 from kit.models.spec import ModelSpec
 from kit.models.weights import load as weights_room
@@ -19,7 +20,7 @@ from tests.adapt.models import awake_model
 from tests.batches import small_spec
 from tests.factories import synthetic_store
 
-__all__ = ["LEVELS", "LORA", "SPEC", "described", "old_style", "store_for", "write_delta", "write_whole"]
+__all__ = ["LEVELS", "LORA", "SPEC", "described", "old_style", "redescribe", "store_for", "write_delta", "write_whole"]
 
 LEVELS = (300, 500, 850)
 SPEC = small_spec("small", levels=LEVELS)
@@ -78,6 +79,12 @@ def write_delta(
     more = {"adapter": adapter, "base": dict(weights.base), "lineage": [*earlier, stage]}
     write_checkpoint(folder, tensors, described(store, spec, **more), adapter_config=config)
     return folder
+
+
+def redescribe(folder: Path, change: Callable[[str], str]) -> None:
+    """Change the text of a ``kit.json``, as if it had been written so."""
+    text = change((folder / "kit.json").read_text())
+    write_description(folder, json.loads(text))
 
 
 def old_style(state: Mapping[str, torch.Tensor], patch: int) -> dict[str, torch.Tensor]:

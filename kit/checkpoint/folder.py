@@ -2,7 +2,8 @@
 
 ``kit.json`` describes the model (variant, variables, levels, statistics, grid, base weights, lineage),
 ``model.safetensors`` holds its tensors under upstream's names and the same description in its header, and
-``resume/state.pt``, which may be deleted, holds what training needs to go on.
+``resume``, which may be deleted, holds what training needs to go on. ``kit.json`` lists size and SHA-256 of every other
+file, and whatever is read is compared with them first (``kit.models.weights.integrity``).
 
 In the place of ``model.safetensors`` a delta, of any method but ``full``, has ``trained.safetensors`` with what trained
 under upstream's names and, for PEFT's adapters, the two files that PEFT would write, ``adapter_model.safetensors`` and
@@ -23,16 +24,25 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kit.io.atomic import move, sync
-from kit.io.documents import DocumentError, read_json
+from kit.io.atomic import exchange, make_folder, move, sync_tree
 from kit.io.errors import CheckpointError
+from kit.io.sealed import SEAL, sealed_text
 from kit.models.spec import ModelSpec
 from kit.models.weights.convert import drop_pruned
-from kit.models.weights.load import ADAPTER, ADAPTER_CONFIG, ADAPTER_PREFIX, DESCRIPTION, TENSORS, TRAINED, read_tensors
+from kit.models.weights.integrity import (
+    DESCRIPTION,
+    FILES,
+    FORMAT,
+    RESUME,
+    hash_files,
+    read_whole,
+    sibling,
+    verified_description,
+)
+from kit.models.weights.load import ADAPTER, ADAPTER_CONFIG, ADAPTER_PREFIX, TENSORS, TRAINED, read_tensors
 from kit.models.weights.locate import with_relative
 
-FORMAT = 1
-_RESUME = Path("resume") / "state.pt"
+_RESUME = Path(RESUME) / "state.pt"
 _FULL = 2**20
 """Free bytes below which a failed write was a full disk's."""
 _UNWRITTEN = ("PytorchStreamWriter failed", "unexpected pos")
@@ -59,24 +69,34 @@ class Checkpoint:
         """Read what was written: the model's tensors under upstream's names, an adapter's under PEFT's; on the CPU.
 
         Raises:
-            CheckpointError: a file cannot be read.
+            CheckpointError: a file cannot be read, or is not as it was written.
         """
-        return read_tensors(self.path)
+
+        def read() -> dict[str, torch.Tensor]:
+            verified_description(self.path)
+            return read_tensors(self.path)
+
+        return read_whole(self.path, read)
 
     def resume_state(self) -> dict[str, Any]:
         """Read the state of the training that wrote the checkpoint.
 
         Raises:
-            CheckpointError: it was deleted, or cannot be read.
+            CheckpointError: it was deleted, cannot be read, or is not as it was written.
         """
+        return read_whole(self.path, self._read_resume)
+
+    def _read_resume(self) -> dict[str, Any]:
+        verified_description(self.path)
         file = self.path / _RESUME
         if not file.is_file():
             msg = f"{self.path}: cannot be resumed without {_RESUME}; start a new run with --model.weights {self.path}"
             raise CheckpointError(msg)
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            msg = f"{file}: cannot be read as training state ({str(error).splitlines()[0]}); nothing was executed"
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError) as error:
+            what = (str(error).splitlines() or [type(error).__name__])[0]
+            msg = f"{file}: cannot be read as training state ({what}); nothing was executed"
             raise CheckpointError(msg) from error
         return state
 
@@ -97,38 +117,47 @@ def write_checkpoint(
         description: Contents of ``kit.json``; that of a delta says under ``adapter`` what it belongs to.
         resume: Tensors and plain values from which training goes on.
         adapter_config: Contents of an adapter's ``adapter_config.json``.
-        more: Writes what else is to be resumed from into the folder's ``resume``, given the folder.
+        more: Writes further files, such as what else is to be resumed from, given the folder.
     """
-    fresh = _sibling(folder, "new")
+    fresh = sibling(folder, "new")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    located = {"format": FORMAT, **description}
+    make_folder(fresh)
+    # Hashes that the description may bring from another folder are not of these files.
+    located = {"format": FORMAT, **{key: value for key, value in description.items() if key not in (FILES, SEAL)}}
     # Where the weights lie that it names, as seen from its folder: both may move together.
     if located.get("base"):
         located["base"] = with_relative(located["base"], folder)
     if located.get("adapter"):
         located["adapter"] = {**located["adapter"], "base": with_relative(located["adapter"]["base"], folder)}
-    text = json.dumps(located, indent=2)
     try:
         if "adapter" in description:
             _save_delta(tensors, adapter_config, fresh)
         else:
-            _save_tensors(tensors, fresh / TENSORS, {"kit": text})
+            _save_tensors(tensors, fresh / TENSORS, {"kit": json.dumps(located, indent=2)})
         if resume is not None:
             (fresh / _RESUME).parent.mkdir()
             _save_state(resume, fresh / _RESUME)
         if more is not None:
             more(fresh)
-        part = fresh / f".{DESCRIPTION}"
-        part.write_text(text + "\n")
-        for path in fresh.rglob("*"):
-            sync(path)
-        # Named last: a folder with a description is whole.
-        move(part, fresh / DESCRIPTION)
+        write_description(fresh, located)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     finish_exchange(folder)
+
+
+def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write ``kit.json`` of a folder whose other files are all there: their sizes and hashes, and its own.
+
+    Args:
+        folder: Folder that is a checkpoint afterwards, safely on the disk.
+        description: What else ``kit.json`` holds; hashes of other files than these are replaced.
+    """
+    part = folder / f".{DESCRIPTION}"
+    part.write_text(sealed_text({**description, FILES: hash_files(folder)}))
+    sync_tree(folder)
+    # Named last: a folder with a description is whole.
+    move(part, folder / DESCRIPTION)
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
@@ -162,46 +191,51 @@ def _save_state(state: Mapping[str, Any], file: Path) -> None:
 
 def finish_exchange(folder: Path) -> None:
     """Finish an exchange that was cut short: afterwards ``folder`` is the newest whole checkpoint, if there is one."""
-    fresh, old = _sibling(folder, "new"), _sibling(folder, "old")
-    if (fresh / DESCRIPTION).is_file():
+    fresh, old = sibling(folder, "new"), sibling(folder, "old")
+    if _is_newer(fresh, folder):
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
-            move(folder, old)
-        move(fresh, folder)
+            # In one step, where the system can: who reads the checkpoint never finds none.
+            if exchange(fresh, folder):
+                move(fresh, old)
+            else:
+                move(folder, old)
+                move(fresh, folder)
+        else:
+            move(fresh, folder)
     elif old.exists() and not folder.exists():
-        # The process ended between the two renames, and what it was writing is not whole.
+        # The process ended between two renames, and what it was writing is not whole.
         move(old, folder)
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sibling(folder: Path, suffix: str) -> Path:
-    return folder.with_name(f".{folder.name}.{suffix}")
+def _is_newer(fresh: Path, folder: Path) -> bool:
+    """Check whether a checkpoint under the name of new ones is one, and not that which a new one took the place of."""
+    if not (fresh / DESCRIPTION).is_file():
+        return False
+    if not (folder / DESCRIPTION).is_file():
+        return True
+    # A process that ended right after the exchange left the old one under this name.
+    return (fresh / DESCRIPTION).stat().st_mtime_ns >= (folder / DESCRIPTION).stat().st_mtime_ns
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a checkpoint folder.
+    """Open a checkpoint folder, once every file of it has been compared with its hash.
 
     Raises:
-        CheckpointError: there is none, or it is of a newer format; names checkpoints nearby.
+        CheckpointError: there is none, it is not as it was written, or it is of a newer format; names checkpoints
+            nearby.
     """
-    file = folder / DESCRIPTION
-    if not file.is_file():
-        near: set[str] = set()
-        patterns = (f"*/{DESCRIPTION}", f"checkpoints/*/{DESCRIPTION}")
-        for parent, pattern in itertools.product((folder, folder.parent), patterns):
-            near |= {str(path.parent) for path in parent.glob(pattern) if not path.parent.name.startswith(".")}
-        hint = f"; nearby are {', '.join(sorted(near)[:6])}" if near else ""
-        msg = f"{folder}: expected a checkpoint folder with {DESCRIPTION}, found none{hint}"
-        raise CheckpointError(msg)
     try:
-        description = read_json(file)
-        written = description["format"]
-    except (DocumentError, KeyError, TypeError) as error:
-        msg = f"{file}: not a description that the kit wrote ({error!r})"
-        raise CheckpointError(msg) from error
-    if written != FORMAT:
-        writer = description.get("kit_version")
-        msg = f"{file}: format {written}, but this kit reads format {FORMAT}; install version {writer} of the kit"
-        raise CheckpointError(msg)
-    return Checkpoint(folder, description)
+        return read_whole(folder, lambda: Checkpoint(folder, verified_description(folder)))
+    except (FileNotFoundError, NotADirectoryError):
+        if (folder / DESCRIPTION).is_file():
+            raise
+    near: set[str] = set()
+    patterns = (f"*/{DESCRIPTION}", f"checkpoints/*/{DESCRIPTION}")
+    for parent, pattern in itertools.product((folder, folder.parent), patterns):
+        near |= {str(path.parent) for path in parent.glob(pattern) if not path.parent.name.startswith(".")}
+    hint = f"; nearby are {', '.join(sorted(near)[:6])}" if near else ""
+    msg = f"{folder}: expected a checkpoint folder with {DESCRIPTION}, found none{hint}"
+    raise CheckpointError(msg)

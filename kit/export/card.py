@@ -98,7 +98,7 @@ def card(description: Mapping[str, Any], name: str, scores: Mapping[str, Any] | 
         contents=_contents(model, data),
         history=_history(stages),
         merged=merged,
-        scores=_scores(scores),
+        scores=card_scores(scores),
         train=data["train"],
         valid=data["valid"],
         test=data["test"],
@@ -136,7 +136,15 @@ def _history(stages: Sequence[Mapping[str, Any]]) -> str:
     return _table(("method", "steps", "data", "period", "started from"), rows)
 
 
-def _scores(scores: Mapping[str, Any] | None) -> str:
+def card_scores(scores: Mapping[str, Any] | None) -> str:
+    """Write the scores of a model card as a table in Markdown.
+
+    Args:
+        scores: Scorecard that ``kit evaluate`` made of the checkpoint; None where there is none.
+
+    Raises:
+        LookupError: the scorecard lacks something; likewise AttributeError and TypeError for what is no score.
+    """
     if scores is None:
         return "None were taken of this model. Take them with `kit evaluate`."
     rows = []

@@ -4,10 +4,9 @@ Deltas are merged into the weights below them, in fp32. What no weights can hold
 stays a delta, and the weights below it come along, byte for byte.
 """
 
-import json
+import logging
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,17 +17,21 @@ import torch
 from kit import __version__
 from kit.adapt.factory import for_training
 from kit.adapt.settings import AdaptSettings
-from kit.checkpoint.folder import FORMAT, Checkpoint, open_checkpoint, write_checkpoint
-from kit.export.card import card
+from kit.checkpoint.folder import Checkpoint, open_checkpoint, write_checkpoint, write_description
+from kit.export.card import card, card_scores
 from kit.export.settings import ExportSettings
 from kit.forecasting.writing import portable_name
-from kit.io.atomic import check_free, move, published
-from kit.io.documents import read_json
+from kit.io.atomic import check_free, move, published, remove_leftovers, scratch
+from kit.io.documents import DocumentError
 from kit.io.errors import CheckpointError
 from kit.io.hashes import sha256_of_file
-from kit.models.weights.load import ADAPTER_CONFIG, DESCRIPTION, Weights, load, tensor_files
+from kit.io.sealed import SEAL, read_sealed
+from kit.models.weights.integrity import FILES, FORMAT
+from kit.models.weights.load import ADAPTER_CONFIG, Weights, load, tensor_files
 from kit.models.weights.locate import identify_weights
 from kit.registry.fetching import strictly
+
+_logger = logging.getLogger(__name__)
 
 _README = "README.md"
 _BASE = "base"
@@ -81,23 +84,30 @@ def export(settings: ExportSettings) -> ExportResult:
     check_free(settings.out)
     checkpoints = list(map(open_checkpoint, settings.checkpoint))
     _check_average(checkpoints)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(settings.out.parent)
     names = [str(checkpoint.path) for checkpoint in checkpoints]
     merged = _adapt_settings(checkpoints[0]).can_merge
     with (
         strictly(settings.registry.strict),
         published(settings.out) as part,
         # On the target's disk, so that the finished folder can be moved there.
-        tempfile.TemporaryDirectory(prefix=".kit-export-", dir=settings.out.parent) as scratch,
+        scratch(settings.out) as place,
     ):
-        folder = Path(scratch) / settings.out.stem
+        folder = place / settings.out.stem
+        scores = _scores(checkpoints[0]) if len(checkpoints) == 1 else None
         # A merged model loads in upstream's own class without the kit; a delta does not.
         if merged:
-            write_checkpoint(folder, _averaged(checkpoints), _description(checkpoints))
+            description = _description(checkpoints)
+            readme = card(description, folder.name, scores)
+            write_checkpoint(
+                folder, _averaged(checkpoints), description, more=lambda fresh: _write_readme(fresh, readme)
+            )
         else:
-            _bundle(folder, _load(checkpoints[0]))
-        scores = _scores(checkpoints[0]) if len(checkpoints) == 1 else None
-        (folder / _README).write_text(card(read_json(folder / DESCRIPTION), folder.name, scores))
+            weights = _load(checkpoints[0])
+            described = _described_delta(weights)
+            folder.mkdir(parents=True)
+            _write_readme(folder, card(described, folder.name, scores))
+            _bundle(folder, weights, described)
         weights_sha256 = _identify("", folder)["sha256"]
         files, size = [], 0
         for path in sorted(folder.rglob("*")):
@@ -205,9 +215,9 @@ def _merged(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def _description(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     """Return the contents of ``kit.json`` for a merged model: the first checkpoint's, without this machine's paths."""
     first: dict[str, Any] = _portable(checkpoints[0].description)
-    # No longer a delta; the format is written anew.
-    first.pop("adapter", None)
-    first.pop("format", None)
+    # No longer a delta; the format and the hashes of files are written anew.
+    for key in ("adapter", "format", FILES, SEAL):
+        first.pop(key, None)
     origins, members = [], []
     for checkpoint in checkpoints:
         origin = _identify(portable_name(checkpoint.path), checkpoint.path)
@@ -244,29 +254,40 @@ def _portable(value: Any, key: str = "") -> Any:
     return value
 
 
-def _bundle(folder: Path, weights: Weights) -> None:
-    """Copy a delta, and below it all that it belongs to; hashes stay what they were."""
-    assert weights.path is not None
-    assert weights.description is not None
+def _described_delta(weights: Weights) -> dict[str, Any]:
+    """Return the contents of ``kit.json`` for a delta whose base comes along, without this machine's paths."""
     below = weights.under
     assert below is not None
-    folder.mkdir(parents=True)
+    assert below.path is not None
+    described: dict[str, Any] = _portable(weights.description)
+    relative = _BASE
+    if below.under is None:
+        relative = f"{_BASE}/{below.path.name}"
+    described["adapter"]["base"]["relative"] = relative
+    described["exported"] = {"kit_version": __version__, "merged": False}
+    return {"format": FORMAT, **described}
+
+
+def _bundle(folder: Path, weights: Weights, described: Mapping[str, Any]) -> None:
+    """Copy a delta into a folder, and below it all that it belongs to; hashes of weights stay what they were."""
+    assert weights.path is not None
+    below = weights.under
+    assert below is not None
     # Byte for byte, so that the hashes that are recorded still say what the files are.
     for file in (*tensor_files(weights.path), ADAPTER_CONFIG):
         if (weights.path / file).is_file():
             shutil.copyfile(weights.path / file, folder / file)
-    relative = _BASE
+    (folder / _BASE).mkdir()
     if below.under is not None:
-        _bundle(folder / _BASE, below)
+        _bundle(folder / _BASE, below, _described_delta(below))
     else:
         assert below.path is not None
-        relative = f"{_BASE}/{below.path.name}"
-        (folder / _BASE).mkdir()
-        shutil.copyfile(below.path, folder / relative)
-    described = _portable(weights.description)
-    described["adapter"]["base"]["relative"] = relative
-    described["exported"] = {"kit_version": __version__, "merged": False}
-    (folder / DESCRIPTION).write_text(json.dumps({"format": FORMAT, **described}, indent=2) + "\n")
+        shutil.copyfile(below.path, folder / _BASE / below.path.name)
+    write_description(folder, described)
+
+
+def _write_readme(folder: Path, text: str) -> None:
+    (folder / _README).write_text(text)
 
 
 def _scores(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -275,7 +296,12 @@ def _scores(checkpoint: Checkpoint) -> dict[str, Any] | None:
     file = folder.parent.parent / "scores.json"
     if folder.name != "best" or folder.parent.name != "checkpoints" or not file.is_file():
         return None
-    scores: dict[str, Any] = read_json(file)
+    try:
+        scores = read_sealed(file)
+        card_scores(scores)
+    except (DocumentError, LookupError, AttributeError, TypeError) as error:
+        _logger.warning("%s: left out of the model card (%s); kit evaluate takes the scores anew", file, error)
+        return None
     return scores
 
 

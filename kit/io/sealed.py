@@ -45,15 +45,34 @@ def read_sealed(path: Path) -> dict[str, Any]:
         DocumentError: it is no JSON object within the bounds, or was changed since it was written.
     """
     text = read_text(path)
+    content = parse_object(text)
+    check_seal(text, content)
+    return content
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse a JSON text that holds an object.
+
+    Raises:
+        DocumentError: it is no JSON object within the bounds.
+    """
     content = parse_json(text)
     if not isinstance(content, dict):
         msg = f"it holds {type(content).__name__}, not an object"
         raise DocumentError(msg)
-    if SEAL in content:
-        ending = _ending(str(content[SEAL]))
-        blank = text.removesuffix(ending) + _ending(_BLANK)
-        found = sha256_of_text(blank)
-        if found != content[SEAL] or not text.endswith(ending):
-            msg = f"it was changed since it was written: its SHA-256 is {found}, not {content[SEAL]}"
-            raise DocumentError(msg)
     return content
+
+
+def check_seal(text: str, content: Mapping[str, Any]) -> None:
+    """Compare a text with the seal that it holds, if it holds one.
+
+    Raises:
+        DocumentError: it was changed since it was written.
+    """
+    if SEAL not in content:
+        return
+    ending = _ending(str(content[SEAL]))
+    found = sha256_of_text(text.removesuffix(ending) + _ending(_BLANK))
+    if found != content[SEAL] or not text.endswith(ending):
+        msg = f"it was changed since it was written: its SHA-256 is {found}, not {content[SEAL]}"
+        raise DocumentError(msg)

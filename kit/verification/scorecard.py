@@ -19,8 +19,8 @@ from kit.checkpoint.run_folder import RunFolder
 from kit.data.dataset import Pair, Pairs
 from kit.data.loader import Waiting, load_pairs
 from kit.forecasting.predictor import Conditions, load_base_predictor, load_predictor
-from kit.io.atomic import write_json
 from kit.io.errors import CheckpointError, SettingsError
+from kit.io.sealed import write_sealed
 from kit.memory.out_of_memory import readable
 from kit.metrics.edges import EdgeBoard
 from kit.metrics.precipitation import RainBoard, flattened
@@ -145,7 +145,7 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
     # Figures of a run are drawn from the scorecard of its best checkpoint.
     folder = RunFolder(checkpoint.path.absolute().parent.parent)
     if folder.best == checkpoint.path.absolute() and folder.config.exists():
-        write_json(folder.scores, card.to_dict())
+        write_sealed(folder.scores, card.to_dict())
     run = run_folder_of(settings.checkpoint)
     if run is not None:
         attach(run, metrics=headlines(card), files=[run / "scores.json"])

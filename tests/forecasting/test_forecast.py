@@ -25,7 +25,7 @@ from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import CheckpointError, SettingsError, StoreError
 from tests.adapt.models import awake_model
 from tests.batches import small_spec, synthetic_batch
-from tests.checkpoints import LEVELS, store_for, write_delta, write_whole
+from tests.checkpoints import LEVELS, redescribe, store_for, write_delta, write_whole
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_box_across_greenwich_is_written_without_its_halo(made: SimpleNamespac
     shutil.copytree(made.base, copied)
     description = json.loads((copied / "kit.json").read_text())
     description["data"] |= {"region": [60, -45, -60, 40], "halo": 45.0}
-    (copied / "kit.json").write_text(json.dumps(description))
+    redescribe(copied, lambda _: json.dumps(description))
     result = run(tmp_path / "f.nc", copied, steps=1, start=("2020-01-01T12",))
     dataset = opened(tmp_path / "f.nc")
     assert dataset.longitude.values.tolist() == [-45, -33.75, -22.5, -11.25, 0, 11.25, 22.5, 33.75]
@@ -307,7 +307,7 @@ def test_a_store_that_is_gone_is_told_as_the_checkpoints_own(made: SimpleNamespa
     shutil.copytree(made.base, copied)
     description = json.loads((copied / "kit.json").read_text())
     description["data"]["store"] = str(tmp_path / "gone")
-    (copied / "kit.json").write_text(json.dumps(description))
+    redescribe(copied, lambda _: json.dumps(description))
     with pytest.raises(StoreError, match="the store that the checkpoint was trained on cannot be had; name another"):
         run(tmp_path / "f.nc", copied)
 

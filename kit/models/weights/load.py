@@ -24,15 +24,16 @@ from safetensors.torch import load_file
 
 from kit.io.documents import parse_json, read_json
 from kit.io.errors import CheckpointError
+from kit.io.hashes import file_stamp
 from kit.models.extend import added_names
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 from kit.models.weights.convert import merge_rollout_lora, restore_pruned, split_rollout_lora
 from kit.models.weights.format import read_pickled, upstream_names, vibe_kit_spec
+from kit.models.weights.integrity import DESCRIPTION, FILES, read_whole, verified_description
 from kit.models.weights.locate import RANDOM, WEIGHTS_VARIABLE, describe_search, identify_weights, locate, search_places
 
 TENSORS = "model.safetensors"
-DESCRIPTION = "kit.json"
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 TRAINED = "trained.safetensors"
@@ -112,8 +113,16 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
 
 
 def _read(path: Path, name: str, variant: Variant) -> Weights:
-    folder = path.parent if path.name in (ADAPTER, TRAINED) else path
-    if tensor_files(folder) != [TENSORS]:
+    """Read a file or a checkpoint folder, in which every file is first compared with its hash."""
+    folder = path
+    if not path.is_dir():
+        folder = path.parent
+    return read_whole(folder, lambda: _read_verified(path, folder, name, variant))
+
+
+def _read_verified(path: Path, folder: Path, name: str, variant: Variant) -> Weights:
+    deltas = tensor_files(folder) != [TENSORS]
+    if deltas and (path == folder or path.name in (ADAPTER, TRAINED)):
         return _read_delta(folder, name, variant)
     file = path
     if path.is_dir():
@@ -121,31 +130,52 @@ def _read(path: Path, name: str, variant: Variant) -> Weights:
     if not file.is_file():
         msg = f"{path}: expected a checkpoint folder with {TENSORS}, {ADAPTER} or {TRAINED}, but there is none of them"
         raise CheckpointError(msg)
+    vouched = _vouched_description(file, whole=path == folder)
     # Every use hashes: a note of size and time would let a changed byte through under an old date.
-    stamp = _stamp(file)
+    stamp = file_stamp(file)
     base = identify_weights(name, [file])
     description = foreign_spec = None
     if file.suffix == ".safetensors":
         state, metadata = _read_safetensors(file)
         # The kit's own files describe themselves, and have upstream's names.
         if "kit" in metadata:
-            description = parse_json(metadata["kit"])
+            description = vouched or parse_json(metadata["kit"])
         else:
             state = upstream_names(state, file)
     else:
         content = read_pickled(file)
         foreign_spec = vibe_kit_spec(content.arguments, variant, file)
         state = upstream_names(content.state, file)
+    if description is not None and vouched is None and path == folder:
+        msg = (
+            f"{folder}: {DESCRIPTION} is gone, so that nothing says whether {file.name} is as it was written; put it "
+            f"back, or if you trust the file, name it: {file}"
+        )
+        raise CheckpointError(msg)
     # The SHA-256 and the tensors have to be of the same bytes.
-    if _stamp(file) != stamp:
+    if file_stamp(file) != stamp:
         raise CheckpointError(_changed(file))
     return Weights(state, base, description, path=file, foreign_spec=foreign_spec, stamp=stamp)
 
 
-def _stamp(file: Path) -> tuple[int, ...]:
-    """What changes when a file does, or another takes its place."""
-    facts = file.stat()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+def _vouched_description(file: Path, *, whole: bool) -> dict[str, Any] | None:
+    """Return the ``kit.json`` beside a file, where that is the checkpoint that the file belongs to.
+
+    Args:
+        file: File of tensors.
+        whole: Whether its folder was named, not the file; then what lies beside it is its own.
+
+    Raises:
+        CheckpointError: the checkpoint is not as it was written.
+    """
+    folder = file.parent
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    # A file that merely lies beside a checkpoint's is no part of it.
+    description = verified_description(folder) if whole or file.name == TENSORS else {}
+    if whole or file.name in description.get(FILES, {}):
+        return description
+    return None
 
 
 def _changed(file: Path) -> str:
@@ -163,7 +193,7 @@ def _check_unchanged(weights: Weights) -> None:
     if weights.stamp is None or weights.path is None or not weights.path.exists():
         return
     # The first of them is the inode: another file of the same name has another.
-    now = _stamp(weights.path)
+    now = file_stamp(weights.path)
     if now[0] == weights.stamp[0] and now != weights.stamp:
         raise CheckpointError(_changed(weights.path))
 
@@ -180,7 +210,7 @@ def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
             "to; expected a checkpoint folder as kit finetune writes it"
         )
         raise CheckpointError(msg)
-    description = read_json(folder / DESCRIPTION)
+    description = verified_description(folder)
     under = load_base(description["adapter"]["base"], folder, variant)
     base = identify_weights(name, [folder / file for file in tensor_files(folder)])
     return Weights(read_tensors(folder), base, description, under, folder)
