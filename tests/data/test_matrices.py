@@ -73,7 +73,7 @@ def test_western_longitudes_are_shifted() -> None:
     [
         (field(longitude=LONGITUDE - 11), r"are matrices of \(2, 3\) points \(49 to 50.5 degrees"),
         (field(latitude=np.where(LATITUDE == 49.5, np.nan, LATITUDE)), "latitude must hold finite numbers, found nan"),
-        (field(latitude=LATITUDE + 45), r"94 to 95.5 degrees north.* crop it, or regrid it"),
+        (field(latitude=LATITUDE + 45), r"94 to 95.5 degrees north.* with --region, or regrid it"),
         (field().assign_coords(XLONG=("west_east", [1.0, 2.0, 3.0])), r"lies on .*, longitude on \('west_east',\)"),
         (field().drop_vars("XLONG"), r"longitude is needed as a vector, or as a matrix \[y, x\], found none"),
     ],

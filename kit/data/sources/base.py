@@ -16,6 +16,7 @@ from kit.data.settings import Period
 from kit.data.sources.coordinates import canonical_coordinates, coordinate_names, projection_of
 from kit.data.sources.fields import canonical_name, canonical_values
 from kit.data.sources.file_formats import describe_format
+from kit.data.sources.grid_order import part_of_crossing
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW, split_by_lead
 from kit.data.sources.levels import LevelRules, by_levels
 from kit.data.sources.merging import merge
@@ -208,8 +209,8 @@ class Pieces:
     def _add_states(self, dataset: xr.Dataset, where: str, rules: WindowRules, described: GridDescription) -> None:
         # Read before coordinates are put in order, which drops those of no dimension: a grid mapping may be one.
         projection = projection_of(described.dataset)
-        given = dataset.rename(coordinate_names(dataset))
-        uncropped = canonical_coordinates(dataset, where, self.note, self.request.times)
+        given = part_of_crossing(dataset.rename(coordinate_names(dataset)), self.request.region, where)
+        uncropped = canonical_coordinates(given, where, self.note, self.request.times)
         dataset = cropped(uncropped, self.request.region, where)
         grid = grid_dimensions(dataset)
         if grid == CURVILINEAR:
@@ -328,6 +329,28 @@ def data_files(
             raise StoreError(msg)
         files += taken
     return files
+
+
+def files_left_out(paths: Sequence[SourceLocation], suffixes: Sequence[str]) -> tuple[str, ...]:
+    """Note the files of another kind that lie in the folders of a source.
+
+    Args:
+        paths: Files and folders of the source.
+        suffixes: Endings of the other kind.
+
+    Returns:
+        A note on them; none where there are none.
+    """
+    inside: list[str] = []
+    for folder in map(Path, paths):
+        if folder.is_dir():
+            inside += sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    if not inside:
+        return ()
+    names = inside[0]
+    if len(inside) > 1:
+        names += f" and {len(inside) - 1} more"
+    return (f"{names} left out: --source files reads NetCDF and GRIB that lie together",)
 
 
 def file_facts(paths: Iterable[Path]) -> tuple[dict[str, Any], ...]:

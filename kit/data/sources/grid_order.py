@@ -7,6 +7,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from kit.data.grid import western_edge
+from kit.data.region import Region, cropped
 from kit.data.sources.fields import Note
 from kit.data.store.format import CURVILINEAR, GRID
 from kit.io.errors import StoreError
@@ -85,7 +86,8 @@ def with_matrices(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
     """Bring a curvilinear grid onto ``(y, x)``: north first, from west to east; leave vectors alone.
 
     Rows are the dimension along which latitudes fall or rise in every column, columns the one along which longitudes
-    do in every row; where both orders hold, as on a grid turned by 45 degrees, the file's own order decides.
+    do in every row; where both orders hold, as on a grid turned by 45 degrees, the file's own order decides. Along
+    columns latitudes may change, too, but no more than twice as much: those are rows.
     """
     for name in GRID:
         if name in dataset.data_vars and dataset[name].ndim == 2:
@@ -114,16 +116,50 @@ def with_matrices(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
             return fields.assign_coords(latitude=("latitude", lat[:, 0]), longitude=("longitude", lon[0]))
     for dims in orders:
         turned = _turned(dataset, dims, note)
-        if turned is not None:
+        if turned is not None and not _is_on_its_side(turned):
             return turned
     msg = (
         f"{where}: latitude and longitude are matrices of {latitude.shape} points "
         f"({float(latitude.min()):g} to {float(latitude.max()):g} degrees north, "
         f"{float(longitude.min()):g} to {float(longitude.max()):g} degrees east) that are in no order: latitudes must "
         "fall along every column and longitudes rise along every row within [0, 360), which a grid that holds a pole "
-        "or crosses Greenwich cannot; crop it, or regrid it before the build, such as with `cdo remapbil,GRID IN OUT`"
+        "or crosses Greenwich cannot; take a part that does neither with --region, or regrid it before the build, "
+        "such as with `cdo remapbil,GRID IN OUT`"
     )
     raise StoreError(msg)
+
+
+def _is_on_its_side(dataset: xr.Dataset) -> bool:
+    """Whether latitudes change along the rows of a grid more than twice as much as along its columns."""
+    latitude = dataset["latitude"].values
+    if min(latitude.shape) < 2:
+        return False
+    southwards, eastwards = (float(np.abs(np.diff(latitude, axis=axis)).mean()) for axis in (0, 1))
+    return eastwards > 2 * southwards
+
+
+def part_of_crossing(dataset: xr.Dataset, region: Region | None, where: str) -> xr.Dataset:
+    """Crop a curvilinear grid that crosses Greenwich, or holds a pole: its part may have the order that it lacks.
+
+    Args:
+        dataset: One file, with latitudes and longitudes by these names.
+        region: Region that is taken, context included; None for everything.
+        where: Name of the data, for messages.
+
+    Returns:
+        The part; the dataset as it is where there is no region, or where its longitudes do not pass 360.
+
+    Raises:
+        StoreError: The region selects nothing.
+    """
+    matrices = [name for name in GRID if name in dataset.variables and dataset[name].ndim == len(GRID)]
+    if region is None or len(matrices) < len(GRID):
+        return dataset
+    eastern = _within_circle(np.asarray(dataset["longitude"].values, dtype=np.float64))
+    # Neighbours are never half the circle apart but where they are counted from 0 again.
+    if not any((np.abs(np.diff(eastern, axis=axis)) > 180).any() for axis in (0, 1)):
+        return dataset
+    return cropped(dataset.set_coords(matrices), region, where)
 
 
 def _turned(dataset: xr.Dataset, dims: tuple[Any, ...], note: Note) -> xr.Dataset | None:

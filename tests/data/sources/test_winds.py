@@ -32,7 +32,9 @@ POLAR = {
     "semi_major_axis": 6378137.0,
     "inverse_flattening": 298.257223563,
 }
+EUROPE = LCC | {"longitude_of_central_meridian": 5.0}
 PLANES: dict[str, tuple[dict[str, Any], float, float]] = {"lcc": (LCC, 1.2e6, 0.0), "polar": (POLAR, 4e5, 2e6)}
+PLANES |= {"greenwich": (EUROPE, -4.5e5, 0.0), "pole": (POLAR, -1.2e5, -1.2e5)}
 """Grid mappings, and the middles of grids on them."""
 
 
@@ -106,7 +108,7 @@ def refusal(dataset: xr.Dataset, folder: Path, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("source", ["netcdf", "zarr"])
-@pytest.mark.parametrize("plane", list(PLANES))
+@pytest.mark.parametrize("plane", ["lcc", "polar"])
 @pytest.mark.parametrize("names", [("x_wind", "y_wind"), ("grid_eastward_wind", "grid_northward_wind")])
 def test_winds_along_the_grid_are_turned(tmp_path: Path, source: str, plane: str, names: Any) -> None:
     dataset, east, north = grid_file(plane)
@@ -146,6 +148,40 @@ def test_a_region_of_the_grid(tmp_path: Path) -> None:
     columns = np.flatnonzero(np.isin(dataset["lat"].values, store.latitude).any(axis=0))
     expected = east[:, rows][:, ::-1][:, :, columns]
     np.testing.assert_allclose(store.read("10u", range(4)), expected, rtol=1e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("source", ["netcdf", "zarr"])
+@pytest.mark.parametrize("plane", ["lcc", "polar"])
+def test_columns_before_rows(tmp_path: Path, source: str, plane: str) -> None:
+    """Latitudes fall along columns, too, and are still no rows."""
+    dataset, east, north = grid_file(plane)
+    store = build(dataset.transpose("time", "x", "y"), tmp_path, source=source)
+    check_winds(store, east, north)
+
+
+@pytest.mark.parametrize("source", ["netcdf", "zarr"])
+@pytest.mark.parametrize(
+    ("plane", "region", "outside"),
+    [("greenwich", (46, 0.3, 44, 3), (46, -2, 44, 3)), ("pole", (-88, 20, -89.4, 80), (-88, 0, -90, 360))],
+)
+def test_a_part_of_a_grid_that_has_no_order(tmp_path: Path, source: str, plane: str, region: Any, outside: Any) -> None:
+    """The region is cut out before rows and columns are put in order."""
+    dataset, east, north = grid_file(plane)
+    store = build(dataset, tmp_path, source=source, region=region)
+    latitude, longitude = dataset["lat"].values, dataset["lon"].values
+    inside = (latitude <= region[0]) & (latitude >= region[2]) & (longitude >= region[1]) & (longitude <= region[3])
+    rows, columns = (slice(int(side[0]), int(side[-1]) + 1) for side in map(np.unique, np.nonzero(inside)))
+    assert store.latitude.shape == latitude[rows, columns].shape
+    # Each point of the store is one of the file, whichever way the part was turned.
+    apart = (latitude.ravel()[:, None] - store.latitude.ravel()) ** 2
+    apart += (longitude.ravel()[:, None] % 360 - store.longitude.ravel()) ** 2
+    for ours, truth in (("10u", east), ("10v", north), ("2t", dataset["t2m"].values)):
+        expected = truth[1].ravel()[apart.argmin(axis=0)]
+        np.testing.assert_allclose(store.read(ours, [1]).ravel(), expected, atol=3e-5)
+    (tmp_path / "again").mkdir()
+    for wanted in (None, outside):
+        with pytest.raises(StoreError, match=r"a grid that holds a pole or crosses Greenwich cannot; .*--region"):
+            build(dataset, tmp_path / "again", source="netcdf", region=wanted)
 
 
 @pytest.mark.parametrize("source", ["netcdf", "zarr"])
