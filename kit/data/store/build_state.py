@@ -5,14 +5,16 @@ blocks that are done, ``claims`` on those that are not, and ``scratch``, where f
 to their place. Every process at work shares a lock on the plan; who discards the folder needs it alone.
 """
 
+import time
 import uuid
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kit.data.store.build_plan import BuildPlan, differences
 from kit.data.store.manifest import BlockRecord
-from kit.io.atomic import move, remove_tree
+from kit.io.atomic import move, publish, remove_tree
 from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import StoreError
 from kit.io.locks import LockHandle, take
@@ -102,8 +104,9 @@ class BuildState:
     def check(self) -> set[int]:
         """Look for the files of all blocks that are done, and forget the records of those whose files are not right.
 
-        Sizes are compared, not hashes: those would take as long as reading the whole store, and are compared by
-        ``kit data verify``. While another process ends the build, its files are on their way: nothing is looked at.
+        Sizes are compared: hashes would take as long as reading the whole store. But files of before the machine last
+        started may have lost what the disk did not hold yet, whatever their size, and are compared by hash. While
+        another process ends the build, its files are on their way: nothing is looked at.
 
         Returns:
             Numbers of the blocks that are done.
@@ -116,11 +119,13 @@ class BuildState:
             # Another process, now or before it was killed, has begun to move files away.
             if held is None or self.closing.exists():
                 return done
+            started = boot_time()
             for number in sorted(done):
                 file = self.record_file(number)
                 try:
-                    intact = BlockRecord.load(file).holds(self.store)
-                except (OSError, ValueError, KeyError, EOFError):
+                    earlier = file.stat().st_mtime < started
+                    intact = BlockRecord.load(file).holds(self.store, by_hash=earlier)
+                except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                     intact = False
                 if not intact:
                     # Its block is written again.
@@ -149,6 +154,11 @@ class BuildState:
         if not kept:
             discard(self.folder)
         return kept
+
+
+def boot_time() -> float:
+    """Return when the machine started, in seconds since 1970."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def folder_of(out: Path, kind: str = "part") -> Path:
@@ -212,7 +222,7 @@ def _begin(folder: Path, plan: BuildPlan, make: Callable[[Path], None]) -> None:
         make(new / f"store-{plan.digest[:12]}")
         try:
             # Renaming onto a folder that holds something fails: the first of several is joined by the others.
-            move(new, folder, durable=False)
+            publish(new, folder)
         except OSError:
             if not folder.exists():
                 raise

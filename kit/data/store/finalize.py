@@ -16,7 +16,7 @@ import zarr
 from kit.data.statistics import FieldAccumulator, StoreStatistics, point_weights
 from kit.data.store.blocks import keys_of
 from kit.data.store.build_plan import BuildPlan
-from kit.data.store.build_state import BuildState, discard
+from kit.data.store.build_state import STATIC, BuildState, discard
 from kit.data.store.format import INTEGRITY, STATISTICS_FILE, STORE_FORMAT, Times, coordinate_values, pending_statistics
 from kit.data.store.manifest import (
     MANIFEST,
@@ -28,7 +28,7 @@ from kit.data.store.manifest import (
     values_hash,
     write_file,
 )
-from kit.io.atomic import move
+from kit.io.atomic import move, publish, sync, sync_tree
 from kit.io.documents import read_json
 from kit.io.errors import StoreError
 from kit.io.hashes import sha256_of_bytes, sha256_of_file
@@ -65,7 +65,7 @@ def finish(build: BuildState, dataset: xr.Dataset, out: Path) -> None:
             _complete(build, dataset)
             try:
                 # Renaming onto a folder that holds something fails, so two stores cannot mix.
-                move(build.store, out)
+                publish(build.store, out)
             except OSError as error:
                 if not out.exists():
                     raise
@@ -262,7 +262,11 @@ def commit(build: BuildState, out: Path, prepared: Callable[[], Path]) -> None:
         try:
             if build.store.exists():
                 if not build.closing.exists():
-                    move(prepared(), build.closing, durable=False)
+                    ready = prepared()
+                    # From here on the end is done again after a power loss, with what is recorded here.
+                    for needed in (build.store, build.record_file(STATIC).parent):
+                        sync_tree(needed)
+                    publish(ready, build.closing)
                 _exchange(build, out)
             return True
         finally:
@@ -301,22 +305,25 @@ def _exchange(build: BuildState, out: Path) -> None:
     restated = (new / STATISTICS_FILE).exists()
     if now == build.plan.content["base"]["metadata"]:
         # Copied, not moved: each step can be done again by a process that follows a killed one.
-        write_file(out / MANIFEST, (new / MANIFEST).read_bytes(), build.scratch)
+        write_file(out / MANIFEST, (new / MANIFEST).read_bytes(), build.scratch, durable=True)
         for record in records_of(build):
             for chunk in record.chunks:
                 _move_chunk(build.store / chunk.path, out / chunk.path)
+        # The names of the chunks first: metadata that count them come last.
+        for folder in (path for path in out.rglob("*") if path.is_dir()):
+            sync(folder)
         for file in sorted((new / "time" / "c").iterdir()):
-            write_file(out / "time" / "c" / file.name, file.read_bytes(), build.scratch)
+            write_file(out / "time" / "c" / file.name, file.read_bytes(), build.scratch, durable=True)
         if restated:
-            write_file(pending, (new / STATISTICS_FILE).read_bytes(), build.scratch)
-        write_file(out / "zarr.json", (new / "zarr.json").read_bytes(), build.scratch)
+            write_file(pending, (new / STATISTICS_FILE).read_bytes(), build.scratch, durable=True)
+        write_file(out / "zarr.json", (new / "zarr.json").read_bytes(), build.scratch, durable=True)
     elif now != attributes[INTEGRITY]["metadata"]:
         msg = f"{out}: was changed while states were appended to it; discard what is done of that with --restart"
         raise StoreError(msg)
     for file in sorted(new.glob("*/zarr.json")):
-        write_file(out / file.parent.name / "zarr.json", file.read_bytes(), build.scratch)
+        write_file(out / file.parent.name / "zarr.json", file.read_bytes(), build.scratch, durable=True)
     if restated:
-        write_file(out / STATISTICS_FILE, (new / STATISTICS_FILE).read_bytes(), build.scratch)
+        write_file(out / STATISTICS_FILE, (new / STATISTICS_FILE).read_bytes(), build.scratch, durable=True)
         pending.unlink(missing_ok=True)
     # Gone, it says that this end is done.
     shutil.rmtree(build.store)

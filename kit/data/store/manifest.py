@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from kit.data.statistics import Summary
 from kit.data.store.format import INTEGRITY
-from kit.io.atomic import move
+from kit.io.atomic import move, sync
 from kit.io.documents import parse_json
 from kit.io.hashes import Hasher, new_sha256, sha256_of_bytes, sha256_of_file, sha256_of_text
 
@@ -174,40 +174,49 @@ class BlockRecord:
         states = [tuple(zip(keys, islice(left, len(keys)), strict=True)) for keys in header["keys"]]
         return cls(tuple(ChunkFact(*chunk) for chunk in header["chunks"]), tuple(states))
 
-    def holds(self, store: Path) -> bool:
-        """Check that the files of the block are in a store, of the sizes that were written."""
-        try:
-            return all((store / chunk.path).stat().st_size == chunk.size for chunk in self.chunks)
-        except FileNotFoundError:
-            return False
+    def holds(self, store: Path, *, by_hash: bool = False) -> bool:
+        """Check that the files of the block are in a store, of the sizes that were written, or with the bytes."""
+        for chunk in self.chunks:
+            file = store / chunk.path
+            try:
+                if file.stat().st_size != chunk.size:
+                    return False
+            except FileNotFoundError:
+                return False
+            if by_hash and file_hash(file)[0] != chunk.sha256:
+                return False
+        return True
 
     def pairs(self) -> Iterator[tuple[str, Summary]]:
         """Iterate over keys and summaries, state by state."""
         return (pair for state in self.summaries for pair in state)
 
 
-def write_file(path: Path, content: bytes, scratch: Path) -> None:
+def write_file(path: Path, content: bytes, scratch: Path, *, durable: bool = False) -> None:
     """Write a file whole or not at all; what is there is replaced.
 
-    The disk is not waited for, as a store has tens of thousands of files: after a power loss, a build that goes on
-    compares the sizes of all files with its records.
+    The disk is not waited for while a store of tens of thousands of files is built: all of it is synced before it gets
+    its name, and a build that goes on after a power loss compares the hashes of all files with its records.
 
     Args:
         path: Place of the file; its folder is made if it is not there.
         content: Bytes of the file.
         scratch: Folder on the same file system; what a killed process leaves there counts for nothing.
+        durable: Wait until the disk holds the file and its name.
     """
     part = scratch / uuid.uuid4().hex
     try:
         part.write_bytes(content)
+        if durable:
+            sync(part)
         try:
-            move(part, path, durable=False)
+            move(part, path, durable=durable)
         except FileNotFoundError:
             # The first chunk of an array makes its folder, unless the scratch folder itself is gone.
             if not part.exists():
                 raise
             path.parent.mkdir(parents=True, exist_ok=True)
-            move(part, path, durable=False)
+            move(part, path, durable=durable)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -126,7 +126,7 @@ def test_an_end_that_is_cut_short_is_made_again(
         return counted
 
     with monkeypatch.context() as patch:
-        for name in ("write_file", "move"):
+        for name in ("write_file", "publish"):
             patch.setattr(finish, name, cut(getattr(finish, name)))
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "store")
