@@ -147,7 +147,7 @@ class DataSettings(BaseModel):
 
 # Settings of ``kit data build``: what is read, what is taken of it, where the store goes.
 
-SourceKind = Literal["netcdf", "grib", "pickle", "zarr", "cds", "hrrr"]
+SourceKind = Literal["netcdf", "grib", "files", "pickle", "zarr", "cds", "hrrr"]
 SOURCES: tuple[str, ...] = get_args(SourceKind)
 
 
@@ -183,8 +183,9 @@ class BuildSettings(BaseModel):
 
     source: SourceKind
     """Kind of the data: ``netcdf`` (a folder, a file, or a zip as the CDS delivers it), ``grib`` (a folder or a file
-    of GRIB 1 or 2), ``pickle``, ``zarr`` (a folder, a zip or an address), ``cds`` (asked of the Copernicus data
-    stores), or ``hrrr`` (NOAA's analyses of the United States at 3 km)."""
+    of GRIB 1 or 2), ``files`` (NetCDF and GRIB that lie together), ``pickle``, ``zarr`` (a folder, a zip or an
+    address), ``cds`` (asked of the Copernicus data stores), or ``hrrr`` (NOAA's analyses of the United States at
+    3 km)."""
     path: str
     """The data: a folder, a file or, of ``zarr``, an address; or the name of a data set or of an entry of the registry
     (``kit data list``), whose files are fetched and verified. For ``cds``: ``era5``, ``era5-land``, ``cams``,
@@ -304,7 +305,7 @@ class BuildSettings(BaseModel):
                 f"--absent_chunks has no effect with --source {self.source}: only Zarr stores have chunks",
             ),
             (
-                self.group and self.source not in ("netcdf", "cds"),
+                self.group and self.source not in ("netcdf", "files", "cds"),
                 f"--group has no effect with --source {self.source}: it names groups of NetCDF files; leave it out",
             ),
             (

@@ -136,8 +136,10 @@ def _statistics(spec: ModelSpec, store: Store, source: str, *, keep: bool) -> St
         found = store.statistics.variables.get(stored)
         if found is not None:
             return found.mean, found.std
-        why = "upstream publishes none" if published is None else "those of the store are asked for"
-        raise StoreError(_lacking(store, stored, why))
+        why, remedy = "upstream publishes none", ""
+        if published is not None:
+            why, remedy = "those of the store are asked for", ", or take upstream's with model.statistics upstream"
+        raise StoreError(_lacking(store, stored, why) + remedy)
 
     own = drop_names(spec.surface, spec.derived)
     values = kept | {name: resolve(name, spec.upstream.physical_name(name), name) for name in own}

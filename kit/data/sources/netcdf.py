@@ -22,10 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts, states_together
+from kit.data.sources.base import (
+    Pieces,
+    Request,
+    SourceData,
+    SourceLocation,
+    data_files,
+    file_facts,
+    files_left_out,
+    states_together,
+)
 from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import Note
 from kit.data.sources.file_formats import describe_format
+from kit.data.sources.grib.scan import SUFFIXES as GRIB_SUFFIXES
 from kit.data.sources.groups import open_parts
 from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS
 from kit.data.sources.versions import final_before_preliminary, with_versions
@@ -61,7 +71,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             fields=pieces.merged(),
             names=tuple(sorted(pieces.names)),
             files=file_facts(files),
-            notes=tuple(pieces.notes),
+            notes=(*pieces.notes, *files_left_out(paths, GRIB_SUFFIXES)),
             licence=licence,
             projection=pieces.projection,
         )

@@ -40,6 +40,7 @@ _REFUSED = (
 
 _SOURCES = {
     "cds": "kit.data.sources.cds.source",
+    "files": "kit.data.sources.files",
     "grib": "kit.data.sources.grib.source",
     "hrrr": "kit.data.sources.hrrr.source",
     "netcdf": "kit.data.sources.netcdf",

@@ -98,10 +98,7 @@ class ForecastTask:
 
         def score(prediction: Fields, target: Fields) -> None:
             observe(prediction, target)
-            observed = self.space.rain(target, observed=True)
-            # The model may predict rain that data.variables leave out, and that has no target.
-            predicted = {name: rain for name, rain in self.space.rain(prediction).items() if name in observed}
-            self._rain.update(predicted, observed)
+            self._rain.update(self.space.rain(prediction), self.space.rain(target, observed=True))
 
         return roll_out(self.space, self.loss_fn, batch, self.rollout.validated, self._device, score)
 
@@ -247,6 +244,10 @@ def step_loss(
     """
     target, time = space.targets(state), state.metadata.time
     del state
+    # Upstream predicts its output-only variables whatever it reads; data.variables may leave them out.
+    left_out = space.spec.output_only
+    scored = {name: value for name, value in fields.surface.items() if name in target.surface or name not in left_out}
+    fields = dataclasses.replace(fields, surface=scored)
     observe(fields, target)
     predicted = _finite(fields.surface | fields.atmospheric)
     # Points that a mask leaves out are not scored, and may be NaN by right: they count as zero.

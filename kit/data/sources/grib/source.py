@@ -17,7 +17,15 @@ import xarray as xr
 
 from kit.data.products import product_of_class
 from kit.data.source_names import find, find_param
-from kit.data.sources.base import Pieces, Request, SourceData, SourceLocation, data_files, file_facts
+from kit.data.sources.base import (
+    Pieces,
+    Request,
+    SourceData,
+    SourceLocation,
+    data_files,
+    file_facts,
+    files_left_out,
+)
 from kit.data.sources.fields import Note
 from kit.data.sources.grib.doubles import by_units
 from kit.data.sources.grib.grid import GribGrid
@@ -26,6 +34,7 @@ from kit.data.sources.grib.values import lazy, same_values
 from kit.data.sources.grib.windows import states_of, window_of
 from kit.data.sources.grib.winds import along_grid, check_vectors, with_angles
 from kit.data.sources.leads import LEAD, WINDOW
+from kit.data.sources.netcdf import SUFFIXES as NETCDF_SUFFIXES
 from kit.data.sources.winds import OTHER_COMPONENT
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, TO_REGULAR_GRID, grid_dimensions, listed
 from kit.data.units import canonical_units
@@ -48,7 +57,8 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
     files = data_files(paths, "GRIB", ".grib, .grb, .grib2, .grb2, or any that begins with GRIB", is_grib)
     grids: dict[str, GribGrid] = {}
     messages = [message for file in files for message in scan(file, grids)]
-    yield data_of_messages(messages, request, file_facts(files), str(paths[0]))
+    opened = data_of_messages(messages, request, file_facts(files), str(paths[0]))
+    yield dataclasses.replace(opened, notes=(*opened.notes, *files_left_out(paths, NETCDF_SUFFIXES)))
 
 
 def data_of_messages(
