@@ -20,6 +20,7 @@ from kit.io.atomic import write_json
 from kit.io.documents import read_json
 from kit.memory.device import peak_memory_gib
 from kit.models.space import Fields
+from kit.run.resume import MemoryHistory
 from kit.tracking.run_records import numbers, peaks
 from kit.tracking.tracker import MetricRecord, Tracker
 from kit.train.build import Job
@@ -190,13 +191,22 @@ class Saver(Callback):
         folder: Its folder.
         check: The check that everything trains, whose state is kept for resuming.
         settings: Resolved settings without secrets, which a resumed run has to share.
+        history: Memory settings that were changed in the middle of the run, for its lineage.
     """
 
-    def __init__(self, job: Job, folder: RunFolder, check: TrainableCheck, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        check: TrainableCheck,
+        settings: Mapping[str, Any],
+        history: MemoryHistory,
+    ) -> None:
         self._job = job
         self._folder = folder
         self._check = check
         self._settings = settings
+        self._history = history
 
     def on_validation(self, validation: Validation, state: LoopState, *, improved: bool) -> None:  # noqa: ARG002
         """Write the checkpoint with the lowest validation loss."""
@@ -247,6 +257,8 @@ class Saver(Callback):
             "synthetic": bool(job.store.attributes.get("synthetic")),
             "licence": job.store.attributes.get("licence"),
         }
+        if self._history.changes:
+            stage["memory_changes"] = self._history.changes
         description: dict[str, Any] = {
             "kit_version": __version__,
             "model": job.spec.as_dict(),

@@ -46,13 +46,13 @@ def no_room(shortage: Shortage, job: Job, folder: RunFolder, step: int) -> str:
     when = "validation" if "validate" in shortage.calls else f"step {step}"
     what, *rest = explain_training(shortage, now, workers=job.settings.data.workers)
     plan = f"What a step needs with them: kit plan --config {folder.config} and these settings."
-    # In a run of another name: with other settings of memory, gradients are added up in another order.
     steps = _steps_of_last(folder)
     if steps is None:
         go_on = f"{folder.path} has no checkpoint of a step yet: start again, with another --run.name."
     else:
         go_on = (
-            f"The checkpoint after step {steps} is whole. Go on from its weights in a new run: "
+            f"The checkpoint after step {steps} is whole. With settings of memory that are exact the run goes on: "
+            f"--run.name {folder.path.name} --train.resume auto. With any others, go on from its weights in a new run: "
             f"--model.weights {folder.last}, with another --run.name."
         )
     return "\n".join([f"{when}: {what}", *rest, plan, go_on])

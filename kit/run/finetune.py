@@ -23,7 +23,7 @@ from kit.run.display import Display, OpenProgress, training_progress
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.run.quality import Quality, fit_for_training
 from kit.run.records import RunRecords, open_records, public_settings
-from kit.run.resume import RunOrigin, check_same, find_folder, find_origin, restore
+from kit.run.resume import MemoryHistory, RunOrigin, check_same, find_folder, find_origin, restore
 from kit.settings import Settings
 from kit.tracking.store import reach, resolve_uri
 from kit.tracking.system import visible_gpus, watching
@@ -91,6 +91,7 @@ class _Prepared:
     quality: Quality
     fitted: Fitted | None
 
+    history: MemoryHistory
 
 def finetune(
     settings: Settings, *, recipe: str | None = None, progress: OpenProgress = training_progress
@@ -129,9 +130,8 @@ def _prepare(settings: Settings, folder: RunFolder, *, fresh: bool) -> _Prepared
     settings, fitted = choose_memory(settings, choose_device(settings.train.device))
     job = build_job(settings)
     quality = fit_for_training(job.store.path, settings.data.accept)
-    if origin.checkpoint is not None:
-        check_same(origin, job)
-    return _Prepared(job, origin, quality, fitted)
+    history = MemoryHistory() if origin.checkpoint is None else check_same(origin, job)
+    return _Prepared(job, origin, quality, fitted, history)
 
 
 def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> FinetuneResult:
@@ -155,7 +155,7 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
         restore(prepared.origin, job)
         check.begin(state.step, prepared.origin.state.get("check"))
         kept = cut_back(folder, state.step if prepared.origin.checkpoint else -1)
-        records = open_records(job, folder, prepared.quality, recipe, check.params(), kept)
+        records = open_records(job, folder, prepared.quality, recipe, check.params(), kept, prepared.history)
         begun.append(records)
         status: RunStatus = "FAILED"
         try:
@@ -165,7 +165,7 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
             with watched, watch_signals(display.say) as stop, readable(out_of_memory, job.model):
                 _announce(prepared, state, check, display)
                 recorder = Recorder(folder, records.tracker, job.trainer.device)
-                saver = Saver(job, folder, check, public_settings(job.settings))
+                saver = Saver(job, folder, check, public_settings(job.settings), prepared.history)
                 fit(job.trainer, job.schedule, state, [recorder, display, check, saver, stop])
             # A signal during the last step changes nothing.
             stopped = stop.caught if state.step < job.schedule.steps else None
@@ -233,6 +233,8 @@ def _announce(prepared: _Prepared, state: LoopState, check: TrainableCheck, disp
     for line in (*prepared.quality.accepted, *job.run.leaks):
         display.say(f"warning: {line}")
     for note in job.trainer.task.notes:
+    for line in prepared.history.lines():
+        display.say(f"memory: {line}")
         display.say(note)
     if prepared.fitted is not None:
         display.say(f"memory.fit chose {prepared.fitted}")

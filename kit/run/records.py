@@ -17,6 +17,7 @@ from kit.io.documents import read_json
 from kit.io.secrets import without_user
 from kit.plots.render import save_loss_curves
 from kit.run.quality import Quality, write_page
+from kit.run.resume import MemoryHistory
 from kit.settings import Settings
 from kit.tracking import provenance
 from kit.tracking.params import flatten
@@ -81,6 +82,7 @@ def open_records(
     recipe: str | None,
     trains: dict[str, Any],
     kept: list[MetricRecord],
+    history: MemoryHistory,
 ) -> RunRecords:
     """Write configuration, checks and provenance, and open the MLflow run, or go on with it.
 
@@ -91,6 +93,7 @@ def open_records(
         recipe: Name of its recipe, which names the experiment.
         trains: Counts of what trains, as parameters of the MLflow run.
         kept: Metrics of earlier steps, of which MLflow is sent what it lacks.
+        history: Memory settings that were changed in the middle of the run.
 
     Raises:
         KitError: the tracking store refuses the run.
@@ -108,6 +111,8 @@ def open_records(
     if folder.provenance.exists():
         # What the run was made of at first stays.
         record = read_json(folder.provenance)
+        if history.newest is not None:
+            made_of["memory_change"] = history.newest
         record.setdefault("resumed", []).append(made_of)
     # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
     write_json(folder.provenance, record)
@@ -115,7 +120,7 @@ def open_records(
         experiment=settings.track.experiment or recipe or "kit",
         run_name=folder.path.name,
         params=flatten(dump | {"trains": trains}),
-        tags=provenance.tags(made_of) | _labels(job, quality.report, folder),
+        tags=provenance.tags(made_of) | _labels(job, quality.report, folder, history),
         dataset=_dataset_of(job),
         checkpoint=settings.track.checkpoint,
         started_ms=time.time_ns() // 10**6,
@@ -128,7 +133,7 @@ def open_records(
     return RunRecords(folder, job, account, tracker)
 
 
-def _labels(job: Job, report: QualityReport, folder: RunFolder) -> dict[str, str]:
+def _labels(job: Job, report: QualityReport, folder: RunFolder, history: MemoryHistory) -> dict[str, str]:
     """Return tags that MLflow's pages show in places of their own, and whether the data are real."""
     synthetic = bool(job.store.attributes.get("synthetic"))
     trains, total = trainable.count(job.model)
@@ -152,6 +157,7 @@ def _labels(job: Job, report: QualityReport, folder: RunFolder) -> dict[str, str
         "kit.synthetic": str(synthetic).lower(),
         "kit.checks.passed": ",".join(passed),
         "kit.checks.not-applicable": ",".join(lacking),
+        **({"kit.memory-changes": "\n".join(history.lines())} if history.changes else {}),
     }
 
 

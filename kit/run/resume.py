@@ -1,7 +1,7 @@
 """How a run begins: in a fresh folder, or from a checkpoint of its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from kit.adapt import trainable
 from kit.checkpoint.folder import Checkpoint, finish_exchange, open_checkpoint
 from kit.checkpoint.run_folder import RunFolder
 from kit.io.errors import CheckpointError, SettingsError
+from kit.memory.changes import changed_settings, why_inexact
 from kit.settings import Settings
 from kit.tracking.params import flatten
 from kit.train.build import Job
@@ -46,6 +47,46 @@ class RunOrigin:
     checkpoint: Checkpoint | None = None
     state: dict[str, Any] = field(default_factory=dict)
     fresh: bool = True
+
+
+@dataclass(frozen=True)
+class MemoryHistory:
+    """Memory settings that were changed in the middle of a run, at resumptions.
+
+    Each change has the ``step`` after which it holds, and ``settings``: by dotted key the value ``before`` and ``now``.
+
+    Attributes:
+        earlier: Changes before this resumption.
+        newest: Change at this resumption, if there is one.
+    """
+
+    earlier: tuple[Mapping[str, Any], ...] = ()
+    newest: Mapping[str, Any] | None = None
+
+    @property
+    def changes(self) -> list[Mapping[str, Any]]:
+        """All changes, from the first one on; empty if the run is the same to the last bit."""
+        return [*self.earlier, *([] if self.newest is None else [self.newest])]
+
+    def lines(self) -> list[str]:
+        """Describe each change in a sentence."""
+        found = []
+        for change in self.changes:
+            parts = []
+            for key, values in change["settings"].items():
+                parts.append(f"{key} was {_text(values['before'])}, is {_text(values['now'])}")
+            found.append(
+                f"after step {change['step']} {', '.join(parts)}: predictions are the same and gradients differ by the "
+                "order of sums, so that this is no longer the same run to the last bit"
+            )
+        return found
+
+
+def _text(value: Any) -> str:
+    """Write a setting's value as it is typed."""
+    if isinstance(value, list):
+        return ",".join(value) or "nothing"
+    return "none" if value is None else str(value).lower()
 
 
 def find_folder(settings: Settings, recipe: str | None) -> RunFolder:
@@ -121,14 +162,26 @@ def restore(origin: RunOrigin, job: Job) -> None:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
-def check_same(origin: RunOrigin, job: Job) -> None:
-    """Check that settings and data are those that the run was started with.
+def check_same(origin: RunOrigin, job: Job) -> MemoryHistory:
+    """Check that settings and data are those that the run was started with, but for memory settings that are exact.
+
+    Returns:
+        The memory settings that have changed, at this resumption and at earlier ones.
 
     Raises:
-        SettingsError: names what has changed.
+        SettingsError: names what else has changed, and why a memory setting cannot.
     """
-    before, now = (_decisive(dump) for dump in (origin.state["settings"], job.settings.model_dump(mode="json")))
+    then, new = origin.state["settings"], job.settings.model_dump(mode="json")
+    before, now = _decisive(then), _decisive(new)
     changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
+    memory: dict[str, dict[str, Any]] = {}
+    for name in changed_settings(then["memory"], new["memory"]):
+        earlier, later = then["memory"].get(name), new["memory"][name]
+        reason = why_inexact(name, new["memory"])
+        if reason is None:
+            memory[f"memory.{name}"] = {"before": earlier, "now": later}
+        else:
+            changed.append(f"memory.{name} was {earlier}, is {later} ({reason})")
     if origin.state["store_sha256"] != job.store.fingerprint():
         changed.append(f"{job.store.path} holds other data")
     base = None if origin.checkpoint is None or job.adapter is None else origin.checkpoint.description["base"]
@@ -138,11 +191,23 @@ def check_same(origin: RunOrigin, job: Job) -> None:
         what = "; ".join(changed)
         msg = f"{origin.folder.path}: cannot go on with other settings or data: {what}. Start a new run instead"
         raise SettingsError(msg)
+    history = _memory_history(origin)
+    if memory:
+        history = replace(history, newest={"step": origin.state["loop"]["step"], "settings": memory})
+    return history
+
+
+def _memory_history(origin: RunOrigin) -> MemoryHistory:
+    """Read from a checkpoint which memory settings had changed before it was written."""
+    if origin.checkpoint is None:
+        return MemoryHistory()
+    stage = origin.checkpoint.description["lineage"][-1]
+    return MemoryHistory(tuple(stage.get("memory_changes", ())))
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: value
         for key, value in flatten(settings).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+        if not any(key == free or key.startswith(f"{free}.") for free in (*_FREE, "memory"))
     }
