@@ -1,9 +1,11 @@
 """The run folder: resolved settings, metrics, checkpoints, log."""
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +13,14 @@ from typing import Any
 
 import tomli_w
 
-from kit.io.atomic import write_atomically
-from kit.io.documents import DocumentError, parse_json, read_json
-from kit.io.errors import SettingsError
+from kit.io.atomic import make_folder, sync, write_atomically
+from kit.io.documents import DocumentError, parse_json, read_json, read_toml
+from kit.io.errors import CheckpointError, SettingsError
 from kit.io.locks import take
+from kit.io.sealed import SEAL, read_sealed
+from kit.models.weights.integrity import read_description
+
+_logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -88,7 +94,10 @@ class RunFolder:
             SettingsError: it exists, or cannot be made.
         """
         try:
-            self.path.mkdir(parents=True)
+            if not self.path.parent.exists():
+                make_folder(self.path.parent)
+            self.path.mkdir()
+            sync(self.path.parent)
         except FileExistsError:
             # Another process may just have been faster.
             self.check_free()
@@ -102,6 +111,24 @@ class RunFolder:
     def write_config(self, settings: Mapping[str, Any]) -> None:
         """Write resolved settings as TOML; an absent value is left out, or is ``none`` where it means something."""
         write_atomically(self.config, tomli_w.dumps(_without_none(settings)))
+
+    def restore_config(self) -> None:
+        """Write ``config.toml`` anew from a checkpoint if it is gone or no TOML, and say so; else leave it as it is."""
+        try:
+            read_toml(self.config)
+        except (OSError, DocumentError) as error:
+            what = "was gone" if isinstance(error, FileNotFoundError) else f"could not be read ({error})"
+        else:
+            return
+        for checkpoint in (self.last, self.best):
+            try:
+                settings = read_description(checkpoint).get("settings")
+            except (OSError, CheckpointError):
+                continue
+            if settings is not None:
+                self.write_config(settings)
+                _logger.warning("%s %s; it was written anew from %s", self.config, what, checkpoint / "kit.json")
+                return
 
 
 _MEANINGFUL_NONE = ("clip", "check_after", "system_seconds")
@@ -120,25 +147,57 @@ def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: every record once, in order of steps."""
+    """A log of one JSON object a line, such as ``metrics.jsonl``: every record once, in order of steps."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._is_open = False
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record; it is on its way to the disk when this returns."""
+        # Another process may have been ended in the middle of a line, which costs that line and not this one.
+        start = ""
+        if not self._is_open and not self._ends_with_line():
+            start = "\n"
+        self._is_open = True
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(f"{start}{json.dumps(record)}\n")
+
+    def _ends_with_line(self) -> bool:
+        if not self._path.exists() or self._path.stat().st_size == 0:
+            return True
+        with self._path.open("rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            return stream.read() == b"\n"
+
+    def sync(self) -> None:
+        """Wait until the disk holds what was recorded."""
+        if self._path.exists():
+            sync(self._path)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Read all records; a line that was cut short by the end of a process is left out."""
+        """Read all records; a damaged line is left out, and said.
+
+        A last line that was cut short by the end of a process is left out in silence.
+        """
         if not self._path.exists():
             return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield parse_json(line)
-            except DocumentError:
-                return
+        bad: list[int] = []
+        *lines, rest = self._path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            record = _parse_record(line)
+            if record is None:
+                bad.append(number)
+            else:
+                yield record
+        if rest and (record := _parse_record(rest)) is not None:
+            yield record
+        if bad:
+            _logger.warning(
+                "%s: %s damaged and left out; the other %d are whole",
+                self._path, f"line {bad[0]} is" if len(bad) == 1 else f"{len(bad)} lines, the first is {bad[0]}, are",
+                len(lines) - len(bad),
+            )  # fmt: skip
 
     def cut(self, step: int) -> list[dict[str, Any]]:
         """Keep what was recorded up to a step, and return it."""
@@ -147,6 +206,61 @@ class MetricsLog:
         kept = [record for record in self.records() if record["step"] <= step]
         write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         return kept
+
+
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+    """Parse a line of a log; None if it is none, such as one whose bytes were changed."""
+    try:
+        record = parse_json(line)
+    except DocumentError:
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    for key, value in record.items():
+        # Lines of activations hold a table for each module.
+        if key == "modules":
+            whole = isinstance(value, dict) and all(map(_is_table, value.values()))
+        elif key == "kind":
+            whole = value in ("train", "valid")
+        else:
+            whole = type(value) in (int, float)
+        if not whole:
+            return None
+    return record if "time_ms" in record else None
+
+
+def _is_table(value: Any) -> bool:
+    """Check whether a value is what a line of activations holds for a module: numbers, or null for what is none."""
+    if not isinstance(value, dict) or "max" not in value:
+        return False
+    return all(number is None or type(number) in (int, float) for number in value.values())
+
+
+def read_side_file(file: Path, keys: AbstractSet[str], without: str) -> dict[str, Any] | None:
+    """Read a JSON file of a run folder that the run can do without.
+
+    Args:
+        file: File, sealed unless an earlier version wrote it.
+        keys: Keys that it has to have.
+        without: What becomes of the run without it, for the message.
+
+    Returns:
+        Its contents, without the seal; None where it is gone or not as it was written, which is said.
+    """
+    try:
+        content = read_sealed(file)
+        missing = sorted(keys - content.keys())
+    except FileNotFoundError:
+        what = "is gone"
+    except (OSError, DocumentError) as error:
+        what = f"cannot be read: {error}"
+    else:
+        content.pop(SEAL, None)
+        if not missing:
+            return content
+        what = f"lacks {', '.join(missing)}"
+    _logger.warning("%s %s; %s", file, what, without)
+    return None
 
 
 @contextmanager

@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kit.checkpoint.run_folder import RunFolder, claimed
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, claimed, read_side_file
 from kit.io.errors import SettingsError
+from kit.io.sealed import write_sealed
 
 _HOLD = """
 import sys, time
@@ -95,3 +97,67 @@ def test_of_two_processes_that_make_a_folder_one_is_told(tmp_path: Path) -> None
     RunFolder(tmp_path / "first").create()
     with pytest.raises(SettingsError, match="this run exists already"):
         RunFolder(tmp_path / "first").create()
+
+
+def metrics(step: int) -> dict[str, Any]:
+    return {"step": step, "time_ms": step, "kind": "train", "loss": 1.0 / step}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    (
+        lambda line: line[:-5],
+        lambda line: b"",
+        lambda line: b"\0" * len(line),
+        lambda line: line.replace(b"step", b"stfp"),
+        lambda line: line.replace(b"kind", b"kinf"),
+        lambda line: line.replace(b"train", b"traio"),
+        lambda line: line.replace(b"time_ms", b"time_mr"),
+        lambda line: line.replace(b"1.0", b"\xff.0"),
+        lambda line: line.replace(b'"step": 1', b'"step": true'),
+        lambda line: b"[1]",
+    ),
+)
+def test_a_damaged_line_costs_that_line_and_is_said(
+    damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        log.append(metrics(step))
+    first, *rest = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join((damage(first), *rest)))
+    assert list(MetricsLog(tmp_path / "metrics.jsonl").records()) == [metrics(2), metrics(3)]
+    assert caplog.messages == [f"{tmp_path / 'metrics.jsonl'}: line 1 is damaged and left out; the other 2 are whole"]
+    caplog.clear()
+    assert MetricsLog(tmp_path / "metrics.jsonl").cut(2) == [metrics(2)]
+    assert list(MetricsLog(tmp_path / "metrics.jsonl").records()) == [metrics(2)]
+    assert len(caplog.messages) == 1
+
+
+def test_a_line_that_was_cut_short_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "system.jsonl"
+    file.write_text('{"step": 0, "time_ms": 0, "cpu": 1.0}\n{"step": 1, "ti')
+    assert [record["step"] for record in MetricsLog(file).records()] == [0]
+    assert caplog.text == ""
+    log = MetricsLog(file)
+    for step in (2, 3):
+        log.append({"step": step, "time_ms": 0, "cpu": 1.0})
+    log.sync()
+    assert [record["step"] for record in MetricsLog(file).records()] == [0, 2, 3]
+    assert "line 2 is damaged and left out" in caplog.text
+
+
+def test_a_side_file_is_whole_or_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "trains.json"
+    assert read_side_file(file, {"groups"}, "it is written anew") is None
+    write_sealed(file, {"groups": 1})
+    assert read_side_file(file, {"groups"}, "it is written anew") == {"groups": 1}
+    assert read_side_file(file, {"check"}, "it is written anew") is None
+    file.write_bytes(file.read_bytes().replace(b"1,", b"2,"))
+    assert read_side_file(file, {"groups"}, "it is written anew") is None
+    file.write_text("")
+    assert read_side_file(file, {"groups"}, "it is written anew") is None
+    words = [message.removeprefix(f"{file} ") for message in caplog.messages]
+    assert words[:2] == ["is gone; it is written anew", "lacks check; it is written anew"]
+    assert words[2].startswith("cannot be read: it was changed since it was written")
+    assert words[3].endswith("; it is written anew")
