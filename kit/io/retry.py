@@ -1,5 +1,6 @@
 """Retries: which failures may pass, how long to wait between attempts, and when to give up."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class Limits:
         attempts: Attempts in a row, none of which got further than the one before, until it is given up.
         backoff: Seconds before the second attempt; doubled before each one after it.
         longest: Longest wait in seconds; a server that asks for more is given up.
+        slowest: Bytes a second below which a server is given up, whatever it sends.
+        patience: Seconds over which that rate is measured.
     """
 
     connect: float = 10.0
@@ -32,6 +35,8 @@ class Limits:
     attempts: int = 5
     backoff: float = 1.0
     longest: float = 120.0
+    slowest: float = 1024.0
+    patience: float = 20.0
 
 
 class SourceError(Exception):
@@ -48,6 +53,70 @@ class RetryableError(Exception):
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
         self.wait = wait
+
+
+class Pace:
+    """The rate at which bytes of one answer arrive: each byte in time does not make a file arrive in time."""
+
+    _FEW = 5
+    """Arrivals; a connection that stands still for a while and goes on brings many bytes in fewer."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._began, self._arrivals, self._bytes = time.monotonic(), 0, 0
+
+    def advanced(self, count: int) -> None:
+        """Count bytes that have arrived.
+
+        Raises:
+            SourceError: they come so slowly that nobody should wait.
+        """
+        self._arrivals, self._bytes = self._arrivals + 1, self._bytes + count
+        seconds = time.monotonic() - self._began
+        if seconds < self._limits.patience or (self._arrivals < self._FEW and seconds < 2 * self._limits.read):
+            return
+        if self._bytes < self._limits.slowest * seconds:
+            msg = (
+                f"the server sent {self._bytes} bytes in {seconds:.0f} s, less than {self._limits.slowest:.0f} a "
+                "second; given up"
+            )
+            raise SourceError(msg)
+        self._began, self._arrivals, self._bytes = time.monotonic(), 0, 0
+
+
+def within(seconds: float, run: Callable[[], T]) -> T:
+    """Run an operation that waits for a server, and stop waiting after a time.
+
+    Limits for each read do not end a server that sends the lines of an answer's head byte by byte.
+
+    Args:
+        seconds: Longest wait.
+        run: Operation without arguments; it goes on by itself, unheard, where it takes longer.
+
+    Returns:
+        What ``run`` returned.
+
+    Raises:
+        RetryableError: it took longer.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def catch() -> None:
+        try:
+            results.append(run())
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=catch, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failures:
+        raise failures[0]
+    if not results:
+        msg = f"no whole answer in {seconds:.0f} s"
+        raise RetryableError(msg)
+    return results[0]
 
 
 def patiently(

@@ -9,11 +9,22 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kit.io.errors import RegistryError
 from kit.io.progress import ProgressCallback
-from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
+from kit.io.retry import (
+    RETRY_STATUS,
+    Limits,
+    Pace,
+    RetryableError,
+    SourceError,
+    patiently,
+    reason,
+    retry_after,
+    within,
+)
 from kit.registry.entry import host_of
 from kit.registry.partial_download import PartialDownload, Version
 
@@ -109,9 +120,10 @@ class _Attempt:
         auth = None if self.source.token is None else self.source.authorize
         timeout = (self.limits.connect, self.limits.read)
         try:
-            with self.session.get(
-                self.source.address, headers=headers, stream=True, timeout=timeout, auth=auth
-            ) as answer:
+            head = partial(
+                self.session.get, self.source.address, headers=headers, stream=True, timeout=timeout, auth=auth
+            )
+            with within(sum(timeout), head) as answer:
                 self._check_status(answer)
                 self._write(answer, self._agree_on_version(answer, have, version))
         except (failures.SSLError, failures.InvalidURL, failures.InvalidSchema, failures.InvalidHeader) as error:
@@ -187,6 +199,7 @@ class _Attempt:
                 )
                 raise RegistryError(msg)
         self.watch.started(self.name, host_of(self.source.url), have, total)
+        pace = Pace(self.limits)
         with self.part.open() as stream:
             # read1: what has arrived is written at once, so that a cut loses nothing.
             while piece := answer.raw.read1(_PIECE, decode_content=False):
@@ -198,6 +211,7 @@ class _Attempt:
                     raise SourceError(msg)
                 self.part.append(stream, piece)
                 self.watch.advanced(have)
+                pace.advanced(len(piece))
         if total is not None and have < total:
             msg = f"{self.name}: the connection was cut after {have} of {total} bytes"
             raise RetryableError(msg)

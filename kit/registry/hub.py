@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kit.io.errors import RegistryError
 from kit.io.progress import ProgressCallback
-from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
+from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after, within
 from kit.registry.entry import HUB, Entry, HubFile
 
 if TYPE_CHECKING:
@@ -122,10 +123,12 @@ def _ask(file: HubFile, limits: Limits) -> HubFacts:
 
     # What its client raises where no answer came: the base is shared, and its library is not ours to name.
     no_answer: type[BaseException] = HfHubHTTPError.__mro__[1]
+    ask = partial(
+        get_hf_file_metadata,
+        address(file), token=token() or False, timeout=limits.connect, endpoint=endpoint(), retry_on_errors=False,
+    )  # fmt: skip
     try:
-        answer = get_hf_file_metadata(
-            address(file), token=token() or False, timeout=limits.connect, endpoint=endpoint(), retry_on_errors=False
-        )
+        answer = within(limits.connect + limits.read, ask)
     except HfHubHTTPError as error:
         raise _refusal(file, error) from None
     except no_answer as error:

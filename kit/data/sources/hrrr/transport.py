@@ -11,10 +11,21 @@ import dataclasses
 import re
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kit.io.progress import ProgressCallback
-from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after
+from kit.io.retry import (
+    RETRY_STATUS,
+    Limits,
+    Pace,
+    RetryableError,
+    SourceError,
+    patiently,
+    reason,
+    retry_after,
+    within,
+)
 from kit.registry.entry import host_of
 
 if TYPE_CHECKING:
@@ -22,6 +33,9 @@ if TYPE_CHECKING:
 
 _MAX_TEXT = 8 * 2**20
 """Bytes of an index that are read; HRRR's longest has 100 KB."""
+_MAX_RANGE = 2**28
+"""Bytes of a range that are read; the messages of a field have 3 MB at most, whole files 400."""
+_AT_ONCE = 2**18
 
 
 class AbsentError(SourceError):
@@ -102,10 +116,11 @@ class Transport:
             self._sessions.session = requests.Session()
         timeout = (self.limits.connect, self.limits.read)
         try:
-            with self._sessions.session.get(address, headers=headers, stream=True, timeout=timeout) as answer:
+            head = partial(self._sessions.session.get, address, headers=headers, stream=True, timeout=timeout)
+            with within(sum(timeout), head) as answer:
                 if start is None:
-                    return _read_text(answer)
-                return _read_range(answer, start, end)
+                    return _read_text(answer, self.limits)
+                return _read_range(answer, start, end, self.limits)
         except (SSLError, InvalidURL, InvalidSchema) as error:
             msg = f"{type(error).__name__} ({reason(error)})"
             raise SourceError(msg) from error
@@ -134,19 +149,31 @@ def _check_status(answer: requests.Response, expected: int) -> None:
     raise SourceError(msg)
 
 
-def _read_text(answer: requests.Response) -> Piece:
+def _read(answer: requests.Response, most: int, limits: Limits) -> bytes:
+    """Read at most so many bytes, at a rate worth waiting for."""
+    content, pace = bytearray(), Pace(limits)
+    while len(content) < most:
+        piece = answer.raw.read1(min(_AT_ONCE, most - len(content)), decode_content=False)
+        if not piece:
+            break
+        content += piece
+        pace.advanced(len(piece))
+    return bytes(content)
+
+
+def _read_text(answer: requests.Response, limits: Limits) -> Piece:
     """Read a small file, which may not be endless and may not be cut off."""
     _check_status(answer, 200)
     # Not decoded: bytes that were packed in spite of the request would have another length.
     length = answer.headers.get("Content-Length", "")
-    content = answer.raw.read(_MAX_TEXT + 1, decode_content=False)
+    content = _read(answer, _MAX_TEXT + 1, limits)
     if len(content) > _MAX_TEXT or (length.isdigit() and len(content) < int(length)):
         msg = f"{host_of(answer.url)}: {len(content)} of {length or 'unknown'} bytes arrived"
         raise RetryableError(msg)
     return Piece(content, len(content), "")
 
 
-def _read_range(answer: requests.Response, start: int, end: int | None) -> Piece:
+def _read_range(answer: requests.Response, start: int, end: int | None, limits: Limits) -> Piece:
     """Read the bytes that were asked for, and no more."""
     _check_status(answer, 206)
     # A server may send another range than the one that was asked for, and one that ends with the file.
@@ -156,7 +183,10 @@ def _read_range(answer: requests.Response, start: int, end: int | None) -> Piece
         msg = f"the archive sends {stated!r} where bytes {start} to {end} were asked for"
         raise SourceError(msg)
     length = int(found[2]) - start + 1
-    content = answer.raw.read(length, decode_content=False)
+    if length > _MAX_RANGE:
+        msg = f"the archive sends {length} bytes at once, more than a field has ({_MAX_RANGE} are read at most)"
+        raise SourceError(msg)
+    content = _read(answer, length, limits)
     if len(content) < length:
         msg = f"{host_of(answer.url)}: the connection was cut after {len(content)} of {length} bytes"
         raise RetryableError(msg)

@@ -4,6 +4,7 @@ Addresses need the extra ``cloud``. Public buckets are read without credentials;
 own configuration (``FSSPEC_GS_TOKEN=google_default``), which is heeded here.
 """
 
+import asyncio
 import importlib.util
 import re
 import zipfile
@@ -17,8 +18,9 @@ import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
+from kit.data.zarr_guard import answer_limit
 from kit.io.errors import SettingsError, StoreError, UnavailableError
-from kit.io.retry import Limits
+from kit.io.retry import Limits, Pace, SourceError
 
 _PACKAGES = {"gs": ("aiohttp", "gcsfs"), "http": ("aiohttp",), "https": ("aiohttp",), "s3": ("s3fs",)}
 """What fsspec needs to read addresses of each scheme."""
@@ -106,9 +108,9 @@ def _filesystem(address: str, limits: Limits) -> tuple[Any, str]:
         return fsspec.filesystem("s3", asynchronous=True, **options), address.removeprefix("s3://").rstrip("/")
     import aiohttp
 
-    # No limit for a whole chunk: a large one takes its time.
+    # No limit for a whole chunk: a large one takes its time, as long as it comes at a rate worth waiting for.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.read)
-    client = {"timeout": timeout, "trust_env": True}
+    client = {"timeout": timeout, "trust_env": True, "response_class": bounded_answers(limits)}
     if parts.scheme == "gs":
         options = {"token": "anon"} | conf.get("gs", {}) | conf.get("gcs", {})
         # Public buckets are read anonymously, unless fsspec's own configuration says otherwise.
@@ -118,6 +120,42 @@ def _filesystem(address: str, limits: Limits) -> tuple[Any, str]:
     from fsspec.implementations.http import HTTPFileSystem
 
     return HTTPFileSystem(asynchronous=True, skip_instance_cache=True, client_kwargs=client), address.rstrip("/")
+
+
+def bounded_answers(limits: Limits) -> Any:
+    """Make a class of aiohttp's answers that end where more comes than was asked for, or too slowly.
+
+    aiohttp collects whatever a server sends, and has no limit for the head of an answer.
+    """
+    import aiohttp
+
+    class BoundedAnswer(aiohttp.ClientResponse):
+        """An answer of which no more is read than ``answer_limit`` allows."""
+
+        async def start(self, connection: Any) -> aiohttp.ClientResponse:
+            return await asyncio.wait_for(super().start(connection), limits.connect + limits.read)
+
+        async def read(self) -> bytes:
+            if self._body is None:
+                limit, pace = answer_limit.get(), Pace(limits)
+                pieces: list[bytes] = []
+                length = 0
+                try:
+                    async for piece in self.content.iter_any():
+                        pieces.append(piece)
+                        length += len(piece)
+                        pace.advanced(len(piece))
+                        if length > limit:
+                            msg = f"it sends more than {limit} bytes, which are due at most"
+                            raise SourceError(msg)
+                except BaseException:
+                    self.close()
+                    raise
+                self._body = b"".join(pieces)
+                await self._wait_released()
+            return self._body
+
+    return BoundedAnswer
 
 
 def without_retries() -> Any:
