@@ -22,8 +22,12 @@ from kit.config.suggestions import near_names
 from kit.data.sources.base import SourceData, file_facts
 from kit.data.sources.coordinates import canonical_coordinates
 from kit.data.sources.fields import IN_STORE_UNITS, Note, canonical_name, canonical_values
-from kit.data.sources.netcdf import check_length
+from kit.data.sources.leads import TIME_DIMENSIONS, split_by_lead
+from kit.data.sources.merging import constant_field
+from kit.data.sources.netcdf import open_file
 from kit.data.sources.pickle.unpickle import Array, load
+from kit.data.sources.versions import final_before_preliminary
+from kit.data.sources.verticals import kind_of
 from kit.data.store.format import CURVILINEAR, GRID, STATIC_PREFIX, grid_dimensions
 from kit.data.variables import STATIC
 from kit.io.errors import StoreError
@@ -108,14 +112,31 @@ def _open(file: Path, note: Note) -> xr.Dataset:
         start = stream.read(4)
     if not start.startswith(_NETCDF):
         return canonical_coordinates(_unpickle(file), file.name, note)
-    check_length(file)
-    try:
-        with xr.open_dataset(file, engine="netcdf4", decode_timedelta=False) as dataset:
-            loaded = dataset.load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        msg = f"{file}: not readable as NetCDF ({error}); fetch the file again"
-        raise StoreError(msg) from error
-    return canonical_coordinates(loaded, file.name, note)
+    with open_file(file, file.name, (), note) as parts:
+        (dataset,) = parts.values()
+        # Of a file with states as well, nothing else is read; levels are those of other fields.
+        others = [key for key, array in dataset.data_vars.items() if not _may_be_static(array)]
+        levels = [name for name in dataset.coords if kind_of(dataset, name)]
+        alone = final_before_preliminary(dataset.drop_vars([*others, *levels]), note)
+        # The first lead of forecasts stands for all, as in every source.
+        states = next(split_by_lead(alone, file.name))
+        ordered = canonical_coordinates(states, file.name, note)
+        return ordered.map(lambda array: _constant(array, file)).load()
+
+
+def _may_be_static(array: xr.DataArray) -> bool:
+    """Whether an array is a static field, or one of coordinates; one that the table lacks is one without times."""
+    _, variable = canonical_name(array)
+    if variable is None:
+        return not any(str(name).lower() in TIME_DIMENSIONS for name in array.dims)
+    return variable.kind == "static"
+
+
+def _constant(array: xr.DataArray, file: Path) -> xr.DataArray:
+    """Take the one state of a field that comes with each of the times, and is the same at all."""
+    if "time" not in array.dims:
+        return array
+    return constant_field(str(array.name), [(file.name, array)])
 
 
 def _unpickle(file: Path) -> xr.Dataset:

@@ -110,6 +110,52 @@ def test_netcdf_in_other_units_and_with_a_time(tmp_path: Path, west: int) -> Non
     assert "static_t2m" not in got.fields
 
 
+def states_and_statics(**dims: int) -> xr.Dataset:
+    """A file of states with constant fields along the times, one level, and dates that xarray alone would not read."""
+    grid = {"latitude": ROWS, "longitude": COLUMNS}
+    hours = ("time", np.arange(3) * 6.0, {"units": "hours since 2290-01-01"})
+    data = xr.Dataset(
+        {
+            "t2m": (("time", *grid), np.random.default_rng(0).random((3, 9, 16)), {"units": "K"}),
+            "t": (("time", "level", *grid), np.ones((3, 2, 9, 16)), {"units": "K"}),
+            "lsm": (("time", *grid), np.stack([numbered(9, 16)] * 3), {"units": "(0 - 1)"}),
+            "z": (tuple(grid), numbered(9, 16), {"units": "m**2 s**-2"}),
+            "snow_of_ours": (("time", *grid), np.random.default_rng(1).random((3, 9, 16))),
+        },
+        {"time": hours, "level": ("level", [1.0, 137.0], {"long_name": "hybrid level"}), **grid},
+    )
+    return data.expand_dims(dims) if dims else data
+
+
+@pytest.mark.parametrize("form", ("NETCDF4", "NETCDF3_64BIT"))
+@pytest.mark.parametrize("dims", ({}, {"expver": 2}, {"step": 2}))
+def test_the_data_file_itself(tmp_path: Path, form: Any, dims: dict[str, int]) -> None:
+    dataset = states_and_statics(**dims)
+    if "expver" in dims:
+        dataset["expver"] = ("expver", [1, 5])
+    if "step" in dims:
+        dataset["step"] = ("step", [0, 6], {"units": "hours"})
+    dataset.to_netcdf(tmp_path / "data.nc", format=form)
+    got = with_statics(source(ROWS, COLUMNS, ()), str(tmp_path / "data.nc"), None)
+    assert sorted(name for name in got.fields if name.startswith("static_")) == ["static_lsm", "static_z"]
+    np.testing.assert_array_equal(got.fields["static_lsm"].values, numbered(9, 16))
+    made = BuildSettings(
+        source="netcdf", path=str(tmp_path / "data.nc"), out=tmp_path / "store", variables=("2t",),
+        statics_from=str(tmp_path / "data.nc"),
+    )  # fmt: skip
+    store = build_store(made)
+    assert store.static == ("lsm", "z")
+    assert [str(time) for time in store.times[:1]] == ["2290-01-01T00:00:00"]
+
+
+def test_a_static_field_that_changes(tmp_path: Path) -> None:
+    dataset = states_and_statics()
+    dataset["lsm"][1, 0, 0] = -1
+    dataset.to_netcdf(tmp_path / "data.nc")
+    with pytest.raises(StoreError, match=r"lsm has no pressure .* is taken to be static, but data\.nc at 2290"):
+        with_statics(source(ROWS, COLUMNS), str(tmp_path / "data.nc"), None)
+
+
 @pytest.mark.parametrize(
     ("fields", "rows", "columns", "message"),
     (

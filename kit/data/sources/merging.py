@@ -40,13 +40,22 @@ def merge(
         return fields
     for name, aligned in on_one_grid(found).items():
         if name.startswith(STATIC_PREFIX):
-            fields[name] = _static(name, aligned)
+            fields[name] = constant_field(name, aligned)
         else:
             fields[name] = _dynamic(name, aligned, leads, step, note)
     return fields
 
 
-def _static(name: str, pieces: Sequence[Piece]) -> xr.DataArray:
+def constant_field(name: str, pieces: Sequence[Piece]) -> xr.DataArray:
+    """Take the one field of a static variable, however often it comes.
+
+    Args:
+        name: Name of the variable, for messages.
+        pieces: Fields with the name of the file each is from, with times or without.
+
+    Raises:
+        StoreError: States or files differ.
+    """
     where, constant = pieces[0]
     if "time" in constant.dims:
         constant = constant.isel(time=0, drop=True)

@@ -4,9 +4,7 @@ A folder, a file, or a zip; ``valid_time`` or ``time``, ``pressure_level`` or ``
 mixed through ``expver``; instantaneous and accumulated variables in files of their own.
 """
 
-import math
 import shutil
-import struct
 import tempfile
 import uuid
 import warnings
@@ -34,16 +32,14 @@ from kit.data.sources.base import (
 )
 from kit.data.sources.dates import decode_dates
 from kit.data.sources.fields import Note
-from kit.data.sources.file_formats import describe_format
 from kit.data.sources.grib.scan import SUFFIXES as GRIB_SUFFIXES
 from kit.data.sources.groups import open_parts
 from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS
+from kit.data.sources.netcdf_files import UNREADABLE, check_length, describe_unopened, describe_unread
 from kit.data.sources.versions import final_before_preliminary, with_versions
 from kit.data.sources.wrf import is_wrf, surface_fields
 from kit.io.errors import StoreError
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
-"""What a damaged file raises, where it is opened and where it is read."""
 _BOMB_BYTES, _BOMB_RATIO = 2**27, 200
 """A zip of more than that, packed so much smaller, holds nothing but the wish to fill a disk."""
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
@@ -105,10 +101,8 @@ def add_files(files: Sequence[Path], pieces: Pieces, stack: ExitStack) -> str:
                 scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-netcdf-")))
             members = _unpack(file, scratch / str(number))
         for name, member in members:
-            parts = stack.enter_context(_opened(member, name, pieces.request.groups, pieces.note))
+            parts = stack.enter_context(open_file(member, name, pieces.request.groups, pieces.note))
             for part, dataset in parts.items():
-                if is_wrf(dataset):
-                    dataset = surface_fields(dataset, part, pieces.note)  # noqa: PLW2901
                 licences.append(str(dataset.attrs.get("Licence", dataset.attrs.get("licence", ""))).strip())
                 pieces.add(final_before_preliminary(with_versions(dataset), pieces.note), part)
     return "; ".join(dict.fromkeys(filter(None, licences)))
@@ -159,8 +153,21 @@ def _check_size(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path
 
 
 @contextmanager
-def _opened(path: Path, name: str, groups: Sequence[str], note: Note) -> Iterator[dict[str, xr.Dataset]]:
-    """Yield the root of a file or groups of it, by name for messages."""
+def open_file(path: Path, name: str, groups: Sequence[str], note: Note) -> Iterator[dict[str, xr.Dataset]]:
+    """Open one file, lazily: dates decoded, WRF's output in a form that the kit reads.
+
+    Args:
+        path: The file.
+        name: Its name, for messages.
+        groups: Groups to take instead of the root.
+        note: Takes what is left out.
+
+    Yields:
+        The root of the file, or the groups, by name for messages.
+
+    Raises:
+        StoreError: The file is damaged, of another format, or has not these groups.
+    """
     check_length(path)
     try:
         with warnings.catch_warnings():
@@ -174,14 +181,16 @@ def _opened(path: Path, name: str, groups: Sequence[str], note: Note) -> Iterato
     except StoreError:
         raise
     except (*UNREADABLE, MemoryError) as error:
-        what = describe_format(path)
-        advice = f"the file is {what}" if what else "fetch the file again, or give its kind with --source"
-        msg = f"{name}: not readable as NetCDF ({error}); {advice}"
+        msg = describe_unopened(path, name, error)
         raise StoreError(msg) from error
     with ExitStack() as stack:
         for dataset in parts.values():
             stack.callback(dataset.close)
-        yield {part: _in_states(decode_dates(dataset, part), part) for part, dataset in parts.items()}
+        opened = {}
+        for part, dataset in parts.items():
+            lazy = _in_states(decode_dates(dataset, part), part)
+            opened[part] = surface_fields(lazy, part, note) if is_wrf(lazy) else lazy
+        yield opened
 
 
 class _Values:
@@ -198,7 +207,7 @@ class _Values:
                 # Rows of different lengths pass for numbers until they are read.
                 return np.asarray(self._variable[key].values).astype(self.dtype, copy=False)
         except UNREADABLE as error:
-            msg = f"{self._what} cannot be read ({error}): the file is damaged; fetch it again"
+            msg = describe_unread(self._what, error)
             raise StoreError(msg) from error
 
 
@@ -222,116 +231,3 @@ def _in_states(dataset: xr.Dataset, where: str) -> xr.Dataset:
         )
         lazy[key] = array.copy(data=data)
     return dataset.assign(lazy)
-
-
-# Whether a NetCDF file of the classic formats is whole.
-#
-# The NetCDF library reads whatever lies behind the end of a truncated classic file as zeros, without a word. The
-# header says where every variable lies, so the length that the file must have can be worked out.
-
-# Bytes of a value, by the number of its type in the specification.
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
-# Numbers of records that mean: not known, the file was written as a stream.
-_STREAMING = (0xFFFFFFFF, 2**64 - 1)
-_HEADER_LIMIT = 16 * 2**20
-
-
-def check_length(path: Path) -> None:
-    """Check that a classic NetCDF file is as long as its header says; do nothing for files of another format.
-
-    Raises:
-        StoreError: The file is shorter, or the header is damaged.
-    """
-    with path.open("rb") as stream:
-        if stream.read(3) != b"CDF":
-            return
-        stream.seek(0)
-        header = stream.read(_HEADER_LIMIT)
-    try:
-        expected = _ClassicHeader(header).length()
-    except (struct.error, KeyError, IndexError) as error:
-        msg = f"{path}: the header of this NetCDF file is cut off or damaged ({error!r}); fetch the file again"
-        raise StoreError(msg) from error
-    size = path.stat().st_size
-    if size < expected:
-        msg = f"{path}: truncated: {size} bytes, its header calls for {expected}; fetch the file again"
-        raise StoreError(msg)
-
-
-class _ClassicHeader:
-    """Reader of the header, after the format's specification (CDF-1, CDF-2, CDF-5)."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content, self.at = content, 4
-        version = content[3]
-        # Since CDF-2 positions take 64 bits, since CDF-5 counts do too.
-        self.count = ">Q" if version == 5 else ">I"
-        self.offset = ">I" if version == 1 else ">Q"
-
-    def length(self) -> int:
-        """Bytes up to the end of the last variable."""
-        records = self._number(self.count)
-        if records in _STREAMING:
-            return 0
-        dimensions = []
-        for _ in range(self._list()):
-            self._name()
-            dimensions.append(self._number(self.count))
-        self._attributes()
-        # Fixed variables lie one after the other; behind them lie the records, each with a part of all others.
-        end = 0
-        of_records = []
-        for _ in range(self._list()):
-            is_record, begin, size = self._variable(dimensions)
-            if is_record:
-                of_records.append((begin, size))
-            else:
-                end = max(end, begin + size)
-        stride = sum(_padded(size) for _, size in of_records)
-        if len(of_records) == 1:
-            # The one exception of the format: a single record variable is not padded.
-            stride = of_records[0][1]
-        if records:
-            for begin, size in of_records:
-                end = max(end, begin + (records - 1) * stride + size)
-        return end or self.at
-
-    def _number(self, form: str) -> int:
-        (value,) = struct.unpack_from(form, self.content, self.at)
-        self.at += struct.calcsize(form)
-        return int(value)
-
-    def _list(self) -> int:
-        self._number(">I")
-        return self._number(self.count)
-
-    def _skip(self, size: int) -> None:
-        self.at += _padded(size)
-
-    def _name(self) -> None:
-        self._skip(self._number(self.count))
-
-    def _attributes(self) -> None:
-        for _ in range(self._list()):
-            self._name()
-            kind = self._number(">I")
-            self._skip(self._number(self.count) * _SIZES[kind])
-
-    def _variable(self, dimensions: list[int]) -> tuple[bool, int, int]:
-        """Whether it has records, where it begins, and the bytes of it (of one record)."""
-        self._name()
-        lengths = [dimensions[self._number(self.count)] for _ in range(self._number(self.count))]
-        self._attributes()
-        kind = self._number(">I")
-        # The size in the header is no use: it overflows for large variables.
-        self._number(self.count)
-        begin = self._number(self.offset)
-        # The dimension of records is the first, and its length is stored as 0.
-        is_record = bool(lengths) and lengths[0] == 0
-        if is_record:
-            del lengths[0]
-        return is_record, begin, math.prod(lengths) * _SIZES[kind]
-
-
-def _padded(size: int) -> int:
-    return -(-size // 4) * 4

@@ -5,12 +5,14 @@ model (``bottom_top``) are no pressures, and its ``T`` is not the temperature, s
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.data.sources.dates import dates_of_text
 from kit.data.sources.fields import Note
 from kit.data.sources.winds import ORIGIN, X_ANGLE
 from kit.io.errors import StoreError
@@ -40,7 +42,8 @@ def is_wrf(dataset: xr.Dataset) -> bool:
 def surface_fields(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
     """Bring surface fields of WRF's output into a form that the kit reads, still lazy.
 
-    Times are those of ``Times``; winds are given the angles of ``COSALPHA`` and ``SINALPHA``, or the projection.
+    Times are those of ``Times``, leads are counted from the start of the simulation where the file states it; winds are
+    given the angles of ``COSALPHA`` and ``SINALPHA``, or the projection.
 
     Args:
         dataset: The file as xarray opens it.
@@ -64,9 +67,6 @@ def surface_fields(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
         elif set(_GRID) <= dims and name not in ("XLAT", "XLONG", "COSALPHA", "SINALPHA"):
             others.append(name)
     _note_left_out(levels, totals, others, note)
-    start = str(dataset.attrs.get("SIMULATION_START_DATE", dataset.attrs.get("START_DATE", ""))).strip()
-    if start:
-        note(f"states of a simulation with WRF that starts at {start}; times are those that they are valid at")
     mapping = _mapping(dataset.attrs)
     for key, array in fields.items():
         attributes = {**array.attrs, "short_name": _TAKEN[key]}
@@ -94,6 +94,12 @@ def surface_fields(dataset: xr.Dataset, where: str, note: Note) -> xr.Dataset:
     coordinates: dict[str, Any] = {"latitude": (_GRID, points[0]), "longitude": (_GRID, points[1])}
     if _TIME in dataset.dims:
         coordinates["time"] = (_TIME, _times(dataset, where))
+    # A restarted run counts from the start of the simulation, whichever file it goes on from.
+    start = dataset.attrs.get("SIMULATION_START_DATE", dataset.attrs.get("START_DATE"))
+    if start is not None and _TIME in dataset.dims:
+        (moment,) = _moments([start], "the attribute of the start of the simulation", where)
+        coordinates["forecast_reference_time"] = ((), moment, {"standard_name": "forecast_reference_time"})
+        note(f"states of a simulation with WRF that starts at {moment}; times are those that they are valid at")
     result = result.assign_coords(coordinates)
     if _TIME in result.dims:
         result = result.swap_dims({_TIME: "time"})
@@ -139,19 +145,23 @@ def _constant(
 def _times(dataset: xr.Dataset, where: str) -> npt.NDArray[np.datetime64]:
     """Read when states are valid: from the text of ``Times``, else from ``XTIME``, as xarray decodes it."""
     if "Times" in dataset.variables:
-        texts = [
-            text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
-            for text in np.atleast_1d(dataset["Times"].values)
-        ]
-        wrong = [text for text in texts if re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d", text.strip()) is None]
-        if wrong:
-            msg = f"{where}: Times holds {wrong[0]!r}, a date such as 2020-01-01_06:00:00 is expected; mend the file"
-            raise StoreError(msg)
-        return np.array([text.strip().replace("_", "T") for text in texts], "datetime64[s]")
+        return _moments(np.atleast_1d(dataset["Times"].values), "Times", where)
     if "XTIME" in dataset.variables and np.issubdtype(dataset["XTIME"].dtype, np.datetime64):
         return np.atleast_1d(dataset["XTIME"].values)
     msg = f"{where}: WRF output without Times, and without an XTIME that says since when; write Times to the file, too"
     raise StoreError(msg)
+
+
+def _moments(texts: Iterable[Any], what: str, where: str) -> npt.NDArray[np.datetime64]:
+    """Read dates as WRF writes them, ``2020-01-01_06:00:00``."""
+    moments = []
+    for text in texts:
+        plain = text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+        if re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d", plain.strip()) is None:
+            msg = f"{where}: {what} holds {plain!r}, a date such as 2020-01-01_06:00:00 is expected; mend the file"
+            raise StoreError(msg)
+        moments.append(plain.strip().replace("_", "T"))
+    return dates_of_text(np.array(moments), f"{where}: {what}")
 
 
 def _mapping(attributes: dict[str, Any]) -> dict[str, Any]:

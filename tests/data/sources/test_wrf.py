@@ -65,10 +65,10 @@ def wrfout(number: int = 1) -> tuple[xr.Dataset, Any, Any]:
     return xr.Dataset(data, attrs=attributes), east, to_north
 
 
-def build(dataset: xr.Dataset, folder: Path, **options: Any) -> Store:
+def build(dataset: xr.Dataset, folder: Path, lead: str | None = "0h/48h", **options: Any) -> Store:
     path = folder / "wrfout_d01_2020-01-01_00:00:00"
     dataset.to_netcdf(path)
-    return build_store(BuildSettings(source="netcdf", path=str(path), out=folder / "store", **options))
+    return build_store(BuildSettings(source="netcdf", path=str(path), out=folder / "store", lead=lead, **options))
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -89,11 +89,32 @@ def test_surface_fields_are_taken_and_winds_turned(tmp_path: Path, number: int, 
     assert "left out, on WRF's model levels: T, U; interpolate them to pressure levels first" in said
     assert "left out, totals since the start of WRF's run: RAINNC; take differences between output times" in said
     assert "left out, of no use as they are in WRF's output: E" in said
-    assert "a simulation with WRF that starts at 2019-12-31_12:00:00" in said
+    assert "a simulation with WRF that starts at 2019-12-31T12:00:00" in said
+    assert store.variable_attributes("2t")["lead_hours"] == [12, 18, 24, 30]
     turned = "by the file's COSALPHA and SINALPHA"
     if without:
         turned = f"by the convergence of meridians in its {'lambert_conformal_conic' if number == 1 else 'polar_'}"
     assert f"10u and 10v turned from the grid's axes to east and north, {turned}" in said
+
+
+def test_states_are_forecasts_where_the_start_is_stated(tmp_path: Path) -> None:
+    """Noon of the day before: 12 h to 30 h ahead."""
+    dataset, _, _ = wrfout()
+    with pytest.raises(StoreError, match=r"comes from forecasts 12, 18, 24, 30 h ahead, .*--lead 12h"):
+        build(dataset, tmp_path, lead=None)
+    store = build(dataset, tmp_path, lead="18h", variables=("2t",), statics=("lsm",), train="2020/2020")
+    np.testing.assert_allclose(store.read("2t", [0]), dataset["T2"].values[1:2, ::-1], rtol=1e-6)
+    assert store.times.astype(str).tolist() == ["2020-01-01T06:00:00"]
+    # A file that says only when its own run was started, and one that says nothing.
+    (tmp_path / "start").mkdir()
+    alone = dataset.assign_attrs(START_DATE="2020-01-01_00:00:00")
+    del alone.attrs["SIMULATION_START_DATE"]
+    store = build(alone, tmp_path / "start", lead=None, variables=("2t",), statics=("lsm",), train="2020/2020")
+    assert store.times.astype(str).tolist() == ["2020-01-01T00:00:00"]
+    assert store.variable_attributes("2t")["lead_hours"] == 0
+    (tmp_path / "none").mkdir()
+    del alone.attrs["START_DATE"]
+    assert len(build(alone, tmp_path / "none", lead=None, variables=("2t",), statics=("lsm",)).times) == 4
 
 
 def test_times_come_from_xtime_where_there_is_no_text(tmp_path: Path) -> None:
@@ -108,6 +129,7 @@ def test_times_come_from_xtime_where_there_is_no_text(tmp_path: Path) -> None:
     [
         (lambda d: d.drop_vars("Times"), "WRF output without Times, and without an XTIME that says since when"),
         (lambda d: d.assign(Times=("Time", np.array([b"2020-01-01 06:00   "] * 4))), "Times holds '2020-01-01 06:00"),
+        (lambda d: d.assign_attrs(SIMULATION_START_DATE="yesterday"), "start of the simulation holds 'yesterday'"),
         (lambda d: d.drop_vars("XLAT"), "WRF output without XLAT and XLONG"),
         (lambda d: d.assign(XLAT=d["XLAT"] + 0.1 * xr.DataArray(HOURS, dims="Time")), "on a nest that moves"),
         (lambda d: d.assign(COSALPHA=d["COSALPHA"] * 0), "COSALPHA and SINALPHA are no cosine and sine of an angle"),

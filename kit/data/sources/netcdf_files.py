@@ -1,0 +1,187 @@
+"""Whether a NetCDF file is whole, and why one cannot be read: cut off, damaged, or whole and not understood."""
+
+import math
+import struct
+from pathlib import Path
+
+from kit.data.sources.file_formats import describe_format
+from kit.io.errors import StoreError
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
+"""What a file that cannot be read raises, where it is opened and where its values are."""
+
+# Bytes of a value, by the number of its type in the specification.
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
+# Numbers of records that mean: not known, the file was written as a stream.
+_STREAMING = (0xFFFFFFFF, 2**64 - 1)
+_HEADER_LIMIT = 16 * 2**20
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+"""First bytes of HDF5, on which NetCDF-4 is built."""
+
+
+def check_length(path: Path) -> None:
+    """Check that a NetCDF file is as long as its header says; do nothing for files of another format.
+
+    The NetCDF library reads what lies behind the end of a truncated classic file as zeros, without a word.
+
+    Raises:
+        StoreError: The file is shorter, or the header is damaged.
+    """
+    with path.open("rb") as stream:
+        header = stream.read(len(_HDF5))
+        if not header.startswith((b"CDF", _HDF5)):
+            return
+        stream.seek(0)
+        # The superblock of HDF5 takes no more than this.
+        header = stream.read(_HEADER_LIMIT if header.startswith(b"CDF") else 128)
+    try:
+        expected = _ClassicHeader(header).length() if header.startswith(b"CDF") else _length_of_hdf5(header)
+    except (struct.error, KeyError, IndexError) as error:
+        msg = f"{path}: the header of this NetCDF file is cut off or damaged ({error!r}); fetch the file again"
+        raise StoreError(msg) from error
+    size = path.stat().st_size
+    if size < expected:
+        msg = f"{path}: truncated: {size} bytes, its header calls for {expected}; fetch the file again"
+        raise StoreError(msg)
+
+
+def _length_of_hdf5(header: bytes) -> int:
+    """Read the address of the end of a file from the superblock (HDF5 file format specification, section II.A)."""
+    version = header[8]
+    if version < 2:
+        # Numbers of versions and sizes, ranks of B-trees, flags; version 1 has a rank more. Then four addresses: base,
+        # free space, end of the file, driver.
+        size_of_address, addresses = header[13], 24 + 4 * version
+        end = addresses + 2 * size_of_address
+    else:
+        # Base, extension of the superblock, end of the file, root group.
+        size_of_address, addresses = header[9], 12
+        end = addresses + 2 * size_of_address
+    return int.from_bytes(header[end : end + size_of_address], "little")
+
+
+def describe_unopened(path: Path, name: str, error: BaseException) -> str:
+    """Describe why a file could not be opened as NetCDF, and what goes on.
+
+    Args:
+        path: The file, whose length is what its header says.
+        name: Its name, for the message.
+        error: What opening it raised.
+    """
+    with path.open("rb") as stream:
+        is_netcdf = stream.read(len(_HDF5)).startswith((b"CDF", _HDF5))
+    if not is_netcdf:
+        what = describe_format(path)
+        advice = f"the file is {what}" if what else "fetch the file again, or give its kind with --source"
+        return f"{name}: not readable as NetCDF ({error}); {advice}"
+    if isinstance(error, OSError | RuntimeError | MemoryError):
+        # The library itself found no way through the file's structure.
+        return (
+            f"{name}: not readable as NetCDF ({error}): the file is as long as its header says, but what lies in it is "
+            "damaged, or no NetCDF; fetch it again, or see whether `ncdump -h` can read it"
+        )
+    return (
+        f"{name}: not readable as NetCDF ({error}): the file is whole, but attributes or dimensions of its variables "
+        "contradict each other or are of another form than CF's; mend them, such as with NCO's ncatted, or leave that "
+        "variable out of the file with `ncks -x -v NAME IN OUT`"
+    )
+
+
+def describe_unread(what: str, error: BaseException) -> str:
+    """Describe why values of a file that was opened could not be read, and what goes on.
+
+    Args:
+        what: File and variable.
+        error: What reading them raised.
+    """
+    text = str(error)
+    if "filter" in text.lower():
+        return (
+            f"{what} cannot be read ({text}): the file is whole, but packed by a filter that the NetCDF library here "
+            "lacks; write it anew where it can be read, such as with `nccopy -F none IN OUT`, or set HDF5_PLUGIN_PATH"
+        )
+    if isinstance(error, OSError | RuntimeError):
+        return f"{what} cannot be read ({text}): the file is damaged; fetch it again"
+    return (
+        f"{what} cannot be read ({text}): the file is whole, but this variable holds no grid of numbers; leave it out "
+        "by naming others with --variables, or convert the file"
+    )
+
+
+class _ClassicHeader:
+    """Reader of the header, after the format's specification (CDF-1, CDF-2, CDF-5)."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.at = content, 4
+        version = content[3]
+        # Since CDF-2 positions take 64 bits, since CDF-5 counts do too.
+        self.count = ">Q" if version == 5 else ">I"
+        self.offset = ">I" if version == 1 else ">Q"
+
+    def length(self) -> int:
+        """Bytes up to the end of the last variable."""
+        records = self._number(self.count)
+        if records in _STREAMING:
+            return 0
+        dimensions = []
+        for _ in range(self._list()):
+            self._name()
+            dimensions.append(self._number(self.count))
+        self._attributes()
+        # Fixed variables lie one after the other; behind them lie the records, each with a part of all others.
+        end = 0
+        of_records = []
+        for _ in range(self._list()):
+            is_record, begin, size = self._variable(dimensions)
+            if is_record:
+                of_records.append((begin, size))
+            else:
+                end = max(end, begin + size)
+        stride = sum(_padded(size) for _, size in of_records)
+        if len(of_records) == 1:
+            # The one exception of the format: a single record variable is not padded.
+            stride = of_records[0][1]
+        if records:
+            for begin, size in of_records:
+                end = max(end, begin + (records - 1) * stride + size)
+        return end or self.at
+
+    def _number(self, form: str) -> int:
+        (value,) = struct.unpack_from(form, self.content, self.at)
+        self.at += struct.calcsize(form)
+        return int(value)
+
+    def _list(self) -> int:
+        self._number(">I")
+        return self._number(self.count)
+
+    def _skip(self, size: int) -> None:
+        self.at += _padded(size)
+
+    def _name(self) -> None:
+        self._skip(self._number(self.count))
+
+    def _attributes(self) -> None:
+        for _ in range(self._list()):
+            self._name()
+            kind = self._number(">I")
+            self._skip(self._number(self.count) * _SIZES[kind])
+
+    def _variable(self, dimensions: list[int]) -> tuple[bool, int, int]:
+        """Whether it has records, where it begins, and the bytes of it (of one record)."""
+        self._name()
+        lengths = [dimensions[self._number(self.count)] for _ in range(self._number(self.count))]
+        self._attributes()
+        kind = self._number(">I")
+        # The size in the header is no use: it overflows for large variables.
+        self._number(self.count)
+        begin = self._number(self.offset)
+        # The dimension of records is the first, and its length is stored as 0.
+        is_record = bool(lengths) and lengths[0] == 0
+        if is_record:
+            del lengths[0]
+        return is_record, begin, math.prod(lengths) * _SIZES[kind]
+
+
+def _padded(size: int) -> int:
+    return -(-size // 4) * 4
