@@ -29,6 +29,7 @@ from kit.io.errors import CheckpointError
 from kit.io.sealed import SEAL, sealed_text
 from kit.models.spec import ModelSpec
 from kit.models.weights.convert import drop_pruned
+from kit.models.weights.format import check_pickled
 from kit.models.weights.integrity import (
     DESCRIPTION,
     FILES,
@@ -93,6 +94,7 @@ class Checkpoint:
             msg = f"{self.path}: cannot be resumed without {_RESUME}; start a new run with --model.weights {self.path}"
             raise CheckpointError(msg)
         try:
+            check_pickled(file)
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError) as error:
             what = (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,11 +15,14 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+import pickletools
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -44,6 +47,15 @@ _SET_ASIDE = (
 _WRAPPERS = re.compile(r"(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 # Every one of upstream's models has a ``backbone``; what stands before it is somebody's wrapper.
 _ANCHOR = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)backbone\.")
+
+
+_MAX_PICKLE = 8 * 2**20
+"""Most bytes of a file's pickles, or instructions in them; those of a model of a thousand tensors have 200 KB."""
+# What PyTorch raises of bytes that are damaged or made up, and Python's zipfile.
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError,
+    AttributeError, AssertionError, OSError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,9 @@ def read_pickled(file: Path) -> Pickled:
             file, file.stat().st_size / 2**30,
         )  # fmt: skip
     try:
+        check_pickled(file)
         content = _load_content(file, mapped=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+    except _UNREADABLE as error:
         msg = (
             f"{file}: cannot be read as a checkpoint of tensors alone ({_cause(error)}); nothing in it was executed. "
             "Read are a dictionary from parameter names to tensors, and Lightning's checkpoints; where you trust the "
@@ -96,7 +109,7 @@ def read_pickled(file: Path) -> Pickled:
         )
         raise CheckpointError(msg) from error
     if _is_state(content):
-        return Pickled(dict(content))
+        return Pickled(_checked(content, file))
     held = ""
     if isinstance(content, dict):
         arguments = content.get("hyper_parameters")
@@ -104,13 +117,71 @@ def read_pickled(file: Path) -> Pickled:
             arguments = {}
         for key in _STATES:
             if _is_state(content.get(key)):
-                return Pickled(dict(content[key]), arguments)
+                return Pickled(_checked(content[key], file), arguments)
         held = f"; it holds {', '.join(map(str, list(content)[:8]))}"
     msg = (
         f"{file}: expected a dictionary from parameter names to tensors, or one under {' or '.join(_STATES)}, got "
         f"{type(content).__name__}{held}"
     )
     raise CheckpointError(msg)
+
+
+def check_pickled(file: Path) -> None:
+    """Check that a file of PyTorch's formats takes no more memory than a file of its size may.
+
+    PyTorch unpacks whatever a member of a zip claims, and writes none packed; each byte of a pickle can make an object.
+
+    Raises:
+        ValueError: a member is packed, all together are larger than the file, or its pickles are too long.
+    """
+    if not zipfile.is_zipfile(file):
+        with file.open("rb") as stream:
+            # The former format: three pickles of marks, one of the contents, one of the storages' keys, their bytes.
+            steps = chain.from_iterable(pickletools.genops(stream) for _ in range(5))
+            if next(islice(steps, _MAX_PICKLE, None), None) is not None:
+                msg = f"it has more than {_MAX_PICKLE} instructions"
+                raise ValueError(msg)
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(str(error)) from error
+    pickles = sum(member.file_size for member in members if member.filename.endswith(".pkl"))
+    if pickles > _MAX_PICKLE:
+        msg = f"its pickles have {pickles} bytes, more than {_MAX_PICKLE}"
+        raise ValueError(msg)
+    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        msg = f"{packed[0]} in it is packed, which PyTorch never does"
+        raise ValueError(msg)
+    claimed, held = sum(member.file_size for member in members), file.stat().st_size
+    if claimed > held:
+        msg = f"what is in it claims {claimed} bytes, and the file has {held}"
+        raise ValueError(msg)
+
+
+def _checked(state: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
+    """Check that tensors are plain, and have no more values than the file holds.
+
+    Raises:
+        CheckpointError: one is sparse or on another device, or they show the same bytes again and again.
+    """
+    held = file.stat().st_size
+    claimed = 0
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            msg = f"{file}: {name} is no plain tensor; save its values: tensor.dequantize(), .to_dense() or .cpu()"
+            raise CheckpointError(msg)
+        claimed += tensor.numel() * tensor.element_size()
+    # Of a stride of zero, a tensor of any size needs one value; tensors that others are views of count twice.
+    if claimed > 2 * held:
+        msg = (
+            f"{file}: its tensors have {claimed} bytes, and the file {held}: they show the same values again and "
+            "again; save contiguous() copies of them"
+        )
+        raise CheckpointError(msg)
+    return dict(state)
 
 
 def _load_content(file: Path, *, mapped: bool) -> object:

@@ -172,7 +172,7 @@ def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path: Path) -> 
 
 def test_what_is_no_checkpoint_is_refused_without_the_loaders_advice(tmp_path: Path) -> None:
     (tmp_path / "w.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match=r"of tensors alone \(Unsupported operand 110\); nothing"):
+    with pytest.raises(CheckpointError, match=r"of tensors alone \(at position 0, opcode .* unknown\); nothing"):
         load_weights(tmp_path / "w.ckpt")
 
 

@@ -4,12 +4,16 @@ A pickle names functions and classes to be called as it is read. Only the names 
 and none of them reaches the real function: each maps to a small stand-in of ours that can hold a value and
 nothing more (NumPy's own ``__setstate__`` methods, for one, trust their input). Tensors come with a whole
 ``torch.load`` inside; theirs is read by the weights-only loader.
+
+Python's own unpickler in Python is taken, not the one in C: that one makes a table as long as the largest number of a
+memo in the file, which may be four billion, and sets attributes of whatever a pickle names.
 """
 
 import io
 import math
 import pickle
 import re
+import reprlib
 import struct
 import warnings
 from collections import OrderedDict
@@ -17,12 +21,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from kit.io.errors import StoreError
+
+_MAX_STEPS = 5_000_000
+"""Instructions of a pickle; a batch of Aurora takes about a thousand."""
 
 # What the unpickler, and the stand-ins below, raise for bytes that are damaged or made up.
 _NOT_A_PICKLE = (
@@ -50,7 +57,7 @@ def load(path: Path) -> Any:
     """
     try:
         with path.open("rb") as stream:
-            return _Unpickler(stream).load()
+            return _PlainUnpickler(_Stream(stream, path.stat().st_size)).load()
     except _NotPlainDataError as error:
         msg = (
             f"{path}: refused: the pickle asks for {error}, which is no plain data. Nothing was executed. "
@@ -80,7 +87,7 @@ class _Dtype:
 
     def __init__(self, code: object, *_: object) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[biufSUMm]\d+", code):
-            _refuse(f"an array of the type {code!r}")
+            _refuse(f"an array of the type {reprlib.repr(code)}")
         self.code = code
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -148,7 +155,7 @@ def _scalar(dtype: Any, data: Any) -> Array:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     # Protocol 2 writes bytes as text in this one encoding.
     if not isinstance(text, str) or encoding != "latin1":
-        _refuse(f"_codecs.encode to {encoding!r}")
+        _refuse(f"_codecs.encode to {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 
@@ -166,6 +173,9 @@ class _TensorStorage:
 def _storage_from_bytes(data: Any) -> _TensorStorage:
     import torch
 
+    # PyTorch pickles storages in its former format. Of a zip the members may be packed, to any size.
+    if not isinstance(data, bytes) or data.startswith(b"PK"):
+        _refuse("a tensor whose storage is no bytes of PyTorch's former format")
     try:
         with warnings.catch_warnings():
             # It warns of unusual protocols before it refuses what they hold.
@@ -190,6 +200,11 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Array
     if not isinstance(storage, _TensorStorage):
         _refuse(f"a tensor whose storage is a {type(storage).__name__}")
     typed = storage.real
+    # A stride of zero makes any number of values of one.
+    held = typed._untyped_storage.nbytes() // typed.dtype.itemsize
+    if math.prod(map(int, size)) > held:
+        msg = f"a tensor of the shape {reprlib.repr(size)} has {held} values; save its contiguous() copy"
+        raise pickle.UnpicklingError(msg)
     # Bounds are checked by set_.
     tensor = torch.empty(0, dtype=typed.dtype).set_(
         typed._untyped_storage, int(offset), tuple(map(int, size)), tuple(map(int, stride))
@@ -207,8 +222,7 @@ class _Record:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict) or not set(self.fields) <= set(state):
-            found = sorted(state) if isinstance(state, dict) else state
-            msg = f"a {type(self).__name__} with the fields {found!r}"
+            msg = f"a {type(self).__name__} with the fields {reprlib.repr(state)}"
             raise pickle.UnpicklingError(msg)
         # These fields alone: whatever else a pickle brings is dropped.
         for name in self.fields:
@@ -284,9 +298,55 @@ _ALLOWED: dict[str, Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Stream:
+    """A file that is asked for no more than it has: a pickle may claim strings longer than all memory."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._left, self.readline = stream, size, stream.readline
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes.
+
+        Raises:
+            EOFError: there are fewer.
+        """
+        if size > self._left:
+            msg = f"it claims {size} bytes where {self._left} are left"
+            raise EOFError(msg)
+        content = self._stream.read(size)
+        self._left -= len(content)
+        return content
+
+
+class _Steps(dict[int, Callable[[Any], None]]):
+    """Python's table of a pickle's instructions, each of which is counted as it is looked up."""
+
+    taken = 0
+
+    def __getitem__(self, instruction: int) -> Callable[[Any], None]:
+        self.taken += 1
+        if self.taken > _MAX_STEPS:
+            msg = f"it has more than {_MAX_STEPS} instructions"
+            raise pickle.UnpicklingError(msg)
+        return super().__getitem__(instruction)
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    stack: list[Any]
+
+    def __init__(self, stream: _Stream) -> None:
+        super().__init__(stream)
+        self.dispatch = _Steps(pickle._Unpickler.dispatch)  # type: ignore[misc]
+        self.dispatch[pickle.BUILD[0]] = _PlainUnpickler._build
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         full = f"{module_name}.{global_name}"
         if full not in _ALLOWED:
             _refuse(full)
         return _ALLOWED[full]
+
+    def _build(self) -> None:
+        # Anything else would have its attributes set, and functions and classes are this process's own.
+        if not isinstance(self.stack[-2], _Dtype | Array | _Record):
+            _refuse(f"attributes of a {type(self.stack[-2]).__name__} to be set")
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]
