@@ -9,13 +9,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from kit.config.suggestions import near_names
 from kit.io.errors import KitError, refusal_of
+from kit.io.secrets import remember, scrub_all
 from kit.io.terminal import StandardError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ COMMANDS = {
     "data qa": "check a store",
     "data stats": "show a store's statistics, and hold them against upstream's or another's",
     "export": "write a checkpoint for others: merged, described, packed",
+    "verify": "compare a checkpoint, a run folder, an export or a store with its hashes",
     "bench": "measure memory, speed and exactness, beside upstream's way",
     "sync": "send to MLflow what it lacks of a run",
     "ui": "open MLflow's page, to compare runs",
@@ -49,6 +51,7 @@ _MODULES = {
     "evaluate": "checkpoints",
     "forecast": "checkpoints",
     "export": "checkpoints",
+    "verify": "checkpoints",
     "plot": "checkpoints",
     "doctor": "machine",
     "bench": "machine",
@@ -77,19 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     """Run a command; turn whatever ends it into an exit code and a message."""
-    try:
-        with _terminable():
-            outcome = _call(command, arguments)
-            _present(outcome)
-            return outcome.exit_code
-    except KitError as error:
-        return _fail(f"kit {command}: {error}")
-    except KeyboardInterrupt as stop:
-        number = signal.Signals(stop.args[0]) if stop.args else signal.SIGINT
-        _write(sys.stderr, f"kit {command}: stopped by {number.name}")
-        return 128 + number
-    except Exception as error:  # noqa: BLE001 - the one place where every failure is turned into an exit code
-        return _fail_for(command, error)
+    for argument in arguments:
+        remember(argument)
+    # Whatever anybody prints, tracebacks and libraries' warnings too, goes through the mask.
+    with redirect_stderr(cast("TextIO", StandardError())):
+        try:
+            with _terminable():
+                outcome = _call(command, arguments)
+                _present(outcome)
+                return outcome.exit_code
+        except KitError as error:
+            return _fail(f"kit {command}: {error}")
+        except KeyboardInterrupt as stop:
+            number = signal.Signals(stop.args[0]) if stop.args else signal.SIGINT
+            _write(sys.stderr, f"kit {command}: stopped by {number.name}")
+            return 128 + number
+        except Exception as error:  # noqa: BLE001 - the one place where every failure is turned into an exit code
+            return _fail_for(command, error)
 
 
 def _call(command: str, arguments: Sequence[str]) -> Outcome:
@@ -107,12 +114,14 @@ def _call(command: str, arguments: Sequence[str]) -> Outcome:
 
 
 def _present(outcome: Outcome) -> None:
+    # Before it is laid out: a column could break a secret into two lines.
+    result = scrub_all(outcome.result)
     if outcome.as_json:
         import json
 
-        _write(sys.stdout, json.dumps(_plain(outcome.result), allow_nan=False))
+        _write(sys.stdout, json.dumps(_plain(result), allow_nan=False))
     else:
-        outcome.show(outcome.result)
+        outcome.show(result)
 
 
 def _plain(value: Any) -> Any:

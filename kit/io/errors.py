@@ -4,13 +4,18 @@ The command line prints a ``KitError`` as one message without a traceback and ex
 else that escapes is a defect of ours and exits with 1.
 """
 
+from kit.io.secrets import scrub
+
 # Words of ENOSPC, EDQUOT and EFBIG, and of SQLite: MLflow, Zarr and PyTorch wrap the error, or raise one of their own
 # with the text alone.
 _FULL = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large")
 
 
 class KitError(ValueError):
-    """A failure whose message says what was expected, what was found, and what to do next."""
+    """A failure whose message says what was expected, what was found, and what to do next; secrets in it are masked."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(scrub(message))
 
 
 class SettingsError(KitError):

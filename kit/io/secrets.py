@@ -1,28 +1,77 @@
-"""Masks for passwords, tokens and keys, which must never reach a log, a file or a tracking server."""
+"""Masks for passwords, tokens and keys, which must never reach a log, a file or a tracking server.
 
+A secret is known in one of two ways. Its value is known: variables of the environment whose names say so, and
+addresses among settings and arguments, are taken apart, and their secrets are masked wherever they turn up, in any
+spelling. Or its place shows it: in an address, behind a name, in a header, or by the prefix that its issuer gives it.
+"""
+
+import base64
+import binascii
+import html
+import json
+import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote
 
 MASK = "***"
 """Stands where a secret was."""
 
 # Names are compared word by word: max_tokens counts something, and monkey holds a key.
 _SECRET_WORDS = frozenset(
-    {"accesskey", "apikey", "credential", "credentials", "passwd", "password", "secret", "secrets", "token"}
+    "accesskey apikey authorization cookie credential credentials passphrase passwd password pwd secret secrets "
+    "token".split()
 )
-_SECRET_PAIRS = frozenset({("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key")})
+_BEFORE_KEY = frozenset("access account api encryption private secret shared signing storage subscription".split())
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+# In the query of an address, and at the end of a variable's name, shorter words say it as well.
+_SHORT_WORDS = frozenset("auth hmac jwt key keyid pass pat sas session sid sig signature".split())
+_ENDINGS = ("accesskey", "accesskeyid", "apikey", "credential", "passwd", "password", "secret", "signature", "token")
 
 # The scheme is bounded: without a bound, a long text of letters would be searched from each letter to its end.
-_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]{0,30}://)[^/\s'\"]+@", re.IGNORECASE)
+_SCHEME = r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://"
+_BEGINNING = re.compile(_SCHEME, re.IGNORECASE)
+_LINE_END = re.compile(r"[\r\n]")
+_SPACE = re.compile(r"[\s<>]")
 _SERVER = re.compile(rf"^(https?://){re.escape(MASK)}@", re.IGNORECASE)
-_QUERY = re.compile(
-    r"([?&;][\w.-]*(?:access_?key|api_?key|credential|passw(?:or)?d|secret|sig|signature|token)=)[^&;\s'\"]+",
-    re.IGNORECASE,
+_PORT = re.compile(r"(?:localhost|[\w-]*\.[\w.-]*):\d{1,5}$")
+_HOST = re.compile(r"(?:localhost|[\w-]+(?:\.[\w-]+)+|[\w.-]+:\d{1,5}|\[[0-9a-f:.]+\](?::\d{1,5})?)$", re.IGNORECASE)
+_PARAMETER = re.compile(r"[?&;#]([\w.%-]{1,80})=")
+_NEXT_PARAMETER = re.compile(r"&[\w.%-]{1,80}=|[\s\"'<>]")
+
+# 'NAME': 'VALUE' and "NAME": "VALUE" as JSON, Python and TOML write them, also inside another text of JSON.
+_QUOTED = re.compile(
+    r"(?P<start>(?<!\\)(?P<open>\\{0,8}[\"'])(?P<name>[\w.-]{1,80})(?P=open)\s*[:=,]\s*b?(?P<close>\\{0,8}[\"']))"
+    r"(?P<value>.{0,8192}?)(?P<end>(?<!\\)(?P=close))",
+    re.DOTALL,
 )
-# Prefixes of tokens of Hugging Face, GitHub, GitLab and OpenAI.
-_ISSUED = re.compile(r"\b(hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}")
+_ASSIGNED = re.compile(
+    r"(?<![\w.-])(?P<start>(?P<name>[\w.-]{1,80})(?:=|\s*=\s*(?=[\"'])))"
+    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&'\"]+)"
+)
+_HEADERS = frozenset("authorization cookie private-token proxy-authorization set-cookie x-api-key x-auth-token".split())
+_HEADER = re.compile(rf"(?<![\w-])((?:{'|'.join(_HEADERS)})\s*:\s*)[^\r\n\"']+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(Bearer\s+)(?=\S*[\d._~+/=-]|\S{20})[\w.~+/=-]{8,}", re.IGNORECASE)
+_BASIC = re.compile(r"\b(Basic\s+)([A-Za-z0-9+/]{6,}={0,2})", re.IGNORECASE)
+
+# Prefixes that issuers give their tokens: Hugging Face, GitHub, GitLab, OpenAI, npm, PyPI, Slack, Databricks, Amazon
+# (docs.aws.amazon.com, IAM identifiers), Google, and JSON Web Tokens (RFC 7519), whose header begins with {".
+_ISSUED = re.compile(
+    r"\b(?:(hf_|gh[opsur]_|github_pat_|glpat-|sk-|npm_|pypi-|xox[abeprs]-)[A-Za-z0-9_-]{16,}"
+    r"|(dapi)[0-9a-f]{32}(?:-\d+)?"
+    r"|(AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}"
+    r"|(AIza)[A-Za-z0-9_-]{35}"
+    r"|(ya29\.)[A-Za-z0-9_-]{16,}"
+    r"|(eyJ)[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"
+)
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|$)", re.DOTALL)
+
+_remembered: set[str] = set()
 
 
 def is_secret_name(name: str) -> bool:
@@ -31,18 +80,40 @@ def is_secret_name(name: str) -> bool:
     Whole words decide: ``max_tokens`` and ``monkey`` are no secrets.
     """
     words = [word.lower() for word in _WORD.findall(name)]
-    return not _SECRET_WORDS.isdisjoint(words) or not _SECRET_PAIRS.isdisjoint(pairwise(words))
+    keys = {before for before, word in pairwise(words) if word == "key"}
+    return not _SECRET_WORDS.isdisjoint(words) or not _BEFORE_KEY.isdisjoint(keys)
 
 
 def scrub(text: str) -> str:
-    """Mask what looks like a secret inside a text.
+    """Mask the secrets in a text; everything else stays as it is.
 
-    Masked are ``user:password@`` of an address, secret query parameters, and tokens that their issuer
-    marks with a known prefix. Everything else stays as it is.
+    Masked are the values of known secrets, ``user:password@`` of addresses, secret parameters in their queries and
+    fragments, values behind secret names, HTTP's headers of authorization and cookies, and tokens that their issuer
+    marks with a known prefix.
     """
-    text = _USER_INFO.sub(rf"\1{MASK}@", text)
-    text = _QUERY.sub(rf"\1{MASK}", text)
-    return _ISSUED.sub(rf"\1{MASK}", text)
+    known = _known(frozenset(_remembered), tuple(os.environ.items()))
+    if known is not None:
+        text = known.sub(MASK, text)
+    text = _scrub_addresses(text)
+    text = _scrub_parameters(text)
+    text = _QUOTED.sub(_mask_quoted, text)
+    text = _ASSIGNED.sub(_mask_assigned, text)
+    text = _HEADER.sub(rf"\1{MASK}", text)
+    text = _BEARER.sub(rf"\1{MASK}", text)
+    text = _BASIC.sub(_mask_basic, text)
+    text = _ISSUED.sub(lambda match: f"{match[match.lastindex or 0]}{MASK}", text)
+    return _PRIVATE_KEY.sub(rf"\1{MASK}", text)
+
+
+def scrub_all(content: Any) -> Any:
+    """Mask the secrets in all texts of a result: of a mapping's values, of a list's items, at every depth."""
+    if isinstance(content, str):
+        return scrub(content)
+    if isinstance(content, Mapping):
+        return {name: scrub_all(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [scrub_all(value) for value in content]
+    return content
 
 
 def without_user(address: str) -> str:
@@ -58,14 +129,221 @@ def scrub_argv(argv: Sequence[str]) -> list[str]:
     scrubbed: list[str] = []
     hide_next = False
     for argument in argv:
-        flag, equals, _ = argument.partition("=")
-        names_secret = flag.startswith("-") and is_secret_name(flag)
+        flag, equals, value = argument.partition("=")
+        is_flag = flag.startswith("-")
+        names_secret = is_flag and is_secret_name(flag)
         if names_secret and equals:
             scrubbed.append(f"{flag}={MASK}")
         # A flag without a value is followed by the next flag, which is no secret.
         elif hide_next and not argument.startswith("--"):
             scrubbed.append(MASK)
+        elif is_flag and equals:
+            scrubbed.append(f"{flag}={scrub(value)}")
         else:
             scrubbed.append(scrub(argument))
         hide_next = names_secret and not equals
     return scrubbed
+
+
+class MaskedFormatter(logging.Formatter):
+    """Formatter of log records that masks the secrets in them, in tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record."""
+        return scrub(super().format(record))
+
+
+# Secrets whose values are known.
+
+
+def remember(value: str) -> None:
+    """Note the secrets in the value of a setting or an argument, so that they are masked wherever they turn up.
+
+    Args:
+        value: Whole value. Addresses are taken apart; any other value holds nothing that would have to be noted.
+    """
+    _remembered.update(secrets_in(value))
+
+
+def remember_secret(secret: str) -> None:
+    """Note a value that is a secret as a whole, such as a key that was read from a file."""
+    if _is_worth_hiding(secret):
+        _remembered.add(secret)
+
+
+def secrets_in(value: str) -> set[str]:
+    """Return the secrets in the addresses of a value: passwords and tokens before the host, secret parameters.
+
+    An address that is not written as it should be, as with a slash in a password, can be read in more than one way:
+    what is secret in any of them is returned.
+    """
+    found: set[str] = set()
+    beginnings = list(_BEGINNING.finditer(value))
+    for number, beginning in enumerate(beginnings, start=1):
+        # Several addresses are parted by commas or spaces.
+        stop = beginnings[number].start() if number < len(beginnings) else len(value)
+        rest = value[beginning.end() : stop].rstrip(",; ")
+        ends = {_end_of_user(beginning[0], rest), re.split(r"[/?#]", rest)[0].rfind("@")}
+        for end in ends - {-1}:
+            user, colon, password = rest[:end].partition(":")
+            found.add(password if colon else user)
+            # In a header, user and password are one.
+            found.add(base64.b64encode(unquote(rest[:end]).encode()).decode())
+        found |= {rest[begin:end] for begin, end in _secret_parameters(rest)}
+    return set(filter(_is_worth_hiding, found))
+
+
+@lru_cache(maxsize=4)
+def _known(remembered: frozenset[str], environment: Iterable[tuple[str, str]]) -> re.Pattern[str] | None:
+    """Compile a pattern of all known secrets, in all spellings; None where there is none."""
+    found = set(remembered)
+    for name, value in environment:
+        words = [word.lower() for word in _WORD.findall(name)]
+        if is_secret_name(name) or (words and words[-1] in _SHORT_WORDS):
+            # Some name the file of a secret.
+            if _is_worth_hiding(value) and not (os.sep in value and Path(value).exists()):
+                found.add(value)
+        else:
+            # A proxy may be written without its scheme.
+            is_proxy = bool(words) and words[-1] == "proxy"
+            found |= secrets_in(f"http://{value}" if is_proxy and "://" not in value else value)
+    spellings: set[str] = set()
+    for secret in found:
+        for plain in (secret, unquote(secret)):
+            spellings |= {plain, quote(plain), quote(plain, safe=""), quote_plus(plain), html.escape(plain)}
+            spellings |= {json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1], repr(plain)[1:-1]}
+            spellings.add(base64.b64encode(plain.encode()).decode())
+    longest_first = sorted(filter(None, spellings), key=len, reverse=True)
+    if not longest_first:
+        return None
+    # A password that is a common word is masked where it stands by itself.
+    return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, longest_first))})(?![A-Za-z0-9])")
+
+
+def _is_worth_hiding(value: str) -> bool:
+    """Check whether a value can be told from ordinary words and numbers; short ones are masked in their place alone."""
+    is_mixed = any(map(str.isalpha, value)) and not value.isalpha()
+    return len(value) >= 8 or (len(value) >= 4 and is_mixed)
+
+
+# Secrets in addresses.
+
+
+def _scrub_addresses(text: str) -> str:
+    parts: list[str] = []
+    done = 0
+    beginnings = list(_BEGINNING.finditer(text))
+    # An address ends before the next one, so that no part of a long text is searched twice.
+    limits = [beginning.start() for beginning in beginnings[1:]] + [len(text)]
+    for beginning, limit in zip(beginnings, limits, strict=False):
+        stop = _end_of_address(text, beginning.start(), beginning.end(), limit)
+        rest = text[beginning.end() : stop]
+        parts += [text[done : beginning.start()], beginning[0]]
+        end = _end_of_user(beginning[0], rest)
+        if end >= 0:
+            parts.append(f"{MASK}@")
+            rest = rest[end + 1 :]
+        parts.append(_scrub_parameters(rest))
+        done = stop
+    return "".join([*parts, text[done:]])
+
+
+def _end_of_address(text: str, start: int, begin: int, limit: int) -> int:
+    """Find where an address ends: at the quote that closes it, with the line, or before a space.
+
+    Args:
+        text: Text with the address.
+        start: Index of its scheme.
+        begin: Index behind ``://``.
+        limit: Index that it ends before.
+    """
+    line = _LINE_END.search(text, begin, limit)
+    stop = limit if line is None else line.start()
+    opened = text[max(start - 1, 0) : start]
+    if opened in ("'", '"', "`"):
+        # A quote before a letter belongs to the password. Inside another text of JSON, the quote that opens is escaped,
+        # and so is the one that closes.
+        escape = r"\\" if text[max(start - 2, 0) : start - 1] == "\\" else r"(?<!\\)"
+        closing = re.compile(rf"{escape}{opened}(?!\w)").search(text, begin, stop)
+        return stop if closing is None else closing.start()
+    space = _SPACE.search(text, begin, stop)
+    # A text that is an address from its beginning is a value, and may hold spaces.
+    if space is None or "@" not in text[space.start() : stop] or (start > 0 and "@" in text[begin : space.start()]):
+        return stop if space is None else space.start()
+    # A password with a space in it: nothing else has a name, a colon, no port, and an @ further on.
+    head = text[begin : space.start()]
+    begins_with_user = ":" in head.partition("/")[0] or start == 0
+    return stop if begins_with_user and not _PORT.match(re.split(r"[/?#]", head)[0]) else space.start()
+
+
+def _end_of_user(scheme: str, rest: str) -> int:
+    """Find the @ that ends ``user:password`` in what follows an address's ``://``; -1 if there is none.
+
+    RFC 3986 ends the host's part at the first of / ? #. A password that holds one of them unescaped is still one.
+    """
+    last = rest.rfind("@")
+    head = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if last < 0 or not head or scheme.lower() == "file://":
+        return -1
+    end = head.rfind("@")
+    if end >= 0:
+        # Another @ further on belongs to a path behind a host, or else to the password.
+        return end if last == end or _HOST.match(head[end + 1 :]) else last
+    user, colon, _ = head.partition(":")
+    if not colon or user.startswith("[") or _PORT.match(head):
+        return -1
+    return last
+
+
+def _secret_parameters(rest: str) -> list[tuple[int, int]]:
+    """Find the values of secret parameters, such as ``sig`` in ``/states.zarr?part=1&sig=abc``, from first to end."""
+    found: list[tuple[int, int]] = []
+    for parameter in _PARAMETER.finditer(rest):
+        words = [word.lower() for word in _WORD.findall(unquote(parameter[1]))]
+        begin = parameter.end()
+        is_secret = is_secret_name(parameter[1]) or not _SHORT_WORDS.isdisjoint(words)
+        if (is_secret or any(map(_ends_secretly, words))) and (not found or begin >= found[-1][1]):
+            following = _NEXT_PARAMETER.search(rest, begin)
+            found.append((begin, following.start() if following else len(rest)))
+    return found
+
+
+def _ends_secretly(word: str) -> bool:
+    return word.endswith(_ENDINGS)
+
+
+def _scrub_parameters(text: str) -> str:
+    parts: list[str] = []
+    done = 0
+    for begin, end in _secret_parameters(text):
+        if end > begin:
+            parts += [text[done:begin], MASK]
+            done = end
+    return "".join([*parts, text[done:]])
+
+
+# Secrets behind names and in headers.
+
+
+def _mask_quoted(match: re.Match[str]) -> str:
+    is_header = match["name"].lower() in _HEADERS
+    # A comma parts name and value of a header; elsewhere it parts two names.
+    is_pair = "," not in match["start"]
+    masked = f"{match['start']}{MASK}{match['end']}"
+    return masked if is_header or (is_pair and is_secret_name(match["name"])) else match[0]
+
+
+def _mask_assigned(match: re.Match[str]) -> str:
+    if not is_secret_name(match["name"]):
+        return match[0]
+    marks = match["value"][0] if match["value"][0] in "\"'" else ""
+    return f"{match['start']}{marks}{MASK}{marks}"
+
+
+def _mask_basic(match: re.Match[str]) -> str:
+    """Mask what is USER:PASSWORD in base64; basic calculations are not."""
+    try:
+        is_secret = b":" in base64.b64decode(match[2], validate=True)
+    except binascii.Error:
+        is_secret = False
+    return f"{match[1]}{MASK}" if is_secret else match[0]

@@ -8,20 +8,30 @@ import sys
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
+from kit.io.secrets import scrub
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class StandardError(io.TextIOBase):
-    """The present ``sys.stderr``; what it no longer takes is dropped."""
+    """The present ``sys.stderr``, without secrets; what it no longer takes is dropped.
 
-    def __init__(self) -> None:
+    Args:
+        masked: Whether secrets are masked.
+    """
+
+    def __init__(self, *, masked: bool = True) -> None:
         super().__init__()
         # A progress bar puts itself in the place of standard error, and is not to be written through itself.
-        self._stream: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        self._stream: TextIO = stream._stream if isinstance(stream, StandardError) else stream
+        self._masked = masked
 
     def write(self, text: str) -> int:
         """Write, if anybody is there."""
+        if self._masked:
+            text = scrub(text)
         try:
             return self._stream.write(text)
         except UnicodeEncodeError:
@@ -60,11 +70,15 @@ class StandardError(io.TextIOBase):
             self._stream.flush()
 
 
-def error_console() -> Console:
-    """Return a console on the present standard error."""
+def error_console(*, masked: bool = True) -> Console:
+    """Return a console on the present standard error.
+
+    Args:
+        masked: Whether secrets are masked.
+    """
     from rich.console import Console
 
-    stream = cast("IO[str]", StandardError())
+    stream = cast("IO[str]", StandardError(masked=masked))
     out = Console(file=stream, highlight=False)
     return out if out.is_terminal else Console(file=stream, highlight=False, width=120)
 

@@ -14,6 +14,7 @@ import torch
 from kit.adapt import trainable
 from kit.checkpoint.run_folder import RunFolder, claimed
 from kit.io.errors import KitError
+from kit.io.secrets import MaskedFormatter
 from kit.memory.device import choose_device, peak_memory_gib
 from kit.memory.out_of_memory import Shortage, readable
 from kit.planning.fit import Fitted, choose_memory, preflight
@@ -90,8 +91,8 @@ class _Prepared:
     origin: RunOrigin
     quality: Quality
     fitted: Fitted | None
-
     history: MemoryHistory
+
 
 def finetune(
     settings: Settings, *, recipe: str | None = None, progress: OpenProgress = training_progress
@@ -155,7 +156,8 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
         restore(prepared.origin, job)
         check.begin(state.step, prepared.origin.state.get("check"))
         kept = cut_back(folder, state.step if prepared.origin.checkpoint else -1)
-        records = open_records(job, folder, prepared.quality, recipe, check.params(), kept, prepared.history)
+        recorded = prepared.origin.state.get("provenance")
+        records = open_records(job, folder, prepared.quality, recipe, check.params(), kept, prepared.history, recorded)
         begun.append(records)
         status: RunStatus = "FAILED"
         try:
@@ -207,7 +209,7 @@ def _holding(origin: RunOrigin, begun: list[RunRecords]) -> Iterator[None]:
 @contextmanager
 def _log(folder: RunFolder) -> Iterator[None]:
     handler = logging.FileHandler(folder.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(MaskedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("kit")
     level = logger.level
     logger.addHandler(handler)
@@ -232,9 +234,9 @@ def _announce(prepared: _Prepared, state: LoopState, check: TrainableCheck, disp
     display.say(check.report.text())
     for line in (*prepared.quality.accepted, *job.run.leaks):
         display.say(f"warning: {line}")
-    for note in job.trainer.task.notes:
     for line in prepared.history.lines():
         display.say(f"memory: {line}")
+    for note in job.trainer.task.notes:
         display.say(note)
     if prepared.fitted is not None:
         display.say(f"memory.fit chose {prepared.fitted}")

@@ -42,6 +42,12 @@ _UNLESS_SET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
+_DATABASES = ("postgresql", "mysql", "mssql")
+"""Databases that MLflow knows beside SQLite."""
+_FORM = "DATABASE://USER:PASSWORD@HOST/NAME, with / @ : # ? % in the password written as %2F %40 %3A %23 %3F %25"
+# Packages to install whose name is not that of their module.
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+
 # Words of urllib3, requests and MLflow, and what they mean to a person.
 _MEANINGS = {
     "NewConnectionError": "nothing listens there",
@@ -72,6 +78,31 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute()
 
 
+def check_driver(uri: str) -> None:
+    """Check that the package is installed through which a database is spoken to; other addresses need none.
+
+    Raises:
+        KitError: it is missing, or there is no such package; names it.
+    """
+    if uri.partition(":")[0].partition("+")[0] not in _DATABASES:
+        return
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    msg = None
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as error:
+        module = error.name or str(error)
+        package = _PACKAGES.get(module, module)
+        msg = f'{scrub(uri)}: needs the package {package}, which is not installed: pip install "{package}"'
+    except ArgumentError as error:
+        msg = f"{scrub(uri)}: not the address of a database ({scrub(str(error))}); expected {_FORM}"
+    if msg is not None:
+        # Without what it came from, which repeats the address.
+        raise KitError(msg)
+
+
 def artifact_root(uri: str, run_dir: Path) -> str | None:
     """Return the address of artifacts: in the database's folder, else in ``run_dir``; ``None`` if a server decides."""
     if uri.startswith(_REMOTE):
@@ -91,8 +122,10 @@ def connect(uri: str, run_dir: Path) -> MlflowClient:
     Importing MLflow takes 3 s, a new database another 3 s.
 
     Raises:
-        KitError: the store cannot be reached, or its database was written by another version of MLflow.
+        KitError: the store cannot be reached, a package for it is missing, or its database was written by another
+            version of MLflow.
     """
+    check_driver(uri)
     # MLflow, its migrations and its dependencies' deprecations stay off the user's screen; what fails is raised.
     os.environ.update(environment())
     for name in ("mlflow", "alembic"):
@@ -112,8 +145,9 @@ def reach(uri: str, run_dir: Path) -> None:
     """Check that a server answers, before a run spends any time; a database is opened when it is needed.
 
     Raises:
-        KitError: the server does not answer, or refuses.
+        KitError: the server does not answer, or refuses; the package that a database needs is missing.
     """
+    check_driver(uri)
     if not uri.startswith(_REMOTE):
         return
     client = connect(uri, run_dir)

@@ -1,67 +1,92 @@
-"""MLflow's web pages over the runs of one store, on this machine only."""
+"""MLflow's web pages over the runs of one store, on this machine and for its owner only.
+
+The server runs in this very process: it ends with it, whatever ends it, and neither the token nor the password of a
+database is on a command line, in a file or in another process's environment.
+"""
+
+from __future__ import annotations
 
 import logging
 import os
-import signal
+import secrets
 import socket
-import subprocess
-import sys
-import tempfile
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from kit.io.errors import KitError
-from kit.io.retry import poll
-from kit.io.secrets import scrub
-from kit.tracking.store import artifact_root, environment, resolve_uri, sqlite_path
+from kit.tracking.guard import Guard
+from kit.tracking.store import artifact_root, check_driver, connect, resolve_uri, sqlite_path, store_errors
 
-_logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+    from starlette.types import ASGIApp
 
 _HOST = "127.0.0.1"
-_WHERE = 'runs and their curves are under "Model training", at its top left'
-_START_SECONDS = 120.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 2
+_EXPERIMENTS = "/#/experiments?workflowType=machine_learning"
+"""Place on MLflow's page with the list of experiments."""
 
 
-def serve(uri: str | None, run_dir: Path, port: int) -> None:
+def serve(uri: str | None, run_dir: Path, port: int, show: Callable[[str, str], None]) -> None:
     """Serve MLflow's pages until Ctrl-C or SIGTERM.
 
     Args:
         uri: Tracking store; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else ``run_dir/mlflow.db``.
         run_dir: Parent of the run folders.
         port: Port on the loopback address; nothing else on the network reaches it.
+        show: Called with the store's address and the page's, once it answers; the page's has the token, which lets
+            anybody in: it is for the screen alone.
 
     Raises:
-        KitError: there is no store yet, the store is a server already, the port is taken, or MLflow fails.
+        KitError: there is no store yet, the store is a server already, the port is taken, or MLflow cannot open it.
     """
     address = resolve_uri(uri, run_dir)
-    _check(address, port)
-    page = f"http://{_HOST}:{port}"
-    # The server's output is kept for the message of its failure, and off the screen otherwise.
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output, _sigterm_interrupts():
-        server = _start(address, run_dir, port, output)
+    _check_store(address)
+    with _listening(port) as listener:
+        client = connect(address, run_dir)
+        mlflow, index = _application(address, artifact_root(address, run_dir) or "")
+        import uvicorn
+
+        # 256 bits, of the system's own randomness.
+        token = secrets.token_urlsafe()
+        guard = Guard(mlflow, token, port, index, lambda: landing(client))
+        # No log: its lines would hold the addresses that were asked for. The client's address is the connection's,
+        # and not what a header says.
+        config = uvicorn.Config(
+            guard, log_config=None, access_log=False, lifespan="off", ws="none", proxy_headers=False,
+            server_header=False, timeout_graceful_shutdown=_STOP_SECONDS,
+        )  # fmt: skip
+        show(address, f"http://{_HOST}:{port}/?token={token}")
         try:
-            _wait_until_ready(server, page, output)
-            _logger.info("MLflow shows %s at %s (Ctrl-C ends it); %s", scrub(address), page, _WHERE)
-            code = server.wait()
+            uvicorn.Server(config).run([listener])
         except KeyboardInterrupt:
             return
-        finally:
-            _stop(server)
-        msg = f"the MLflow server ended by itself with exit status {code}:\n{_tail(output)}"
-        raise KitError(msg)
 
 
-def _check(address: str, port: int) -> None:
-    """Check that there is a store whose pages can be served, and that the port is free."""
+def landing(client: MlflowClient) -> str:
+    """Return the place on MLflow's page that compares the runs of the experiment with the newest training run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        newest = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
+    except MlflowException:
+        # The page itself says what is wrong with the store.
+        return _EXPERIMENTS
+    if not newest:
+        return _EXPERIMENTS
+    return f"/#/experiments/{newest[0].info.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+def _check_store(address: str) -> None:
+    """Check that there is a store whose pages can be served."""
     if address.startswith(("http://", "https://")):
-        msg = f"{scrub(address)} is an MLflow server already: open it in a browser."
+        msg = f"{address} is an MLflow server already: open it in a browser."
         raise KitError(msg)
+    check_driver(address)
     database = sqlite_path(address)
     if database is not None and not database.is_file():
         msg = (
@@ -69,67 +94,52 @@ def _check(address: str, port: int) -> None:
             "track.uri, or the folder that holds it with run.dir."
         )
         raise KitError(msg)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # A port whose last server has just ended is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except (OSError, OverflowError) as error:
-            msg = f"Port {port} on {_HOST} cannot be used ({error}). Choose another one with --port."
-            raise KitError(msg) from error
-
-
-def _start(address: str, run_dir: Path, port: int, output: IO[str]) -> subprocess.Popen[str]:
-    """Start the server in a process group of its own, so that ending it ends its workers too."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port), "--workers", "1"]
-    if root := artifact_root(address, run_dir):
-        command += ["--default-artifact-root", root]
-    # Other users of the machine see a command line, and a database's address may hold a password.
-    store = {"MLFLOW_BACKEND_STORE_URI": address, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    variables = os.environ | environment() | store
-    return subprocess.Popen(command, stdout=output, stderr=output, env=variables, text=True, start_new_session=True)
-
-
-def _wait_until_ready(server: subprocess.Popen[str], page: str, output: IO[str]) -> None:
-    # Without the proxies of the environment: the page is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def is_ready() -> bool:
-        if server.poll() is not None:
-            msg = f"the MLflow server did not start (exit status {server.returncode}):\n{_tail(output)}"
-            raise KitError(msg)
-        with suppress(urllib.error.URLError, ConnectionError, TimeoutError), opener.open(f"{page}/health", timeout=5):
-            return True
-        return False
-
-    if not poll(is_ready, every=0.2, limit=_START_SECONDS):
-        msg = f"the MLflow server did not answer within {_START_SECONDS:.0f} s:\n{_tail(output)}"
-        raise KitError(msg)
-
-
-def _stop(server: subprocess.Popen[str]) -> None:
-    # The whole group: the server starts workers of its own.
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signum)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(_STOP_SECONDS)
-            return
-
-
-def _tail(output: IO[str], lines: int = 15) -> str:
-    output.seek(0)
-    return scrub("\n".join(output.read().splitlines()[-lines:]))
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the server as Ctrl-C does; only a main thread may do so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _listening(port: int) -> Iterator[socket.socket]:
+    """Take the port, before the seconds that MLflow needs to start."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        # A port whose last server has just ended is free.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((_HOST, port))
+            listener.listen()
+        except (OSError, OverflowError) as error:
+            msg = f"Port {port} on {_HOST} cannot be used ({error}). Choose another one with --port."
+            raise KitError(msg) from error
+        yield listener
+
+
+def _application(address: str, artifacts: str) -> tuple[ASGIApp, str]:
+    """Load MLflow's server over a store.
+
+    Args:
+        address: Address of the store.
+        artifacts: Address of the artifacts of new experiments.
+
+    Returns:
+        Its application, and the HTML of its page.
+
+    Raises:
+        KitError: MLflow cannot open the store.
+    """
+    # What `mlflow server` hands to its workers, in its own words; they have to be there before the import.
+    os.environ |= {
+        "_MLFLOW_SERVER_FILE_STORE": address,
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow.server import REL_STATIC_DIR, handlers
+        from mlflow.server.fastapi_app import app
+    # What goes wrong in a request is answered with, and stays off the screen.
+    for name in ("uvicorn", "asyncio", "huey"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with store_errors("MLflow cannot open its store"):
+        handlers.initialize_backend_stores(address, address, artifacts)
+    page = Path(handlers.__file__).parent / REL_STATIC_DIR / "index.html"
+    return app, page.read_text(encoding="utf-8")

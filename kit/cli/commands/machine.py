@@ -6,7 +6,7 @@ from functools import partial
 
 from kit.bench.settings import BenchSettings
 from kit.cli.commands.common import Outcome, resolve_settings
-from kit.cli.views.machine import show_bench, show_examination
+from kit.cli.views.machine import show_bench, show_examination, show_page
 from kit.cli.views.progress import loading, log_to_screen
 from kit.cli.views.tables import show_facts
 from kit.doctor.settings import DoctorSettings
@@ -51,10 +51,9 @@ def sync(arguments: Sequence[str]) -> Outcome:
 
 
 def ui(arguments: Sequence[str]) -> Outcome:
-    """Open MLflow's page on this machine's loopback address, to compare runs; ends with Ctrl-C."""
+    """Open MLflow's page on this machine's loopback address, for you alone, to compare runs; ends with Ctrl-C."""
     settings, options = resolve_settings(ui, UiSettings, arguments)
-    log_to_screen(logging.INFO)
     with loading("MLflow"):
         from kit.tracking.ui import serve
-    serve(settings.track.uri, settings.run.dir, settings.port)
+    serve(settings.track.uri, settings.run.dir, settings.port, show_page)
     return Outcome({}, options.as_json, lambda _: None)

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kit.cli.views.tables import add_number_columns, number, show_text
+from kit.io.secrets import scrub
 from kit.io.terminal import error_console
 
 
@@ -42,3 +43,9 @@ def show_bench(result: Mapping[str, Any]) -> None:
         table.add_row(row["suite"], escape(row["name"]), value, *others, exactness.get(row["exact"], "-"))
     error_console().print(table)
     show_text(f"page: {result['page']}, results: {result['results']}")
+
+
+def show_page(store: str, page: str) -> None:
+    """Show where MLflow's page is; its address lets anybody in, and is shown nowhere else."""
+    text = f"MLflow shows {scrub(store)}, to you alone, at\n    {page}\nCtrl-C ends it"
+    error_console(masked=False).print(escape(text), soft_wrap=True)

@@ -24,6 +24,7 @@ from rich.progress import (
 
 from kit.cli.views.tables import bytes_text
 from kit.io.progress import ProgressCallback
+from kit.io.secrets import MaskedFormatter
 from kit.io.terminal import error_console
 
 _EVERY = 10.0
@@ -58,7 +59,10 @@ def log_to_screen(level: int = logging.WARNING) -> None:
     logger = logging.getLogger("kit")
     # A command may lower the level that was set before it: no record is shown twice.
     logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _Screen)]
-    logger.addHandler(_Screen(level))
+    screen = _Screen(level)
+    # Before it is laid out: a line's end could break a secret into two.
+    screen.setFormatter(MaskedFormatter())
+    logger.addHandler(screen)
     logger.setLevel(min(level, logging.INFO))
 
 
