@@ -142,7 +142,8 @@ class _Taking:
         dataset = with_level_dimension(dataset, self._where, pieces.request.levels_rules, pieces.note)
         self._given = dataset
         # Vectors of coordinates that are none are named before anything is done by them.
-        present = {name: dataset[name] for name in GRID if name in dataset.coords}
+        # By themselves: a level that is a number is a coordinate of everything.
+        present = {name: dataset[name].reset_coords(drop=True) for name in GRID if name in dataset.coords}
         if all(coordinate.ndim < len(GRID) for coordinate in present.values()):
             canonical_coordinates(xr.Dataset(coords=present), self._where, lambda _: None)
         self._parts: list[tuple[xr.Dataset, SelectedTimes]] = []
