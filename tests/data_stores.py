@@ -157,7 +157,7 @@ class DataStores:
         """Make the result of a job, if need be, and say where it lies."""
         path = f"/results/{job.id}.grib"
         if path not in self.files.files:
-            self.files.put(path, self.result(job.inputs))
+            self.files.put(path, self.result(job.dataset, job.inputs))
         size = len(self.files.files[path].content)
         return {
             "type": "application/x-grib",
@@ -167,17 +167,26 @@ class DataStores:
             "file:local_path": f"s3://cache{path}",
         }
 
-    def result(self, inputs: dict[str, Any]) -> bytes:
-        """GRIB of what was asked."""
+    def result(self, dataset: str, inputs: dict[str, Any]) -> bytes:
+        """GRIB of what was asked of a data set."""
         latitude, longitude = self._grid(inputs.get("area"))
         levels: list[float | None] = [float(level) for level in inputs.get("pressure_level", [])]
         content = []
-        for name, moment, level in itertools.product(inputs["variable"], moments(inputs), levels or [None]):
+        leads = [int(lead) for lead in inputs.get("leadtime_hour", ["0"])]
+        for name, moment, lead, level in itertools.product(
+            inputs["variable"], moments(inputs), leads, levels or [None]
+        ):
             variable = find(_NAMES.get(name, name), on_levels=level is not None)
             assert variable is not None, name
             if not self.leave_out(name, moment):
-                field = values(variable, level, moment, latitude, longitude)
-                content.append(_message(variable, level, moment, field, (latitude, longitude)))
+                grid = (latitude, longitude)
+                start, ahead = moment, lead
+                if variable.accumulated and dataset == "reanalysis-era5-land":
+                    # Each day is a forecast, and midnight its end.
+                    start = (moment - timedelta(hours=1)).replace(hour=0)
+                    ahead = round((moment - start) / timedelta(hours=1))
+                of_forecast = "leadtime_hour" in inputs or start != moment
+                content.append(_message(variable, level, start, ahead, grid, of_forecast=of_forecast))
         return b"".join(content)
 
     def _grid(self, area: Sequence[float] | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -190,13 +199,24 @@ class DataStores:
         )
 
 
-def _message(variable: Variable, level: float | None, moment: datetime, field: Any, grid: Any) -> bytes:
+def _message(
+    variable: Variable, level: float | None, moment: datetime, lead: int, grid: Any, *, of_forecast: bool
+) -> bytes:
     keys: dict[str, Any] = {"param": variable.param_ids[0], "bitsPerValue": 24, "grid": grid}
+    if variable.accumulated and of_forecast:
+        # As CAMS and ERA5-Land have them: since the start of the forecast.
+        ends = [moment + timedelta(hours=hour) for hour in range(1, lead + 1)]
+        field = sum((values(variable, level, end, *grid) for end in ends), np.zeros(tuple(map(len, grid))))
+        return message(field, edition=2, time=f"{moment:%Y-%m-%dT%H}", stepRange=f"0-{lead}", **keys)
     if variable.accumulated:
         # As ERA5 has them: the hour that ends at the time, of a forecast that began before it.
         start = moment - timedelta(hours=1)
+        field = values(variable, level, moment, *grid)
         return message(field, edition=2, time=f"{start:%Y-%m-%dT%H}", stepRange="0-1", **keys)
     edition = 2 if variable.param_ids[0] > 200000 else 1
+    if lead:
+        keys |= {"step": lead}
+    field = values(variable, level, moment + timedelta(hours=lead), *grid)
     return message(
         field, level=None if level is None else int(level), time=f"{moment:%Y-%m-%dT%H}", edition=edition, **keys
     )

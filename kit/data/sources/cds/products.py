@@ -39,10 +39,14 @@ class CdsProduct:
         store: of ``STORES``.
         surface: data set of variables without levels; empty if there is none.
         levels: data set of variables on pressure levels; empty if there is none.
-        hours: of the day, UTC, at which there are states.
+        hours: of the day, UTC, at which there are analyses, and forecasts start.
         spacing: of the grid, in degrees.
         dates: how days are written: year, month and day apart, or ``date`` as START/END.
         extra: further parameters of each request.
+        surface_leads: hours between leads without pressure levels; 0 if there are no forecasts.
+        level_leads: the same on pressure levels.
+        longest_lead: of its forecasts, in hours.
+        totals_since_midnight: whether its accumulations run from 00 UTC of each day, not over an hour.
         why_not_accumulated: why it has no accumulations of one window; empty if it has them.
         names: of statics in requests, where they are not ERA5's; None if the data set holds no statics.
         variables: that are asked for if nobody says which; empty if somebody must.
@@ -58,6 +62,10 @@ class CdsProduct:
     spacing: float = 0.25
     dates: Dates = "days"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    surface_leads: int = 0
+    level_leads: int = 0
+    longest_lead: int = 0
+    totals_since_midnight: bool = False
     why_not_accumulated: str = ""
     names: Mapping[str, str] | None = field(default_factory=dict)
     variables: tuple[str, ...] = ()
@@ -97,6 +105,7 @@ _PRODUCTS = (
         surface="reanalysis-era5-land",
         levels="",
         spacing=0.1,
+        totals_since_midnight=True,
         names=None,
         credit=f"{_C3S}; Munoz Sabater (2019), DOI 10.24381/cds.e2161bac",
     ),
@@ -109,7 +118,12 @@ _PRODUCTS = (
         spacing=0.4,
         dates="range",
         extra={"type": ["forecast"], "leadtime_hour": ["0"]},
-        why_not_accumulated="the kit asks for the beginning of each forecast, where nothing has accumulated yet",
+        # "Temporal resolution" and "forecast period" on the data set's page.
+        surface_leads=1,
+        level_leads=3,
+        longest_lead=120,
+        why_not_accumulated="nothing has added up yet at the beginning of a forecast; choose later leads, such as "
+        "--lead 0h/12h, or",
         names=_OF_CAMS,
         variables=(*_WEATHER, *_POLLUTION),
         statics=("z", "lsm"),
@@ -123,7 +137,7 @@ _PRODUCTS = (
         hours=tuple(range(0, 24, 3)),
         spacing=0.75,
         dates="range",
-        why_not_accumulated="it is made of analyses, which accumulate nothing",
+        why_not_accumulated="it is made of analyses, which accumulate nothing;",
         names=_OF_CAMS,
         variables=(*_WEATHER, *_POLLUTION),
         statics=("z", "lsm"),

@@ -3,6 +3,7 @@
 Nothing here asks anybody: a plan follows from the settings alone.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from datetime import UTC, timedelta
 from typing import Any
 
 from kit.data.sources.base import Request
+from kit.data.sources.cds.forecasts import Forecasts, by_leads, chosen_leads, of_states, of_sums
 from kit.data.sources.cds.products import CdsProduct, Times, blocks, dated, product_of, request_name
 from kit.data.statics import CLASSES, DERIVED
 from kit.data.store.format import STATIC_PREFIX, listed
@@ -78,8 +80,10 @@ class FieldSelection:
         statics: without prefix.
         levels: in hPa.
         times: of the states.
-        hours: at which accumulated variables are needed: those of the states, and the hours between.
+        hours: at which accumulated variables are needed: those of the states, and those between or before.
         area: north, west, south, east of what is asked, on points of the grid; None for the globe.
+        forecasts: that bring the states, by their starts; of analyses all leads are 0.
+        totals: forecasts that bring what accumulates since their start; empty where it does otherwise.
     """
 
     product: CdsProduct
@@ -91,6 +95,8 @@ class FieldSelection:
     times: Times
     hours: Times
     area: Area | None
+    forecasts: Forecasts
+    totals: Forecasts
 
     @property
     def points(self) -> int:
@@ -121,8 +127,11 @@ def select(path: str, request: Request) -> FieldSelection:
     surface, atmospheric = tuple(by_kind["surface"]), tuple(by_kind["atmospheric"])
     accumulated = tuple(name for name in surface if SURFACE[name].accumulated)
     statics = _statics(product, request)
-    if accumulated and product.why_not_accumulated:
-        msg = f"{product.name} has no {', '.join(accumulated)} that add up: {product.why_not_accumulated}; leave it out"
+    leads: tuple[int, ...] = ()
+    if request.leads is not None:
+        leads = chosen_leads(product, request.leads, on_levels=bool(atmospheric))
+    if accumulated and product.why_not_accumulated and not any(leads):
+        msg = f"{product.name} has no {', '.join(accumulated)} that add up: {product.why_not_accumulated} leave it out"
         raise SettingsError(msg)
     # ERA5's wave model has a grid of its own, in the same data set.
     waves = [name for name in surface if name in _WAVES]
@@ -139,8 +148,15 @@ def select(path: str, request: Request) -> FieldSelection:
     elif request.levels:
         msg = f"--levels {listed(request.levels)} has no effect: none of {', '.join(names)} lies on levels"
         raise SettingsError(msg)
-    times = hours = _times(product, request)
-    if product.hours == tuple(range(24)) and request.step is not None:
+    times = hours = _times(product, request, leads)
+    states, sums = of_states(times, product.hours, leads or (0,)), Forecasts()
+    if accumulated and leads:
+        sums = of_sums(times, product.hours, leads, request.step, ", ".join(accumulated))
+    if accumulated and product.totals_since_midnight:
+        # Each day is a forecast of 24 hours.
+        days = of_sums(times, (0,), range(25), request.step, ", ".join(accumulated))
+        hours = tuple(sorted({day + lead * _HOUR for day, leads_of_day in days.items() for lead in leads_of_day}))
+    elif product.hours == tuple(range(24)) and request.step is not None:
         # The hours of the windows that end at the times of states.
         hours = tuple(sorted({moment - back * _HOUR for moment in times for back in range(request.step)}))
     return FieldSelection(
@@ -153,6 +169,8 @@ def select(path: str, request: Request) -> FieldSelection:
         times=times,
         hours=hours,
         area=_area(request.region, product.spacing),
+        forecasts=states,
+        totals=sums,
     )
 
 
@@ -162,16 +180,19 @@ def plan(selection: FieldSelection) -> tuple[Planned, ...]:
     Returns:
         Those of static fields first, then in the order of time.
     """
-    product, times, hours = selection.product, selection.times, selection.hours
-    states, sums = selection.variables, selection.accumulated
-    if hours == times:
+    product, states = selection.product, selection.variables
+    first: Forecasts = {next(iter(selection.forecasts)): (0,)}
+    sums, totals = selection.accumulated, selection.totals
+    if not totals and selection.hours == selection.times:
         # Sums of the step of the data are asked for together with the states.
         states, sums = (*states, *sums), ()
+    elif not totals:
+        totals = dict.fromkeys(selection.hours, (0,))
     return (
-        *_split(selection, product.surface, "static", selection.statics, times[:1]),
-        *_split(selection, product.surface, "surface", states, times),
-        *_split(selection, product.surface, "surface", sums, hours),
-        *_split(selection, product.levels, "atmospheric", selection.atmospheric, times),
+        *_split(selection, product.surface, "static", selection.statics, first),
+        *_split(selection, product.surface, "surface", states, selection.forecasts),
+        *_split(selection, product.surface, "surface", sums, totals),
+        *_split(selection, product.levels, "atmospheric", selection.atmospheric, selection.forecasts),
     )
 
 
@@ -225,27 +246,33 @@ def _statics(product: CdsProduct, request: Request) -> tuple[str, ...]:
     return tuple(asked)
 
 
-def _times(product: CdsProduct, request: Request) -> Times:
-    """List the times of the states, in order."""
+def _times(product: CdsProduct, request: Request, leads: tuple[int, ...]) -> Times:
+    """List the valid times of the states, in order."""
     if request.times is None:
         msg = f"--times START/END is needed: {product.name} goes back for decades"
         raise SettingsError(msg)
-    step, own = request.step or 1, 24 // len(product.hours)
+    at = sorted({(hour + lead) % 24 for hour in product.hours for lead in leads or (0,)})
+    # Around midnight too, where there is but one hour a day.
+    own = min(later - hour for hour, later in itertools.pairwise([*at, at[0] + 24]))
+    step = request.step or 1
     if request.step is not None and request.step % own:
         msg = f"--step {step}h: {product.name} has states every {own} h, which makes no step of {step} h"
         raise SettingsError(msg)
     moment = request.times.start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     if moment < request.times.start:
         moment += _HOUR
-    times = []
+    held = []
     while moment <= request.times.end:
-        # Whole steps from midnight UTC, whatever the first time is.
-        if moment.hour in product.hours and (moment.timestamp() // 3600) % step == 0:
-            times.append(moment)
+        if moment.hour in at:
+            held.append(moment)
         moment += _HOUR
+    # Whole steps from midnight UTC, whatever the first time is; of a lead that reaches none, from the first.
+    times = [moment for moment in held if (moment.timestamp() // 3600) % step == 0]
+    if leads and not times:
+        times = [moment for moment in held if (moment - held[0]) % (step * _HOUR) == timedelta(0)]
     if not times:
-        at = ", ".join(f"{hour:02d}" for hour in product.hours)
-        msg = f"--times {request.times}: {product.name} has no state there at a step of {step} h; it has {at} UTC"
+        shown = ", ".join(f"{hour:02d}" for hour in at)
+        msg = f"--times {request.times}: {product.name} has no state there at a step of {step} h; it has {shown} UTC"
         raise SettingsError(msg)
     return tuple(times)
 
@@ -266,30 +293,35 @@ def _area(region: Area | None, spacing: float) -> Area | None:
     return round(top, 6), round(first * spacing, 6), round(bottom, 6), round(last * spacing, 6)
 
 
-def _split(selection: FieldSelection, dataset: str, kind: Kind, names: Sequence[str], times: Times) -> list[Planned]:
+def _split(
+    selection: FieldSelection, dataset: str, kind: Kind, names: Sequence[str], forecasts: Forecasts
+) -> list[Planned]:
     """Split some variables of one kind into requests."""
     if not names:
         return []
     product = selection.product
     levels = selection.levels if kind == "atmospheric" else ()
     size = _BYTES_PER_POINT * selection.points + _HEADER
-    # Each request holds all variables and levels of its times: a time is never divided.
-    fields_at_once = len(names) * max(1, len(levels))
-    most = max(1, min(MOST_FIELDS, MOST_BYTES // size) // fields_at_once)
     wanted = [request_name(_TABLES[kind][name], product) for name in names]
     planned = []
-    for days, hours in blocks(times, most, together=product.dates == "range"):
-        inputs = {"variable": wanted, **dated(days, hours, product.dates), **product.extra}
-        if levels:
-            inputs["pressure_level"] = [f"{level:g}" for level in levels]
-        # It is what the archive holds, counts less towards the limits than NetCDF, and is checked field by field by the
-        # source that reads it.
-        inputs["data_format"] = "grib"
-        if product.store == "CDS":
-            # The Atmosphere Data Store has no such choice, and sends GRIB as it is.
-            inputs["download_format"] = "unarchived"
-        if selection.area is not None:
-            inputs["area"] = list(selection.area)
-        fields = fields_at_once * len(days) * len(hours)
-        planned.append(Planned(dataset, inputs, fields, fields * size))
+    for leads, starts in by_leads(forecasts):
+        # Each request holds all variables, levels and leads of its times: a time is never divided.
+        fields_at_once = len(names) * max(1, len(levels)) * len(leads)
+        most = max(1, min(MOST_FIELDS, MOST_BYTES // size) // fields_at_once)
+        for days, hours in blocks(starts, most, together=product.dates == "range"):
+            inputs = {"variable": wanted, **dated(days, hours, product.dates), **product.extra}
+            if any(leads):
+                inputs["leadtime_hour"] = [str(lead) for lead in leads]
+            if levels:
+                inputs["pressure_level"] = [f"{level:g}" for level in levels]
+            # It is what the archive holds, counts less towards the limits than NetCDF, and is checked field by field
+            # by the source that reads it.
+            inputs["data_format"] = "grib"
+            if product.store == "CDS":
+                # The Atmosphere Data Store has no such choice, and sends GRIB as it is.
+                inputs["download_format"] = "unarchived"
+            if selection.area is not None:
+                inputs["area"] = list(selection.area)
+            fields = fields_at_once * len(days) * len(hours)
+            planned.append(Planned(dataset, inputs, fields, fields * size))
     return planned

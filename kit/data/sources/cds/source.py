@@ -131,7 +131,9 @@ def _check(fields: Mapping[str, xr.DataArray], selection: FieldSelection) -> Non
         f"of it anew, delete {folder()}"
     )
     asked: dict[str, Times] = dict.fromkeys((*selection.variables, *selection.atmospheric), selection.times)
-    asked |= dict.fromkeys(selection.accumulated, selection.hours)
+    # Running totals have become sums that end at the times of states.
+    ends = selection.times if selection.product.totals_since_midnight else selection.hours
+    asked |= dict.fromkeys(selection.accumulated, ends)
     # The data store may not have the latest times yet, and sends those that it has.
     statics = [STATIC_PREFIX + name for name in selection.statics]
     if missing := [name for name in (*asked, *statics) if name not in fields]:

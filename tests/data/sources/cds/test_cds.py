@@ -99,6 +99,78 @@ def test_the_air_pollution_variables_of_cams(stores: DataStores, tmp_path: Path)
     assert "Atmosphere Monitoring Service" in store.attributes["licence"]
 
 
+def test_leads_of_cams(stores: DataStores, tmp_path: Path) -> None:
+    stores.spacing = 0.4
+    options: dict[str, Any] = {"step": None, "statics": ("z",), "region": (52.0, 4.0, 50.0, 6.0), "levels": (850,)}
+    names = ("pm10", "go3", "tp")
+    single = make(tmp_path / "single", "cams", times="2022-06-11/2022-06-12T12", lead="6h", variables=names, **options)
+    hours = single.times.astype("datetime64[h]").astype(str).tolist()
+    assert hours == ["2022-06-11T06", "2022-06-11T18", "2022-06-12T06"]
+    check_leads_of_cams(single)
+    # An hour that ends at h brings h + 1 mm: 2 + ... + 7 up to 06 UTC, 14 + ... + 19 up to 18 UTC.
+    np.testing.assert_allclose(single.read("tp", slice(None))[:, 0, 0], np.array([27, 99, 27]) / 1000, rtol=1e-5)
+    assert single.variable_attributes("pm10")["lead_hours"] == 6
+    stores.posts.clear()
+    options |= {"step": "6h"}
+    several = make(
+        tmp_path / "several", "cams", times="2022-06-11/2022-06-12", lead="0h/12h", variables=names, **options
+    )
+    assert len(several.times) == 5
+    check_leads_of_cams(several)
+    # Up to 00 UTC those of 19 to 24 UTC, of the day before.
+    sums = several.read("tp", slice(None))[:, 0, 0]
+    np.testing.assert_allclose(sums, np.array([111, 27, 63, 99, 111]) / 1000, rtol=1e-5)
+    assert several.variable_attributes("tp")["accumulation_hours"] == 6
+    assert several.variable_attributes("go3")["lead_hours"] == [0, 6]
+    assert all(set(inputs["leadtime_hour"]) <= {"0", "6", "12"} for inputs in stores.posts)
+
+
+@pytest.mark.parametrize("step", (None, "3h", "6h", "24h"))
+def test_totals_of_era5_land(step: str | None, stores: DataStores, tmp_path: Path) -> None:
+    """Over midnight, and from a first state in the middle of a day, whose sum begins before it."""
+    stores.spacing = 0.1
+    times = "2020-01-31T12/2020-02-01T12" if step != "24h" else "2020-01-31/2020-02-01"
+    store = make(
+        tmp_path / "store", "era5-land", times=times, step=step, variables=("tp",), levels=None, statics=("coslat",),
+        train=times,
+    )  # fmt: skip
+    hours = store.times.astype("datetime64[h]").astype(int) % 24
+    length = int((step or "1h")[:-1])
+    assert hours[0] == (12 if step != "24h" else 0)
+    # An hour that ends at h brings h + 1 mm, at midnight 1 mm.
+    expected = [sum(1 + (hour - back) % 24 for back in range(length)) for hour in hours.tolist()]
+    # Totals of 300 mm are packed into 24 bits.
+    found = store.read("tp", slice(None))[:, 0, 0]
+    np.testing.assert_allclose(found, np.array(expected) / 1000, rtol=1e-6, atol=4e-8)
+    assert store.variable_attributes("tp")["accumulation_hours"] == length
+    asked = sum(len(inputs["time"]) * len(inputs["day"]) for inputs in stores.posts)
+    # Totals at the states and at the beginning of the first sum; all hours where each is a state.
+    assert asked <= len(hours) + 1 + 8
+
+
+def check_leads_of_cams(store: Store) -> None:
+    """Compare states of whatever leads with the truth at their valid times."""
+    for index, time in enumerate(store.times):
+        moment = time.item()
+        expected = values(SURFACE["pm10"], None, moment, store.latitude, store.longitude)
+        np.testing.assert_allclose(store.read("pm10", [index])[0], expected, rtol=1e-5)
+        expected = values(ATMOSPHERIC["go3"], 850, moment, store.latitude, store.longitude)
+        np.testing.assert_allclose(store.read("go3", [index])[0, 0], expected, rtol=1e-5)
+
+
+def test_leads_on_the_command_line(stores: DataStores, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        f"data build --source cds --path cams --out {tmp_path / 'store'} --times 2022-06-11/2022-06-12T18 "
+        "--variables tp --statics coslat --region 51,5,50,6"
+    )
+    assert cli.main(command.split()) == 2
+    told = capsys.readouterr().err
+    assert "choose later leads, such as --lead 0h/12h" in told
+    assert not (tmp_path / "store").exists()
+    stores.spacing = 0.4
+    assert cli.main(f"{command} --lead 0h/12h --step 6h".split()) == 0
+
+
 def test_chosen_by_the_product_and_said(stores: DataStores, tmp_path: Path) -> None:
     store = make(tmp_path / "store", times="2020-01-01/2020-01-01T12", variables=None, levels=None, statics=None)
     assert store.surface == ("10u", "10v", "2t", "msl")

@@ -77,6 +77,56 @@ def test_the_beginning_of_each_forecast_of_cams() -> None:
     assert surface.size == 4 * (2 * 451 * 900 + 200)
 
 
+def leads_of(planned: Planned) -> tuple[str, list[str], list[str]]:
+    return planned.inputs["date"][0], planned.inputs["time"], planned.inputs["leadtime_hour"]
+
+
+def test_a_single_lead_of_cams() -> None:
+    given: dict[str, Any] = {"variables": frozenset({"pm10", "go3"}), "levels": (850.0,), "leads": (6.0, 6.0)}
+    static, surface, levels = requests("cams", "2022-06-11/2022-06-12T23", "z", step=None, **given)
+    # Valid at 06 and 18 UTC, from the forecasts of 00 and 12 UTC; static fields come with their beginning.
+    assert leads_of(static) == ("2022-06-11/2022-06-11", ["00:00"], ["0"])
+    assert leads_of(surface) == leads_of(levels) == ("2022-06-11/2022-06-12", ["00:00", "12:00"], ["6"])
+    assert levels.fields == 4
+    # A step counts from midnight, or from the first time where no time lies on such a step.
+    assert requests("cams", "2022-06-11/2022-06-12T23", "z", step=12, **given) == (static, surface, levels)
+
+
+def test_a_sequence_of_leads_of_cams_takes_the_shortest() -> None:
+    given: dict[str, Any] = {"variables": frozenset({"go3"}), "levels": (850.0,), "leads": (0.0, 12.0)}
+    planned = requests("cams", "2022-06-11T06/2022-06-12T15", step=3, **given)
+    # 06 and 09 UTC from the forecast of 00 UTC, each time after that from the forecast that began last.
+    assert [leads_of(one) for one in planned] == [
+        ("2022-06-11/2022-06-11", ["00:00"], ["6", "9"]),
+        ("2022-06-11/2022-06-11", ["12:00"], ["0", "3", "6", "9"]),
+        ("2022-06-12/2022-06-12", ["00:00"], ["0", "3", "6", "9"]),
+        ("2022-06-12/2022-06-12", ["12:00"], ["0", "3"]),
+    ]
+    assert [one.fields for one in planned] == [2, 4, 4, 2]
+    # Months of whole days go together.
+    months = requests("cams", "2022-06-01/2022-07-31T21", step=3, **given)
+    assert [leads_of(one)[0] for one in months] == ["2022-06-01/2022-06-30", "2022-07-01/2022-07-31"]
+
+
+def test_totals_since_the_start_are_asked_for_where_sums_begin_and_end() -> None:
+    given: dict[str, Any] = {"variables": frozenset({"tp"}), "leads": (0.0, 12.0)}
+    # Six hours before 06 UTC are a total as it stands, those before 12 UTC a difference.
+    (six,) = requests("cams", "2022-06-11T06/2022-06-11T12", step=6, **given)
+    assert leads_of(six) == ("2022-06-11/2022-06-11", ["00:00"], ["6", "12"])
+    # A day is made of two forecasts of twelve hours.
+    (day,) = requests("cams", "2022-06-12/2022-06-12", step=24, **given)
+    assert leads_of(day) == ("2022-06-11/2022-06-11", ["00:00", "12:00"], ["12"])
+    # Without a step, sums of the hours between two leads.
+    (hourly,) = requests("cams", "2022-06-11T01/2022-06-11T03", step=None, **given)
+    assert leads_of(hourly) == ("2022-06-11/2022-06-11", ["00:00"], ["1", "2", "3"])
+    # Of a single lead, all of it.
+    singles = requests("cams", "2022-06-11/2022-06-11T12", step=None, **given | {"leads": (12.0, 12.0)})
+    assert [leads_of(one) for one in singles] == [
+        ("2022-06-10/2022-06-10", ["12:00"], ["12"]),
+        ("2022-06-11/2022-06-11", ["00:00"], ["12"]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("region", "area"),
     [
@@ -156,6 +206,15 @@ def test_the_same_request_has_the_same_digest_whatever_the_order() -> None:
         ("cams", {"times": "2022-01-01T01/2022-01-01T11", "step": 12}, "no state there at a step of 12 h; it has"),
         ("reanalysis-era5-pressure-levels", {}, "has no variables without pressure levels, and 2t is one"),
         ("reanalysis-cerra-single-levels", {"variables": None}, "needs --variables"),
+        ("era5", {"leads": (6.0, 6.0)}, "--lead 6h has no effect: era5 is asked for analyses"),
+        ("cams-eac4", {"leads": (0.0, 12.0)}, "--lead 0h/12h has no effect: cams-eac4 is asked for analyses"),
+        ("cams", {"leads": (1.5, 1.5)}, "--lead 1.5h: cams has leads every 1 h at the surface, from 0 to 120 h"),
+        ("cams", {"leads": (0.0, 121.0)}, "from 0 to 120 h"),
+        ("cams", {"leads": (4.0, 5.0), "variables": frozenset({"t"})}, "leads every 3 h on levels"),
+        ("cams", {"variables": frozenset({"tp"}), "step": 12}, "no tp that add up: nothing has .*--lead 0h/12h, or"),
+        ("cams", {"variables": frozenset({"tp"}), "leads": (6.0, 6.0), "step": 12, "times": "2020-01-01/2020-01-03"},
+         "tp: totals at leads from 6 to 6 h do not make up the 12 h before 2020-01-01T06; .*--lead 0h/12h"),
+        ("cams", {"variables": frozenset({"tp"}), "leads": (6.0, 18.0), "step": 3}, "do not make up the 3 h before"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked(path: str, options: dict[str, Any], expected: str) -> None:
