@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kit.config.schema import entry_settings, flatten, is_table, leaves, nest, section_of, value_type
+from kit.config.schema import can_be_none, entry_settings, flatten, is_table, leaves, nest, section_of, value_type
 from kit.config.suggestions import near_names
 from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import SettingsError
@@ -65,7 +65,15 @@ class Layer:
 
 def command_line_layer(tree: Mapping[str, Any], model: type[BaseModel]) -> Layer:
     """Make the layer of what was given on the command line."""
-    return Layer("the command line", flatten(tree, model), lambda key: f"--{key}")
+    values = flatten(tree, model)
+    for key, value in values.items():
+        # pydantic-settings takes the word for an absent value wherever it stands; of a setting that cannot be absent it
+        # is one of the values, as in memory.recompute, or a name.
+        if value is None and not can_be_none(value_type(model, key)):
+            values[key] = "none"
+        elif isinstance(value, list):
+            values[key] = ["none" if part is None else part for part in value]
+    return Layer("the command line", values, lambda key: f"--{key}")
 
 
 def from_keywords(model: type[M], settings: BaseModel | None, keywords: Mapping[str, Any]) -> M:

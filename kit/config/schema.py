@@ -95,6 +95,11 @@ def _split(key: str, model: type[BaseModel]) -> list[str]:
     return [*table.split("."), inside]
 
 
+def can_be_none(annotation: Any) -> bool:
+    """Check whether a setting's value may be absent."""
+    return type(None) in _alternants(annotation)
+
+
 def is_table(annotation: Any) -> bool:
     """Check whether a setting's value is itself a table."""
     return _table(annotation) is not None
@@ -125,9 +130,9 @@ def _coerce(value: Any, annotation: Any) -> Any:
         return value
     # Only text is coerced: TOML's own values have their types already.
     text = value.strip()
-    kinds = _alternants(annotation)
-    if text.lower() == "none" and type(None) in kinds:
+    if text.lower() == "none" and can_be_none(annotation):
         return None
+    kinds = _alternants(annotation)
     table = is_table(annotation)
     sequence = any(get_origin(kind) in (tuple, list) for kind in kinds)
     if text[:1] in {"[", "{"} and (table or sequence or _as_section(annotation)):

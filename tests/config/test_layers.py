@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from kit.config import layers as config
+from kit.config.command_line import parse
 from kit.config.layers import Layer, command_line_layer, environment_layer, read_recipe, read_toml, resolve
-from kit.config.schema import flatten
-from kit.data.settings import Period
+from kit.config.schema import can_be_none, flatten, leaves
+from kit.data.settings import BuildSettings, Period
+from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import SettingsError
+from kit.planning.settings import PlanSettings
+from kit.plots.settings import PlotSettings
 from kit.settings import Settings
 from kit.verification.settings import EvaluateSettings
 
@@ -254,3 +258,46 @@ def test_a_table_of_sections_takes_patterns_with_dots(tmp_path: Path) -> None:
 def test_a_fault_in_a_table_of_sections_is_told(groups: object, match: str) -> None:
     with pytest.raises(SettingsError, match=match):
         resolve(Settings, [command_line_layer({"optim": {"groups": groups}}, Settings)])
+
+
+def with_none(model: type[BaseModel]) -> list[str]:
+    """Settings of a command that have the word ``none`` among their values."""
+    return [key for key, annotation in leaves(model).items() if "none" in choices(annotation)]
+
+
+def choices(annotation: Any) -> list[Any]:
+    """Values that an annotation lists, in whatever union."""
+    found = [value for value in get_args(annotation) if isinstance(value, str)]
+    return found + [value for part in get_args(annotation) if not isinstance(part, str) for value in choices(part)]
+
+
+COMMANDS = (Settings, PlanSettings, EvaluateSettings, ForecastSettings, PlotSettings, BuildSettings)
+NONE = [(model, key) for model in COMMANDS for key in with_none(model)]
+
+
+@pytest.mark.parametrize(("model", "key"), NONE, ids=[f"{model.__name__}-{key}" for model, key in NONE])
+def test_none_is_a_value_where_it_is_one(model: type[BaseModel], key: str, tmp_path: Path) -> None:
+    assert not can_be_none(leaves(model)[key]), "the word could mean two things"
+    section, _, name = key.rpartition(".")
+    file = tmp_path / "settings.toml"
+    file.write_text(f'[{section}]\n{name} = "none"\n' if section else f'{name} = "none"\n')
+    layers = [
+        command_line_layer(parse(model, [f"--{key}", "none"], "kit"), model),
+        read_toml(file, model),
+    ]
+    if model is not BuildSettings:
+        # A build takes nothing of this from the environment.
+        layers.append(environment_layer(model, environment={"KIT_" + key.upper().replace(".", "__"): "none"}))
+    assert all(layer.values == {key: "none"} for layer in layers)
+    assert {"memory.recompute", "weights", "codec"} >= {key for _, key in NONE}
+
+
+def test_none_unsets_what_can_be_absent_and_is_a_name_elsewhere() -> None:
+    words = ["--optim.clip", "none", "--data.store", "none", "--memory.offload", "none", "--data.accept", "a,none"]
+    values = command_line_layer(parse(Settings, words, "kit"), Settings).values
+    assert values == {
+        "optim.clip": None,
+        "data.store": "none",
+        "memory.offload": ["none"],
+        "data.accept": ["a", "none"],
+    }
