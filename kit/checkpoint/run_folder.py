@@ -59,6 +59,11 @@ class RunFolder:
         self.replay = path / "replay"
         """Items of a replay buffer that is kept on disk, while the run goes on; checkpoints have what they need."""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run was begun here, and something of its records is left."""
+        return any(file.is_file() for file in (self.config, self.provenance, self.tracking))
+
     def check_free(self) -> None:
         """Check that the folder is free, before any work is done for it.
 
@@ -175,29 +180,30 @@ class MetricsLog:
         if self._path.exists():
             sync(self._path)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Read all records; a damaged line is left out, and said.
+    def records(self) -> list[dict[str, Any]]:
+        """Read all records; a damaged line is left out, and said."""
+        records, bad = self.scan()
+        if bad:
+            what = f"line {bad[0]} is" if len(bad) == 1 else f"{len(bad)} lines, the first is {bad[0]}, are"
+            _logger.warning("%s: %s damaged and left out; the other %d are whole", self._path, what, len(records))
+        return records
 
-        A last line that was cut short by the end of a process is left out in silence.
+    def scan(self) -> tuple[list[dict[str, Any]], list[int]]:
+        """Read all records, and the numbers of the lines that are damaged, from 1 on.
+
+        A last line that was cut short by the end of a process is neither.
         """
         if not self._path.exists():
-            return
-        bad: list[int] = []
+            return [], []
+        records, bad = [], []
         *lines, rest = self._path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate([*lines, rest], 1):
             record = _parse_record(line)
-            if record is None:
+            if record is not None:
+                records.append(record)
+            elif number <= len(lines):
                 bad.append(number)
-            else:
-                yield record
-        if rest and (record := _parse_record(rest)) is not None:
-            yield record
-        if bad:
-            _logger.warning(
-                "%s: %s damaged and left out; the other %d are whole",
-                self._path, f"line {bad[0]} is" if len(bad) == 1 else f"{len(bad)} lines, the first is {bad[0]}, are",
-                len(lines) - len(bad),
-            )  # fmt: skip
+        return records, bad
 
     def cut(self, step: int) -> list[dict[str, Any]]:
         """Keep what was recorded up to a step, and return it."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
 
 
 def _distinct(checkpoints: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -30,3 +31,12 @@ class RunSettings(BaseModel):
     """Folder of the run inside ``run.dir``; by default the recipe's name and the time of the start."""
     dir: Path = Path("runs")
     """Parent of all run folders."""
+
+
+class IntegritySettings(BaseModel):
+    """What is verified."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    path: CliPositionalArg[Path]
+    """A checkpoint, a run folder, an export or its archive, or a store."""

@@ -216,7 +216,7 @@ def _description(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     """Return the contents of ``kit.json`` for a merged model: the first checkpoint's, without this machine's paths."""
     first: dict[str, Any] = _portable(checkpoints[0].description)
     # No longer a delta; the format and the hashes of files are written anew.
-    for key in ("adapter", "format", FILES, SEAL):
+    for key in ("adapter", "format", "settings", FILES, SEAL):
         first.pop(key, None)
     origins, members = [], []
     for checkpoint in checkpoints:
@@ -264,6 +264,7 @@ def _described_delta(weights: Weights) -> dict[str, Any]:
     if below.under is None:
         relative = f"{_BASE}/{below.path.name}"
     described["adapter"]["base"]["relative"] = relative
+    described.pop("settings", None)
     described["exported"] = {"kit_version": __version__, "merged": False}
     return {"format": FORMAT, **described}
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.store.format import COORDINATES, CURVILINEAR, GRID, consolidate, plain_attributes
-from kit.io.atomic import published
+from kit.io.atomic import published, remove_leftovers
 from kit.io.errors import SettingsError
 
 Float32 = npt.NDArray[np.float32]
@@ -170,6 +170,7 @@ def writing(out: Path, layout: ForecastLayout) -> Iterator[Writer]:
         SettingsError: something is there, or the disk has no room for it.
         OSError: the disk fills up, or refuses.
     """
+    remove_leftovers(out.parent)
     with published(out) as part:
         free = shutil.disk_usage(part.parent).free
         # NetCDF is not compressed; of Zarr nobody knows how far it will be.

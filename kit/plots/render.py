@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kit.checkpoint.folder import open_checkpoint
-from kit.checkpoint.run_folder import MetricsLog, RunFolder
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, read_side_file
 from kit.data.dataset import Pairs, collate
 from kit.forecasting.predictor import Conditions, Predictor, load_predictor
-from kit.io.documents import read_json
+from kit.io.atomic import remove_leftovers
 from kit.io.errors import KitError, SettingsError
 from kit.memory.out_of_memory import readable
 from kit.metrics.scores import skill
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+_logger = logging.getLogger(__name__)
+
+_SCORES = {"scores", "samples", "lead_hours", "period", "synthetic"}
+"""Keys of a scorecard that its figures are drawn from."""
 _DEFAULT_CHANNELS = ("2t", "tp", "msl", "10u", "z_500", "t_850", "u_500", "q_700")
 _DEFAULT_COUNT = 4
 
@@ -56,15 +61,21 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
     out = settings.out or out
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     conditions = Conditions(settings.data.store, settings.data.test, settings.device, memory=settings.memory)
     with strictly(settings.registry.strict), readable(conditions.out_of_memory) as watched:
         predictor = load_predictor(checkpoint, conditions)
         watched.model = predictor.space.model
         files = []
         if settings.run is not None:
-            files.append(save_loss_curves(folder, out, synthetic=_synthetic(predictor)))
-            if folder.scores.exists():
-                files += _save_scores(folder, out)
+            if MetricsLog(folder.metrics).scan()[0]:
+                files.append(save_loss_curves(folder, out, synthetic=_synthetic(predictor)))
+            else:
+                _logger.warning("%s holds no whole line, so that no losses are drawn", folder.metrics)
+            without = "no scores are drawn; kit evaluate writes it anew"
+            scores = read_side_file(folder.scores, _SCORES, without) if folder.scores.exists() else None
+            if scores is not None:
+                files += _save_scores(folder, scores, out)
         files += _save_maps(predictor, settings, out)
     run = settings.run or run_folder_of(path)
     if run is not None:
@@ -83,9 +94,8 @@ def save_loss_curves(folder: RunFolder, out: Path, *, synthetic: bool) -> Path:
     return save(figure, out / "loss.png")
 
 
-def _save_scores(folder: RunFolder, out: Path) -> list[Path]:
+def _save_scores(folder: RunFolder, result: Mapping[str, Any], out: Path) -> list[Path]:
     """Draw what the last evaluation of a run found: its scorecard, and errors by distance from the edge."""
-    result = read_json(folder.scores)
     skills, before = {}, {}
     for key, row in result["scores"].items():
         # Persistence without an error leaves no skill to draw.

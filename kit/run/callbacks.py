@@ -1,5 +1,6 @@
 """Callbacks of a run: its record, its checkpoints, the check that everything trains, signals that end it."""
 
+import logging
 import signal
 import threading
 import time
@@ -15,9 +16,8 @@ from kit import __version__
 from kit.adapt import trainable
 from kit.adapt.trainable_report import GroupSchedule, report
 from kit.checkpoint.folder import write_checkpoint
-from kit.checkpoint.run_folder import MetricsLog, RunFolder
-from kit.io.atomic import write_json
-from kit.io.documents import read_json
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, read_side_file
+from kit.io.sealed import write_sealed
 from kit.memory.device import peak_memory_gib
 from kit.models.space import Fields
 from kit.run.resume import MemoryHistory
@@ -27,6 +27,8 @@ from kit.train.build import Job
 from kit.train.callback import Callback
 from kit.train.loop import LoopState
 from kit.train.trainer import StepReport, Trainer, Validation
+
+_logger = logging.getLogger(__name__)
 
 
 def cut_back(folder: RunFolder, step: int) -> list[MetricRecord]:
@@ -38,7 +40,13 @@ def cut_back(folder: RunFolder, step: int) -> list[MetricRecord]:
     """
     records: list[MetricRecord] = []
     for log, named in ((folder.metrics, numbers), (folder.activations, peaks)):
-        records += [MetricRecord(line["step"], named(line), line["time_ms"]) for line in MetricsLog(log).cut(step)]
+        lines = MetricsLog(log).cut(step)
+        records += [MetricRecord(line["step"], named(line), line["time_ms"]) for line in lines]
+        if log == folder.metrics:
+            trained = {line["step"] for line in lines if line["kind"] == "train"}
+            lost = max(step, 0) - len(trained)
+            if lost:
+                _logger.warning("%s lacks %d of %d steps; figures show the others", log, lost, step)
     return records
 
 
@@ -88,8 +96,10 @@ class Recorder(Callback):
         self._record(state.step, "valid", values)
 
     def on_checkpoint(self, state: LoopState) -> None:  # noqa: ARG002
-        """Send what is buffered: a run may end here."""
+        """Send what is buffered, and put what is recorded safely on the disk: a run may end here."""
         self._tracker.send_soon()
+        self._metrics.sync()
+        self._activations.sync()
 
     def _record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         record: dict[str, Any] = {"step": step, "time_ms": _now_ms(), "kind": kind, **values}
@@ -148,9 +158,11 @@ class TrainableCheck(Callback):
         """
         written = self.report.as_dict()
         # The verdict of the process before stays with the report.
-        if state is not None and "check" in (earlier := read_json(self._file)):
-            written["check"] = earlier["check"]
-        write_json(self._file, written)
+        if state is not None:
+            earlier = read_side_file(self._file, set(), "it is written anew, without what the check found before")
+            if earlier is not None and "check" in earlier:
+                written["check"] = earlier["check"]
+        write_sealed(self._file, written)
         if self._check is None:
             return
         if state is None:
@@ -175,7 +187,7 @@ class TrainableCheck(Callback):
         final = step == self._steps
         if final or (check.watching and step >= check.due(self._after)):
             verdict = check.judge(step, warmup=self._warmup, final=final)
-            write_json(self._file, {**self.report.as_dict(), "check": verdict.as_dict()})
+            write_sealed(self._file, {**self.report.as_dict(), "check": verdict.as_dict()})
             self._say(verdict.text())
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -226,6 +238,7 @@ class Saver(Callback):
             "torch": str(torch.__version__),
             "store_sha256": self._job.store.fingerprint(),
             "settings": self._settings,
+            "provenance": read_side_file(self._folder.provenance, set(), "the checkpoint goes without it"),
         }
         if torch.cuda.is_available():
             resume["cuda_rng"] = torch.cuda.get_rng_state_all()
@@ -277,6 +290,8 @@ class Saver(Callback):
         }
         if job.adapter is not None:
             description["adapter"] = job.adapter
+        # From which config.toml can be written anew.
+        description["settings"] = self._settings
         description["lineage"] = [*earlier, stage]
         description["validation"] = {"before": state.before, "best": state.best}
         description["leaks"] = list(job.run.leaks)

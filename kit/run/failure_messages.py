@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from kit.checkpoint.folder import open_checkpoint
 from kit.checkpoint.run_folder import RunFolder
-from kit.io.errors import KitError, WorkerError, refusal_of
+from kit.io.errors import CheckpointError, KitError, WorkerError, refusal_of
 from kit.memory.advice import explain_training
 from kit.memory.out_of_memory import Shortage
 from kit.planning.workload import situation_of
@@ -46,8 +46,10 @@ def no_room(shortage: Shortage, job: Job, folder: RunFolder, step: int) -> str:
     when = "validation" if "validate" in shortage.calls else f"step {step}"
     what, *rest = explain_training(shortage, now, workers=job.settings.data.workers)
     plan = f"What a step needs with them: kit plan --config {folder.config} and these settings."
-    steps = _steps_of_last(folder)
-    if steps is None:
+    steps, damage = _steps_of_last(folder)
+    if damage is not None:
+        go_on = damage
+    elif steps is None:
         go_on = f"{folder.path} has no checkpoint of a step yet: start again, with another --run.name."
     else:
         go_on = (
@@ -58,11 +60,18 @@ def no_room(shortage: Shortage, job: Job, folder: RunFolder, step: int) -> str:
     return "\n".join([f"{when}: {what}", *rest, plan, go_on])
 
 
-def _steps_of_last(folder: RunFolder) -> int | None:
-    """Read how many steps the last checkpoint has behind it; None where there is no checkpoint."""
+def _steps_of_last(folder: RunFolder) -> tuple[int | None, str | None]:
+    """Read how many steps the last checkpoint has behind it.
+
+    Returns:
+        The number, None where there is no checkpoint; and what is wrong with a checkpoint that is not whole.
+    """
     if not folder.last.exists():
-        return None
-    return int(open_checkpoint(folder.last).description["lineage"][-1]["steps"])
+        return None, None
+    try:
+        return int(open_checkpoint(folder.last).description["lineage"][-1]["steps"]), None
+    except (CheckpointError, OSError) as error:
+        return None, f"The run cannot go on from its last checkpoint: {error}"
 
 
 @contextmanager
@@ -85,7 +94,9 @@ def ended_readably(folder: RunFolder) -> Iterator[None]:
 def ended_badly(folder: RunFolder) -> str:
     """Say what is left of a run that ended in the middle, and how to take it up."""
     again = f"with the same settings and --run.name {folder.path.name} --train.resume auto"
-    steps = _steps_of_last(folder)
+    steps, damage = _steps_of_last(folder)
+    if damage is not None:
+        return damage
     if steps is None:
         return f"{folder.path} has no checkpoint of a step yet: it starts from the beginning {again}"
     return f"The checkpoint after step {steps} is whole: go on {again}"

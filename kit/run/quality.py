@@ -1,6 +1,5 @@
 """The checks on a store, as commands and training ask for them: kept until the store changes, with a page."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,9 @@ from kit.checks.run import VERSION, examine, report_on
 from kit.checks.store_reader import StoreReader, open_store_reader
 from kit.data.store.format import REPORT_FILE, STATISTICS_FILE
 from kit.io.atomic import write_atomically
-from kit.io.documents import read_json
 from kit.io.errors import StoreError
 from kit.io.hashes import new_sha256
+from kit.io.sealed import read_sealed, write_sealed
 
 _logger = logging.getLogger(__name__)
 
@@ -226,7 +225,7 @@ def _kept(path: Path, key: str) -> Quality | None:
         try:
             if not place.is_file():
                 continue
-            content = read_json(place)
+            content = read_sealed(place)
             # The store, or the checks, changed since it was written.
             if content["key"] == key:
                 checks = tuple(Check(**check) for check in content["checks"])
@@ -246,7 +245,7 @@ def _keep(path: Path, key: str, quality: Quality) -> None:
     for place in _places(path, key):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, json.dumps(content))
+            write_sealed(place, content)
         except OSError as error:
             reasons.append(str(error))
         else:

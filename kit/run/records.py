@@ -5,15 +5,16 @@ import logging
 import platform
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kit.adapt import trainable
-from kit.checkpoint.run_folder import MetricsLog, RunFolder
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, read_side_file
 from kit.checks.results import QualityReport
-from kit.io.atomic import write_json
-from kit.io.documents import read_json
+from kit.io.atomic import remove_leftovers
+from kit.io.sealed import write_sealed
 from kit.io.secrets import without_user
 from kit.plots.render import save_loss_curves
 from kit.run.quality import Quality, write_page
@@ -54,7 +55,7 @@ class RunRecords:
         """
         try:
             replace(self.account, status=status, ended_ms=time.time_ns() // 10**6).write(self.folder)
-            if any(MetricsLog(self.folder.metrics).records()):
+            if MetricsLog(self.folder.metrics).scan()[0]:
                 synthetic = bool(self.job.store.attributes.get("synthetic"))
                 save_loss_curves(self.folder, self.folder.figures, synthetic=synthetic)
             checkpoint = self.account.checkpoint and status == "FINISHED"
@@ -83,6 +84,7 @@ def open_records(
     trains: dict[str, Any],
     kept: list[MetricRecord],
     history: MemoryHistory,
+    recorded: Mapping[str, Any] | None,
 ) -> RunRecords:
     """Write configuration, checks and provenance, and open the MLflow run, or go on with it.
 
@@ -94,6 +96,7 @@ def open_records(
         trains: Counts of what trains, as parameters of the MLflow run.
         kept: Metrics of earlier steps, of which MLflow is sent what it lacks.
         history: Memory settings that were changed in the middle of the run.
+        recorded: Provenance as the checkpoint holds it that the run goes on from.
 
     Raises:
         KitError: the tracking store refuses the run.
@@ -104,18 +107,21 @@ def open_records(
         data["accepted"] = ",".join(settings.data.accept)
     base_weights = None if job.weights is None else job.weights.base
     made_of = provenance.collect(settings=dump, data=data, base_weights=base_weights)
+    for place in (folder.path, folder.figures):
+        remove_leftovers(place)
     folder.write_config(dump)
-    write_json(folder.quality, quality.report.as_dict())
+    write_sealed(folder.quality, quality.report.as_dict())
     write_page(quality, folder.quality_page)
     record: dict[str, Any] = {"run_key": uuid.uuid4().hex, **made_of}
-    if folder.provenance.exists():
+    earlier = _earlier_provenance(folder, recorded)
+    if earlier is not None:
         # What the run was made of at first stays.
-        record = read_json(folder.provenance)
+        record = earlier
         if history.newest is not None:
             made_of["memory_change"] = history.newest
         record.setdefault("resumed", []).append(made_of)
     # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
-    write_json(folder.provenance, record)
+    write_sealed(folder.provenance, record)
     account = Account(
         experiment=settings.track.experiment or recipe or "kit",
         run_name=folder.path.name,
@@ -128,9 +134,22 @@ def open_records(
     account = with_first_params(folder, account)
     account.write(folder)
     tracker = begin(folder, account, settings.track.uri)
-    write_json(folder.provenance, {**record, "mlflow_run_id": tracker.run_id})
+    write_sealed(folder.provenance, {**record, "mlflow_run_id": tracker.run_id})
     tracker.reconcile(kept)
     return RunRecords(folder, job, account, tracker)
+
+
+def _earlier_provenance(folder: RunFolder, recorded: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a run that goes on was made of at first: by its folder, or else by its checkpoint."""
+    if recorded is None and not folder.provenance.exists():
+        return None
+    without = "it is written anew, and the run gets another MLflow run"
+    if recorded is not None:
+        without = "it is written anew from the checkpoint"
+    earlier = read_side_file(folder.provenance, {"run_key"}, without)
+    if earlier is None and recorded is not None:
+        return dict(recorded)
+    return earlier
 
 
 def _labels(job: Job, report: QualityReport, folder: RunFolder, history: MemoryHistory) -> dict[str, str]:

@@ -3,14 +3,14 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kit.checkpoint.run_folder import MetricsLog, RunFolder
-from kit.io.atomic import write_json
-from kit.io.documents import read_json, read_toml
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, read_side_file
+from kit.io.documents import DocumentError, read_toml
 from kit.io.errors import KitError
+from kit.io.sealed import write_sealed
 from kit.tracking.params import valid_key
 from kit.tracking.store import MissingRunError, connect, reach, resolve_uri, store_errors
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
@@ -18,6 +18,7 @@ from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 _logger = logging.getLogger(__name__)
 
 _METRICS_PER_REQUEST = 1000  # MLflow's limit
+_ANEW = "go on with the run, which writes it anew, also where all steps are taken: --train.resume auto"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Account:
 
     def write(self, folder: RunFolder) -> None:
         """Write the account into the run folder."""
-        write_json(folder.tracking, asdict(self))
+        write_sealed(folder.tracking, asdict(self))
 
 
 def read_account(folder: RunFolder) -> Account:
@@ -60,7 +61,20 @@ def read_account(folder: RunFolder) -> Account:
     if not folder.tracking.is_file():
         msg = f"{folder.path}: expected the folder of a run, with {folder.tracking.name}; name one, such as runs/first"
         raise KitError(msg)
-    return Account(**read_json(folder.tracking))
+    account = _kept_account(folder, "nothing was sent")
+    if account is None:
+        msg = f"{folder.path}: what a tracking store is told of the run is not known; {_ANEW}"
+        raise KitError(msg)
+    return account
+
+
+def _kept_account(folder: RunFolder, without: str) -> Account | None:
+    """Read the account in a run folder; where it is damaged, say so and what becomes of the run without it."""
+    names = {field.name for field in fields(Account)}
+    content = read_side_file(folder.tracking, names, without)
+    if content is None:
+        return None
+    return Account(**{name: content[name] for name in names})
 
 
 def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: bool = False) -> Tracker:
@@ -75,7 +89,10 @@ def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: boo
     Raises:
         KitError: the store refuses the run.
     """
-    record = read_json(folder.provenance)
+    record = read_side_file(folder.provenance, {"run_key"}, "its MLflow run is not known")
+    if record is None:
+        msg = f"{folder.path}: nothing says which MLflow run is the run's; {_ANEW}"
+        raise KitError(msg)
     facts: dict[str, Any] = {
         "run_dir": folder.path.parent, "experiment": account.experiment, "run_name": account.run_name,
         "params": account.params, "tags": account.tags, "dataset": account.dataset, "folder": folder.path,
@@ -94,7 +111,9 @@ def with_first_params(folder: RunFolder, account: Account) -> Account:
     """Give a run that goes on its first parameters and its first start, as MLflow keeps them."""
     if not folder.tracking.is_file():
         return account
-    before = read_account(folder)
+    before = _kept_account(folder, "it is written anew, with the settings of now as parameters")
+    if before is None:
+        return account
     return replace(account, params={**account.params, **before.params}, started_ms=before.started_ms)
 
 
@@ -195,14 +214,31 @@ def sync(run: Path, uri: str | None = None) -> dict[str, Any]:
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
-    """Find the run folder that a checkpoint lies in; None where it lies elsewhere."""
-    folder = checkpoint.absolute().parent.parent
-    return folder if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file() else None
+    """Find the run folder that a checkpoint lies in; None where it lies elsewhere.
+
+    What is gone of ``config.toml`` is written anew.
+    """
+    folder = RunFolder(checkpoint.absolute().parent.parent)
+    # Any of them may be gone, and has to be told then.
+    if checkpoint.absolute().parent != folder.last.parent or not folder.has_begun:
+        return None
+    folder.restore_config()
+    return folder.path
 
 
 def track_uri(run: Path) -> str | None:
-    """Read the setting ``track.uri`` of a run folder."""
-    found: str | None = read_toml(run / "config.toml").get("track", {}).get("uri")
+    """Read the setting ``track.uri`` of a run folder.
+
+    Raises:
+        KitError: its ``config.toml`` cannot be read, or written anew from a checkpoint.
+    """
+    folder = RunFolder(run)
+    folder.restore_config()
+    try:
+        found: str | None = read_toml(folder.config).get("track", {}).get("uri")
+    except (OSError, DocumentError) as error:
+        msg = f"{folder.config}: cannot be read ({error}); {_ANEW}"
+        raise KitError(msg) from error
     return found
 
 
@@ -225,7 +261,10 @@ def attach(
     """
     run = run.absolute()
     try:
-        run_id = read_json(run / "provenance.json").get("mlflow_run_id")
+        record = read_side_file(RunFolder(run).provenance, set(), "nothing is recorded in MLflow")
+        if record is None:
+            return
+        run_id = record.get("mlflow_run_id")
         if run_id is None:
             msg = f"{run}: the run has no MLflow run yet"
             raise KitError(msg)

@@ -183,7 +183,8 @@ def watching(folder: RunFolder, tracker: Tracker, seconds: float | None, gpus: S
     if seconds is None:
         yield
         return
-    steps = count(len(earlier))
+    # After the last one: a damaged line may be missing between.
+    steps = count(max((record.step for record in earlier), default=-1) + 1)
     held: list[MetricRecord] = []
 
     def keep(values: dict[str, float]) -> None:

@@ -1,12 +1,14 @@
-"""Commands that take a checkpoint: score it, forecast with it, draw it, give it away."""
+"""Commands that take a checkpoint: score it, forecast with it, draw it, give it away, verify it."""
 
 import logging
 from collections.abc import Sequence
 from functools import partial
 
+from kit.checkpoint.settings import IntegritySettings
 from kit.cli.commands.common import Outcome, resolve_settings
 from kit.cli.views.checkpoints import show_scores
 from kit.cli.views.progress import loading, log_to_screen
+from kit.cli.views.stores import show_verification
 from kit.cli.views.tables import show_facts, show_files
 from kit.export.settings import ExportSettings
 from kit.forecasting.settings import ForecastSettings
@@ -46,6 +48,20 @@ def export(arguments: Sequence[str]) -> Outcome:
         from kit.export.export import export as run
     result = run(settings).to_dict()
     return Outcome(result, options.as_json, partial(show_facts, "Export"))
+
+
+def verify(arguments: Sequence[str]) -> Outcome:
+    """Read every file of a checkpoint, a run folder, an export or a store, and compare it with its recorded hash.
+
+    Names every file that was changed, cut off, lost or added, and exits with 2 if there is any. Readers of checkpoints
+    compare them anyway, before they use anything.
+    """
+    settings, options = resolve_settings(verify, IntegritySettings, arguments)
+    with loading("PyTorch and Aurora"):
+        from kit.checkpoint.verify import verify_path
+    result = verify_path(settings.path)
+    code = 0 if result["passed"] else 2
+    return Outcome(result, options.as_json, show_verification, code)
 
 
 def plot(arguments: Sequence[str]) -> Outcome:

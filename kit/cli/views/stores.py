@@ -87,4 +87,5 @@ def show_verification(result: Mapping[str, Any]) -> None:
     if len(problems) > _SHOWN:
         out.print(f"and {len(problems) - _SHOWN} more; --json names all")
     verdict = "[green]as it was written[/]" if result["passed"] else f"[red]{len(problems)} problems[/]"
-    out.print(f"{escape(result['store'])}: {verdict}; {result['files']} files, {bytes_text(result['bytes'])} read")
+    path = result["path"] if "path" in result else result["store"]
+    out.print(f"{escape(path)}: {verdict}; {result['files']} files, {bytes_text(result['bytes'])} read")
