@@ -19,7 +19,7 @@ from kit.data.sources.file_formats import describe_format
 from kit.data.sources.grid_order import part_of_crossing
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, WINDOW, split_by_lead
 from kit.data.sources.levels import LevelRules, by_levels
-from kit.data.sources.merging import merge
+from kit.data.sources.merging import merge, origin_of
 from kit.data.sources.meridians import check_repeated, repeated_columns
 from kit.data.sources.projections import AngleOfPoints
 from kit.data.sources.same_variable import without_doubles
@@ -95,6 +95,7 @@ class SourceData:
         requests: Number of requests to servers that reading all fields takes, where that is known.
         download_bytes: Bytes that these requests bring, where that is known.
         regridding: How the fields came to another grid, if they did.
+        origins: Files that fields are from, by the store's name, for messages; empty where there are none.
     """
 
     fields: dict[str, xr.DataArray]
@@ -107,6 +108,7 @@ class SourceData:
     requests: int | None = None
     download_bytes: int | None = None
     regridding: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,10 @@ class Pieces:
                 # The lead 0 of an accumulation is the reanalysis's, not that of a forecast that has just begun.
                 values = values.drop_vars(LEAD)
             self.found.setdefault(name, []).append((where, values))
+
+    def origins(self) -> dict[str, str]:
+        """Describe the files that each field is from, by its name."""
+        return {name: origin_of(pieces) for name, pieces in self.found.items()}
 
     def merged(self) -> dict[str, xr.DataArray]:
         """Join what was found to one field for each variable.

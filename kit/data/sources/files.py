@@ -45,4 +45,5 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             notes=tuple(pieces.notes),
             licence=licence,
             projection=pieces.projection or grib.projection_of_messages(messages, fields),
+            origins=pieces.origins(),
         )

@@ -1,6 +1,7 @@
 """Pieces of a variable put together: files by month, by level, or both."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,26 @@ def merge(
     return fields
 
 
+def origin_of(pieces: Sequence[Piece]) -> str:
+    """Describe the files that pieces are from, for messages about the field that they make."""
+    names = list(dict.fromkeys(where for where, _ in pieces))
+    if len(names) == 1:
+        return names[0]
+    return f"{names[0]} and {len(names) - 1} more"
+
+
+@contextmanager
+def named_by_file(origin: str) -> Iterator[None]:
+    """Put the files that a field is from before what is said to be wrong with it, where it does not name them."""
+    try:
+        yield
+    except StoreError as error:
+        first = origin.partition(" and ")[0]
+        if first and first not in str(error):
+            error.args = (f"{origin}: {error}",)
+        raise
+
+
 def constant_field(name: str, pieces: Sequence[Piece]) -> xr.DataArray:
     """Take the one field of a static variable, however often it comes.
 
@@ -87,7 +108,8 @@ def _dynamic(name: str, pieces: Sequence[Piece], leads: Leads | None, step: int 
     field = joined[0][1] if len(joined) == 1 else _join_levels(name, joined)
     field = field.drop_vars(VERSION, errors="ignore")
     if WINDOW in field.coords:
-        return with_one_window(field, step, note)
+        with named_by_file(origin_of(pieces)):
+            return with_one_window(field, step, note)
     return field
 
 

@@ -70,6 +70,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             notes=(*pieces.notes, *files_left_out(paths, GRIB_SUFFIXES)),
             licence=licence,
             projection=pieces.projection,
+            origins=pieces.origins(),
         )
 
 

@@ -10,6 +10,7 @@ from kit.data.infill import fill_missing
 from kit.data.settings import BuildSettings, Period
 from kit.data.sources.base import SourceData
 from kit.data.sources.leads import LEAD
+from kit.data.sources.merging import named_by_file
 from kit.data.sources.missing_variables import without_missing
 from kit.data.statics import choose_statics
 from kit.data.store.format import STATIC_PREFIX, listed, period_indices
@@ -46,17 +47,20 @@ def assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> x
         wanted = ", ".join(missing) or "that the kit knows"
         msg = f"the data lack the variables {wanted}; they hold {held}. {' '.join(source.notes)}".rstrip()
         raise StoreError(msg)
-    fields = {name: _on_levels(field, settings.levels) for name, field in fields.items()}
     for name, field in fields.items():
         accumulated = "accumulation_hours" in field.attrs
         if "level" not in field.dims:
             variable = lookup(name, "surface")
             accumulated = accumulated or (variable is not None and variable.accumulated)
-        fields[name] = at_step(field, accumulated=accumulated, hours=settings.step, note=note)
+        with named_by_file(source.origins.get(name, "")):
+            chosen = _on_levels(field, settings.levels)
+            fields[name] = at_step(chosen, accumulated=accumulated, hours=settings.step, note=note)
     # Sums first, then times: a window may begin before the first time that is taken.
     fields = trim(fields, note)
-    fields = {name: _with_leads(_in_times(field, settings.times)) for name, field in fields.items()}
-    _check_same_coordinates(fields)
+    for name, field in fields.items():
+        with named_by_file(source.origins.get(name, "")):
+            fields[name] = _with_leads(_in_times(field, settings.times))
+    _check_same_coordinates(fields, source.origins)
     for where, on_levels in (("on pressure levels", True), ("at the surface", False)):
         if not any(("level" in field.dims) == on_levels for field in fields.values()):
             note(f"no variable {where}: Aurora needs at least one to train; give files of the same grid and times")
@@ -98,7 +102,7 @@ def _in_times(field: xr.DataArray, period: Period | None) -> xr.DataArray:
     return field.isel(time=inside)
 
 
-def _check_same_coordinates(fields: Mapping[str, xr.DataArray]) -> None:
+def _check_same_coordinates(fields: Mapping[str, xr.DataArray], origins: Mapping[str, str]) -> None:
     for coordinate in ("time", "level"):
         first = None
         for name, field in fields.items():
@@ -110,9 +114,16 @@ def _check_same_coordinates(fields: Mapping[str, xr.DataArray]) -> None:
             elif not np.array_equal(values, first[1]):
                 msg = (
                     f"{first[0]} and {name} differ in their {coordinate}s: {_described(first[1])}; "
-                    f"{_described(values)}. Give both for the same ones, or choose with --levels, --variables or --step"
+                    f"{_described(values)}{_origins((first[0], name), origins)}. Give both for the same ones, or "
+                    "choose with --levels, --variables or --step"
                 )
                 raise StoreError(msg)
+
+
+def _origins(names: Sequence[str], origins: Mapping[str, str]) -> str:
+    """Say which files fields are from, where that is known."""
+    known = [f"{name} is from {origins[name]}" for name in names if name in origins]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def _described(values: Any) -> str:

@@ -96,7 +96,14 @@ def data_of_messages(
             raise StoreError(msg)
     fields = pieces.merged()
     projection = projection_of_messages(messages, fields)
-    return SourceData(fields, tuple(sorted(pieces.names)), files, tuple(pieces.notes), projection=projection)
+    return SourceData(
+        fields=fields,
+        names=tuple(sorted(pieces.names)),
+        files=files,
+        notes=tuple(pieces.notes),
+        projection=projection,
+        origins=pieces.origins(),
+    )
 
 
 def with_product_of(messages: Sequence[Message], request: Request) -> Request:

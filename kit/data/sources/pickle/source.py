@@ -68,6 +68,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
         names=tuple(sorted(pieces.names)),
         files=file_facts([path]),
         notes=tuple(pieces.notes),
+        origins=pieces.origins(),
         licence=str(attributes.get("licence", "")),
         synthetic=bool(attributes.get("synthetic", False)),
     )

@@ -79,6 +79,7 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             tuple(files),
             tuple(pieces.notes),
             "; ".join(dict.fromkeys(filter(None, licences))),
+            origins=pieces.origins(),
             requests=requests or None,
             download_bytes=download_bytes or None,
         )
