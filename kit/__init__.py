@@ -172,7 +172,8 @@ def load_checkpoint(path: str | Path, *, device: str = "auto", precision: str = 
     Args:
         path: Checkpoint folder, such as ``runs/a/checkpoints/best``, or an export.
         device: ``auto`` for a GPU where there is one, ``cpu`` or ``cuda``.
-        precision: Precision of the forward pass: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU.
+        precision: Precision of the forward pass: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for that of upstream's
+            class on a GPU and fp32 on a CPU.
 
     Returns:
         The checkpoint, whose ``predict`` takes an ``xarray.Dataset`` or an ``aurora.Batch``, and whose ``model`` is

@@ -173,7 +173,7 @@ class _ForecastRunner:
     def __init__(self, settings: Settings, case: Case) -> None:
         self._case = case
         self.space = build_prediction_space(
-            case.spec, case.weights, settings.memory, case.device, autocast=case.autocast
+            case.spec, case.weights, settings.memory, case.device, "bf16" if case.autocast else "fp32"
         )
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,8 @@ class ForecastResult:
         levels: Pressure levels, hPa.
         grid: Number of rows and of columns.
         bytes: Size on the disk.
+        precision: Precision of the predictions, such as ``fp32``.
+        seed: Seed of the noise of a stochastic model; None where it draws none.
     """
 
     out: str
@@ -64,10 +66,15 @@ class ForecastResult:
     levels: list[float]
     grid: list[int]
     bytes: int
+    precision: str = "fp32"
+    seed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``kit forecast --json`` prints."""
-        return asdict(self)
+        """Return what ``kit forecast --json`` prints; ``seed`` only where there is one."""
+        found = asdict(self)
+        if self.seed is None:
+            del found["seed"]
+        return found
 
 
 def forecast(settings: ForecastSettings) -> ForecastResult:
@@ -97,7 +104,7 @@ def forecast(settings: ForecastSettings) -> ForecastResult:
             )
             raise SettingsError(msg)
     with strictly(settings.registry.strict), initial_store(settings.data.store, checkpoints[0]) as name:
-        conditions = Conditions(name, None, settings.device, settings.precision, settings.memory)
+        conditions = Conditions(name, None, settings.device, settings.precision, settings.memory, seed=settings.seed)
         with readable(conditions.out_of_memory) as watched:
             predictor = load_forecast_predictor(checkpoints[0], conditions)
             watched.model = predictor.space.model
@@ -121,6 +128,7 @@ class ForecastJob:
         self._settings = settings
         self._checkpoints = checkpoints
         self._space, self._pairs, self._store = predictor.space, predictor.pairs, predictor.store
+        self._precision = predictor.precision
         self._starts = chosen_starts(settings, checkpoints[0], predictor.pairs)
         # Rows and columns that are written: without the halo, which is context alone.
         self._window = predictor.pairs.selection.grid.window or (slice(None), slice(None))
@@ -158,7 +166,16 @@ class ForecastJob:
             levels=list(layout.levels),
             grid=list(layout.shape),
             bytes=bytes_of(settings.out),
+            precision=self._precision,
+            seed=self._seed(),
         )
+
+    def _seed(self) -> int | None:
+        """Return the seed of the noise; None where no noise is read, or not by name."""
+        noise = self._space.noise
+        if noise is None or not self._space.model.backbone.stochastic:
+            return None
+        return noise.seed
 
     def _predictions(self) -> Iterator[tuple[_Position, Batch]]:
         """Predict under a store's names, members outermost: each takes the model's place once."""
@@ -167,6 +184,8 @@ class ForecastJob:
         for member, name in enumerate(names):
             if self._specialists is not None:
                 self._specialists.switch(name)
+            if self._space.noise is not None:
+                self._space.noise = replace(self._space.noise, member=member)
             for start, index in enumerate(self._starts):
                 state = self._pairs.inputs([index])
                 _check_finite(state, self._space, f"{self._store.path}: the initial state of {_valid_time(state)}")
@@ -212,10 +231,13 @@ class ForecastJob:
             # Paths are this machine's; a file that is passed on keeps their last parts.
             "checkpoint": [portable_name(checkpoint.path) for checkpoint in self._checkpoints],
             "lead_hours": spec.lead_hours,
+            "precision": self._precision,
             "initial_states": Path(self._settings.data.store or store.attributes.get("registry") or store.path).name,
             "licence_of_initial_states": str(store.attributes.get("licence", "")),
             "synthetic": bool(store.attributes.get("synthetic")),
         }
+        if (seed := self._seed()) is not None:
+            attributes["seed"] = seed
         if projection := store.attributes.get("projection"):
             attributes["projection"] = projection
         return ForecastLayout(

@@ -19,7 +19,7 @@ from kit.forecasting.predictor import Conditions, Predictor, build_prediction_sp
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import StoreError
 from kit.memory.checks import check_forecast_memory
-from kit.memory.device import choose_device, uses_autocast
+from kit.memory.device import choose_device, prediction_precision
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
@@ -124,17 +124,18 @@ def load_checkpoint(path: str | Path, *, device: str = "auto", precision: str = 
     Args:
         path: Checkpoint folder, such as ``runs/NAME/checkpoints/best``, or an export.
         device: ``auto`` for a GPU where there is one, ``cpu`` or ``cuda``.
-        precision: Precision of the forward pass: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU.
+        precision: Precision of the forward pass: ``fp32``, ``bf16``, ``fp16``, or ``auto`` for that of upstream's
+            class on a GPU and fp32 on a CPU.
 
     Raises:
         CheckpointError: there is no checkpoint at ``path``, or its base weights are nowhere to be found.
-        SettingsError: there is no such device.
+        SettingsError: there is no such device or precision.
     """
     checkpoint = open_checkpoint(Path(path))
     where = choose_device(device)
-    autocast = uses_autocast(precision, where)
+    chosen = prediction_precision(precision, checkpoint.spec.upstream, where)
     memory = MemorySettings()
-    check_forecast_memory(memory, autocast=autocast)
+    check_forecast_memory(memory, autocast=chosen == "bf16")
     weights = load(str(checkpoint.path), checkpoint.spec.upstream)
-    space = build_prediction_space(checkpoint.spec, weights, memory, where, autocast=autocast)
+    space = build_prediction_space(checkpoint.spec, weights, memory, where, chosen)
     return LoadedCheckpoint(checkpoint, space)

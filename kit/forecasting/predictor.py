@@ -15,12 +15,15 @@ from kit.io.errors import StoreError
 from kit.memory import engine
 from kit.memory.advice import Situation, explain_forecast
 from kit.memory.checks import check_forecast_memory
-from kit.memory.device import choose_device, uses_autocast
+from kit.memory.device import choose_device, prediction_precision
 from kit.memory.out_of_memory import Shortage
 from kit.memory.settings import MemorySettings
+from kit.models.noise import NamedNoise
+from kit.models.prediction import set_precision
 from kit.models.resolve import base_spec, known_to, select
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
+from kit.models.variants import Precision, Variant
 from kit.models.weights.load import Weights, load, load_base
 
 
@@ -32,9 +35,10 @@ class Conditions:
         store: Folder or registry name of another store than the one that the checkpoint was trained on.
         period: Times to predict, UTC; by default the test split that the checkpoint recorded.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32`` or ``bf16``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         memory: Settings that fit a forecast into the device's memory.
         steps: Model steps from the input states to the state that is predicted.
+        seed: Seed of the noise that stochastic models read.
     """
 
     store: str | None = None
@@ -43,12 +47,18 @@ class Conditions:
     precision: str = "auto"
     memory: MemorySettings = field(default_factory=MemorySettings)
     steps: int = 1
+    seed: int = 0
 
     def out_of_memory(self, shortage: Shortage, batch_size: int = 1) -> str:
         """Describe a lack of memory under these conditions, with settings that help."""
         device = choose_device(self.device)
-        autocast = uses_autocast(self.precision, device)
+        # Weights in bf16 are exact in bf16 alone, which has to be asked for where they are not.
+        autocast = self.precision == "bf16"
         return explain_forecast(shortage, Situation(self.memory, device.type, autocast, batch_size=batch_size))
+
+    def precision_of(self, variant: Variant) -> Precision:
+        """Choose the precision that a variant predicts in under these conditions."""
+        return prediction_precision(self.precision, variant, choose_device(self.device), self.memory)
 
 
 @dataclass(frozen=True)
@@ -59,21 +69,24 @@ class Predictor:
         space: Model, between physical variables and its own encoding.
         pairs: Samples that it is tried on.
         store: Store that they come from.
+        precision: Precision that it predicts in.
     """
 
     space: TrainingSpace
     pairs: Pairs
     store: Store
+    precision: Precision = "fp32"
 
 
 def build_prediction_space(
-    spec: ModelSpec, weights: Weights | None, memory: MemorySettings, device: torch.device, *, autocast: bool
+    spec: ModelSpec, weights: Weights | None, memory: MemorySettings, device: torch.device, precision: Precision
 ) -> TrainingSpace:
     """Build a model for prediction and fit it into memory; the planner traces the very same."""
     # Adapters stay beside their layers, as they were trained: merged they would predict otherwise by last bits, and
     # on NF4 by more.
-    model = for_prediction(spec, weights, autocast=autocast).requires_grad_(False)
+    model = for_prediction(spec, weights, autocast=precision == "bf16").requires_grad_(False)
     engine.install(model, memory)
+    set_precision(model, spec.upstream, precision)
     return TrainingSpace(model.to(device).eval(), spec)
 
 
@@ -126,8 +139,8 @@ def _load(
     """
     data = checkpoint.description["data"]
     device = choose_device(conditions.device)
-    autocast = uses_autocast(conditions.precision, device)
-    check_forecast_memory(conditions.memory, autocast=autocast)
+    precision = conditions.precision_of(spec.upstream)
+    check_forecast_memory(conditions.memory, autocast=precision == "bf16")
     name = conditions.store or data["store"]
     try:
         store = open_store(name)
@@ -137,8 +150,9 @@ def _load(
         msg = f"the store that the checkpoint was trained on cannot be had; name another with --data.store: {error}"
         raise StoreError(msg) from error
     pairs = pairs_of(checkpoint, spec, store, conditions, targets=targets)
-    space = build_prediction_space(spec, weights, conditions.memory, device, autocast=autocast)
-    return Predictor(space, pairs, store)
+    space = build_prediction_space(spec, weights, conditions.memory, device, precision)
+    space.noise = NamedNoise(conditions.seed)
+    return Predictor(space, pairs, store, precision)
 
 
 def pairs_of(

@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+    model_validator,
+)
 
 from kit.checkpoint.settings import Checkpoints
 from kit.data.settings import Period
@@ -66,8 +75,12 @@ class ForecastSettings(BaseModel):
     """Of several checkpoints: write ``each`` forecast, along a dimension ``member``, or their ``mean`` alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the forward pass; ``auto`` is bf16 on a GPU and fp32 on a CPU."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the forward pass, whatever training's was; ``auto`` is that of upstream's class on a GPU (fp16 for
+    version 1.5, fp32 for the others) and fp32 on a CPU."""
+    seed: NonNegativeInt = 0
+    """Seed of the noise that stochastic variants read; it goes by member, initial time and step, whatever is predicted
+    beside them."""
     memory: MemorySettings = MemorySettings()
     """How a forecast fits the device; what is about training has no effect, and is refused."""
     registry: RegistrySettings = RegistrySettings()

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from aurora.model.film import AdaptiveLayerNorm
 from aurora.model.swin3d import Swin3DTransformerBlock, WindowAttention
-from aurora.model.util import maybe_adjust_windows
+from aurora.model.util import fp16_safe_scaled_dot_product_attention, maybe_adjust_windows
 
 from kit.adapt.prefix import prefix_of
 from kit.memory.tiling import Tensors, Work
@@ -233,7 +233,9 @@ def attend(attn: WindowAttention, x: torch.Tensor, runs: list[MaskedRun], rollou
     samples = x.shape[0] // sum(run.windows for run in runs)
     dropout = attn.attn_drop if attn.training else 0.0
     parts = qkv.split([run.windows * samples for run in runs])
-    out = [_attend_run(part, run, attn.num_heads, dropout) for part, run in zip(parts, runs, strict=True)]
+    # Upstream's own for fp16, where scores could overflow; it keeps them all.
+    kernel = fp16_safe_scaled_dot_product_attention if attn.use_fp16_safe_attention else F.scaled_dot_product_attention
+    out = [_attend_run(part, run, attn.num_heads, dropout, kernel) for part, run in zip(parts, runs, strict=True)]
     x = _joined(out)
     # A prefix is called here, between attention and projection, because upstream's own attention does not run.
     if (prefix := prefix_of(attn)) is not None:
@@ -245,7 +247,9 @@ def attend(attn: WindowAttention, x: torch.Tensor, runs: list[MaskedRun], rollou
     return dropped
 
 
-def _attend_run(qkv: torch.Tensor, run: MaskedRun, heads: int, dropout: float) -> torch.Tensor:
+def _attend_run(
+    qkv: torch.Tensor, run: MaskedRun, heads: int, dropout: float, kernel: Callable[..., torch.Tensor]
+) -> torch.Tensor:
     """Attend within one run, [windows x B, N, 3 D] to [windows x B, N, D]."""
     windows, tokens, width = qkv.shape
     whole = qkv.view(windows, tokens, 3, heads, width // (3 * heads))
@@ -259,7 +263,7 @@ def _attend_run(qkv: torch.Tensor, run: MaskedRun, heads: int, dropout: float) -
         part = mask
         if mask is not None and mask.ndim == 4:
             part = mask[start : start + _MOST_WINDOWS]
-        done.append(F.scaled_dot_product_attention(q, k, v, attn_mask=part, dropout_p=dropout).transpose(1, 2))
+        done.append(kernel(q, k, v, attn_mask=part, dropout_p=dropout).transpose(1, 2))
     return _joined(done).reshape(windows, tokens, width // 3)
 
 

@@ -2,10 +2,13 @@
 
 import os
 import resource
+from typing import get_args
 
 import torch
 
 from kit.io.errors import SettingsError
+from kit.memory.settings import MemorySettings
+from kit.models.variants import Precision, Variant
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,8 +29,36 @@ def choose_device(name: str) -> torch.device:
 
 
 def uses_autocast(precision: str, device: torch.device) -> bool:
-    """Decide whether the forward pass runs in bfloat16: ``auto`` means on a GPU."""
+    """Decide whether a training step's forward pass runs in bfloat16: ``auto`` means on a GPU."""
     return precision == "bf16" or (precision == "auto" and device.type == "cuda")
+
+
+def prediction_precision(
+    wanted: str, variant: Variant, device: torch.device, memory: MemorySettings | None = None
+) -> Precision:
+    """Choose the precision of predictions, which is not that of training.
+
+    Args:
+        wanted: ``fp32``, ``bf16`` or ``fp16``, or ``auto`` for that in which upstream's class predicts on a GPU, and
+            fp32 on a CPU.
+        variant: Variant of the model.
+        device: Device of the model.
+        memory: Settings of memory: frozen weights that are kept in bf16 ask for bf16.
+
+    Raises:
+        SettingsError: there is no such precision.
+    """
+    if wanted not in ("auto", *get_args(Precision)):
+        msg = f"precision: expected auto, {', '.join(get_args(Precision))}, got {wanted!r}"
+        raise SettingsError(msg)
+    if wanted != "auto":
+        chosen: Precision = wanted  # type: ignore[assignment]
+        return chosen
+    if device.type != "cuda":
+        return "fp32"
+    if memory is not None and memory.frozen_weights == "bf16":
+        return "bf16"
+    return variant.own_precision
 
 
 def make_deterministic(seed: int) -> None:

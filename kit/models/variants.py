@@ -14,9 +14,10 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aurora
+import torch
 from aurora import Aurora, AuroraAirPollution, Batch
 
 from kit.io.errors import SettingsError
@@ -25,6 +26,9 @@ INSOLATION = "insolation"
 _SCALED = "scaled_"
 _HOURLY = "_1h"
 _WAVE_WIND = ("10u_wave", "10v_wave")
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Precision of a forward pass."""
 
 T = TypeVar("T")
 
@@ -112,6 +116,13 @@ class Variant:
     def output_only(self) -> tuple[str, ...]:
         """Surface channels that are predicted but never read."""
         return tuple(self.default("output_only_surf_vars"))
+
+    @property
+    def own_precision(self) -> Precision:
+        """Precision in which upstream's class predicts by default."""
+        if not self.default("autocast"):
+            return "fp32"
+        return "fp16" if self.default("autocast_dtype") is torch.float16 else "bf16"
 
     @property
     def has_rollout_lora(self) -> bool:

@@ -18,7 +18,7 @@ from kit.adapt.trainable import count
 from kit.data.dataset import Pair
 from kit.forecasting.predictor import build_prediction_space
 from kit.memory.checks import check_forecast_memory, check_training_memory
-from kit.memory.device import uses_autocast
+from kit.memory.device import prediction_precision, uses_autocast
 from kit.memory.host_memory import empty_host
 from kit.planning.cost import Cost, Meter
 from kit.planning.counter import CUDA_WORKSPACES, Counter, Peak, Phase, Workspace, tensors_in
@@ -98,8 +98,10 @@ def trace(
     """
     started = time.perf_counter()
     autocast = uses_autocast(settings.train.precision, _GPU)
+    # A forecast on a GPU has a precision of its own, unless one is asked for.
+    predicted = prediction_precision(settings.train.precision, workload.spec.upstream, _GPU, settings.memory)
     if forecast:
-        check_forecast_memory(settings.memory, autocast=autocast)
+        check_forecast_memory(settings.memory, autocast=predicted == "bf16")
     else:
         check_training_memory(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
         patch = workload.spec.patch_size
@@ -117,7 +119,7 @@ def trace(
     with simulated_gpu():
         trainer = None
         if forecast:
-            space = build_prediction_space(workload.spec, None, settings.memory, _SIMULATED, autocast=autocast)
+            space = build_prediction_space(workload.spec, None, settings.memory, _SIMULATED, predicted)
         else:
             # Of a schedule that is tied to the steps only what the run itself would refuse may be refused.
             steps = max(settings.train.steps or 0, _STEPS)

@@ -173,6 +173,8 @@ def check_same(origin: RunOrigin, job: Job) -> MemoryHistory:
     """
     then, new = origin.state["settings"], job.settings.model_dump(mode="json")
     before, now = _decisive(then), _decisive(new)
+    # Runs that began before there was this setting go on with its default.
+    before.setdefault("train.valid_precision", now["train.valid_precision"])
     changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
     memory: dict[str, dict[str, Any]] = {}
     for name in changed_settings(then["memory"], new["memory"]):

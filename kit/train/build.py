@@ -22,7 +22,7 @@ from kit.memory.device import make_deterministic
 from kit.models.heads import parse_heads
 from kit.models.space import TrainingSpace, Window
 from kit.models.spec import ModelSpec
-from kit.models.variants import variant_named
+from kit.models.variants import Precision, variant_named
 from kit.models.weights.load import Weights, load
 from kit.settings import Settings
 from kit.train.loop import Schedule
@@ -119,6 +119,7 @@ def build_job(settings: Settings) -> Job:
         window=run.selection.grid.window,
         points=point_weights(run.step.loss, *run.selection.grid.scored_coordinates(store)),
         data=data,
+        valid_precision=run.valid_precision,
     )
     return Job(_resolved_settings(settings, run, trainer), run, trainer)
 
@@ -131,6 +132,7 @@ def build_trainer(
     window: Window | None = None,
     points: torch.Tensor | None = None,
     data: TaskData | None = None,
+    valid_precision: Precision | None = None,
 ) -> Trainer:
     """Build the trainer: model with its trained parameters and memory settings, loss, task and updater.
 
@@ -141,6 +143,7 @@ def build_trainer(
         window: Part of the model's grid that the loss is over; by default all of it.
         points: Weight of each point of the window in the loss, as ``point_weights`` makes it.
         data: Pairs of the run; None where steps are taken on batches from elsewhere, whose training is not checked.
+        valid_precision: Precision of validation; None for that of training.
 
     Raises:
         KitError: the model cannot be built, or lacks parameters that are to train.
@@ -173,7 +176,15 @@ def build_trainer(
         task = ReplayTask(TrainingSpace(model, step.model, window), loss, step.rollout, data, buffer)
     else:
         task = ForecastTask(TrainingSpace(model, step.model, window), loss, step.rollout, data)
-    return Trainer(task, trained, updater, check=check, activations=step.activations)
+    return Trainer(
+        task,
+        trained,
+        updater,
+        check=check,
+        activations=step.activations,
+        valid_precision=valid_precision,
+        valid_seed=0 if data is None else data.seed,
+    )
 
 
 def _resolved_settings(settings: Settings, run: RunSpec, trainer: Trainer) -> Settings:
@@ -203,6 +214,7 @@ def _resolved_settings(settings: Settings, run: RunSpec, trainer: Trainer) -> Se
         "epochs": None,
         "device": run.device.type,
         "precision": "bf16" if step.autocast else "fp32",
+        "valid_precision": run.valid_precision,
         "checkpoint_every": run.schedule.checkpoint_every,
     }
     return Settings.model_validate(raw)

@@ -20,11 +20,12 @@ from kit.data.store.reader import Store
 from kit.data.windows import check_windows
 from kit.io.errors import SettingsError
 from kit.memory.checks import check_training_memory
-from kit.memory.device import choose_device, uses_autocast
+from kit.memory.device import choose_device, prediction_precision, uses_autocast
 from kit.memory.settings import MemorySettings
 from kit.models.pretraining_periods import leaks
 from kit.models.resolve import resolve_spec, select
 from kit.models.spec import ModelSpec
+from kit.models.variants import Precision, Variant
 from kit.models.weights.load import Weights
 from kit.models.weights.locate import RANDOM
 from kit.settings import Settings
@@ -84,6 +85,7 @@ class RunSpec:
         valid: Validation pairs.
         schedule: Times of validation and checkpoints.
         device: Device of the model.
+        valid_precision: Precision of validation.
         batch_size: Pairs in a batch.
         workers: Processes that read data.
         seed: Seed of every random number.
@@ -99,6 +101,7 @@ class RunSpec:
     valid: Pairs
     schedule: Schedule
     device: torch.device
+    valid_precision: Precision
     batch_size: int
     workers: int
     seed: int
@@ -191,6 +194,7 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
         valid=valid,
         schedule=schedule,
         device=device,
+        valid_precision=_valid_precision(settings, model.upstream, device, autocast=autocast),
         batch_size=settings.data.batch_size,
         workers=settings.data.workers,
         seed=settings.train.seed,
@@ -203,6 +207,27 @@ def _check_step(settings: Settings) -> None:
     check_single_step(settings.adapt, settings.rollout.steps)
     optim = settings.optim.resolved(settings.adapt.method)
     check_updater(optim, settings.memory, settings.train.accumulate, len(settings.rollout.loss_steps))
+
+
+def _valid_precision(settings: Settings, variant: Variant, device: torch.device, *, autocast: bool) -> Precision:
+    """Choose the precision of validation.
+
+    Raises:
+        SettingsError: it is given, and weights or latents are in another.
+    """
+    wanted, trained = settings.train.valid_precision, "bf16" if autocast else "fp32"
+    bound = ""
+    if settings.memory.frozen_weights == "bf16":
+        bound = "memory.frozen_weights bf16 keeps weights"
+    elif settings.adapt.decoder == "mlp":
+        bound = "adapt.decoder mlp keeps latents of training and validation"
+    if bound and wanted not in ("auto", trained):
+        msg = f"train.valid_precision is {wanted}, but {bound} in {trained}; leave it out, or give {trained}"
+        raise SettingsError(msg)
+    # Training in fp32 is no worse than the variant's own precision.
+    if wanted == "auto" and (bound or not autocast):
+        wanted = "bf16" if autocast else "fp32"
+    return prediction_precision(wanted, variant, device)
 
 
 def _resolve_periods(data: DataSettings, store: Store) -> dict[str, Period]:

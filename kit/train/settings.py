@@ -252,11 +252,16 @@ class TrainSettings(BaseModel):
     epochs: PositiveInt | None = None
     """Passes over the training pairs; 5 when neither this nor ``steps`` is given."""
     seed: NonNegativeInt = 0
-    """Seed of every random number: initial weights, order of pairs, dropout."""
+    """Seed of every random number: initial weights, order of pairs, dropout, noise of stochastic variants; that of
+    validation goes by initial time, so that batches do not matter."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; weights stay fp32. ``auto`` is bf16 on a GPU and fp32 on a CPU."""
+    valid_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of validation, as of the predictions that follow: ``auto`` is that of upstream's class on a GPU (fp16
+    for version 1.5, fp32 for the others), and fp32 on a CPU and where training runs in fp32; that of training where
+    ``memory.frozen_weights`` or latents of ``adapt.decoder`` are in bf16."""
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged into one optimiser step."""
     checkpoint_every: PositiveInt | None = None

@@ -12,7 +12,10 @@ from kit.adapt.adalora import Allocation
 from kit.adapt.trainable import Trained
 from kit.adapt.training_check import TrainingCheck
 from kit.data.dataset import Pair
+from kit.models.noise import NamedNoise
+from kit.models.prediction import predicting
 from kit.models.space import Fields, TrainingSpace
+from kit.models.variants import Precision
 from kit.train.activations import Activation, watching
 from kit.train.loss import Loss, Scored
 from kit.train.optim import DivergenceError, GradientNorms
@@ -116,6 +119,8 @@ class Trainer:
         updater: Moves them.
         check: Watches gradients and parameters, to tell whether all of them train; the run's callback judges.
         activations: Steps from one watched step to the next, whose modules' outputs are recorded; None for none.
+        valid_precision: Precision of validation; None for that of training.
+        valid_seed: Seed of the noise that a stochastic model reads in validation.
 
     Attributes:
         observers: Called with every prediction and target, in training space, before their loss is taken.
@@ -129,12 +134,16 @@ class Trainer:
         *,
         check: TrainingCheck | None = None,
         activations: int | None = None,
+        valid_precision: Precision | None = None,
+        valid_seed: int = 0,
     ) -> None:
         self.task = task
         self.trained = trained
         self.updater = updater
         self.check = check
         self.activations = activations
+        self.valid_precision = valid_precision
+        self._noise = NamedNoise(valid_seed)
         self.observers: list[Observer] = []
         self.device = next(task.space.model.parameters()).device
 
@@ -237,9 +246,10 @@ class Trainer:
         # Dropped: those of a validation that was cut short.
         self.task.scores()
         mean = _Mean()
-        for pair in batches:
-            for step_loss in self.task.valid_losses(pair, self._observe):
-                self._note(mean, "validation", pair, step_loss)
+        with predicting(self.space, self.valid_precision, self._noise):
+            for pair in batches:
+                for step_loss in self.task.valid_losses(pair, self._observe):
+                    self._note(mean, "validation", pair, step_loss)
         return Validation(*mean.result(), self.task.scores())
 
 

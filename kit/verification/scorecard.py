@@ -60,6 +60,8 @@ class Scorecard:
             ``skill_over_base``.
         forgetting: By variable and level that the base weights predict: ``before``, ``after`` and ``change``, as
             ``forgetting`` makes them.
+        precision: Precision of the predictions, such as ``fp32``.
+        seed: Seed of the noise of a stochastic model; None where it draws none.
     """
 
     checkpoint: str
@@ -75,11 +77,13 @@ class Scorecard:
     rain: Mapping[str, Mapping[str, float]] | None
     scores: Mapping[str, ScoreRow]
     forgetting: Mapping[str, ScoreRow]
+    precision: str = "fp32"
+    seed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``kit evaluate --json`` prints; ``edge`` and ``rain`` only where there is one."""
+        """Return what ``kit evaluate --json`` prints; ``edge``, ``rain`` and ``seed`` only where there is one."""
         found = dict(vars(self))
-        for name in ("edge", "rain"):
+        for name in ("edge", "rain", "seed"):
             if found[name] is None:
                 del found[name]
         return found
@@ -103,7 +107,13 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
     """
     checkpoint = open_checkpoint(settings.checkpoint)
     conditions = Conditions(
-        settings.data.store, settings.data.test, settings.device, settings.precision, settings.memory, settings.steps
+        settings.data.store,
+        settings.data.test,
+        settings.device,
+        settings.precision,
+        settings.memory,
+        settings.steps,
+        settings.seed,
     )
     with (
         strictly(settings.registry.strict),
@@ -112,7 +122,8 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
         predictor = load_predictor(checkpoint, conditions)
         # Where memory runs out, the message names the module.
         watched.model = predictor.space.model
-        pairs, store = predictor.pairs, predictor.store
+        pairs, store, precision = predictor.pairs, predictor.store, predictor.precision
+        seed = settings.seed if predictor.space.model.backbone.stochastic else None
         edges = EdgeBoard.of(pairs, checkpoint.spec.patch_size, may_be_missing=predictor.space.may_be_missing)
         rain = RainCard()
         batches = Waiting(load_pairs(pairs, batch_size=settings.batch_size))
@@ -141,12 +152,14 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
         rain=rain.results(),
         scores={key: _score_row(score, reference[key].rmse, base.get(key)) for key, score in scores.items()},
         forgetting=forgetting(scores, base),
+        precision=precision,
+        seed=seed,
     )
+    run = run_folder_of(settings.checkpoint)
     # Figures of a run are drawn from the scorecard of its best checkpoint.
     folder = RunFolder(checkpoint.path.absolute().parent.parent)
     if folder.best == checkpoint.path.absolute() and folder.config.exists():
         write_sealed(folder.scores, card.to_dict())
-    run = run_folder_of(settings.checkpoint)
     if run is not None:
         attach(run, metrics=headlines(card), files=[run / "scores.json"])
     return card

@@ -39,6 +39,8 @@ def show_scores(result: Mapping[str, Any]) -> None:
     out = error_console()
     heading = f"{result.get('checkpoint')}: {result.get('samples')} predictions, "
     heading += f"{number(result.get('lead_hours'))} h ahead"
+    if result.get("precision"):
+        heading += f", in {result['precision']}"
     if result.get("synthetic"):
         heading += "; synthetic data"
     out.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
