@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aurora import Aurora
+from pydantic import ValidationError
 
 from kit.adapt import mlp_decoder, trainable
 from kit.adapt.settings import AdaptSettings
@@ -12,6 +13,8 @@ from kit.adapt.trainable import Trained
 from kit.io.errors import CheckpointError
 from kit.models.extend import added_names, start_new
 from kit.models.spec import ModelSpec
+from kit.models.weights.build import build_model
+from kit.models.weights.description import name_faults
 from kit.models.weights.load import RolloutLoraMode, Weights, install
 
 
@@ -47,7 +50,7 @@ def for_training(
     # Adapters stay beside their layers as long as the method stays the same, so that what is scored is what was
     # validated; only a stage with another method merges them.
     going_on = weights is not None and _goes_on(weights, settings)
-    model = spec.build(autocast=autocast)
+    model = build_model(spec, weights, autocast=autocast)
     new = added_names(model, spec.added, stabilised=spec.arguments.get("stabilise_level_agg", False))
     start_new(model, new, start)
     if weights is not None:
@@ -82,7 +85,7 @@ def for_prediction(spec: ModelSpec, weights: Weights | None, *, autocast: bool) 
     if weights is not None and weights.under is not None:
         own = _own_settings(weights)
         return for_training(rebased(spec, weights, own), weights, own, autocast=autocast)[0]
-    model = spec.build(autocast=autocast)
+    model = build_model(spec, weights, autocast=autocast)
     if weights is not None:
         missing = install(model, spec, weights)
         # To predict with parameters that nothing was loaded into is to predict with random ones.
@@ -121,7 +124,14 @@ def _own_settings(weights: Weights) -> AdaptSettings:
     """The settings that weights were trained with, as far as an adapter among them shows."""
     if weights.adapter is None:
         return AdaptSettings()
-    return AdaptSettings.model_validate(weights.adapter["settings"])
+    try:
+        return AdaptSettings.model_validate(weights.adapter["settings"])
+    except ValidationError as error:
+        msg = (
+            f"{weights.base['name']}: adapter.settings in its kit.json are none of the kit's: {name_faults(error)}; "
+            "take another copy of the checkpoint"
+        )
+        raise CheckpointError(msg) from error
 
 
 def _install(

@@ -25,7 +25,12 @@ from tests.batches import small_spec
 UPSTREAM = [name for name in VARIANTS if name != "tiny"]
 ADALORA = AdaptSettings(method="adalora", rank=6, target_rank=2)
 STEPS = 20
-DELTA: dict[str, Any] = {"kit_version": "0", "adapter": {}}
+BASE = {"name": "base", "file": "base.safetensors", "sha256": "0" * 64}
+DELTA: dict[str, Any] = {
+    "kit_version": "0",
+    "model": small_spec("small").as_dict(),
+    "adapter": {"settings": {}, "base": BASE},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

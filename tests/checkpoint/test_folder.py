@@ -39,7 +39,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_an_adapter_has_the_files_that_peft_reads(tmp_path: Path) -> None:
-    description = {"kit_version": "0", "model": small_spec("small").as_dict(), "adapter": {}}
+    base = {"name": "base", "file": "base.safetensors", "sha256": "0" * 64}
+    model = small_spec("small").as_dict()
+    description = {"kit_version": "0", "model": model, "adapter": {"settings": {}, "base": base}}
     adapter = {"base_model.model.a.lora_A.weight": torch.ones(1, 2)}
     for name, others in (("alone", {}), ("more", {"decoder.head.bias": torch.ones(3)})):
         write_checkpoint(tmp_path / name, adapter | others, description, adapter_config={"r": 1, "peft_type": "LORA"})

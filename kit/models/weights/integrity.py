@@ -18,6 +18,7 @@ from kit.io.errors import CheckpointError
 from kit.io.hashes import file_stamp, remembered_sha256
 from kit.io.retry import poll
 from kit.io.sealed import SEAL, check_seal, parse_object, read_sealed
+from kit.models.weights.description import check_description
 
 _logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         writer = description.get("kit_version")
         msg = f"{file}: format {written}, but this kit reads format {FORMAT}; install version {writer} of the kit"
         raise CheckpointError(msg)
-    return description
+    return check_description(description, file)
 
 
 def _check_sealed(description: Mapping[str, Any]) -> None:

@@ -19,17 +19,17 @@ from typing import Any, Literal
 
 import torch
 from aurora import Aurora
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from kit.io.documents import parse_json, read_json
+from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import CheckpointError
 from kit.io.hashes import file_stamp
 from kit.models.extend import added_names
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 from kit.models.weights.convert import merge_rollout_lora, restore_pruned, split_rollout_lora
+from kit.models.weights.description import check_description
 from kit.models.weights.format import read_pickled, upstream_names, vibe_kit_spec
+from kit.models.weights.headers import read_rank_pattern, read_safetensors
 from kit.models.weights.integrity import DESCRIPTION, FILES, read_whole, verified_description
 from kit.models.weights.locate import RANDOM, WEIGHTS_VARIABLE, describe_search, identify_weights, locate, search_places
 
@@ -40,6 +40,10 @@ TRAINED = "trained.safetensors"
 """What trained beside frozen weights and is no adapter of PEFT's, under upstream's names."""
 ADAPTER_PREFIX = "base_model.model."
 """What PEFT puts before upstream's names in the file of an adapter."""
+
+_MAX_DELTAS = 32
+"""Most deltas that may belong to each other."""
+
 
 RolloutLoraMode = Literal["keep", "merge", "drop"]
 """What becomes of the roll-out LoRA that weights have: it stays beside its layers, it is added to them, or it makes
@@ -112,18 +116,18 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
     return weights
 
 
-def _read(path: Path, name: str, variant: Variant) -> Weights:
+def _read(path: Path, name: str, variant: Variant, seen: frozenset[Path] = frozenset()) -> Weights:
     """Read a file or a checkpoint folder, in which every file is first compared with its hash."""
     folder = path
     if not path.is_dir():
         folder = path.parent
-    return read_whole(folder, lambda: _read_verified(path, folder, name, variant))
+    return read_whole(folder, lambda: _read_verified(path, folder, name, variant, seen))
 
 
-def _read_verified(path: Path, folder: Path, name: str, variant: Variant) -> Weights:
+def _read_verified(path: Path, folder: Path, name: str, variant: Variant, seen: frozenset[Path]) -> Weights:
     deltas = tensor_files(folder) != [TENSORS]
     if deltas and (path == folder or path.name in (ADAPTER, TRAINED)):
-        return _read_delta(folder, name, variant)
+        return _read_delta(folder, name, variant, seen)
     file = path
     if path.is_dir():
         file = path / TENSORS
@@ -136,10 +140,10 @@ def _read_verified(path: Path, folder: Path, name: str, variant: Variant) -> Wei
     base = identify_weights(name, [file])
     description = foreign_spec = None
     if file.suffix == ".safetensors":
-        state, metadata = _read_safetensors(file)
+        state, metadata = read_safetensors(file)
         # The kit's own files describe themselves, and have upstream's names.
         if "kit" in metadata:
-            description = vouched or parse_json(metadata["kit"])
+            description = vouched or check_description(_parse(metadata["kit"], file), file)
         else:
             state = upstream_names(state, file)
     else:
@@ -156,6 +160,14 @@ def _read_verified(path: Path, folder: Path, name: str, variant: Variant) -> Wei
     if file_stamp(file) != stamp:
         raise CheckpointError(_changed(file))
     return Weights(state, base, description, path=file, foreign_spec=foreign_spec, stamp=stamp)
+
+
+def _parse(text: str, file: Path) -> Any:
+    try:
+        return parse_json(text)
+    except DocumentError as error:
+        msg = f"{file}: its header's description is not readable ({error}); fetch or write it again"
+        raise CheckpointError(msg) from error
 
 
 def _vouched_description(file: Path, *, whole: bool) -> dict[str, Any] | None:
@@ -198,12 +210,22 @@ def _check_unchanged(weights: Weights) -> None:
         raise CheckpointError(_changed(weights.path))
 
 
-def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
+def _read_delta(folder: Path, name: str, variant: Variant, seen: frozenset[Path]) -> Weights:
     """Read what trained beside frozen weights, and these weights.
 
+    Args:
+        folder: of the checkpoint.
+        name: that it is recorded under.
+        variant: whose weights they are.
+        seen: folders of the deltas that belong to this one.
+
     Raises:
-        CheckpointError: those weights are not where they were, or are others.
+        CheckpointError: those weights are not where they were, are others, or belong to this very delta.
     """
+    if folder.resolve() in seen or len(seen) >= _MAX_DELTAS:
+        msg = f"{folder}: belongs to weights that belong to it, or to more than {_MAX_DELTAS} deltas one on another"
+        raise CheckpointError(msg)
+    seen |= {folder.resolve()}
     if not (folder / DESCRIPTION).is_file():
         msg = (
             f"{folder}: holds {tensor_files(folder)[0]} without the {DESCRIPTION} that names the weights it belongs "
@@ -211,7 +233,10 @@ def _read_delta(folder: Path, name: str, variant: Variant) -> Weights:
         )
         raise CheckpointError(msg)
     description = verified_description(folder)
-    under = load_base(description["adapter"]["base"], folder, variant)
+    if "adapter" not in description:
+        msg = f"{folder}: holds {tensor_files(folder)[0]}, but its {DESCRIPTION} names no weights that it belongs to"
+        raise CheckpointError(msg)
+    under = load_base(description["adapter"]["base"], folder, variant, seen)
     base = identify_weights(name, [folder / file for file in tensor_files(folder)])
     return Weights(read_tensors(folder), base, description, under, folder)
 
@@ -222,7 +247,9 @@ def tensor_files(folder: Path) -> list[str]:
     return deltas or [TENSORS]
 
 
-def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> Weights:
+def load_base(
+    recorded: Mapping[str, Any], folder: Path, variant: Variant, seen: frozenset[Path] = frozenset()
+) -> Weights:
     """Read the weights that a checkpoint belongs to, or was trained from.
 
     They are looked for under their name (a registry entry or a path), at the same place beside the checkpoint, by
@@ -233,6 +260,7 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
             ``repository`` and ``revision``.
         folder: of the checkpoint.
         variant: whose weights they are.
+        seen: folders of the deltas that belong to them.
 
     Raises:
         CheckpointError: they are nowhere, or others are where they should be.
@@ -242,7 +270,7 @@ def load_base(recorded: Mapping[str, Any], folder: Path, variant: Variant) -> We
     # The likeliest first: what is not there, or is another file, is noted for the message.
     for path in search_places(recorded, folder, problems, fixed=(ADAPTER, TRAINED)):
         try:
-            found = _read(path, name, variant)
+            found = _read(path, name, variant, seen)
         except CheckpointError as error:
             problems.append(f"{path} cannot be read: {error}")
             continue
@@ -266,21 +294,15 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in tensor_files(folder):
-        tensors |= _read_safetensors(folder / name)[0]
+        tensors |= read_safetensors(folder / name)[0]
     pattern = None
     if (folder / ADAPTER_CONFIG).is_file():
         # What is left of pruned adapters; there is none, or an empty one, where nothing was pruned.
-        pattern = read_json(folder / ADAPTER_CONFIG).get("rank_pattern")
-    return restore_pruned(tensors, pattern or {}, ADAPTER_PREFIX)
-
-
-def _read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata."""
+        pattern = read_rank_pattern(folder / ADAPTER_CONFIG)
     try:
-        with safe_open(str(file), framework="pt") as opened:
-            return load_file(str(file)), opened.metadata() or {}
-    except SafetensorError as error:
-        msg = f"{file}: not a readable safetensors file ({error}); fetch or write it again"
+        return restore_pruned(tensors, pattern or {}, ADAPTER_PREFIX)
+    except (KeyError, IndexError, RuntimeError) as error:
+        msg = f"{folder}: rank_pattern in {ADAPTER_CONFIG} does not fit the tensors of {ADAPTER} ({error})"
         raise CheckpointError(msg) from error
 
 
