@@ -31,6 +31,9 @@ _SPELLINGS = {
     "numeric": "1",
     "fraction": "1",
     "percent": "%",
+    "per cent": "%",
+    "percentage": "%",
+    "pct": "%",
     "k": "K",
     "c": "degC",
     "pa": "Pa",
@@ -44,9 +47,7 @@ _SPELLINGS = {
     "j/m2": "J m-2",
     "kg/m2": "kg m-2",
     "kg/m3": "kg m-3",
-    "m of water equivalent": "m",
-    "m of water": "m",
-    "gpm": "gpm",
+    "geopotential_meter": "gpm",
     "geopotential meter": "gpm",
     "geopotential meters": "gpm",
     "geopotential metre": "gpm",
@@ -54,14 +55,20 @@ _SPELLINGS = {
     "degree": "degree",
     "degrees": "degree",
     "deg": "degree",
+    "\N{DEGREE SIGN}": "degree",
+    "degt": "degree",
     "degree true": "degree",
+    "degrees true": "degree",
     "degree_true": "degree",
     "degrees_true": "degree",
+    "gpdm": "dagpm",
+    "gpdam": "dagpm",
+    "mps": "m s-1",
     "dbz": "dBZ",
     "radians": "radian",
     "rad": "radian",
 }
-_TEMPERATURE = re.compile(r"(?:°|deg(?:ree)?s?)?[ _]?(c|k|f|celsius|centigrade|kelvins?|fahrenheit)")
+_TEMPERATURE = re.compile(r"(?:°|deg(?:ree)?s?)?[ _]?(c|k|f|celsius|celcius|centigrade|kelvins?|fahrenheit)")
 """UDUNITS' spellings of degrees: ``degC``, ``degree_C``, ``degrees Celsius``, ``deg_K``."""
 _DEGREES = {"c": "degC", "k": "K", "f": "degF"}
 
@@ -74,10 +81,6 @@ _CONVERSIONS = {
     ("mm", "m"): (1e-3, 0.0),
     ("cm", "m"): (1e-2, 0.0),
     ("km", "m"): (1e3, 0.0),
-    ("gpm", "m2 s-2"): (STANDARD_GRAVITY, 0.0),
-    ("g kg-1", "kg kg-1"): (1e-3, 0.0),
-    ("mg kg-1", "kg kg-1"): (1e-6, 0.0),
-    ("ug kg-1", "kg kg-1"): (1e-9, 0.0),
     ("%", "1"): (1e-2, 0.0),
     ("ug m-3", "kg m-3"): (1e-9, 0.0),
     ("km h-1", "m s-1"): (1 / 3.6, 0.0),
@@ -112,7 +115,10 @@ _UNITS: dict[str, tuple[str, float, dict[str, int]]] = {
     "d": ("day", 86400.0, _SECOND),
     "K": ("kelvin", 1.0, {"K": 1}),
     "Pa": ("pascal", 1.0, _PRESSURE),
+    # UDUNITS knows it by itself: a b alone is no bar.
+    "mbar": ("mb mbar", 100.0, _PRESSURE),
     "bar": ("", 1e5, _PRESSURE),
+    "atm": ("atmosphere", 101325.0, _PRESSURE),
     "J": ("joule", 1.0, _ENERGY),
     "W": ("watt", 1.0, {"kg": 1, "m": 2, "s": -3}),
     "N": ("newton", 1.0, {"kg": 1, "m": 1, "s": -2}),
@@ -121,6 +127,10 @@ _UNITS: dict[str, tuple[str, float, dict[str, int]]] = {
     "ft": ("foot feet", 0.3048, _METRE),
     "in": ("inch inche", 0.0254, _METRE),
     "mi": ("mile", 1609.344, _METRE),
+    "kph": ("kmh", 1 / 3.6, {"m": 1, "s": -1}),
+    "mph": ("", 0.44704, {"m": 1, "s": -1}),
+    # A height that stands for the work of lifting 1 kg against standard gravity.
+    "gpm": ("gpmetre gpmeter", STANDARD_GRAVITY, {"m": 2, "s": -2}),
 }
 _PREFIXES = {
     "n": ("nano", 1e-9), "u": ("micro", 1e-6), "m": ("milli", 1e-3), "c": ("centi", 1e-2), "d": ("deci", 1e-1),
@@ -130,6 +140,11 @@ _FACTOR = re.compile(
     r"\s*(?:(?P<per>/|per\b)\s*)?(?P<unit>[A-Za-z]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\^?(?P<power>[+-]?\d)?"
 )
 """One factor of a unit; a number may carry a power of its own, as ``10^-6`` does."""
+_SIGNS = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹℃", "-+0123456789C", "{}")
+"""Powers as small figures, and LaTeX's braces around them."""
+_OF_WATER = re.compile(r"(?<=[a-z])\s+(?:of (?:liquid )?water(?: equivalent)?|(?:liquid )?water equivalent|w\.e\.)$")
+"""How lengths end that are depths of water."""
+_GROUP = re.compile(r"\(([^()]*)\)")
 _DECADES = 30
 """Powers of ten that a number in a unit may reach."""
 _LONGEST = 80
@@ -143,11 +158,24 @@ class _Product:
     spelling: list[str] = field(default_factory=list)
     factor: float = 1.0
     powers: dict[str, int] = field(default_factory=dict)
+    dimensions: list[tuple[str, ...]] = field(default_factory=list)
+    """What each of its units is of, which tells a share of masses from one of volumes."""
+
+
+def _plain(text: str) -> str:
+    """Write a unit without small figures, braces, needless brackets, and what a depth of water is of."""
+    plain = _OF_WATER.sub("", text.strip().translate(_SIGNS))
+    # Of what is divided by, or raised to a power, brackets hold more than one factor together.
+    if re.search(r"(?:/|\bper)\s*\(|\)\s*(?:\^|\*\*|[-+]?\d)", plain):
+        return plain
+    return _GROUP.sub(r"\1", plain)
 
 
 def canonical_units(text: str) -> str:
     """Bring a unit to one spelling: ``m**2 s**-2``, ``m^2/s^2`` and ``metres2 per second2`` are ``m2 s-2``."""
-    plain = re.sub(r"\*\*|\^", "", text.strip())
+    if text.strip().lower() in _SPELLINGS:
+        return _SPELLINGS[text.strip().lower()]
+    plain = re.sub(r"\*\*|\^", "", _plain(text))
     if plain.lower() in _SPELLINGS:
         return _SPELLINGS[plain.lower()]
     degrees = _TEMPERATURE.fullmatch(plain.lower())
@@ -171,7 +199,7 @@ def _parsed(text: str) -> _Product | None:
     """Read a unit as a product of powers; None where it is none that the kit knows."""
     if len(text) > _LONGEST:
         return None
-    rest = text.strip().replace("**", "^").replace("µ", "u").replace("μ", "u")
+    rest = _plain(text).replace("**", "^").replace("µ", "u").replace("μ", "u")
     # UDUNITS multiplies by a point: m.s-1.
     rest = re.sub(r"(?<=[A-Za-z0-9])[.·](?=[A-Za-z])|\*|·", " ", rest)
     product = _Product()
@@ -200,9 +228,11 @@ def _parsed(text: str) -> _Product | None:
         symbol, factor, powers = known
         product.spelling.append(symbol if power == 1 else f"{symbol}{power}")
         product.factor *= factor**power
+        product.dimensions.append(tuple(f"{base}{exponent * power}" for base, exponent in sorted(powers.items())))
         for base, exponent in powers.items():
             product.powers[base] = product.powers.get(base, 0) + exponent * power
     product.powers = {base: exponent for base, exponent in product.powers.items() if exponent}
+    product.dimensions.sort()
     return product
 
 
@@ -259,10 +289,12 @@ def conversion(name: str, units: str, target: str, *, of_water: bool = False) ->
 def _scale(units: str, target: str) -> float | None:
     """Compute the factor between two units of the same dimension; None where they are of different ones.
 
-    What has no dimension is not converted so: a share of volumes is none of masses, nor is it an angle.
+    What has no dimension is compared unit by unit: a share of volumes is none of masses, nor is it an angle.
     """
-    mine, theirs = _parsed(units), _parsed(target)
-    if mine is None or theirs is None or not theirs.powers:
+    mine, theirs = _parsed(units) or _parsed(canonical_units(units)), _parsed(target)
+    if mine is None or theirs is None:
+        return None
+    if not theirs.powers and mine.dimensions != theirs.dimensions:
         return None
     # Geopotential is height times gravity; nothing else in the table is in these units.
     if target == "m2 s-2" and mine.powers == _METRE:

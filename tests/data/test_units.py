@@ -73,6 +73,16 @@ def test_units_that_cannot_be_converted_list_those_that_can() -> None:
     ("units", "target"),
     (
         ("kg m-2", "m"),
+        ("kg/(m2 s)", "kg m-2"),
+        ("kg/(m2 s)", "kg m-2 s"),
+        ("(m s)-1", "m s-1"),
+        ("ms-1", "m s-1"),
+        ("kg kg-1", "1"),
+        ("m2 m-2", "m3 m-3"),
+        ("g m-3", "kg kg-1"),
+        ("mm/day", "m"),
+        ("kg m-2 s-1", "m"),
+        ("b", "Pa"),
         ("W m-2", "J m-2"),
         ("mol mol-1", "kg kg-1"),
         ("ppm", "kg kg-1"),
@@ -86,6 +96,58 @@ def test_units_that_cannot_be_converted_list_those_that_can() -> None:
 def test_no_factor_is_invented_between_dimensions(units: str, target: str) -> None:
     with pytest.raises(StoreError, match=re.escape(f"x comes in {units!r}, and the store wants {target!r}")):
         conversion("x", units, target)
+
+
+# Target, scale, offset, spellings: of UDUNITS' data base (names, symbols, plurals), GRIB tables, CF, CMIP, WRF and NCL.
+TABLE = (
+    ("K", 1.0, 0.0, "K|k|kelvin|Kelvin|kelvins|degK|deg_K|degree_K|degrees_K|degreeK|degrees Kelvin|degree_Kelvin"),
+    ("K", 1.0, 273.15, "C|c|degC|deg_C|deg C|degreeC|degree_C|degrees_C|degreesC|degree_c|Celsius|celsius|°C|℃"),
+    ("K", 1.0, 273.15, "degree_Celsius|degrees_Celsius|degrees celsius|deg_celsius|centigrade|degrees Celcius"),
+    ("K", 5 / 9, 459.67 * 5 / 9, "degF|deg_F|fahrenheit|degree_F|degrees_fahrenheit|°F"),
+    ("Pa", 1.0, 0.0, "Pa|pa|pascal|Pascals|N m-2|N/m2|N m**-2|kg m-1 s-2|newton m-2|J m-3"),
+    ("Pa", 100.0, 0.0, "hPa|hpa|HPA|hectopascal|hectopascals|mb|mbar|mbars|millibar|millibars|Millibar|MB|100 Pa"),
+    ("Pa", 1e3, 0.0, "kPa|kilopascal|cbar|centibar"),
+    ("Pa", 1e5, 0.0, "bar|bars"),
+    ("Pa", 101325.0, 0.0, "atm|atmosphere"),
+    ("m s-1", 1.0, 0.0, "m s-1|m/s|m s**-1|m s^-1|m.s-1|m*s-1|m s^{-1}|m·s-1|m s⁻¹|m / s|m.s**-1|(m s-1)|mps|M/S"),
+    ("m s-1", 1.0, 0.0, "meter second-1|meters/second|metres per second|m/sec|meters sec-1|metre s-1"),
+    ("m s-1", 1 / 3.6, 0.0, "km/h|km h-1|kmh|km/hr|kph|km hour-1|kilometers per hour"),
+    ("m s-1", 1852 / 3600, 0.0, "kt|kts|knot|knots|kn"),
+    ("m s-1", 0.44704, 0.0, "mph|mile/hour|miles per hour|mi h-1"),
+    ("m2 s-2", 1.0, 0.0, "m2 s-2|m**2 s**-2|m^2 s^-2|m2/s2|m^2/s^2|m**2/s**2|J kg-1|J/kg|m2.s-2|m²/s²|m² s⁻²"),
+    ("m2 s-2", 1.0, 0.0, "m^{2} s^{-2}|(m^2) (s^-2)|joule kg-1|(m2 s-2)"),
+    ("m2 s-2", 9.80665, 0.0, "m|gpm|metre|meters|geopotential meters|geopotential_meter|geopotential metre"),
+    ("m2 s-2", 98.0665, 0.0, "dam|gpdm|gpdam|dagpm|decameters"),
+    ("m2 s-2", 9806.65, 0.0, "km|kgpm"),
+    ("kg kg-1", 1.0, 0.0, "kg kg-1|kg/kg|kg kg**-1|kg kg^-1|kg.kg-1|kg kg^{-1}|g/g|g g-1|(kg/kg)|Kg/Kg|1"),
+    ("kg kg-1", 1e-3, 0.0, "g/kg|g kg-1|g kg**-1|g kg^-1|gram/kg|grams per kilogram|10^-3 kg kg-1|1e-3 kg/kg"),
+    ("kg kg-1", 1e-6, 0.0, "mg/kg|mg kg-1|1e-6 kg/kg"),
+    ("kg kg-1", 1e-9, 0.0, "ug/kg|µg kg-1|microgram/kg"),
+    ("1", 1.0, 0.0, "1|-||~|(0 - 1)|(0-1)|0-1|dimensionless|unitless|none|fraction|Fraction|proportion|Numeric|1.0"),
+    ("1", 1e-2, 0.0, "%|percent|Percent|pct|per cent|percentage|0.01|1e-2"),
+    ("m", 1.0, 0.0, "m|metre|metres|meter|meters|m of water equivalent|m of water|metres of water equivalent|m w.e."),
+    ("m", 1e-3, 0.0, "mm|millimetre|millimeters|kg m-2|kg/m2|kg m**-2|kg/m^2|mm of water|mm w.e.|kilogram meter-2"),
+    ("m", 1e-2, 0.0, "cm|centimeter|centimetres"),
+    ("m", 0.0254, 0.0, "in|inch|inches"),
+    ("m", 0.3048, 0.0, "ft|feet|foot"),
+    ("J m-2", 1.0, 0.0, "J m-2|J m**-2|J/m2|J/m^2|joule m-2|W s m-2|W m-2 s"),
+    ("J m-2", 1e6, 0.0, "MJ m-2|MJ/m2|MJ m**-2"),
+    ("Pa s-1", 1.0, 0.0, "Pa s-1|Pa/s|Pa s**-1|Pa s^-1|pascal/second|Pa.s-1|Pascals per second"),
+    ("Pa s-1", 100.0, 0.0, "hPa/s|hPa s-1|mb/s|mb s-1|mbar s**-1"),
+    ("kg m-2", 1.0, 0.0, "kg m-2|kg m**-2|kg/m2|kg/m^2|mm"),
+    ("kg m-3", 1e-9, 0.0, "ug m-3|ug/m3|µg/m3|microgram m-3|µg m⁻³|ug m^-3"),
+    ("s-1", 1.0, 0.0, "s-1|s**-1|1/s|/s|s^-1|per second|sec-1|second-1"),
+    ("degree", 1.0, 0.0, "degree|degrees|deg|degree_true|degrees true|Degree true|degT|°"),
+    ("degree", 180 / 3.141592653589793, 0.0, "rad|radian|radians"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "scale", "offset", "spellings"), TABLE)
+def test_spellings_that_people_write(target: str, scale: float, offset: float, spellings: str) -> None:
+    for text in spellings.split("|"):
+        for spaced in (text, f" {text} "):
+            change = conversion("x", spaced, target, of_water=target in ("m", "kg kg-1", "kg m-2")) or (1.0, 0.0)
+            assert change == pytest.approx((scale, offset), rel=1e-12), spaced
 
 
 # Each unit's own scale to the store's, worked out by hand.

@@ -141,7 +141,14 @@ def _averaged(array: xr.DataArray, name: str, rules: WindowRules, where: str, no
         rule = _DAILY.window
     if rule is not None and rule.kind in ("hours", "after"):
         hours = np.full(array.sizes["time"], rule.length)
-    if hours is None or np.ptp(hours) > 0:
+    if hours is not None and np.ptp(hours) > 0:
+        msg = (
+            f"{where}: {array.name} holds means over {hours.min():g} to {hours.max():g} h, such as of months, and a "
+            "store holds values of one kind: leave it out by naming others with --variables, or give data of single "
+            "times"
+        )
+        raise StoreError(msg)
+    if hours is None:
         msg = (
             f"{where}: {array.name} is a mean over time, and no bounds of its times say over which hours; say "
             f"--window {name}=24h if they end at the time stamps, --window {name}=24h-after if they begin there (or "

@@ -91,6 +91,15 @@ def test_refusals_name_what_goes_on(array: xr.DataArray, name: str, options: dic
         window(array, name, **options)
 
 
+def test_means_over_months_of_different_lengths() -> None:
+    months = state("tas", cell_methods="time: mean", spaced="720h")
+    begin = np.array(["2020-01-01", "2020-02-01", "2020-03-01"], "datetime64[s]")
+    end = np.array(["2020-02-01", "2020-03-01", "2020-04-01"], "datetime64[s]")
+    months = months.assign_coords({BOUND_START: ("time", begin), BOUND_END: ("time", end)})
+    with pytest.raises(StoreError, match="tas holds means over 696 to 744 h, such as of months"):
+        window(months, "2t")
+
+
 def test_means_are_labelled() -> None:
     averaged, notes = window(bounded(state("t2m", cell_methods="time: mean", spaced="24h"), 24, 0), "2t")
     assert averaged == 24
