@@ -53,7 +53,7 @@ class Fitted:
         chosen = []
         for name in CHOSEN:
             value = getattr(self.memory, name)
-            if _departs(self.memory, name):
+            if departs(self.memory, name):
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
                 chosen.append(f"{name} {text}")
         return f"{', '.join(chosen) or 'nothing to save'}: a peak of {self.trace.peak.bytes / _GIB:.2f} GiB"
@@ -174,7 +174,7 @@ def candidates(settings: PlanSettings, workload: Workload) -> list[MemorySetting
     """
     given = settings.memory
     for name in CHOSEN:
-        if _departs(given, name):
+        if departs(given, name):
             msg = f"memory.{name} and memory.fit were both given, and memory.fit chooses it; give one"
             raise SettingsError(msg)
     splits: list[dict[str, Any]] = [{}, {"latitude_bands": 8}]
@@ -211,8 +211,8 @@ def candidates(settings: PlanSettings, workload: Workload) -> list[MemorySetting
     return list(dict.fromkeys(found))
 
 
-def _departs(memory: MemorySettings, name: str) -> bool:
-    """Decide whether a setting is not its default."""
+def departs(memory: MemorySettings, name: str) -> bool:
+    """Decide whether a memory setting is not its default."""
     return bool(getattr(memory, name) != MemorySettings.model_fields[name].default)
 
 

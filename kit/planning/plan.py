@@ -1,11 +1,12 @@
 """The plan of a run: what it would need, and which cards have it, before there is any data, weights or GPU."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from kit.memory.advice import Advice
 from kit.planning.cost import CARDS, Card, card_named
-from kit.planning.fit import RESERVE_GIB, advise_step, fit
+from kit.planning.fit import CHOSEN, RESERVE_GIB, advise_step, departs, fit
 from kit.planning.settings import PlanSettings
 from kit.planning.trace import Trace, trace
 from kit.planning.workload import Workload, workload_of
@@ -29,7 +30,8 @@ class Plan:
         inexact: What makes the run depart from the arithmetic of plain fine-tuning, a sentence each; empty where
             nothing does.
         notes: Where the plan departs from the run, a sentence each.
-        advice: Settings that would lower the peak, in the order in which to try them, each with its reason.
+        advice: Settings that would lower the peak, in the order in which to try them, each with its reason. Where the
+            plan does not fit, the first is ``memory.fit``, which chooses among them.
     """
 
     settings: PlanSettings
@@ -122,14 +124,34 @@ def plan(settings: PlanSettings) -> Plan:
         )
     if settings.train.device == "cpu":
         notes.append("train.device cpu: the plan is that of a GPU")
+    fitted = None
     if settings.memory.fit is None:
         traced = trace(settings, workload, forecast=settings.forecast)
     else:
         fitted = fit(settings, workload)
         notes.append(f"memory.fit {settings.memory.fit} chose {fitted}")
         settings, traced = settings.model_copy(update={"memory": fitted.memory}), fitted.trace
-    advice = tuple(advise_step(settings, workload, traced))
-    return Plan(settings, workload, traced, card, tuple(inexact(settings)), tuple(notes), advice)
+    planned = Plan(settings, workload, traced, card, tuple(inexact(settings)), tuple(notes), ())
+    advice = advise_step(settings, workload, traced)
+    # What was fitted already cannot be fitted better.
+    if fitted is None:
+        advice = [*_advise_fit(planned), *advice]
+    return replace(planned, advice=tuple(advice))
+
+
+def _advise_fit(planned: Plan) -> Iterator[str]:
+    """Name the one setting that chooses the others, if the card that is asked for, or some card, is too small."""
+    cards = CARDS.values() if planned.card is None else [planned.card]
+    too_small = [card for card in cards if card.memory_gib < planned.needed_gib]
+    if not too_small:
+        return
+    # The largest of them: the less has to be saved, the faster the step.
+    card = max(too_small, key=lambda one: one.memory_gib)
+    effect = f"chooses the fastest exact settings that stay below the memory of {card.name}, or says what is missing"
+    given = [f"--memory.{name}" for name in CHOSEN if departs(planned.settings.memory, name)]
+    if given:
+        effect += f"; in the place of {', '.join(given)}"
+    yield str(Advice(f"--memory.fit {card.memory_gib:g}GiB", effect))
 
 
 def inexact(settings: PlanSettings) -> Iterator[str]:

@@ -199,6 +199,40 @@ def test_advice_follows_what_the_peak_is_made_of(traced: Trace) -> None:
     assert any("--memory.offload" in line for line in moved)
 
 
+@pytest.mark.parametrize(
+    ("sections", "first"),
+    [
+        ({"card": "L4"}, "--memory.fit 22.5GiB (chooses the fastest exact settings that stay below the memory of L4,"),
+        ({"card": "A100 40GB"}, "--data.batch_size 1 --train.accumulate 2"),
+        ({}, "--memory.fit 31.8GiB (chooses the fastest exact settings that stay below the memory of RTX 5090,"),
+        ({"card": "L4", "forecast": True}, "--batch_size 1"),
+    ],
+    ids=["too small", "large enough", "no card", "forecast"],
+)
+def test_where_a_plan_does_not_fit_the_fit_is_named_first(sections: dict[str, Any], first: str) -> None:
+    """38 GiB for two pairs of the tiny model at a quarter of a degree."""
+    planned = plan(PlanSettings.model_validate({"grid": "721x1440", "data": {"batch_size": 2}, **sections}))
+    told = planned.to_dict()["advice"]
+    assert told[0].startswith(first)
+    assert sum("memory.fit" in line for line in told) == ("memory.fit" in first)
+
+
+def test_what_memory_fit_chooses_is_not_advised_beside_it() -> None:
+    given = {"grid": "721x1440", "data": {"batch_size": 2}, "memory": {"recompute": "blocks", "stages": 1}}
+    planned = plan(PlanSettings.model_validate({**given, "card": "L4"}))
+    assert planned.advice[0].endswith("or says what is missing; in the place of --memory.recompute, --memory.stages)")
+
+
+@pytest.mark.slow
+def test_what_was_advised_fits() -> None:
+    """The advice of a plan that does not fit, followed."""
+    asked = {"grid": "721x1440", "data": {"batch_size": 2}, "card": "L4"}
+    size = plan(PlanSettings.model_validate(asked)).advice[0].split()[1]
+    fitted = plan(PlanSettings.model_validate({**asked, "memory": {"fit": size}}))
+    assert fitted.to_dict()["cards"]["L4"]["fits"]
+    assert not any("memory.fit" in line for line in fitted.advice)
+
+
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data.levels", "500,850", "--data.variables", "2t,t", "--data.statics", "lsm"]
     assert cli.main(["plan", "--grid", "33x64", *options, "--card", "4090", "--json"]) == 0
