@@ -15,11 +15,17 @@ from typing import Any
 
 MAX_BYTES = 64 << 20
 """Largest document that is read; the description of a store with ten thousand variables is a tenth of it."""
+MAX_TOML_BYTES = 4 << 20
+"""Largest TOML text: its parser, in Python, reads a megabyte a second or less."""
 MAX_DEPTH = 64
-"""Deepest nesting of lists and tables."""
+"""Deepest nesting of lists and tables; also the longest key of TOML, in names with dots between them."""
+MAX_VALUES = 2_000_000
+"""Most values, which take about 100 bytes each in memory: an empty list is two bytes of text."""
 MAX_DIGITS = 400
 """Longest run of digits; the longest finite double has 309 before its point."""
 
+# What stands between separators in TOML: a key, or a value. Numbers have one dot, keys one before each further name.
+_KEY = re.compile(r"[^,=\n{}\[\]]+")
 _LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 # Strings of JSON and TOML, and TOML's comments. JSON has neither '...' nor #, so that its parser stops at either.
 # A string may lack its end, and nothing is tried twice (*+): the time is linear whatever the text.
@@ -105,15 +111,31 @@ def parse_toml(text: str) -> dict[str, Any]:
         DocumentError: it is no TOML, or beyond the bounds.
     """
     try:
-        _check_bounds(text)
+        if len(text) > MAX_TOML_BYTES:
+            msg = f"it is larger than {MAX_TOML_BYTES} bytes"
+            raise DocumentError(msg)
+        bare = _check_bounds(text)
+        # The parser makes a table of each name, and compares each with all before it.
+        for key in _KEY.finditer(bare):
+            if key[0].count(".") > MAX_DEPTH:
+                msg = f"it holds a key of more than {MAX_DEPTH} names"
+                raise DocumentError(msg)
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise DocumentError(str(error)) from error
 
 
-def _check_bounds(text: str) -> None:
-    """Check nesting and lengths of numbers before a parser sees them; strings and comments do not count."""
+def _check_bounds(text: str) -> str:
+    """Check nesting, number of values and lengths of numbers before a parser sees them.
+
+    Returns:
+        The text without what is in strings and comments, which does not count.
+    """
     bare = _TEXT.sub('""', text)
+    values = sum(map(bare.count, ",[{"))
+    if values > MAX_VALUES:
+        msg = f"it holds {values} values, more than {MAX_VALUES}"
+        raise DocumentError(msg)
     if _LONG_NUMBER.search(bare):
         msg = f"it holds a number of more than {MAX_DIGITS} digits"
         raise DocumentError(msg)
@@ -122,3 +144,4 @@ def _check_bounds(text: str) -> None:
     if deepest > MAX_DEPTH:
         msg = f"it is nested {deepest} levels deep, more than {MAX_DEPTH}"
         raise DocumentError(msg)
+    return bare
