@@ -7,6 +7,7 @@ message can say where a value came from.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,9 @@ OPERATIONAL = {
     "KIT_TEST_DATA": "folder of real ERA5 files, for the tests that use them",
 }
 """Environment variables with the kit's prefix that are not settings."""
+
+_SHOWN = 200
+"""Letters of a value that a message shows."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -199,10 +203,26 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
                 values[key] = value
         sources |= dict.fromkeys(layer.values, layer)
     try:
-        return model.model_validate(nest(values, model))
+        settings = model.model_validate(nest(values, model))
     except ValidationError as invalid:
         faults += [_explain(error["loc"], error["type"], error["msg"], values, sources) for error in invalid.errors()]
         raise SettingsError(together(faults)) from None
+    # TOML and text have numbers that are none, which pass for positive ones or compare with nothing.
+    for key, value in flatten(settings.model_dump(), model).items():
+        if key in sources and not _is_finite(value):
+            faults.append(f"{key}: expected finite numbers, got {values[key]!r} (from {sources[key].where(key)})")
+    if faults:
+        raise SettingsError(together(faults))
+    return settings
+
+
+def _is_finite(value: Any) -> bool:
+    """Check that a value holds neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def together(faults: Sequence[str]) -> str:
@@ -318,8 +338,9 @@ def _explain(
         part = path[len(key) + 1 :]
         if part.isdigit():
             wanted = f"part {int(part) + 1}: {wanted}"
-        if repr(values[key]) not in wanted:
-            wanted += f", got {values[key]!r}"
+        got = repr(values[key])
+        if got not in wanted:
+            wanted += f", got {got[:_SHOWN]}"
         return f"{key}: {wanted} (from {sources[key].where(key)})"
     if kind == "missing":
         return f"{key}: is needed and has no default; give --{key}"
