@@ -3,6 +3,7 @@
 Everything here is lazy: no values of fields are touched.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from kit.data.sources.grid_order import order_latitudes, order_longitudes, with_
 from kit.data.sources.leads import BOUND_END, BOUND_START, STATE_COORDINATES
 from kit.data.sources.levels import order_levels
 from kit.data.store.format import GRID, grid_dimensions, plain_attributes
+from kit.data.units import canonical_units
 from kit.io.errors import StoreError
 
 _NAMES = {
@@ -23,6 +25,11 @@ _NAMES = {
     "latitude": ("latitude", "lat", "nav_lat", "xlat", "gridlat_0"),
     "longitude": ("longitude", "lon", "nav_lon", "xlong", "gridlon_0"),
 }
+_DEGREES = {
+    "latitude": re.compile(r"deg(?:ree)?s?[_ ]?(?:north|n)", re.IGNORECASE),
+    "longitude": re.compile(r"deg(?:ree)?s?[_ ]?(?:east|e)", re.IGNORECASE),
+}
+"""Units by which CF tells latitudes and longitudes from anything else (CF conventions, sections 4.1 and 4.2)."""
 
 
 def canonical_coordinates(dataset: xr.Dataset, where: str, note: Note, period: Period | None = None) -> xr.Dataset:
@@ -74,7 +81,22 @@ def coordinate_names(dataset: xr.Dataset) -> dict[str, str]:
         spelled = [spelling.lower() for spelling in spellings if spelling.lower() in candidates]
         if spelled and candidates[spelled[0]] != name and name not in dataset.variables:
             renames[candidates[spelled[0]]] = name
+        elif not spelled and name in GRID:
+            described = [other for other in candidates.values() if _is_described_as(dataset, other, name)]
+            # Of several, such as those of cells' corners, none is chosen.
+            if len(described) == 1:
+                renames[described[0]] = name
     return renames
+
+
+def _is_described_as(dataset: xr.Dataset, candidate: str, name: str) -> bool:
+    """Whether a coordinate is one of latitudes or longitudes by its standard name or its units."""
+    if candidate not in dataset.variables:
+        return False
+    attributes = dataset[candidate].attrs
+    if "standard_name" in attributes:
+        return str(attributes["standard_name"]) == name
+    return _DEGREES[name].fullmatch(str(attributes.get("units", "")).strip()) is not None
 
 
 def projection_of(dataset: xr.Dataset) -> dict[str, Any]:
@@ -102,6 +124,17 @@ def _check_numbers(coordinate: xr.DataArray, name: str, where: str) -> None:
         msg = (
             f"{where}: {name} is a {standard_name}, which counts along a rotated or projected grid; write the "
             "latitudes and longitudes of its points to the file as matrices, or regrid it first"
+        )
+        raise StoreError(msg)
+    units = str(coordinate.attrs.get("units", ""))
+    # Longitudes that are said to be degrees north are a slip that their name corrects.
+    in_degrees = canonical_units(units) in ("1", "degree") or any(
+        pattern.fullmatch(units.strip()) for pattern in _DEGREES.values()
+    )
+    if name in GRID and not in_degrees:
+        msg = (
+            f"{where}: {name} comes in {units!r}, degrees {'north' if name == 'latitude' else 'east'} are expected; "
+            "convert it, or mend its attribute units"
         )
         raise StoreError(msg)
     wrong = coordinate.values.ravel()

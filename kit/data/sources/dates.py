@@ -243,11 +243,25 @@ def check_times(dataset: xr.Dataset, where: str, period: Period | None = None) -
         StoreError: They are of another calendar, missing, or out of range.
     """
     times = dataset["time"]
-    if times.ndim != 1 or not np.issubdtype(times.dtype, np.datetime64):
-        first = times.values.ravel()[:1]
-        msg = f"{where}: times of the type {times.dtype} ({first}) are not dates of the standard calendar"
-        raise StoreError(msg)
+    check_are_dates(times, where)
     return dataset.assign_coords(time=("time", checked_dates(times.values, where, period)))
+
+
+def check_are_dates(times: xr.DataArray, where: str) -> None:
+    """Check that times are dates along one dimension, of which there is one at least.
+
+    Raises:
+        StoreError: They are not; names the units with which they would be.
+    """
+    if times.ndim == 1 and times.size and np.issubdtype(times.dtype, np.datetime64):
+        return
+    first = ", ".join(map(str, times.values.ravel()[:1]))
+    msg = (
+        f"{where}: times of the type {times.dtype} and the shape {times.shape} (first: {first}) are not dates of the "
+        "standard calendar; write numbers with units such as 'hours since 1970-01-01' (of CDO's absolute times: "
+        "`cdo -r copy IN OUT`)"
+    )
+    raise StoreError(msg)
 
 
 def dates_of_text(texts: npt.NDArray[Any], where: str) -> Moments:

@@ -83,6 +83,13 @@ def with_window(
     if found is not None and method in ("sum", "mean") and _is_of_daily_statistics(array, found[1]):
         rules = WindowRules(rules.windows, _DAILY)
     is_mean = (method or step_type) in ("mean", "avg")
+    if name in rules.windows and variable is not None and not variable.accumulated and not is_mean:
+        msg = (
+            f"{where}: --window {name}={rules.windows[name]} has no effect: {array.name} is a state of a moment, and "
+            "the file does not say that it is a mean; leave it out, or add the attribute cell_methods, such as with "
+            f"NCO's `ncatted -a cell_methods,{array.name},c,c,'time: mean' FILE`"
+        )
+        raise StoreError(msg)
     # Of what the table lacks, the user or a store of the kit's says it.
     accumulated = "accumulation_hours" in array.attrs or (name in rules.windows and not is_mean)
     if variable is not None:
@@ -191,6 +198,13 @@ def _product_of(array: xr.DataArray, name: str, method: str, rules: WindowRules,
             f"{where}: {array.name} holds sums of whole days by its cell_methods, and no bounds of its times say where "
             f"these begin; say --window {name}={step:g}h if they end at the time stamps, or --window "
             f"{name}={step:g}h-after if they begin there"
+        )
+        raise StoreError(msg)
+    if rules.product is _DAILY and len(times) > 1 and np.diff(times).min() < _DAY:
+        msg = (
+            f"{where}: {array.name} comes every {np.diff(times).min() / _SECONDS:g} h, and values of the product "
+            f"{_DAILY.name} are of whole days; name another --product, or the window with --window {name}=WINDOW: "
+            f"{WINDOW_FORMS}"
         )
         raise StoreError(msg)
     if rules.product is None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.data.settings import Period
-from kit.data.sources.dates import checked_dates, dates_of_text, decode_dates
+from kit.data.sources.dates import check_are_dates, checked_dates, dates_of_text, decode_dates
 from kit.io.errors import StoreError
 
 SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
@@ -150,6 +150,14 @@ def test_years_nobody_asked_for() -> None:
     with pytest.raises(StoreError, match="in 20200101"):
         checked_dates(np.array(["20200101"], "datetime64[D]"), "a.nc")
     assert checked_dates(np.array(["2299-12-31T18"], "datetime64[h]"), "a.nc")[0] == np.datetime64("2299-12-31T18", "s")
+
+
+@pytest.mark.parametrize(
+    "times", [["2020-01-01", "2020-01-02"], [20200101.25, 20200102.0], [0, 6], np.empty(0, "datetime64[s]")]
+)
+def test_times_that_are_no_dates(times: object) -> None:
+    with pytest.raises(StoreError, match=r"a\.nc: times of the type .* are not dates .*'hours since 1970-01-01'"):
+        check_are_dates(xr.DataArray(times, dims="time"), "a.nc")
 
 
 def test_fractions_of_seconds_are_rounded() -> None:

@@ -78,6 +78,8 @@ def test_windows(array: xr.DataArray, options: dict[str, str], expected: list[fl
         (state(cell_methods="time: sum", spaced="24h"), "tp", {"product": "era5"}, "--window tp=24h .*tp=24h-after"),
         (state(cell_methods="valid_time: sum", spaced="72h"), "tp", {}, "sums of whole days .*tp=72h .*tp=72h-after"),
         (state("t2m", spaced="24h"), "2t", {"product": "era5-daily"}, "does not say which; add the attribute"),
+        (state("t2m"), "2t", {"2t": "24h"}, "--window 2t=24h has no effect: t2m is a state of a moment"),
+        (state(), "tp", {"product": "era5-daily"}, "tp comes every 6 h, and values of the product era5-daily are of w"),
         (state(), "tp", {"product": "ifs"}, "since the start of the forecast, and the file states neither leads nor"),
         (state(cell_methods="time: mean"), "tp", {}, r"tp is a statistic over time \(mean\), where a sum is expected"),
         (state(GRIB_stepType="avgad"), "tp", {"product": "era5"}, "a mean over many days .GRIB_stepType avgad."),

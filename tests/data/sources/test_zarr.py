@@ -349,6 +349,8 @@ def test_what_is_damaged(tmp_path: Path) -> None:
     (folder / "zarr.json").write_text("{")
     with pytest.raises(StoreError, match="not readable as a Zarr store"):
         values_of(folder)
+    with pytest.raises(StoreError, match=r"c\.zarr: has the dimension time without its values"):
+        values_of(write(weatherbench(times=2).drop_vars("time"), tmp_path / "c.zarr"))
     (tmp_path / "b.zip").write_bytes(b"PK")
     with pytest.raises(StoreError, match="neither a folder nor a zip"):
         values_of(tmp_path / "b.zip")

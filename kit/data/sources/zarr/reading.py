@@ -25,6 +25,7 @@ from zarr.core.sync import sync
 
 from kit.data.settings import Period
 from kit.data.sources.base import Request
+from kit.data.sources.dates import check_are_dates
 from kit.data.sources.fields import Note
 from kit.data.sources.zarr.retry_store import AbsentChunkError, RetryStore, describe_key, keys_read
 from kit.data.store.format import period_indices
@@ -288,12 +289,13 @@ class SelectedTimes:
             StoreError: there are none.
         """
         if "time" not in dataset.coords:
+            if "time" in dataset.dims:
+                msg = f"{where}: has the dimension time without its values; add that coordinate"
+                raise StoreError(msg)
             return cls(np.empty(0, np.intp), np.empty(0, "datetime64[s]"))
-        values = np.atleast_1d(dataset["time"].values)
-        if not np.issubdtype(values.dtype, np.datetime64) or dataset["time"].ndim > 1 or not values.size:
-            msg = f"{where}: times of the type {values.dtype} and the shape {values.shape} are no dates of a calendar"
-            raise StoreError(msg)
-        values = values.astype("datetime64[s]")
+        times = dataset["time"] if dataset["time"].ndim else dataset["time"].expand_dims("time")
+        check_are_dates(times, where)
+        values = times.values.astype("datetime64[s]")
         filled = np.ones(len(values), dtype=bool)
         first, last = (dataset.attrs.get(key) for key in FILLED)
         # What is no time at all, such as an attribute that is missing, bounds nothing.
