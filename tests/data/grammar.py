@@ -14,9 +14,9 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 __all__ = [
-    "EPOCHS", "GRIDS", "LEAD_UNITS", "LEVELS", "LEVEL_FORMS", "NAMES", "STANDARD_NAMES", "START", "UPPER", "Array",
-    "Form", "expected_states", "flags", "forms", "packing", "problem", "rain", "state", "tolerance", "unit_of",
-    "value", "window_of",
+    "EPOCHS", "GRAVITY", "GRIDS", "LEAD_UNITS", "LEVELS", "LEVEL_FORMS", "NAMES", "STANDARD_NAMES", "START", "UPPER",
+    "Array", "Form", "drawn_form", "expected_states", "flags", "forms", "packing", "problem", "rain", "state",
+    "tolerance", "unit_of", "value", "window_of",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
@@ -116,6 +116,8 @@ class Form:
         parts: Whether each variable is a file of its own.
         scalar: Whether the one level is a coordinate without a dimension.
         twist: What is wrong with the file.
+        span: Hours between the first and the last analysis.
+        starts_count: Number of forecasts.
     """
 
     container: str
@@ -147,6 +149,8 @@ class Form:
     rounded: bool
     lead_units: str
     twist: str | None
+    span: int = 30
+    starts_count: int = 3
 
     @property
     def is_zarr(self) -> bool:
@@ -159,7 +163,7 @@ class Form:
     @property
     def starts(self) -> list[int]:
         """Hours of the starts of forecasts."""
-        count = 1 if self.layout == "single" else 3
+        count = 1 if self.layout == "single" else self.starts_count
         return [self.begin + index * self.every for index in range(count)]
 
     @property
@@ -170,7 +174,7 @@ class Form:
     @property
     def hours(self) -> list[int]:
         """Valid hours of analyses."""
-        return list(range(self.begin, self.begin + 31, self.step))
+        return list(range(self.begin, self.begin + self.span + 1, self.step))
 
     @property
     def single_lead(self) -> int:
@@ -265,13 +269,14 @@ CHOICES: dict[str, Sequence[Any]] = {
 }
 
 
-def _drawn(seed: int) -> Form:
-    # All choices come of one number, since Hypothesis repeats those of earlier examples when it draws one by one.
-    random = Random(seed)
-    return _settled(Form(**{key: random.choice(values) for key, values in CHOICES.items()}))
+def drawn_form(random: Random, fixed: Mapping[str, Any] | None = None) -> Form:
+    """Draw a form, of which some choices may be made."""
+    chosen = {key: random.choice(values) for key, values in CHOICES.items()}
+    return _settled(Form(**chosen | dict(fixed or {})))
 
 
-forms = st.integers(0, 2**63).map(_drawn)
+# All choices come of one number, since Hypothesis repeats those of earlier examples when it draws one by one.
+forms = st.integers(0, 2**63).map(lambda seed: drawn_form(Random(seed)))
 
 
 # The truth.

@@ -19,6 +19,8 @@ _CURVED = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equa
 """Kinds of grid whose points eccodes places, row by row."""
 _MAX_SIDE = 100_000
 """Rows or columns that are believed: a damaged header may claim billions."""
+_MAX_PARALLELS = 4000
+"""Parallels between a pole and the equator of a Gaussian grid that are believed; ECMWF's finest has 2560."""
 _DECIMALS = 6
 """GRIB 2 counts in millionths of a degree, GRIB 1 in thousandths."""
 _NORTHWARDS = 0x40
@@ -165,10 +167,14 @@ def _read_regular(header: _Header, kind: str) -> GribGrid:
     # Ends and counts place every point; increments only repeat it, and many writers get them wrong.
     latitude: Values = np.linspace(north, south, int(rows))
     if kind == "regular_gg":
-        # Gaussian latitudes are not evenly spaced: eccodes computes them, increasing once they are sorted.
-        latitude = np.sort(header.eccodes.codes_get_double_array(header.handle, "distinctLatitudes"))
-        if not northwards:
-            latitude = latitude[::-1]
+        parallels = header.number("N")
+        latitude = _gaussian_rows(parallels, north, south)
+        if not latitude.size:
+            problem = (
+                f"lies on a {kind} grid with {parallels:g} parallels between a pole and the equator, and ends at "
+                f"{north:g} and {south:g} degrees, which are not among them"
+            )
+            return GribGrid(kind, problem=problem)
     if westwards:
         west, east = east, west
     longitude = _columns_eastwards(west, east, int(columns))
@@ -192,6 +198,28 @@ def _read_regular(header: _Header, kind: str) -> GribGrid:
         northwards=northwards,
         westwards=westwards,
     )
+
+
+def _gaussian_rows(parallels: float, first: float, last: float) -> Values:
+    """Compute Gaussian latitudes from the first to the last, in this order; none where one of these is no such.
+
+    They are the arcsines of the roots of the Legendre polynomial of twice the number of parallels between a pole and
+    the equator (WMO FM 92 GRIB, note on Gaussian grids). eccodes crashes on headers that contradict themselves here.
+    """
+    if not 0 < parallels <= _MAX_PARALLELS:
+        return np.empty(0)
+    # Most files lie on other grids.
+    from scipy.special import roots_legendre
+
+    roots, _ = roots_legendre(2 * int(parallels))
+    latitudes = np.degrees(np.arcsin(roots))
+    start, stop = (int(np.abs(latitudes - end).argmin()) for end in (first, last))
+    away = max(abs(latitudes[start] - first), abs(latitudes[stop] - last))
+    if away > _NEAR:
+        return np.empty(0)
+    if start <= stop:
+        return np.asarray(latitudes[start : stop + 1])
+    return np.asarray(latitudes[stop : start + 1][::-1])
 
 
 def _columns_eastwards(west: float, east: float, count: int) -> Values:

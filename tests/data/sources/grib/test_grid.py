@@ -107,3 +107,52 @@ def test_gaussian_rows_are_taken(tmp_path: Path, edition: int) -> None:
     # The first zero of the Legendre polynomial of order 64.
     assert found.grid.latitude[0] == pytest.approx(87.8638, abs=1e-4)
     assert found.grid.longitude[[0, 1]].tolist() == [0, 2.8125]
+
+
+NO_SUCH_ROWS = "parallels between a pole and the equator, and ends at"
+
+
+@pytest.mark.parametrize("edition", (1, 2))
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    (
+        # eccodes itself crashes on some of these, and computes for minutes on others.
+        ({"N": 4}, NO_SUCH_ROWS),
+        ({"N": 0}, NO_SUCH_ROWS),
+        ({"N": 60000}, NO_SUCH_ROWS),
+        ({"N": 31}, NO_SUCH_ROWS),
+        ({"latitudeOfFirstGridPointInDegrees": 89.9}, NO_SUCH_ROWS),
+        ({"latitudeOfLastGridPointInDegrees": -20}, NO_SUCH_ROWS),
+        ({"latitudeOfLastGridPointInDegrees": 87.864}, "of 64 rows, but its header gives 1 latitudes"),
+        ({"jScansPositively": 1}, "rows that go northwards by its scanning mode, but from 87.8638 to -87.8638"),
+    ),
+)
+def test_gaussian_headers_that_contradict_themselves(
+    tmp_path: Path, edition: int, keys: dict[str, Any], expected: str
+) -> None:
+    handle = eccodes.codes_grib_new_from_samples(f"regular_gg_pl_grib{edition}")
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    found = only(write(tmp_path / "a.grib", eccodes.codes_get_message(handle)))
+    assert expected in found.grid.problem
+
+
+@pytest.mark.parametrize("parallels", (2, 16, 80, 320))
+def test_gaussian_latitudes_are_those_of_eccodes(tmp_path: Path, parallels: int) -> None:
+    """Of headers that do not contradict themselves; those of the north, in both directions."""
+    handle = eccodes.codes_grib_new_from_samples("regular_gg_sfc_grib2")
+    roots, _ = np.polynomial.legendre.leggauss(2 * parallels)
+    first = np.degrees(np.arcsin(roots[-1]))
+    keys = {
+        "N": parallels, "Ni": 16, "Nj": 2 * parallels, "latitudeOfFirstGridPointInDegrees": round(first, 6),
+        "latitudeOfLastGridPointInDegrees": round(-first, 6), "longitudeOfFirstGridPointInDegrees": 0,
+        "longitudeOfLastGridPointInDegrees": 337.5, "iDirectionIncrementInDegrees": 22.5,
+    }  # fmt: skip
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    eccodes.codes_set_values(handle, np.arange(32.0 * parallels))
+    found = only(write(tmp_path / "a.grib", eccodes.codes_get_message(handle)))
+    np.testing.assert_array_equal(found.grid.latitude, np.round(np.degrees(np.arcsin(roots)), 6)[::-1])
+    if parallels > 2:
+        own = eccodes.codes_get_array(handle, "distinctLatitudes")
+        np.testing.assert_array_equal(found.grid.latitude, np.round(np.sort(own)[::-1], 6))
