@@ -195,7 +195,10 @@ class Pieces:
             dataset if whole is None else whole, where, self.request.winds_are, self.winds_by_default, self.angles
         )
         dataset = dataset.assign(described.own_angles())
-        rules = WindowRules(dict(self.request.windows), self.request.product or product_of_attributes(dataset.attrs))
+        named, told = product_of_attributes(dataset.attrs), self.request.product
+        if named is not None and told is not None and named is not told:
+            self.note(f"{where} taken for {told.name}, as --product or the registry says, though it names {named.name}")
+        rules = WindowRules(dict(self.request.windows), told or named)
         for states in split_by_lead(dataset, where):
             for part in by_levels(states, where, self.request.levels_rules, self._is_asked_for, self.note):
                 self._add_states(part, where, rules, described)

@@ -214,6 +214,14 @@ def test_units_of_what_is_not_asked_for_do_not_matter(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_the_product_that_is_told_stands_over_the_one_that_a_file_names(tmp_path: Path) -> None:
+    path = write(old_form(("tp",)).assign_attrs(title="ERA5-Land hourly data"), tmp_path / "a.nc")
+    told = read(path, product="era5")
+    assert "a.nc taken for era5, as --product or the registry says, though it names era5-land" in told.notes
+    assert told.fields["tp"].attrs["accumulation_hours"] == 1
+    assert not any("taken for" in note for note in read(path, product="era5-land").notes)
+
+
 def test_real_europe() -> None:
     source = read(real_data("era5-europe-2020-01-01"), product="era5")
     assert sorted(source.fields) == ["10u", "10v", "2d", "e", "q", "sp", "tcw", "tp", "u", "v"]
