@@ -230,7 +230,7 @@ NETCDF: dict[str, tuple[Make, str]] = {
             ),
             variable=False,
         ),
-        "Unable to allocate 8.00 TiB",
+        "lat claims 1099511627776 values of one dimension",
     ),
 }
 """By name: what makes it, and what is said of it, or the check that fails after ``qa:``."""

@@ -8,6 +8,7 @@ import netCDF4
 import xarray as xr
 
 from kit.data.sources.fields import Note
+from kit.data.sources.netcdf_files import check_claims
 from kit.io.errors import StoreError
 
 _GRID_DIMENSIONS = 2
@@ -15,13 +16,19 @@ _GRID_DIMENSIONS = 2
 
 
 def groups_with_fields(path: Path) -> list[str]:
-    """List the groups of a file below its root that hold variables on two dimensions or more."""
+    """List the groups of a file below its root that hold variables on two dimensions or more.
+
+    Raises:
+        StoreError: a variable claims more memory than the file can hold.
+    """
     found: list[str] = []
     with netCDF4.Dataset(path) as opened:
+        check_claims(opened, path)
         remaining = list(opened.groups.values())
         while remaining:
             group = remaining.pop(0)
             remaining += group.groups.values()
+            check_claims(group, path)
             if any(variable.ndim >= _GRID_DIMENSIONS for variable in group.variables.values()):
                 found.append(group.path.strip("/"))
     return found

@@ -39,9 +39,8 @@ from kit.data.sources.netcdf_files import UNREADABLE, check_length, describe_uno
 from kit.data.sources.versions import final_before_preliminary, with_versions
 from kit.data.sources.wrf import is_wrf, surface_fields
 from kit.io.errors import StoreError
+from kit.io.expansion import is_bomb
 
-_BOMB_BYTES, _BOMB_RATIO = 2**27, 200
-"""A zip of more than that, packed so much smaller, holds nothing but the wish to fill a disk."""
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 
 
@@ -144,7 +143,7 @@ def _is_netcdf(archive: Path, member: zipfile.ZipInfo) -> bool:
 def _check_size(archive: Path, members: Sequence[zipfile.ZipInfo], scratch: Path) -> None:
     size = sum(member.file_size for member in members)
     packed = sum(member.compress_size for member in members)
-    if size > _BOMB_BYTES and size > _BOMB_RATIO * packed:
+    if is_bomb(size, packed):
         msg = f"{archive}: refused: {packed} bytes claim to unpack to {size}, which no field does; fetch it again"
         raise StoreError(msg)
     free = shutil.disk_usage(scratch).free

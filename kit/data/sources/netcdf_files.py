@@ -4,12 +4,21 @@ import math
 import struct
 from pathlib import Path
 
+import netCDF4
+import numpy as np
+
 from kit.data.sources.file_formats import describe_format
+from kit.data.sources.leads import LEAD_DIMENSIONS, TIME_DIMENSIONS
+from kit.data.zarr_layout import MAX_COORDINATE
 from kit.io.errors import StoreError
+from kit.io.expansion import BOMB_BYTES, is_bomb
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
 """What a file that cannot be read raises, where it is opened and where its values are."""
 
+_OF_TIMES = (*TIME_DIMENSIONS, *LEAD_DIMENSIONS)
+_POINTER = 8
+"""Bytes of a text's place in memory."""
 # Bytes of a value, by the number of its type in the specification.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
 # Numbers of records that mean: not known, the file was written as a stream.
@@ -43,6 +52,41 @@ def check_length(path: Path) -> None:
     if size < expected:
         msg = f"{path}: truncated: {size} bytes, its header calls for {expected}; fetch the file again"
         raise StoreError(msg)
+
+
+def check_claims(group: netCDF4.Dataset, path: Path) -> None:
+    """Check that the variables of a group claim no more memory than a file of this size holds.
+
+    The library makes room for all that is claimed: coordinates as the file is opened, a state of a field or a chunk
+    as its first value is read, also where nothing of it was ever written.
+
+    Args:
+        group: Root of an open file, or a group of it.
+        path: The file.
+
+    Raises:
+        StoreError: a coordinate, a state or a chunk is larger; names the variable.
+    """
+    status = path.stat()
+    # Of a sparse file only the blocks on the disk are there; some file systems do not count them.
+    held = min(status.st_size, status.st_blocks * 512 or status.st_size)
+    for name, variable in group.variables.items():
+        width = np.dtype(variable.dtype).itemsize if variable.dtype is not str else _POINTER
+        if variable.ndim == 1 and variable.size > MAX_COORDINATE:
+            raise StoreError(_beyond(path, name, f"{variable.size} values of one dimension", MAX_COORDINATE))
+        sides = zip(variable.dimensions, variable.shape, strict=True)
+        state = width * math.prod(side for dimension, side in sides if dimension.lower() not in _OF_TIMES)
+        if is_bomb(state, held):
+            raise StoreError(_beyond(path, name, f"a state of {state} bytes", f"what a file of {held} bytes holds"))
+        chunking = variable.chunking() if group.data_model.startswith("NETCDF4") else None
+        if isinstance(chunking, list):
+            chunk, whole = width * math.prod(chunking), width * int(variable.size)
+            if is_bomb(chunk, held) or chunk > 2 * whole + BOMB_BYTES:
+                raise StoreError(_beyond(path, name, f"chunks of {chunk} bytes", f"what its {whole} bytes need"))
+
+
+def _beyond(path: Path, name: str, claim: str, most: object) -> str:
+    return f"{path}: refused: {name} claims {claim}, more than {most}; fetch the file again, or write it anew"
 
 
 def _length_of_hdf5(header: bytes) -> int:

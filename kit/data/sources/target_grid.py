@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from zarr.storage import LocalStore
 
 from kit.data.grid import from_western_edge, is_closed
 from kit.data.sources.coordinates import canonical_coordinates
+from kit.data.sources.groups import groups_with_fields
+from kit.data.sources.netcdf_files import check_length
+from kit.data.zarr_guard import GuardedStore
 from kit.io.errors import StoreError
 
 # Digits of a coordinate in degrees; what is beyond is rounding.
@@ -70,13 +74,22 @@ class TargetGrid:
             StoreError: it cannot be read, or has no latitudes and longitudes.
         """
         path = Path(reference)
-        if not path.exists():
+        if not path.is_dir() and not path.is_file():
             msg = f"--regrid_like {reference}: no such store or file"
             raise StoreError(msg)
+        source: Any = path
         try:
-            engine = "zarr" if path.is_dir() else "netcdf4"
-            with xr.open_dataset(path, engine=engine, decode_times=False) as opened:
+            if path.is_dir():
+                engine, source = "zarr", GuardedStore(LocalStore(path, read_only=True), reference)
+            else:
+                engine = "netcdf4"
+                check_length(path)
+                groups_with_fields(path)
+            with xr.open_dataset(source, engine=engine, decode_times=False) as opened:
                 grid = canonical_coordinates(_coordinates_alone(opened), reference, lambda _: None)
+        except StoreError as error:
+            msg = f"--regrid_like {error}"
+            raise StoreError(msg) from error
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             msg = f"--regrid_like {reference}: has no latitudes and longitudes that can be read ({error})"
             raise StoreError(msg) from error
