@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from kit.metrics.epochs import EpochLosses, epoch_losses
 from kit.plots.styles import BLUE, INK, ORANGE, framed, gridded, plain, style_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
     the best validation is marked. The axis is logarithmic where the values span a factor of five.
 
     Args:
-        records: Lines of ``metrics.jsonl``: ``step``, ``kind`` (``train`` or ``valid``; others are left out), ``loss``.
+        records: Lines of ``metrics.jsonl``: ``step``, ``kind`` (``train`` or ``valid``; others are left out), ``loss``,
+            and of training ``epoch``.
         title: What run this is.
         synthetic: Whether the run's data are a simulation's; then the figure says so.
 
@@ -43,14 +45,15 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
         ValueError: no record carries a loss.
     """
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for record in records:
+    lines = list(records)
+    for record in lines:
         if record.get("kind") in ("train", "valid") and record.get("loss") is not None:
             points[record["kind"]].append((float(record["step"]), float(record["loss"])))
     if not points:
         msg = "no records with a loss: expected lines of metrics.jsonl of kind 'train' or 'valid'; has the run begun?"
         raise ValueError(msg)
     series = {kind: np.array(sorted(pairs)).T for kind, pairs in points.items()}
-    figure = framed(8.0, 3.9, title, _loss_subtitle(series), synthetic=synthetic)
+    figure = framed(8.0, 3.9, title, _loss_subtitle(epoch_losses(lines), series), synthetic=synthetic)
     axes = figure.subplots()
     if "train" in series:
         step, loss = series["train"]
@@ -85,15 +88,15 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
     return figure
 
 
-def _loss_subtitle(series: Mapping[str, Array]) -> str:
-    """State the change of each curve; that of training between the first and the last smoothed value."""
+def _loss_subtitle(training: EpochLosses | None, series: Mapping[str, Array]) -> str:
+    """State what training and validation came to, in the numbers that the run itself states."""
     parts = []
-    for kind, name in (("train", "training"), ("valid", "validation")):
-        if kind not in series or series[kind].shape[1] < 2:
-            continue
-        loss = _smooth(series[kind][1]) if kind == "train" else series[kind][1]
-        parts.append(f"{name} {loss[0]:.4g} → {loss[-1]:.4g}")
-    return " · ".join(parts)
+    if training is not None:
+        parts.append(f"training {training}")
+    if "valid" in series and series["valid"].shape[1] > 1:
+        loss = series["valid"][1]
+        parts.append(f"validation {loss[0]:.4g} -> {loss[-1]:.4g}")
+    return " · ".join(parts).replace("->", "\N{RIGHTWARDS ARROW}")
 
 
 def _smooth(loss: Array) -> Array:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from kit.adapt import trainable
-from kit.checkpoint.run_folder import RunFolder, claimed
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, claimed
 from kit.io.errors import KitError
 from kit.io.secrets import MaskedFormatter
 from kit.memory.device import choose_device, peak_memory_gib
 from kit.memory.out_of_memory import Shortage, readable
+from kit.metrics.epochs import epoch_losses
 from kit.planning.fit import Fitted, choose_memory, preflight
 from kit.registry.fetching import strictly
 from kit.run.callbacks import Recorder, Saver, TrainableCheck, cut_back, watch_signals
@@ -45,7 +46,9 @@ class FinetuneResult:
         device: Device that it ran on: ``cpu`` or ``cuda``.
         steps: Optimiser steps taken, those before a resumption among them.
         epochs: Passes over the training pairs.
-        loss: Training loss of the ``first`` and of the ``last`` step; None before any.
+        loss: Training loss of the ``first`` and of the ``last`` step, and its means over the first epoch
+            (``first_epoch``) and the last complete one (``last_epoch``), which single batches do not sway; None before
+            any step.
         valid: Validation loss ``before`` the first step, ``after`` the last, and the ``best``.
         trainable_parameters: Number of parameters that train.
         total_parameters: Number of all parameters.
@@ -257,13 +260,16 @@ def _result(records: RunRecords, state: LoopState, stopped: signal.Signals | Non
     assert state.before is not None
     assert state.after is not None
     assert state.best is not None
+    # From the log, as the figure of the losses takes them.
+    means = epoch_losses(MetricsLog(folder.metrics).records())
+    first, last = (None, None) if means is None else (means.first, means.last)
     return FinetuneResult(
         run=str(folder.path),
         mlflow_run_id=records.tracker.run_id,
         device=job.trainer.device.type,
         steps=state.step,
         epochs=state.step / job.schedule.per_epoch,
-        loss={"first": state.first, "last": state.latest},
+        loss={"first": state.first, "last": state.latest, "first_epoch": first, "last_epoch": last},
         valid={"before": state.before, "after": state.after, "best": state.best},
         trainable_parameters=trains,
         total_parameters=total,

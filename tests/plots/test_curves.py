@@ -12,7 +12,9 @@ from kit.plots.styles import BLUE, ORANGE
 
 
 def _records(kind: str, losses: list[float | None]) -> list[dict[str, Any]]:
-    return [{"step": step, "kind": kind, "time": 0.0, "loss": loss} for step, loss in enumerate(losses)]
+    """Losses of steps 0, 1, ..., of which an epoch has two."""
+    steps = enumerate(losses)
+    return [{"step": step, "kind": kind, "time": 0.0, "loss": loss, "epoch": (step + 1) / 2} for step, loss in steps]
 
 
 def _lines(axes: Axes) -> dict[str, list[float]]:
@@ -20,12 +22,17 @@ def _lines(axes: Axes) -> dict[str, list[float]]:
 
 
 def test_both_curves_and_the_best_validation() -> None:
-    figure = loss_curves(_records("train", [3.0, 2.0, 1.0]) + _records("valid", [3.0, 1.5, 2.0]), title="A run")
+    figure = loss_curves(
+        _records("train", [3.0, 2.0, 1.0, 2.0, 0.0]) + _records("valid", [3.0, 1.5, 2.0]), title="A run"
+    )
     lines = _lines(figure.axes[0])
-    assert lines["training"] == [3, 2, 1]
+    assert lines["training"] == [3, 2, 1, 2, 0]
     assert lines["validation"] == [3, 1.5, 2]
     assert lines["best, step 1: 1.5"] == [1.5]
-    assert [text.get_text() for text in figure.texts] == ["A run", "training 3 → 1 · validation 3 → 2"]
+    assert [text.get_text() for text in figure.texts] == [
+        "A run",
+        "training 2.5 → 1.5 (means of epochs 1 and 2) · validation 3 → 2",
+    ]
 
 
 def test_smoothing_is_a_centred_mean_that_leaves_nan_out() -> None:

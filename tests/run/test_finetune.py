@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 
 from kit.adapt.training_check import UntrainedError
 from kit.checkpoint.folder import open_checkpoint, write_checkpoint
+from kit.cli.views.runs import show_training
 from kit.data.loader import load_pairs
 from kit.data.settings import Period
 from kit.forecasting.predictor import Conditions, Predictor, load_predictor
 from kit.io.errors import CheckpointError, KitError, SettingsError, StoreError
+from kit.plots.curves import loss_curves
 from kit.run.finetune import FinetuneResult, finetune
 from kit.settings import Settings
 from kit.train.loss import PaperMAE
@@ -71,6 +73,34 @@ def lower(loss: dict[str, float | None]) -> bool:
     """Whether the last step's loss is lower than the first one's."""
     first, last = loss["first"], loss["last"]
     return first is not None and last is not None and last < first
+
+
+def test_terminal_figure_and_json_say_the_same_of_the_losses(
+    finished: FinetuneResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = finished.to_dict()
+    lines = metrics(Path(finished.run))
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    valid = [line["loss"] for line in lines if line["kind"] == "valid"]
+    per_epoch = round(finished.steps / finished.epochs)
+    complete = finished.steps // per_epoch
+    first = sum(losses[:per_epoch]) / per_epoch
+    last = sum(losses[(complete - 1) * per_epoch : complete * per_epoch]) / per_epoch
+    assert result["loss"] == {
+        "first": losses[0],
+        "last": losses[-1],
+        "first_epoch": pytest.approx(first, rel=1e-12),
+        "last_epoch": pytest.approx(last, rel=1e-12),
+    }
+    said = f"{first:.4g} (mean of epoch 1)"
+    if complete > 1:
+        said = f"{first:.4g} -> {last:.4g} (means of epochs 1 and {complete})"
+    show_training(result)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert said in shown
+    assert f"validation loss {valid[0]:.4g} -> {valid[-1]:.4g}" in shown
+    subtitle = loss_curves(lines).texts[-1].get_text()
+    assert subtitle == f"training {said} · validation {valid[0]:.4g} -> {valid[-1]:.4g}".replace("->", "→")
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -331,7 +361,7 @@ def test_a_run_does_not_go_on_without_its_replay_buffer(store: Path, run_dir: Pa
     chosen = from_a_buffer(store, run_dir, "first")
     last = Path(finetune(chosen).run) / "checkpoints" / "last"
     shutil.rmtree(last / "resume" / "replay")
-    with pytest.raises(CheckpointError, match=r"resume/replay/\d+.safetensors is gone.* start a new run from them with"):
+    with pytest.raises(CheckpointError, match=r"resume/replay/\d+.safetensors is gone.* start a new run from"):
         finetune(chosen)
 
 

@@ -50,11 +50,21 @@ def show_scores(result: Mapping[str, Any]) -> None:
         mean = sum(skills) / len(skills)
         out.print(f"better than persistence in {better} of {len(skills)}; mean skill {mean:.3f}")
     # The base weights have no error in what they cannot predict.
-    changes = [row["change"] for row in before.values() if row.get("change") is not None]
+    changes = {variable: row["change"] for variable, row in before.items() if row.get("change") is not None}
     if changes:
-        worse = len([change for change in changes if change > 0])
-        out.print(f"worse than the base weights in {worse} of {len(changes)}; greatest change {max(changes):+.1%}")
+        worse = len([change for change in changes.values() if change > 0])
+        out.print(f"worse than the base weights in {worse} of {len(changes)}; {_least_improved(changes)}")
     _show_edge(result.get("edge") or [])
+
+
+def _least_improved(changes: Mapping[str, float]) -> str:
+    """Name what improved least over the base weights, with its sign: below 0 where its error grew."""
+    variable = max(changes, key=lambda name: changes[name])
+    change = changes[variable]
+    became = "fell"
+    if change >= 0:
+        became = "grew" if change > 0 else "stayed"
+    return f"least improved: {variable}, by {-change + 0.0:+.1%} (its RMSE {became})"
 
 
 def _change(change: float | None) -> str:

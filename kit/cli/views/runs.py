@@ -1,5 +1,6 @@
 """Views of what a run came to, and of what one would need."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,16 +9,20 @@ from rich.table import Table
 
 from kit.cli.views.tables import number, show_facts, show_text
 from kit.io.terminal import error_console
+from kit.metrics.epochs import EpochLosses
 
 
 def show_training(result: Mapping[str, Any]) -> None:
     """Show what a fine-tuning came to, and what to do next."""
     loss, valid = result.get("loss", {}), result.get("valid", {})
+    training = "-"
+    if loss.get("first_epoch") is not None:
+        training = str(EpochLosses(loss["first_epoch"], loss["last_epoch"], math.floor(result["epochs"])))
     facts = {
         "run": result.get("run"),
         "device": result.get("device"),
         "steps": result.get("steps"),
-        "training loss": f"{number(loss.get('first'))} -> {number(loss.get('last'))}",
+        "training loss": training,
         "validation loss": f"{number(valid.get('before'))} -> {number(valid.get('after'))}",
         "trained": f"{result.get('trainable_parameters', 0):,} of {result.get('total_parameters', 0):,} parameters",
         "speed": f"{number(result.get('step_seconds'))} s/step, {number(result.get('samples_per_second'))} samples/s",
