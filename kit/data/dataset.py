@@ -136,7 +136,8 @@ class Pairs:
         msg = (
             f"{self.store.path}: no pair in {self.period}: {self.selection.history} input states{after}, "
             f"{step / 3600:g} h apart, are needed; {len(self.store.indices(self.period))} of the store's {len(where)} "
-            f"times are in that period, which run from {earliest:%Y-%m-%dT%H:%M} to {latest:%Y-%m-%dT%H:%M}"
+            f"times are in that period, which run from {earliest:%Y-%m-%dT%H:%M} to {latest:%Y-%m-%dT%H:%M}. Choose "
+            "longer periods with data.train, data.valid and data.test, or build a store of more states"
         )
         raise StoreError(msg)
 

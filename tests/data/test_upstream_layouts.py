@@ -8,8 +8,9 @@ dimensions, coordinates and attributes are as there; grids are coarser, values f
 import dataclasses
 import json
 import pickle
+import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,15 @@ def cams(folder: Path, grid: Any, leads: Sequence[int] = (0,), days: int = 10) -
         name = str(starts[0])[:10]
         with zipfile.ZipFile(folder / f"{name}-cams.nc.zip", "w") as archive:
             for member, surface in (("data_sfc.nc", True), ("data_plev.nc", False)):
-                archive.write(_cams_member(folder, starts, ahead, grid, surface=surface), member)
-    (folder / "member.nc").unlink()
+                copy = folder / f"{name}-cams-{'surface-level' if surface else 'atmospheric'}.nc"
+                _cams_member(copy, starts, ahead, grid, surface=surface)
+                archive.write(copy, member)
+                # The example unpacks both beside the zip; here those of the first day stay.
+                if day:
+                    copy.unlink()
 
 
-def _cams_member(folder: Path, starts: Any, ahead: Any, grid: Any, *, surface: bool) -> Path:
+def _cams_member(path: Path, starts: Any, ahead: Any, grid: Any, *, surface: bool) -> None:
     names = dict(zip((*ALOFT, *POLLUTANTS_ALOFT), (*ALOFT, *POLLUTANTS_ALOFT), strict=True))
     levels: Sequence[float] = LEVELS
     if surface:
@@ -200,8 +205,7 @@ def _cams_member(folder: Path, starts: Any, ahead: Any, grid: Any, *, surface: b
     dataset["forecast_period"].encoding = {"units": "hours", "dtype": "int64"}
     dataset["forecast_reference_time"].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
     dataset["valid_time"].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
-    dataset.to_netcdf(folder / "member.nc")
-    return folder / "member.nc"
+    dataset.to_netcdf(path)
 
 
 def pickled_statics(path: Path, names: Sequence[str], grid: Any) -> None:
@@ -253,6 +257,8 @@ def research_archive(folder: Path, number: int, levels: Sequence[int] = (*LEVELS
                     array, param = static(own, grid), STATIC[own].param_ids[0]
                 content.append(message(array, param=param, time=stamp, grid=grid, **keys))
             (folder / f"surf_{own}_{day}.grib").write_bytes(b"".join(content))
+            # cfgrib leaves an index beside each file that it opens, a pickle.
+            (folder / f"surf_{own}_{day}.grib.5b7b6.idx").write_bytes(pickle.dumps({"index": own}))
         for own in ALOFT:
             for time, stamp in zip(times, stamps, strict=True):
                 content = []
@@ -277,152 +283,166 @@ def wave_stream(folder: Path, grid: Any, days: int = 5) -> None:
         (folder / f"{str(times[0])[:10]}-wave.grib").write_bytes(b"".join(content))
 
 
-# From files to a store to two steps, by the command line.
+# From files to a store to two steps, by the commands that the manual shows.
+
+PAGE = Path(__file__).parents[2] / "docs" / "your-data.md"
 
 
-def run(*arguments: str) -> None:
-    """Run a command of the kit, which must succeed."""
-    code = cli.main([*map(str, arguments)])
-    assert code == 0
+def shown_commands() -> dict[str, list[str]]:
+    """The builds that the manual shows for these files, as arguments, by the name of the folder that they read."""
+    section = PAGE.read_text().partition("## Files of Aurora's own examples")[2].partition("\n## ")[0]
+    found = {}
+    for line in re.findall(r"^kit (data build .*)$", section, flags=re.MULTILINE):
+        folder = re.search(r"--path downloads/(\S+)", line)
+        assert folder is not None
+        found[folder[1]] = line.split()
+    return found
 
 
-def build(folder: Path, out: Path, *flags: str) -> Store:
-    run("data", "build", "--path", str(folder), "--out", str(out), *flags)
-    return Store.open(out)
+def make_era5(folder: Path, grid: Any) -> None:
+    era5_static(folder / "static.nc", grid)
+    era5(folder, grid)
 
 
-def check_values(
-    store: Store, surface: Iterable[str], aloft: Iterable[str], tolerance: float = 1e-6, mask: Any = None
-) -> None:
-    """Compare every value of a store with the formula, relative to the largest of its field."""
+def make_hres_t0(folder: Path, grid: Any) -> None:
+    era5_static(folder / "static.nc", grid)
+    weatherbench(folder, grid)
+
+
+def make_wave(folder: Path, grid: Any) -> None:
+    wave_stream(folder, grid)
+    weatherbench(folder, grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One of upstream's examples, on a coarse grid.
+
+    Attributes:
+        variant: Model that it runs.
+        make: Writes its files.
+        spacing: Degrees between the grid's points.
+        surface: Surface variables that the store must hold.
+        aloft: Variables on levels.
+    """
+
+    variant: str
+    make: Callable[[Path, Any], None]
+    spacing: float = 5.625
+    surface: tuple[str, ...] = tuple(WEATHER)
+    aloft: tuple[str, ...] = ALOFT
+
+
+EXAMPLES = {
+    "era5": Example("pretrained", make_era5),
+    "cams": Example(
+        "air-pollution", cams, 7.5, surface=(*WEATHER, *POLLUTANTS), aloft=(*ALOFT, *POLLUTANTS_ALOFT)
+    ),
+    "hres_t0": Example("hres-finetuned", make_hres_t0),
+    "hres_0.1": Example("highres", lambda folder, _: research_archive(folder, 32), 2.25),
+    "wave": Example("wave", make_wave, surface=(*WEATHER, *WAVES)),
+    "era5_v1p5": Example("v1p5", lambda folder, grid: era5(folder, grid, OF_V1P5), surface=tuple(OF_V1P5)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=EXAMPLES)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
+    """The store that the manual's command makes of an example's files."""
+    example, folder = EXAMPLES[request.param], tmp_path_factory.mktemp("example")
+    grid, downloads = globe(example.spacing), folder / "downloads" / request.param
+    downloads.mkdir(parents=True)
+    example.make(downloads, grid)
+    command = shown_commands()[request.param]
+    # Grids are coarser here and levels fewer, and nothing is fetched.
+    coarser = {"0.1": str(example.spacing), "50,100,150,200,250,300,400,500,600,700,850,925,1000": "500,850,1000"}
+    command = [coarser.get(argument, argument) for argument in command]
+    if "--statics_from" in command:
+        position = command.index("--statics_from") + 1
+        command[position] += ".pickle"
+        pickled_statics(folder / command[position], variants.VARIANTS[example.variant].static, grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(command) == 0
+    return request.param, Store.open(folder / command[command.index("--out") + 1])
+
+
+def test_the_manual_shows_all_examples() -> None:
+    assert shown_commands().keys() == EXAMPLES.keys()
+
+
+def test_values_are_those_of_the_files(built: tuple[str, Store]) -> None:
+    name, store = built
+    example = EXAMPLES[name]
+    assert len(store.times) == 20
+    assert (set(store.surface), set(store.atmospheric)) == (set(example.surface), set(example.aloft))
+    assert store.levels == tuple(sorted(LEVELS))
+    if name == "hres_0.1":
+        check_interpolated(store, gaussian(32))
+        return
     grid = (store.latitude, store.longitude)
-    times = store.times
-    for name in surface:
-        expected = field(name, times, grid)
-        if mask is not None and name in WAVES:
-            expected = np.where(mask, np.nan, expected)
-        found = store.read(name, slice(None))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.nanmax(np.abs(expected)), err_msg=name)
-    for name in aloft:
-        expected = field(name, times, grid, store.levels)
-        found = store.read(name, slice(None))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name)
+    for variable in example.surface:
+        check(store, variable, expected_at_surface(variable, store.times, grid))
+    for variable in example.aloft:
+        check(store, variable, field(variable, store.times, grid, store.levels))
+    assert set(store.static) == set(variants.VARIANTS[example.variant].static)
+    for variable in store.static:
+        np.testing.assert_array_equal(store.read_static(variable), static(variable, grid))
+
+
+def expected_at_surface(name: str, times: Any, grid: Any) -> npt.NDArray[np.float32]:
+    """Values of a surface variable with what is missing over land, and what the manual's command fills there."""
+    expected = field(name, times, grid)
+    if name in WAVES:
+        expected = np.where(static("lsm", grid) > 0.5, np.float32(np.nan), expected)
+    if name == "ci":
+        expected = np.where(static("lsm", grid) > 0.5, np.float32(0), expected)
+    return expected
+
+
+def check(store: Store, name: str, expected: Any) -> None:
+    """Compare all values of a variable, relative to the largest."""
+    tolerance = 1e-6 * np.nanmax(np.abs(expected))
+    np.testing.assert_allclose(store.read(name, slice(None)), expected, rtol=0, atol=tolerance, err_msg=name)
 
 
 def check_interpolated(store: Store, grid: Any) -> None:
     """Compare rows between the first and the last of a Gaussian grid with what xarray makes of the formula there."""
     rows = np.abs(store.latitude) <= grid[0][0]
-    around = (grid[0], np.append(grid[1], 360.0))
     for name in (*WEATHER, *ALOFT):
         levels = store.levels if name in ALOFT else ()
         dims = ("time", *["level"] * bool(levels), "latitude", "longitude")
         given = field(name, store.times, grid, levels).astype(np.float64)
+        # Around the circle: the first column comes once more after the last.
         given = np.concatenate([given, given[..., :1]], axis=-1)
-        array = xr.DataArray(given, {"latitude": around[0], "longitude": around[1]}, dims)
+        array = xr.DataArray(given, {"latitude": grid[0], "longitude": np.append(grid[1], 360.0)}, dims)
         expected = array.interp(latitude=store.latitude[rows], longitude=store.longitude).values
         found = store.read(name, slice(None))[..., rows, :]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=name)
 
 
-def trains(variant: str, store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *flags: str) -> None:
-    """Take two steps with the variant's class and variables in a small architecture."""
+@pytest.mark.slow
+def test_the_variant_trains_two_steps(
+    built: tuple[str, Store], run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The variant's class with all its variables, in a small architecture from random weights."""
+    name, store = built
+    variant = EXAMPLES[name].variant
     small = dataclasses.replace(variants.VARIANTS[variant], arguments=SMALL)
     monkeypatch.setattr(variants, "VARIANTS", {**variants.VARIANTS, variant: small})
-    capsys.readouterr()
-    run(
+    command = [
         "finetune", "--data.store", str(store.path), "--model.variant", variant, "--model.weights", "random",
-        "--train.steps", "2", "--train.device", "cpu", "--run.dir", str(folder), "--run.name", f"{variant}-run", *flags,
-        "--json",
-    )  # fmt: skip
+        "--train.steps", "2", "--train.device", "cpu", "--run.dir", str(run_dir), "--run.name", "example", "--json",
+    ]  # fmt: skip
+    if variant == "v1p5":
+        # Without these the run is refused, with one message after the other.
+        for flags, said in (
+            (["--model.statistics", "upstream"], "or take upstream's with model.statistics upstream"),
+            (["--data.variables", ",".join((*OF_V1P5, *ALOFT))], "name those to train on with data.variables"),
+        ):
+            assert cli.main(command) == 2
+            assert said in capsys.readouterr().err
+            command += flags
+    assert cli.main(command) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["steps"] == 2
     assert np.isfinite([result["loss"]["first"], result["loss"]["last"]]).all()
-
-
-def test_era5(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    grid, folder = globe(5.625), tmp_path / "era5"
-    folder.mkdir()
-    era5_static(folder / "static.nc", grid)
-    era5(folder, grid)
-    store = build(folder, tmp_path / "store", "--source", "netcdf")
-    assert len(store.times) == 20
-    check_values(store, WEATHER, ALOFT)
-    for name in ("lsm", "z", "slt"):
-        np.testing.assert_array_equal(store.read_static(name), static(name, grid))
-    trains("pretrained", store, run_dir, monkeypatch, capsys)
-
-
-def test_cams(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    grid, folder = globe(7.5), tmp_path / "cams"
-    folder.mkdir()
-    cams(folder, grid)
-    names = variants.VARIANTS["air-pollution"].static
-    pickled_statics(tmp_path / "aurora-0.4-air-pollution-static.pickle", names, grid)
-    store = build(
-        folder, tmp_path / "store", "--source", "netcdf", "--statics_from",
-        str(tmp_path / "aurora-0.4-air-pollution-static.pickle"),
-    )  # fmt: skip
-    assert len(store.times) == 20
-    check_values(store, (*WEATHER, *POLLUTANTS), (*ALOFT, *POLLUTANTS_ALOFT))
-    for name in names:
-        np.testing.assert_array_equal(store.read_static(name), static(name, grid))
-    trains("air-pollution", store, run_dir, monkeypatch, capsys)
-
-
-def test_hres_t0(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    grid, folder = globe(5.625), tmp_path / "hres"
-    folder.mkdir()
-    era5_static(folder / "static.nc", grid)
-    weatherbench(folder, grid)
-    store = build(folder, tmp_path / "store", "--source", "netcdf")
-    assert len(store.times) == 20
-    check_values(store, WEATHER, ALOFT)
-    trains("hres-finetuned", store, run_dir, monkeypatch, capsys)
-
-
-def test_hres_at_a_tenth_of_a_degree(
-    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    folder = tmp_path / "archive"
-    folder.mkdir()
-    research_archive(folder, 32)
-    levels = ",".join(map(str, LEVELS))
-    store = build(
-        folder, tmp_path / "store", "--source", "grib", "--levels", levels, "--regrid", "2.25",
-    )  # fmt: skip
-    assert len(store.times) == 20
-    assert store.latitude[[0, -1]].tolist() == [90, -90]
-    check_interpolated(store, gaussian(32))
-    trains("highres", store, run_dir, monkeypatch, capsys)
-
-
-def test_waves(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    grid, folder = globe(5.625), tmp_path / "wave"
-    folder.mkdir()
-    wave_stream(folder, grid)
-    weatherbench(folder, grid)
-    names = variants.VARIANTS["wave"].static
-    statics = {name: (("latitude", "longitude"), static(name, grid)) for name in names}
-    xr.Dataset(statics, {"latitude": grid[0], "longitude": grid[1]}).to_netcdf(tmp_path / "static.nc")
-    store = build(
-        folder, tmp_path / "store", "--source", "files", "--statics_from", str(tmp_path / "static.nc"),
-    )  # fmt: skip
-    assert len(store.times) == 20
-    check_values(store, (*WEATHER, *WAVES), ALOFT, tolerance=2e-5, mask=static("lsm", grid) > 0.5)
-    trains("wave", store, run_dir, monkeypatch, capsys)
-
-
-def test_version_1_5(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    grid, folder = globe(5.625), tmp_path / "era5"
-    folder.mkdir()
-    era5(folder, grid, OF_V1P5)
-    pickled_statics(tmp_path / "static.pickle", variants.VARIANTS["v1p5"].static, grid)
-    store = build(
-        folder, tmp_path / "store", "--source", "netcdf", "--statics_from", str(tmp_path / "static.pickle"),
-        "--infill", "ci=constant:0",
-    )  # fmt: skip
-    check_values(store, OF_V1P5.keys() - {"ci"}, ALOFT)
-    land = static("lsm", grid) > 0.5
-    np.testing.assert_array_equal(store.read("ci", [0])[0] == 0, land)
-    held = ",".join((*OF_V1P5, *ALOFT))
-    trains("v1p5", store, run_dir, monkeypatch, capsys, "--model.statistics", "upstream", "--data.variables", held)
