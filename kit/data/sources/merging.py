@@ -17,6 +17,8 @@ from kit.io.errors import StoreError
 
 # The first and the last lead in hours.
 Leads = tuple[float, float]
+_LISTED = 8
+"""Most leads in a message."""
 _PRELIMINARY = 5
 """ERA5T's ``expver``."""
 
@@ -171,7 +173,10 @@ class _States:
         """
         first, last = chosen or (0.0, 0.0)
         inside = (self.lead >= first) & (self.lead <= last)
-        held = listed(sorted(set(self.lead.tolist())))
+        leads = sorted(set(self.lead.tolist()))
+        held = listed(leads)
+        if len(leads) > _LISTED:
+            held = f"{listed(leads[:_LISTED])}, ... {leads[-1]:g}"
         if chosen is not None and not self.states_leads:
             msg = (
                 f"{self.pieces[0][0]}: {self.name} has neither leads nor reference times, among which --lead could "
@@ -179,10 +184,15 @@ class _States:
             )
             raise StoreError(msg)
         if not inside.any():
+            advice = "no forecast goes back in time: mend the reference times of the file"
+            ahead = [lead for lead in leads if lead >= 0]
+            if ahead:
+                advice = f"choose others with --lead, such as --lead {ahead[0]:g}h"
+            if len(ahead) > 1:
+                advice += f", or a range of leads that follow one another, such as --lead {ahead[0]:g}h/{ahead[-1]:g}h"
             msg = (
                 f"{self.pieces[0][0]}: {self.name} comes from forecasts {held} h ahead, and the store is to hold "
-                f"{_described(chosen)}; choose others with --lead, such as --lead {min(self.lead.tolist()):g}h, or "
-                "a range of leads that follow one another, such as --lead 0h/12h"
+                f"{_described(chosen)}; {advice}"
             )
             raise StoreError(msg)
         if not inside.all():
