@@ -17,7 +17,7 @@ from kit.io.atomic import make_folder, sync, write_atomically
 from kit.io.documents import DocumentError, parse_json, read_json, read_toml
 from kit.io.errors import CheckpointError, SettingsError
 from kit.io.locks import take
-from kit.io.sealed import SEAL, read_sealed
+from kit.io.sealed import SEAL, read_sealed, sealed_toml
 from kit.models.weights.integrity import read_description
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class RunFolder:
         """Folder of PNG files."""
         self.scores = path / "scores.json"
         """Newest scorecard of the best checkpoint."""
+        self.sums = path / "sums"
+        """Folder of the sums that scores are made of."""
         self.best = path / "checkpoints" / "best"
         """Checkpoint with the lowest validation loss."""
         self.last = path / "checkpoints" / "last"
@@ -115,7 +117,7 @@ class RunFolder:
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
         """Write resolved settings as TOML; an absent value is left out, or is ``none`` where it means something."""
-        write_atomically(self.config, tomli_w.dumps(_without_none(settings)))
+        write_atomically(self.config, sealed_toml(tomli_w.dumps(_without_none(settings))))
 
     def restore_config(self) -> None:
         """Write ``config.toml`` anew from a checkpoint if it is gone or no TOML, and say so; else leave it as it is."""

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.data.store import verify as stores
 from kit.data.store.verify import Problem
-from kit.io.documents import DocumentError, read_toml
+from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import CheckpointError
 from kit.io.hashes import new_sha256
-from kit.io.sealed import check_seal, parse_object, read_sealed
+from kit.io.sealed import check_seal, is_edited, parse_object, read_sealed
 from kit.models.weights.integrity import DESCRIPTION, FILES, list_files, problems_of, read_description
 from kit.models.weights.load import ADAPTER, TENSORS, TRAINED
 
@@ -193,7 +193,9 @@ def _side_damage(run: RunFolder, file: Path) -> str | None:
             _, bad = MetricsLog(file).scan()
             return f"has {len(bad)} damaged lines, the first is {bad[0]}; readers leave them out" if bad else None
         if file == run.config:
-            read_toml(file)
+            text = read_text(file)
+            parse_toml(text)
+            return f"was changed since the kit wrote it; {_RESUMED}" if is_edited(text) else None
         else:
             read_sealed(file)
     except (OSError, DocumentError) as error:

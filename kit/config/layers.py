@@ -7,6 +7,7 @@ message can say where a value came from.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,9 @@ from kit.config.schema import can_be_none, entry_settings, flatten, is_table, le
 from kit.config.suggestions import near_names
 from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import SettingsError
+from kit.io.sealed import is_edited
+
+_logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "KIT_"
 OPERATIONAL = {
@@ -134,7 +138,7 @@ def environment_layer(
 
 
 def read_toml(path: Path, model: type[BaseModel]) -> Layer:
-    """Read a ``--config`` file.
+    """Read a ``--config`` file; one that the kit wrote and that was changed since is read with a warning.
 
     Raises:
         SettingsError: no such file, or not TOML.
@@ -147,6 +151,8 @@ def read_toml(path: Path, model: type[BaseModel]) -> Layer:
     except DocumentError as error:
         msg = f"--config: {path} {str(error).removeprefix('it ')}"
         raise SettingsError(msg) from None
+    if is_edited(text):
+        _logger.warning("%s was changed since the kit wrote it; if that was you, remove its last line, a hash", path)
     return _toml_layer(str(path), text, model)
 
 

@@ -1,7 +1,7 @@
-"""JSON files that carry the SHA-256 of their own text: whoever reads one knows whether a byte of it was changed.
+"""JSON and TOML files that carry the SHA-256 of their own text: whoever reads one knows whether it was changed.
 
-The hash is the last value of the object. It is taken of the text in which zeros stand in its place, so that the file
-needs no other one beside it, and every byte counts, spaces too.
+The hash is the last value of a JSON object, and is taken of the text in which zeros stand in its place; in a TOML file
+it is a comment at the end. So a file needs no other one beside it, and every byte counts, spaces too.
 """
 
 import json
@@ -16,6 +16,7 @@ from kit.io.hashes import sha256_of_text
 SEAL = "sha256"
 """Key of the hash."""
 _BLANK = "0" * 64
+_TOML_SEAL = "# SHA-256 of the lines above: "
 
 
 def sealed_text(content: Mapping[str, Any]) -> str:
@@ -74,5 +75,16 @@ def check_seal(text: str, content: Mapping[str, Any]) -> None:
     ending = _ending(str(content[SEAL]))
     found = sha256_of_text(text.removesuffix(ending) + _ending(_BLANK))
     if found != content[SEAL] or not text.endswith(ending):
-        msg = f"it was changed since it was written: its SHA-256 is {found}, not {content[SEAL]}"
+        msg = f"it was changed since it was written (SHA-256 {found[:12]}... instead of {str(content[SEAL])[:12]}...)"
         raise DocumentError(msg)
+
+
+def sealed_toml(text: str) -> str:
+    """Add a comment with the hash of the text above it to a TOML text, for ``is_edited``."""
+    return f"{text}{_TOML_SEAL}{sha256_of_text(text)}\n"
+
+
+def is_edited(text: str) -> bool:
+    """Check whether a TOML text was changed since it was sealed; one without a seal was not."""
+    above, seal, digits = text.rpartition(_TOML_SEAL)
+    return bool(seal) and digits != f"{sha256_of_text(above)}\n"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from kit.bench.settings import BenchSettings
+from kit.checkpoint.run_folder import RunFolder
 from kit.config import layers
 from kit.config.command_line import parse
 from kit.doctor.settings import DoctorSettings
@@ -116,6 +117,10 @@ def resolve_settings(
     given = [layer.without(extra) for layer in given]
     if isinstance(options, Layers):
         if options.config is not None:
+            # Of a run it can be written anew, before anybody says that it is no TOML.
+            run = RunFolder(options.config.absolute().parent)
+            if options.config.name == run.config.name:
+                run.restore_config()
             given.append(layers.read_toml(options.config, model))
         if options.recipe is not None:
             given.append(layers.read_recipe(options.recipe, model))

@@ -86,6 +86,10 @@ def show_verification(result: Mapping[str, Any]) -> None:
         out.print(f"[red]{escape(problem['file'])}[/] {escape(problem['problem'])}", soft_wrap=True)
     if len(problems) > _SHOWN:
         out.print(f"and {len(problems) - _SHOWN} more; --json names all")
-    verdict = "[green]as it was written[/]" if result["passed"] else f"[red]{len(problems)} problems[/]"
+    verdict = (
+        "[green]as it was written[/]"
+        if result["passed"]
+        else f"[red]{len(problems)} problem{'s' * (len(problems) > 1)}[/]"
+    )
     path = result["path"] if "path" in result else result["store"]
     out.print(f"{escape(path)}: {verdict}; {result['files']} files, {bytes_text(result['bytes'])} read")

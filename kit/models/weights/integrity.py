@@ -131,7 +131,7 @@ def problems_of(folder: Path, recorded: Mapping[str, Mapping[str, Any]], *, quie
         elif (size := path.stat().st_size) != facts["size"]:
             found[name] = f"has {size} bytes, {facts['size']} were written"
         elif (sha256 := remembered_sha256(path, quiet=quiet)) != facts["sha256"]:
-            found[name] = f"was changed: its SHA-256 is {sha256}, {facts['sha256']} was written"
+            found[name] = f"was changed (SHA-256 {sha256[:12]}... instead of {str(facts['sha256'])[:12]}...)"
     for name in present.keys() - recorded.keys():
         found[name] = "is none of the checkpoint's files"
     kept = [name for name in present if name.startswith(f"{RESUME}/")]
