@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_the_advice_leaves_out_what_cannot_be_read(tmp_path: Path, edition: int)
 
 @pytest.mark.parametrize("edition", (1, 2))
 @pytest.mark.parametrize("keys", ({"bitsPerValue": 8}, {"bitsPerValue": 12, "decimalScaleFactor": 2}))
-def test_the_step_of_packed_values(tmp_path: Path, edition: int, keys: dict[str, int]) -> None:
+def test_the_step_of_packed_values(tmp_path: Path, edition: int, keys: dict[str, Any]) -> None:
     values = np.random.default_rng(0).uniform(250, 300, (3, 4))
     content = message(values, edition=edition, **keys)
     (found,) = scan(write(tmp_path / "a.grib", content))
