@@ -18,8 +18,9 @@ _FLAGS = (
     "--headless=new", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-background-networking", "--no-proxy-server", "--force-color-profile=srgb",
 )  # fmt: skip
-# The protocol's pipes are file descriptors 3 (commands) and 4 (answers), each message ended by a zero byte.
-_PLACE_PIPES = 'exec 3<&"$0" 4>&"$1" && shift && exec "$@"'
+# The protocol's pipes are file descriptors 3 (commands) and 4 (answers), each message ended by a zero byte. By their
+# names: some shells know descriptors of one digit alone.
+_PLACE_PIPES = 'exec 3<"/dev/fd/$0" 4>"/dev/fd/$1" && shift && exec "$@"'
 
 
 class BrowserError(Exception):

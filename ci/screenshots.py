@@ -24,12 +24,6 @@ URL = f"http://127.0.0.1:{PORT}"
 RUNS = {"first": [], "slower": ["--optim.lr", "1e-4"]}
 COLOURS = {"first": "#077a9d", "slower": "#e06c00"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# What a person chooses once: the pages for training, and no assistant.
-CHOICES = {
-    "mlflow.workflowType_v1": '"machine_learning"',
-    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
-    "mlflow.assistant.panelOpen_v1": "false",
-}
 
 
 def main(arguments: list[str]) -> None:
@@ -42,10 +36,10 @@ def main(arguments: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         train(folder)
         colour(folder)
-        with page(folder):
-            browser = Browser(program, 1400, 800, CHOICES)
+        with page(folder) as address:
+            browser = Browser(program, 1400, 800, {})
             try:
-                take(browser, ids(folder))
+                take(browser, address, ids(folder))
             finally:
                 browser.close()
 
@@ -67,15 +61,16 @@ def kit(folder: Path, *words: str) -> None:
 
 
 @contextmanager
-def page(folder: Path) -> Iterator[None]:
-    """MLflow's page, as ``kit ui`` serves it."""
+def page(folder: Path) -> Iterator[str]:
+    """MLflow's page, as ``kit ui`` serves it: the address that it prints, with its token."""
     command = [str(KIT), "ui", "--port", str(PORT)]
     server = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
-        if not any(URL in line for line in server.stderr):
+        address = next((line.strip() for line in server.stderr if URL in line), None)
+        if address is None:
             sys.exit("screenshots: kit ui did not start")
-        yield
+        yield address
     finally:
         server.terminate()
         server.wait(60)
@@ -95,9 +90,9 @@ def ids(folder: Path) -> list[str]:
     return [json.loads((folder / "runs" / name / "provenance.json").read_text())["mlflow_run_id"] for name in RUNS]
 
 
-def take(browser: Browser, runs: list[str]) -> None:
+def take(browser: Browser, address: str, runs: list[str]) -> None:
     """Open what a person would open to compare two runs."""
-    browser.go(f"{URL}/#/experiments/1/runs?compareRunsMode=CHART", says("test/rmse", "slower"))
+    browser.go(address, says("test/rmse", "slower"))
     browser.run("document.querySelector('input[placeholder=\"Search metric charts\"]').focus()")
     browser.type("valid/loss")
     browser.wait(says("valid/loss/2t"))
