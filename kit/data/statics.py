@@ -121,7 +121,7 @@ def _open(file: Path, note: Note) -> xr.Dataset:
         # The first lead of forecasts stands for all, as in every source.
         states = next(split_by_lead(alone, file.name))
         ordered = canonical_coordinates(states, file.name, note)
-        return ordered.map(lambda array: _constant(array, file)).load()
+        return ordered.assign({key: _constant(array, file) for key, array in ordered.data_vars.items()}).load()
 
 
 def _may_be_static(array: xr.DataArray) -> bool:
@@ -304,7 +304,8 @@ def choose_statics(
     if not names:
         msg = (
             "the data hold no static variables, and Aurora needs at least one; "
-            f"name derived ones, such as `--statics coslat,sinlat` (there are {', '.join(DERIVED)})"
+            f"name derived ones, such as `--statics coslat,sinlat` (there are {', '.join(DERIVED)}), or take those of a "
+            "file with --statics_from, such as aurora-0.25-static (all that are published: kit data list)"
         )
         raise StoreError(msg)
     missing = [name for name in names if name not in (*held, *DERIVED) and _class_of(name, held) is None]

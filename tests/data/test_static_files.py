@@ -148,6 +148,15 @@ def test_the_data_file_itself(tmp_path: Path, form: Any, dims: dict[str, int]) -
     assert [str(time) for time in store.times[:1]] == ["2290-01-01T00:00:00"]
 
 
+def test_files_that_hold_no_static_field(tmp_path: Path) -> None:
+    states_and_statics()[["t2m"]].to_netcdf(tmp_path / "data.nc")
+    with pytest.raises(StoreError, match="has no effect: it holds no fields"):
+        with_statics(source(ROWS, COLUMNS), str(tmp_path / "data.nc"), None)
+    (tmp_path / "a.grib").write_bytes(b"GRIB" + bytes(100))
+    with pytest.raises(StoreError, match=r"a\.grib: not a readable pickle .*The file is GRIB"):
+        with_statics(source(ROWS, COLUMNS), str(tmp_path / "a.grib"), None)
+
+
 def test_a_static_field_that_changes(tmp_path: Path) -> None:
     dataset = states_and_statics()
     dataset["lsm"][1, 0, 0] = -1

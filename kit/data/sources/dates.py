@@ -98,6 +98,9 @@ def _decoded(variable: xr.Variable, attributes: dict[str, Any], what: str) -> xr
     raw = np.asarray(variable.values)
     plain = xr.Variable(variable.dims, raw, {"units": units, "calendar": calendar})
     try:
+        if np.isinf(raw).any():
+            # NumPy would make a date of them, too.
+            raise OverflowError
         with warnings.catch_warnings():
             # Dates before 1582 come as objects of cftime, which are refused below.
             warnings.simplefilter("ignore")
@@ -105,10 +108,7 @@ def _decoded(variable: xr.Variable, attributes: dict[str, Any], what: str) -> xr
             coder = xr.coders.CFDatetimeCoder(time_unit="us")
             values = np.asarray(coder.decode(plain).values)
     except (ValueError, OverflowError, TypeError, KeyError) as error:
-        msg = (
-            f"{what} cannot be read as dates: units {units!r}, numbers {_extent(raw)} ({_first_line(error)}); mend "
-            "the units or the numbers"
-        )
+        msg = f"{what} cannot be read as dates: units {units!r}, numbers {_extent(raw)}; mend the units or the numbers"
         raise StoreError(msg) from error
     if values.dtype.kind != "M":
         msg = (
@@ -295,7 +295,3 @@ def _extent(numbers: npt.NDArray[Any]) -> str:
     if not numbers.size:
         return "none"
     return f"{np.nanmin(numbers):g} to {np.nanmax(numbers):g}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

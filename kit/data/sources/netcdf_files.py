@@ -46,7 +46,7 @@ def check_length(path: Path) -> None:
     try:
         expected = _ClassicHeader(header).length() if header.startswith(b"CDF") else _length_of_hdf5(header)
     except (struct.error, KeyError, IndexError) as error:
-        msg = f"{path}: the header of this NetCDF file is cut off or damaged ({error!r}); fetch the file again"
+        msg = f"{path}: not readable as NetCDF: its header is cut off or damaged ({error}); fetch the file again"
         raise StoreError(msg) from error
     size = path.stat().st_size
     if size < expected:
@@ -90,18 +90,26 @@ def _beyond(path: Path, name: str, claim: str, most: object) -> str:
 
 
 def _length_of_hdf5(header: bytes) -> int:
-    """Read the address of the end of a file from the superblock (HDF5 file format specification, section II.A)."""
+    """Read the address of the end of a file from the superblock (HDF5 file format specification, section II.A).
+
+    Raises:
+        IndexError: The superblock ends early, or is none.
+    """
     version = header[8]
     if version < 2:
         # Numbers of versions and sizes, ranks of B-trees, flags; version 1 has a rank more. Then four addresses: base,
         # free space, end of the file, driver.
         size_of_address, addresses = header[13], 24 + 4 * version
-        end = addresses + 2 * size_of_address
     else:
         # Base, extension of the superblock, end of the file, root group.
         size_of_address, addresses = header[9], 12
-        end = addresses + 2 * size_of_address
-    return int.from_bytes(header[end : end + size_of_address], "little")
+    end = addresses + 2 * size_of_address
+    address = header[end : end + size_of_address]
+    # Ones alone stand for no address.
+    if not address or len(address) < size_of_address or set(address) == {0xFF}:
+        msg = f"no end of the file at byte {end} of the superblock"
+        raise IndexError(msg)
+    return int.from_bytes(address, "little")
 
 
 def describe_unopened(path: Path, name: str, error: BaseException) -> str:

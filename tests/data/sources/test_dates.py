@@ -122,6 +122,12 @@ def test_units_that_name_no_date() -> None:
         decoded(np.arange(3), "hours since the start")
 
 
+@pytest.mark.parametrize("numbers", ([0.0, np.inf], [-np.inf, 6.0], [0.0, 1e300], [0, 2**62]))
+def test_numbers_that_are_no_dates(numbers: list[float]) -> None:
+    with pytest.raises(StoreError, match=r"cannot be read as dates: units 'hours since 2020-01-01', numbers .*; mend"):
+        decoded(np.array(numbers), "hours since 2020-01-01")
+
+
 def test_a_time_zone_of_the_units() -> None:
     """Midnight an hour east of Greenwich is 23 UTC."""
     (found,) = decoded(np.array([0]), "hours since 2020-01-02T00:00:00+01:00")

@@ -54,6 +54,13 @@ def test_bytes_that_are_wrong_are_damage(tmp_path: Path) -> None:
     assert "fetch it again" in found
 
 
+@pytest.mark.parametrize("content", (b"", b"\x00", b"\x00" * 12, b"\x00\x00\x00\x00\x00\x08" + b"\xff" * 60))
+def test_superblocks_that_state_no_end(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + content)
+    with pytest.raises(StoreError, match=r"a\.nc: not readable as NetCDF: its header is cut off or damaged"):
+        check_length(tmp_path / "a.nc")
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     (

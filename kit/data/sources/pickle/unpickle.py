@@ -26,6 +26,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from kit.data.sources.file_formats import describe_format
 from kit.io.errors import StoreError
 
 _MAX_STEPS = 5_000_000
@@ -66,7 +67,9 @@ def load(path: Path) -> Any:
         )
         raise StoreError(msg) from None
     except _NOT_A_PICKLE as error:
-        msg = f"{path}: not a readable pickle ({type(error).__name__}: {error}); nothing was executed. Write it again"
+        what = describe_format(path)
+        advice = f"The file is {what}" if what and "pickle" not in what else "Write it again"
+        msg = f"{path}: not a readable pickle ({type(error).__name__}: {error}); nothing was executed. {advice}"
         raise StoreError(msg) from error
 
 
