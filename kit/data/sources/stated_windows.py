@@ -156,10 +156,12 @@ def _averaged(array: xr.DataArray, name: str, rules: WindowRules, where: str, no
         )
         raise StoreError(msg)
     if hours is None:
+        times = array["time"].values.astype("datetime64[s]").astype(np.int64)
+        step = 24.0 if len(times) < 2 else float(np.diff(times).min()) / _SECONDS
         msg = (
-            f"{where}: {array.name} is a mean over time, and no bounds of its times say over which hours; say "
-            f"--window {name}=24h if they end at the time stamps, --window {name}=24h-after if they begin there (or "
-            "another number of hours), or leave it out by naming others with --variables"
+            f"{where}: {array.name} is a mean over time, and no bounds of its times say over which hours; say, of "
+            f"{step:g} h, --window {name}={step:g}h if they end at the time stamps, --window {name}={step:g}h-after if "
+            "they begin there, or leave it out by naming others with --variables"
         )
         raise StoreError(msg)
     note(f"{array.name} holds means over {hours[0]:g} h, not states of a moment")
@@ -177,7 +179,10 @@ def _stated(array: xr.DataArray, name: str, method: str, rules: WindowRules, whe
         return np.full(count, float(stated))
     step_range = _STEP_RANGE.fullmatch(str(array.attrs.get("GRIB_stepRange", "")))
     if step_range is not None and rules.product is not _DAILY:
-        return np.full(count, float(step_range[2]) - float(step_range[1]))
+        # Of several leads converters write the range of the first alone, which says nothing of the others.
+        begin, end = float(step_range[1]), float(step_range[2])
+        if LEAD not in array.coords or bool((array[LEAD] == end).all()):
+            return np.full(count, end - begin)
     if method not in ("", "sum", "point"):
         msg = (
             f"{where}: {array.name} is a statistic over time ({method}), where a sum is expected; leave it out by "

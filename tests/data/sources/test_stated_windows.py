@@ -43,6 +43,10 @@ def bounded(array: xr.DataArray, before: int, after: int) -> xr.DataArray:
         (state("tp_1h"), {}, [1, 1, 1]),
         (state(accumulation_hours=3), {}, [3, 3, 3]),
         (state(GRIB_stepRange="6-12"), {}, [6, 6, 6]),
+        (state(GRIB_stepRange="6-12", leads=[12, 12, 12]), {"product": "ifs"}, [6, 6, 6]),
+        # A range that is the first lead's says nothing of later ones.
+        (state(GRIB_stepRange="0-6", leads=[6, 12, 18]), {"product": "ifs"}, [6, 12, 18]),
+        (state(GRIB_stepRange="0-6", leads=[6, 12, 18]), {"product": "gfs"}, [6, 6, 6]),
         (bounded(state(cell_methods="time: sum"), 3, 0), {}, [3, 3, 3]),
         (bounded(state(), 1, 0), {}, [1, 1, 1]),
         (state(cell_methods="area: mean time: lat: sum", spaced="48h"), {"tp": "48h"}, [48, 48, 48]),
@@ -70,8 +74,9 @@ def test_windows(array: xr.DataArray, options: dict[str, str], expected: list[fl
     (
         (state(), "tp", {}, r"a.nc: tp is accumulated, .*--product \(era5, .*--window tp=WINDOW: 1h"),
         (state(GRIB_stepType="accum"), "tp", {}, "--product"),
+        (state(GRIB_stepRange="0-6", leads=[6, 12, 18]), "tp", {}, "--product"),
         (state(cell_methods="time: sum"), "tp", {}, "--product"),
-        (state("t2m", cell_methods="time: mean"), "2t", {}, "no bounds of its times .*--window 2t=24h-after if they b"),
+        (state("t2m", cell_methods="time: mean"), "2t", {}, "no bounds of its times .*2t=6h-after if they begin"),
         (state("t2m", cell_methods="time: lat: lon: mean"), "2t", {"product": "era5"}, "no bounds of its times"),
         (state("t2m", cell_methods="valid_time: mean", spaced="24h"), "2t", {}, "no bounds of its times"),
         (state("t2m", cell_methods="time: mean"), "2t", {"2t": "since-start"}, "no bounds of its times"),
