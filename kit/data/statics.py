@@ -304,8 +304,8 @@ def choose_statics(
     if not names:
         msg = (
             "the data hold no static variables, and Aurora needs at least one; "
-            f"name derived ones, such as `--statics coslat,sinlat` (there are {', '.join(DERIVED)}), or take those of a "
-            "file with --statics_from, such as aurora-0.25-static (all that are published: kit data list)"
+            f"name derived ones, such as `--statics coslat,sinlat` (there are {', '.join(DERIVED)}), or take those of "
+            "a file with --statics_from, such as aurora-0.25-static (all that are published: kit data list)"
         )
         raise StoreError(msg)
     missing = [name for name in names if name not in (*held, *DERIVED) and _class_of(name, held) is None]

@@ -389,6 +389,35 @@ def test_values_are_those_of_the_files(built: tuple[str, Store]) -> None:
         np.testing.assert_array_equal(store.read_static(variable), static(variable, grid))
 
 
+@pytest.mark.parametrize(
+    ("flags", "hours", "lead"), (((), (0, 12, 24, 36), 0), (("--lead", "6h"), (6, 18, 30, 42), 6),
+     (("--lead", "0h/6h"), (0, 6, 12, 18, 24, 30, 36, 42), [0, 6])),
+)  # fmt: skip
+def test_leads_of_cams(flags: tuple[str, ...], hours: tuple[int, ...], lead: Any, tmp_path: Path) -> None:
+    """Files with later leads too: analyses by default, others by choice."""
+    grid = globe(22.5)
+    cams(tmp_path, grid, leads=(0, 6), days=2)
+    command = ["data", "build", "--source", "netcdf", "--path", str(tmp_path), "--out", str(tmp_path / "store")]
+    assert cli.main([*command, "--statics", "coslat", "--variables", "pm10,2t,go3", *flags]) == 0
+    store = Store.open(tmp_path / "store")
+    ahead = (store.times - np.datetime64("2022-06-11", "s")) / np.timedelta64(1, "h")
+    assert tuple(ahead.tolist()) == hours
+    assert store.variable_attributes("pm10")["lead_hours"] == lead
+    for name in ("pm10", "2t"):
+        check(store, name, field(name, store.times, grid))
+    check(store, "go3", field("go3", store.times, grid, store.levels))
+
+
+def test_without_static_fields_the_file_that_upstream_publishes_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cams(tmp_path, globe(22.5), days=1)
+    command = ["data", "build", "--source", "netcdf", "--path", str(tmp_path), "--out", str(tmp_path / "store")]
+    assert cli.main(command) == 2
+    assert "file with --statics_from, such as aurora-0.25-static" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
 def expected_at_surface(name: str, times: Any, grid: Any) -> npt.NDArray[np.float32]:
     """Values of a surface variable with what is missing over land, and what the manual's command fills there."""
     expected = field(name, times, grid)
