@@ -25,6 +25,11 @@ _DECIMALS = 6
 """GRIB 2 counts in millionths of a degree, GRIB 1 in thousandths."""
 _NORTHWARDS = 0x40
 """Scanning mode: rows go east, one after the other to the north."""
+_LATITUDES = (
+    "latitudeOfFirstGridPoint", "latitudeOfLastGridPoint", "latitudeOfSouthernPole", "LaD", "Latin1", "Latin2",
+    "standardParallel",
+)  # fmt: skip
+"""Keys of latitudes by which projections are defined."""
 _NEAR = 1e-2
 """Degrees between the first point that a header states and the one that is computed; GRIB 1 counts in thousandths."""
 _RELATIVE = 0x08
@@ -280,6 +285,11 @@ def _read_curved(header: _Header, kind: str) -> GribGrid:
             kind, problem=f"lies on a {kind} grid of {rows} x {columns}, but its header counts {points} points"
         )
     unplaced = f"lies on a {kind} grid whose points eccodes cannot compute"
+    # eccodes frees memory twice where it finds this itself (2.50, Mercator).
+    for key in _LATITUDES:
+        stated = header.number(f"{key}InDegrees", 0)
+        if abs(stated) > 90:
+            return GribGrid(kind, problem=f"{unplaced} ({key} is {stated:g} degrees)")
     try:
         latitude = header.eccodes.codes_get_double_array(header.handle, "latitudes")
         longitude = header.eccodes.codes_get_double_array(header.handle, "longitudes")

@@ -262,8 +262,7 @@ class _Scanner:
             version=shared(str(get("experimentVersionNumber", ""))),
             mars_class=shared(str(get("marsClass", ""))),
             grid=self.grids[section_hash],
-            # Both editions: value = (reference + packed integer x 2^binary scale) / 10^decimal scale.
-            packing_step=shared(2.0 ** int(get("binaryScaleFactor", 0)) / 10.0 ** int(get("decimalScaleFactor", 0))),
+            packing_step=shared(_packing_step(int(get("binaryScaleFactor", 0)), int(get("decimalScaleFactor", 0)))),
         )
 
     def _reference_time(self, get: Callable[..., Any], edition: int, number: int) -> np.datetime64:
@@ -358,6 +357,15 @@ class _Scanner:
         return StoreError(
             f"{self.path}: message {number} cannot be read ({error}): the file is damaged or cut off; fetch it again"
         )
+
+
+def _packing_step(binary: int, decimal: int) -> float:
+    """Compute what one more in a packed integer is worth; infinite where a damaged header says so.
+
+    In both editions a value is (reference + integer x 2^binary) / 10^decimal.
+    """
+    with np.errstate(all="ignore"):
+        return float(np.float64(2) ** binary * np.float64(10) ** -decimal)
 
 
 def _hours(step: int | str) -> float:

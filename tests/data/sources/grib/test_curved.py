@@ -121,6 +121,7 @@ def test_winds_to_east_and_north_are_left_alone(tmp_path: Path) -> None:
             "t lies on a lambert grid that has columns that do not go east throughout",
         ),
         ([("TMP:500 mb", 0, {"scanningMode": 0})], "in which its points cannot be placed (scanning mode 0)"),
+        ([("TMP:500 mb", 0, {"Latin1InDegrees": 138.5})], "points eccodes cannot compute (Latin1 is 138.5 degrees)"),
     ),
 )
 def test_what_cannot_be_read(tmp_path: Path, messages: list[tuple[str, int, dict[str, Any]]], expected: str) -> None:
@@ -184,3 +185,19 @@ def test_a_real_grid_across_greenwich() -> None:
     path = real_data("bad-grib") / "lambert_grid.grib"
     text = refusal(path)
     assert "lies on a lambert grid that crosses Greenwich (359.9" in text
+
+
+def test_a_mercator_grid_that_begins_beyond_the_pole(tmp_path: Path) -> None:
+    """eccodes itself ends the process when it is asked for the points of such a grid."""
+    handle = eccodes.codes_grib_new_from_samples("GRIB2")
+    keys = {
+        "gridType": "mercator", "Ni": 6, "Nj": 5, "scanningMode": 64, "LaDInDegrees": 38.5, "DiInMetres": 100000,
+        "DjInMetres": 100000, "latitudeOfFirstGridPointInDegrees": -1984, "longitudeOfFirstGridPointInDegrees": 237,
+        "latitudeOfLastGridPointInDegrees": 30, "longitudeOfLastGridPointInDegrees": 247,
+    }  # fmt: skip
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    eccodes.codes_set_values(handle, np.arange(30.0))
+    eccodes.codes_set(handle, "paramId", 167)
+    (found,) = scan(write(tmp_path / "a.grib2", bytes(eccodes.codes_get_message(handle))))
+    assert found.grid.problem.endswith("(latitudeOfFirstGridPoint is -1984 degrees)")

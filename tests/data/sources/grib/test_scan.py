@@ -251,3 +251,15 @@ def test_what_the_reference_time_means(tmp_path: Path) -> None:
 def test_climatologies_are_named(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "a.grib", changed(FIRST, OF_1 + 20, 51)))
     assert "is a climatological mean (time range indicator 51), no state" in message
+
+
+@pytest.mark.parametrize("octet", (0, 2))
+@pytest.mark.parametrize("scale", (0x7FFF, 0xFFFF))
+def test_scales_of_packing_that_no_number_holds(tmp_path: Path, octet: int, scale: int) -> None:
+    # Section 5 of GRIB 2: the binary scale in octets 16 and 17, the decimal one in the next two.
+    at = 16
+    while SECOND[at + 4] != 5:
+        at += int.from_bytes(SECOND[at : at + 4])
+    content = changed(SECOND, at + 15 + octet, *scale.to_bytes(2))
+    (found,) = scan(write(tmp_path / "a.grib", content))
+    assert not 0 < found.packing_step < np.inf
