@@ -198,9 +198,12 @@ def candidates(settings: PlanSettings, workload: Workload) -> list[MemorySetting
                 splits += [{**tight, "offload": everything}, {**tightest, "offload": everything}]
     # bf16 weights are exact where each use rounds them to bf16 anyway, and change nothing where none is frozen.
     frozen = "fp32"
-    if settings.train.precision != "fp32" and (
-        settings.forecast or settings.adapt.method in ("lora", "dora", "adalora")
-    ):
+    if settings.forecast:
+        # Forecasts are in fp32 or fp16 where nobody asks for bf16, which rounds more.
+        half = settings.train.precision == "bf16"
+    else:
+        half = settings.train.precision != "fp32" and settings.adapt.method in ("lora", "dora", "adalora")
+    if half:
         frozen = "bf16"
     rows = workload.shape[0] // workload.spec.patch_size
     found = []
@@ -228,6 +231,7 @@ def advise_step(settings: PlanSettings, workload: Workload, traced: Trace, devic
     now = situation_of(settings, torch.device(device), workload.shape[0] // workload.spec.patch_size)
     place = traced.peak.where.partition(".")[0]
     if settings.forecast:
+        now = replace(now, autocast=settings.train.precision == "bf16")
         return list(map(str, advise_forecast(now, place=place)))
     return list(map(str, advise_planned(now, traced.peak.breakdown, place)))
 

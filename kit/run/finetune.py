@@ -58,6 +58,7 @@ class FinetuneResult:
         peak_memory_gib: Highest memory, GiB: of the GPU, or of the process on a CPU.
         checkpoint: Folder of the checkpoint with the lowest validation loss.
         leaks: What of validation and test the base weights saw in training, a sentence each.
+        precision: Precision of training (``train``) and of validation (``valid``), such as ``bf16``.
         interrupted: Signal that ended the run early, such as ``SIGTERM``; None where it came to its end.
     """
 
@@ -76,6 +77,7 @@ class FinetuneResult:
     peak_memory_gib: float
     checkpoint: str
     leaks: list[str]
+    precision: dict[str, str]
     interrupted: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,7 +234,8 @@ def _announce(prepared: _Prepared, state: LoopState, check: TrainableCheck, disp
     verb = f"goes on from step {state.step}" if state.step else "starts"
     display.say(
         f"run {prepared.origin.folder.path} {verb}: {trains:,} of {total:,} parameters train, {len(job.train)} pairs, "
-        f"{job.schedule.steps} steps on {job.trainer.device.type}"
+        f"{job.schedule.steps} steps on {job.trainer.device.type}, in "
+        f"{job.settings.train.precision}, validated in {job.settings.train.valid_precision}"
     )
     display.say(check.report.text())
     for line in (*prepared.quality.accepted, *job.run.leaks):
@@ -279,5 +282,6 @@ def _result(records: RunRecords, state: LoopState, stopped: signal.Signals | Non
         peak_memory_gib=peak_memory_gib(job.trainer.device),
         checkpoint=str(folder.best),
         leaks=list(job.run.leaks),
+        precision={"train": job.settings.train.precision, "valid": job.settings.train.valid_precision},
         interrupted=None if stopped is None else stopped.name,
     )

@@ -99,6 +99,9 @@ def test_frozen_weights_are_halved_where_that_is_exact() -> None:
     assert frozen(adapt={"method": "lora"}) == {"bf16"}
     assert frozen(adapt={"method": "lora"}, train={"precision": "fp32"}) == {"fp32"}
     assert frozen() == {"fp32"}
+    # Predictions are in bf16 where somebody asks for it.
+    assert frozen(forecast=True) == {"fp32"}
+    assert frozen(forecast=True, train={"precision": "bf16"}) == {"bf16"}
 
 
 def test_a_cpu_has_no_host_to_offload_to() -> None:

@@ -18,9 +18,11 @@ def show_training(result: Mapping[str, Any]) -> None:
     training = "-"
     if loss.get("first_epoch") is not None:
         training = str(EpochLosses(loss["first_epoch"], loss["last_epoch"], math.floor(result["epochs"])))
+    precision = result.get("precision", {})
     facts = {
         "run": result.get("run"),
         "device": result.get("device"),
+        "precision": f"{precision.get('train')}, validated in {precision.get('valid')}",
         "steps": result.get("steps"),
         "training loss": training,
         "validation loss": f"{number(valid.get('before'))} -> {number(valid.get('after'))}",
