@@ -65,7 +65,11 @@ def assemble(source: SourceData, settings: BuildSettings, notes: list[str]) -> x
         if not any(("level" in field.dims) == on_levels for field in fields.values()):
             note(f"no variable {where}: Aurora needs at least one to train; give files of the same grid and times")
     statics = choose_statics(source.fields, next(iter(fields.values())), settings.statics, note, source.names)
-    return fill_missing(xr.Dataset({**fields, **statics}), settings.infill, note)
+    dataset = xr.Dataset({**fields, **statics})
+    for rule in settings.infill:
+        with named_by_file(source.origins.get(rule.variable, "")):
+            dataset = fill_missing(dataset, (rule,), note)
+    return dataset
 
 
 def _on_levels(field: xr.DataArray, levels: Sequence[float] | None) -> xr.DataArray:

@@ -88,6 +88,15 @@ def a_gap(folder: Path) -> dict[str, Any]:
     return {"step": "6h", "product": "era5"}
 
 
+def a_mask(folder: Path) -> dict[str, Any]:
+    write(folder / "a.nc", "sst", range(3), units="K")
+    values = xr.load_dataset(folder / "a.nc")
+    values["sst"][:, 0] = np.nan
+    values.to_netcdf(folder / "b.nc")
+    (folder / "a.nc").unlink()
+    return {"infill": "sst=nearest"}
+
+
 def start_alone(folder: Path) -> dict[str, Any]:
     write(folder / "tp.nc", "tp", range(3), lead=0.0, units="m", GRIB_stepType="accum")
     write(folder / "t2m.nc", "t2m", range(3), units="K")
@@ -109,6 +118,7 @@ CASES = (
     (two_sets_of_levels, r"differ in their levels: .* \(q is from q\.nc, t is from t\.nc\)"),
     (levels_at_other_times, r"t: t850\.nc holds 4 times .*, t500\.nc holds 3"),
     (a_gap, r"tp0\.nc and 1 more: tp at 2020-01-01T10:00:00 is missing"),
+    (a_mask, r"b\.nc: --infill sst=nearest cannot fill sst at"),
     (start_alone, r"tp\.nc: tp is accumulated, and all 3 values are of the start of a forecast"),
     (totals_with_a_gap, r"tp0\.nc and 1 more: tp: the values do not make up"),
 )
