@@ -11,10 +11,18 @@ _SIGNATURES = (
     (b"\x80", "a pickle; read it with --source pickle"),
     (b"\x1f\x8b", "packed by gzip; unpack it first"),
     (b"BZh", "packed by bzip2; unpack it first"),
+    (b"\xfd7zXZ", "packed by xz; unpack it first"),
+    (b"(\xb5/\xfd", "packed by zstd; unpack it first"),
+    (b"7z\xbc\xaf", "packed by 7-Zip; unpack it first"),
+    (b"II*\x00", "TIFF, which the kit does not read; convert it to NetCDF first"),
+    (b"\x93NUMPY", "a NumPy array without coordinates; write it to NetCDF with them"),
+    (b"PAR1", "Parquet, which the kit does not read; convert it to NetCDF first"),
     (b"<", "a page of HTML or XML, such as a server's error; fetch the file again"),
     (b"{", "JSON, such as a server's error; fetch the file again"),
 )
 """First bytes of files, and what goes on."""
+_TAR = (257, b"ustar")
+"""Where an archive of tar says what it is."""
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 
 
@@ -27,9 +35,12 @@ def describe_format(path: Path) -> str:
     if not path.is_file():
         return ""
     with path.open("rb") as stream:
-        head = stream.read(16)
+        head = stream.read(512)
     if not head:
         return "empty; fetch it again"
+    begin, word = _TAR
+    if head[begin:].startswith(word):
+        return "an archive of tar; unpack it first, and give the folder"
     for signature, description in _SIGNATURES:
         if head.lstrip().startswith(signature) or head.startswith(signature):
             return description

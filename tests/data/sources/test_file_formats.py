@@ -1,7 +1,10 @@
 """Files that were given as something else are named for what they are."""
 
 import gzip
+import io
+import lzma
 import pickle
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,15 @@ from kit.io.errors import StoreError
 from tests.data.sources.grib_files import message
 
 
+def tar_of(content: bytes) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as packed:
+        member = tarfile.TarInfo("a.nc")
+        member.size = len(content)
+        packed.addfile(member, io.BytesIO(content))
+    return archive.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     (
@@ -23,6 +35,10 @@ from tests.data.sources.grib_files import message
         (gzip.compress(b"x"), "gzip; unpack"),
         (b"<!DOCTYPE html><html>404</html>", "HTML"),
         (b'\n {"error": "no licence"}', "JSON"),
+        (lzma.compress(b"x"), "xz; unpack"),
+        (b"(\xb5/\xfd" + bytes(20), "zstd; unpack"),
+        (tar_of(b"x"), "tar; unpack"),
+        (b"II*\x00" + bytes(20), "TIFF"),
         (b"\x0e\x03\x13\x01" + bytes(20), "HDF4"),
         (b"", "empty"),
     ),
