@@ -107,7 +107,7 @@ class Entry(BaseModel):
     a store of chunks that is read where it is, in parts, and never fetched: it has no hash."""
     dataset: str | None = Field(default=None, pattern=_NAME)
     """The set that the file belongs to, where there are several."""
-    product: Literal["era5", "era5-land", "cams", "ifs", "gfs", "hrrr"] | None = None
+    product: Literal["era5", "era5-land", "era5-daily", "cams", "ifs", "gfs", "hrrr"] | None = None
     """Product that the fields are of, which says over which hours accumulations add up; None for what has none."""
     description: str = Field(min_length=1)
     """What it holds."""
