@@ -146,6 +146,9 @@ def trace(
     host_bytes = counter.host_peak
     if not forecast:
         host_bytes += _READ_AHEAD * _bytes(pairs[0]) + buffered(settings, workload)
+        if workload.spec.leaves_points_out:
+            # All batches of a step wait on the host, as the loss looks ahead at what they score.
+            host_bytes += (accumulated - batches) * _bytes(pairs[0])
     return Trace(
         counter.peak,
         dict(counter.phases),
