@@ -14,10 +14,10 @@ from typing import Any
 import tomli_w
 
 from kit.io.atomic import make_folder, sync, write_atomically
-from kit.io.documents import DocumentError, parse_json, read_json, read_toml
+from kit.io.documents import DocumentError, parse_json, parse_toml, read_json, read_text
 from kit.io.errors import CheckpointError, SettingsError
 from kit.io.locks import take
-from kit.io.sealed import SEAL, read_sealed, sealed_toml
+from kit.io.sealed import SEAL, read_sealed, sealed_toml, toml_seal_holds
 from kit.models.weights.integrity import read_description
 
 _logger = logging.getLogger(__name__)
@@ -120,22 +120,37 @@ class RunFolder:
         write_atomically(self.config, sealed_toml(tomli_w.dumps(_without_none(settings))))
 
     def restore_config(self) -> None:
-        """Write ``config.toml`` anew from a checkpoint if it is gone or no TOML, and say so; else leave it as it is."""
-        try:
-            read_toml(self.config)
-        except (OSError, DocumentError) as error:
-            what = "was gone" if isinstance(error, FileNotFoundError) else f"could not be read ({error})"
-        else:
+        """Write ``config.toml`` anew from a checkpoint if it is gone, empty or no TOML, and say so.
+
+        Where it was cut off, which an editor may have meant to do, that is said.
+        """
+        settings = self._recorded_settings()
+        if settings is None:
             return
+        try:
+            text = read_text(self.config)
+            if parse_toml(text):
+                if toml_seal_holds(text) is None:
+                    _logger.warning("%s lacks its last line, a hash: it was cut off, or edited", self.config)
+                return
+            what = "was empty"
+        except FileNotFoundError:
+            what = "was gone"
+        except (OSError, DocumentError) as error:
+            what = f"could not be read ({error})"
+        self.write_config(settings)
+        _logger.warning("%s %s; it was written anew from a checkpoint of the run", self.config, what)
+
+    def _recorded_settings(self) -> dict[str, Any] | None:
+        """Return the settings that a checkpoint of the run holds; None where there is none, or of earlier versions."""
         for checkpoint in (self.last, self.best):
             try:
                 settings = read_description(checkpoint).get("settings")
             except (OSError, CheckpointError):
                 continue
-            if settings is not None:
-                self.write_config(settings)
-                _logger.warning("%s %s; it was written anew from %s", self.config, what, checkpoint / "kit.json")
-                return
+            if isinstance(settings, dict):
+                return settings
+        return None
 
 
 _MEANINGFUL_NONE = ("clip", "check_after", "system_seconds")

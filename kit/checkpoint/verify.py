@@ -13,7 +13,7 @@ from kit.data.store.verify import Problem
 from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import CheckpointError
 from kit.io.hashes import new_sha256
-from kit.io.sealed import check_seal, is_edited, parse_object, read_sealed
+from kit.io.sealed import check_seal, parse_object, read_sealed, toml_seal_holds
 from kit.models.weights.integrity import DESCRIPTION, FILES, list_files, problems_of, read_description
 from kit.models.weights.load import ADAPTER, TENSORS, TRAINED
 
@@ -195,7 +195,7 @@ def _side_damage(run: RunFolder, file: Path) -> str | None:
         if file == run.config:
             text = read_text(file)
             parse_toml(text)
-            return f"was changed since the kit wrote it; {_RESUMED}" if is_edited(text) else None
+            return None if toml_seal_holds(text) else f"is not as the kit wrote it; {_RESUMED}"
         else:
             read_sealed(file)
     except (OSError, DocumentError) as error:

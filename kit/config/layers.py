@@ -22,7 +22,8 @@ from kit.config.schema import can_be_none, entry_settings, flatten, is_table, le
 from kit.config.suggestions import near_names
 from kit.io.documents import DocumentError, parse_toml, read_text
 from kit.io.errors import SettingsError
-from kit.io.sealed import is_edited
+from kit.io.sealed import toml_seal_holds
+from kit.io.secrets import remember
 
 _logger = logging.getLogger(__name__)
 
@@ -151,8 +152,8 @@ def read_toml(path: Path, model: type[BaseModel]) -> Layer:
     except DocumentError as error:
         msg = f"--config: {path} {str(error).removeprefix('it ')}"
         raise SettingsError(msg) from None
-    if is_edited(text):
-        _logger.warning("%s was changed since the kit wrote it; if that was you, remove its last line, a hash", path)
+    if toml_seal_holds(text) is False:
+        _logger.warning("%s was changed since the kit wrote it; its settings are taken as they stand", path)
     return _toml_layer(str(path), text, model)
 
 
@@ -186,6 +187,11 @@ def resolve(model: type[M], layers: Sequence[Layer]) -> M:
     Raises:
         SettingsError: an unknown key in any layer, or values that do not fit; one message for all of them.
     """
+    # Before any message repeats a value.
+    for layer in layers:
+        for value in layer.values.values():
+            if isinstance(value, str):
+                remember(value)
     # All faults at once: a person who mends one should not meet the next at the next try.
     faults: list[str] = []
     for layer in layers:

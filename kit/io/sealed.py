@@ -80,11 +80,13 @@ def check_seal(text: str, content: Mapping[str, Any]) -> None:
 
 
 def sealed_toml(text: str) -> str:
-    """Add a comment with the hash of the text above it to a TOML text, for ``is_edited``."""
+    """Add a comment with the hash of the text above it to a TOML text."""
     return f"{text}{_TOML_SEAL}{sha256_of_text(text)}\n"
 
 
-def is_edited(text: str) -> bool:
-    """Check whether a TOML text was changed since it was sealed; one without a seal was not."""
+def toml_seal_holds(text: str) -> bool | None:
+    """Check whether a TOML text is as it was sealed; None if it has no seal."""
     above, seal, digits = text.rpartition(_TOML_SEAL)
-    return bool(seal) and digits != f"{sha256_of_text(above)}\n"
+    if not seal:
+        return None
+    return digits == f"{sha256_of_text(above)}\n"

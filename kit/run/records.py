@@ -15,14 +15,14 @@ from kit.checkpoint.run_folder import MetricsLog, RunFolder, read_side_file
 from kit.checks.results import QualityReport
 from kit.io.atomic import remove_leftovers
 from kit.io.sealed import write_sealed
-from kit.io.secrets import without_user
+from kit.io.secrets import scrub, scrub_all, without_user
 from kit.plots.render import save_loss_curves
 from kit.run.quality import Quality, write_page
 from kit.run.resume import MemoryHistory
 from kit.settings import Settings
 from kit.tracking import provenance
 from kit.tracking.params import flatten
-from kit.tracking.run_records import Account, begin, send_results, with_first_params
+from kit.tracking.run_records import Account, begin, is_best_whole, send_results, with_first_params
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 from kit.train.build import Job
 
@@ -69,10 +69,13 @@ class RunRecords:
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:
-    """Return settings that are fit to be kept: an address of a server without its password."""
+    """Return settings that are fit to be kept: addresses without their passwords and keys."""
     dump = settings.model_dump(mode="json")
-    if dump["track"]["uri"]:
-        dump["track"]["uri"] = without_user(dump["track"]["uri"])
+    for section in dump.values():
+        for name, value in section.items():
+            # Names and paths stay as they are, whatever word they share with a password.
+            if isinstance(value, str) and "://" in value:
+                section[name] = without_user(value)
     return dump
 
 
@@ -102,7 +105,7 @@ def open_records(
         KitError: the tracking store refuses the run.
     """
     settings, dump = job.settings, public_settings(job.settings)
-    data = {"store": settings.data.store, "sha256": job.store.fingerprint()}
+    data = {"store": scrub(settings.data.store), "sha256": job.store.fingerprint()}
     if settings.data.accept:
         data["accepted"] = ",".join(settings.data.accept)
     base_weights = None if job.weights is None else job.weights.base
@@ -114,6 +117,8 @@ def open_records(
     write_page(quality, folder.quality_page)
     record: dict[str, Any] = {"run_key": uuid.uuid4().hex, **made_of}
     earlier = _earlier_provenance(folder, recorded)
+    if folder.best.exists():
+        is_best_whole(folder)
     if earlier is not None:
         # What the run was made of at first stays.
         record = earlier
@@ -126,8 +131,8 @@ def open_records(
         experiment=settings.track.experiment or recipe or "kit",
         run_name=folder.path.name,
         params=flatten(dump | {"trains": trains}),
-        tags=provenance.tags(made_of) | _labels(job, quality.report, folder, history),
-        dataset=_dataset_of(job),
+        tags=scrub_all(provenance.tags(made_of) | _labels(job, quality.report, folder, history)),
+        dataset=scrub_all(_dataset_of(job)),
         checkpoint=settings.track.checkpoint,
         started_ms=time.time_ns() // 10**6,
     )

@@ -9,8 +9,9 @@ from typing import Any
 
 from kit.checkpoint.run_folder import MetricsLog, RunFolder, read_side_file
 from kit.io.documents import DocumentError, read_toml
-from kit.io.errors import KitError
+from kit.io.errors import CheckpointError, KitError
 from kit.io.sealed import write_sealed
+from kit.models.weights.integrity import verified_description
 from kit.tracking.params import valid_key
 from kit.tracking.store import MissingRunError, connect, reach, resolve_uri, store_errors
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
@@ -136,8 +137,18 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
             tracker.artifact(path)
     if folder.figures.is_dir():
         tracker.artifact(folder.figures, "figures")
-    if checkpoint and folder.best.exists():
+    if checkpoint and folder.best.exists() and is_best_whole(folder):
         tracker.artifact(folder.best, "checkpoint", link=True)
+
+
+def is_best_whole(folder: RunFolder) -> bool:
+    """Check whether the best checkpoint of a run is as it was written, and say so if it is not."""
+    try:
+        verified_description(folder.best)
+    except (OSError, CheckpointError) as error:
+        _logger.warning("the run's best checkpoint is damaged, until validation improves on it: %s", error)
+        return False
+    return True
 
 
 # The lines of a run folder's logs, under MLflow's names.

@@ -155,7 +155,8 @@ def verified_description(folder: Path) -> dict[str, Any]:
     if problems:
         named = [f"{name} {problem}" for name, problem in list(problems.items())[:_NAMED]]
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        msg = f"{folder}: {'; '.join(named)}{more}. {way_out(folder, description, list(problems))}"
+        ways = way_out(folder, description, problems.keys())
+        msg = f"{folder}: is not what its {DESCRIPTION} says: {'; '.join(named)}{more}. {ways}"
         raise CheckpointError(msg)
     return description
 
