@@ -75,6 +75,8 @@ def with_one_window(field: xr.DataArray, step: int | None, note: Note) -> xr.Dat
     if len(np.unique(spans[used])) == 1 and len(np.unique(ends[used])) == used.sum():
         # Rounded before they are added up, as values of moments are.
         return _stated(field.isel(time=np.flatnonzero(used)).astype(np.float32), int(spans[used][0]), name, comment)
+    if len(set(zip(ends[used].tolist(), spans[used].tolist(), strict=True))) < used.sum():
+        note(f"{name}: where forecasts overlap, the one of the shortest lead was taken")
     best = _intervals(ends, spans, leads, used, (step or 0) * _HOUR)
     shortest = min(end - start for start, end in best)
     covered = {end for start, end in best if end - start == shortest}
