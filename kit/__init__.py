@@ -7,9 +7,14 @@ function is called.
 
 from __future__ import annotations
 
+# Before eccodes, which xarray imports wherever it opens a file, and which brings an old SQLite: whichever is loaded
+# first is everybody's, and MLflow refuses the old one.
+import sqlite3  # noqa: F401
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kit.io.errors import masked
 
 if TYPE_CHECKING:
     from kit.data.settings import BuildSettings
@@ -49,6 +54,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(msg)
 
 
+@masked
 def open_store(name: str | Path) -> Store:
     """Open a store, building it first if it is a registry entry that has no store yet.
 
@@ -63,6 +69,7 @@ def open_store(name: str | Path) -> Store:
     return open_by_name(str(name))
 
 
+@masked
 def build_store(settings: BuildSettings | None = None, /, **keywords: Any) -> Store:
     """Build a store from files, archives or data stores.
 
@@ -83,6 +90,7 @@ def build_store(settings: BuildSettings | None = None, /, **keywords: Any) -> St
     return build(from_keywords(BuildSettings, settings, keywords))
 
 
+@masked
 def finetune(settings: Settings | None = None, /, **keywords: Any) -> FinetuneResult:
     """Fine-tune Aurora, in a run folder of its own, with a record in MLflow.
 
@@ -106,6 +114,7 @@ def finetune(settings: Settings | None = None, /, **keywords: Any) -> FinetuneRe
     return run(from_keywords(Settings, settings, keywords))
 
 
+@masked
 def evaluate(settings: EvaluateSettings | None = None, /, **keywords: Any) -> Scorecard:
     """Score a checkpoint against persistence, and against the weights that its training started from.
 
@@ -126,6 +135,7 @@ def evaluate(settings: EvaluateSettings | None = None, /, **keywords: Any) -> Sc
     return score(from_keywords(EvaluateSettings, settings, keywords))
 
 
+@masked
 def forecast(settings: ForecastSettings | None = None, /, **keywords: Any) -> ForecastResult:
     """Roll a checkpoint out from the states of a store, or of a NetCDF file, to NetCDF or Zarr.
 
@@ -146,6 +156,7 @@ def forecast(settings: ForecastSettings | None = None, /, **keywords: Any) -> Fo
     return run(from_keywords(ForecastSettings, settings, keywords))
 
 
+@masked
 def plan(settings: Settings | PlanSettings | None = None, /, **keywords: Any) -> Plan:
     """Plan the memory and time of an optimiser step, or of a forecast step, without a GPU.
 
@@ -166,6 +177,7 @@ def plan(settings: Settings | PlanSettings | None = None, /, **keywords: Any) ->
     return trace(from_keywords(PlanSettings, settings, keywords))
 
 
+@masked
 def load_checkpoint(path: str | Path, *, device: str = "auto", precision: str = "auto") -> LoadedCheckpoint:
     """Load a checkpoint for predictions from arrays in memory, or for a loop of one's own.
 

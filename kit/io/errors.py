@@ -4,7 +4,14 @@ The command line prints a ``KitError`` as one message without a traceback and ex
 else that escapes is a defect of ours and exits with 1.
 """
 
-from kit.io.secrets import scrub
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from kit.io.secrets import scrub, scrub_all
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Words of ENOSPC, EDQUOT and EFBIG, and of SQLite: MLflow, Zarr and PyTorch wrap the error, or raise one of their own
 # with the text alone.
@@ -16,6 +23,31 @@ class KitError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(scrub(message))
+
+
+def masked(function: Callable[P, T]) -> Callable[P, T]:
+    """Let whatever a function raises show no secrets: neither in its text nor in what caused it."""
+
+    @wraps(function)
+    def call(*args: P.args, **keywords: P.kwargs) -> T:
+        try:
+            return function(*args, **keywords)
+        except Exception as error:
+            mask_error(error)
+            raise
+
+    return call
+
+
+def mask_error(error: BaseException) -> None:
+    """Mask secrets in an exception, and cut off causes that hold any: their own texts are libraries'."""
+    error.args = tuple(scrub_all(list(error.args)))
+    inner: BaseException | None = error
+    while inner is not None:
+        cause = inner.__cause__ or inner.__context__
+        if cause is not None and scrub(str(cause)) != str(cause):
+            inner.__cause__ = inner.__context__ = cause = None
+        inner = cause
 
 
 class SettingsError(KitError):

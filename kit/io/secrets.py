@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +40,8 @@ _LINE_END = re.compile(r"[\r\n]")
 _SPACE = re.compile(r"[\s<>]")
 _SERVER = re.compile(rf"^(https?://){re.escape(MASK)}@", re.IGNORECASE)
 _PORT = re.compile(r"(?:localhost|[\w-]*\.[\w.-]*):\d{1,5}$")
+_USER_COLON = re.compile(r"[^/?#\s@:]{0,64}:")
+_ONLY_PORT = re.compile(r"\d{1,5}(?:[/?#].*|[.,:;)]?)$")
 _HOST = re.compile(r"(?:localhost|[\w-]+(?:\.[\w-]+)+|[\w.-]+:\d{1,5}|\[[0-9a-f:.]+\](?::\d{1,5})?)$", re.IGNORECASE)
 _PARAMETER = re.compile(r"[?&;#]([\w.%-]{1,80})=")
 _NEXT_PARAMETER = re.compile(r"&[\w.%-]{1,80}=|[\s\"'<>]")
@@ -178,11 +180,9 @@ def secrets_in(value: str) -> set[str]:
     what is secret in any of them is returned.
     """
     found: set[str] = set()
-    beginnings = list(_BEGINNING.finditer(value))
-    for number, beginning in enumerate(beginnings, start=1):
+    for beginning, content in _addresses(value):
         # Several addresses are parted by commas or spaces.
-        stop = beginnings[number].start() if number < len(beginnings) else len(value)
-        rest = value[beginning.end() : stop].rstrip(",; ")
+        rest = content.rstrip(",; ")
         ends = {_end_of_user(beginning[0], rest), re.split(r"[/?#]", rest)[0].rfind("@")}
         for end in ends - {-1}:
             user, colon, password = rest[:end].partition(":")
@@ -232,12 +232,8 @@ def _is_worth_hiding(value: str) -> bool:
 def _scrub_addresses(text: str) -> str:
     parts: list[str] = []
     done = 0
-    beginnings = list(_BEGINNING.finditer(text))
-    # An address ends before the next one, so that no part of a long text is searched twice.
-    limits = [beginning.start() for beginning in beginnings[1:]] + [len(text)]
-    for beginning, limit in zip(beginnings, limits, strict=False):
-        stop = _end_of_address(text, beginning.start(), beginning.end(), limit)
-        rest = text[beginning.end() : stop]
+    for beginning, content in _addresses(text):
+        stop, rest = beginning.end() + len(content), content
         parts += [text[done : beginning.start()], beginning[0]]
         end = _end_of_user(beginning[0], rest)
         if end >= 0:
@@ -246,6 +242,20 @@ def _scrub_addresses(text: str) -> str:
         parts.append(_scrub_parameters(rest))
         done = stop
     return "".join([*parts, text[done:]])
+
+
+def _addresses(text: str) -> Iterator[tuple[re.Match[str], str]]:
+    """Find the addresses in a text: the match of the scheme with its ``://``, and what follows up to its end."""
+    beginnings: list[re.Match[str]] = []
+    for found in _BEGINNING.finditer(text):
+        # Right behind a user's name and its colon stands a password, whatever it looks like.
+        if not beginnings or not _USER_COLON.fullmatch(text, beginnings[-1].end(), found.start()):
+            beginnings.append(found)
+    # An address ends before the next one, so that no part of a long text is searched twice.
+    limits = [beginning.start() for beginning in beginnings[1:]] + [len(text)]
+    for beginning, limit in zip(beginnings, limits, strict=False):
+        stop = _end_of_address(text, beginning.start(), beginning.end(), limit)
+        yield beginning, text[beginning.end() : stop]
 
 
 def _end_of_address(text: str, start: int, begin: int, limit: int) -> int:
@@ -272,8 +282,9 @@ def _end_of_address(text: str, start: int, begin: int, limit: int) -> int:
         return stop if space is None else space.start()
     # A password with a space in it: nothing else has a name, a colon, no port, and an @ further on.
     head = text[begin : space.start()]
-    begins_with_user = ":" in head.partition("/")[0] or start == 0
-    return stop if begins_with_user and not _PORT.match(re.split(r"[/?#]", head)[0]) else space.start()
+    user, colon, password = head.partition(":")
+    begins_with_user = start == 0 or (colon and not re.search(r"[/?#]", user))
+    return stop if begins_with_user and not _ONLY_PORT.match(password) else space.start()
 
 
 def _end_of_user(scheme: str, rest: str) -> int:

@@ -165,7 +165,7 @@ def host_of(url: str) -> str:
     scheme = url.partition(":")[0]
     if scheme == EMBEDDED:
         return "in the kit"
-    return f"hub {HubFile.of(url).repo}" if scheme == HUB else urlsplit(url).netloc
+    return f"hub {HubFile.of(url).repo}" if scheme == HUB else urlsplit(url).netloc.rpartition("@")[2]
 
 
 def mismatch(entry: Entry, path: Path) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from kit.io.errors import RegistryError
 from kit.io.progress import ProgressCallback
 from kit.io.retry import RETRY_STATUS, Limits, RetryableError, SourceError, patiently, reason, retry_after, within
+from kit.io.secrets import remember_secret
 from kit.registry.entry import HUB, Entry, HubFile
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ def token() -> str | None:
     """Return the user's token: ``HF_TOKEN``, else what ``hf auth login`` stored."""
     from huggingface_hub import get_token
 
-    return get_token()
+    found = get_token()
+    if found:
+        # As it may lie in a file, its value is not known otherwise.
+        remember_secret(found)
+    return found
 
 
 def facts(file: HubFile, limits: Limits, watch: ProgressCallback) -> HubFacts:

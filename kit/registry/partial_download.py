@@ -6,7 +6,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from kit.io import atomic
 from kit.io.documents import read_text
 from kit.io.errors import RegistryError
+from kit.io.secrets import scrub
 
 # No space, no quota left, and a file larger than the file system or the user's limit allows.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -25,8 +26,8 @@ class Version:
     """Marks by which one version of a file is known from another.
 
     Attributes:
-        url: The registry's address; bytes of one address are never continued from another. Not the address that it
-            redirects to: a hub signs another one for each request.
+        url: The registry's address, its secrets masked; bytes of one address are never continued from another. Not the
+            address that it redirects to: a hub signs another one for each request.
         etag: The server's name for the version, if it has one.
         modified: ``Last-Modified``, if it has one.
         total: Length of the whole file in bytes, if known.
@@ -81,7 +82,7 @@ class PartialDownload:
         # Without a name for the version, nobody could say whether the rest is of the same file.
         is_named = (version.etag or version.modified) is not None
         is_too_long = version.total is not None and length > version.total
-        if version.url != url or not is_named or not length or is_too_long:
+        if version.url != scrub(url) or not is_named or not length or is_too_long:
             self.discard()
             return 0, None
         return length, version
@@ -95,7 +96,7 @@ class PartialDownload:
         with self._writing():
             # The note before the bytes: bytes without one are never continued.
             self.discard()
-            self.note.write_text(json.dumps(asdict(version)))
+            self.note.write_text(json.dumps(asdict(replace(version, url=scrub(version.url)))))
             self.path.touch()
 
     def open(self) -> FileIO:

@@ -17,7 +17,7 @@ from kit.io.atomic import publish
 from kit.io.errors import KitError
 from kit.io.locks import LockHandle, take
 from kit.io.retry import poll
-from kit.io.secrets import scrub
+from kit.io.secrets import remember, scrub
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -68,7 +68,9 @@ def resolve_uri(uri: str | None, run_dir: Path) -> str:
         uri: Setting ``track.uri``; ``None`` means ``MLFLOW_TRACKING_URI`` if set, else the default.
         run_dir: Parent of the run folders; the default store is ``mlflow.db`` in it.
     """
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{run_dir.absolute() / 'mlflow.db'}"
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{run_dir.absolute() / 'mlflow.db'}"
+    remember(address)
+    return address
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from kit.data.sources.cds.products import STORES
 from kit.io.documents import DocumentError, read_text
 from kit.io.errors import SettingsError
+from kit.io.secrets import remember_secret
 
 _FILES = (("ECMWF_DATASTORES_RC_FILE", ".ecmwfdatastoresrc"), ("CDSAPI_RC", ".cdsapirc"))
 """Variables that name a file of a key, and where it lies by default: the new client's, then the old one's."""
@@ -87,6 +88,7 @@ def find_access(store: str, environment: Mapping[str, str] | None = None, home: 
     if not key.isascii() or not key.isprintable() or " " in key:
         msg = f"the key in {where} holds characters that no key has; copy it anew from your profile's page"
         raise SettingsError(msg)
+    remember_secret(key)
     url = (environment.get("ECMWF_DATASTORES_URL") or lines.get("url", "")).strip().rstrip("/")
     return Access(_checked_address(url, store), key, where)
 
@@ -112,6 +114,10 @@ def _checked_address(url: str, store: str) -> str:
     parts = urlsplit(url)
     if not url or parts.hostname in _COPERNICUS:
         return STORES[store]
+    # The address is noted beside each request.
+    if parts.username is not None or parts.query or parts.fragment:
+        msg = f"the data store's address must be a plain one, as it is recorded; got {url}"
+        raise SettingsError(msg)
     # The key goes along in a header of each request.
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         shown = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "what is given"

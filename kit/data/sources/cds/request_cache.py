@@ -18,6 +18,7 @@ from kit.io.documents import read_json
 from kit.io.errors import RegistryError
 from kit.io.hashes import sha256_of_file
 from kit.io.locks import LockHandle, take
+from kit.io.secrets import scrub
 from kit.registry.entry import cache_dir
 from kit.registry.partial_download import PartialDownload
 
@@ -153,7 +154,7 @@ class CachedRequest:
             url: address that it came from.
         """
         # Noted before it is there, so that a result without a hash is never taken for whole.
-        self.remember(url=url, size=self.part.length, sha256=sha256_of_file(self.part.path))
+        self.remember(url=scrub(url), size=self.part.length, sha256=sha256_of_file(self.part.path))
         self.part.publish(self.path)
 
     def facts(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from kit.io.documents import read_json
 from kit.io.errors import StoreError, UnavailableError
 from kit.io.hashes import new_sha256, sha256_of_file, sha256_of_text
 from kit.io.retry import SourceError
+from kit.io.secrets import without_user
 from kit.registry.entry import cache_dir
 from kit.registry.locking import locked
 
@@ -313,7 +314,7 @@ class Fetcher:
                 "sha256": content_hash.hexdigest(),
                 "size": size,
                 "of": [str(share.run) for share in plan.shares],
-                "from": [urlsplit(share.address)._replace(query="").geturl() for share in plan.shares],
+                "from": [without_user(urlsplit(share.address)._replace(query="").geturl()) for share in plan.shares],
             }
             write_atomically(_note(path), json.dumps(facts))
         return Fetched(_recorded(facts), tuple(dataclasses.replace(message, path=path) for message in messages))
