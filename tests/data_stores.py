@@ -97,6 +97,7 @@ class DataStores:
         words: why jobs fail.
         leave_out: says of a variable and a time that a result lacks it.
         message: to all users.
+        since_midnight: accumulations run from 00 UTC of each day, as ERA5-Land's do.
         lie: bytes that are added to the announced size of every result.
         posts: the inputs of all submissions so far.
         keys: that were shown.
@@ -115,6 +116,7 @@ class DataStores:
     words: dict[str, Any] = field(default_factory=lambda: {"title": "The job has failed", "traceback": "MARS: no data"})
     leave_out: Callable[[str, datetime], bool] = lambda name, moment: False
     message: str = ""
+    since_midnight: bool = False
     lie: int = 0
     posts: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
@@ -157,7 +159,7 @@ class DataStores:
         """Make the result of a job, if need be, and say where it lies."""
         path = f"/results/{job.id}.grib"
         if path not in self.files.files:
-            self.files.put(path, self.result(job.dataset, job.inputs))
+            self.files.put(path, self.result(job.inputs))
         size = len(self.files.files[path].content)
         return {
             "type": "application/x-grib",
@@ -167,8 +169,8 @@ class DataStores:
             "file:local_path": f"s3://cache{path}",
         }
 
-    def result(self, dataset: str, inputs: dict[str, Any]) -> bytes:
-        """GRIB of what was asked of a data set."""
+    def result(self, inputs: dict[str, Any]) -> bytes:
+        """GRIB of what was asked."""
         latitude, longitude = self._grid(inputs.get("area"))
         levels: list[float | None] = [float(level) for level in inputs.get("pressure_level", [])]
         content = []
@@ -181,7 +183,7 @@ class DataStores:
             if not self.leave_out(name, moment):
                 grid = (latitude, longitude)
                 start, ahead = moment, lead
-                if variable.accumulated and dataset == "reanalysis-era5-land":
+                if variable.accumulated and self.since_midnight:
                     # Each day is a forecast, and midnight its end.
                     start = (moment - timedelta(hours=1)).replace(hour=0)
                     ahead = round((moment - start) / timedelta(hours=1))

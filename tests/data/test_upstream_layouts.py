@@ -84,7 +84,7 @@ def formula(name: str, level: float | None, time: np.datetime64, grid: Sequence[
 def field(name: str, times: Iterable[Any], grid: Any, levels: Sequence[float] = ()) -> npt.NDArray[np.float32]:
     """Values of a variable, [T, H, W] or [T, C, H, W]."""
     if not levels:
-        return np.stack([formula(name, None, time, grid) for time in times]).astype(np.float32)
+        return np.array([formula(name, None, time, grid) for time in times], dtype=np.float32)
     columns = [[formula(name, level, time, grid) for level in levels] for time in times]
     return np.array(columns, dtype=np.float32)
 
@@ -97,7 +97,7 @@ def static(name: str, grid: Any) -> npt.NDArray[np.float32]:
         return np.asarray(known[name], dtype=np.float32)
     phase = sum(map(ord, name))
     wave = np.sin(np.deg2rad(grid[1][None] + 2 * grid[0][:, None]) + phase)
-    return (wave > 0).astype(np.float32)
+    return np.asarray(wave > 0, dtype=np.float32)
 
 
 def of_cds(name: str, short: str, kind: str = "an") -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_leads_of_cams(stores: DataStores, tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", (None, "3h", "6h", "24h"))
 def test_totals_of_era5_land(step: str | None, stores: DataStores, tmp_path: Path) -> None:
     """Over midnight, and from a first state in the middle of a day, whose sum begins before it."""
-    stores.spacing = 0.1
+    stores.spacing, stores.since_midnight = 0.1, True
     times = "2020-01-31T12/2020-02-01T12" if step != "24h" else "2020-01-31/2020-02-01"
     store = make(
         tmp_path / "store", "era5-land", times=times, step=step, variables=("tp",), levels=None, statics=("coslat",),
