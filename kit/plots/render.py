@@ -25,7 +25,7 @@ from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
 from kit.registry.fetching import strictly
 from kit.tracking.run_records import attach, run_folder_of
-from kit.verification.scorecard import physical
+from kit.verification.evaluation import physical
 
 if TYPE_CHECKING:
     import numpy as np

@@ -32,8 +32,14 @@ class EvaluateSettings(BaseModel):
     base: bool = True
     """Score the weights that training started from too; ``--no-base`` leaves them out."""
     steps: PositiveInt = 1
-    """Steps that the model predicts, each prediction becoming the newest input state of the next one; the last is
-    scored, at ``steps`` times the model's time step, beside persistence over the same time."""
+    """Steps that the model predicts, each prediction becoming the newest input state of the next one; every lead is
+    scored, beside persistence over the same time."""
+    regions: tuple[str, ...] | None = None
+    """Regions that are scored: ``all``, ``northern-hemisphere``, ``southern-hemisphere``, ``tropics``, ``europe`` and
+    the other boxes of WeatherBench, ``land``, ``sea``, ``NAME=NORTH/WEST/SOUTH/EAST``, ``NAME=FILE.geojson``; by
+    default all, both hemispheres and the tropics as far as they are there."""
+    out: Path | None = None
+    """Folder for the sums behind the scores; by default ``sums`` in the run folder, and none of other checkpoints."""
     batch_size: PositiveInt = 1
     """Predictions per forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -16,6 +16,7 @@ from kit.verification.scorecard import evaluate
 from kit.verification.settings import EvaluateSettings
 from tests.factories import synthetic_store
 from tests.processes import run
+from tests.verification.summed import rmse, summed
 
 # What the console script runs.
 _KIT = "import sys; from kit.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -202,13 +203,11 @@ def test_waves_are_scored_where_there_are_some(tmp_path: Path) -> None:
     import zarr
 
     from kit.data.dataset import Pairs
-    from kit.data.loader import load_pairs
     from kit.data.settings import DataSettings
     from kit.data.store.reader import Store
     from kit.models.resolve import select
     from kit.models.space import TrainingSpace
     from kit.models.variants import VARIANTS
-    from kit.verification.scorecard import scores_of
     from tests.batches import small_spec
 
     wave = VARIANTS["wave"]
@@ -230,7 +229,10 @@ def test_waves_are_scored_where_there_are_some(tmp_path: Path) -> None:
         if name.endswith("_density.bias"):
             torch.nn.init.constant_(parameter, 5.0)
     pairs = Pairs(store, select(spec, DataSettings(), store, 4), store.splits["test"])
-    scores, reference = scores_of(space, pairs, load_pairs(pairs))
-    assert all(np.isfinite(score.rmse) for score in (*scores.values(), *reference.values()))
-    assert scores["swh"].count == 2 * 16 * 24
-    assert scores["2t"].count == 2 * 16 * 32
+    sums = summed(space, pairs, tmp_path / "sums.zarr")
+    for channel in map(str, sums["channel"].values):
+        assert all(np.isfinite(rmse(sums, channel, forecast)) for forecast in ("model", "persistence"))
+    weights = sums.sel(forecast="model", moment="weight").sum("start")
+    # Area weights are 1 in the mean, and the same in all columns.
+    assert float(weights.sel(channel="swh")) == pytest.approx(2 * 16 * 24)
+    assert float(weights.sel(channel="2t")) == pytest.approx(2 * 16 * 32)
