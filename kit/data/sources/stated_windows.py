@@ -28,6 +28,8 @@ _MONTHLY = ("avgad", "avgua", "avgid", "avgas", "avgd", "avgia", "accummonth")
 """ecCodes' types of steps of statistics over many analyses or forecasts, as in monthly means."""
 _SECONDS = 3600.0
 _DAY = 86400
+_MONTH = 28 * _DAY
+"""Seconds of the shortest month."""
 _DAILY = PRODUCTS["era5-daily"]
 """The Climate Data Store's statistics of days, whose files are stamped at the beginning of their day."""
 
@@ -156,16 +158,26 @@ def _averaged(array: xr.DataArray, name: str, rules: WindowRules, where: str, no
         )
         raise StoreError(msg)
     if hours is None:
-        times = array["time"].values.astype("datetime64[s]").astype(np.int64)
-        step = 24.0 if len(times) < 2 else float(np.diff(times).min()) / _SECONDS
         msg = (
-            f"{where}: {array.name} is a mean over time, and no bounds of its times say over which hours; say, of "
-            f"{step:g} h, --window {name}={step:g}h if they end at the time stamps, --window {name}={step:g}h-after if "
-            "they begin there, or leave it out by naming others with --variables"
+            f"{where}: {array.name} is a mean over time, and no bounds of its times say over which hours; "
+            f"{_sides_of_stamps(array, name)}leave it out by naming others with --variables"
         )
         raise StoreError(msg)
     note(f"{array.name} holds means over {hours[0]:g} h, not states of a moment")
     return _at_ends(array, rule).assign_attrs(averaging_hours=float(hours[0]))
+
+
+def _sides_of_stamps(array: xr.DataArray, name: str) -> str:
+    """Word the settings that say on which side of the time stamps hours lie; empty for months, which differ."""
+    times = array["time"].values.astype("datetime64[s]").astype(np.int64)
+    step = _DAY if len(times) < 2 else int(np.diff(times).min())
+    if step >= _MONTH:
+        return ""
+    hours = f"{step / _SECONDS:g}h"
+    return (
+        f"say --window {name}={hours} if they end at the time stamps, --window {name}={hours}-after if they begin "
+        "there (or another number of hours), or "
+    )
 
 
 def _stated(array: xr.DataArray, name: str, method: str, rules: WindowRules, where: str, note: Note) -> Hours | None:
@@ -198,11 +210,9 @@ def _product_of(array: xr.DataArray, name: str, method: str, rules: WindowRules,
     # A sum that comes every day is one of whole days, which the window of no hourly product describes.
     is_of_days = method == "sum" and len(times) > 1 and np.diff(times).min() >= _DAY
     if is_of_days and rules.product is not _DAILY:
-        step = np.diff(times).min() / _SECONDS
         msg = (
             f"{where}: {array.name} holds sums of whole days by its cell_methods, and no bounds of its times say where "
-            f"these begin; say --window {name}={step:g}h if they end at the time stamps, or --window "
-            f"{name}={step:g}h-after if they begin there"
+            f"these begin; {_sides_of_stamps(array, name)}leave it out by naming others with --variables"
         )
         raise StoreError(msg)
     if rules.product is _DAILY and len(times) > 1 and np.diff(times).min() < _DAY:
