@@ -77,16 +77,16 @@ def of_sums(
     """
     found: dict[datetime, set[int]] = {}
     later = [lead for lead in leads if lead]
+    length = step
+    if length is None:
+        length = leads[1] - leads[0] if len(leads) > 1 else leads[0]
     for end in times:
-        moment = end
-        rest = step
-        if rest is None:
-            rest = leads[1] - leads[0] if len(leads) > 1 else leads[0]
+        moment, rest = end, length
         while rest > 0:
             lead = _shortest(moment, hours, later)
             if lead is None or 0 < lead - rest < leads[0]:
                 msg = (
-                    f"{names}: totals at leads from {leads[0]} to {leads[-1]} h do not make up the {step} h before "
+                    f"{names}: totals at leads from {leads[0]} to {leads[-1]} h do not make up the {length} h before "
                     f"{end:%Y-%m-%dT%H}; begin with earlier leads, such as --lead 0h/{max(12, leads[-1])}h, choose "
                     "another --step, or leave it out"
                 )

@@ -215,6 +215,7 @@ def test_the_same_request_has_the_same_digest_whatever_the_order() -> None:
         ("cams", {"variables": frozenset({"tp"}), "leads": (6.0, 6.0), "step": 12, "times": "2020-01-01/2020-01-03"},
          "tp: totals at leads from 6 to 6 h do not make up the 12 h before 2020-01-01T06; .*--lead 0h/12h"),
         ("cams", {"variables": frozenset({"tp"}), "leads": (6.0, 18.0), "step": 3}, "do not make up the 3 h before"),
+        ("cams", {"variables": frozenset({"tp"}), "leads": (6.0, 18.0), "step": None}, "not make up the 1 h before"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked(path: str, options: dict[str, Any], expected: str) -> None:
