@@ -119,7 +119,7 @@ def _check_same_coordinates(fields: Mapping[str, xr.DataArray], origins: Mapping
                 msg = (
                     f"{first[0]} and {name} differ in their {coordinate}s: {_described(first[1])}; "
                     f"{_described(values)}{_origins((first[0], name), origins)}. Give both for the same ones, or "
-                    "choose with --levels, --variables or --step"
+                    "choose with --times, --step, --levels or --variables"
                 )
                 raise StoreError(msg)
 
