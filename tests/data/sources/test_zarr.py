@@ -344,6 +344,39 @@ def test_sums_have_the_hours_before_the_first_state(stores: dict[str, Path], tmp
     np.testing.assert_allclose(store.read("tp", [0])[0], rain, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("every", "attributes", "options", "valid"),
+    (
+        # A day's sum is valid at the midnight after it; of a running total the hour before is needed.
+        (24, {"cell_methods": "time: sum"}, {"window": "tp=24h-after"}, ["2020-01-03T00", "2020-01-04T00"]),
+        (24, {}, {"product": "era5-daily"}, ["2020-01-03T00", "2020-01-04T00"]),
+        (1, {}, {"product": "era5-land"}, ["2020-01-01T03", "2020-01-01T04"]),
+    ),
+)
+def test_times_are_those_at_which_values_are_valid(
+    tmp_path: Path, every: int, attributes: dict[str, str], options: dict[str, str], valid: list[str]
+) -> None:
+    hours = np.arange(6) * np.timedelta64(every, "h")
+    rain = np.arange(1, 7, dtype=np.float32)[:, None, None] + np.zeros((6, 3, 4), np.float32)
+    data = xr.Dataset(
+        {"tp": (("time", "latitude", "longitude"), rain, {"units": "m"} | attributes)},
+        {
+            "time": np.datetime64("2020-01-01", "ns") + hours,
+            "latitude": [50.0, 49.0, 48.0],
+            "longitude": [0.0, 1.0, 2.0, 3.0],
+        },
+    )
+    times = np.array(valid, "datetime64[s]")
+    path = write(data, tmp_path / "a.zarr", form=3)
+    store = make(
+        path, tmp_path / "out", statics=("coslat",), times=f"{valid[0]}/{valid[1]}", train="2020/2020", **options
+    )
+    np.testing.assert_array_equal(store.times, times)
+    # Days are counted from 1, stamped a day before they end; hourly differences of 1, 2, 3, ... are 1.
+    expected = [2.0, 3.0] if every == 24 else [1.0, 1.0]
+    np.testing.assert_array_equal(store.read("tp", slice(None))[:, 0, 0], expected)
+
+
 def test_what_is_damaged(tmp_path: Path) -> None:
     folder = write(weatherbench(times=2), tmp_path / "a.zarr", form=3)
     (folder / "zarr.json").write_text("{")

@@ -23,10 +23,12 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.sync import sync
 
+from kit.data.products import product_of_attributes
 from kit.data.settings import Period
 from kit.data.sources.base import Request
 from kit.data.sources.dates import check_are_dates
 from kit.data.sources.fields import Note
+from kit.data.sources.leads import BOUND_START
 from kit.data.sources.zarr.retry_store import AbsentChunkError, RetryStore, describe_key, keys_read
 from kit.data.store.format import period_indices
 from kit.io.documents import parse_json
@@ -267,6 +269,17 @@ def hours_between(times: npt.NDArray[np.datetime64]) -> int | None:
     return int(np.diff(times).min() / np.timedelta64(1, "h"))
 
 
+def _needs_state_before(dataset: xr.Dataset, request: Request) -> bool:
+    """Whether values may be valid later than their stamps say, or be differences to those of the state before."""
+    product = request.product or product_of_attributes(dataset.attrs)
+    rules = list(request.windows.values())
+    if product is not None:
+        rules.append(product.window)
+    if BOUND_START in dataset.coords or any(rule.kind != "hours" for rule in rules):
+        return True
+    return any("cell_methods" in array.attrs for array in dataset.data_vars.values())
+
+
 @dataclass(frozen=True)
 class SelectedTimes:
     """States that are taken.
@@ -283,7 +296,8 @@ class SelectedTimes:
     def of(cls, dataset: xr.Dataset, request: Request, where: str, note: Note) -> SelectedTimes:
         """Choose states by the wanted period, as far as the store is filled.
 
-        A sum over a step needs the hours before its first state, so that these are taken, too.
+        A sum over a step needs the hours before its first state, a difference the state before, and a statistic that is
+        stamped at the beginning of its hours is valid later: these are taken, too.
 
         Raises:
             StoreError: there are none.
@@ -308,6 +322,8 @@ class SelectedTimes:
         chosen = np.flatnonzero(filled)
         if request.times is not None:
             early = timedelta(hours=(request.step or 1) - 1)
+            if len(values) > 1 and _needs_state_before(dataset, request):
+                early = max(early, timedelta(seconds=int(np.diff(values).max().astype(np.int64))))
             wanted = period_indices(values, Period(request.times.start - early, request.times.end))
             chosen = chosen[np.isin(chosen, wanted)]
         if not chosen.size:
