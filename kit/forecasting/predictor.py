@@ -1,5 +1,6 @@
 """Models loaded for prediction, with the data to try them on: what scores, figures and forecasts have in common."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,9 @@ from kit.checkpoint.folder import Checkpoint
 from kit.data.dataset import Pairs
 from kit.data.settings import DataSettings, Period
 from kit.data.store.build import open_store
+from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
-from kit.io.errors import StoreError
+from kit.io.errors import CheckpointError, StoreError
 from kit.memory import engine
 from kit.memory.advice import Situation, explain_forecast
 from kit.memory.checks import check_forecast_memory
@@ -23,8 +25,10 @@ from kit.models.prediction import set_precision
 from kit.models.resolve import base_spec, known_to, select
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
-from kit.models.variants import Precision, Variant
+from kit.models.variants import Precision, Variant, drop_names
 from kit.models.weights.load import Weights, load, load_base
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,71 @@ def load_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor:
 def load_base_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor | None:
     """Load the weights that a checkpoint's training started from; None where they were random.
 
+    What the comparison with them leaves out is logged: variables that are new here, and those that they are without.
+
     Raises:
-        CheckpointError: they are nowhere to be found, or have changed.
+        CheckpointError: they are nowhere to be found, have changed, or have nothing to predict from in these data.
     """
     base: dict[str, Any] | None = checkpoint.description["base"]
     if base is None:
         return None
     weights = load_base(base, checkpoint.path, checkpoint.spec.upstream)
-    return _load(checkpoint, base_spec(checkpoint.spec, weights), weights, conditions)
+    spec = base_spec(checkpoint.spec, weights)
+    if remarks := remarks_on_base(checkpoint, spec):
+        _logger.warning("the base weights %s", "; ".join(remarks))
+    return _load(checkpoint, spec, weights, conditions)
+
+
+def remarks_on_base(checkpoint: Checkpoint, base: ModelSpec) -> list[str]:
+    """Explain in what the base weights' predictions differ from the checkpoint's, besides training.
+
+    Args:
+        checkpoint: Checkpoint whose training started from them.
+        base: Their model.
+
+    Returns:
+        What is said of them, a clause each; nothing where they read and predict what the checkpoint does.
+
+    Raises:
+        CheckpointError: of one kind of variable that they read, the checkpoint's data have none.
+    """
+    spec = checkpoint.spec
+    limited = known_to(base, checkpoint.description["data"])
+    absent: list[str] = []
+    kinds = (
+        ("surface variables", "variables", base.upstream.physical(base.surface), ""),
+        ("atmospheric variables", "variables", base.atmospheric, ""),
+        ("static variables", "statics", base.static, STATIC_PREFIX),
+    )
+    for kind, key, names, prefix in kinds:
+        chosen = limited[key]
+        if chosen is None:
+            continue
+        left = drop_names(names, chosen)
+        if len(left) == len(names):
+            msg = (
+                f"they read the {kind} {', '.join(names)}, and data.{key} of this checkpoint has none of them, so that "
+                f"they have nothing to predict from; a run that keeps one of them can be compared, and --no-base "
+                "leaves the comparison out"
+            )
+            raise CheckpointError(msg)
+        absent += [prefix + name for name in left]
+    own, known = (
+        (*model.upstream.physical(model.surface), *model.atmospheric, *(STATIC_PREFIX + name for name in model.static))
+        for model in (spec, base)
+    )
+    new = drop_names(own, known)
+    remarks = []
+    if new:
+        remarks.append(
+            f"know nothing of {', '.join(new)}, which this run added: they are scored without, on what both predict"
+        )
+    if absent:
+        remarks.append(
+            f"were trained with {', '.join(absent)}, which this run leaves out: they are scored without, and may "
+            "predict worse than they can"
+        )
+    return remarks
 
 
 def load_forecast_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor:
