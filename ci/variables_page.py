@@ -19,8 +19,9 @@ This page is written by `python ci/variables_page.py` from the kit's own tables.
 A store calls a variable by Aurora's short name, which is ECMWF's. Sources call it by any of the other names, in any \
 case, by ECMWF's parameter number in GRIB, or by a standard name or description that stands for no other; their units \
 are converted to these, in whatever spelling of UDUNITS they come. A name may end in the hours of a \
-window: `total_precipitation_6hr` is `tp` accumulated over 6 hours. Values beyond the range are reported by \
-[the checks](quality.md). What is accumulated belongs to the hours that end at its time, and is summed where `--step` \
+window: `total_precipitation_6hr` is `tp` accumulated over 6 hours, or in a \
+level: `TMP_500mb` is `t` at 500 hPa. Values beyond the range are reported by [the checks](quality.md). What is \
+accumulated belongs to the hours that end at its time, and is summed where `--step` \
 is longer than they are; all else is taken at its time. A variable that is not listed is taken as it is if it is asked \
 for by name.
 """

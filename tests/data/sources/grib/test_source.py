@@ -12,7 +12,7 @@ from kit.data.sources import base
 from kit.data.sources.base import Request, SourceData
 from kit.data.sources.grib.source import open_source
 from kit.io.errors import SettingsError, StoreError
-from tests.data.sources.grib_files import FIELD, LATITUDE, LONGITUDE, field, message, write
+from tests.data.sources.grib_files import FIELD, LATITUDE, LONGITUDE, eccodes, field, message, write
 from tests.real_data import real_data
 
 HOURS = ("2020-01-01T00", "2020-01-01T06", "2020-01-01T12")
@@ -310,3 +310,18 @@ def test_meridians_that_come_twice_are_compared_within_packing(tmp_path: Path, e
     array = read(path).fields["t"]
     assert array["longitude"].values.tolist() == list(range(0, 360, 45))
     np.testing.assert_allclose(array.values[:, 0], [values[:, :-1]] * len(HOURS), atol=0.13)
+
+
+@pytest.mark.parametrize("packing", ("grid_png", "grid_jpeg", "grid_ccsds", "grid_complex", "grid_second_order"))
+def test_packings_of_large_grids(tmp_path: Path, packing: str) -> None:
+    """eccodes writes PNG of large grids alone, so that the grammar of files has none."""
+    grid = (np.linspace(50, 42.75, 30), np.linspace(5, 19.75, 60))
+    values = 280 + 20 * np.sin(np.arange(1800.0).reshape(30, 60) / 50)
+    content = message(values, edition=2, grid=grid, packingType=packing, numberOfDataPoints=1800)
+    handle = eccodes.codes_new_from_message(content)
+    assert eccodes.codes_get(handle, "packingType") == packing
+    expected = eccodes.codes_get_values(handle).reshape(30, 60)
+    eccodes.codes_release(handle)
+    array = read(write(tmp_path / "a.grib", content)).fields["2t"]
+    np.testing.assert_allclose(array[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(array[0], values, atol=2e-3)
