@@ -20,7 +20,7 @@ import xarray as xr
 
 from kit.config.suggestions import near_names
 from kit.data.sources.base import SourceData, file_facts
-from kit.data.sources.coordinates import canonical_coordinates
+from kit.data.sources.coordinates import canonical_coordinates, coordinate_names
 from kit.data.sources.fields import IN_STORE_UNITS, Note, canonical_name, canonical_values
 from kit.data.sources.leads import TIME_DIMENSIONS, split_by_lead
 from kit.data.sources.merging import constant_field
@@ -59,7 +59,7 @@ def with_statics(source: SourceData, reference: str | None, names: Sequence[str]
         return source
     file, origin = _locate(reference)
     notes = list(source.notes)
-    fields = _at_points(grid, _open(file, notes.append), file, notes.append)
+    fields = _at_points(grid, _open(file, grid, notes.append), file, notes.append)
     held = sorted(name.removeprefix(STATIC_PREFIX) for name in fields)
     used = held
     if names is not None:
@@ -106,8 +106,8 @@ def _locate(reference: str) -> tuple[Path, dict[str, str]]:
     return registry.fetch(reference), {"registry": reference, "licence": entries[reference].licence}
 
 
-def _open(file: Path, note: Note) -> xr.Dataset:
-    """Read all fields of a file, with coordinates in the store's form, north to south and from Greenwich eastwards."""
+def _open(file: Path, grid: xr.DataArray, note: Note) -> xr.Dataset:
+    """Read all static fields of a file, with coordinates in the store's form, north to south and eastwards."""
     with file.open("rb") as stream:
         start = stream.read(4)
     if not start.startswith(_NETCDF):
@@ -119,9 +119,30 @@ def _open(file: Path, note: Note) -> xr.Dataset:
         levels = [name for name in dataset.coords if kind_of(dataset, name)]
         alone = final_before_preliminary(dataset.drop_vars([*others, *levels]), note)
         # The first lead of forecasts stands for all, as in every source.
-        states = next(split_by_lead(alone, file.name))
+        states = _between_corners(next(split_by_lead(alone, file.name)), grid)
         ordered = canonical_coordinates(states, file.name, note)
         return ordered.assign({key: _constant(array, file) for key, array in ordered.data_vars.items()}).load()
+
+
+def _between_corners(dataset: xr.Dataset, grid: xr.DataArray) -> xr.Dataset:
+    """Cut a curvilinear grid to the rectangle between the corners of another one, which may be a part of it.
+
+    Before it is put in order, which a grid that crosses Greenwich has not, though its part has.
+    """
+    named = dataset.rename(coordinate_names(dataset))
+    matrices = [name for name in GRID if name in named.variables and named[name].ndim == len(GRID)]
+    if grid_dimensions(grid) != CURVILINEAR or len(matrices) < len(GRID):
+        return dataset
+    dims = named["latitude"].dims
+    latitude, longitude = named["latitude"].values, named["longitude"].transpose(*dims).values
+    rows, columns = [], []
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        north, east = (float(grid[name].values[corner]) for name in GRID)
+        apart = (latitude - north) ** 2 + ((longitude - east + 180) % 360 - 180) ** 2
+        row, column = divmod(int(np.nanargmin(apart)), apart.shape[1])
+        rows.append(row)
+        columns.append(column)
+    return named.isel({dims[0]: slice(min(rows), max(rows) + 1), dims[1]: slice(min(columns), max(columns) + 1)})
 
 
 def _may_be_static(array: xr.DataArray) -> bool:

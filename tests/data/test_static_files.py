@@ -248,3 +248,31 @@ def test_on_a_curvilinear_grid_they_come_on_the_datas_own_points(tmp_path: Path)
     for file, found in ((tmp_path / "part.nc", "16 x 31 from 30"), (pickled(tmp_path / "globe.pickle"), "9 from -90")):
         with pytest.raises(StoreError, match=rf"latitudes are {found}.*of the data 16 x 32 from 30.*not interpolated"):
             with_statics(data, str(file), None)
+
+
+@pytest.mark.parametrize("west", (30.0, -1.6))
+def test_a_region_of_a_curvilinear_grid_takes_them_from_the_whole_of_it(tmp_path: Path, west: float) -> None:
+    """The second grid crosses Greenwich, and has no order but in the region."""
+    rows, columns = np.meshgrid(np.arange(9), np.arange(11), indexing="ij")
+    # Rows of the file go north, and are no parallels.
+    latitude, longitude = 40 + 0.2 * rows + 0.01 * columns, west + 0.3 * columns + 0.01 * rows
+    grid = ("south_north", "west_east")
+    dataset = xr.Dataset(
+        {
+            "t2m": (("time", *grid), 280 + np.random.default_rng(0).random((2, 9, 11)), {"units": "K"}),
+            "lsm": (("time", *grid), np.stack([numbered(9, 11)] * 2), {"units": "1"}),
+        },
+        {
+            "time": ("time", [0, 6], {"units": "hours since 2020-01-01"}),
+            "lat": (grid, latitude),
+            "lon": (grid, longitude),
+        },
+    )
+    dataset.to_netcdf(tmp_path / "a.nc")
+    store = build_store(
+        source="netcdf", path=tmp_path / "a.nc", out=tmp_path / "store", region=(41.0, west + 1.8, 40.3, west + 2.5),
+        statics=("lsm",), statics_from=str(tmp_path / "a.nc"), train="2020/2020",
+    )  # fmt: skip
+    # Each point takes the number of its own place: 1000 times the row, plus the column.
+    place = np.rint((store.longitude - west) % 360 / 0.3) + 1000 * np.rint((store.latitude - 40) / 0.2)
+    np.testing.assert_array_equal(store.read_static("lsm"), place)
