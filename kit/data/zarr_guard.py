@@ -30,6 +30,7 @@ METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _DESCRIPTIONS = ("zarr.json", ".zarray")
 _PIECE = 2**20
 _LZMA_MEMORY = 2**28
+_MAX_STREAMS = 64
 _ABSENT = 2**64 - 1
 """Place and length of a chunk that a shard does not hold."""
 
@@ -278,9 +279,17 @@ def _zstd_size(packed: memoryview, limit: int) -> int:
 
 
 def _streamed_size(start: Callable[[], Any], packed: memoryview, limit: int) -> int:
-    """Unpack stream after stream in small pieces, which are thrown away, until there are more than the limit."""
-    total, rest = 0, bytes(packed)
+    """Unpack stream after stream in small pieces, which are thrown away, until there are more than the limit.
+
+    Raises:
+        ValueError: there are more streams than any writer makes; each takes a copy of all that follow it.
+    """
+    total, rest, streams = 0, bytes(packed), 0
     while rest and total <= limit:
+        streams += 1
+        if streams > _MAX_STREAMS:
+            msg = f"it holds more than {_MAX_STREAMS} packed streams"
+            raise ValueError(msg)
         stream = start()
         while not stream.eof and total <= limit:
             piece = stream.decompress(rest, _PIECE)

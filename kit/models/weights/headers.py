@@ -71,7 +71,7 @@ def read_rank_pattern(file: Path) -> dict[str, list[bool]] | None:
     """
     try:
         return _AdapterConfig.model_validate(read_json(file)).rank_pattern
-    except (DocumentError, ValidationError) as error:
+    except (OSError, DocumentError, ValidationError) as error:
         what = name_faults(error) if isinstance(error, ValidationError) else str(error)
         msg = f"{file}: not the configuration of an adapter as PEFT writes it ({what}); take another copy"
         raise CheckpointError(msg) from error

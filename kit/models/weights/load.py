@@ -296,7 +296,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     for name in tensor_files(folder):
         tensors |= read_safetensors(folder / name)[0]
     pattern = None
-    if (folder / ADAPTER_CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG).exists():
         # What is left of pruned adapters; there is none, or an empty one, where nothing was pruned.
         pattern = read_rank_pattern(folder / ADAPTER_CONFIG)
     try:
