@@ -17,6 +17,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 
 from kit.io.atomic import exchange, make_folder, move, sync_tree
 from kit.io.errors import CheckpointError
-from kit.io.sealed import SEAL, sealed_text
+from kit.io.sealed import SEAL, write_sealed
 from kit.models.spec import ModelSpec
 from kit.models.weights.convert import drop_pruned
 from kit.models.weights.format import check_pickled
@@ -155,11 +156,12 @@ def write_description(folder: Path, description: Mapping[str, Any]) -> None:
         folder: Folder that is a checkpoint afterwards, safely on the disk.
         description: What else ``kit.json`` holds; hashes of other files than these are replaced.
     """
-    part = folder / f".{DESCRIPTION}"
-    part.write_text(sealed_text({**description, FILES: hash_files(folder)}))
-    sync_tree(folder)
+    # Hashing keeps a core busy while the disk is waited for.
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(hash_files, folder)
+        sync_tree(folder)
     # Named last: a folder with a description is whole.
-    move(part, folder / DESCRIPTION)
+    write_sealed(folder / DESCRIPTION, {**description, FILES: hashing.result()})
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
