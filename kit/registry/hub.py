@@ -117,7 +117,11 @@ def stated(entry: Entry, limits: Limits, watch: ProgressCallback) -> tuple[HubFa
         if found.git_blob is not None or (found.sha256 is not None and size is not None):
             return replace(found, size=size), url
     if failures and len(failures) == len(entry.urls):
-        msg = f"{entry.name}: the hub states no hash of it, and nothing was recorded:\n  " + "\n  ".join(failures)
+        tried = "\n  ".join(failures)
+        msg = (
+            f"{entry.name}: no hub could be asked for its hash, and nothing was recorded:\n  {tried}\nTry again, or "
+            "give the path of a file that you trust in the place of this name"
+        )
         raise RegistryError(msg)
     return None
 

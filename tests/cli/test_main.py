@@ -460,6 +460,15 @@ def test_strictness_is_a_setting_of_every_command_that_fetches(
     assert sorted(path.name for path in tmp_path.iterdir()) in ([], ["files"], ["stores"])
 
 
+@pytest.mark.parametrize("words", [["data", "fetch", "era5-sample"], ["finetune", "--train.steps", "1"]])
+def test_a_misspelt_strictness_is_no_strictness_and_is_told(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KIT_REGISTRY__STRICTT", "1")
+    assert cli.main(words) == 2
+    assert "unknown setting KIT_REGISTRY__STRICTT" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

@@ -1,7 +1,7 @@
 """What all commands share: their options, how settings are put together, and what a command ends with."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +112,9 @@ def resolve_settings(
         given.append(layers.environment_layer(accepted, _IN_ENVIRONMENT))
     elif "registry" in model.model_fields:
         # A machine that is set to refuse files without a hash is to refuse them in every command that fetches some.
-        given.append(layers.environment_layer(_RegistryAlone).only(_RegistryAlone))
+        layer = layers.environment_layer(_RegistryAlone)
+        section = {key: value for key, value in layer.values.items() if key.startswith("registry.")}
+        given.append(replace(layer, values=section))
     options = layers.resolve(extra, [layer.only(extra) for layer in given])
     given = [layer.without(extra) for layer in given]
     if isinstance(options, Layers):
