@@ -222,6 +222,35 @@ def test_variants_learn_from_their_own_predictions(variant: str, graded: str) ->
     assert reports[-1].loss < reports[0].loss
 
 
+@pytest.mark.parametrize("graded", (LAST, ALL))
+def test_what_is_predicted_alone_may_have_no_target(graded: str) -> None:
+    """Rain and the like, of data that lack them: the loss is that of all others, and only theirs."""
+    trainer = trainer_of("v1p5", steps=2, graded=graded)
+    whole, spec = pair_of(trainer), trainer.space.spec
+    read = set(spec.upstream.physical(tuple(name for name in spec.surface if name not in spec.output_only)))
+
+    def without(state: Batch) -> Batch:
+        return dataclasses.replace(state, surf_vars={name: state.surf_vars[name] for name in read})
+
+    pair = Pair(whole.inputs, without(whole.target), tuple(map(without, whole.between)))
+    observed: list[set[str]] = []
+    task = trainer.task
+    assert isinstance(task, ForecastTask)
+    losses = [part.loss for part in task.losses(pair, lambda fields, _: observed.append(set(fields.surface)))]
+    assert observed == [set(spec.surface) - set(spec.output_only)] * len(losses)
+    losses[-1].total.backward()  # type: ignore[no-untyped-call]
+    found = gradients(trainer)
+    assert not found["decoder.surf_heads.scaled_tp_1h.weight"].any()
+    assert found["decoder.surf_heads.2t.weight"].any()
+    # Validation scores no rain where none was observed.
+    list(task.valid_losses(pair, lambda *_: None))
+    assert task.scores() == {}
+    # A target that is missing by mistake is refused still.
+    broken = dataclasses.replace(pair.target, surf_vars={"2t": pair.target.surf_vars["2t"]})
+    with pytest.raises(SettingsError, match="predicted without a target"):
+        list(task.losses(Pair(pair.inputs, broken, pair.between), lambda *_: None))
+
+
 @pytest.mark.parametrize(
     ("graded", "poisoned", "message"),
     (
