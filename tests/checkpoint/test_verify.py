@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import tarfile
 import threading
@@ -193,3 +194,15 @@ def test_large_files_are_hashed_once_and_said(
     with file.open("r+b") as stream:
         stream.write(b"\1")
     assert list(problems_of(tmp_path, recorded)) == ["model.safetensors"]
+
+
+def test_the_time_of_a_verification_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = Path(__file__).parents[2] / "ci" / "verification_time.py"
+    runpy.run_path(str(script))["main"](0.25)
+    told = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert list(told) == ["write", "read alone", "open", "open again"]
+    assert float(told["open again"].removesuffix(" s")) < float(told["open"].removesuffix(" s"))
+    assert list(tmp_path.iterdir()) == []
