@@ -27,7 +27,7 @@ _LOCK = ".lock"
 """Ending of the file that is locked while a result is written; it tells a leftover from work that goes on."""
 # What ``write_atomically`` calls a file: process and eight digits keep it apart from parts that others go on with.
 _SMALL_PART = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
-# linux/fs.h and linux/fcntl.h.
+# Of renameat2(2), by the headers of Linux.
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
