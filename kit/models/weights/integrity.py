@@ -81,7 +81,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             _check_sealed(description)
     except (DocumentError, KeyError) as error:
         what = "it lacks its format" if isinstance(error, KeyError) else str(error)
-        msg = f"{file}: not a description as the kit wrote it: {what}. {way_out(folder, {}, [DESCRIPTION])}"
+        msg = f"{file}: is not a description as the kit wrote it: {what}. {way_out(folder, {}, [DESCRIPTION])}"
         raise CheckpointError(msg) from error
     if written != FORMAT:
         writer = description.get("kit_version")
