@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +369,7 @@ def test_no_run_goes_on_from_damage_and_side_files_cost_nothing_but_themselves(
         name = damage.file.relative_to(run).as_posix()
         state = (run / "checkpoints" / "last" / "resume" / "state.pt").is_file()
         if name.startswith("checkpoints/last/") or not state:
-            told = refusal_of(lambda place=place: finetune(resumed(place, store)))
+            told = refusal_of(partial(finetune, resumed(place, store)))
             assert told is not None, damage
             assert damage.file.name in told or "kit.json" in told, (told, damage)
         else:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
+from kit.checkpoint.folder import write_checkpoint
 from kit.checkpoint.run_folder import MetricsLog, RunFolder
 from kit.io.atomic import write_json
 from kit.io.errors import KitError
@@ -17,6 +19,7 @@ from kit.tracking import tracker
 from kit.tracking.run_records import Account, sync
 from kit.tracking.store import MissingRunError, connect, reach
 from kit.tracking.tracker import Tracker
+from tests.batches import small_spec
 from tests.tracking.servers import Gate, Server, silence
 
 
@@ -43,8 +46,8 @@ def run(tmp_path: Path) -> RunFolder:
     folder.path.mkdir(parents=True)
     folder.write_config({"track": {}})
     write_json(folder.provenance, {"run_key": "4f1c"})
-    folder.best.mkdir(parents=True)
-    (folder.best / "kit.json").write_text("{}\n")
+    description = {"kit_version": "0", "model": small_spec("small").as_dict()}
+    write_checkpoint(folder.best, {"weight": torch.ones(2)}, description)
     folder.figures.mkdir()
     (folder.figures / "loss.png").write_bytes(b"png")
     for step in (1, 2, 3):
@@ -88,7 +91,7 @@ def test_a_server_takes_all_of_a_run_once(server: Server, run: RunFolder, capfd:
     assert losses(server.uri, found.info.run_id, "system/cpu_utilization_percentage") == [(0, 50.0), (1, 50.0)]
     kept = server.folder / "artifacts" / found.info.experiment_id / found.info.run_id / "artifacts"
     assert (kept / "figures" / "loss.png").read_bytes() == b"png"
-    assert (kept / "checkpoint" / "kit.json").read_text() == "{}\n"
+    assert (kept / "checkpoint" / "kit.json").read_bytes() == (run.best / "kit.json").read_bytes()
     assert len(client.search_runs([found.info.experiment_id], "tags.`kit.run_key` = '4f1c'")) == 1
 
 
