@@ -259,6 +259,35 @@ def _is_table(value: Any) -> bool:
     return all(number is None or type(number) in (int, float) for number in value.values())
 
 
+def load_side_file(file: Path, keys: AbstractSet[str]) -> dict[str, Any]:
+    """Read a JSON file of a run folder.
+
+    Args:
+        file: File, sealed unless an earlier version wrote it.
+        keys: Keys that it has to have.
+
+    Returns:
+        Its contents, without the seal.
+
+    Raises:
+        DocumentError: it is gone or not as it was written; names it.
+    """
+    try:
+        content = read_sealed(file)
+    except FileNotFoundError as error:
+        msg = f"{file} is gone"
+        raise DocumentError(msg) from error
+    except (OSError, DocumentError) as error:
+        msg = f"{file} cannot be read: {error}"
+        raise DocumentError(msg) from error
+    missing = sorted(keys - content.keys())
+    if missing:
+        msg = f"{file} lacks {', '.join(missing)}"
+        raise DocumentError(msg)
+    content.pop(SEAL, None)
+    return content
+
+
 def read_side_file(file: Path, keys: AbstractSet[str], without: str) -> dict[str, Any] | None:
     """Read a JSON file of a run folder that the run can do without.
 
@@ -271,19 +300,10 @@ def read_side_file(file: Path, keys: AbstractSet[str], without: str) -> dict[str
         Its contents, without the seal; None where it is gone or not as it was written, which is said.
     """
     try:
-        content = read_sealed(file)
-        missing = sorted(keys - content.keys())
-    except FileNotFoundError:
-        what = "is gone"
-    except (OSError, DocumentError) as error:
-        what = f"cannot be read: {error}"
-    else:
-        content.pop(SEAL, None)
-        if not missing:
-            return content
-        what = f"lacks {', '.join(missing)}"
-    _logger.warning("%s %s; %s", file, what, without)
-    return None
+        return load_side_file(file, keys)
+    except DocumentError as error:
+        _logger.warning("%s; %s", error, without)
+        return None
 
 
 @contextmanager

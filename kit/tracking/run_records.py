@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kit.checkpoint.run_folder import MetricsLog, RunFolder, read_side_file
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, load_side_file, read_side_file
 from kit.io.documents import DocumentError, read_toml
 from kit.io.errors import CheckpointError, KitError
 from kit.io.sealed import write_sealed
@@ -62,19 +62,16 @@ def read_account(folder: RunFolder) -> Account:
     if not folder.tracking.is_file():
         msg = f"{folder.path}: expected the folder of a run, with {folder.tracking.name}; name one, such as runs/first"
         raise KitError(msg)
-    account = _kept_account(folder, "nothing was sent")
-    if account is None:
-        msg = f"{folder.path}: what a tracking store is told of the run is not known; {_ANEW}"
-        raise KitError(msg)
-    return account
+    try:
+        return _load_account(folder)
+    except DocumentError as error:
+        msg = f"{error}; {_ANEW}"
+        raise KitError(msg) from error
 
 
-def _kept_account(folder: RunFolder, without: str) -> Account | None:
-    """Read the account in a run folder; where it is damaged, say so and what becomes of the run without it."""
+def _load_account(folder: RunFolder) -> Account:
     names = {field.name for field in fields(Account)}
-    content = read_side_file(folder.tracking, names, without)
-    if content is None:
-        return None
+    content = load_side_file(folder.tracking, names)
     return Account(**{name: content[name] for name in names})
 
 
@@ -90,10 +87,11 @@ def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: boo
     Raises:
         KitError: the store refuses the run.
     """
-    record = read_side_file(folder.provenance, {"run_key"}, "its MLflow run is not known")
-    if record is None:
-        msg = f"{folder.path}: nothing says which MLflow run is the run's; {_ANEW}"
-        raise KitError(msg)
+    try:
+        record = load_side_file(folder.provenance, {"run_key"})
+    except DocumentError as error:
+        msg = f"{error}, so that its MLflow run is not known; {_ANEW}"
+        raise KitError(msg) from error
     facts: dict[str, Any] = {
         "run_dir": folder.path.parent, "experiment": account.experiment, "run_name": account.run_name,
         "params": account.params, "tags": account.tags, "dataset": account.dataset, "folder": folder.path,
@@ -112,8 +110,10 @@ def with_first_params(folder: RunFolder, account: Account) -> Account:
     """Give a run that goes on its first parameters and its first start, as MLflow keeps them."""
     if not folder.tracking.is_file():
         return account
-    before = _kept_account(folder, "it is written anew, with the settings of now as parameters")
-    if before is None:
+    try:
+        before = _load_account(folder)
+    except DocumentError as error:
+        _logger.warning("%s; it is written anew, with the settings of now as parameters", error)
         return account
     return replace(account, params={**account.params, **before.params}, started_ms=before.started_ms)
 
