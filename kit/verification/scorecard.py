@@ -220,7 +220,11 @@ class _Evaluation:
         if "lsm" in pairs.store.static:
             window = pairs.selection.grid.window or (slice(None), slice(None))
             land = pairs.selection.grid.read_static(pairs.store, "lsm")[window]
-        return regions_on(self._settings.regions, latitude, longitude, land)
+        names = self._settings.regions
+        # What is scored everywhere is what all results begin with.
+        if names is not None and ALL not in names:
+            names = (ALL, *names)
+        return regions_on(names, latitude, longitude, land)
 
     def _made_of(self, store: Store, precision: str, seed: int | None) -> dict[str, Any]:
         """Describe what the sums are of: those of anything else are not added to them."""

@@ -26,13 +26,15 @@ LEVEL = 0.95
 DRAWS = 1000
 FEWEST_BLOCKS = 3
 """Below it nothing can be said of how blocks vary."""
+FEWEST_DATES = 20
+"""Below it intervals of series with a coefficient of 0.8 cover in 82 to 88 %, at 20 dates in 89, at 60 in 94."""
 # On 500 series each, AR(1) with coefficients of 0 to 0.8 and moving sums over 1 to 10 dates, three times the length of
 # Politis and White covers in 92 to 97 % of 60 or 200 dates; their own length in 80 to 95 %, single dates in 35 to 95 %.
 _LENGTHENED = 3.0
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """Interval of a score or of a difference of two.
 
     Attributes:
@@ -53,7 +55,7 @@ class Interval:
     @property
     def significant(self) -> bool:
         """Whether the interval leaves zero out and the test rejects equal accuracy, at the level of 5 %."""
-        return (self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL
+        return bool((self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL)
 
 
 def overlap(lead_hours: float, spacing_hours: float) -> int:
@@ -66,7 +68,7 @@ def overlap(lead_hours: float, spacing_hours: float) -> int:
     return max(1, math.ceil(lead_hours / spacing_hours))
 
 
-def confidence(score: Score, sums: Float64, least: int, seed: int = 0) -> Interval | None:
+def confidence(score: Score, sums: Float64, least: int, seed: int = 0) -> ConfidenceInterval | None:
     """Estimate how far a score may be from what many more start dates would give.
 
     Blocks of consecutive start dates are drawn with replacement, in a circle (Politis and Romano 1992, "A circular
@@ -80,11 +82,11 @@ def confidence(score: Score, sums: Float64, least: int, seed: int = 0) -> Interv
         seed: Seed of the draws.
 
     Returns:
-        Interval of ``LEVEL``; None where there are too few start dates for ``FEWEST_BLOCKS`` blocks.
+        Interval of ``LEVEL``; None of fewer than ``FEWEST_DATES``, or too few for ``FEWEST_BLOCKS`` blocks.
     """
     dates = len(sums)
     longest = dates // FEWEST_BLOCKS
-    if least > longest or longest < 2:
+    if dates < FEWEST_DATES or least > longest:
         return None
     block = min(max(least, math.ceil(_LENGTHENED * correlation_length(influence(score, sums)))), longest)
     # A draw is the number of times that it holds each date: all scores of it come from one product.
@@ -94,10 +96,11 @@ def confidence(score: Score, sums: Float64, least: int, seed: int = 0) -> Interv
     tail = (1 - LEVEL) / 2
     stretch = stats.t.ppf(1 - tail, blocks - 1) / stats.norm.ppf(1 - tail) * math.sqrt(blocks / (blocks - 1))
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return Interval(estimate + stretch * (low - estimate), estimate + stretch * (high - estimate), dates, block)
+    low, high = (float(estimate + stretch * (end - estimate)) for end in (low, high))
+    return ConfidenceInterval(low, high, dates, block)
 
 
-def difference(score: Score, ours: Float64, theirs: Float64, least: int, seed: int = 0) -> Interval | None:
+def difference(score: Score, ours: Float64, theirs: Float64, least: int, seed: int = 0) -> ConfidenceInterval | None:
     """Estimate how far the difference of two forecasts' scores may be from what many more start dates would give.
 
     Args:
@@ -120,7 +123,7 @@ def difference(score: Score, ours: Float64, theirs: Float64, least: int, seed: i
     if found is None:
         return None
     p_value = equal_accuracy(influence(apart, both) + float(apart(both.mean(axis=0))), found.block)
-    return Interval(found.low, found.high, found.dates, found.block, p_value)
+    return ConfidenceInterval(found.low, found.high, found.dates, found.block, p_value)
 
 
 def equal_accuracy(differences: Float64, horizon: int) -> float:

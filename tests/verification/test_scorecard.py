@@ -65,6 +65,39 @@ def test_the_result_has_what_it_promises(checkpoints: list[Path]) -> None:
     assert kept["scores"] == result["scores"]
 
 
+def test_every_lead_and_region_is_scored_and_earlier_ones_stay(tmp_path: Path, empty_database: Path) -> None:
+    splits = {
+        "train": "2020-01-01/2020-01-02",
+        "valid": "2020-01-02T06/2020-01-03T18",
+        "test": "2020-01-04/2020-01-12T18",
+    }
+    store = synthetic_store(tmp_path / "store", times=48, static=("lsm", "slt", "z"), splits=splits)
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    raw: dict[str, Any] = {
+        "run": {"name": "a", "dir": tmp_path},
+        "data": {"store": str(store.path)},
+        "model": {"weights": "random"},
+        "train": {"steps": 1},
+    }
+    checkpoint = Path(finetune(Settings.model_validate(raw)).checkpoint)
+    first = scored(checkpoint, steps=4, base=False)
+    assert list(first["leads"]) == ["006h", "012h", "018h", "024h"]
+    assert first["leads"]["024h"]["2t"]["rmse"] == pytest.approx(first["scores"]["2t"]["rmse"], rel=1e-12)
+    assert first["units"]["10ws"] == first["units"]["ws_500"] == "m s-1"
+    second = scored(checkpoint, steps=1, base=False, regions=("tropics", "mine=60/0/0/90"))
+    json.dumps(second, allow_nan=False)
+    # Leads, dates and regions of the first evaluation are still there.
+    assert second["leads"]["024h"] == first["leads"]["024h"]
+    assert second["leads"]["006h"]["2t"]["dates"] > first["leads"]["006h"]["2t"]["dates"]
+    assert second["regions"]["mine"].keys() == {"006h"}
+    assert second["regions"]["tropics"].keys() == first["leads"].keys()
+    row = second["leads"]["006h"]["2t"]
+    assert row["rmse_low"] < row["rmse"] < row["rmse_high"]
+    assert row["persistence_significant"] in (True, False)
+    kept = json.loads((checkpoint.parents[1] / "scores.json").read_text())
+    assert kept["leads"] == second["leads"]
+
+
 def test_persistence_is_the_error_of_the_last_input_state(results: list[dict[str, Any]]) -> None:
     """By hand from the store: area-weighted RMSE between each target and the state before it."""
     from kit.data.store.reader import Store

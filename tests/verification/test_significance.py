@@ -80,7 +80,7 @@ def test_equal_forecasts_do_not_differ() -> None:
     assert not found.significant
 
 
-@pytest.mark.parametrize(("dates", "least"), ((5, 1), (2, 1), (1, 1), (30, 11), (59, 20)))
+@pytest.mark.parametrize(("dates", "least"), ((19, 1), (2, 1), (1, 1), (30, 11), (59, 20)))
 def test_too_few_dates_have_no_interval(dates: int, least: int) -> None:
     values = np.random.default_rng(7).standard_normal((dates, 1)) ** 2
     assert confidence(rmse, values, least) is None
