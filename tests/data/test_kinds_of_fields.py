@@ -116,7 +116,8 @@ def reread(dataset: xr.Dataset, source: str, path: Path) -> xr.Dataset:
     """Read a file with xarray alone; a pickle's values are those that went into it."""
     options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False}
     if source == "zarr":
-        return xr.open_zarr(path, chunks=None, **options).load()
+        found: xr.Dataset = xr.open_zarr(path, chunks=None, **options).load()
+        return found
     if source == "netcdf" and path.is_file() and path.suffix == ".nc":
         with xr.open_dataset(path, **options) as opened:
             return opened.load()
@@ -517,7 +518,7 @@ def test_groups_by_name(group: str, tmp_path: Path) -> None:
 def height(**fields: Any) -> xr.Dataset:
     """Fields without times, from their lowest and highest value."""
     data = {
-        name: (("latitude", "longitude"), np.linspace(*ends, 30, dtype=np.float32).reshape(5, 6), attributes)
+        name: (("latitude", "longitude"), np.linspace(ends[0], ends[1], 30, dtype=np.float32).reshape(5, 6), attributes)
         for name, (ends, attributes) in fields.items()
     }
     return made(T2).assign(data)

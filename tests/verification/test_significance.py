@@ -21,7 +21,7 @@ CASES = 500
 
 
 def rmse(sums: np.ndarray) -> np.ndarray:
-    return np.sqrt(sums[..., 0])
+    return np.asarray(np.sqrt(sums[..., 0]))
 
 
 def mean(sums: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ def test_a_statistic_is_valid_at_the_end_of_its_bounds() -> None:
     assert field[WINDOW].values.tolist() == [24, 24, 24]
 
 
-DAILY = {"GRIB_paramId": 228, "cell_methods": "valid_time: sum (interval: 1 hour)", "spaced": "24h"}
+DAILY: dict[str, Any] = {"GRIB_paramId": 228, "cell_methods": "valid_time: sum (interval: 1 hour)", "spaced": "24h"}
 
 
 @pytest.mark.parametrize(
