@@ -113,6 +113,13 @@ def sample(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def manual(session: nox.Session) -> None:
+    """Repeat the runs whose numbers the manual states, and write them into it: -- first-run names some."""
+    install(session)
+    session.run("python", "ci/manual.py", *session.posargs)
+
+
+@nox.session(default=False)
 def screenshots(session: nox.Session) -> None:
     """Take the manual's pictures of the tracking page again; needs Chromium. -- FOLDER keeps the runs there."""
     install(session)
