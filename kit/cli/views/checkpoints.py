@@ -49,12 +49,26 @@ def show_scores(result: Mapping[str, Any]) -> None:
     if skills:
         mean = sum(skills) / len(skills)
         out.print(f"better than persistence in {better} of {len(skills)}; mean skill {mean:.3f}")
+    _show_certainty(result)
     # The base weights have no error in what they cannot predict.
     changes = {variable: row["change"] for variable, row in before.items() if row.get("change") is not None}
     if changes:
         worse = len([change for change in changes.values() if change > 0])
         out.print(f"worse than the base weights in {worse} of {len(changes)}; {_least_improved(changes)}")
     _show_edge(result.get("edge") or [])
+
+
+def _show_certainty(result: Mapping[str, Any]) -> None:
+    """Show how many differences from persistence are significant, or that there are too few start dates to say."""
+    scores = result.get("scores", {})
+    last = list(result.get("leads", {}).values())[-1:]
+    rows = [row for table in last for name, row in table.items() if name in scores]
+    judged = [row for row in rows if "persistence_significant" in row]
+    if judged:
+        sure = sum(bool(row["persistence_significant"]) for row in judged)
+        error_console().print(f"the difference from persistence is significant in {sure} of {len(judged)}")
+    elif rows:
+        error_console().print(f"too few start dates ({rows[0]['dates']}) for intervals and significance")
 
 
 def _least_improved(changes: Mapping[str, float]) -> str:
