@@ -46,7 +46,7 @@ def check(mapping: dict[str, Any], **place: float) -> None:
     np.testing.assert_allclose((again - degrees + 180) % 360 - 180, 0, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(FIGURES, MERIDIANS, st.floats(15, 70), st.floats(0, 15), st.sampled_from([-1, 1]), st.floats(-2e6, 2e6))
 def test_cones(figure: Any, meridian: float, parallel: float, apart: float, sign: int, x: float) -> None:
     for kind in ("lambert_conformal_conic", "albers_conical_equal_area"):
@@ -59,7 +59,7 @@ def test_cones(figure: Any, meridian: float, parallel: float, apart: float, sign
         check(mapping | figure, x=x)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(FIGURES, MERIDIANS, st.sampled_from([-90.0, 90.0]), st.floats(-3e6, 3e6), st.sampled_from([-3e6, 3e6]))
 def test_polar_stereographic_grids(figure: Any, meridian: float, pole: float, x: float, y: float) -> None:
     mapping = {
@@ -71,7 +71,7 @@ def test_polar_stereographic_grids(figure: Any, meridian: float, pole: float, x:
     check(mapping | figure, x=x, y=y)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(FIGURES, MERIDIANS, st.floats(-75, 75), st.floats(-1e6, 1e6))
 def test_transverse_and_oblique_projections(figure: Any, meridian: float, latitude: float, x: float) -> None:
     transverse = {
@@ -102,7 +102,7 @@ def test_an_oblique_mercator_grid() -> None:
     check(mapping, x=x, y=y)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.floats(-89, 89), MERIDIANS, st.floats(-60, 60), st.floats(-170, 170))
 def test_rotated_grids(pole_latitude: float, pole_longitude: float, latitude: float, longitude: float) -> None:
     mapping = {
@@ -171,7 +171,7 @@ def test_mappings_of_no_projection_give_no_angles(mapping: dict[str, Any]) -> No
     assert not said
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(MERIDIANS, st.floats(20, 65), st.sampled_from([-1, 1]), st.floats(-1e6, 1e6))
 def test_angles_of_points_alone(meridian: float, parallel: float, sign: int, x: float) -> None:
     mapping = LCC | SPHERE | {
