@@ -76,7 +76,8 @@ def test_what_unpacks_numbers_is_read(packer: Any, filters: list[Any], tmp_path:
         {"shards": (4, 6, 10)},
         {"shards": (4, 6, 10), "compressors": (GzipCodec(), Crc32cCodec())},
     ),
-    ids=repr,
+    # Names of our own: a codec's repr shows sets, whose order is another in every process.
+    ids=("plain", "gzip", "zstd-crc32c", "crc32c-blosc", "sharded", "sharded-gzip-crc32c"),
 )
 def test_version_3_is_read(options: dict[str, Any], tmp_path: Path) -> None:
     array = guarded(written(tmp_path / "a.zarr", 3, **options))["t"]
