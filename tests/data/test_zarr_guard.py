@@ -178,6 +178,9 @@ def test_chunks_that_unpack_to_more(codec: str, chunk: bytes, tmp_path: Path) ->
     folder = written(tmp_path / "a.zarr", 2, compressors=())
     file = folder / "t" / ".zarray"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"compressor": {"id": codec}}))
+    # Alone: chunks are read side by side, and another one, which was never packed, might fail first.
+    for other in (folder / "t").glob("?.?.?"):
+        other.unlink()
     (folder / "t" / "0.0.0").write_bytes(chunk)
     array = guarded(folder)["t"]
     with pytest.raises(ValueError, match=r"t/0.0.[0-9] (unpacks to|cannot be unpacked)|packed streams"):
