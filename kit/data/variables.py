@@ -296,6 +296,9 @@ _WATER = {
 }
 """Names and kinds of variables that are amounts of water."""
 
+WIND_SPEEDS = {"10ws": ("10u", "10v"), "100ws": ("100u", "100v"), "ws": ("u", "v")}
+"""Speeds of the wind, in m s-1, by the names that scores have of them: the components that each is made of."""
+
 _TABLES: dict[Kind, dict[str, Variable]] = {"surface": SURFACE, "atmospheric": ATMOSPHERIC, "static": STATIC}
 
 

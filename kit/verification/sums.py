@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kit.data.statistics import channel_key
+from kit.data.variables import WIND_SPEEDS
 from kit.verification.regions import Regions
 
 # Of every forecast: area weights, and weighted errors.
@@ -33,7 +34,6 @@ DIRECTIONS = frozenset({"mwd", "mdww", "mdts", "mwd1", "mwd2", "dwi"})
 """Variables that are directions in degrees: their errors are angles, from -180 to 180 degrees."""
 WIND_SPEED = "ws"
 """Speed of the wind on levels; ``10ws`` at 10 m."""
-_WINDS = {"10ws": ("10u", "10v"), "100ws": ("100u", "100v"), WIND_SPEED: ("u", "v")}
 
 States = Mapping[str, Tensor]
 """Physical values by variable: [B, H, W] at the surface, [B, C, H, W] in the atmosphere."""
@@ -41,14 +41,14 @@ States = Mapping[str, Tensor]
 
 def wind_speeds(names: Collection[str]) -> list[str]:
     """Name the speeds of the winds whose components are among some variables."""
-    return [speed for speed, (east, north) in _WINDS.items() if east in names and north in names]
+    return [speed for speed, (east, north) in WIND_SPEEDS.items() if east in names and north in names]
 
 
 def with_wind_speed(states: States) -> dict[str, Tensor]:
     """Add the speed of the wind, in m s-1, where both of its components are there."""
     found = dict(states)
     for name in wind_speeds(states):
-        east, north = _WINDS[name]
+        east, north = WIND_SPEEDS[name]
         found[name] = torch.hypot(states[east], states[north])
     return found
 
