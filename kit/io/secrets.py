@@ -30,8 +30,10 @@ _SECRET_WORDS = frozenset(
 _BEFORE_KEY = frozenset("access account api encryption private secret shared signing storage subscription".split())
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 # In the query of an address, and at the end of a variable's name, shorter words say it as well.
-_SHORT_WORDS = frozenset("auth hmac jwt key keyid pass pat sas session sid sig signature".split())
-_ENDINGS = ("accesskey", "accesskeyid", "apikey", "credential", "passwd", "password", "secret", "signature", "token")
+_SHORT_WORDS = frozenset("auth hmac jwt key keyid odbc pass pat sas session sid sig signature".split())
+_ENDINGS = tuple(
+    "accesskey accesskeyid apikey credential passwd password pw pwd secret sessionid signature token".split()
+)
 
 # The scheme is bounded: without a bound, a long text of letters would be searched from each letter to its end.
 _SCHEME = r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://"
@@ -40,7 +42,7 @@ _LINE_END = re.compile(r"[\r\n]")
 _SPACE = re.compile(r"[\s<>]")
 _SERVER = re.compile(rf"^(https?://){re.escape(MASK)}@", re.IGNORECASE)
 _PORT = re.compile(r"(?:localhost|[\w-]*\.[\w.-]*):\d{1,5}$")
-_USER_COLON = re.compile(r"[^/?#\s@:]{0,64}:")
+_USER_COLON = re.compile(r"[^/?#\s@:,]{0,64}:(?!\d{1,5}(?:[/?#]|$))[^\s,]{0,64}")
 _ONLY_PORT = re.compile(r"\d{1,5}(?:[/?#].*|[.,:;)]?)$")
 _HOST = re.compile(r"(?:localhost|[\w-]+(?:\.[\w-]+)+|[\w.-]+:\d{1,5}|\[[0-9a-f:.]+\](?::\d{1,5})?)$", re.IGNORECASE)
 _PARAMETER = re.compile(r"[?&;#]([\w.%-]{1,80})=")
@@ -52,19 +54,26 @@ _QUOTED = re.compile(
     r"(?P<value>.{0,8192}?)(?P<end>(?<!\\)(?P=close))",
     re.DOTALL,
 )
+# NAME=VALUE; with spaces around the sign, and after a colon, a word without quotes and digits is no value.
 _ASSIGNED = re.compile(
-    r"(?<![\w.-])(?P<start>(?P<name>[\w.-]{1,80})(?:=|\s*=\s*(?=[\"'])))"
-    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&'\"]+)"
+    r"(?<![\w.-])(?P<start>(?P<name>[\w.-]{1,80})"
+    r"(?:=|\s{0,8}=\s{0,8}(?=[\"']|\S*\d)|:[ \t]{1,8}(?=\S*\d)(?![\w.-]{1,80}=[^=\s])))"
+    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|(?:(?:Bearer|Basic)\s+)?[^\s,;&'\"]+)"
 )
+# A line of .netrc.
+_LOGIN = re.compile(r"\b(login\s{1,8}\S{1,80}\s{1,8}password\s{1,8})\S+")
 _HEADERS = frozenset("authorization cookie private-token proxy-authorization set-cookie x-api-key x-auth-token".split())
 _HEADER = re.compile(rf"(?<![\w-])((?:{'|'.join(_HEADERS)})\s*:\s*)[^\r\n\"']+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(Bearer\s+)(?=\S*[\d._~+/=-]|\S{20})[\w.~+/=-]{8,}", re.IGNORECASE)
 _BASIC = re.compile(r"\b(Basic\s+)([A-Za-z0-9+/]{6,}={0,2})", re.IGNORECASE)
 
-# Prefixes that issuers give their tokens: Hugging Face, GitHub, GitLab, OpenAI, npm, PyPI, Slack, Databricks, Amazon
-# (docs.aws.amazon.com, IAM identifiers), Google, and JSON Web Tokens (RFC 7519), whose header begins with {".
+# Prefixes that issuers give their tokens: Hugging Face, GitHub, GitLab, OpenAI, npm, PyPI, Slack (with its web hooks),
+# Stripe, Vault, SendGrid, Databricks, Amazon (docs.aws.amazon.com, IAM identifiers), Google, and JSON Web Tokens
+# (RFC 7519), whose header begins with {".
 _ISSUED = re.compile(
     r"\b(?:(hf_|gh[opsur]_|github_pat_|glpat-|sk-|npm_|pypi-|xox[abeprs]-)[A-Za-z0-9_-]{16,}"
+    r"|(hooks\.slack\.com/services/)[A-Za-z0-9/]{16,}"
+    r"|([rs]k_(?:live|test)_|hvs\.|SG\.)[A-Za-z0-9_.-]{16,}"
     r"|(dapi)[0-9a-f]{32}(?:-\d+)?"
     r"|(AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}"
     r"|(AIza)[A-Za-z0-9_-]{35}"
@@ -101,6 +110,7 @@ def scrub(text: str) -> str:
     text = _QUOTED.sub(_mask_quoted, text)
     text = _ASSIGNED.sub(_mask_assigned, text)
     text = _HEADER.sub(rf"\1{MASK}", text)
+    text = _LOGIN.sub(rf"\1{MASK}", text)
     text = _BEARER.sub(rf"\1{MASK}", text)
     text = _BASIC.sub(_mask_basic, text)
     text = _ISSUED.sub(lambda match: f"{match[match.lastindex or 0]}{MASK}", text)
@@ -174,7 +184,9 @@ def remember_secret(secret: str) -> None:
 
 
 def secrets_in(value: str) -> set[str]:
-    """Return the secrets in the addresses of a value: passwords and tokens before the host, secret parameters.
+    """Return the secrets in the addresses and connection strings of a value.
+
+    These are passwords and tokens before a host, secret parameters, and what stands behind a secret name.
 
     An address that is not written as it should be, as with a slash in a password, can be read in more than one way:
     what is secret in any of them is returned.
@@ -190,6 +202,15 @@ def secrets_in(value: str) -> set[str]:
             # In a header, user and password are one.
             found.add(base64.b64encode(unquote(rest[:end]).encode()).decode())
         found |= {rest[begin:end] for begin, end in _secret_parameters(rest)}
+    # A parameter of an address may hold a connection string in its turn.
+    for text in (value, unquote(value)):
+        for match in (*_QUOTED.finditer(text), *_ASSIGNED.finditer(text)):
+            if is_secret_name(match["name"]):
+                found.add(match["value"].strip("\"'"))
+    found |= {issued[0].removeprefix(issued[issued.lastindex or 0]) for issued in _ISSUED.finditer(value)}
+    # A line of a private key is as secret as the whole; in JSON, its ends of lines are escaped.
+    for private_key in _PRIVATE_KEY.finditer(value.replace("\\n", "\n")):
+        found.update(private_key[0].splitlines()[1:])
     return set(filter(_is_worth_hiding, found))
 
 
@@ -199,10 +220,10 @@ def _known(remembered: frozenset[str], environment: Iterable[tuple[str, str]]) -
     found = set(remembered)
     for name, value in environment:
         words = [word.lower() for word in _WORD.findall(name)]
-        if is_secret_name(name) or (words and words[-1] in _SHORT_WORDS):
+        if is_secret_name(name) or (words and (words[-1] in _SHORT_WORDS or _ends_secretly(words[-1]))):
             # Some name the file of a secret.
             if _is_worth_hiding(value) and not (os.sep in value and Path(value).exists()):
-                found.add(value)
+                found |= {value, *_parts(value)}
         else:
             # A proxy may be written without its scheme.
             is_proxy = bool(words) and words[-1] == "proxy"
@@ -218,6 +239,12 @@ def _known(remembered: frozenset[str], environment: Iterable[tuple[str, str]]) -
         return None
     # A password that is a common word is masked where it stands by itself.
     return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, longest_first))})(?![A-Za-z0-9])")
+
+
+def _parts(secret: str) -> set[str]:
+    """Return the parts of a secret that are secrets by themselves: the key of ``USER:KEY``, a private key in JSON."""
+    _, _, key = secret.partition(":")
+    return {*filter(_is_worth_hiding, [key]), *secrets_in(secret)}
 
 
 def _is_worth_hiding(value: str) -> bool:
@@ -248,7 +275,7 @@ def _addresses(text: str) -> Iterator[tuple[re.Match[str], str]]:
     """Find the addresses in a text: the match of the scheme with its ``://``, and what follows up to its end."""
     beginnings: list[re.Match[str]] = []
     for found in _BEGINNING.finditer(text):
-        # Right behind a user's name and its colon stands a password, whatever it looks like.
+        # Behind a user's name and its colon stands a password, whatever it looks like; a port is none.
         if not beginnings or not _USER_COLON.fullmatch(text, beginnings[-1].end(), found.start()):
             beginnings.append(found)
     # An address ends before the next one, so that no part of a long text is searched twice.

@@ -101,6 +101,18 @@ def test_names_that_only_resemble_secrets(name: str) -> None:
         ('{"token": "a\\"b", "key": "loss"}', '{"token": "***", "key": "loss"}'),
         ("host=db user=ann password=abc", "host=db user=ann password=***"),
         ('api_key = "a b"', 'api_key = "***"'),
+        ("aws_secret_access_key = wJal7/b", "aws_secret_access_key = ***"),
+        ("password: hunter2", "password: ***"),
+        ("note: password=hunter2", "note: password=***"),
+        ("Authorization=Bearer ab.cd", "Authorization=***"),
+        ("machine host login ann password hunter2", "machine host login ann password ***"),
+        ("AccountName=a;AccountKey=aGk7+/== x", "AccountName=a;AccountKey=*** x"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dann%3BPWD%3Dab1&x=1", "mssql+pyodbc:///?odbc_connect=***&x=1"),
+        ("https://host/x;jsessionid=abc", "https://host/x;jsessionid=***"),
+        ("https://hooks.slack.com/services/T0A1B2C3/B0A1B2C3/x1Y2", "https://hooks.slack.com/services/***"),
+        ("sk_live_abcdefghijklmnop12", "sk_live_***"),
+        ("SG.abcdefghijklmnop.qrstuvwx", "SG.***"),
+        ("hvs.abcdefghijklmnopqrst", "hvs.***"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----",
          "-----BEGIN RSA PRIVATE KEY-----***-----END RSA PRIVATE KEY-----"),
     ),
@@ -122,7 +134,7 @@ def test_secrets_by_their_place(text: str, expected: str) -> None:
         "sha256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "[('http://a.org/x','me@b.org')]",
         "the token is missing: log in", "cookie cutter", "KIT_CACHE=/data/cache", "Europe/Berlin", "C:\\data\\a.nc",
         "500,850 hPa", "z at 500 hPa: 49.8 m2/s2", "https://[::1]:5000/a@b", str(uuid.UUID(int=7)), "key=2t",
-        "see http://host:5000: mail me@there.example",
+        "see http://host:5000: mail me@there.example", "the token: it is missing", "key: 12 values", "password = wrong",
     ),
 )  # fmt: skip
 def test_ordinary_text_stays(text: str) -> None:
@@ -139,6 +151,8 @@ def test_dates_hashes_and_paths_stay(moment: object, digest: bytes, parts: list[
 @given(SCHEMES, PASSWORDS)
 @example("https://", "zq71/2@b7qz")
 @example("https://", "zq7111://7qz")
+@example("postgresql://", "zq71:a://7qz")
+@example("postgresql://", "zq7#;a://7qz")
 def test_a_password_in_an_address_never_stays(scheme: str, password: str) -> None:
     for written in (password, quote(password, safe="")):
         address = f"{scheme}ann:{written}@db.example.org/mlflow"
@@ -193,6 +207,26 @@ def test_variables_are_masked_in_every_spelling(variable: str, spelling: str, mo
     ),
 )
 def test_addresses_in_variables_are_taken_apart(
+    variable: str, value: str, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert scrub(f"refused: {secret}") == "refused: ***"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "secret"),
+    (
+        ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=a;AccountKey=aGk7abc+/==;Suffix=b", "aGk7abc+/=="),
+        ("ODBC_DSN", "Driver=x;Uid=ann;Pwd=od8c-pw;", "od8c-pw"),
+        ("KIT_TRACK__URI", "mssql+pyodbc:///?odbc_connect=UID%3Dann%3BPWD%3Dod8c-pw", "od8c-pw"),
+        ("CREDENTIALS", '{"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE12\\n-----END-----"}', "MIIE12"),
+        ("CDSAPI_KEY", "12345:7c9e6679-7425", "7c9e6679-7425"),
+        ("PGPASSWORD", "pg-pass-1", "pg-pass-1"),
+        ("LDAP_BINDPW", "ld4p-pw", "ld4p-pw"),
+        ("REDIS_URL", "redis://:r3dis-pw@cache/0", "r3dis-pw"),
+    ),
+)
+def test_a_variable_is_masked_by_its_parts(
     variable: str, value: str, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
