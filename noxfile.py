@@ -113,6 +113,13 @@ def sample(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def coastlines(session: nox.Session) -> None:
+    """Embed coasts and borders again, from the npm package world-atlas, and record their hash: -- TARBALL."""
+    install(session)
+    session.run("python", "ci/coastlines.py", *session.posargs)
+
+
+@nox.session(default=False)
 def manual(session: nox.Session) -> None:
     """Repeat the runs whose numbers the manual states, and write them into it: -- first-run names some."""
     install(session)

@@ -15,6 +15,7 @@ CARRIED = (
     "kit/py.typed", "kit/data-registry.toml", "kit/config/recipes/tiny-pretrain.toml",
     "kit/resources/era5-sample.pickle",
     "kit/resources/aurora-tiny.safetensors",
+    "kit/resources/coastlines.npz",
     "kit/plots/templates/quality.html.j2",
     "kit/plots/templates/variable.html.j2",
 )  # fmt: skip

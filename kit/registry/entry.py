@@ -101,7 +101,7 @@ class Entry(BaseModel):
     """Length in bytes; may be missing where there is no SHA-256."""
     licence: str = Field(min_length=1)
     """Licence of the contents, and whom to credit."""
-    kind: Literal["states", "weights", "source", "statics", "statistics", "zarr"]
+    kind: Literal["states", "weights", "source", "statics", "statistics", "map", "zarr"]
     """``states`` can be built into a store by itself, ``source`` is one file among several of a data set,
     ``weights`` are a model's, ``statics`` its constant fields, ``statistics`` are numbers about a data set; ``zarr`` is
     a store of chunks that is read where it is, in parts, and never fetched: it has no hash."""
