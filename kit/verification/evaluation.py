@@ -1,7 +1,7 @@
-"""Forecasts of every lead of a roll-out, summed up beside the states that came.
+"""Forecasts of every lead, summed up beside the states that came: a model's roll-outs, or those of a file.
 
-One start date's roll-out is made at a time, or a batch of them, and each lead's target is read when it is predicted:
-memory depends on neither the number of start dates nor of steps.
+One start date is forecast at a time, or a batch of them, and each lead's target is read when it is predicted: memory
+depends on neither the number of start dates nor of steps.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +44,57 @@ class Climatology(Protocol):
         """Return the usual values of some variables where forecasts are scored, [B, H, W] and [B, C, H, W]."""
 
 
+class Forecasts(Protocol):
+    """Forecasts that are scored, whoever made them."""
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Variables that are expected to be missing somewhere, such as waves over land."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device that predictions are on."""
+
+    def predict(self, inputs: Batch, steps: Sequence[int]) -> Iterator[States]:
+        """Predict a batch of start dates.
+
+        Args:
+            inputs: Input states; their time is the start date, UTC.
+            steps: Steps whose states are wanted, counted from 1, in order.
+
+        Yields:
+            Physical values by variable of each of the steps, [B, H, W] and [B, C, H, W], halo included.
+        """
+
+
+@dataclass(frozen=True)
+class RollOuts:
+    """A model's forecasts, each prediction becoming the newest input state of the next.
+
+    Attributes:
+        space: Model that predicts.
+    """
+
+    space: TrainingSpace
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Variables that are expected to be missing somewhere, such as waves over land."""
+        return self.space.may_be_missing
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        device: torch.device = next(self.space.model.parameters()).device
+        return device
+
+    def predict(self, inputs: Batch, steps: Sequence[int]) -> Iterator[States]:
+        """Roll the model out; arguments and results are those of ``Forecasts``."""
+        for step, prediction in enumerate(roll_out(self.space, inputs, max(steps)), start=1):
+            if step in steps:
+                yield physical(prediction)
+
+
 Observer = Callable[[States, States, States], None]
 """Function that looks at predictions of the last lead, at what came, and at the last input states; halo included."""
 
@@ -57,12 +108,17 @@ class Scoring:
         regions: Regions on the grid that is scored.
         batch_size: Forecasts per forward pass.
         climatology: What is usual; None without.
+        chosen: Indices in the store of the states that are predicted, by index of the start date and by step; start
+            dates whose steps differ cannot be in one batch. None for every start date and every step.
+        left_out: Channels that are not scored.
     """
 
     pairs: Pairs
     regions: Regions
     batch_size: int = 1
     climatology: Climatology | None = None
+    chosen: Mapping[int, Mapping[int, int]] | None = None
+    left_out: frozenset[str] = frozenset()
 
     @property
     def window(self) -> Window:
@@ -70,26 +126,52 @@ class Scoring:
         return self.pairs.selection.grid.window or (slice(None), slice(None))
 
     @property
-    def batches(self) -> list[range]:
+    def batches(self) -> list[Sequence[int]]:
         """Indices of the start dates of each forward pass."""
-        count, size = len(self.pairs), self.batch_size
-        return [range(first, min(first + size, count)) for first in range(0, count, size)]
+        starts, size = self.starts, self.batch_size
+        return [starts[first : first + size] for first in range(0, len(starts), size)]
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """Indices of the start dates that are scored."""
+        if self.chosen is None:
+            return range(len(self.pairs))
+        return list(self.chosen)
+
+    @property
+    def times(self) -> list[datetime]:
+        """Start dates that are scored, UTC."""
+        return [self.pairs.time(index) for index in self.starts]
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that are scored of any start date, in order."""
+        if self.chosen is None:
+            return list(range(1, self.pairs.steps + 1))
+        return sorted({step for places in self.chosen.values() for step in places})
+
+    def places(self, index: int) -> Mapping[int, int]:
+        """Return the indices in the store of the states after a start date, by step."""
+        if self.chosen is None:
+            return dict(enumerate(self.pairs.following(index, self.pairs.steps), start=1))
+        return self.chosen[index]
 
     @property
     def channels(self) -> list[str]:
         """Variables at the surface and on each level, as the store has them."""
         selection = self.pairs.selection
         on_levels = [channel_key(name, level) for name in selection.atmospheric for level in selection.levels]
-        return [*selection.targets, *on_levels]
+        return [name for name in (*selection.targets, *on_levels) if name not in self.left_out]
 
     def axes(self, forecasts: Sequence[str]) -> Axes:
         """Return what the sums of some forecasts will be of."""
         selection = self.pairs.selection
         channels = self.channels
         for name in wind_speeds([*selection.targets, *selection.atmospheric]):
-            channels += [channel_key(name, level) for level in selection.levels] if name == WIND_SPEED else [name]
-        leads = [self.lead_hours(step) for step in range(1, self.pairs.steps + 1)]
-        return Axes(self.pairs.times, leads, forecasts, channels, self.regions.names)
+            speeds = [channel_key(name, level) for level in selection.levels] if name == WIND_SPEED else [name]
+            channels += [speed for speed in speeds if speed not in self.left_out]
+        leads = [self.lead_hours(step) for step in self.steps]
+        return Axes(self.times, leads, forecasts, channels, self.regions.names)
 
     def lead_hours(self, step: int) -> float:
         """Return the lead of a step, counted from 1."""
@@ -97,17 +179,16 @@ class Scoring:
 
     def read(self) -> Iterator[Batch]:
         """Read input states of each batch of start dates, then the target of each lead."""
-        steps = self.pairs.steps
         for indices in self.batches:
             yield self.pairs.inputs(indices)
-            following = [self.pairs.following(index, steps) for index in indices]
-            for step in range(steps):
-                yield self.pairs.target([places[step] for places in following])
+            places = [self.places(index) for index in indices]
+            for step in places[0]:
+                yield self.pairs.target([following[step] for following in places])
 
 
 @torch.no_grad()
 def sum_up(
-    space: TrainingSpace,
+    forecasts: Forecasts,
     scoring: Scoring,
     writer: ArchiveWriter,
     name: str = MODEL,
@@ -118,7 +199,7 @@ def sum_up(
     """Forecast from every start date, and write the sums of every lead.
 
     Args:
-        space: Model that predicts.
+        forecasts: What is scored.
         scoring: Start dates, regions and what is usual.
         writer: Writer of the sums.
         name: Name of the forecast.
@@ -128,23 +209,24 @@ def sum_up(
     Returns:
         Seconds that were spent waiting for data.
     """
-    device = next(space.model.parameters()).device
+    device, may_be_missing = forecasts.device, forecasts.may_be_missing
     pairs, window = scoring.pairs, scoring.window
-    sums = RegionalSums(scoring.regions, pairs.selection.levels, space.may_be_missing)
+    last_step = scoring.steps[-1]
+    sums = RegionalSums(scoring.regions, pairs.selection.levels, may_be_missing)
     reading = Waiting(read_ahead(scoring.read()))
     for indices in scoring.batches:
         inputs = moved(next(reading), device)
         last = persistence(inputs.surf_vars | inputs.atmos_vars)
         found: dict[str, LeadSums] = {}
-        for step, prediction in enumerate(roll_out(space, inputs, pairs.steps), start=1):
+        steps = list(scoring.places(indices[0]))
+        for step, predicted in zip(steps, forecasts.predict(inputs, steps), strict=True):
             target = physical(moved(next(reading), device))
-            predicted = physical(prediction)
             last = with_unread(last, target, pairs, indices)
             # Waves come and go; sizes are compared where the model, persistence and the target all have some.
-            for variable in space.may_be_missing & target.keys():
+            for variable in may_be_missing & target.keys():
                 both = predicted[variable].isfinite() & last[variable].isfinite()
                 target[variable] = target[variable].where(both, torch.nan)
-            if step == pairs.steps:
+            if step == last_step:
                 for observer in observers:
                     observer(predicted, target, last)
             came = with_wind_speed(cropped(target, window))
@@ -152,15 +234,18 @@ def sum_up(
             times = [time + step * pairs.selection.timestep for time in inputs.metadata.time]
             if scoring.climatology is not None:
                 usual = with_wind_speed(scoring.climatology.states(times))
-            forecasts: dict[str, States] = {name: with_wind_speed(cropped(predicted, window))}
+            summed: dict[str, States] = {name: with_wind_speed(cropped(predicted, window))}
             if references:
-                forecasts[PERSISTENCE] = with_wind_speed(cropped(last, window))
+                summed[PERSISTENCE] = with_wind_speed(cropped(last, window))
                 if usual is not None:
-                    forecasts[CLIMATOLOGY] = usual
+                    summed[CLIMATOLOGY] = usual
             lead = scoring.lead_hours(step)
-            for forecast, values in forecasts.items():
+            for forecast, values in summed.items():
                 known = {variable: came[variable] for variable in came if variable in values}
-                found.setdefault(forecast, {})[lead] = sums.of(values, known, usual)
+                of_channels = sums.of(values, known, usual)
+                for channel in scoring.left_out & of_channels.keys():
+                    del of_channels[channel]
+                found.setdefault(forecast, {})[lead] = of_channels
         write(writer, scoring, indices, found)
     return reading.seconds
 

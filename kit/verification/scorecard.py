@@ -32,7 +32,7 @@ from kit.models.weights.integrity import DESCRIPTION
 from kit.registry.fetching import strictly
 from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.archive import ArchiveWriter, archive_name, archiving, read_archive, starts_of
-from kit.verification.evaluation import Observer, Scoring, cropped, sum_up
+from kit.verification.evaluation import Observer, RollOuts, Scoring, cropped, sum_up
 from kit.verification.regions import ALL, Regions, regions_on
 from kit.verification.scoring import ScoreRow, lead_name, score_lead, score_table
 from kit.verification.settings import EvaluateSettings
@@ -175,7 +175,7 @@ class _Evaluation:
             path = folder / archive_name(made_of)
             with archiving(path, scoring.axes([MODEL, PERSISTENCE, BASE]), made_of) as writer:
                 started = time.perf_counter()
-                waited = sum_up(space, scoring, writer, observers=self._observers(scoring, edges))
+                waited = sum_up(RollOuts(space), scoring, writer, observers=self._observers(scoring, edges))
                 seconds = time.perf_counter() - started
                 # The base weights need the room that this model has.
                 del predictor, space
@@ -265,7 +265,7 @@ class _Evaluation:
             _logger.warning("the base weights are not scored: training started from random weights")
             return
         of_base = dataclasses.replace(scoring, pairs=predictor.pairs)
-        sum_up(predictor.space, of_base, writer, BASE, references=False)
+        sum_up(RollOuts(predictor.space), of_base, writer, BASE, references=False)
 
 
 def headlines(card: Scorecard) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ import xarray as xr
 from kit.data.dataset import Pairs
 from kit.models.space import TrainingSpace
 from kit.verification.archive import archiving, read_archive
-from kit.verification.evaluation import Scoring, sum_up
+from kit.verification.evaluation import RollOuts, Scoring, sum_up
 from kit.verification.regions import regions_on
 from kit.verification.sums import MODEL, PERSISTENCE
 
@@ -18,7 +18,7 @@ def summed(space: TrainingSpace, pairs: Pairs, path: Path) -> xr.DataArray:
     regions = regions_on(("all",), *pairs.selection.grid.scored_coordinates(pairs.store))
     scoring = Scoring(pairs, regions)
     with archiving(path, scoring.axes([MODEL, PERSISTENCE]), {}) as writer:
-        sum_up(space, scoring, writer)
+        sum_up(RollOuts(space), scoring, writer)
     archive = read_archive(path)
     return archive.of_lead(archive.coordinates["lead"][-1]).isel(region=0)
 
