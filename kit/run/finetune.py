@@ -24,6 +24,7 @@ from kit.run.callbacks import Recorder, Saver, TrainableCheck, cut_back, watch_s
 from kit.run.display import Display, OpenProgress, training_progress
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.run.quality import Quality, fit_for_training
+from kit.run.recorded import as_begun
 from kit.run.records import RunRecords, open_records, public_settings
 from kit.run.resume import MemoryHistory, RunOrigin, check_same, find_folder, find_origin, restore
 from kit.settings import Settings
@@ -133,10 +134,11 @@ def _prepare(settings: Settings, folder: RunFolder, *, fresh: bool) -> _Prepared
     if origin.checkpoint is not None:
         # Sums are split over threads, so that another number of them gives other last bits.
         torch.set_num_threads(origin.state["threads"])
+        settings = as_begun(origin.state["settings"], settings)
     settings, fitted = choose_memory(settings, choose_device(settings.train.device))
     job = build_job(settings)
     quality = fit_for_training(job.store.path, settings.data.accept)
-    history = MemoryHistory() if origin.checkpoint is None else check_same(origin, job)
+    history = MemoryHistory() if origin.checkpoint is None else check_same(origin, settings, job)
     return _Prepared(job, origin, quality, fitted, history)
 
 

@@ -11,8 +11,10 @@ import torch
 from kit.adapt import trainable
 from kit.checkpoint.folder import Checkpoint, finish_exchange, open_checkpoint
 from kit.checkpoint.run_folder import RunFolder
+from kit.config.schema import value_type
 from kit.io.errors import CheckpointError, SettingsError
 from kit.memory.changes import changed_settings, why_inexact
+from kit.run.recorded import completed, missing_settings
 from kit.settings import Settings
 from kit.tracking.params import flatten
 from kit.train.build import Job
@@ -30,6 +32,7 @@ _FREE = (
     "adapt.cache_budget",
     "registry",
 )
+_EMPTY_TABLE = "{}"
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,13 @@ def restore(origin: RunOrigin, job: Job) -> None:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
-def check_same(origin: RunOrigin, job: Job) -> MemoryHistory:
+def check_same(origin: RunOrigin, settings: Settings, job: Job) -> MemoryHistory:
     """Check that settings and data are those that the run was started with, but for memory settings that are exact.
+
+    Args:
+        origin: Where the run goes on from.
+        settings: Settings that it goes on with, before they were resolved.
+        job: The run with these settings.
 
     Returns:
         The memory settings that have changed, at this resumption and at earlier ones.
@@ -171,11 +179,16 @@ def check_same(origin: RunOrigin, job: Job) -> MemoryHistory:
     Raises:
         SettingsError: names what else has changed, and why a memory setting cannot.
     """
-    then, new = origin.state["settings"], job.settings.model_dump(mode="json")
+    recorded = origin.state["settings"]
+    then, new = completed(recorded, settings, job), job.settings.model_dump(mode="json")
     before, now = _decisive(then), _decisive(new)
-    # Runs that began before there was this setting go on with its default.
-    before.setdefault("train.valid_precision", now["train.valid_precision"])
-    changed = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now[key]]
+    missing = [".".join(path) for path in missing_settings(recorded)]
+    changed = []
+    for key in dict.fromkeys((*now, *before)):
+        if before.get(key) == now.get(key):
+            continue
+        note = " (by default: the run is older than this setting)" if key in missing else ""
+        changed.append(f"{key} was {before.get(key, 'not given')}{note}, is {now.get(key, 'not given')}")
     memory: dict[str, dict[str, Any]] = {}
     for name in changed_settings(then["memory"], new["memory"]):
         earlier, later = then["memory"].get(name), new["memory"][name]
@@ -208,8 +221,10 @@ def _memory_history(origin: RunOrigin) -> MemoryHistory:
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in flatten(settings).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in (*_FREE, "memory"))
-    }
+    """Return the values, by dotted key, that must not change; entries of tables one by one."""
+    decisive = {}
+    for key, value in flatten(settings).items():
+        is_free = any(key == free or key.startswith(f"{free}.") for free in (*_FREE, "memory"))
+        if not is_free and value != _EMPTY_TABLE and value_type(Settings, key) is not None:
+            decisive[key] = value
+    return decisive

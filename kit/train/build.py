@@ -12,6 +12,7 @@ from aurora import Aurora
 
 from kit.adapt import factory, rollout_lora
 from kit.adapt.latent import LatentSpace
+from kit.adapt.trainable import Trained
 from kit.adapt.training_check import TrainingCheck
 from kit.data.dataset import Pairs, Selection
 from kit.data.readers import reader_for
@@ -27,7 +28,7 @@ from kit.models.weights.load import Weights, load
 from kit.settings import Settings
 from kit.train.loop import Schedule
 from kit.train.loss import FieldLoss, point_weights
-from kit.train.optim import resolved_groups
+from kit.train.optim import group_parameters, resolved_groups
 from kit.train.resolve import RunSpec, StepSpec, resolve_run
 from kit.train.task import Task
 from kit.train.tasks.forecast import ForecastTask, LatentTask, TaskData
@@ -121,7 +122,7 @@ def build_job(settings: Settings) -> Job:
         data=data,
         valid_precision=run.valid_precision,
     )
-    return Job(_resolved_settings(settings, run, trainer), run, trainer)
+    return Job(resolved_settings(settings, run, trainer.trained), run, trainer)
 
 
 def build_trainer(
@@ -187,8 +188,14 @@ def build_trainer(
     )
 
 
-def _resolved_settings(settings: Settings, run: RunSpec, trainer: Trainer) -> Settings:
-    """Replace every default by its value in this run, as ``config.toml`` keeps it: a run with it is the same run."""
+def resolved_settings(settings: Settings, run: RunSpec, trained: Trained) -> Settings:
+    """Replace every default by its value in this run, as ``config.toml`` keeps it: a run with it is the same run.
+
+    Args:
+        settings: Settings as they were given.
+        run: Description that was made of them.
+        trained: Parameters that train.
+    """
     step, selection = run.step, run.selection
     model, raw = step.model, settings.model_dump()
     raw["data"] |= {
@@ -205,7 +212,8 @@ def _resolved_settings(settings: Settings, run: RunSpec, trainer: Trainer) -> Se
     if step.adapt.method == "rollout-lora":
         # Its default depends on the variant, so that only the model knows it.
         raw["adapt"]["mode"] = rollout_lora.mode_of(model)
-    raw["optim"] = resolved_groups(trainer.updater.groups, step.optim).model_dump()
+    groups = group_parameters(trained.parameters, trained.new, step.optim)
+    raw["optim"] = resolved_groups(groups, step.optim).model_dump()
     raw["rollout"] = step.rollout.resolved().model_dump()
     raw["model"] |= {"weights": settings.model.weights or model.upstream.weights, "timestep": model.timestep}
     # Steps alone: steps and epochs exclude each other, and an epoch of other data has other steps.

@@ -138,6 +138,7 @@ def test_files_become_the_truth_or_are_refused(form: Form) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @given(form=forms)
 @settings(max_examples=300, **_PROFILE)
 def test_many_files_become_the_truth_or_are_refused(form: Form) -> None:

@@ -175,6 +175,7 @@ def test_messages_become_the_truth_or_are_refused(form: GribForm) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @given(form=grib_forms)
 @settings(max_examples=300, **_PROFILE)
 def test_many_messages_become_the_truth_or_are_refused(form: GribForm) -> None:
