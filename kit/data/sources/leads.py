@@ -27,16 +27,17 @@ MOVED = "moved_to_end"
 """Attribute of fields that files stamp at the beginning of their hours: hours by which times were moved to the end."""
 
 _LEADS = ("step", "prediction_timedelta", "lead_time", "leadtime", "leadtime_hour", "forecast_period", "forecast_hour")
-_REFERENCES = (
+REFERENCES = (
     "forecast_reference_time", "reference_time", "init_time", "initial_time", "initialization_time", "analysis_time",
     "base_time", "forecast_time0", "run_time",
 )  # fmt: skip
 _VALIDS = ("valid_time", "validity_time", "verification_time")
 _TIMES = ("time", "t_time", "datetime")
-_MEMBERS = ("number", "realization", "ensemble", "ensemble_member", "member")
+MEMBERS = ("number", "realization", "ensemble", "ensemble_member", "member")
+"""Names, in lower case, of dimensions of an ensemble."""
 TIME_DIMENSION = "time_dimension"
 """Key of the encoding under which the file's name of the dimension of the states is kept."""
-TIME_DIMENSIONS = (*_TIMES, *_VALIDS, *_REFERENCES)
+TIME_DIMENSIONS = (*_TIMES, *_VALIDS, *REFERENCES)
 """Names, in lower case, of dimensions along which states follow each other."""
 LEAD_DIMENSIONS = _LEADS
 _HOUR = np.timedelta64(3600, "s")
@@ -106,7 +107,7 @@ def _roles(dataset: xr.Dataset, where: str) -> _Roles | None:
     """Find the coordinates that state leads, reference times and valid times; None for a dataset without times."""
     names = {str(name).lower(): str(name) for name in (*dataset.dims, *dataset.variables)}
     lead = _find(dataset, names, _LEADS, "forecast_period")
-    reference = _find(dataset, names, _REFERENCES, "forecast_reference_time")
+    reference = _find(dataset, names, REFERENCES, "forecast_reference_time")
     valid = _find(dataset, names, _VALIDS, "")
     time = _find(dataset, names, _TIMES, "time")
     found = frozenset(name for name in (lead, reference, valid, time) if name is not None)
@@ -137,13 +138,13 @@ def _roles(dataset: xr.Dataset, where: str) -> _Roles | None:
 
 def _one_member(dataset: xr.Dataset, where: str) -> xr.Dataset:
     """Drop dimensions of ensemble members; several members are refused."""
-    for name in _MEMBERS:
+    for name in MEMBERS:
         if dataset.sizes.get(name, 1) > 1:
             msg = f"{where}: holds {dataset.sizes[name]} ensemble members along {name!r}; select one of them first"
             raise StoreError(msg)
         if name in dataset.dims:
             dataset = dataset.squeeze(name, drop=True)
-    return dataset.drop_vars([name for name in (*_MEMBERS, "surface") if name in dataset.coords])
+    return dataset.drop_vars([name for name in (*MEMBERS, "surface") if name in dataset.coords])
 
 
 def _find(dataset: xr.Dataset, names: dict[str, str], known: tuple[str, ...], standard_name: str) -> str | None:

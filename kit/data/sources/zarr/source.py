@@ -61,18 +61,14 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
     requests = download_bytes = 0
     with ExitStack() as stack:
         for path in map(str, paths):
-            # A file that cannot be read is given up sooner than a server.
-            limits = REMOTE if is_address(path) else LOCAL
-            guarded = GuardedStore(stack.enter_context(opened_store(path, limits)), path)
-            store = RetryStore(guarded, path, limits)
-            stack.callback(store.end)
-            taking = _Taking(*_open(store), pieces)
+            dataset, arrays = stack.enter_context(opened(path))
+            taking = _Taking(dataset, arrays, pieces)
             files.append(taking.take())
             licences.append(taking.licence)
             if is_address(path):
                 requests += taking.requests
                 download_bytes += taking.download_bytes
-            _logger.info("%s: opened with %d requests", path, store.requests)
+            _logger.info("%s: opened with %d requests", path, arrays.store.requests)
         yield SourceData(
             pieces.merged(),
             tuple(sorted(pieces.names)),
@@ -83,6 +79,26 @@ def open_source(paths: Sequence[SourceLocation], request: Request) -> Iterator[S
             requests=requests or None,
             download_bytes=download_bytes or None,
         )
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple[xr.Dataset, ZarrArrays]]:
+    """Open one store lazily: dates decoded, coordinates in memory and under the store's names.
+
+    Args:
+        path: Folder, zip or address.
+
+    Raises:
+        KitError: What ``open_source`` raises.
+    """
+    # A file that cannot be read is given up sooner than a server.
+    limits = REMOTE if is_address(path) else LOCAL
+    with opened_store(path, limits) as place:
+        store = RetryStore(GuardedStore(place, path), path, limits)
+        try:
+            yield _open(store)
+        finally:
+            store.end()
 
 
 def _open(store: RetryStore) -> tuple[xr.Dataset, ZarrArrays]:
