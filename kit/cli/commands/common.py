@@ -19,6 +19,7 @@ from kit.plots.settings import PlotSettings
 from kit.registry.settings import RegistrySettings
 from kit.settings import Settings
 from kit.tracking.settings import SyncSettings, UiSettings
+from kit.verification.comparison_settings import CompareSettings
 from kit.verification.settings import EvaluateSettings
 
 M = TypeVar("M", bound=BaseModel)
@@ -84,6 +85,7 @@ _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
     UiSettings,
     DoctorSettings,
     SyncSettings,
+    CompareSettings,
     Layers,
 )
 

@@ -1,0 +1,20 @@
+"""Commands about runs that are there: compare them, and report on one."""
+
+from collections.abc import Sequence
+
+from kit.cli.commands.common import Outcome, resolve_settings
+from kit.cli.views.comparison import show_comparison
+from kit.cli.views.progress import loading
+from kit.verification.comparison_settings import CompareSettings
+
+
+def compare(arguments: Sequence[str]) -> Outcome:
+    """Compare runs with the first: what differs, memory, time, losses, and scores on the dates that all were tested on.
+
+    Takes run folders, checkpoints, exports, sums and scorecards of kit evaluate, and ids of MLflow runs.
+    """
+    settings, options = resolve_settings(compare, CompareSettings, arguments)
+    with loading("PyTorch and Aurora"):
+        from kit.plots.comparison_page import compare as run
+    result = run(settings).to_dict()
+    return Outcome(result, options.as_json, show_comparison)

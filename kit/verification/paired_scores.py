@@ -1,0 +1,329 @@
+"""Scores of several forecasts on the start dates that all of them have, and how sure their differences are.
+
+Dimensions: N start date, M moment.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kit.config.suggestions import near_names
+from kit.io.errors import SettingsError
+from kit.verification.archive import Archive
+from kit.verification.comparison_settings import CompareSettings
+from kit.verification.scoring import SCORES, lead_name, scored_dates, spacing_hours
+from kit.verification.significance import Float64, difference, overlap
+from kit.verification.subjects import Subject, grid_of
+from kit.verification.sums import MODEL, MOMENTS, WEIGHT
+
+Place = tuple[str, str, str]
+"""Lead, region and channel."""
+_SAME_POINTS = 1e-6
+"""Relative difference of sums of area weights beyond which they are those of other grid points."""
+_HIGHER = ("acc",)
+_LOWER = ("rmse", "mae")
+
+
+@dataclass(frozen=True)
+class PairedScore:
+    """A score of all forecasts, and the difference of one of them from the first.
+
+    Attributes:
+        variable: Variable, on its level.
+        lead: Lead, such as ``024h``.
+        region: Region.
+        score: Name of the score.
+        run: Name of what is compared with the first.
+        values: The score of everything that is compared, in order; None of what lacks it.
+        difference: Score of ``run`` minus that of the first.
+        low: Lower end of the interval of 95 %; None where there are too few start dates.
+        high: Upper end.
+        p_value: Of the test of Diebold and Mariano that the difference is zero; None where there is none.
+        significant: Whether both say that there is a difference; None where there are too few start dates.
+        dates: Number of start dates.
+    """
+
+    variable: str
+    lead: str
+    region: str
+    score: str
+    run: str
+    values: tuple[float | None, ...]
+    difference: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    significant: bool | None
+    dates: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one of ``scores`` of ``kit compare --json``."""
+        return asdict(self)
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "unsure", ""]:
+        """Whether the run is better than the first; empty where the score knows no better, or nobody can tell."""
+        if self.significant is None or self.score not in (*_HIGHER, *_LOWER):
+            return ""
+        if not self.significant:
+            return "unsure"
+        higher = self.score in _HIGHER
+        return "better" if (self.difference > 0) == higher else "worse"
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """All scores of a comparison.
+
+    Attributes:
+        starts: Start dates that all have.
+        rows: Scores.
+        notes: What could not be compared, and why.
+    """
+
+    starts: npt.NDArray[np.datetime64]
+    rows: tuple[PairedScore, ...]
+    notes: tuple[str, ...]
+
+
+def choose_archives(subjects: Sequence[Subject]) -> list[Archive]:
+    """Choose the sums of each that are of the same data and of the same region as those of all others.
+
+    Raises:
+        SettingsError: one has none, they have none of the same data, or it is not clear which ones are meant.
+    """
+    truths = []
+    for subject in subjects:
+        if not subject.archives:
+            raise SettingsError(_without_sums(subject))
+        truths.append({_truth(archive) for archive in subject.archives})
+    common = set.intersection(*truths)
+    if not common:
+        listed = "; ".join(f"{one.name}: {_listed(one.archives)}" for one in subjects)
+        msg = (
+            f"scores against different data are not compared, and no data were used for all: {listed}. Evaluate all "
+            "on one store and region: kit evaluate --checkpoint ... --data.store STORE"
+        )
+        raise SettingsError(msg)
+    chosen = []
+    for subject in subjects:
+        fitting = [archive for archive in subject.archives if _truth(archive) in common]
+        if len(fitting) > 1:
+            listed = ", ".join(str(archive.path) for archive in fitting)
+            msg = f"{subject.name}: has several sums that could be compared; name one in its place: {listed}"
+            raise SettingsError(msg)
+        chosen += fitting
+    return chosen
+
+
+def _truth(archive: Archive) -> tuple[str, str]:
+    return str(archive.attributes.get("store_fingerprint")), grid_of(archive)
+
+
+def _listed(archives: Sequence[Archive]) -> str:
+    found = []
+    for archive in archives:
+        fingerprint, grid = _truth(archive)
+        found.append(f"{archive.attributes.get('store_name')} ({fingerprint[:12]}..., {grid})")
+    return " and ".join(found)
+
+
+def _without_sums(subject: Subject) -> str:
+    if subject.folder is not None and any(subject.folder.sums.glob("*.zarr")):
+        what = "its sums are of an earlier state of the checkpoint"
+    else:
+        what = "no sums of scores are kept of it"
+    way = "kit evaluate --checkpoint FOLDER --out SUMS keeps some; name SUMS then"
+    if subject.checkpoint is not None and subject.folder is not None:
+        way = f"kit evaluate --checkpoint {subject.checkpoint}"
+    return f"{subject.name}: {what}. Evaluate it: {way}; or compare without scores: --settings_only"
+
+
+class _Lead:
+    """Sums of one lead of everything that is compared, on the common start dates."""
+
+    def __init__(self, archives: Sequence[Archive], lead: float, starts: npt.NDArray[np.datetime64]) -> None:
+        self._held: list[tuple[Float64, Archive] | None] = []
+        for archive in archives:
+            if lead in archive.coordinates["lead"].tolist():
+                self._held.append((_read(archive, lead, starts), archive))
+            else:
+                self._held.append(None)
+
+    def series(self, region: str, channel: str) -> list[Float64 | None]:
+        """Return the sums of a region and a channel, [N, M] each; None of what lacks them."""
+        found: list[Float64 | None] = []
+        for held in self._held:
+            series = None
+            if held is not None:
+                sums, archive = held
+                channels, regions = archive.coordinates["channel"].tolist(), archive.coordinates["region"].tolist()
+                if channel in channels and region in regions:
+                    series = sums[:, channels.index(channel), regions.index(region)]
+            # What was never summed up on these dates is lacking too.
+            found.append(series if series is not None and scored_dates(series).any() else None)
+        return found
+
+
+def _read(archive: Archive, lead: float, starts: npt.NDArray[np.datetime64]) -> Float64:
+    """Read the sums of a lead: start, channel, region, moment."""
+    try:
+        sums = archive.of_lead(lead, starts).sel(forecast=MODEL)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        msg = f"{archive.path}: its sums cannot be read ({error}); take a copy, or evaluate anew"
+        raise SettingsError(msg) from error
+    return np.asarray(sums.transpose("start", "channel", "region", "moment").values, dtype=np.float64)
+
+
+def paired_scores(subjects: Sequence[Subject], archives: Sequence[Archive], settings: CompareSettings) -> PairedScores:
+    """Score everything on the start dates that all have, and compare it with the first.
+
+    Args:
+        subjects: What is compared.
+        archives: Sums of each, as ``choose_archives`` chooses them.
+        settings: Scores, variables, leads and regions.
+
+    Raises:
+        SettingsError: there are no common start dates, a score, variable, lead or region is nowhere, or nothing is left
+            to compare.
+    """
+    starts = archives[0].coordinates["start"]
+    for archive in archives[1:]:
+        starts = np.intersect1d(starts, archive.coordinates["start"])
+    if not len(starts):
+        listed = "; ".join(f"{one.name}: {_span(archive)}" for one, archive in zip(subjects, archives, strict=True))
+        msg = f"there is no start date that all were evaluated on ({listed}); evaluate them on the same --data.test"
+        raise SettingsError(msg)
+    coordinates = [archive.coordinates for archive in archives]
+    leads = chosen("leads", settings.leads, [held["lead"].tolist() for held in coordinates])
+    regions = chosen("regions", settings.regions, [held["region"].tolist() for held in coordinates])
+    variables = chosen("variables", settings.variables, [held["channel"].tolist() for held in coordinates])
+    pairing = _Pairing([subject.name for subject in subjects], chosen("scores", settings.scores, [list(SCORES)]))
+    spacing = spacing_hours(starts)
+    for lead in leads:
+        of_lead = _Lead(archives, lead, starts)
+        for region in regions:
+            for variable in variables:
+                place = (lead_name(lead), region, variable)
+                pairing.add(place, of_lead.series(region, variable), overlap(lead, spacing))
+    notes = pairing.notes()
+    if not pairing.rows:
+        msg = f"nothing is left to compare: {'; '.join(notes)}"
+        raise SettingsError(msg)
+    return PairedScores(starts, tuple(pairing.rows), notes)
+
+
+class _Pairing:
+    """Comparison of everything with the first, place by place."""
+
+    def __init__(self, names: Sequence[str], scores: Sequence[str]) -> None:
+        self.rows: list[PairedScore] = []
+        self._names = names
+        self._scores = scores
+        self._asked: set[Place] = set()
+        # Places by name and by what stands in the way there.
+        self._absent: dict[str, dict[str, set[Place]]] = {name: {} for name in names}
+
+    def add(self, place: Place, series: Sequence[Float64 | None], overlapping: int) -> None:
+        """Compare the sums of one place, [N, M] each."""
+        self._asked.add(place)
+        for name, one in zip(self._names, series, strict=True):
+            if one is None:
+                self._miss(name, "lacks", place)
+        first = series[0]
+        if first is None:
+            return
+        dates = np.ones(len(first), dtype=bool)
+        for one in series:
+            if one is not None:
+                dates &= scored_dates(one)
+        if not dates.any():
+            for name in self._names[1:]:
+                self._miss(name, "has no start date in common with all others in", place)
+            return
+        first = first[dates]
+        kept: list[Float64 | None] = [first]
+        for name, one in zip(self._names[1:], series[1:], strict=True):
+            kept.append(self._at_same_points(name, place, None if one is None else one[dates], first))
+        for score in self._scores:
+            self._compare(place, score, kept, overlapping)
+
+    def _at_same_points(self, name: str, place: Place, one: Float64 | None, first: Float64) -> Float64 | None:
+        """Drop sums of other grid points: another crop's, or those of other places with waves."""
+        weight = MOMENTS.index(WEIGHT)
+        if one is None or np.allclose(one[:, weight], first[:, weight], rtol=_SAME_POINTS, atol=0):
+            return one
+        self._miss(name, "was scored at other grid points in", place)
+        return None
+
+    def _compare(self, place: Place, score: str, kept: Sequence[Float64 | None], overlapping: int) -> None:
+        lead, region, variable = place
+        of_mean = SCORES[score]
+        values: list[float | None] = []
+        for one in kept:
+            value = math.nan if one is None else float(of_mean(one.mean(axis=0)))
+            values.append(value if math.isfinite(value) else None)
+        first, reference = kept[0], values[0]
+        if first is None or reference is None:
+            return
+        for name, one, ours in zip(self._names[1:], kept[1:], values[1:], strict=True):
+            if one is None or ours is None:
+                continue
+            found = difference(of_mean, one, first, overlapping)
+            row = PairedScore(
+                variable, lead, region, score, name, tuple(values), ours - reference, dates=len(one),
+                low=None if found is None else found.low,
+                high=None if found is None else found.high,
+                p_value=None if found is None or math.isnan(found.p_value) else found.p_value,
+                significant=None if found is None else found.significant,
+            )  # fmt: skip
+            self.rows.append(row)
+
+    def _miss(self, name: str, why: str, place: Place) -> None:
+        self._absent[name].setdefault(why, set()).add(place)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what could not be compared: whole leads, regions and variables by name, and the rest by number."""
+        found = []
+        for name, reasons in self._absent.items():
+            for why, places in reasons.items():
+                found.append(f"{name} {why} {_summary(places, self._asked)}")
+        return tuple(found)
+
+
+def _summary(places: set[Place], asked: set[Place]) -> str:
+    said, rest = [], set(places)
+    for position, noun in enumerate(("lead", "region", "variable")):
+        partial = {place[position] for place in asked - places}
+        whole = {place[position] for place in places} - partial
+        if whole and partial:
+            said.append(f"{noun} {', '.join(sorted(whole))}")
+            rest = {place for place in rest if place[position] not in whole}
+    if rest:
+        count = "all" if len(rest) == len(asked) else f"{len(rest)} of {len(asked)}"
+        said.append(f"{count} combinations of lead, region and variable")
+    return "; ".join(said)
+
+
+def chosen(setting: str, asked: Sequence[Any] | None, held: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return what is asked for, or all that anybody has, in order."""
+    known = list(dict.fromkeys(value for values in held for value in values))
+    if setting == "leads":
+        known.sort()
+    if asked is None:
+        return known
+    for value in asked:
+        if value not in known:
+            near = near_names(str(value), list(map(str, known))) or list(map(str, known))
+            msg = f"{setting}: there is no {value!r} in what is compared; there are {', '.join(near[:12])}"
+            raise SettingsError(msg)
+    return list(dict.fromkeys(asked))
+
+
+def _span(archive: Archive) -> str:
+    starts = archive.coordinates["start"]
+    return f"{starts[0]} to {starts[-1]}" if len(starts) else "no date"
