@@ -23,7 +23,7 @@ _RESUMED = "the run writes it anew when it goes on (--train.resume auto)"
 _PNG = b"\x89PNG\r\n\x1a\n"
 """First bytes of a PNG file: PNG specification, third edition, section 5.2."""
 
-ResultKind = Literal["checkpoint", "export", "archive", "run", "store"]
+ResultKind = Literal["checkpoint", "export", "archive", "run", "store", "climatology"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def verify_path(path: Path) -> dict[str, Any]:
     if any(file.exists() for file in (run.last.parent, run.provenance, run.config, run.metrics)):
         return _verify_run(run).to_dict()
     if (path / "zarr.json").exists():
-        return {"path": str(path), "kind": "store", **stores.verify(path).as_dict()}
+        verified = stores.verify(path)
+        kind: ResultKind = "climatology" if verified.is_climatology else "store"
+        return {"path": str(path), "kind": kind, **verified.as_dict()}
     msg = (
         f"{path}: expected a checkpoint ({DESCRIPTION}), a run folder ({run.config.name}), an export or its .tar, or a "
         f"store (zarr.json), found {'none of them' if path.is_dir() else 'nothing'}"

@@ -101,10 +101,11 @@ class Entry(BaseModel):
     """Length in bytes; may be missing where there is no SHA-256."""
     licence: str = Field(min_length=1)
     """Licence of the contents, and whom to credit."""
-    kind: Literal["states", "weights", "source", "statics", "statistics", "map", "zarr"]
+    kind: Literal["states", "weights", "source", "statics", "statistics", "map", "zarr", "climatology"]
     """``states`` can be built into a store by itself, ``source`` is one file among several of a data set,
     ``weights`` are a model's, ``statics`` its constant fields, ``statistics`` are numbers about a data set; ``zarr`` is
-    a store of chunks that is read where it is, in parts, and never fetched: it has no hash."""
+    a store of chunks that is read where it is, in parts, and never fetched: it has no hash. So is ``climatology``, a
+    mean by day of the year."""
     dataset: str | None = Field(default=None, pattern=_NAME)
     """The set that the file belongs to, where there are several."""
     product: Literal["era5", "era5-land", "era5-daily", "cams", "ifs", "gfs", "hrrr"] | None = None
@@ -132,7 +133,7 @@ class Entry(BaseModel):
     @property
     def is_fetched(self) -> bool:
         """Whether the kit keeps a copy of it, known by its hash."""
-        return self.kind != "zarr"
+        return self.kind not in ("zarr", "climatology")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -143,7 +144,7 @@ class Entry(BaseModel):
         elif not self.is_fetched and (self.hash is not None or self.size is not None):
             msg = "a Zarr store is read in parts where it is, and has neither a hash nor a size"
         elif self.is_fetched and GOOGLE in schemes:
-            msg = f"{GOOGLE}:// leads to a Zarr store alone (kind zarr); give a file's https address"
+            msg = f"{GOOGLE}:// leads to a Zarr store alone (kind zarr or climatology); give a file's https address"
         elif EMBEDDED in schemes and self.url != f"{EMBEDDED}:{self.file}":
             msg = f"url of an embedded file is {EMBEDDED}:{self.file}, got {self.url!r}"
         elif self.scheme == EMBEDDED and self.hash is None:

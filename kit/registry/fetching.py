@@ -157,12 +157,18 @@ def fetch_all(entries: Sequence[Entry]) -> list[tuple[Entry, Path]]:
 
 
 def check_fetchable(entries: Sequence[Entry]) -> None:
-    """Check that no entry is a store of chunks, which is read where it is.
+    """Check that no entry is a store of chunks or a climatology, which is read where it is.
 
     Raises:
         RegistryError: there is one; says how it is used.
     """
     for entry in entries:
+        if entry.kind == "climatology":
+            msg = (
+                f"{entry.name}: is a climatology at {entry.urls[0]}, of which an evaluation reads what it needs, where "
+                f"it is; it has no hash: kit evaluate --climatology {entry.name}"
+            )
+            raise RegistryError(msg)
         if not entry.is_fetched:
             msg = (
                 f"{entry.name}: is a Zarr store at {entry.urls[0]}, of which a build reads what it needs, where it is; "

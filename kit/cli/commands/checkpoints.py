@@ -51,7 +51,7 @@ def export(arguments: Sequence[str]) -> Outcome:
 
 
 def verify(arguments: Sequence[str]) -> Outcome:
-    """Read every file of a checkpoint, a run folder, an export or a store, and compare it with its recorded hash.
+    """Read every file of a checkpoint, a run, an export, a store or a climatology, and compare it with its hash.
 
     Names every file that was changed, cut off, lost or added, and exits with 2 if there is any. Readers of checkpoints
     compare them anyway, before they use anything.

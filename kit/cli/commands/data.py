@@ -11,6 +11,7 @@ from kit.cli.commands.common import BuildOptions, Outcome, resolve_settings
 from kit.cli.views.progress import build_progress, loading, log_to_screen
 from kit.cli.views.stores import show_estimate, show_quality, show_verification
 from kit.cli.views.tables import show_facts
+from kit.data.climatology.settings import ClimatologySettings
 from kit.data.settings import BuildSettings, VerifySettings
 from kit.registry.settings import FetchSettings, ListSettings, PinSettings
 
@@ -76,8 +77,22 @@ def data_build(arguments: Sequence[str]) -> Outcome:
     return Outcome(result, options.as_json, partial(show_facts, "Store"))
 
 
+def data_climatology(arguments: Sequence[str]) -> Outcome:
+    """Average a store by day of the year and hour of the day, as WeatherBench 2 does, for kit evaluate --climatology.
+
+    The speed of the wind is averaged as such, and directions of waves as points on a circle. Days of the year that the
+    period does not cover are left out.
+    """
+    settings, options = resolve_settings(data_climatology, ClimatologySettings, arguments)
+    with loading("the array libraries"):
+        from kit.data.climatology.build import build_climatology
+    with build_progress() as progress:
+        result = build_climatology(settings, progress).to_dict()
+    return Outcome(result, options.as_json, partial(show_facts, "Climatology"))
+
+
 def data_verify(arguments: Sequence[str]) -> Outcome:
-    """Read every file of a store and compare it with the hash that was recorded when it was written.
+    """Read every file of a store or a climatology, and compare it with its recorded hash.
 
     Names every file that was changed, cut off or lost, and every one that is none of the store's; exits with 2 if there
     is any.

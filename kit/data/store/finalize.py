@@ -23,8 +23,8 @@ from kit.data.store.manifest import (
     BlockRecord,
     ChunkFact,
     Manifest,
-    document_bytes,
     file_hash,
+    group_document,
     values_hash,
     write_file,
 )
@@ -118,23 +118,17 @@ def root_document(
         statistics: SHA-256 of ``stats.json``.
     """
     hashes = {**manifest.by_variable(), "time": values_hash(seconds)}
-    metadata = {file.parent.name: read_json(file) for file in sorted(arrays.glob("*/zarr.json"))}
-    return document_bytes(
+    return group_document(
+        arrays,
         {
-            "attributes": {
-                **attributes,
-                "Conventions": "CF-1.11",
-                "kit_store": STORE_FORMAT,
-                "kit_version": importlib.metadata.version("aurora-finetune-kit"),
-                "splits": dict(plan.content["splits"]),
-                "data_sha256": dict(sorted(hashes.items())),
-                INTEGRITY: {"plan": plan.digest, "manifest": manifest.facts(), "statistics": statistics},
-            },
-            "zarr_format": 3,
-            # All metadata in one file: readers need not list the folder, and it is exchanged in one step.
-            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
-            "node_type": "group",
-        }
+            **attributes,
+            "Conventions": "CF-1.11",
+            "kit_store": STORE_FORMAT,
+            "kit_version": importlib.metadata.version("aurora-finetune-kit"),
+            "splits": dict(plan.content["splits"]),
+            "data_sha256": dict(sorted(hashes.items())),
+            INTEGRITY: {"plan": plan.digest, "manifest": manifest.facts(), "statistics": statistics},
+        },
     )
 
 

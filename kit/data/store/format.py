@@ -29,6 +29,9 @@ REPORT_FILE = "qa.json"
 """Report of the checks on a store, which is kept beside it; anyone may remove it."""
 INTEGRITY = "integrity"
 """Attribute of a store that holds the hashes of its files."""
+CLIMATOLOGY_FORMAT = 1
+CLIMATOLOGY_KEY = "kit_climatology"
+"""Attribute of a climatology of the kit's, which holds its format, as ``kit_store`` does in a store."""
 Times = npt.NDArray[np.datetime64]
 GRID = ("latitude", "longitude")
 """Dimensions of a grid of parallels and meridians, whose coordinates are vectors."""

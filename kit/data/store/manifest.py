@@ -23,7 +23,7 @@ import numpy.typing as npt
 from kit.data.statistics import Summary
 from kit.data.store.format import INTEGRITY
 from kit.io.atomic import move, sync
-from kit.io.documents import parse_json
+from kit.io.documents import parse_json, read_json
 from kit.io.hashes import Hasher, new_sha256, sha256_of_bytes, sha256_of_file, sha256_of_text
 
 MANIFEST = "manifest.txt"
@@ -100,6 +100,25 @@ def document_bytes(document: Mapping[str, Any]) -> bytes:
     attributes = dict(document["attributes"])
     attributes[INTEGRITY] = {**attributes.get(INTEGRITY, {}), "metadata": document_hash(document)}
     return (json.dumps({**document, "attributes": attributes}, indent=2) + "\n").encode()
+
+
+def group_document(arrays: Path, attributes: Mapping[str, Any]) -> bytes:
+    """Write the metadata of a group with those of all its arrays, as Zarr consolidates them, and their own hash.
+
+    Args:
+        arrays: Folder of the arrays.
+        attributes: Attributes of the group.
+    """
+    metadata = {file.parent.name: read_json(file) for file in sorted(arrays.glob("*/zarr.json"))}
+    return document_bytes(
+        {
+            "attributes": attributes,
+            "zarr_format": 3,
+            # All metadata in one file: readers need not list the folder, and it is exchanged in one step.
+            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
+            "node_type": "group",
+        }
+    )
 
 
 def file_hash(path: Path) -> tuple[str, int]:

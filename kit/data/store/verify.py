@@ -1,4 +1,4 @@
-"""Verification of a store: every file is compared with what was recorded when it was written."""
+"""Verification of a store or a climatology: every file is compared with what was recorded when it was written."""
 
 import concurrent.futures as cf
 import dataclasses
@@ -13,7 +13,14 @@ from typing import Any
 import zarr.errors
 
 from kit.data.store.build_state import folder_of
-from kit.data.store.format import INTEGRITY, REPORT_FILE, STATISTICS_FILE, pending_statistics, statistics_file
+from kit.data.store.format import (
+    CLIMATOLOGY_KEY,
+    INTEGRITY,
+    REPORT_FILE,
+    STATISTICS_FILE,
+    pending_statistics,
+    statistics_file,
+)
 from kit.data.store.manifest import MANIFEST, ChunkFact, Manifest, document_hash, file_hash, values_hash
 from kit.data.zarr_guard import open_group
 from kit.io.documents import read_json
@@ -41,6 +48,7 @@ class Verification:
     files: int
     size: int
     problems: tuple[Problem, ...]
+    is_climatology: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as JSON knows it."""
@@ -55,10 +63,10 @@ class Verification:
 
 
 def verify(store: Path, workers: int | None = None) -> Verification:
-    """Read every file of a store and compare it with its hash.
+    """Read every file of a store, or of a climatology, and compare it with its hash.
 
     Args:
-        store: Folder of the store.
+        store: Folder of it.
         workers: Number of threads that read; as many as there are processors by default.
 
     Returns:
@@ -85,19 +93,12 @@ def verify(store: Path, workers: int | None = None) -> Verification:
         problems.append(Problem("zarr.json", "was changed"))
     manifest, tail, wrong = _read_manifest(store, attributes)
     problems += wrong
-    try:
-        if file_hash(statistics_file(store, attributes))[0] != attributes[INTEGRITY].get("statistics"):
-            problems.append(Problem(STATISTICS_FILE, "was changed"))
-    except OSError:
-        problems.append(Problem(STATISTICS_FILE, "is gone"))
     problems += _compare_metadata(store, arrays, appending=appending)
-    # The file of the times grows with every append, before the metadata say so: their values are compared.
-    try:
-        group = open_group(store, consolidated=True)
-        if values_hash(group["time"][:]) != attributes["data_sha256"].get("time"):  # type: ignore[index, arg-type]
-            problems.append(Problem("time", "was changed"))
-    except (*_UNREADABLE, RuntimeError, zarr.errors.BaseZarrError):
-        problems.append(Problem("time", "cannot be read"))
+    # A climatology has neither statistics nor times.
+    is_climatology = CLIMATOLOGY_KEY in attributes
+    if not is_climatology:
+        problems += _compare_statistics(store, attributes)
+        problems += _compare_times(store, attributes)
     size = files = 0
     with cf.ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         left = manifest.chunks()
@@ -116,7 +117,7 @@ def verify(store: Path, workers: int | None = None) -> Verification:
     problems += [Problem(path, "is none of the store's files") for path in sorted(paths.keys() - known)]
     present = [file for path, file in paths.items() if path in extra and file.is_file()]
     size += sum(file.stat().st_size for file in present)
-    return Verification(store, files + len(present), size, tuple(problems))
+    return Verification(store, files + len(present), size, tuple(problems), is_climatology)
 
 
 def _read_document(store: Path) -> dict[str, Any]:
@@ -166,6 +167,24 @@ def _compare_metadata(store: Path, arrays: Mapping[str, Any], *, appending: bool
             same = False
         if not same:
             yield Problem(path, "was changed")
+
+
+def _compare_statistics(store: Path, attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    try:
+        if file_hash(statistics_file(store, attributes))[0] != attributes[INTEGRITY].get("statistics"):
+            yield Problem(STATISTICS_FILE, "was changed")
+    except OSError:
+        yield Problem(STATISTICS_FILE, "is gone")
+
+
+def _compare_times(store: Path, attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    """Compare the values of the times: their file grows with every append, before the metadata say so."""
+    try:
+        group = open_group(store, consolidated=True)
+        if values_hash(group["time"][:]) != attributes["data_sha256"].get("time"):  # type: ignore[index, arg-type]
+            yield Problem("time", "was changed")
+    except (*_UNREADABLE, RuntimeError, zarr.errors.BaseZarrError):
+        yield Problem("time", "cannot be read")
 
 
 def _compare_chunk(store: Path, chunk: ChunkFact) -> tuple[Problem | None, int]:

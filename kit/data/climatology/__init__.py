@@ -1,0 +1,1 @@
+"""Climatologies: made of years of a store, and opened for scores."""
