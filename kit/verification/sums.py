@@ -115,6 +115,8 @@ class RegionalSums:
             moments += [nothing] * 4
         else:
             usual = normal.to(forecast.device).double()
+            if name in self._may_be_missing:
+                usual = usual.where(scored, 0.0)
             ours, theirs = _difference(name, forecast, usual), _difference(name, target, usual)
             moments += [present, ours.square() * present, theirs.square() * present, ours * theirs * present]
         weights = self._weights.to(error.device)
