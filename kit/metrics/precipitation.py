@@ -1,9 +1,6 @@
-"""Scores of precipitation: contingency tables by thresholds, and the error in millimetres.
+"""Scores of precipitation while a model trains: contingency tables by thresholds, and the error in millimetres.
 
-A table counts grid points: hits (predicted and observed), misses (observed alone), false alarms (predicted
-alone). The critical success index is hits / (hits + misses + false alarms), 1 at best; the frequency bias is
-(hits + false alarms) / (hits + misses), above 1 where rain is predicted too often (Wilks 2011, "Statistical
-Methods in the Atmospheric Sciences", section 8.2).
+Tables count grid points, each of which weighs the same; ``kit.verification.events`` has more scores, weighted by area.
 
 Dimensions: B batch, H latitude, W longitude.
 """
@@ -14,19 +11,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from kit.metrics.contingency import MM_PER_M, OUTCOMES, THRESHOLDS_MM, csi, events, frequency_bias, outcomes
 from kit.metrics.scores import add_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-
-THRESHOLDS_MM = (0.1, 1.0, 5.0, 10.0)
-"""Amounts per step, in millimetres, from which on rain counts."""
-
-_MM_PER_M = 1000
 
 
 @dataclass(frozen=True)
@@ -81,26 +75,24 @@ class RainBoard:
             squared = (predicted.double() - observed.double()).square().sum()
             sums = [squared, squared.new_tensor(predicted.numel())]
             for threshold in self._thresholds:
-                # In the values' own precision: 0.1 mm in float32 is a little less than in float64.
-                amount = threshold / _MM_PER_M
-                forecast, event = predicted >= amount, observed >= amount
-                sums += [(forecast & event).sum(), (~forecast & event).sum(), (forecast & ~event).sum()]
+                counted = outcomes(events(predicted, threshold), events(observed, threshold))
+                sums += [outcome.sum() for outcome in counted]
             add_sums(self._sums, [name], [torch.stack([value.double() for value in sums])])
 
     def results(self) -> dict[str, RainScores]:
         """Score everything added so far, by variable."""
         found = {}
         for name, sums in self._sums.items():
-            squared, points, *counts = sums.tolist()
-            csi, bias = dict.fromkeys(self._thresholds, math.nan), dict.fromkeys(self._thresholds, math.nan)
-            for index, threshold in enumerate(self._thresholds):
-                hits, misses, alarms = counts[3 * index : 3 * index + 3]
-                # A missing value fails every comparison: in the counts alone it would pass for no rain.
-                if math.isfinite(squared) and hits + misses + alarms:
-                    csi[threshold] = hits / (hits + misses + alarms)
-                if math.isfinite(squared) and hits + misses:
-                    bias[threshold] = (hits + alarms) / (hits + misses)
-            found[name] = RainScores(_MM_PER_M * math.sqrt(squared / points), csi, bias)
+            squared, points, *counts = sums.cpu().numpy()
+            # A missing value fails every comparison: in the counts alone it would pass for no rain.
+            known = 1.0 if math.isfinite(squared) else math.nan
+            tables = known * np.reshape(counts, (len(self._thresholds), len(OUTCOMES)))
+            by_threshold = dict(zip(self._thresholds, tables, strict=True))
+            found[name] = RainScores(
+                MM_PER_M * math.sqrt(squared / points),
+                {threshold: float(csi(*table)) for threshold, table in by_threshold.items()},
+                {threshold: float(frequency_bias(*table)) for threshold, table in by_threshold.items()},
+            )
         return found
 
 

@@ -1,8 +1,8 @@
 """The small Zarr that sums are kept in, so that scores are added to and no forecast is made again.
 
-``sums`` has the dimensions start, lead, forecast, channel, region, moment; what was never summed up is NaN. Attributes
-hold the names along its dimensions, and of what the sums are: which checkpoint, which data, in which precision. Sums of
-anything else lie in a Zarr of their own.
+It holds an array for each kind of sums (``TABLES``); what was never summed up is NaN. Attributes hold the names along
+dimensions, and of what the sums are: which checkpoint, which data, in which precision. Sums of anything else lie in a
+Zarr of their own.
 """
 
 import json
@@ -23,18 +23,30 @@ from kit.data.zarr_guard import open_group
 from kit.io.atomic import exchange, move, publish, remove_tree, scratch, sync_tree
 from kit.io.errors import SettingsError
 from kit.io.hashes import sha256_of_text
-from kit.verification.sums import MOMENTS
+from kit.verification.spectra import TARGET
+from kit.verification.sums import CLIMATOLOGY, MOMENTS, PERSISTENCE
 
-FORMAT = 1
-SUMS = "sums"
-DIMENSIONS = ("start", "lead", "forecast", "channel", "region", "moment")
+FORMAT = 2
+_READ_FORMATS = (1, FORMAT)
+"""The first held ``sums`` alone."""
+SUMS, EVENTS, SPECTRA = "sums", "events", "spectra"
+TABLES: Mapping[str, tuple[str, ...]] = {
+    SUMS: ("start", "lead", "forecast", "channel", "region", "moment"),
+    EVENTS: ("start", "lead", "forecast", "rain", "region", "event"),
+    SPECTRA: ("start", "lead", "series", "field", "band", "wavenumber"),
+}
+"""Dimensions of each array. Arrays of other lengths have dimensions of other names, so that xarray opens them all."""
+_TYPES: Mapping[str, str] = {SUMS: "float64", EVENTS: "float64", SPECTRA: "float32"}
 _NAMES = "names"
 """Attribute that holds the coordinates that are text."""
 _NUMBERS: Mapping[str, Mapping[str, Any]] = {
     "start": {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"},
     "lead": {"units": "hours"},
+    "wavenumber": {"units": "1"},
 }
 """Coordinates that are numbers, with their attributes."""
+_READ_AT_ONCE = 2**29
+"""Bytes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,11 @@ class Axes:
         forecasts: Names of forecasts: ``model``, ``persistence``, ``climatology``, ``base``.
         channels: Variables at the surface, and on each level.
         regions: Names of regions.
+        rain: Variables whose events are summed up.
+        events: Names of sums of events.
+        fields: Channels with spectra.
+        bands: Bands of latitude with spectra.
+        wavenumbers: Zonal wavenumbers, in order.
     """
 
     starts: Sequence[datetime]
@@ -54,16 +71,32 @@ class Axes:
     forecasts: Sequence[str]
     channels: Sequence[str]
     regions: Sequence[str]
+    rain: Sequence[str] = ()
+    events: Sequence[str] = ()
+    fields: Sequence[str] = ()
+    bands: Sequence[str] = ()
+    wavenumbers: Sequence[int] = ()
 
     def coordinates(self) -> dict[str, npt.NDArray[Any]]:
         """Return the values of each dimension, as xarray reads them."""
+        # Persistence is as rough as the state that it repeats, and climatology as smooth as a mean.
+        series = [name for name in self.forecasts if name not in (PERSISTENCE, CLIMATOLOGY)]
+        texts: dict[str, Sequence[str]] = {
+            "forecast": self.forecasts,
+            "channel": self.channels,
+            "region": self.regions,
+            "moment": MOMENTS,
+            "rain": self.rain,
+            "event": self.events,
+            "series": [*series, TARGET],
+            "field": self.fields,
+            "band": self.bands,
+        }
         return {
             "start": starts_of(self.starts),
             "lead": np.asarray(self.leads, dtype=np.float64),
-            "forecast": np.asarray(self.forecasts, dtype=str),
-            "channel": np.asarray(self.channels, dtype=str),
-            "region": np.asarray(self.regions, dtype=str),
-            "moment": np.asarray(MOMENTS, dtype=str),
+            **{name: np.asarray(values, dtype=str) for name, values in texts.items()},
+            "wavenumber": np.asarray(self.wavenumbers, dtype=np.int64),
         }
 
 
@@ -80,29 +113,44 @@ def archive_name(made_of: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Archive:
-    """Sums that are kept, read a lead at a time.
+    """Sums that are kept, read some leads at a time.
 
     Attributes:
         path: Zarr that holds them.
         attributes: What was scored, and on what.
         coordinates: Values of each dimension.
-        array: Sums, by the dimensions in order.
+        arrays: Sums by table, by the dimensions in order.
     """
 
     path: Path
     attributes: Mapping[str, Any]
     coordinates: Mapping[str, npt.NDArray[Any]]
-    array: "zarr.Array[Any]"
+    arrays: "Mapping[str, zarr.Array[Any]]"
 
-    def of_lead(self, lead: float, starts: npt.NDArray[np.datetime64] | None = None) -> xr.DataArray:
-        """Read the sums of one lead, of all start dates or of some: start, forecast, channel, region, moment."""
+    def of_lead(self, lead: float, starts: npt.NDArray[np.datetime64] | None = None, table: str = SUMS) -> xr.DataArray:
+        """Read the sums of one lead, of all start dates or of some, with the table's other dimensions."""
         position = self.coordinates["lead"].tolist().index(lead)
-        held = np.asarray(self.array[:, position])
-        coordinates = {name: self.coordinates[name] for name in DIMENSIONS if name != "lead"}
-        sums = xr.DataArray(held, dims=tuple(coordinates), coords=coordinates)
+        sums = self._labelled(table, np.asarray(self.arrays[table][:, position]))
         if starts is not None:
             sums = sums.sel(start=starts)
         return sums
+
+    def by_lead(self, table: str = SUMS) -> Iterator[tuple[float, xr.DataArray]]:
+        """Read the sums of every lead, in order; nothing where the archive has no such table."""
+        if table not in self.arrays:
+            return
+        array = self.arrays[table]
+        leads = self.coordinates["lead"].tolist()
+        # A chunk holds all leads: to read it for each of them would take as many times as long.
+        together = max(1, _READ_AT_ONCE * len(leads) // max(1, array.nbytes))
+        for first in range(0, len(leads), together):
+            held = np.asarray(array[:, first : first + together])
+            for position, lead in enumerate(leads[first : first + together]):
+                yield lead, self._labelled(table, held[:, position])
+
+    def _labelled(self, table: str, values: npt.NDArray[Any]) -> xr.DataArray:
+        coordinates = {name: self.coordinates[name] for name in TABLES[table] if name != "lead"}
+        return xr.DataArray(values, dims=tuple(coordinates), coords=coordinates)
 
 
 def read_archive(path: Path) -> Archive:
@@ -115,30 +163,46 @@ def read_archive(path: Path) -> Archive:
     try:
         group = open_group(path)
         attributes: dict[str, Any] = dict(group.attrs)
-        array = group[SUMS]
-        coordinates = {name: np.asarray(group[name]) for name in _NUMBERS}
-        coordinates |= {name: np.asarray(values, dtype=str) for name, values in attributes[_NAMES].items()}
-        sizes = tuple(len(coordinates[name]) for name in DIMENSIONS)
-        complete = isinstance(array, zarr.Array) and array.shape == sizes
+        coordinates: dict[str, npt.NDArray[Any]] = {}
+        for name in _NUMBERS:
+            coordinates[name] = np.asarray(group.get(name, []), dtype=np.float64)
+        for name in {name for dimensions in TABLES.values() for name in dimensions} - _NUMBERS.keys():
+            coordinates[name] = np.asarray(attributes[_NAMES].get(name, []), dtype=str)
+        arrays: dict[str, zarr.Array[Any]] = {}
+        complete = SUMS in group
+        for table, dimensions in TABLES.items():
+            array = group.get(table)
+            sizes = tuple(len(coordinates[name]) for name in dimensions)
+            if isinstance(array, zarr.Array) and array.shape == sizes:
+                arrays[table] = array
+            elif array is not None:
+                complete = False
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         msg = f"{path}: expected the sums that `kit evaluate` keeps ({error})"
         raise SettingsError(msg) from error
-    if attributes.get("format") != FORMAT or not complete:
+    if attributes.get("format") not in _READ_FORMATS or not complete:
         msg = f"{path}: expected sums of format {FORMAT}, found {attributes.get('format')}; evaluate with this kit"
         raise SettingsError(msg)
-    assert isinstance(array, zarr.Array)
-    coordinates["start"] = coordinates["start"].astype("datetime64[s]")
-    return Archive(path, attributes, coordinates, array)
+    coordinates["start"] = coordinates["start"].astype(np.int64).astype("datetime64[s]")
+    coordinates["wavenumber"] = coordinates["wavenumber"].astype(np.int64)
+    return Archive(path, attributes, coordinates, arrays)
 
 
 class ArchiveWriter:
     """Writer of sums into an open archive."""
 
-    def __init__(self, array: "zarr.Array[Any]", coordinates: Mapping[str, npt.NDArray[Any]]) -> None:
-        self._array = array
+    def __init__(
+        self, arrays: "Mapping[str, zarr.Array[Any]]", coordinates: Mapping[str, npt.NDArray[Any]], axes: Axes
+    ) -> None:
+        self._arrays = arrays
         self._positions: dict[str, dict[Any, int]] = {}
         for name, values in coordinates.items():
             self._positions[name] = {value: position for position, value in enumerate(values.tolist())}
+        # The archive may hold more than what is written now.
+        self._own = {name: self._places(name, values.tolist()) for name, values in axes.coordinates().items()}
+
+    def _places(self, dimension: str, values: Sequence[Any]) -> list[int]:
+        return [self._positions[dimension][value] for value in values]
 
     def write(
         self,
@@ -146,26 +210,31 @@ class ArchiveWriter:
         forecast: str,
         sums: Mapping[float, Mapping[str, npt.NDArray[np.float64]]],
         regions: Sequence[str],
+        table: str = SUMS,
     ) -> None:
         """Write the sums of one start date's forecast.
 
         Args:
             start: Initial time, UTC.
-            forecast: Name of the forecast.
-            sums: Sums by lead in hours and channel, [R, M].
+            forecast: Name of the forecast; ``TARGET`` for the spectra of what came.
+            sums: Sums by lead in hours and channel, [R, M]; spectra are [N, K].
             regions: Names of the R regions.
+            table: One of ``TABLES``.
         """
+        _, _, series, channel, row, column = TABLES[table]
+        array = self._arrays[table]
         place = (
             self._positions["start"][start.astimezone(UTC).replace(tzinfo=None)],
             slice(None),
-            self._positions["forecast"][forecast],
+            self._positions[series][forecast],
         )
-        held = np.asarray(self._array[place])
-        rows = [self._positions["region"][name] for name in regions]
+        held = np.asarray(array[place])
+        rows = self._places(row, regions) if row == "region" else self._own[row]
+        inner = np.ix_(rows, self._own[column])
         for lead, channels in sums.items():
-            for channel, values in channels.items():
-                held[self._positions["lead"][float(lead)], self._positions["channel"][channel], rows] = values
-        self._array[place] = held
+            for name, values in channels.items():
+                held[self._positions["lead"][float(lead)], self._positions[channel][name]][inner] = values
+        array[place] = held
 
 
 @contextmanager
@@ -184,13 +253,14 @@ def archiving(path: Path, axes: Axes, attributes: Mapping[str, Any]) -> Iterator
     earlier = read_archive(path) if path.exists() else None
     coordinates = axes.coordinates()
     if earlier is not None:
-        for name in ("start", "lead", "forecast", "channel", "region"):
-            coordinates[name] = _joined(earlier.coordinates[name], coordinates[name])
+        for name, held in earlier.coordinates.items():
+            coordinates[name] = _joined(held, coordinates[name])
     with scratch(path) as part:
-        array = _create(part, coordinates, {"format": FORMAT, **attributes})
+        arrays = _create(part, coordinates, {"format": FORMAT, **attributes})
         if earlier is not None:
-            _copy(earlier, array, coordinates)
-        yield ArchiveWriter(array, coordinates)
+            for table in earlier.arrays:
+                _copy(earlier, table, arrays[table], coordinates)
+        yield ArchiveWriter(arrays, coordinates, axes)
         consolidate(part)
         if not path.exists():
             publish(part, path)
@@ -204,42 +274,49 @@ def archiving(path: Path, axes: Axes, attributes: Mapping[str, Any]) -> Iterator
 
 def _joined(held: npt.NDArray[Any], more: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Join coordinates: numbers and times in order, names in the order in which they came."""
-    if held.dtype.kind in "fM":
+    if held.dtype.kind in "fiM":
         return np.union1d(held.astype(more.dtype), more)
     return np.array([*held, *(name for name in more if name not in held)], dtype=str)
 
 
 def _create(
     folder: Path, coordinates: Mapping[str, npt.NDArray[Any]], attributes: Mapping[str, Any]
-) -> "zarr.Array[Any]":
+) -> "dict[str, zarr.Array[Any]]":
+    """Create the tables that hold anything."""
     # Zarr's third version has no array of text that every reader knows.
     names = {name: values.tolist() for name, values in coordinates.items() if name not in _NUMBERS}
     root = zarr.create_group(folder, zarr_format=3, attributes={_NAMES: names, **attributes})
     for name, described in _NUMBERS.items():
         values = coordinates[name]
         held = values.astype(np.int64) if values.dtype.kind == "M" else values
-        root.create_array(name, data=held, chunks=held.shape, dimension_names=(name,), attributes=dict(described))
-    shape = tuple(len(coordinates[name]) for name in DIMENSIONS)
-    return root.create_array(
-        SUMS,
-        shape=shape,
-        # What one start date's forecast writes, so that no chunk is ever shared.
-        chunks=(1, shape[1], 1, *shape[3:]),
-        dtype="float64",
-        fill_value=float("nan"),
-        dimension_names=DIMENSIONS,
-        compressors=compressors(),
-    )
+        if held.size:
+            root.create_array(name, data=held, chunks=held.shape, dimension_names=(name,), attributes=dict(described))
+    arrays = {}
+    for table, dimensions in TABLES.items():
+        shape = tuple(len(coordinates[name]) for name in dimensions)
+        if 0 in shape and table != SUMS:
+            continue
+        arrays[table] = root.create_array(
+            table,
+            shape=shape,
+            # What one start date's forecast writes, so that no chunk is ever shared.
+            chunks=(1, shape[1], 1, *shape[3:]),
+            dtype=_TYPES[table],
+            fill_value=float("nan"),
+            dimension_names=dimensions,
+            compressors=compressors(),
+        )
+    return arrays
 
 
-def _copy(earlier: Archive, array: "zarr.Array[Any]", coordinates: Mapping[str, npt.NDArray[Any]]) -> None:
+def _copy(earlier: Archive, table: str, array: "zarr.Array[Any]", coordinates: Mapping[str, npt.NDArray[Any]]) -> None:
     """Copy earlier sums to their places, one start date at a time."""
     places = []
-    for name in DIMENSIONS[1:]:
+    for name in TABLES[table][1:]:
         position = {value: number for number, value in enumerate(coordinates[name].tolist())}
         places.append([position[value] for value in earlier.coordinates[name].tolist()])
     starts = coordinates["start"].tolist()
     for number, start in enumerate(earlier.coordinates["start"].tolist()):
         held = np.full(array.shape[1:], np.nan)
-        held[np.ix_(*places)] = earlier.array[number]
+        held[np.ix_(*places)] = earlier.arrays[table][number]
         array[starts.index(start)] = held

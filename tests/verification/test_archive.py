@@ -78,7 +78,7 @@ def test_what_is_no_archive(tmp_path: Path, kind: str) -> None:
         fill(path, axes(1, 1), 1)
         document = json.loads((path / "zarr.json").read_text())
         if kind == "newer":
-            document["attributes"]["format"] = 2
+            document["attributes"]["format"] = 3
         else:
             document["attributes"]["names"] = ["2t"]
         (path / "zarr.json").write_text(json.dumps(document))
