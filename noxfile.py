@@ -20,6 +20,8 @@ nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
 LOCK = "requirements.lock"
+PRETRAINING_DAYS = 180
+"""Of the planet whose weather the embedded weights learn first."""
 
 
 @nox.session
@@ -120,6 +122,13 @@ def coastlines(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def planet(session: nox.Session) -> None:
+    """Make years of the sample's idealised planet as a store: -- --years 2 --seed 1 --climate other --out FOLDER."""
+    install(session, "sample")
+    session.run("python", "ci/planet.py", *session.posargs)
+
+
+@nox.session(default=False)
 def manual(session: nox.Session) -> None:
     """Repeat the runs whose numbers the manual states, and write them into it: -- first-run names some."""
     install(session)
@@ -135,13 +144,17 @@ def screenshots(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def pretrain(session: nox.Session) -> None:
-    """Pretrain the embedded tiny Aurora again, and record its hash."""
-    install(session)
-    runs = Path(session.create_tmp()) / "runs"
-    shutil.rmtree(runs, ignore_errors=True)
-    recipe = "tiny-pretrain"
-    session.run("kit", "finetune", "--recipe", recipe, "--run.dir", str(runs), "--run.name", recipe, *session.posargs)
-    session.run("python", "ci/embed_weights.py", str(runs / recipe))
+    """Pretrain the embedded tiny Aurora again, on a planet of another climate than the sample's; record its hash."""
+    install(session, "sample")
+    folder, recipe = Path(session.create_tmp()), "tiny-pretrain"
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    store = folder / f"planet-other-{PRETRAINING_DAYS}"
+    if not store.exists():
+        made = ("--climate", "other", "--days", str(PRETRAINING_DAYS), "--out", str(store))
+        session.run("python", "ci/planet.py", *made)
+    where = ("--data.store", str(store), "--run.dir", str(folder / "runs"), "--run.name", recipe)
+    session.run("kit", "finetune", "--recipe", recipe, *where, *session.posargs)
+    session.run("python", "ci/embed_weights.py", str(folder / "runs" / recipe))
 
 
 @nox.session(default=False)

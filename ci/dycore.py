@@ -21,7 +21,7 @@ dinosaur orders them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ from dinosaur import (
 )
 from numpy.typing import NDArray
 
-__all__ = ["GRAVITY", "LAYERS", "Planet", "integrate", "make_planet", "solar_forcing"]
+__all__ = ["CLIMATES", "GRAVITY", "LAYERS", "Climate", "Planet", "integrate", "make_planet", "solar_forcing"]
 
 Array = NDArray[np.float64]
 
@@ -53,17 +53,6 @@ REDUCTION = 2
 GRAVITY = float(scales.GRAVITY_ACCELERATION.magnitude)
 """Acceleration due to gravity in the run, m s-2."""
 
-# Held and Suarez take 60 K, 10 K, 1 / (40 days) and 1 / (4 days). A steeper, less stable and more strongly
-# held equilibrium makes livelier storms, so that six hours matter.
-FORCING = {
-    "dTy": 70 * units.degK,
-    "dThz": 5 * units.degK,
-    "ka": 1 / (10 * units.day),
-    "ks": 1 / (2 * units.day),
-}
-"""Equator-to-pole and vertical contrast of the equilibrium, rates of relaxation aloft and at the surface."""
-SOLAR_HEATING = 30 * units.degK / units.day
-"""Heating of the lowest air over land under an overhead sun; its daily mean is taken out."""
 DIFFUSION_ORDER = 4
 DIFFUSION_HOURS = 3
 """Time in which the diffusion, Laplacian to the power above, damps the shortest wave by a factor of e."""
@@ -71,20 +60,89 @@ DIFFUSION_HOURS = 3
 # Latent heat of vaporisation over the gas constant of vapour, K (Bolton 1980 agrees to 1 %).
 LATENT_OVER_VAPOUR = 5423.0
 
-# Continents as (longitude, latitude, half-widths in degrees), and mountains with a height in metres.
-CONTINENTS = ((100.0, 42.0, 55.0, 26.0), (25.0, 2.0, 26.0, 32.0), (262.0, 44.0, 34.0, 22.0), (300.0, -16.0, 24.0, 28.0))
-MOUNTAINS = (
-    (85.0, 36.0, 22.0, 12.0, 3200.0),
-    (250.0, 44.0, 11.0, 20.0, 2200.0),
-    (292.0, -20.0, 9.0, 22.0, 2400.0),
-    (30.0, -4.0, 12.0, 18.0, 1100.0),
-)
+
+@dataclasses.dataclass(frozen=True)
+class Climate:
+    """What makes the weather of one planet unlike that of another.
+
+    Held and Suarez take 60 K, 10 K, 40 days and 4 days. A steeper, less stable and more strongly held equilibrium
+    makes livelier storms, so that six hours matter.
+    """
+
+    continents: tuple[tuple[float, float, float, float], ...]
+    """Longitude, latitude and half-widths, degrees."""
+    mountains: tuple[tuple[float, float, float, float, float], ...]
+    """The same, with a height in metres."""
+    meridional_contrast: float
+    """Of the equilibrium temperature between equator and poles, K."""
+    vertical_contrast: float
+    """Of the equilibrium's potential temperature over one scale height at the equator, K."""
+    relaxation_aloft: float
+    """Time in which temperatures relax to the equilibrium, days of the Earth-sized run."""
+    relaxation_surface: float
+    """The same at the surface."""
+    solar_heating: float
+    """Heating of the lowest air over land under an overhead sun, K per day; its daily mean is taken out."""
+
+    @property
+    def relaxation(self) -> dict[str, Any]:
+        """Arguments of Held and Suarez's forcing."""
+        return {
+            "dTy": self.meridional_contrast * units.degK,
+            "dThz": self.vertical_contrast * units.degK,
+            "ka": 1 / (self.relaxation_aloft * units.day),
+            "ks": 1 / (self.relaxation_surface * units.day),
+        }
+
+
+CLIMATES: Mapping[str, Climate] = {
+    "sample": Climate(
+        continents=(
+            (100.0, 42.0, 55.0, 26.0),
+            (25.0, 2.0, 26.0, 32.0),
+            (262.0, 44.0, 34.0, 22.0),
+            (300.0, -16.0, 24.0, 28.0),
+        ),
+        mountains=(
+            (85.0, 36.0, 22.0, 12.0, 3200.0),
+            (250.0, 44.0, 11.0, 20.0, 2200.0),
+            (292.0, -20.0, 9.0, 22.0, 2400.0),
+            (30.0, -4.0, 12.0, 18.0, 1100.0),
+        ),
+        meridional_contrast=70,
+        vertical_contrast=5,
+        relaxation_aloft=10,
+        relaxation_surface=2,
+        solar_heating=30,
+    ),
+    "other": Climate(
+        continents=(
+            (60.0, -40.0, 45.0, 24.0),
+            (150.0, 12.0, 30.0, 30.0),
+            (225.0, -30.0, 28.0, 26.0),
+            (320.0, 46.0, 40.0, 20.0),
+        ),
+        mountains=(
+            (50.0, -38.0, 18.0, 14.0, 2600.0),
+            (140.0, 18.0, 10.0, 22.0, 2000.0),
+            (218.0, -28.0, 9.0, 20.0, 2800.0),
+            (330.0, 50.0, 20.0, 10.0, 1500.0),
+        ),
+        meridional_contrast=60,
+        vertical_contrast=10,
+        relaxation_aloft=15,
+        relaxation_surface=3,
+        solar_heating=20,
+    ),
+}
+"""That of the embedded sample; and a milder one, with the land elsewhere, whose weather is another to learn."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Planet:
     """The grid, the physical constants and the surface that the run sees."""
 
+    climate: Climate
     coords: coordinate_systems.CoordinateSystem
     specs: primitive_equations.PrimitiveEquationsSpecs
     land_XY: Array
@@ -105,49 +163,54 @@ class Planet:
         return np.rad2deg(np.arcsin(np.asarray(self.coords.horizontal.nodal_axes[1], np.float64)))
 
 
-def make_planet() -> Planet:
+def make_planet(climate: Climate) -> Planet:
     """Lay continents and mountains on a T21 grid (32 Gaussian latitudes, 64 longitudes)."""
     coords = coordinate_systems.CoordinateSystem(
         horizontal=spherical_harmonic.Grid.T21(),
         vertical=sigma_coordinates.SigmaCoordinates.equidistant(LAYERS),
     )
     specs = primitive_equations.PrimitiveEquationsSpecs.from_si()
-    blobs = [_blob(coords, *place) for place in CONTINENTS]
+    blobs = [_blob(coords, *place) for place in climate.continents]
     land_XY = 1 / (1 + np.exp(-12 * (np.max(blobs, axis=0) - 0.5)))
-    peaks_XY = np.max([height * _blob(coords, *place) for *place, height in MOUNTAINS], axis=0)
+    peaks_XY = np.max([height * _blob(coords, *place) for *place, height in climate.mountains], axis=0)
     height = specs.nondimensionalize(land_XY * peaks_XY * units.m)
     modal = primitive_equations.truncated_modal_orography(jnp.asarray(height, jnp.float32), coords)
     nodal = np.asarray(coords.horizontal.to_nodal(modal), np.float64)
     height_XY = specs.dimensionalize(nodal, units.m).magnitude
-    return Planet(coords, specs, land_XY, height_XY, modal)
+    return Planet(climate, coords, specs, land_XY, height_XY, modal)
 
 
-def integrate(planet: Planet, *, spin_up_days: int, states: int) -> dict[str, Array]:
-    """Run the model and keep a state every six of the reduced planet's hours after the spin-up.
+def integrate(planet: Planet, *, spin_up_days: int, states: Iterable[int], seed: int = 0) -> Iterator[dict[str, Array]]:
+    """Run the model and keep a state every six of the reduced planet's hours after the spin-up, a piece at a time.
 
-    The first state kept is at 00 UTC, and the sun stands accordingly.
+    The first state of a piece is at 00 UTC, and the sun stands accordingly.
 
     Args:
         planet: the surface.
         spin_up_days: whole days of the Earth-sized run before the first state; an even number of them, so that the
             reduced planet's clock starts at midnight.
-        states: how many states to keep.
+        states: how many states each piece has: whole days of the reduced planet, but for the last one.
+        seed: of the bump in the surface pressure that the run starts from.
 
-    Returns:
+    Yields:
         On sigma layers, in SI units: ``u v t r z`` of shape [states, L, X, Y] (z is the geopotential that
         the run's temperature and orography imply hydrostatically) and ``sp`` of shape [states, 1, X, Y].
     """
     step = _time_step(planet)
-    per_six_hours = REDUCTION * 6 * 60 // TIME_STEP_MINUTES
-    spin_up = jax.jit(time_integration.repeated(step, spin_up_days * 24 * 60 // TIME_STEP_MINUTES))
-    record = time_integration.trajectory_from_step(
-        step, states, per_six_hours, start_with_input=True, post_process_fn=_nodal_fields(planet)
+    state = jax.jit(time_integration.repeated(step, spin_up_days * 24 * 60 // TIME_STEP_MINUTES))(
+        _initial_state(planet, seed)
     )
-    state = spin_up(_initial_state(planet))
-    # The spin-up is a number of whole days there too; starting the clock again keeps float32 time exact.
-    state = dataclasses.replace(state, sim_time=jnp.zeros(()))
-    _, fields = jax.jit(record)(state)
-    return _dimensional(planet, fields)
+    per_six_hours = REDUCTION * 6 * 60 // TIME_STEP_MINUTES
+    records: dict[int, Callable[..., Any]] = {}
+    for count in states:
+        if count not in records:
+            trajectory = time_integration.trajectory_from_step(
+                step, count, per_six_hours, start_with_input=True, post_process_fn=_nodal_fields(planet)
+            )
+            records[count] = jax.jit(trajectory)
+        # All so far is a number of whole days there too; starting the clock again keeps float32 time exact.
+        state, fields = records[count](dataclasses.replace(state, sim_time=jnp.zeros(())))
+        yield _dimensional(planet, fields)
 
 
 def solar_forcing(hours: Any, longitude: Any, latitude: Any) -> Any:
@@ -167,7 +230,7 @@ class LivelyForcing(held_suarez.HeldSuarezForcing):
 
     def __init__(self, planet: Planet, reference_temperature: Array) -> None:
         """Set the forcing up for one planet."""
-        super().__init__(planet.coords, planet.specs, reference_temperature, **FORCING)
+        super().__init__(planet.coords, planet.specs, reference_temperature, **planet.climate.relaxation)
         self.planet = planet
         self.boundary_layer_L = np.maximum(0, (self.sigma - self.sigma_b) / (1 - self.sigma_b))[:, None, None]
 
@@ -186,7 +249,8 @@ class LivelyForcing(held_suarez.HeldSuarezForcing):
         """Heating of the boundary layer over land, [L, X, Y], nondimensional."""
         hours = sim_time / self.physics_specs.nondimensionalize(REDUCTION * units.hour)
         lon_X1, lat_Y = self.planet.longitude_X[:, None], self.planet.latitude_Y
-        rate = self.physics_specs.nondimensionalize(SOLAR_HEATING) * self.planet.land_XY
+        overhead = self.planet.climate.solar_heating * units.degK / units.day
+        rate = self.physics_specs.nondimensionalize(overhead) * self.planet.land_XY
         return self.boundary_layer_L * rate * solar_forcing(hours, lon_X1, lat_Y)
 
     def _moistening(self, aux: primitive_equations.DiagnosticState) -> jax.Array:
@@ -237,7 +301,7 @@ def _reference_temperature() -> Array:
     return np.full(LAYERS, 288.0)
 
 
-def _initial_state(planet: Planet) -> primitive_equations.State:
+def _initial_state(planet: Planet, seed: int) -> primitive_equations.State:
     """Air at rest, in radiative equilibrium, with a bump in its surface pressure to break the symmetry."""
     random_state, _ = primitive_equations_states.isothermal_rest_atmosphere(
         planet.coords,
@@ -246,7 +310,7 @@ def _initial_state(planet: Planet) -> primitive_equations.State:
         p1=5e3 * units.pascal,
         surface_height=planet.height_XY * units.m,
     )
-    state = random_state(jax.random.PRNGKey(0))
+    state = random_state(jax.random.PRNGKey(seed))
     grid = planet.coords.horizontal
     forcing = LivelyForcing(planet, _reference_temperature())
     pressure = jnp.exp(grid.to_nodal(state.log_surface_pressure))

@@ -65,17 +65,22 @@ _log = logging.getLogger("make_sample")
 def main() -> None:
     """Integrate, derive the fields, pack them, embed the file."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    compute_alike()
+    embed(NAME, FILE, pickle.dumps(make_sample(), protocol=5), LABELS)
+
+
+def compute_alike() -> None:
+    """Have two runs on one machine compute the same; to be called before the first computation."""
     # XLA reads this when its first computation starts; one thread, so that sums keep their order.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     jax.config.update("jax_platforms", "cpu")
-    embed(NAME, FILE, pickle.dumps(make_sample(), protocol=5), LABELS)
 
 
 def make_sample() -> dict[str, NDArray[np.generic]]:
     """Run the model and return the sample's dictionary."""
-    planet = dycore.make_planet()
+    planet = dycore.make_planet(dycore.CLIMATES["sample"])
     _log.info("%d days of spin-up, then %d states ...", SPIN_UP_DAYS, STATES)
-    layers = dycore.integrate(planet, spin_up_days=SPIN_UP_DAYS, states=STATES)
+    (layers,) = dycore.integrate(planet, spin_up_days=SPIN_UP_DAYS, states=[STATES])
     fields = {**surface_fields(planet, layers), **pressure_fields(planet, layers)}
     sample: dict[str, NDArray[np.generic]] = {
         "time": FIRST_TIME.astype("datetime64[s]") + np.arange(STATES) * np.timedelta64(6 * 3600, "s"),
@@ -84,8 +89,8 @@ def make_sample() -> dict[str, NDArray[np.generic]]:
         "level": np.array(LEVELS_HPA, np.int64),
     }
     for name, field in fields.items():
-        sample |= pack(name, _north_up(field))
-    return sample | {f"static_{name}": _north_up(field).astype(np.float32) for name, field in statics(planet).items()}
+        sample |= pack(name, north_up(field))
+    return sample | {f"static_{name}": north_up(field).astype(np.float32) for name, field in statics(planet).items()}
 
 
 def pressure_fields(planet: dycore.Planet, layers: dict[str, Array]) -> dict[str, Array]:
@@ -204,7 +209,7 @@ def _interpolate(field: Array, sigma_L: Array, wanted: Array) -> Array:
     return np.asarray(interpolate(np.log(wanted), np.log(sigma_L), field), np.float64)
 
 
-def _north_up(field: Array) -> Array:
+def north_up(field: Array) -> Array:
     """Turn [..., X, northward Y] into [..., southward Y, X]."""
     return np.ascontiguousarray(np.swapaxes(field, -1, -2)[..., ::-1, :])
 
