@@ -21,7 +21,7 @@ tags: [weather, aurora]{base_model}
 
 # {name}
 
-A fine-tuned Aurora (Bodnar et al. 2025), variant `{variant}`, exported by aurora-finetune-kit {kit_version}.{synthetic}
+A fine-tuned Aurora (Bodnar et al. 2025), variant `{variant}`, {made} by aurora-finetune-kit {kit_version}.{synthetic}
 
 {contents}
 
@@ -68,32 +68,33 @@ def card(description: Mapping[str, Any], name: str, scores: Mapping[str, Any] | 
     """Write a model card in Markdown.
 
     Args:
-        description: Contents of the exported ``kit.json``.
+        description: Contents of ``kit.json``: of an export, or of a checkpoint that has not been exported.
         name: Name of the model.
         scores: Scorecard that ``kit evaluate`` made of the checkpoint; None where there is none.
     """
     model, data = description["model"], description["data"]
     stages = _stages(description["lineage"])
-    # Nothing of Microsoft's is in a model whose training began with the kit's own weights, or with random ones.
-    began_random = bool(stages) and stages[0].get("base") is None
-    from_microsoft = variant_named(model["variant"]).name != "tiny" and not began_random
     flags, synthetic = [bool(stage.get("synthetic")) for stage in stages], ""
     if all(flags):
         synthetic = _SYNTHETIC
     elif any(flags):
         synthetic = _BEGAN_SYNTHETIC
-    merged = "The weights below it are in `base`, as they were."
-    if origins := description["exported"]["merged"]:
+    exported = description.get("exported")
+    merged = ""
+    if exported is not None:
+        merged = "The weights below it are in `base`, as they were."
+    if exported is not None and (origins := exported["merged"]):
         names = ", ".join(f"`{origin['name']}` (SHA-256 {origin['sha256']})" for origin in origins)
         merged = f"Its weights are {'the average of' if len(origins) > 1 else 'those of'} {names}, merged in fp32."
     base_model = ""
-    if from_microsoft:
+    if _is_from_microsoft(description):
         base_model = "\nbase_model: microsoft/aurora"
     return _CARD.format(
         base_model=base_model,
         name=name,
         variant=model["variant"],
-        kit_version=description["exported"]["kit_version"],
+        made="trained" if exported is None else "exported",
+        kit_version=description["kit_version"] if exported is None else exported["kit_version"],
         synthetic=synthetic,
         contents=_contents(model, data),
         history=_history(stages),
@@ -102,7 +103,7 @@ def card(description: Mapping[str, Any], name: str, scores: Mapping[str, Any] | 
         train=data["train"],
         valid=data["valid"],
         test=data["test"],
-        licences=_licences(stages, from_microsoft=from_microsoft, synthetic=all(flags)),
+        licences="\n".join(f"- {line}" for line in licence_lines(description)),
     )
 
 
@@ -162,10 +163,16 @@ def card_scores(scores: Mapping[str, Any] | None) -> str:
     )
 
 
-def _licences(stages: Sequence[Mapping[str, Any]], *, from_microsoft: bool, synthetic: bool) -> str:
+def licence_lines(description: Mapping[str, Any]) -> list[str]:
+    """State under which licences a model, the weights that it began with, and its data are, a sentence each.
+
+    Args:
+        description: Contents of ``kit.json``.
+    """
     lines = []
-    if from_microsoft:
+    if _is_from_microsoft(description):
         lines.append(_MICROSOFT)
+    stages = _stages(description["lineage"])
     entries, bases, data = registry.entries(), set(), {}
     for stage in stages:
         if base := stage.get("base"):
@@ -177,9 +184,19 @@ def _licences(stages: Sequence[Mapping[str, Any]], *, from_microsoft: bool, synt
     for store, licence in data.items():
         lines.append(f"Data `{store}`: {licence}.")
     # The acknowledgement that Copernicus' licence asks for; synthetic data need none.
-    if not synthetic:
+    if not all(stage.get("synthetic") for stage in stages):
         lines.append(_COPERNICUS)
-    return "\n".join(f"- {line}" for line in (*lines, _KIT))
+    return [*lines, _KIT]
+
+
+def _is_from_microsoft(description: Mapping[str, Any]) -> bool:
+    """Tell whether weights of Microsoft's are in a model.
+
+    None are where training began with the kit's own weights, or with random ones.
+    """
+    stages = _stages(description["lineage"])
+    began_random = bool(stages) and stages[0].get("base") is None
+    return variant_named(description["model"]["variant"]).name != "tiny" and not began_random
 
 
 def _stages(lineage: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

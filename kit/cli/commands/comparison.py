@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from kit.cli.commands.common import Outcome, resolve_settings
-from kit.cli.views.comparison import show_comparison
+from kit.cli.views.comparison import show_comparison, show_report
 from kit.cli.views.progress import loading
+from kit.experiments.settings import ReportSettings
 from kit.verification.comparison_settings import CompareSettings
 
 
@@ -18,3 +19,16 @@ def compare(arguments: Sequence[str]) -> Outcome:
         from kit.plots.comparison_page import compare as run
     result = run(settings).to_dict()
     return Outcome(result, options.as_json, show_comparison)
+
+
+def report(arguments: Sequence[str]) -> Outcome:
+    """Write one page about a run: what was asked, data, what trained, memory, time, losses, scores, maps, licences.
+
+    The page needs nothing beside it, and is readable on a phone and on paper. It holds what is there: scores of kit
+    evaluate, maps of kit plot; what is not is said with the command that makes it.
+    """
+    settings, options = resolve_settings(report, ReportSettings, arguments)
+    with loading("PyTorch and Aurora"):
+        from kit.experiments.report import report as run
+    result = run(settings).to_dict()
+    return Outcome(result, options.as_json, show_report)

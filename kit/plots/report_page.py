@@ -1,0 +1,89 @@
+"""The page of a report on a run, for those who were not there."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kit.plots.curves import loss_curves
+from kit.plots.pages import embedded, picture, render
+from kit.verification.regions import ALL
+from kit.verification.significance import LEVEL
+
+USUAL = ("z_500", "t_850", "q_700", "2t", "10ws", "msl", "tp")
+"""Variables that people ask for first."""
+_USUAL_LEADS = ("024h", "072h", "120h", "240h")
+_MOST_LEADS = 4
+_MOST_MAPS = 24
+_LOSSES = "loss.png"
+
+
+def report_page(content: Mapping[str, Any], losses: Sequence[Mapping[str, Any]], figures: Path) -> str:
+    """Write the page.
+
+    Args:
+        content: What the run folder holds, as ``kit.experiments.report`` gathers it.
+        losses: Lines of ``metrics.jsonl``.
+        figures: Folder of the run's figures.
+
+    Returns:
+        HTML without scripts and without references to anything outside of it.
+    """
+    name = content["facts"]["name"]
+    synthetic = any(isinstance(stage, Mapping) and stage.get("synthetic") for stage in content["lineage"][-1:])
+    curves = None
+    if any(line.get("kind") in ("train", "valid") for line in losses):
+        curves = picture(loss_curves(losses, title="Loss", synthetic=synthetic))
+    maps = {}
+    files = [file for file in sorted(figures.glob("*.png")) if file.name != _LOSSES]
+    for file in files[:_MOST_MAPS]:
+        address = embedded(file)
+        if address is not None:
+            maps[file.stem] = address
+    return render(
+        "report.html.j2",
+        {"losses": curves, "maps": maps},
+        **content,
+        name=name,
+        synthetic=synthetic,
+        maps_left_out=max(0, len(files) - _MOST_MAPS),
+        headline=_headline(content["scores"]),
+        verdicts=_verdicts(content["scores"]),
+    )
+
+
+def _headline(card: Mapping[str, Any] | None) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Choose the scores that people look at first: rows of a scorecard by lead and variable."""
+    if card is None:
+        return {}
+    leads = list(card["leads"])
+    if len(leads) > _MOST_LEADS:
+        leads = [lead for lead in leads if lead in _USUAL_LEADS] or leads[-1:]
+    found = {}
+    for lead in leads:
+        rows = card["leads"][lead]
+        usual = {name: rows[name] for name in USUAL if name in rows}
+        found[lead] = usual or dict(list(rows.items())[: len(USUAL)])
+    return found
+
+
+def _verdicts(card: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Count, for each reference, over all leads, regions and variables: better, worse, tested, significant."""
+    if card is None:
+        return {}
+    counts: dict[str, dict[str, float]] = {}
+    tables = {ALL: card["leads"], **card["regions"]}
+    for reference, skill in (("persistence", "skill"), ("base", "skill_over_base")):
+        rows = [row for leads in tables.values() for of_lead in leads.values() for row in of_lead.values()]
+        skills = [row[skill] for row in rows if row.get(skill) is not None]
+        tested = [row for row in rows if row.get(f"{reference}_significant") is not None]
+        sure = [row for row in tested if row[f"{reference}_significant"]]
+        if skills:
+            counts[reference] = {
+                "count": len(skills),
+                "better": sum(value > 0 for value in skills),
+                "tested": len(tested),
+                "surely_better": sum((row.get(skill) or 0) > 0 for row in sure),
+                "surely_worse": sum((row.get(skill) or 0) < 0 for row in sure),
+                "by_chance": (1 - LEVEL) * len(tested),
+            }
+    return counts
