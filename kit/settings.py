@@ -14,7 +14,7 @@ from kit.memory.settings import MemorySettings
 from kit.models.settings import ModelSettings
 from kit.registry.settings import RegistrySettings
 from kit.tracking.settings import TrackSettings
-from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TrainSettings
+from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TaskSettings, TrainSettings
 
 
 class Settings(BaseModel):
@@ -31,6 +31,7 @@ class Settings(BaseModel):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     rollout: RolloutSettings = RolloutSettings()
+    task: TaskSettings = TaskSettings()
     track: TrackSettings = TrackSettings()
     registry: RegistrySettings = RegistrySettings()
 

@@ -51,7 +51,8 @@ def for_training(
     # validated; only a stage with another method merges them.
     going_on = weights is not None and _goes_on(weights, settings)
     model = build_model(spec, weights, autocast=autocast)
-    new = added_names(model, spec.added, stabilised=spec.arguments.get("stabilise_level_agg", False))
+    stabilised, stochastic = (spec.arguments.get(name, False) for name in ("stabilise_level_agg", "stochastic"))
+    new = added_names(model, spec.added, stabilised=stabilised, stochastic=stochastic)
     start_new(model, new, start)
     if weights is not None:
         # Under any other method upstream's roll-out LoRA has to come from the weights.

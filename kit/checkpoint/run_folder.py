@@ -56,6 +56,8 @@ class RunFolder:
         """Folder of the sums that scores are made of."""
         self.best = path / "checkpoints" / "best"
         """Checkpoint with the lowest validation loss."""
+        self.ema = path / "checkpoints" / "ema"
+        """Average of the weights with the lowest validation loss, where one is kept."""
         self.last = path / "checkpoints" / "last"
         """Newest checkpoint, from which the run can go on."""
         self.replay = path / "replay"
@@ -244,7 +246,7 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
         if key == "modules":
             whole = isinstance(value, dict) and all(map(_is_table, value.values()))
         elif key == "kind":
-            whole = value in ("train", "valid")
+            whole = value in ("train", "valid", "ema")
         else:
             whole = type(value) in (int, float)
         if not whole:

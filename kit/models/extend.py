@@ -130,13 +130,20 @@ def _kind(name: str, store: Store) -> Kind:
     raise SettingsError(msg)
 
 
-def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = False) -> frozenset[str]:
-    """List the parameters that a model has because of added variables.
+_NOISE = ("backbone.noise_mlp.", "backbone.context_down_layers.")
+"""Modules through which a stochastic model reads its noise."""
+
+
+def added_names(
+    model: Aurora, added: Collection[str], *, stabilised: bool = False, stochastic: bool = False
+) -> frozenset[str]:
+    """List the parameters that a model has because of added variables, or of noise.
 
     Args:
         model: built with them.
         added: as ``ModelSpec.added`` holds them.
         stabilised: the normalisation of the level aggregation is new as well.
+        stochastic: what reads noise is new as well.
     """
     # How an added variable is called among the parameters: static ones are embedded as surface variables are, and the
     # air-pollution model has a second head, _mod, for variables that it predicts as differences.
@@ -150,6 +157,7 @@ def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = Fal
             is_new = not parts.isdisjoint(name.split("."))
         else:
             is_new = name.startswith("encoder.level_agg.") and (".ln_k." in name or ".ln_q." in name) and stabilised
+            is_new |= stochastic and name.startswith(_NOISE)
         if is_new:
             new.append(name)
     return frozenset(new)
@@ -157,7 +165,10 @@ def added_names(model: Aurora, added: Collection[str], *, stabilised: bool = Fal
 
 @torch.no_grad()
 def start_new(model: Aurora, names: Collection[str], start: Literal["zero", "random"]) -> None:
-    """Give new embeddings their first values.
+    """Give new embeddings their first values, and what reads noise those that let the model predict as before.
+
+    Noise adds nothing at first, as the last layer that it goes through is zero; and the context of a coarser stage is
+    the mean of the four that it replaces, as if all stages had one context.
 
     Args:
         model: its new parameters hold upstream's random initial values.
@@ -166,5 +177,11 @@ def start_new(model: Aurora, names: Collection[str], start: Literal["zero", "ran
             as it is; ``random`` leaves them. Heads keep their random values either way: no old variable sees them.
     """
     for name, parameter in model.named_parameters():
-        if start == "zero" and name in names and "_token_embeds." in name:
+        if name not in names:
+            continue
+        if name.startswith("backbone.noise_mlp.2."):
+            parameter.zero_()
+        elif name.startswith("backbone.context_down_layers."):
+            parameter.copy_(torch.eye(len(parameter)).repeat(1, 4) / 4)
+        elif start == "zero" and "_token_embeds." in name:
             parameter.zero_()

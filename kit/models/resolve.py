@@ -41,6 +41,8 @@ def resolve_spec(model: ModelSettings, data: DataSettings, store: Store, weights
         raise SettingsError(msg)
     if model.stabilise_level_agg is not None:
         base = replace(base, arguments={**base.arguments, "stabilise_level_agg": model.stabilise_level_agg})
+    if model.stochastic:
+        base = replace(base, arguments={**base.arguments, "stochastic": True})
     base = add_variables(base, model.new_variables, model.output_only, store)
     if data.history < base.history:
         msg = f"data.history is {data.history}, the weights read {base.history} states; set data.history {base.history}"

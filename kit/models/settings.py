@@ -54,6 +54,9 @@ class ModelSettings(BaseModel):
     stabilise_level_agg: bool | None = None
     """Normalise keys and queries of the encoder's level aggregation, which upstream advises where training is
     unstable; by default as the weights have it."""
+    stochastic: bool = False
+    """Have the model read noise at every step, as upstream's ensemble does, from weights that read none; what is new
+    begins so that predictions stay as they are, and trains under every method. Weights that read noise do so anyway."""
     timestep: Timestep | None = None
     """Time from the last input state to the prediction, such as ``6h``; by default the variant's."""
     statistics: Literal["upstream", "store"] | None = None

@@ -73,6 +73,12 @@ class ModelSpec:
         return variant_named(self.variant)
 
     @property
+    def stochastic(self) -> bool:
+        """Whether the model reads noise, so that predictions differ from member to member."""
+        stochastic: bool = self.arguments.get("stochastic", self.upstream.default("stochastic"))
+        return stochastic
+
+    @property
     def lead_hours(self) -> float:
         """Lead time of one step in hours."""
         return self.timestep.total_seconds() / 3600

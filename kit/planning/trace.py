@@ -189,6 +189,8 @@ def _fill_optimizer(trainer: Trainer, counter: Counter) -> None:
     updater.backward(torch.stack([parameter.sum() for parameter in trainer.trained.parameters.values()]).sum())
     updater.update(1)
     counter.own(tensors_in(updater.state_dict()), "optimizer")
+    if trainer.average is not None:
+        counter.own(tensors_in(trainer.average.state_dict()), "optimizer")
 
 
 class _HostBatch(Batch):  # type: ignore[misc]

@@ -33,7 +33,7 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
     the best validation is marked. The axis is logarithmic where the values span a factor of five.
 
     Args:
-        records: Lines of ``metrics.jsonl``: ``step``, ``kind`` (``train`` or ``valid``; others are left out), ``loss``,
+        records: Lines of ``metrics.jsonl``: ``step``, ``kind`` (``train``, ``valid`` or ``ema``; others are left out), ``loss``,
             and of training ``epoch``.
         title: What run this is.
         synthetic: Whether the run's data are a simulation's; then the figure says so.
@@ -47,7 +47,7 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     lines = list(records)
     for record in lines:
-        if record.get("kind") in ("train", "valid") and record.get("loss") is not None:
+        if record.get("kind") in ("train", "valid", "ema") and record.get("loss") is not None:
             points[record["kind"]].append((float(record["step"]), float(record["loss"])))
     if not points:
         msg = "no records with a loss: expected lines of metrics.jsonl of kind 'train' or 'valid'; has the run begun?"
@@ -69,6 +69,8 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
             label = f"best, step {step[best]:g}: {loss[best]:.4g}"
             ring: dict[str, Any] = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
             axes.plot(step[best], loss[best], color=ORANGE, label=label, **ring)
+    if "ema" in series:
+        axes.plot(*series["ema"], color=INK, linewidth=1.2, linestyle="--", label="validation of the average")
     losses = np.concatenate([loss for _, loss in series.values()])
     losses = losses[np.isfinite(losses)]
     if losses.size and losses.min() > 0 and losses.max() > 5 * losses.min():

@@ -92,8 +92,12 @@ class Recorder(Callback):
 
     def on_validation(self, validation: Validation, state: LoopState, *, improved: bool) -> None:  # noqa: ARG002
         """Record one validation."""
+        self.record_validation("valid", validation, state)
+
+    def record_validation(self, kind: str, validation: Validation, state: LoopState) -> None:
+        """Record a validation of the weights (``valid``), or of their average (``ema``)."""
         values = {"loss": validation.loss, **_prefixed("loss", validation.parts), **validation.scores}
-        self._record(state.step, "valid", values)
+        self._record(state.step, kind, values)
 
     def on_checkpoint(self, state: LoopState) -> None:  # noqa: ARG002
         """Send what is buffered, and put what is recorded safely on the disk: a run may end here."""
@@ -223,7 +227,7 @@ class Saver(Callback):
     def on_validation(self, validation: Validation, state: LoopState, *, improved: bool) -> None:  # noqa: ARG002
         """Write the checkpoint with the lowest validation loss."""
         if improved:
-            self._write(self._folder.best, state)
+            self.write(self._folder.best, state)
 
     def on_checkpoint(self, state: LoopState) -> None:
         """Write the checkpoint that training resumes from."""
@@ -231,6 +235,8 @@ class Saver(Callback):
         resume: dict[str, Any] = {"loop": state.as_dict(), "optimizer": trainer.updater.state_dict()}
         if trainer.schedule is not None:
             resume["schedule"] = trainer.schedule.state_dict()
+        if trainer.average is not None:
+            resume["ema"] = trainer.average.state_dict()
         resume |= {
             "rng": torch.get_rng_state(),
             "check": self._check.state_dict(),
@@ -242,15 +248,25 @@ class Saver(Callback):
         }
         if torch.cuda.is_available():
             resume["cuda_rng"] = torch.cuda.get_rng_state_all()
-        self._write(self._folder.last, state, resume)
+        self.write(self._folder.last, state, resume)
 
-    def _write(self, folder: Path, state: LoopState, resume: Mapping[str, Any] | None = None) -> None:
+    def write(
+        self, folder: Path, state: LoopState, resume: Mapping[str, Any] | None = None, *, averaged: bool = False
+    ) -> None:
+        """Write a checkpoint of the model as it is.
+
+        Args:
+            folder: Folder of the checkpoint.
+            state: Where training is.
+            resume: What training goes on from.
+            averaged: Whether the model's weights are an average for now.
+        """
         model, adapt = self._job.model, self._job.settings.adapt
         tensors, config = trainable.tensors(model, adapt), trainable.adapter_config(model, adapt)
         keep = None if resume is None else self._job.trainer.task.save
-        write_checkpoint(folder, tensors, self._description(state), resume, config, keep)
+        write_checkpoint(folder, tensors, self._description(state, averaged=averaged), resume, config, keep)
 
-    def _description(self, state: LoopState) -> dict[str, Any]:
+    def _description(self, state: LoopState, *, averaged: bool) -> dict[str, Any]:
         """Describe the model, its data and its past, as ``kit.json`` holds them."""
         job, data = self._job, self._job.settings.data
         earlier: list[dict[str, Any]] = []
@@ -270,6 +286,10 @@ class Saver(Callback):
             "synthetic": bool(job.store.attributes.get("synthetic")),
             "licence": job.store.attributes.get("licence"),
         }
+        if job.settings.task.name != "forecast":
+            stage["task"] = job.settings.task.model_dump(exclude_none=True)
+        if averaged:
+            stage["ema"] = job.settings.train.ema
         if self._history.changes:
             stage["memory_changes"] = self._history.changes
         description: dict[str, Any] = {
@@ -293,7 +313,7 @@ class Saver(Callback):
         # From which config.toml can be written anew.
         description["settings"] = self._settings
         description["lineage"] = [*earlier, stage]
-        description["validation"] = {"before": state.before, "best": state.best}
+        description["validation"] = {"before": state.before, "best": state.averaged_best if averaged else state.best}
         description["leaks"] = list(job.run.leaks)
         return description
 

@@ -22,6 +22,7 @@ from kit.planning.fit import Fitted, choose_memory, preflight
 from kit.registry.fetching import strictly
 from kit.run.callbacks import Recorder, Saver, TrainableCheck, cut_back, watch_signals
 from kit.run.display import Display, OpenProgress, training_progress
+from kit.run.endings import AverageSaver, EarlyStop
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.run.quality import Quality, fit_for_training
 from kit.run.recorded import as_begun
@@ -32,6 +33,7 @@ from kit.tracking.store import reach, resolve_uri
 from kit.tracking.system import visible_gpus, watching
 from kit.tracking.tracker import RunStatus
 from kit.train.build import Job, build_job
+from kit.train.callback import Callback
 from kit.train.loop import LoopState, fit
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +52,8 @@ class FinetuneResult:
         loss: Training loss of the ``first`` and of the ``last`` step, and its means over the first epoch
             (``first_epoch``) and the last complete one (``last_epoch``), which single batches do not sway; None before
             any step.
-        valid: Validation loss ``before`` the first step, ``after`` the last, and the ``best``.
+        valid: Validation loss ``before`` the first step, ``after`` the last, and the ``best``; ``ema`` is the lowest of
+            the average of the weights, where one is kept.
         trainable_parameters: Number of parameters that train.
         total_parameters: Number of all parameters.
         step_seconds: Mean duration of a step, seconds.
@@ -61,6 +64,7 @@ class FinetuneResult:
         leaks: What of validation and test the base weights saw in training, a sentence each.
         precision: Precision of training (``train``) and of validation (``valid``), such as ``bf16``.
         interrupted: Signal that ended the run early, such as ``SIGTERM``; None where it came to its end.
+        early: Whether it ended early because validation had found no lower loss for ``train.patience``.
     """
 
     run: str
@@ -80,12 +84,15 @@ class FinetuneResult:
     leaks: list[str]
     precision: dict[str, str]
     interrupted: str | None = None
+    early: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``kit finetune --json`` prints."""
         result = asdict(self)
         if self.interrupted is None:
             del result["interrupted"]
+        if not self.early:
+            del result["early"]
         return result
 
 
@@ -175,7 +182,10 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
                 _announce(prepared, state, check, display)
                 recorder = Recorder(folder, records.tracker, job.trainer.device)
                 saver = Saver(job, folder, check, public_settings(job.settings), prepared.history)
-                fit(job.trainer, job.schedule, state, [recorder, display, check, saver, stop])
+                callbacks = [recorder, display, check, *_averaging(job, folder, recorder, saver), saver]
+                if job.settings.train.patience is not None:
+                    callbacks.append(EarlyStop(job.settings.train.patience, display.say))
+                fit(job.trainer, job.schedule, state, [*callbacks, stop])
             # A signal during the last step changes nothing.
             stopped = stop.caught if state.step < job.schedule.steps else None
             status = "FINISHED" if stopped is None else "KILLED"
@@ -229,6 +239,11 @@ def _log(folder: RunFolder) -> Iterator[None]:
         handler.close()
 
 
+def _averaging(job: Job, folder: RunFolder, recorder: Recorder, saver: Saver) -> list[Callback]:
+    average = job.trainer.average
+    return [] if average is None else [AverageSaver(job.trainer, average, folder, recorder, saver)]
+
+
 def _announce(prepared: _Prepared, state: LoopState, check: TrainableCheck, display: Display) -> None:
     """Say what will happen, and what a person should know before it does."""
     job = prepared.job
@@ -268,6 +283,9 @@ def _result(records: RunRecords, state: LoopState, stopped: signal.Signals | Non
     # From the log, as the figure of the losses takes them.
     means = epoch_losses(MetricsLog(folder.metrics).records())
     first, last = (None, None) if means is None else (means.first, means.last)
+    valid = {"before": state.before, "after": state.after, "best": state.best}
+    if state.averaged_best is not None:
+        valid["ema"] = state.averaged_best
     return FinetuneResult(
         run=str(folder.path),
         mlflow_run_id=records.tracker.run_id,
@@ -275,7 +293,7 @@ def _result(records: RunRecords, state: LoopState, stopped: signal.Signals | Non
         steps=state.step,
         epochs=state.step / job.schedule.per_epoch,
         loss={"first": state.first, "last": state.latest, "first_epoch": first, "last_epoch": last},
-        valid={"before": state.before, "after": state.after, "best": state.best},
+        valid=valid,
         trainable_parameters=trains,
         total_parameters=total,
         step_seconds=seconds / max(state.step, 1),
@@ -286,4 +304,5 @@ def _result(records: RunRecords, state: LoopState, stopped: signal.Signals | Non
         leaks=list(job.run.leaks),
         precision={"train": job.settings.train.precision, "valid": job.settings.train.valid_precision},
         interrupted=None if stopped is None else stopped.name,
+        early=stopped is None and state.step < job.schedule.steps,
     )

@@ -131,6 +131,7 @@ def find_origin(settings: Settings, folder: RunFolder, *, fresh: bool) -> RunOri
         if fresh:
             return RunOrigin(folder)
         finish_exchange(folder.best)
+        finish_exchange(folder.ema)
         finish_exchange(folder.last)
         path = folder.last
         if not path.exists():
@@ -159,6 +160,8 @@ def restore(origin: RunOrigin, job: Job) -> None:
     job.trainer.updater.load_state_dict(state["optimizer"])
     if job.trainer.schedule is not None:
         job.trainer.schedule.load_state_dict(state["schedule"])
+    if job.trainer.average is not None:
+        job.trainer.average.load_state_dict(state["ema"])
     job.trainer.task.load(origin.checkpoint.path)
     torch.set_rng_state(state["rng"])
     if "cuda_rng" in state:

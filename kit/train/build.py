@@ -26,11 +26,14 @@ from kit.models.spec import ModelSpec
 from kit.models.variants import Precision, variant_named
 from kit.models.weights.load import Weights, load
 from kit.settings import Settings
+from kit.train.average import WeightAverage
+from kit.train.ensemble_loss import EnsembleLoss
 from kit.train.loop import Schedule
 from kit.train.loss import FieldLoss, point_weights
 from kit.train.optim import group_parameters, resolved_groups
 from kit.train.resolve import RunSpec, StepSpec, resolve_run
 from kit.train.task import Task
+from kit.train.tasks.crps import CrpsTask
 from kit.train.tasks.forecast import ForecastTask, LatentTask, TaskData
 from kit.train.tasks.replay import ReplayBuffer, ReplayTask
 from kit.train.trainer import Trainer
@@ -161,17 +164,21 @@ def build_trainer(
     # Before the updater, whose states are made on the parameters' device.
     model.to(device)
     points = None if points is None else points.to(device)
-    loss = FieldLoss(step.loss, levels=step.model.levels, heads=parse_heads(step.model.heads), points=points)
+    kind = EnsembleLoss if step.task.name == "crps" else FieldLoss
+    loss = kind(step.loss, levels=step.model.levels, heads=parse_heads(step.model.heads), points=points)
     loss.check_weights(model.decoder.surf_heads.keys(), model.decoder.atmos_heads.keys())
     check = None
     if data is not None and step.check_after is not None:
         # Before the updater, which may take gradients away as soon as they are complete.
         heads = (*model.surf_vars, *model.decoder.surf_heads, *model.decoder.atmos_heads)
         check = TrainingCheck(model, trained.parameters, unscored=loss.unscored(dict.fromkeys(heads)))
+    average = None if step.ema is None else WeightAverage(trained.parameters, step.ema)
     updater = build_updater(trained.parameters, step.optim, step.memory, steps=step.steps, new=trained.new)
-    # Chosen by ``adapt.decoder``, then by ``rollout.buffer``; nothing after this knows a task by type.
+    # Chosen by ``task.name``, ``adapt.decoder``, then by ``rollout.buffer``; nothing after this knows a task by type.
     task: Task
-    if step.adapt.decoder == "mlp":
+    if isinstance(loss, EnsembleLoss):
+        task = CrpsTask(TrainingSpace(model, step.model, window), loss, step.rollout, data, step.task)
+    elif step.adapt.decoder == "mlp":
         task = LatentTask(LatentSpace(model, step.model, window), loss, step.rollout, data, step.adapt)
     elif step.rollout.buffer is not None:
         task = ReplayTask(TrainingSpace(model, step.model, window), loss, step.rollout, data, buffer)
@@ -185,6 +192,7 @@ def build_trainer(
         activations=step.activations,
         valid_precision=valid_precision,
         valid_seed=0 if data is None else data.seed,
+        average=average,
     )
 
 

@@ -25,6 +25,10 @@ class LoopState:
         seconds: Time spent in steps, seconds, waiting for data included.
         wait_seconds: Time spent waiting for data, seconds.
         samples: Pairs trained on.
+        averaged: Newest validation loss of the average of the weights, if one is kept.
+        averaged_best: Lowest validation loss of that average.
+        lowest: Lowest validation loss that an early end has seen.
+        stale: Validations since then.
     """
 
     step: int = 0
@@ -36,6 +40,10 @@ class LoopState:
     seconds: float = 0.0
     wait_seconds: float = 0.0
     samples: int = 0
+    averaged: float | None = None
+    averaged_best: float | None = None
+    lowest: float | None = None
+    stale: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""

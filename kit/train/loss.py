@@ -198,7 +198,7 @@ class FieldLoss:
         weight = self._weight(name)
         # What weighs nothing is compared without a graph: no zeros go back through decoder and backbone.
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
-            error = mean_error(self._errors.get(name, self._error), value, target, mask, self._points)
+            error = mean_error(self._error_of(name), value, target, mask, self._points)
             return _Term(name, error, weight * error, weight, 1)
 
     def _level_term(self, name: str, value: torch.Tensor, target: torch.Tensor) -> _Term:
@@ -207,14 +207,19 @@ class FieldLoss:
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
             if len(set(weights)) == 1:
                 # One mean over all levels: a mean of means would differ in the last bits from the published loss.
-                error = mean_error(self._error, value, target, None, self._points)
+                error = mean_error(self._error_of(name), value, target, None, self._points)
                 return _Term(name, error, weights[0] * error, weights[0], value.shape[1])
-            levels = range(len(weights))
-            errors_C = torch.stack(
-                [mean_error(self._error, value[:, level], target[:, level], None, self._points) for level in levels]
-            )
+            errors = []
+            for level in range(len(weights)):
+                error_of_level = self._error_of(name, level)
+                errors.append(mean_error(error_of_level, value[:, level], target[:, level], None, self._points))
+            errors_C = torch.stack(errors)
             weighted = (errors_C * errors_C.new_tensor(weights)).mean()
             return _Term(name, errors_C.mean(), weighted, weight, len(weights))
+
+    def _error_of(self, name: str, level: int | None = None) -> PointError:  # noqa: ARG002
+        """Choose the error of a decoder output; ``level`` counts levels where one of them is compared by itself."""
+        return self._errors.get(name, self._error)
 
     def _weight(self, name: str, key: str | None = None) -> float:
         """Look up the weight of a decoder output, at a level if ``key`` names it.

@@ -56,7 +56,7 @@ def mean_error(
     """Take the mean error over the scored points; 0 where none is scored, as in a field without waves.
 
     Args:
-        error: Error of a point; 0 where prediction and target are equal, if there is a mask.
+        error: Error of a point.
         value: Prediction, [B, H, W] or [B, C, H, W].
         target: Target, of the same shape.
         mask: Points that are scored, True, of the same shape; None for all.
@@ -71,6 +71,8 @@ def mean_error(
         return found.mean()
     # A masked NaN must not reach the error: its gradient would be NaN even where it is multiplied by 0.
     found = error(value, torch.where(mask, target, value.detach()))
+    # Scores of several members are not 0 where one of them is compared with itself.
+    found = torch.where(mask, found, 0)
     if points is not None:
         found = found * points
     weight = weight_of(mask, points)

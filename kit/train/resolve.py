@@ -30,7 +30,7 @@ from kit.models.weights.load import Weights
 from kit.models.weights.locate import RANDOM
 from kit.settings import Settings
 from kit.train.loop import Schedule
-from kit.train.settings import LossSettings, OptimSettings, RolloutSettings
+from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TaskSettings
 from kit.train.updaters import check_updater
 
 _logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ class StepSpec:
         autocast: Whether the forward pass runs in bfloat16.
         activations: Steps from one watched step to the next, whose modules' outputs are recorded; None for none.
         check_after: Steps after which to check that everything trains; None for never.
+        ema: Decay of an average of what trains; None for none.
+        task: What a step learns from a batch.
     """
 
     model: ModelSpec
@@ -69,6 +71,8 @@ class StepSpec:
     autocast: bool
     activations: int | None
     check_after: int | None
+    ema: float | None
+    task: TaskSettings
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ def resolve_step(settings: Settings, model: ModelSpec, steps: int, *, autocast: 
         SettingsError: settings of two rooms exclude each other.
     """
     _check_step(settings)
+    _check_members(settings, model)
     return StepSpec(
         model=model,
         new_init=settings.model.new_init or "zero",
@@ -134,6 +139,8 @@ def resolve_step(settings: Settings, model: ModelSpec, steps: int, *, autocast: 
         autocast=autocast,
         activations=settings.track.activations,
         check_after=settings.train.check_after,
+        ema=settings.train.ema,
+        task=settings.task,
     )
 
 
@@ -206,7 +213,35 @@ def _check_step(settings: Settings) -> None:
     """Check that sections of the settings do not exclude each other, whatever store and weights are."""
     check_single_step(settings.adapt, settings.rollout.steps)
     optim = settings.optim.resolved(settings.adapt.method)
-    check_updater(optim, settings.memory, settings.train.accumulate, len(settings.rollout.loss_steps))
+    check_updater(optim, settings.memory, settings.train.accumulate, settings.task.losses(settings.rollout))
+
+
+def _check_members(settings: Settings, model: ModelSpec) -> None:
+    """Check that members can be scored together.
+
+    Raises:
+        SettingsError: names the setting that is in the way.
+    """
+    if settings.task.name != "crps":
+        return
+    msg = None
+    if not model.stochastic:
+        msg = (
+            f"task.name crps needs a model that reads noise, or all members are the same, and variant "
+            f"{model.variant!r} reads none; give --model.stochastic, or take variant v1p5-ensemble"
+        )
+    elif settings.rollout.buffer is not None:
+        msg = (
+            "task.name crps and rollout.buffer exclude each other: an item of the buffer is one member's; leave out "
+            "the buffer, and rollout.steps are predicted by each member"
+        )
+    elif settings.loss.name not in ("paper-mae", "mae"):
+        msg = f"task.name crps generalises the absolute error, and loss.name is {settings.loss.name}; use paper-mae"
+    elif model.heads:
+        heads = ", ".join(f"{name}={head}" for name, head in model.heads.items())
+        msg = f"task.name crps scores values, and model.heads {heads} predict chances; leave the heads out"
+    if msg is not None:
+        raise SettingsError(msg)
 
 
 def _valid_precision(settings: Settings, variant: Variant, device: torch.device, *, autocast: bool) -> Precision:

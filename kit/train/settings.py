@@ -22,6 +22,9 @@ from pydantic import (
 # Supplement D.4 of the Aurora paper replaces items at a fixed interval; without it, a large buffer would see no new
 # data for as many steps as it has items times their length.
 _REFRESH = 10
+# Four members a device, and alpha 0.95: Lang et al. 2024, "AIFS-CRPS", arXiv 2412.15832, section 2.
+_MEMBERS = 4
+_ALMOST_FAIR = 0.95
 
 
 class LossSettings(BaseModel):
@@ -52,6 +55,48 @@ class LossSettings(BaseModel):
     def huber_delta(self) -> float:
         """Error from which on the Huber loss is no longer squared."""
         return self.delta or 1.0
+
+
+class TaskSettings(BaseModel):
+    """What a step learns from a batch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: Literal["forecast", "crps"] = "forecast"
+    """``forecast`` compares single predictions with what came; ``crps`` predicts several members and scores them
+    together by the continuous ranked probability score, of a model that reads noise (``model.stochastic``, or variant
+    ``v1p5-ensemble``)."""
+    members: Annotated[int, Field(ge=2)] | None = None
+    """With ``crps``: members of each sample; 4 by default. Each takes a forward pass more; memory is that of one."""
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    """With ``crps``: share of the fair score in the one that is trained, 0.95 by default; validation is fair."""
+    together: bool = False
+    """With ``crps``: hold the graphs of all members at once, which saves the second forward pass of each."""
+
+    @model_validator(mode="after")
+    def _of_members(self) -> Self:
+        given = [name for name in ("members", "alpha", "together") if getattr(self, name) not in (None, False)]
+        if given and self.name != "crps":
+            msg = f"task.{given[0]} has no effect with task.name {self.name}; use crps, or leave it out"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def member_count(self) -> int:
+        """Members of each sample."""
+        if self.name == "forecast":
+            return 1
+        return self.members or _MEMBERS
+
+    @property
+    def share_fair(self) -> float:
+        """Share of the fair score in the one that is trained."""
+        return _ALMOST_FAIR if self.alpha is None else self.alpha
+
+    def losses(self, rollout: RolloutSettings) -> int:
+        """Count the losses of a batch, each with a backward pass of its own."""
+        steps = len(rollout.loss_steps)
+        return steps if self.together else steps * self.member_count
 
 
 NEW = "new"
@@ -264,6 +309,12 @@ class TrainSettings(BaseModel):
     ``memory.frozen_weights`` or latents of ``adapt.decoder`` are in bf16."""
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged into one optimiser step."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of what trains, such as 0.999; early on it is shorter. It is validated
+    beside the weights, and its best is kept as ``checkpoints/ema``."""
+    patience: PositiveInt | None = None
+    """Validations in a row without a lower loss, after which training ends early; with ``train.ema`` the average's
+    loss counts."""
     checkpoint_every: PositiveInt | None = None
     """Steps between checkpoints; by default one epoch."""
     check_after: PositiveInt | None = 10

@@ -17,6 +17,7 @@ from kit.models.prediction import predicting
 from kit.models.space import Fields, TrainingSpace
 from kit.models.variants import Precision
 from kit.train.activations import Activation, watching
+from kit.train.average import WeightAverage
 from kit.train.loss import Loss, Scored
 from kit.train.optim import DivergenceError, GradientNorms
 from kit.train.task import Batches, Observer, StepLoss, Task
@@ -121,6 +122,7 @@ class Trainer:
         activations: Steps from one watched step to the next, whose modules' outputs are recorded; None for none.
         valid_precision: Precision of validation; None for that of training.
         valid_seed: Seed of the noise that a stochastic model reads in validation.
+        average: Average of the parameters, which a callback of the run keeps; None without.
 
     Attributes:
         observers: Called with every prediction and target, in training space, before their loss is taken.
@@ -136,6 +138,7 @@ class Trainer:
         activations: int | None = None,
         valid_precision: Precision | None = None,
         valid_seed: int = 0,
+        average: WeightAverage | None = None,
     ) -> None:
         self.task = task
         self.trained = trained
@@ -143,6 +146,7 @@ class Trainer:
         self.check = check
         self.activations = activations
         self.valid_precision = valid_precision
+        self.average = average
         self._noise = NamedNoise(valid_seed)
         self.observers: list[Observer] = []
         self.device = next(task.space.model.parameters()).device

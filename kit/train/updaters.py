@@ -144,8 +144,8 @@ def check_updater(optim: OptimSettings, memory: MemorySettings, accumulate: int 
         )
     elif losses > 1:
         msg = (
-            f"memory.step_in_backward applies each gradient before the next step of the roll-out, so that "
-            f"rollout.graded ({losses} steps) has nothing to average; pass --rollout.graded last, or leave it out"
+            f"memory.step_in_backward applies each gradient before the next loss of a batch, and there are {losses} to "
+            "average; grade one step (rollout.graded last), hold members at once (task.together), or leave it out"
         )
     else:
         return

@@ -341,9 +341,9 @@ def install(
         # The model's own first values, whose B is zero.
         own_loras, _ = split_rollout_lora(model.state_dict())
         state = own_loras | state
-    stabilised = spec.arguments.get("stabilise_level_agg", False)
+    stabilised, stochastic = (spec.arguments.get(name, False) for name in ("stabilise_level_agg", "stochastic"))
     # What was added is allowed to be missing, and nothing else.
-    lacking = added_names(model, spec.added, stabilised=stabilised) - state.keys()
+    lacking = added_names(model, spec.added, stabilised=stabilised, stochastic=stochastic) - state.keys()
     expected = model.state_dict().keys() - lacking
     missing, surplus = sorted(expected - state.keys()), sorted(state.keys() - expected)
     if missing or surplus:

@@ -20,7 +20,7 @@ from kit.data.loader import ProcessShare, ShuffledPairs, load_pairs
 from kit.data.readers import Reader
 from kit.metrics.precipitation import RainBoard, flattened
 from kit.models.space import Fields, TrainingSpace
-from kit.train.loss import FieldLoss, Scored
+from kit.train.loss import FieldLoss, Loss, Scored
 from kit.train.settings import RolloutSettings
 from kit.train.task import Batches, IntermediateStep, Observer, StepLoss, unobserved
 
@@ -210,7 +210,7 @@ def roll_out(
             # Handed over before the next step is predicted, so that its graph can go first.
             yield step_loss(space, loss_fn, step, fields, moved(targets[step], device), before, observe)
         del fields
-        before = (*before, _intermediate(state))
+        before = (*before, intermediate(state))
     inputs = space.inputs(state)
     # The last step goes nowhere, so that its inputs and its state can be let go of early.
     # States are as large as what is computed from them, and a generator keeps its names while it waits.
@@ -224,7 +224,7 @@ def roll_out(
 
 def step_loss(
     space: TrainingSpace,
-    loss_fn: FieldLoss,
+    loss_fn: Callable[[Fields, Fields], Loss],
     step: int,
     fields: Fields,
     state: Batch,
@@ -260,7 +260,8 @@ def step_loss(
     return StepLoss(step, time, predicted, wanted, loss_fn(fields, target), before)
 
 
-def _intermediate(state: Batch) -> IntermediateStep:
+def intermediate(state: Batch) -> IntermediateStep:
+    """Note when a state that is read again is of, and whether it is finite."""
     newest = {name: value[:, -1] for name, value in (state.surf_vars | state.atmos_vars).items()}
     return IntermediateStep(state.metadata.time, _finite(newest))
 
