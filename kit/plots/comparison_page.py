@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from kit.io.atomic import check_free
 from kit.io.errors import KitError
 from kit.plots.pages import embedded, picture, render, write_page
+from kit.plots.report_page import USUAL
 from kit.plots.styles import INK, framed, gridded
 from kit.tracking.download import add_artifact
 from kit.tracking.run_records import attach
@@ -33,6 +34,10 @@ _STYLES: Mapping[str, Mapping[str, Any]] = {
 """How training and validation losses are drawn."""
 _MOST_COLUMNS = 12
 """Leads of a table; of more, some are shown, evenly spread, and the rest stand in the list."""
+_MANY_ROWS = 20
+"""Variables above which those that people ask for first stand by themselves, above all others."""
+_AS_SHARE = ("rmse", "mae", "activity")
+"""Scores whose change is a share of the first one's."""
 _MOST_ROWS = 2000
 """Rows of the list of all scores."""
 
@@ -187,8 +192,13 @@ def _cells(table: ScoreTable) -> dict[str, Any]:
             if row is None:
                 cells.append(None)
                 continue
-            change = relative(row) if table.score in ("rmse", "mae", "activity") else row.difference
+            change = relative(row) if table.score in _AS_SHARE else row.difference
             cells.append({"change": change, "verdict": row.verdict, "row": vars(row)})
         rows[variable] = cells
-    as_share = table.score in ("rmse", "mae", "activity")
-    return {**vars(table), "rows": rows, "as_share": as_share}
+    headline = {}
+    if table.region == ALL:
+        headline = rows
+        usual = {name: rows[name] for name in USUAL if name in rows}
+        if len(rows) > _MANY_ROWS and usual:
+            headline = usual
+    return {**vars(table), "rows": rows, "headline": headline, "as_share": table.score in _AS_SHARE}

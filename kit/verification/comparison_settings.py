@@ -27,8 +27,8 @@ class CompareSettings(BaseModel):
     """What is compared with the first: run folders, checkpoints, exports, sums of ``kit evaluate`` (a Zarr), scorecards
     (``scores.json``), ids of MLflow runs; two or more."""
     scores: tuple[str, ...] = ("rmse", "acc")
-    """Scores that are compared: ``rmse``, ``mae``, ``bias``, ``acc``, ``activity``; those that need a climatology only
-    where there is one."""
+    """Scores that are compared: ``rmse``, ``mae``, ``bias``, ``acc``, ``activity``, of rain ``csi_1mm``, ``seeps`` and
+    the like; those that need a climatology only where there is one."""
     variables: tuple[str, ...] | None = None
     """Variables and levels that are compared, such as ``2t,z_500``; by default all."""
     leads: tuple[float, ...] | None = None

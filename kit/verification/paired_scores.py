@@ -4,19 +4,21 @@ Dimensions: N start date, M moment.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 
 from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
-from kit.verification.archive import Archive
+from kit.verification.archive import EVENTS, SUMS, Archive
 from kit.verification.comparison_settings import CompareSettings
-from kit.verification.scoring import SCORES, lead_name, scored_dates, spacing_hours
-from kit.verification.significance import Float64, difference, overlap
+from kit.verification.event_scores import event_scores
+from kit.verification.scoring import SCORES, lead_name, spacing_hours
+from kit.verification.significance import Float64, Score, difference, overlap
 from kit.verification.subjects import Subject, grid_of
 from kit.verification.sums import MODEL, MOMENTS, WEIGHT
 
@@ -24,8 +26,9 @@ Place = tuple[str, str, str]
 """Lead, region and channel."""
 _SAME_POINTS = 1e-6
 """Relative difference of sums of area weights beyond which they are those of other grid points."""
-_HIGHER = ("acc",)
-_LOWER = ("rmse", "mae")
+_HIGHER = ("acc", "csi", "ets", "fss")
+_LOWER = ("rmse", "mae", "brier", "seeps")
+"""Kinds of scores that are better when they are higher, or lower; a bias is neither."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,12 @@ class PairedScore:
     @property
     def verdict(self) -> Literal["better", "worse", "unsure", ""]:
         """Whether the run is better than the first; empty where the score knows no better, or nobody can tell."""
-        if self.significant is None or self.score not in (*_HIGHER, *_LOWER):
+        kind = self.score.partition("_")[0]
+        if self.significant is None or kind not in (*_HIGHER, *_LOWER):
             return ""
         if not self.significant:
             return "unsure"
-        higher = self.score in _HIGHER
+        higher = kind in _HIGHER
         return "better" if (self.difference > 0) == higher else "worse"
 
 
@@ -143,40 +147,63 @@ def _without_sums(subject: Subject) -> str:
     return f"{subject.name}: {what}. Evaluate it: {way}; or compare without scores: --settings_only"
 
 
-class _Lead:
-    """Sums of one lead of everything that is compared, on the common start dates."""
+@dataclass(frozen=True)
+class _Table:
+    """Scores that are computed from one of the tables of an archive.
 
-    def __init__(self, archives: Sequence[Archive], lead: float, starts: npt.NDArray[np.datetime64]) -> None:
-        self._held: list[tuple[Float64, Archive] | None] = []
-        for archive in archives:
-            if lead in archive.coordinates["lead"].tolist():
-                self._held.append((_read(archive, lead, starts), archive))
-            else:
-                self._held.append(None)
+    Attributes:
+        name: Table.
+        dimension: Its dimension of variables.
+        sums: Names of the sums along its last dimension, in the order that ``scores`` take them in.
+        scores: Scores by name.
+    """
 
-    def series(self, region: str, channel: str) -> list[Float64 | None]:
-        """Return the sums of a region and a channel, [N, M] each; None of what lacks them."""
-        found: list[Float64 | None] = []
-        for held in self._held:
-            series = None
-            if held is not None:
-                sums, archive = held
-                channels, regions = archive.coordinates["channel"].tolist(), archive.coordinates["region"].tolist()
-                if channel in channels and region in regions:
-                    series = sums[:, channels.index(channel), regions.index(region)]
-            # What was never summed up on these dates is lacking too.
-            found.append(series if series is not None and scored_dates(series).any() else None)
-        return found
+    name: str
+    dimension: str
+    sums: tuple[str, ...]
+    scores: Mapping[str, Score]
+
+    def read(self, archive: Archive, lead: float, starts: npt.NDArray[np.datetime64]) -> xr.DataArray | None:
+        """Read the model's sums of a lead: start, variable, region, sum; None where the archive has none."""
+        if self.name not in archive.arrays or lead not in archive.coordinates["lead"].tolist():
+            return None
+        last = "moment" if self.name == SUMS else "event"
+        try:
+            sums = archive.of_lead(lead, starts, self.name).sel(forecast=MODEL).sel({last: list(self.sums)})
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            msg = f"{archive.path}: its sums cannot be read ({error}); take a copy, or evaluate anew"
+            raise SettingsError(msg) from error
+        return sums.transpose("start", self.dimension, "region", last)
 
 
-def _read(archive: Archive, lead: float, starts: npt.NDArray[np.datetime64]) -> Float64:
-    """Read the sums of a lead: start, channel, region, moment."""
-    try:
-        sums = archive.of_lead(lead, starts).sel(forecast=MODEL)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        msg = f"{archive.path}: its sums cannot be read ({error}); take a copy, or evaluate anew"
-        raise SettingsError(msg) from error
-    return np.asarray(sums.transpose("start", "channel", "region", "moment").values, dtype=np.float64)
+def _tables(asked: Sequence[str], archives: Sequence[Archive]) -> list[_Table]:
+    """Sort the scores that are asked for by the tables that they are computed from.
+
+    Raises:
+        SettingsError: one of them is not known, or not everywhere.
+    """
+    held = [archive.coordinates["event"].tolist() if EVENTS in archive.arrays else [] for archive in archives]
+    events = tuple(name for name in held[0] if all(name in names for names in held))
+    of_rain = event_scores(events)
+    chosen("scores", asked, [[*SCORES, *of_rain]])
+    tables = []
+    for name, dimension, sums, scores in (
+        (SUMS, "channel", MOMENTS, SCORES),
+        (EVENTS, "rain", events, of_rain),
+    ):
+        wanted = {score: scores[score] for score in asked if score in scores}
+        if wanted:
+            tables.append(_Table(name, dimension, sums, wanted))
+    return tables
+
+
+def _series(sums: xr.DataArray | None, dimension: str, region: str, variable: str, weight: int) -> Float64 | None:
+    """Return the sums of a region and a variable, [N, M]; None where there are none."""
+    if sums is None or region not in sums["region"].values or variable not in sums[dimension].values:
+        return None
+    series = np.asarray(sums.sel({"region": region, dimension: variable}).values, dtype=np.float64)
+    # What was never summed up on these dates is lacking too.
+    return series if (series[:, weight] > 0).any() else None
 
 
 def paired_scores(subjects: Sequence[Subject], archives: Sequence[Archive], settings: CompareSettings) -> PairedScores:
@@ -201,18 +228,22 @@ def paired_scores(subjects: Sequence[Subject], archives: Sequence[Archive], sett
     coordinates = [archive.coordinates for archive in archives]
     leads = chosen("leads", settings.leads, [held["lead"].tolist() for held in coordinates])
     regions = chosen("regions", settings.regions, [held["region"].tolist() for held in coordinates])
-    variables = chosen("variables", settings.variables, [held["channel"].tolist() for held in coordinates])
-    pairing = _Pairing([subject.name for subject in subjects], chosen("scores", settings.scores, [list(SCORES)]))
+    known = chosen("variables", settings.variables, [held["channel"].tolist() for held in coordinates])
+    pairing = _Pairing([subject.name for subject in subjects])
     spacing = spacing_hours(starts)
-    for lead in leads:
-        of_lead = _Lead(archives, lead, starts)
-        for region in regions:
-            for variable in variables:
-                place = (lead_name(lead), region, variable)
-                pairing.add(place, of_lead.series(region, variable), overlap(lead, spacing))
+    for table in _tables(settings.scores, archives):
+        weight = table.sums.index(WEIGHT)
+        of_table = {str(name) for held in coordinates for name in held[table.dimension]}
+        for lead in leads:
+            # One lead at a time: all of them would be gigabytes, of years of forecasts.
+            held_sums = [table.read(archive, lead, starts) for archive in archives]
+            for region in regions:
+                for variable in [name for name in known if name in of_table]:
+                    series = [_series(sums, table.dimension, region, variable, weight) for sums in held_sums]
+                    pairing.add((lead_name(lead), region, variable), series, table, overlap(lead, spacing))
     notes = pairing.notes()
     if not pairing.rows:
-        msg = f"nothing is left to compare: {'; '.join(notes)}"
+        msg = f"nothing is left to compare: {'; '.join(notes) or 'none of the scores can be computed'}"
         raise SettingsError(msg)
     return PairedScores(starts, tuple(pairing.rows), notes)
 
@@ -220,27 +251,27 @@ def paired_scores(subjects: Sequence[Subject], archives: Sequence[Archive], sett
 class _Pairing:
     """Comparison of everything with the first, place by place."""
 
-    def __init__(self, names: Sequence[str], scores: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.rows: list[PairedScore] = []
         self._names = names
-        self._scores = scores
         self._asked: set[Place] = set()
         # Places by name and by what stands in the way there.
         self._absent: dict[str, dict[str, set[Place]]] = {name: {} for name in names}
 
-    def add(self, place: Place, series: Sequence[Float64 | None], overlapping: int) -> None:
+    def add(self, place: Place, series: Sequence[Float64 | None], table: _Table, overlapping: int) -> None:
         """Compare the sums of one place, [N, M] each."""
         self._asked.add(place)
+        weight = table.sums.index(WEIGHT)
+        dates = None
         for name, one in zip(self._names, series, strict=True):
             if one is None:
                 self._miss(name, "lacks", place)
+            else:
+                scored = one[:, weight] > 0
+                dates = scored if dates is None else dates & scored
         first = series[0]
-        if first is None:
+        if first is None or dates is None:
             return
-        dates = np.ones(len(first), dtype=bool)
-        for one in series:
-            if one is not None:
-                dates &= scored_dates(one)
         if not dates.any():
             for name in self._names[1:]:
                 self._miss(name, "has no start date in common with all others in", place)
@@ -248,21 +279,19 @@ class _Pairing:
         first = first[dates]
         kept: list[Float64 | None] = [first]
         for name, one in zip(self._names[1:], series[1:], strict=True):
-            kept.append(self._at_same_points(name, place, None if one is None else one[dates], first))
-        for score in self._scores:
-            self._compare(place, score, kept, overlapping)
+            ours = None if one is None else one[dates]
+            # Errors at other points are of other weather: another crop's, or those of other places with waves.
+            if ours is not None and not np.allclose(ours[:, weight], first[:, weight], rtol=_SAME_POINTS, atol=0):
+                self._miss(name, "was scored at other grid points in", place)
+                ours = None
+            kept.append(ours)
+        for score, of_mean in table.scores.items():
+            self._compare(place, score, of_mean, kept, overlapping)
 
-    def _at_same_points(self, name: str, place: Place, one: Float64 | None, first: Float64) -> Float64 | None:
-        """Drop sums of other grid points: another crop's, or those of other places with waves."""
-        weight = MOMENTS.index(WEIGHT)
-        if one is None or np.allclose(one[:, weight], first[:, weight], rtol=_SAME_POINTS, atol=0):
-            return one
-        self._miss(name, "was scored at other grid points in", place)
-        return None
-
-    def _compare(self, place: Place, score: str, kept: Sequence[Float64 | None], overlapping: int) -> None:
+    def _compare(
+        self, place: Place, score: str, of_mean: Score, kept: Sequence[Float64 | None], overlapping: int
+    ) -> None:
         lead, region, variable = place
-        of_mean = SCORES[score]
         values: list[float | None] = []
         for one in kept:
             value = math.nan if one is None else float(of_mean(one.mean(axis=0)))

@@ -78,7 +78,7 @@ def _show_scores(result: Mapping[str, Any], names: Sequence[str]) -> None:
     variables = {row["variable"] for row in rows}
     usual = [name for name in _USUAL if name in variables]
     if len(variables) > _MOST // 2 and usual:
-        rows = [row for row in rows if row["variable"] in usual]
+        rows = sorted((row for row in rows if row["variable"] in usual), key=lambda row: usual.index(row["variable"]))
     dates = result["dates"]
     title = "Scores"
     if dates is not None:
