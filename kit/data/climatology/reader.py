@@ -22,6 +22,7 @@ from torch import Tensor
 from kit.config.suggestions import near_names
 from kit.data.climatology.calendar import day_of_year, listed_days, seconds_of_day
 from kit.data.climatology.matching import Wanted, match_names, select_grid
+from kit.data.climatology.rain import DRY_FRACTION, HEAVY, RainClimate, match_rain
 from kit.data.settings import Period
 from kit.data.sources.zarr.address import is_address
 from kit.data.sources.zarr.reading import ZarrArrays
@@ -89,6 +90,7 @@ class StoredClimatology:
         place: Folder or address.
         period: Times that it was averaged over, UTC.
         fingerprint: Hash that tells it from any other.
+        names: Variables, by the store's names.
         lacking: What is wrong with it for the variables that it is not used for, by name.
     """
 
@@ -107,6 +109,8 @@ class StoredClimatology:
         self._days = {int(day): number for number, day in enumerate(dataset["dayofyear"].values)}
         selection = select_grid(dataset, wanted, place)
         self._matches, self.lacking = match_names(dataset, wanted)
+        self.names = tuple(self._matches)
+        self._matches |= match_rain(dataset, self._matches)
         metadata = arrays.pin([str(key) for key in dataset.data_vars])
         self._fields: dict[str, xr.DataArray] = {}
         repeated = set()
@@ -125,9 +129,9 @@ class StoredClimatology:
         self.fingerprint = self._fingerprint(dataset, metadata)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Variables, by the store's names."""
-        return tuple(self._fields)
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.place.rstrip("/").rpartition("/")[2]
 
     def check(self, times: Sequence[datetime]) -> None:
         """Check that states can be compared with it.
@@ -168,8 +172,17 @@ class StoredClimatology:
             StoreError: a chunk is damaged or lost.
             UnavailableError: it did not answer.
         """
+        return self._states(times, self.names)
+
+    def rain(self, times: Sequence[datetime]) -> dict[str, RainClimate]:
+        """Read how often variables are dry and when they are heavy, where it says so, [B, H, W]; errors as above."""
+        named = [name for name in self.names if name + DRY_FRACTION in self._fields]
+        held = self._states(times, [name + ending for name in named for ending in (DRY_FRACTION, HEAVY)])
+        return {name: RainClimate(held[name + DRY_FRACTION], held[name + HEAVY]) for name in named}
+
+    def _states(self, times: Sequence[datetime], names: Sequence[str]) -> dict[str, Tensor]:
         found = [self._state(moment) for moment in self._moments(times)]
-        return {name: torch.from_numpy(np.stack([state[name] for state in found])) for name in self.names}
+        return {name: torch.from_numpy(np.stack([state[name] for state in found])) for name in names}
 
     def _moments(self, times: Sequence[datetime]) -> list[Moment]:
         moments = np.array([time.astimezone(UTC).replace(tzinfo=None) for time in times], dtype="datetime64[s]")
@@ -181,7 +194,7 @@ class StoredClimatology:
     def _state(self, moment: Moment) -> dict[str, Float32]:
         """Read all variables at an hour of a day; those read last are kept, as leads of start dates meet."""
         if moment not in self._kept:
-            self._kept[moment] = {name: self._read(name, moment) for name in self.names}
+            self._kept[moment] = {name: self._read(name, moment) for name in self._fields}
             size = sum(values.nbytes for values in self._kept[moment].values())
             while len(self._kept) > 1 and size * len(self._kept) > _CACHE_BYTES:
                 self._kept.popitem(last=False)
@@ -207,7 +220,7 @@ class StoredClimatology:
         """Hash what tells it from others: of the kit's own the hashes of all files, of others metadata and a field."""
         if INTEGRITY in dataset.attrs:
             return sha256_of_text(json.dumps(dataset.attrs, sort_keys=True, default=str))
-        facts = [self.place.rstrip("/").rpartition("/")[2], str(self.period), metadata]
+        facts = [self.name, str(self.period), metadata]
         if self.names:
             moment = next(iter(self._hours)), next(iter(self._days))
             facts.append(sha256_of_bytes(np.ascontiguousarray(self._read(self.names[0], moment)).tobytes()))
