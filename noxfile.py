@@ -1,8 +1,8 @@
 """Every task that a person or CI runs: ``nox -l`` lists them, arguments after ``--`` are passed on.
 
-All sessions install from ``requirements.lock``: uv takes versions and hashes from it and refuses a file that does
-not match. Without a network: ``UV_OFFLINE=1 UV_FIND_LINKS=wheelhouse nox -s ...``, where the folder was filled by
-``pip download --no-deps --require-hashes -r requirements.lock -d wheelhouse``.
+All sessions but ``lowest`` install from ``requirements.lock``: uv takes versions and hashes from it and refuses a file
+that does not match. Without a network: ``UV_OFFLINE=1 UV_FIND_LINKS=wheelhouse nox -s ...``, where the folder was
+filled by ``pip download --no-deps --require-hashes -r requirements.lock -d wheelhouse``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ def tests(session: nox.Session) -> None:
     """Run the tests; -m gpu, slow, network or benchmark chooses those that are off by default."""
     install(session, "tests")
     session.run("pytest", "--numprocesses=2", "--dist=worksteal", *session.posargs)
+
+
+@nox.session(default=False, reuse_venv=False)
+def lowest(session: nox.Session) -> None:
+    """Run the security tests with the lowest versions of direct dependencies that pyproject.toml allows."""
+    extras = ".[cloud,cluster,grib,hrrr,peft]"
+    session.install("--resolution", "lowest-direct", "--editable", extras, "--group", "tests")
+    session.run("pytest", *(session.posargs or ["tests/security", "tests/data/test_zarr_guard.py"]))
 
 
 @nox.session
