@@ -3,12 +3,13 @@
 E sums of events, as ``kit.verification.events.EventSums.names`` orders them.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from kit.metrics.contingency import OUTCOMES, brier, csi, ets, frequency_bias, ratio
 from kit.verification.events import FSS_ERROR, FSS_REFERENCE, SEEPS, SEEPS_WEIGHT
-from kit.verification.significance import Float64, Score
+from kit.verification.significance import Float64, Score, confidence
 from kit.verification.sums import WEIGHT
 
 HIT, MISS, FALSE_ALARM = OUTCOMES
@@ -48,9 +49,37 @@ def event_scores(names: Sequence[str]) -> dict[str, Score]:
     return found
 
 
-def has_interval(score: str) -> bool:
-    """Tell whether a score, such as ``csi_1mm``, is given an interval."""
-    return score.partition("_")[0] in WITH_INTERVALS
+def event_rows(
+    scores: Mapping[str, Score], ours: Float64, references: Mapping[str, Float64], overlapping: int
+) -> list[Mapping[str, float | None]]:
+    """Score rain of several variables or regions.
+
+    Args:
+        scores: Scores by name, as ``event_scores`` lists them.
+        ours: Sums of each start date, in order, [N, S, E] of S variables.
+        references: Sums of other forecasts on the same dates, by name.
+        overlapping: Start dates, one after the other, whose forecasts overlap.
+
+    Returns:
+        Rows as ``kit.verification.scoring.score_events`` describes them; what no date can say is left out.
+    """
+    rows: list[Mapping[str, float | None]] = []
+    for number in range(ours.shape[1]):
+        series = ours[:, number]
+        dates = series[:, 0] > 0
+        row: dict[str, float] = {"event_dates": int(dates.sum())}
+        for name, score in scores.items():
+            row[name] = float(score(series[dates].mean(axis=0)))
+            found = confidence(score, series[dates], overlapping) if name.startswith(WITH_INTERVALS) else None
+            if found is not None:
+                row |= {f"{name}_low": found.low, f"{name}_high": found.high}
+        for reference, theirs in references.items():
+            both = dates & (theirs[:, number, 0] > 0)
+            if both.any():
+                mean = theirs[both, number].mean(axis=0)
+                row |= {f"{reference}_{name}": float(score(mean)) for name, score in scores.items()}
+        rows.append({name: value if math.isfinite(value) else None for name, value in row.items()})
+    return rows
 
 
 def _of_table(formula: Callable[..., Float64], positions: Sequence[int], sums: Float64) -> Float64:

@@ -3,16 +3,19 @@
 M moments, as ``kit.verification.sums.MOMENTS`` orders them.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.metrics.contingency import MM_PER_M
 from kit.metrics.scores import skill
-from kit.verification.archive import Archive
-from kit.verification.significance import Float64, Score, confidence, difference, overlap
+from kit.verification.archive import EVENTS, Archive
+from kit.verification.event_scores import event_rows, event_scores
+from kit.verification.significance import Float64, Score, confidences, differences, overlap
 from kit.verification.sums import (
     ABSOLUTE,
     ANOMALY_WEIGHT,
@@ -28,6 +31,7 @@ from kit.verification.sums import (
 )
 
 _AT: Mapping[str, int] = {name: position for position, name in enumerate(MOMENTS)}
+_OF_RMSE = (_AT[SQUARED], _AT[WEIGHT])
 
 
 def rmse(sums: Float64) -> Float64:
@@ -95,69 +99,98 @@ def _ratio(sums: Float64, above: str, below: str) -> Float64:
 
 
 def scored_dates(sums: Float64) -> npt.NDArray[np.bool_]:
-    """Tell which dates hold points that were scored, [N] of [N, M]."""
-    return np.asarray(sums[:, _AT[WEIGHT]] > 0)
+    """Tell which dates hold points that were scored, [N, ...] of [N, ..., M]."""
+    return np.asarray(sums[..., _AT[WEIGHT]] > 0)
 
 
-def score_row(ours: Float64, references: Mapping[str, Float64], overlapping: int) -> ScoreRow:
-    """Score a forecast, and compare it with others on the same dates.
+def score_rows(ours: Float64, references: Mapping[str, Float64], overlapping: int) -> list[ScoreRow]:
+    """Score forecasts of several channels or regions, and compare them with others on the same dates.
 
     Args:
-        ours: Sums of each start date, in order, [N, M].
+        ours: Sums of each start date, in order, [N, S, M] of S channels.
         references: Sums of other forecasts on the same dates, by name: ``persistence``, ``climatology``, ``base``.
         overlapping: Start dates, one after the other, whose forecasts overlap.
 
     Returns:
-        ``dates``, the scores by name, ``rmse_low`` and ``rmse_high``, ends of the interval of 95 %; of each reference
-        ``NAME_rmse``, the skill against it (``skill`` against persistence, else ``skill_over_NAME``) and, where there
-        are dates enough, ``NAME_difference_low`` and ``NAME_difference_high``, ends of the interval of our RMSE minus
-        its, and ``NAME_significant``. None stands where there is no such number, and what needs a climatology is left
-        out where there is none.
+        Of each channel ``dates``, the scores by name, ``rmse_low`` and ``rmse_high``, ends of the interval of 95 %; of
+        each reference ``NAME_rmse``, the skill against it (``skill`` against persistence, else ``skill_over_NAME``)
+        and, where there are dates enough, ``NAME_difference_low`` and ``NAME_difference_high``, ends of the interval of
+        our RMSE minus its, and ``NAME_significant``. None stands where there is no such number, and what needs a
+        climatology is left out where there is none.
     """
-    dates = scored_dates(ours)
-    row: dict[str, float | None] = {"dates": int(dates.sum())}
-    mean = ours[dates].mean(axis=0) if dates.any() else np.full(ours.shape[1], math.nan)
-    for name, score in SCORES.items():
-        row[name] = float(score(mean))
-    if math.isnan(mean[_AT[ANOMALY_WEIGHT]]):
-        for name in OF_ANOMALIES:
-            del row[name]
-    found = confidence(rmse, ours[dates], overlapping) if dates.any() else None
-    if found is not None:
-        row |= {"rmse_low": found.low, "rmse_high": found.high}
+    rows: list[dict[str, float | None]] = [{"dates": 0} for _ in range(ours.shape[1])]
+    for chosen, dates in _alike(scored_dates(ours)):
+        sums = ours[dates][:, chosen]
+        mean = sums.mean(axis=0) if dates.any() else np.full(sums.shape[1:], math.nan)
+        scores = {name: score(mean) for name, score in SCORES.items()}
+        intervals = confidences(_root_of_ratio, sums[..., _OF_RMSE], overlapping)
+        for place, number in enumerate(chosen):
+            row = rows[number]
+            row["dates"] = int(dates.sum())
+            without = OF_ANOMALIES if math.isnan(mean[place, _AT[ANOMALY_WEIGHT]]) else ()
+            row |= {name: float(values[place]) for name, values in scores.items() if name not in without}
+            if intervals is not None:
+                row |= {"rmse_low": intervals[place].low, "rmse_high": intervals[place].high}
     for name, theirs in references.items():
-        row |= _compared(name, ours, theirs, overlapping)
+        _compare(name, ours, theirs, overlapping, rows)
+    return [_plain(row) for row in rows]
+
+
+def _compare(
+    name: str, ours: Float64, theirs: Float64, overlapping: int, rows: Sequence[dict[str, float | None]]
+) -> None:
+    """Add to rows how forecasts compare with a reference, on the dates that both have."""
+    for chosen, dates in _alike(scored_dates(ours) & scored_dates(theirs)):
+        if not dates.any():
+            continue
+        own, other = (sums[dates][:, chosen][..., _OF_RMSE] for sums in (ours, theirs))
+        errors, others = (_root_of_ratio(sums.mean(axis=0)).tolist() for sums in (own, other))
+        apart = differences(_root_of_ratio, own, other, overlapping)
+        for place, number in enumerate(chosen):
+            row = rows[number]
+            row[f"{name}_rmse"] = others[place]
+            key = "skill" if name == PERSISTENCE else f"skill_over_{name}"
+            row[key] = skill(errors[place], others[place])
+            if apart is not None:
+                row[f"{name}_difference_low"] = apart[place].low
+                row[f"{name}_difference_high"] = apart[place].high
+                row[f"{name}_significant"] = apart[place].significant
+
+
+def _root_of_ratio(sums: Float64) -> Float64:
+    """Compute the RMSE of squared errors and weights alone: draws of all moments would take four times as long."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(sums[..., 0] / sums[..., 1])
+
+
+def _alike(dates: npt.NDArray[np.bool_]) -> Iterator[tuple[list[int], npt.NDArray[np.bool_]]]:
+    """Group channels that have the same dates: their positions, and the dates, [N]."""
+    patterns, of_channels = np.unique(dates, axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        yield np.flatnonzero(of_channels.reshape(-1) == number).tolist(), patterns[:, number]
+
+
+def _plain(row: Mapping[str, float | None]) -> ScoreRow:
     return {key: value if value is not None and math.isfinite(value) else None for key, value in row.items()}
-
-
-def _compared(name: str, ours: Float64, theirs: Float64, overlapping: int) -> dict[str, float | None]:
-    both = scored_dates(ours) & scored_dates(theirs)
-    if not both.any():
-        return {}
-    reference = float(rmse(theirs[both].mean(axis=0)))
-    error = float(rmse(ours[both].mean(axis=0)))
-    key = "skill" if name == PERSISTENCE else f"skill_over_{name}"
-    row: dict[str, float | None] = {f"{name}_rmse": reference, key: skill(error, reference)}
-    found = difference(rmse, ours[both], theirs[both], overlapping)
-    if found is not None:
-        row[f"{name}_difference_low"] = found.low
-        row[f"{name}_difference_high"] = found.high
-        row[f"{name}_significant"] = found.significant
-    return row
 
 
 def score_table(archive: Archive) -> dict[str, dict[str, dict[str, ScoreRow]]]:
     """Score a model by all sums that an archive holds.
 
     Returns:
-        Rows of scores by region, lead (``024h``) and channel; what was never summed up is left out.
+        Rows of scores by region, lead (``024h``) and channel, those of rain with the scores of its events; what was
+        never summed up is left out.
     """
     spacing = spacing_hours(archive.coordinates["start"])
     table: dict[str, dict[str, dict[str, ScoreRow]]] = {}
-    for lead in archive.coordinates["lead"].tolist():
-        # One lead at a time: all of them would be gigabytes, of years of forecasts.
-        for region, rows in score_lead(archive.of_lead(lead), overlap(lead, spacing)).items():
+    for lead, sums in archive.by_lead():
+        for region, rows in score_lead(sums, overlap(lead, spacing)).items():
             table.setdefault(region, {})[lead_name(lead)] = rows
+    for lead, sums in archive.by_lead(EVENTS):
+        for region, rain in score_events(sums, overlap(lead, spacing)).items():
+            rows = table.get(region, {}).get(lead_name(lead), {})
+            for channel in rain.keys() & rows.keys():
+                rows[channel] = {**rows[channel], **_in_millimetres(rows[channel]), **rain[channel]}
     return table
 
 
@@ -171,16 +204,53 @@ def score_lead(sums: xr.DataArray, overlapping: int) -> dict[str, dict[str, Scor
     Returns:
         Rows of scores by region and channel.
     """
-    others = [str(name) for name in sums["forecast"].values if name != MODEL]
+    return _by_region(sums, "channel", lambda ours, references: score_rows(ours, references, overlapping))
+
+
+def score_events(sums: xr.DataArray, overlapping: int) -> dict[str, dict[str, ScoreRow]]:
+    """Score the events of rain at one lead.
+
+    Args:
+        sums: Sums, with the dimensions start, forecast, rain, region, event.
+        overlapping: Start dates, one after the other, whose forecasts overlap.
+
+    Returns:
+        Rows by region and variable: ``event_dates``, the scores of ``event_scores``, those of other forecasts on the
+        same dates as ``persistence_csi_1mm``, and the ends of intervals as ``csi_1mm_low``.
+    """
+    scores = event_scores(sums["event"].values.tolist())
+
+    def score(ours: Float64, references: Mapping[str, Float64]) -> list[ScoreRow]:
+        return event_rows(scores, ours, references, overlapping)
+
+    return _by_region(sums, "rain", score)
+
+
+def _by_region(
+    sums: xr.DataArray, channel: str, score: Callable[[Float64, Mapping[str, Float64]], list[ScoreRow]]
+) -> dict[str, dict[str, ScoreRow]]:
+    """Score all regions and channels together, and sort their rows."""
+    ordered = sums.transpose("start", "forecast", "region", channel, ...)
+    forecasts = ordered["forecast"].values.tolist()
+    starts, _, *places, moments = ordered.shape
+    # One series for each region and channel.
+    series = ordered.values.reshape(starts, len(forecasts), math.prod(places), moments)
+    of_forecasts = {name: series[:, position] for position, name in enumerate(forecasts)}
+    ours = of_forecasts.pop(MODEL)
+    known = np.asarray(scored_dates(ours).any(axis=0))
+    rows = iter(score(ours[:, known], {name: theirs[:, known] for name, theirs in of_forecasts.items()}))
     table: dict[str, dict[str, ScoreRow]] = {}
-    for region in map(str, sums["region"].values):
-        for channel in map(str, sums["channel"].values):
-            series = sums.sel(region=region, channel=channel)
-            ours = series.sel(forecast=MODEL).values
-            if scored_dates(ours).any():
-                references = {name: series.sel(forecast=name).values for name in others}
-                table.setdefault(region, {})[channel] = score_row(ours, references, overlapping)
+    names = itertools.product(ordered["region"].values.tolist(), ordered[channel].values.tolist())
+    for (region, name), is_known in zip(names, known.tolist(), strict=True):
+        if is_known:
+            table.setdefault(region, {})[name] = next(rows)
     return table
+
+
+def _in_millimetres(row: ScoreRow) -> dict[str, float | None]:
+    """Write errors of rain, in metres, in millimetres too: ``rmse_mm``."""
+    errors = {name: row.get(name) for name in ("rmse", "mae", "bias")}
+    return {f"{name}_mm": None if error is None else MM_PER_M * error for name, error in errors.items()}
 
 
 def lead_name(hours: float) -> str:

@@ -4,11 +4,12 @@ Forecasts that start close together meet the same weather, and those whose leads
 states: their errors are not independent. So whole blocks of consecutive start dates are drawn, and a difference of two
 forecasts is taken on the same dates (paired).
 
-Arrays: N start dates, M sums per start date, B draws.
+Arrays: N start dates, S series, M sums per start date, B draws.
 """
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ FEWEST_DATES = 20
 # On 500 series each, AR(1) with coefficients of 0 to 0.8 and moving sums over 1 to 10 dates, three times the length of
 # Politis and White covers in 92 to 97 % of 60 or 200 dates; their own length in 80 to 95 %, single dates in 35 to 95 %.
 _LENGTHENED = 3.0
+_SERIES_AT_ONCE = 256
+"""Series whose draws are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,7 @@ def overlap(lead_hours: float, spacing_hours: float) -> int:
 
 
 def confidence(score: Score, sums: Float64, least: int, seed: int = 0) -> ConfidenceInterval | None:
-    """Estimate how far a score may be from what many more start dates would give.
-
-    Blocks of consecutive start dates are drawn with replacement, in a circle (Politis and Romano 1992, "A circular
-    block-resampling procedure for stationary data"). As few blocks vary less among themselves than the truth does, the
-    percentiles' distances from the score are stretched to those of Student's t of as many blocks.
+    """Estimate how far a score may be from what many more start dates would give; see ``confidences``.
 
     Args:
         score: Function of the sums' means.
@@ -84,20 +83,8 @@ def confidence(score: Score, sums: Float64, least: int, seed: int = 0) -> Confid
     Returns:
         Interval of ``LEVEL``; None of fewer than ``FEWEST_DATES``, or too few for ``FEWEST_BLOCKS`` blocks.
     """
-    dates = len(sums)
-    longest = dates // FEWEST_BLOCKS
-    if dates < FEWEST_DATES or least > longest:
-        return None
-    block = min(max(least, math.ceil(_LENGTHENED * correlation_length(influence(score, sums)))), longest)
-    # A draw is the number of times that it holds each date: all scores of it come from one product.
-    drawn = score(draws(dates, block, seed) @ sums / dates)
-    estimate = float(score(sums.mean(axis=0)))
-    blocks = dates / block
-    tail = (1 - LEVEL) / 2
-    stretch = stats.t.ppf(1 - tail, blocks - 1) / stats.norm.ppf(1 - tail) * math.sqrt(blocks / (blocks - 1))
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    low, high = (float(estimate + stretch * (end - estimate)) for end in (low, high))
-    return ConfidenceInterval(low, high, dates, block)
+    found = confidences(score, sums[:, None], least, seed)
+    return None if found is None else found[0]
 
 
 def difference(score: Score, ours: Float64, theirs: Float64, least: int, seed: int = 0) -> ConfidenceInterval | None:
@@ -113,85 +100,169 @@ def difference(score: Score, ours: Float64, theirs: Float64, least: int, seed: i
     Returns:
         Interval of ``score`` of ours minus theirs, with the p-value; None where there are too few start dates.
     """
-    count = ours.shape[1]
+    found = differences(score, ours[:, None], theirs[:, None], least, seed)
+    return None if found is None else found[0]
+
+
+def confidences(score: Score, sums: Float64, least: int, seed: int = 0) -> list[ConfidenceInterval] | None:
+    """Estimate how far scores of many series may be from what many more start dates would give.
+
+    Blocks of consecutive start dates are drawn with replacement, in a circle (Politis and Romano 1992, "A circular
+    block-resampling procedure for stationary data"). As few blocks vary less among themselves than the truth does, the
+    percentiles' distances from the score are stretched to those of Student's t of as many blocks.
+
+    Args:
+        score: Function of the sums' means.
+        sums: Sums of each start date, in order of time, [N, S, M].
+        least: Fewest start dates per block.
+        seed: Seed of the draws.
+
+    Returns:
+        Interval of each series; None where ``confidence`` has none.
+    """
+    if not _are_enough(len(sums), least):
+        return None
+    blocks = _block_lengths(influence(score, sums), least)
+    low, high = _ends(score, sums, blocks, seed)
+    dates = len(sums)
+    ends = zip(low.tolist(), high.tolist(), blocks.tolist(), strict=True)
+    return [ConfidenceInterval(lower, upper, dates, block) for lower, upper, block in ends]
+
+
+def differences(
+    score: Score, ours: Float64, theirs: Float64, least: int, seed: int = 0
+) -> list[ConfidenceInterval] | None:
+    """Estimate as ``difference`` does, of many series: sums are [N, S, M]."""
+    if not _are_enough(len(ours), least):
+        return None
+    count = ours.shape[-1]
 
     def apart(both: Float64) -> Float64:
         return score(both[..., :count]) - score(both[..., count:])
 
-    both = np.concatenate([ours, theirs], axis=1)
-    found = confidence(apart, both, least, seed)
-    if found is None:
-        return None
-    p_value = equal_accuracy(influence(apart, both) + float(apart(both.mean(axis=0))), found.block)
-    return ConfidenceInterval(found.low, found.high, found.dates, found.block, p_value)
+    both = np.concatenate([ours, theirs], axis=-1)
+    of_dates = influence(apart, both)
+    blocks = _block_lengths(of_dates, least)
+    low, high = _ends(apart, both, blocks, seed)
+    p_values = equal_accuracy((of_dates + apart(both.mean(axis=0))).T, blocks)
+    dates = len(ours)
+    ends = zip(low.tolist(), high.tolist(), blocks.tolist(), p_values.tolist(), strict=True)
+    return [ConfidenceInterval(lower, upper, dates, block, p_value) for lower, upper, block, p_value in ends]
 
 
-def equal_accuracy(differences: Float64, horizon: int) -> float:
-    """Test whether the mean of differences of scores is zero (Diebold and Mariano 1995).
+def _are_enough(dates: int, least: int) -> bool:
+    return dates >= FEWEST_DATES and least <= dates // FEWEST_BLOCKS
+
+
+def _block_lengths(of_dates: Float64, least: int) -> npt.NDArray[np.int64]:
+    """Choose the dates per block of each series, [S] of [N, S]."""
+    lengths = np.ceil(_LENGTHENED * correlation_lengths(of_dates.T)).astype(np.int64)
+    return np.clip(lengths, least, len(of_dates) // FEWEST_BLOCKS)
+
+
+def _ends(score: Score, sums: Float64, blocks: npt.NDArray[np.int64], seed: int) -> tuple[Float64, Float64]:
+    """Find the lower and the upper end of each series' interval, [S]."""
+    dates, series, count = sums.shape
+    tail = (1 - LEVEL) / 2
+    low, high = np.empty(series), np.empty(series)
+    for block in np.unique(blocks).tolist():
+        of_block = np.flatnonzero(blocks == block)
+        for chosen in np.array_split(of_block, math.ceil(len(of_block) / _SERIES_AT_ONCE)):
+            # A draw is the number of times that it holds each date: all scores of it come from one product.
+            held = np.ascontiguousarray(sums[:, chosen]).reshape(dates, -1)
+            drawn = score((draws(dates, block, seed) @ held / dates).reshape(DRAWS, len(chosen), count))
+            estimate = score(sums[:, chosen].mean(axis=0))
+            number = dates / block
+            stretch = stats.t.ppf(1 - tail, number - 1) / stats.norm.ppf(1 - tail) * math.sqrt(number / (number - 1))
+            ends = _quantiles(drawn, [tail, 1 - tail])
+            low[chosen], high[chosen] = estimate + stretch * (ends - estimate)
+    return low, high
+
+
+def _quantiles(drawn: Float64, orders: list[float]) -> Float64:
+    """Compute quantiles over draws, [B, S]; those that have no score are left out."""
+    # The quantile that looks for missing values takes one series after the other.
+    if np.isfinite(drawn).all():
+        return np.asarray(np.quantile(drawn, orders, axis=0))
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        return np.asarray(np.nanquantile(drawn, orders, axis=0))
+
+
+def equal_accuracy(series: Float64, horizons: npt.NDArray[np.int64]) -> Float64:
+    """Test whether means of differences of scores are zero (Diebold and Mariano 1995).
 
     With the correction for small samples and Student's t of Harvey, Leybourne and Newbold (1997), "Testing the equality
     of prediction mean squared errors", as the library ``scores`` has it.
 
     Args:
-        differences: Differences by start date, in order of time, [N].
-        horizon: Number of consecutive dates whose differences are correlated.
+        series: Differences by start date, in order of time, [S, N].
+        horizons: Number of consecutive dates whose differences are correlated, [S].
 
     Returns:
-        Two-sided p-value; NaN where the estimate of the variance is not positive.
+        Two-sided p-values, [S]; NaN where the estimate of the variance is not positive.
     """
     import xarray as xr
     from scores.stats.statistical_tests import diebold_mariano
 
-    if not np.any(differences):
-        return math.nan
-    series = xr.DataArray(differences[None], dims=("series", "date"), coords={"horizon": ("series", [horizon])})
-    found = diebold_mariano(series, "series", "horizon", method="HLN", statistic_distribution="t")
-    above = float(found["confidence_gt_0"][0])
-    return 2 * min(above, 1 - above)
+    p_values = np.full(len(series), math.nan)
+    # Where nothing differs, or something is unknown, there is nothing to test.
+    tested = np.isfinite(series).all(axis=1) & series.any(axis=1)
+    if tested.any():
+        given = xr.DataArray(series[tested], dims=("series", "date"), coords={"horizon": ("series", horizons[tested])})
+        found = diebold_mariano(given, "series", "horizon", method="HLN", statistic_distribution="t")
+        above = found["confidence_gt_0"].values
+        p_values[tested] = 2 * np.minimum(above, 1 - above)
+    return p_values
 
 
 def influence(score: Score, sums: Float64) -> Float64:
-    """Return what each start date adds to a score: N - 1 times the change when it is left out, [N]."""
+    """Return what each start date adds to a score: N - 1 times the change when it is left out, [N, ...]."""
     dates = len(sums)
     total = sums.sum(axis=0)
     without = score((total - sums) / (dates - 1))
     return np.asarray((dates - 1) * (score(total / dates) - without), dtype=np.float64)
 
 
-def correlation_length(values: Float64) -> float:
-    """Estimate the length of blocks that suits a series.
+def correlation_lengths(values: Float64) -> Float64:
+    """Estimate the lengths of blocks that suit series.
 
     Politis and White 2004, "Automatic block-length selection for the dependent bootstrap", with the correction of
     Patton, Politis and White 2009, for the circular bootstrap.
 
     Args:
-        values: Series, [N].
+        values: Series, [S, N].
 
     Returns:
-        Length in steps of the series, 1 or more.
+        Lengths in steps of the series, 1 or more, [S].
     """
-    count = len(values)
-    centred = values - values.mean()
+    series, count = values.shape
+    centred = values - values.mean(axis=1, keepdims=True)
     window = max(5, math.isqrt(int(math.log10(count))))
     longest = min(math.isqrt(count) + window, count - 1)
     lags = min(longest + window, count - 1)
-    covariance = np.array([centred[: count - lag] @ centred[lag:] / count for lag in range(lags + 1)])
-    if not covariance[0] > 0:
-        return 1.0
+    covariance = np.stack(
+        [(centred[:, : count - lag] * centred[:, lag:]).sum(axis=1) / count for lag in range(lags + 1)], axis=1
+    )
+    varies = covariance[:, 0] > 0
+    covariance[~varies] = 0.0
+    covariance[~varies, 0] = 1.0
     # The lag from which on no correlation can be told from none.
     bound = 2 * math.sqrt(math.log10(count) / count)
-    small = np.abs(covariance / covariance[0]) < bound
-    first = next((lag for lag in range(1, longest + 1) if small[lag : lag + window].all()), longest + 1)
-    reach = min(2 * max(first - 1, 1), longest)
-    lag = np.arange(-reach, reach + 1)
-    taper = np.minimum(1.0, 2 * (1 - np.abs(lag) / reach))
-    tapered = taper * covariance[np.abs(lag)]
-    spectrum = tapered.sum()
-    slope = (np.abs(lag) * tapered).sum()
-    if spectrum == 0:
-        return 1.0
+    small = np.abs(covariance / covariance[:, :1]) < bound
+    first = np.full(series, longest + 1)
+    for lag in range(longest, 0, -1):
+        first[small[:, lag : lag + window].all(axis=1)] = lag
+    reach = np.minimum(2 * np.maximum(first - 1, 1), longest)
+    # Both sides of zero: all lags but zero count twice.
+    distance = np.arange(longest + 1)
+    taper = np.clip(2 * (1 - distance / reach[:, None]), 0.0, 1.0)
+    tapered = taper * covariance[:, : longest + 1]
+    spectrum = 2 * tapered.sum(axis=1) - tapered[:, 0]
+    slope = 2 * (distance * tapered).sum(axis=1)
     # The circular bootstrap's D is 4/3 of the squared spectrum at zero.
-    return max(1.0, float((2 * slope**2 / (4 / 3 * spectrum**2)) ** (1 / 3) * count ** (1 / 3)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lengths = np.cbrt(2 * slope**2 / (4 / 3 * spectrum**2)) * math.cbrt(count)
+    return np.where(varies & (spectrum != 0), np.maximum(1.0, lengths), 1.0)
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,8 +9,10 @@ from kit.verification.significance import (
     DRAWS,
     FEWEST_BLOCKS,
     confidence,
-    correlation_length,
+    confidences,
+    correlation_lengths,
     difference,
+    differences,
     draws,
     equal_accuracy,
     influence,
@@ -117,19 +119,38 @@ def test_influence_of_a_mean_is_the_distance_from_it() -> None:
 
 def test_correlation_lengthens_blocks() -> None:
     random = np.random.default_rng(9)
-    white = np.mean([correlation_length(random.standard_normal(200)) for _ in range(20)])
-    red = np.mean([correlation_length(correlated(random, 200, 1)) for _ in range(20)])
-    assert white < 4
-    assert red > 10
-    assert correlation_length(np.ones(30)) == 1.0
+    white = correlation_lengths(random.standard_normal((20, 200)))
+    red = correlation_lengths(np.stack([correlated(random, 200, 1) for _ in range(20)]))
+    assert white.mean() < 4
+    assert red.mean() > 10
+    assert correlation_lengths(np.ones((1, 30))).tolist() == [1.0]
+
+
+def test_many_series_are_each_judged_as_one_alone() -> None:
+    random = np.random.default_rng(11)
+    ours = np.stack([100 + correlated(random, 60, 4) for _ in range(6)], axis=1)[:, :, None]
+    theirs = ours + np.stack([correlated(random, 60, 1) + number for number in range(6)], axis=1)[:, :, None]
+    # One series has no score at all, and one does not differ.
+    ours[:, 4], theirs[:, 5] = math.nan, ours[:, 5]
+    intervals, apart = confidences(rmse, ours, 4), differences(rmse, ours, theirs, 4)
+    assert intervals is not None
+    assert apart is not None
+    assert len({found.block for found in apart}) > 2
+    for number in range(6):
+        alone = (ours[:, number], theirs[:, number])
+        assert repr(intervals[number]) == repr(confidence(rmse, alone[0], 4))
+        one = difference(rmse, *alone, 4)
+        assert one is not None
+        assert vars(apart[number]) == pytest.approx(vars(one), nan_ok=True, rel=1e-9)
+    assert confidences(rmse, ours[:19], 1) is differences(rmse, ours[:19], theirs[:19], 1) is None
 
 
 def test_equal_accuracy_by_hand() -> None:
     """Harvey, Leybourne and Newbold's statistic of four differences, at a horizon of one."""
-    differences = np.array([1.0, 2.0, 3.0, 6.0])
+    series = np.array([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 0.0, 0.0], [1.0, math.nan, 2.0, 3.0]])
     # Mean 3, variance of the mean (4 + 1 + 0 + 9) / 16; the correction for one step is (4 + 1 - 2) / 4.
     statistic = 3 / math.sqrt(14 / 16) * math.sqrt(3 / 4)
     from scipy import stats
 
-    assert equal_accuracy(differences, 1) == pytest.approx(2 * stats.t.sf(statistic, 3))
-    assert math.isnan(equal_accuracy(np.zeros(5), 1))
+    found = equal_accuracy(series, np.ones(3, dtype=np.int64))
+    assert found == pytest.approx([2 * stats.t.sf(statistic, 3), math.nan, math.nan], nan_ok=True)

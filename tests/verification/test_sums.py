@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kit.verification.regions import ALL, Regions, regions_on
-from kit.verification.scoring import SCORES, score_row
+from kit.verification.scoring import SCORES, score_rows
 from kit.verification.sums import MOMENTS, RegionalSums, with_wind_speed
 
 THREE_BANDS = [60.0, 0.0, -60.0]
@@ -109,6 +109,17 @@ def test_directions_differ_by_the_smaller_angle() -> None:
     assert found["bias"] == pytest.approx(-179 / 3)
 
 
+def test_directions_of_persistence_and_climatology_are_angles_too() -> None:
+    """North in turns of 10 degrees: what came at 5, persistence at 355, climatology at 350, both west of it."""
+    came, last, usual = (torch.full((1, 1, 2), value) for value in (5.0, 355.0, 350.0))
+    found = scored({"dwi": last}, {"dwi": came}, [10.0], climatology={"dwi": usual})["dwi"]
+    assert (found["bias"], found["mae"], found["rmse"]) == (-10, 10, 10)
+    # Anomalies of 5 and 15 degrees: both turn to the same side.
+    assert found["activity"] == pytest.approx(5)
+    assert found["target_activity"] == pytest.approx(15)
+    assert found["acc"] == pytest.approx(1)
+
+
 def test_speed_of_the_wind() -> None:
     values = {"10u": 3.0, "10v": -4.0, "u": 5.0, "v": 12.0}
     winds = {name: torch.tensor([value]) for name, value in values.items()}
@@ -138,15 +149,19 @@ def test_matrices_of_a_regular_grid_score_as_its_rows_do() -> None:
 
 
 def test_rows_compare_on_dates_that_both_have() -> None:
-    ours = np.full((4, len(MOMENTS)), math.nan)
+    ours = np.full((4, 2, len(MOMENTS)), math.nan)
     theirs = ours.copy()
     # Weight, error, absolute and squared error of dates 0 to 2, and of dates 1 to 3.
-    ours[:3, :4] = [[1, 1, 1, 1], [1, 2, 2, 4], [1, 2, 2, 4]]
-    theirs[1:, :4] = [[1, 4, 4, 16], [1, 4, 4, 16], [1, 9, 9, 81]]
-    row = score_row(ours, {"persistence": theirs, "base": theirs}, 1)
+    ours[:3, 0, :4] = [[1, 1, 1, 1], [1, 2, 2, 4], [1, 2, 2, 4]]
+    theirs[1:, 0, :4] = [[1, 4, 4, 16], [1, 4, 4, 16], [1, 9, 9, 81]]
+    # The other channel has all dates, and no reference.
+    ours[:, 1, :4] = [1, 2, 2, 4]
+    row, other = score_rows(ours, {"persistence": theirs, "base": theirs}, 1)
     assert row["dates"] == 3
     assert row["rmse"] == pytest.approx(math.sqrt(3))
     assert row["persistence_rmse"] == row["base_rmse"] == pytest.approx(4)
     assert row["skill"] == row["skill_over_base"] == pytest.approx(0.5)
     assert "acc" not in row
     assert "rmse_low" not in row
+    assert (other["dates"], other["rmse"], other["bias"]) == (4, 2, 2)
+    assert "skill" not in other
