@@ -14,14 +14,19 @@ import numpy.typing as npt
 import torch
 from aurora import Batch
 
+from kit.data.climatology.rain import RainClimate
 from kit.data.dataset import Pairs, moved
+from kit.data.grid import is_closed
 from kit.data.loader import Waiting, read_ahead
 from kit.data.statistics import channel_key
 from kit.forecasting.forecast import roll_out
 from kit.metrics.scores import persistence
 from kit.models.space import TrainingSpace, Window
-from kit.verification.archive import ArchiveWriter, Axes
-from kit.verification.regions import Regions
+from kit.models.transforms import PRECIPITATION
+from kit.verification.archive import EVENTS, SPECTRA, SUMS, ArchiveWriter, Axes
+from kit.verification.events import EventSums
+from kit.verification.regions import ALL, Regions, regions_on
+from kit.verification.spectra import TARGET, Spectra
 from kit.verification.sums import (
     CLIMATOLOGY,
     MODEL,
@@ -34,14 +39,22 @@ from kit.verification.sums import (
 )
 
 LeadSums = dict[float, dict[str, npt.NDArray[np.float64]]]
-"""Sums by lead in hours and channel, [B, R, M]."""
+"""Sums by lead in hours and channel, [B, R, M]; spectra are [B, N, K]."""
+Kept = tuple[str, str]
+"""Table of an archive, and the forecast that sums are of."""
 
 
 class Climatology(Protocol):
     """What is usual at a time of the year and of the day."""
 
     def states(self, times: Sequence[datetime]) -> States:
-        """Return the usual values of some variables where forecasts are scored, [B, H, W] and [B, C, H, W]."""
+        """Return the usual values of some variables where forecasts are scored, [B, H, W] and [B, C, H, W].
+
+        Speeds of the wind are variables of their own.
+        """
+
+    def rain(self, times: Sequence[datetime]) -> Mapping[str, RainClimate]:
+        """Return how often variables are dry and when they are heavy, where that is known, [B, H, W]."""
 
 
 class Forecasts(Protocol):
@@ -121,6 +134,11 @@ class Scoring:
     left_out: frozenset[str] = frozenset()
 
     @property
+    def usual(self) -> list[str]:
+        """Name of the climatology among forecasts, where there is one."""
+        return [] if self.climatology is None else [CLIMATOLOGY]
+
+    @property
     def window(self) -> Window:
         """Rows and columns that are scored: the halo is context alone."""
         return self.pairs.selection.grid.window or (slice(None), slice(None))
@@ -171,7 +189,29 @@ class Scoring:
             speeds = [channel_key(name, level) for level in selection.levels] if name == WIND_SPEED else [name]
             channels += [speed for speed in speeds if speed not in self.left_out]
         leads = [self.lead_hours(step) for step in self.steps]
-        return Axes(self.times, leads, forecasts, channels, self.regions.names)
+        spectra = self.spectra()
+        return Axes(
+            self.times,
+            leads,
+            forecasts,
+            channels,
+            self.regions.names,
+            rain=[name for name in PRECIPITATION if name in channels],
+            events=self.event_sums().names,
+            fields=spectra.channels(channels),
+            bands=spectra.bands,
+            wavenumbers=spectra.wavenumbers.tolist(),
+        )
+
+    def event_sums(self) -> EventSums:
+        """Prepare sums of rain on the grid that is scored."""
+        _, longitude = self.pairs.selection.grid.scored_coordinates(self.pairs.store)
+        return EventSums(self.regions, closed=longitude.ndim == 1 and is_closed(longitude))
+
+    def spectra(self) -> Spectra:
+        """Prepare spectra on the grid that is scored."""
+        selection = self.pairs.selection
+        return Spectra(*selection.grid.scored_coordinates(self.pairs.store), selection.levels)
 
     def lead_hours(self, step: int) -> float:
         """Return the lead of a step, counted from 1."""
@@ -184,6 +224,19 @@ class Scoring:
             places = [self.places(index) for index in indices]
             for step in places[0]:
                 yield self.pairs.target([following[step] for following in places])
+
+
+def regions_of(pairs: Pairs, names: Sequence[str] | None) -> Regions:
+    """Find regions on the grid that is scored, the whole of it among them; ``names`` as ``regions_on`` takes them."""
+    latitude, longitude = pairs.selection.grid.scored_coordinates(pairs.store)
+    land = None
+    if "lsm" in pairs.store.static:
+        window = pairs.selection.grid.window or (slice(None), slice(None))
+        land = pairs.selection.grid.read_static(pairs.store, "lsm")[window]
+    # What is scored everywhere is what all results begin with.
+    if names is not None and ALL not in names:
+        names = (ALL, *names)
+    return regions_on(names, latitude, longitude, land)
 
 
 @torch.no_grad()
@@ -213,11 +266,12 @@ def sum_up(
     pairs, window = scoring.pairs, scoring.window
     last_step = scoring.steps[-1]
     sums = RegionalSums(scoring.regions, pairs.selection.levels, may_be_missing)
+    events, spectra = scoring.event_sums(), scoring.spectra()
     reading = Waiting(read_ahead(scoring.read()))
     for indices in scoring.batches:
         inputs = moved(next(reading), device)
         last = persistence(inputs.surf_vars | inputs.atmos_vars)
-        found: dict[str, LeadSums] = {}
+        found: dict[Kept, LeadSums] = {}
         steps = list(scoring.places(indices[0]))
         for step, predicted in zip(steps, forecasts.predict(inputs, steps), strict=True):
             target = physical(moved(next(reading), device))
@@ -230,10 +284,14 @@ def sum_up(
                 for observer in observers:
                     observer(predicted, target, last)
             came = with_wind_speed(cropped(target, window))
-            usual = None
+            usual, climate = None, None
             times = [time + step * pairs.selection.timestep for time in inputs.metadata.time]
             if scoring.climatology is not None:
-                usual = with_wind_speed(scoring.climatology.states(times))
+                # The usual speed of the wind is its own: that of the mean wind is less.
+                usual, climate = scoring.climatology.states(times), scoring.climatology.rain(times)
+                for variable in may_be_missing & usual.keys():
+                    present = usual[variable].to(device).isfinite()
+                    came[variable] = came[variable].where(present, torch.nan)
             summed: dict[str, States] = {name: with_wind_speed(cropped(predicted, window))}
             if references:
                 summed[PERSISTENCE] = with_wind_speed(cropped(last, window))
@@ -242,22 +300,26 @@ def sum_up(
             lead = scoring.lead_hours(step)
             for forecast, values in summed.items():
                 known = {variable: came[variable] for variable in came if variable in values}
-                of_channels = sums.of(values, known, usual)
-                for channel in scoring.left_out & of_channels.keys():
-                    del of_channels[channel]
-                found.setdefault(forecast, {})[lead] = of_channels
+                found.setdefault((SUMS, forecast), {})[lead] = sums.of(values, known, usual)
+                found.setdefault((EVENTS, forecast), {})[lead] = events.of(values, known, climate)
+            predictions = {variable: summed[name][variable] for variable in came if variable in summed[name]}
+            found.setdefault((SPECTRA, name), {})[lead] = spectra.of(predictions)
+            if references:
+                found.setdefault((SPECTRA, TARGET), {})[lead] = spectra.of(came)
         write(writer, scoring, indices, found)
     return reading.seconds
 
 
-def write(writer: ArchiveWriter, scoring: Scoring, indices: Sequence[int], found: Mapping[str, LeadSums]) -> None:
-    """Write the sums of a batch of start dates."""
-    for forecast, leads in found.items():
+def write(writer: ArchiveWriter, scoring: Scoring, indices: Sequence[int], found: Mapping[Kept, LeadSums]) -> None:
+    """Write the sums of a batch of start dates, without those of channels that are left out."""
+    for (table, forecast), leads in found.items():
         for position, index in enumerate(indices):
             of_one = {}
             for lead, channels in leads.items():
-                of_one[lead] = {channel: values[position] for channel, values in channels.items()}
-            writer.write(scoring.pairs.time(index), forecast, of_one, scoring.regions.names)
+                scored = channels.keys() - scoring.left_out
+                of_one[lead] = {channel: channels[channel][position] for channel in scored}
+            if any(of_one.values()):
+                writer.write(scoring.pairs.time(index), forecast, of_one, scoring.regions.names, table)
 
 
 def with_unread(last: States, target: States, pairs: Pairs, indices: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,6 @@ Dimensions: B start date, R region, E event (a sum by name), H latitude, W longi
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from kit.data.climatology.rain import DRY_MM, RainClimate
 from kit.metrics.contingency import MM_PER_M, OUTCOMES, THRESHOLDS_MM, events, outcomes
 from kit.models.transforms import PRECIPITATION
 from kit.verification.regions import Regions
@@ -25,24 +25,10 @@ NEIGHBOURHOODS = (3, 7, 15)
 """Widths of the squares that fractions are taken over, in grid points."""
 FSS_ERROR, FSS_REFERENCE = "fss_error", "fss_reference"
 SEEPS, SEEPS_WEIGHT = "seeps", "seeps_weight"
-DRY_MM = 0.25
-"""Below it a window is dry, as in WeatherBench 2 (google-research/weatherbench2, ``weatherbench2/metrics.py``)."""
 DRY_FRACTIONS = (0.1, 0.85)
 """Where windows are dry less or more often, SEEPS is not taken (Rodwell et al. 2010, section 3)."""
 
 EARTH_RADIUS_KM = 6371.0
-
-
-class RainClimate(NamedTuple):
-    """What SEEPS knows of the climate.
-
-    Attributes:
-        dry_fraction: Share of windows that are dry, [H, W] or [B, H, W].
-        heavy: Amount in metres that a third of the windows with rain exceed, [H, W] or [B, H, W].
-    """
-
-    dry_fraction: Tensor
-    heavy: Tensor
 
 
 def millimetres(threshold: float) -> str:

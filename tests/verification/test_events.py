@@ -16,9 +16,10 @@ from scores.categorical import seeps as library_seeps
 from scores.continuous import mse
 from scores.spatial import fss_2d
 
+from kit.data.climatology.rain import RainClimate
 from kit.metrics.contingency import brier, csi, ets, frequency_bias
 from kit.verification.event_scores import event_scores
-from kit.verification.events import EventSums, RainClimate, neighbourhood_km, seeps
+from kit.verification.events import EventSums, neighbourhood_km, seeps
 from kit.verification.regions import Regions, regions_on
 
 Fields = npt.NDArray[np.float64]
