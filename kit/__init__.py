@@ -19,6 +19,8 @@ from kit.io.errors import masked
 if TYPE_CHECKING:
     from kit.data.settings import BuildSettings
     from kit.data.store.reader import Store
+    from kit.experiments.report import RunReport
+    from kit.experiments.settings import ReportSettings
     from kit.forecasting.forecast import ForecastResult
     from kit.forecasting.loaded import LoadedCheckpoint
     from kit.forecasting.settings import ForecastSettings
@@ -26,19 +28,23 @@ if TYPE_CHECKING:
     from kit.planning.settings import PlanSettings
     from kit.run.finetune import FinetuneResult
     from kit.settings import Settings
-    from kit.verification.scorecard import Scorecard
+    from kit.verification.comparison import Comparison
+    from kit.verification.comparison_settings import CompareSettings
+    from kit.verification.results import Scorecard
     from kit.verification.settings import EvaluateSettings
 
 __all__ = [
     "Settings",
     "__version__",
     "build_store",
+    "compare",
     "evaluate",
     "finetune",
     "forecast",
     "load_checkpoint",
     "open_store",
     "plan",
+    "report",
 ]
 
 __version__ = version("aurora-finetune-kit")
@@ -175,6 +181,48 @@ def plan(settings: Settings | PlanSettings | None = None, /, **keywords: Any) ->
     from kit.planning.settings import PlanSettings
 
     return trace(from_keywords(PlanSettings, settings, keywords))
+
+
+@masked
+def compare(settings: CompareSettings | None = None, /, **keywords: Any) -> Comparison:
+    """Compare runs with the first: settings, data, memory, time, losses, and scores on the start dates of all.
+
+    Args:
+        settings: Settings of ``kit compare``.
+        keywords: The same settings by name, such as ``runs=["runs/a", "runs/b"], out="compare.html"``.
+
+    Returns:
+        What differs, and the scores with intervals of their differences.
+
+    Raises:
+        KitError: one of them cannot be compared, or they were scored against different data or on no common dates.
+    """
+    from kit.config.layers import from_keywords
+    from kit.plots.comparison_page import compare as run
+    from kit.verification.comparison_settings import CompareSettings
+
+    return run(from_keywords(CompareSettings, settings, keywords))
+
+
+@masked
+def report(settings: ReportSettings | None = None, /, **keywords: Any) -> RunReport:
+    """Write one page about a run: what was asked, data, what trained, memory, losses, scores, licences.
+
+    Args:
+        settings: Settings of ``kit report``.
+        keywords: The same settings by name, such as ``run="runs/a", out="report.html"``.
+
+    Returns:
+        Where the page is, and what it lacks.
+
+    Raises:
+        KitError: there is no run, or it is damaged.
+    """
+    from kit.config.layers import from_keywords
+    from kit.experiments.report import report as run
+    from kit.experiments.settings import ReportSettings
+
+    return run(from_keywords(ReportSettings, settings, keywords))
 
 
 @masked

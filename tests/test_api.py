@@ -27,12 +27,12 @@ from kit.io.errors import CheckpointError, SettingsError
 from kit.memory.settings import MemorySettings
 from kit.planning.plan import Plan
 from kit.run.finetune import FinetuneResult
-from kit.verification.scorecard import Scorecard
+from kit.verification.results import Scorecard
 from tests.checkpoints import LEVELS, store_for, write_whole
 from tests.factories import synthetic_dataset
 
 ROOT = Path(__file__).parents[1]
-API = ("build_store", "evaluate", "finetune", "forecast", "load_checkpoint", "open_store", "plan")
+API = ("build_store", "compare", "evaluate", "finetune", "forecast", "load_checkpoint", "open_store", "plan", "report")
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "kit").rglob("*.py")

@@ -24,7 +24,7 @@ from kit.metrics.scores import persistence
 from kit.models.space import TrainingSpace, Window
 from kit.models.transforms import PRECIPITATION
 from kit.verification.archive import EVENTS, SPECTRA, SUMS, ArchiveWriter, Axes
-from kit.verification.events import EventSums
+from kit.verification.events import EventSums, neighbourhood_km, square
 from kit.verification.regions import ALL, Regions, regions_on
 from kit.verification.spectra import TARGET, Spectra
 from kit.verification.sums import (
@@ -207,6 +207,13 @@ class Scoring:
         """Prepare sums of rain on the grid that is scored."""
         _, longitude = self.pairs.selection.grid.scored_coordinates(self.pairs.store)
         return EventSums(self.regions, closed=longitude.ndim == 1 and is_closed(longitude))
+
+    def neighbourhoods_km(self) -> dict[str, float]:
+        """Measure the neighbourhoods that rain is scored over, by name; empty where there is none."""
+        if not any(name in PRECIPITATION for name in self.channels):
+            return {}
+        grid = self.pairs.selection.grid.scored_coordinates(self.pairs.store)
+        return {square(width): neighbourhood_km(width, *grid) for width in self.event_sums().neighbourhoods}
 
     def spectra(self) -> Spectra:
         """Prepare spectra on the grid that is scored."""
