@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from kit.data.climatology.rain import DRY_MM, RainClimate
+from kit.data.climatology.rain import RainClimate
 from kit.metrics.contingency import MM_PER_M, OUTCOMES, THRESHOLDS_MM, events, outcomes
 from kit.models.transforms import PRECIPITATION
 from kit.verification.regions import Regions
@@ -60,7 +60,11 @@ def neighbourhood_km(width: int, latitude: npt.NDArray[np.float64], longitude: n
 
 
 class EventSums:
-    """Sums of rain over regions, start date by start date; a missing value makes all of a start date's NaN."""
+    """Sums of rain over regions, start date by start date; a missing value makes all of a start date's NaN.
+
+    Attributes:
+        neighbourhoods: Widths of the squares that fractions are taken over, in grid points.
+    """
 
     def __init__(
         self,
@@ -82,7 +86,7 @@ class EventSums:
         self._thresholds = thresholds_mm
         self._weights = torch.from_numpy(regions.weights)
         rows, columns = self._weights.shape[-2:]
-        self._neighbourhoods = [width for width in neighbourhoods if width <= min(rows, columns)]
+        self.neighbourhoods = [width for width in neighbourhoods if width <= min(rows, columns)]
 
     @property
     def names(self) -> list[str]:
@@ -90,7 +94,7 @@ class EventSums:
         found = [WEIGHT]
         for threshold in map(millimetres, self._thresholds):
             found += [f"{outcome}_{threshold}" for outcome in OUTCOMES]
-            for width in map(square, self._neighbourhoods):
+            for width in map(square, self.neighbourhoods):
                 found += [f"{FSS_ERROR}_{threshold}_{width}", f"{FSS_REFERENCE}_{threshold}_{width}"]
         return [*found, SEEPS, SEEPS_WEIGHT]
 
@@ -121,7 +125,7 @@ class EventSums:
         for threshold in self._thresholds:
             pair = events(forecast, threshold), events(observed, threshold)
             summed += [_over(weights, outcome) for outcome in outcomes(*pair)]
-            for width in self._neighbourhoods:
+            for width in self.neighbourhoods:
                 summed += self._fractions(weights, *pair, width)
         if climate is None:
             summed += [torch.full_like(summed[0], math.nan)] * 2
@@ -176,7 +180,7 @@ def seeps(forecast: Tensor, observed: Tensor, climate: RainClimate) -> tuple[Ten
     least, most = DRY_FRACTIONS
     scored = ((dry >= least) & (dry <= most) & heavy.isfinite()).expand_as(forecast)
     dry = dry.where((dry >= least) & (dry <= most), 0.5)
-    ours, theirs = _category(forecast, heavy), _category(observed, heavy)
+    ours, theirs = (_category(amount, heavy, climate.dry_mm) for amount in (forecast, observed))
     over, under, far = 1 / dry, 1 / (1 - dry), 3 / (2 + dry)
     # By the categories of forecast and observation, from dry (0) to heavy (2).
     matrix = {(0, 1): under, (0, 2): 4 * under, (1, 0): over, (1, 2): 3 * under, (2, 0): over + far, (2, 1): far}
@@ -186,9 +190,10 @@ def seeps(forecast: Tensor, observed: Tensor, climate: RainClimate) -> tuple[Ten
     return penalty.where(scored, 0.0), scored
 
 
-def _category(amount: Tensor, heavy: Tensor) -> Tensor:
+def _category(amount: Tensor, heavy: Tensor, dry_mm: float) -> Tensor:
     """Sort amounts into dry (0), light (1) and heavy (2)."""
-    return (amount > DRY_MM / MM_PER_M).int() + ((amount > DRY_MM / MM_PER_M) & (amount > heavy)).int()
+    wet = amount > dry_mm / MM_PER_M
+    return wet.int() + (wet & (amount > heavy)).int()
 
 
 def _over(weights: Tensor, field: Tensor) -> Tensor:

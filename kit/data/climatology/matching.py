@@ -45,6 +45,10 @@ class Wanted:
         """Return the variable of the store that a name stands for: of a speed the eastward wind."""
         return WIND_SPEEDS.get(name, (name,))[0]
 
+    def window(self, name: str) -> Any:
+        """Return the hours over which a variable is accumulated in the store; None of others."""
+        return self.store.variable_attributes(self.source(name)).get("accumulation_hours")
+
     def is_on_levels(self, name: str) -> bool:
         """Whether a variable is one on levels."""
         return self.source(name) in self.store.atmospheric
@@ -103,7 +107,7 @@ def _is_called(key: Hashable, array: xr.DataArray, name: str, wanted: Wanted) ->
 def _match(name: str, array: xr.DataArray, wanted: Wanted) -> Match | str:
     """Fit an array to a variable; returns what is wrong where it does not."""
     attributes = wanted.store.variable_attributes(wanted.source(name))
-    window = attributes.get("accumulation_hours")
+    window = wanted.window(name)
     theirs = array.attrs.get("accumulation_hours", source_names.window(str(array.name)))
     if window != theirs:
         return f"is of {_hours(theirs)}, and the store's of {_hours(window)}"

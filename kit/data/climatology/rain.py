@@ -15,8 +15,17 @@ from kit.data.units import conversion
 
 DRY_FRACTION, HEAVY = "_seeps_dry_fraction", "_seeps_threshold"
 """What follows the name of a variable, such as ``total_precipitation_6hr``."""
-DRY_MM = 0.25
-"""Below it a window is dry."""
+
+
+def dry_mm(window: float | None) -> float:
+    """Return the amount in mm below which a window is dry: of whole days 0.25, of fewer hours 0.1.
+
+    google-research/weatherbench2, ``scripts/compute_climatology.py``, which has windows of 6 and 24 hours.
+
+    Args:
+        window: Hours of the window; None where nobody says.
+    """
+    return 0.25 if window is None or window >= 24 else 0.1
 
 
 class RainClimate(NamedTuple):
@@ -25,10 +34,12 @@ class RainClimate(NamedTuple):
     Attributes:
         dry_fraction: Share of windows that are dry, [H, W] or [B, H, W].
         heavy: Amount in metres that a third of the windows with rain exceed, [H, W] or [B, H, W].
+        dry_mm: Amount in mm below which a window is dry.
     """
 
     dry_fraction: Tensor
     heavy: Tensor
+    dry_mm: float = 0.25
 
 
 def match_rain(dataset: xr.Dataset, matches: Mapping[str, Match]) -> dict[str, Match]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from kit.config.suggestions import near_names
 from kit.data.climatology.calendar import day_of_year, listed_days, seconds_of_day
 from kit.data.climatology.matching import Wanted, match_names, select_grid
-from kit.data.climatology.rain import DRY_FRACTION, HEAVY, RainClimate, match_rain
+from kit.data.climatology.rain import DRY_FRACTION, HEAVY, RainClimate, dry_mm, match_rain
 from kit.data.settings import Period
 from kit.data.sources.zarr.address import is_address
 from kit.data.sources.zarr.reading import ZarrArrays
@@ -110,6 +110,7 @@ class StoredClimatology:
         selection = select_grid(dataset, wanted, place)
         self._matches, self.lacking = match_names(dataset, wanted)
         self.names = tuple(self._matches)
+        self._windows = {name: wanted.window(name) for name in self.names}
         self._matches |= match_rain(dataset, self._matches)
         metadata = arrays.pin([str(key) for key in dataset.data_vars])
         self._fields: dict[str, xr.DataArray] = {}
@@ -178,7 +179,11 @@ class StoredClimatology:
         """Read how often variables are dry and when they are heavy, where it says so, [B, H, W]; errors as above."""
         named = [name for name in self.names if name + DRY_FRACTION in self._fields]
         held = self._states(times, [name + ending for name in named for ending in (DRY_FRACTION, HEAVY)])
-        return {name: RainClimate(held[name + DRY_FRACTION], held[name + HEAVY]) for name in named}
+        climates = {}
+        for name in named:
+            below = dry_mm(self._windows.get(name))
+            climates[name] = RainClimate(held[name + DRY_FRACTION], held[name + HEAVY], below)
+        return climates
 
     def _states(self, times: Sequence[datetime], names: Sequence[str]) -> dict[str, Tensor]:
         found = [self._state(moment) for moment in self._moments(times)]
