@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import zlib
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ import tomli_w
 from kit.io.atomic import make_folder, sync, write_atomically
 from kit.io.documents import DocumentError, parse_json, parse_toml, read_json, read_text
 from kit.io.errors import CheckpointError, SettingsError
+from kit.io.hashes import sha256_of_file
 from kit.io.locks import take
 from kit.io.sealed import SEAL, read_sealed, sealed_toml, toml_seal_holds
-from kit.models.weights.integrity import read_description
+from kit.models.weights.integrity import DESCRIPTION, read_description
 
 _logger = logging.getLogger(__name__)
 
@@ -171,7 +173,11 @@ def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """A log of one JSON object a line, such as ``metrics.jsonl``: every record once, in order of steps."""
+    """A log of one JSON object a line, such as ``metrics.jsonl``: every record once, in order of steps.
+
+    The last value of a line is the CRC-32 of its text before it, so that a changed digit is noticed; lines of earlier
+    versions have none.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -185,7 +191,7 @@ class MetricsLog:
             start = "\n"
         self._is_open = True
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(f"{start}{json.dumps(record)}\n")
+            stream.write(f"{start}{_sealed_line(record)}")
 
     def _ends_with_line(self) -> bool:
         if not self._path.exists() or self._path.stat().st_size == 0:
@@ -229,8 +235,16 @@ class MetricsLog:
         if not self._path.exists():
             return []
         kept = [record for record in self.records() if record["step"] <= step]
-        write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_atomically(self._path, "".join(map(_sealed_line, kept)))
         return kept
+
+
+_CHECKSUM = "crc32"
+
+
+def _sealed_line(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record).removesuffix("}")
+    return f'{text}, "{_CHECKSUM}": "{zlib.crc32(text.encode()):08x}"}}\n'
 
 
 def _parse_record(line: bytes) -> dict[str, Any] | None:
@@ -241,6 +255,11 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
+    checksum = record.pop(_CHECKSUM, None)
+    if checksum is not None:
+        text, _, rest = line.rpartition(f', "{_CHECKSUM}": '.encode())
+        if rest != f'"{zlib.crc32(text):08x}"}}'.encode():
+            return None
     for key, value in record.items():
         # Lines of activations hold a table for each module.
         if key == "modules":
@@ -306,6 +325,17 @@ def read_side_file(file: Path, keys: AbstractSet[str], without: str) -> dict[str
     except DocumentError as error:
         _logger.warning("%s; %s", error, without)
         return None
+
+
+def is_scorecard_of(scores: Mapping[str, Any], checkpoint: Path) -> bool:
+    """Check whether a scorecard is of a checkpoint as it is now, which a run that goes on exchanges for a better one.
+
+    Args:
+        scores: Contents of ``scores.json``; that of an earlier version does not say what it is of, and is taken for it.
+        checkpoint: Folder of the checkpoint.
+    """
+    recorded = scores.get("checkpoint_sha256")
+    return recorded is None or recorded == sha256_of_file(checkpoint / DESCRIPTION)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from kit import __version__
 from kit.adapt.factory import for_training
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.folder import Checkpoint, open_checkpoint, write_checkpoint, write_description
+from kit.checkpoint.run_folder import is_scorecard_of
 from kit.export.card import card, card_scores
 from kit.export.settings import ExportSettings
 from kit.forecasting.writing import portable_name
@@ -300,6 +301,9 @@ def _scores(checkpoint: Checkpoint) -> dict[str, Any] | None:
     try:
         scores = read_sealed(file)
         card_scores(scores)
+        if not is_scorecard_of(scores, folder):
+            msg = "it is of another checkpoint than this one is now"
+            raise DocumentError(msg)
     except (DocumentError, LookupError, AttributeError, TypeError) as error:
         _logger.warning("%s: left out of the model card (%s); kit evaluate takes the scores anew", file, error)
         return None

@@ -152,9 +152,13 @@ def _earlier_provenance(folder: RunFolder, recorded: Mapping[str, Any] | None) -
     if recorded is not None:
         without = "it is written anew from the checkpoint"
     earlier = read_side_file(folder.provenance, {"run_key"}, without)
-    if earlier is None and recorded is not None:
-        return dict(recorded)
-    return earlier
+    if recorded is None:
+        return earlier
+    if earlier is not None and earlier["run_key"] != recorded["run_key"]:
+        # A copy of another run's, whose MLflow run would get this one's numbers.
+        _logger.warning("%s is that of another run; %s", folder.provenance, without)
+        earlier = None
+    return dict(recorded) if earlier is None else earlier
 
 
 def _labels(job: Job, report: QualityReport, folder: RunFolder, history: MemoryHistory) -> dict[str, str]:

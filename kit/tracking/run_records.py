@@ -115,6 +115,10 @@ def with_first_params(folder: RunFolder, account: Account) -> Account:
     except DocumentError as error:
         _logger.warning("%s; it is written anew, with the settings of now as parameters", error)
         return account
+    if before.run_name != account.run_name:
+        anew = "it is written anew, with the settings of now as parameters"
+        _logger.warning("%s is that of run %s; %s", folder.tracking, before.run_name, anew)
+        return account
     return replace(account, params={**account.params, **before.params}, started_ms=before.started_ms)
 
 

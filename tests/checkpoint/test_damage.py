@@ -11,7 +11,6 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,96 +27,17 @@ from kit.forecasting.forecast import forecast
 from kit.forecasting.loaded import load_checkpoint
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import CheckpointError
-from kit.io.sealed import write_sealed
+from kit.io.sealed import read_sealed, write_sealed
 from kit.models.weights.load import load
 from kit.run.finetune import finetune
 from kit.settings import Settings
 from kit.verification.scorecard import evaluate
 from kit.verification.settings import EvaluateSettings
+from tests.checkpoint.damage import KINDS, damaged, flip
 from tests.checkpoints import SPEC, store_for, write_delta, write_whole
 from tests.factories import synthetic_store
 
-_PAGE = 4096
 RESUME = {"loop": {"step": 3}, "values": list(range(2000))}
-
-
-def flip(content: bytes, rng: random.Random) -> bytes:
-    """Turn one bit."""
-    place = rng.randrange(len(content))
-    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
-
-
-def zero_page(content: bytes, rng: random.Random) -> bytes:
-    """Fill a page with zeros, as a disk does that lost it."""
-    start = rng.randrange(0, len(content), _PAGE)
-    return content[:start] + bytes(len(content[start : start + _PAGE])) + content[start + _PAGE :]
-
-
-def truncate(content: bytes, rng: random.Random) -> bytes:
-    """Cut the end off."""
-    return content[: rng.randrange(1, len(content))]
-
-
-def empty(_content: bytes, _rng: random.Random) -> bytes:
-    """Leave the name alone."""
-    return b""
-
-
-CHANGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (flip, zero_page, truncate, empty)
-KINDS = (*(change.__name__ for change in CHANGES), "remove", "swap", "add")
-
-
-@dataclass
-class Damage:
-    """What was done to a file, until it is undone."""
-
-    kind: str
-    file: Path
-    kept: dict[Path, bytes | None] = field(default_factory=dict)
-
-    def undo(self) -> None:
-        for file, content in self.kept.items():
-            if content is None:
-                file.unlink()
-            else:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content)
-
-
-def damaged(root: Path, others: list[Path], rng: random.Random) -> Damage | None:
-    """Damage a file below a folder; None where the bytes came out as they were.
-
-    Args:
-        root: a checkpoint, an export or a run.
-        others: folders like it, whose files of the same name may take a file's place.
-        rng: that chooses.
-    """
-    file = rng.choice(sorted(path for path in root.rglob("*") if path.is_file()))
-    content, kind = file.read_bytes(), rng.choice(KINDS)
-    done = Damage(kind, file, {file: content})
-    if kind == "remove":
-        file.unlink()
-        return done
-    if kind == "add":
-        done.file = file.with_name("adapter_model.safetensors.bak")
-        done.kept = {done.file: None}
-        shutil.copy(file, done.file)
-        return done
-    if kind == "swap":
-        places = [other / file.relative_to(root) for other in others]
-        places = [place for place in places if place.is_file() and place.read_bytes() != content]
-        if not places:
-            return None
-        changed = rng.choice(places).read_bytes()
-    else:
-        change = next(change for change in CHANGES if change.__name__ == kind)
-        if not content:
-            return None
-        changed = change(content, rng)
-    if changed == content:
-        return None
-    file.write_bytes(changed)
-    return done
 
 
 class Made:
@@ -314,6 +234,21 @@ def test_all_side_files_are_written_anew_when_the_run_goes_on(
         "metrics.jsonl lacks 1 of 4 steps",
     ):
         assert words in told
+
+
+def test_side_files_of_another_run_are_not_taken_for_its_own(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, store = copied(finished, tmp_path), finished.parent / "store"
+    before = read_sealed(run / "provenance.json")
+    write_sealed(run / "provenance.json", {**before, "run_key": "other", "mlflow_run_id": "0" * 32})
+    write_sealed(run / "tracking.json", {**read_sealed(run / "tracking.json"), "run_name": "other"})
+    finetune(resumed(tmp_path, store))
+    after = read_sealed(run / "provenance.json")
+    assert [after[key] for key in ("run_key", "mlflow_run_id")] == [before["run_key"], before["mlflow_run_id"]]
+    assert read_sealed(run / "tracking.json")["run_name"] == "first"
+    assert "provenance.json is that of another run; it is written anew from the checkpoint" in caplog.text
+    assert "tracking.json is that of run other; it is written anew" in caplog.text
 
 
 # The name of the run is taken: nothing begins, but all settings were read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kit.checkpoint.run_folder import MetricsLog, RunFolder, claimed, read_side_file
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, claimed, is_scorecard_of, read_side_file
 from kit.io.errors import SettingsError
 from kit.io.sealed import write_sealed
 
@@ -114,6 +115,9 @@ def metrics(step: int) -> dict[str, Any]:
         lambda line: line.replace(b"train", b"traio"),
         lambda line: line.replace(b"time_ms", b"time_mr"),
         lambda line: line.replace(b"1.0", b"\xff.0"),
+        lambda line: line.replace(b"1.0", b"1.1"),
+        lambda line: line.replace(b"crc32", b"crc31"),
+        lambda line: line.replace(b', "crc32', b',  "crc32'),
         lambda line: line.replace(b'"step": 1', b'"step": true'),
         lambda line: b"[1]",
     ),
@@ -134,6 +138,19 @@ def test_a_damaged_line_costs_that_line_and_is_said(
     assert len(caplog.messages) == 1
 
 
+def test_every_flipped_bit_of_a_line_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    MetricsLog(file).append(metrics(3))
+    whole = file.read_bytes()
+    for place in range(8 * (len(whole) - 1)):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        assert MetricsLog(file).scan()[0] == [], bytes(changed)
+    file.write_bytes(whole)
+    assert MetricsLog(file).records() == [metrics(3)]
+
+
 def test_a_line_that_was_cut_short_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "system.jsonl"
     file.write_text('{"step": 0, "time_ms": 0, "cpu": 1.0}\n{"step": 1, "ti')
@@ -145,6 +162,15 @@ def test_a_line_that_was_cut_short_costs_no_other(tmp_path: Path, caplog: pytest
     log.sync()
     assert [record["step"] for record in MetricsLog(file).records()] == [0, 2, 3]
     assert "line 2 is damaged and left out" in caplog.text
+
+
+def test_a_scorecard_is_of_one_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "kit.json").write_text("{}\n")
+    digest = hashlib.sha256(b"{}\n").hexdigest()
+    assert is_scorecard_of({"checkpoint_sha256": digest}, tmp_path)
+    assert is_scorecard_of({}, tmp_path)
+    (tmp_path / "kit.json").write_text("{ }\n")
+    assert not is_scorecard_of({"checkpoint_sha256": digest}, tmp_path)
 
 
 def test_a_side_file_is_whole_or_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
