@@ -29,7 +29,7 @@ HOMES = {
 }
 
 # A function that the API offers as ``kit.NAME``.
-API = ("build_store", "evaluate", "finetune", "forecast", "load_checkpoint", "open_store", "plan")
+API = ("build_store", "compare", "evaluate", "finetune", "forecast", "load_checkpoint", "open_store", "plan", "report")
 
 
 def modules() -> Iterator[tuple[str, Path]]:
