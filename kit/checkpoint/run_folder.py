@@ -54,6 +54,8 @@ class RunFolder:
         """Folder of PNG files."""
         self.scores = path / "scores.json"
         """Newest scorecard of the best checkpoint."""
+        self.report = path / "report.html"
+        """What came of the run, as a page for those who were not there."""
         self.sums = path / "sums"
         """Folder of the sums that scores are made of."""
         self.best = path / "checkpoints" / "best"

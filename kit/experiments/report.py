@@ -25,8 +25,6 @@ from kit.verification.subjects import Subject, of_run
 
 V = TypeVar("V")
 
-_REPORT = "report.html"
-
 
 class _Group(BaseModel):
     """A line of ``trains.json``."""
@@ -95,7 +93,7 @@ def report(settings: ReportSettings) -> RunReport:
         raise SettingsError(msg)
     if settings.out is not None:
         check_free(settings.out)
-    out = settings.out or folder.path / _REPORT
+    out = settings.out or folder.report
     gathered = _Gathered(of_run(folder), folder)
     content = gathered.content(planned=settings.plan)
     write_page(report_page(content, loss_records(folder), folder.figures), out)

@@ -134,7 +134,7 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
     tracker.flush_at_end()
     files = (
         folder.config, folder.provenance, folder.quality, folder.quality_page, folder.trains,
-        folder.activations, folder.scores, folder.log,
+        folder.activations, folder.scores, folder.report, folder.log,
     )  # fmt: skip
     for path in files:
         if path.exists():

@@ -68,10 +68,8 @@ def _rows(
         values = tuple(row.get(score) if row.get("dates") == dates else None for row in held)
         for subject, value in list(zip(subjects, values, strict=True))[1:]:
             if dates is not None and value is not None and values[0] is not None:
-                row = PairedScore(
-                    variable, lead, region, score, subject.name, values, value - values[0], None, None, None, None,
-                    int(dates),
-                )  # fmt: skip
+                apart = value - values[0]
+                row = PairedScore(variable, lead, region, score, subject.name, values, apart, dates=int(dates))
                 found.append(row)
     return found
 

@@ -93,9 +93,9 @@ def _compared(subjects: Sequence[Subject], settings: CompareSettings) -> Compari
         record = recorded_provenance(subject)
         made_of.append(flatten({name: record[name] for name in _PROVENANCE if name in record}))
     notes = list(scores.notes) if scores is not None else []
-    for subject, known in zip(subjects, flat, strict=True):
-        if not known:
-            notes.append(f"{subject.name}: no settings are recorded there")
+    unknown = [subject.name for subject, known in zip(subjects, flat, strict=True) if not known]
+    if unknown:
+        notes.append(f"{', '.join(unknown)}: no settings are recorded there")
     return Comparison(
         runs=[_with_sums(run_facts(subject), archives, position) for position, subject in enumerate(subjects)],
         settings={key: values for key, values in of_runs.items() if key not in _NOT_COMPARED},

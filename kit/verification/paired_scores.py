@@ -4,8 +4,8 @@ Dimensions: N start date, M moment.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from kit.verification.archive import EVENTS, SUMS, Archive
 from kit.verification.comparison_settings import CompareSettings
 from kit.verification.event_scores import event_scores
 from kit.verification.scoring import SCORES, lead_name, spacing_hours
-from kit.verification.significance import Float64, Score, difference, overlap
+from kit.verification.significance import Float64, Score, differences, overlap
 from kit.verification.subjects import Subject, grid_of
 from kit.verification.sums import MODEL, MOMENTS, WEIGHT
 
@@ -57,11 +57,11 @@ class PairedScore:
     run: str
     values: tuple[float | None, ...]
     difference: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-    significant: bool | None
-    dates: int
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    significant: bool | None = None
+    dates: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return one of ``scores`` of ``kit compare --json``."""
@@ -240,12 +240,22 @@ def paired_scores(subjects: Sequence[Subject], archives: Sequence[Archive], sett
             for region in regions:
                 for variable in [name for name in known if name in of_table]:
                     series = [_series(sums, table.dimension, region, variable, weight) for sums in held_sums]
-                    pairing.add((lead_name(lead), region, variable), series, table, overlap(lead, spacing))
+                    pairing.add((lead_name(lead), region, variable), series, table)
+                pairing.judge(overlap(lead, spacing))
     notes = pairing.notes()
     if not pairing.rows:
         msg = f"nothing is left to compare: {'; '.join(notes) or 'none of the scores can be computed'}"
         raise SettingsError(msg)
     return PairedScores(starts, tuple(pairing.rows), notes)
+
+
+@dataclass(frozen=True)
+class _Unjudged:
+    """A row whose difference is not judged yet, with the sums behind it, [N, M]."""
+
+    row: int
+    ours: Float64
+    first: Float64
 
 
 class _Pairing:
@@ -254,11 +264,13 @@ class _Pairing:
     def __init__(self, names: Sequence[str]) -> None:
         self.rows: list[PairedScore] = []
         self._names = names
+        # By score and start dates: those of the same dates are judged together.
+        self._unjudged: dict[tuple[str, bytes], tuple[Score, list[_Unjudged]]] = {}
         self._asked: set[Place] = set()
         # Places by name and by what stands in the way there.
         self._absent: dict[str, dict[str, set[Place]]] = {name: {} for name in names}
 
-    def add(self, place: Place, series: Sequence[Float64 | None], table: _Table, overlapping: int) -> None:
+    def add(self, place: Place, series: Sequence[Float64 | None], table: _Table) -> None:
         """Compare the sums of one place, [N, M] each."""
         self._asked.add(place)
         weight = table.sums.index(WEIGHT)
@@ -286,11 +298,11 @@ class _Pairing:
                 ours = None
             kept.append(ours)
         for score, of_mean in table.scores.items():
-            self._compare(place, score, of_mean, kept, overlapping)
+            queue = self._unjudged.setdefault((score, dates.tobytes()), (of_mean, []))[1]
+            queue += self._compare(place, score, of_mean, kept)
 
-    def _compare(
-        self, place: Place, score: str, of_mean: Score, kept: Sequence[Float64 | None], overlapping: int
-    ) -> None:
+    def _compare(self, place: Place, score: str, of_mean: Score, kept: Sequence[Float64 | None]) -> Iterator[_Unjudged]:
+        """Add the rows of a score, and yield what is needed to judge them."""
         lead, region, variable = place
         values: list[float | None] = []
         for one in kept:
@@ -302,15 +314,27 @@ class _Pairing:
         for name, one, ours in zip(self._names[1:], kept[1:], values[1:], strict=True):
             if one is None or ours is None:
                 continue
-            found = difference(of_mean, one, first, overlapping)
-            row = PairedScore(
-                variable, lead, region, score, name, tuple(values), ours - reference, dates=len(one),
-                low=None if found is None else found.low,
-                high=None if found is None else found.high,
-                p_value=None if found is None or math.isnan(found.p_value) else found.p_value,
-                significant=None if found is None else found.significant,
-            )  # fmt: skip
-            self.rows.append(row)
+            apart = ours - reference
+            self.rows.append(PairedScore(variable, lead, region, score, name, tuple(values), apart, dates=len(one)))
+            yield _Unjudged(len(self.rows) - 1, one, first)
+
+    def judge(self, overlapping: int) -> None:
+        """Find intervals and p-values of the rows that were added since the last time.
+
+        Args:
+            overlapping: Start dates, one after the other, whose forecasts overlap.
+        """
+        for of_mean, queue in self._unjudged.values():
+            if not queue:
+                continue
+            ours = np.stack([one.ours for one in queue], axis=1)
+            first = np.stack([one.first for one in queue], axis=1)
+            for one, found in zip(queue, differences(of_mean, ours, first, overlapping) or (), strict=False):
+                p_value = None if math.isnan(found.p_value) else found.p_value
+                self.rows[one.row] = replace(
+                    self.rows[one.row], low=found.low, high=found.high, p_value=p_value, significant=found.significant
+                )
+        self._unjudged.clear()
 
     def _miss(self, name: str, why: str, place: Place) -> None:
         self._absent[name].setdefault(why, set()).add(place)

@@ -43,7 +43,7 @@ def test_values_and_intervals_are_of_the_common_dates(tmp_path: Path) -> None:
     # Start dates are 6 h apart, and forecasts of 24 h overlap with three further ones.
     expected = difference(rmse, sums[0], sums[1], 4)
     assert expected is not None
-    assert (row.low, row.high, row.p_value) == (expected.low, expected.high, expected.p_value)
+    assert (row.low, row.high, row.p_value) == pytest.approx((expected.low, expected.high, expected.p_value))
     assert (row.dates, row.lead, row.region, row.run) == (40, "024h", "all", "other")
 
 
