@@ -13,9 +13,10 @@ import xarray as xr
 
 from kit.metrics.contingency import MM_PER_M
 from kit.metrics.scores import skill
-from kit.verification.archive import EVENTS, Archive
+from kit.verification.archive import EVENTS, SPECTRA, Archive
 from kit.verification.event_scores import event_rows, event_scores
 from kit.verification.significance import Float64, Score, confidences, differences, overlap
+from kit.verification.spectra import power_ratios
 from kit.verification.sums import (
     ABSOLUTE,
     ANOMALY_WEIGHT,
@@ -192,6 +193,11 @@ def score_table(archive: Archive) -> dict[str, dict[str, dict[str, ScoreRow]]]:
             for channel in rain.keys() & rows.keys():
                 rows[channel] = {**rows[channel], **_in_millimetres(rows[channel]), **rain[channel]}
     return table
+
+
+def spectra_table(archive: Archive) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+    """Compare the power of forecasts with that of what came, by lead, channel and band; see ``power_ratios``."""
+    return {lead_name(lead): power_ratios(power) for lead, power in archive.by_lead(SPECTRA)}
 
 
 def score_lead(sums: xr.DataArray, overlapping: int) -> dict[str, dict[str, ScoreRow]]:
