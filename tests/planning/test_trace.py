@@ -74,6 +74,8 @@ def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, 
         counter.own(tensors_in(everything), "batch")
         trainer.step(1, batches)
         counter.own(tensors_in(trainer.updater.state_dict()), "optimizer")
+        if trainer.average is not None:
+            counter.own(tensors_in(trainer.average.state_dict()), "optimizer")
         counter.restart()
         counter.observer = meter = Meter()
         trainer.step(2, batches)
@@ -93,16 +95,22 @@ def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, 
         {"optim": {"name": "adamw-8bit"}},
         {"optim": {"name": "adafactor"}},
         {"train": {"accumulate": 2}},
+        {"train": {"ema": 0.999}},
         {"rollout": {"steps": 2, "graded": "all"}},
+        {"model": {"stochastic": True}, "task": {"name": "crps", "members": 3}},
+        {"model": {"stochastic": True}, "task": {"name": "crps", "members": 2, "together": True}},
     ],
     ids=str,
 )
 def test_the_plan_of_a_step_is_what_a_real_one_holds(sections: dict[str, Any]) -> None:
     settings = settings_of(**copy.deepcopy(sections))
-    pair = pair_of(SPEC, steps=settings.rollout.steps)
+    spec = SPEC
+    if settings.model.stochastic:
+        spec = dataclasses.replace(SPEC, arguments={**SPEC.arguments, "stochastic": True})
+    pair = pair_of(spec, steps=settings.rollout.steps)
     # Without the kernels' workspaces, which a CPU has not.
-    planned = trace(settings, workload_like(SPEC, pair), workspaces={})
-    real, host, cost = really(settings, SPEC, pair)
+    planned = trace(settings, workload_like(spec, pair), workspaces={})
+    real, host, cost = really(settings, spec, pair)
     for name in set(CATEGORIES) - {"batch"}:
         assert planned.peak.breakdown[name] == real.breakdown[name], name
     assert (planned.peak.where, planned.peak.phase) == (real.where, real.phase)

@@ -20,12 +20,12 @@ from tests.factories import synthetic_store
 from tests.run.test_finetune import assert_same_weights, metrics, settings
 from tests.run.test_interruption import sending
 
-AVERAGED: dict[str, Any] = {"steps": 4, "checkpoint_every": 2, "ema": 0.9}
+AVERAGED: dict[str, Any] = {"steps": 8, "checkpoint_every": 4, "ema": 0.9}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic_store(tmp_path_factory.mktemp("data") / "store", times=10).path
+    return synthetic_store(tmp_path_factory.mktemp("data") / "store", times=16).path
 
 
 def test_an_average_is_validated_recorded_and_saved(store: Path, run_dir: Path) -> None:
@@ -46,7 +46,7 @@ def test_an_average_is_validated_recorded_and_saved(store: Path, run_dir: Path) 
 
 def test_training_is_the_same_with_and_without_an_average(store: Path, run_dir: Path) -> None:
     with_one = finetune(settings(store, run_dir, train=AVERAGED))
-    without = finetune(settings(store, run_dir, "second", train={"steps": 4, "checkpoint_every": 2}))
+    without = finetune(settings(store, run_dir, "second", train={"steps": 8, "checkpoint_every": 4}))
     assert_same_weights(Path(with_one.run), Path(without.run))
     assert "ema" not in without.valid
     assert not (Path(without.run) / "checkpoints" / "ema").exists()
@@ -117,4 +117,4 @@ def test_a_checkpoint_whose_average_was_taken_out(store: Path, run_dir: Path) ->
     shutil.rmtree(Path(result.run) / "checkpoints" / "ema")
     again = finetune(settings(store, run_dir, train=AVERAGED | {"resume": "auto"}))
     assert json.loads((Path(result.run) / "tracking.json").read_text())
-    assert again.steps == 4
+    assert again.steps == 8

@@ -45,6 +45,7 @@ class CrpsTask(ForecastTask):
         settings: TaskSettings,
     ) -> None:
         super().__init__(space, loss_fn, rollout, data)
+        self.notes = ()
         self._settings = settings
         self.losses_per_batch = settings.losses(rollout)
         self._position = 0

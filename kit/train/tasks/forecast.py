@@ -69,6 +69,11 @@ class ForecastTask:
         self._data = data
         self._device = next(space.model.parameters()).device
         self._rain = RainBoard()
+        if space.spec.stochastic:
+            self.notes = (
+                "warning: the model reads noise, and a loss of single predictions teaches it to say the same whatever "
+                "the noise; --task.name crps trains members together",
+            )
 
     @property
     def data(self) -> TaskData:
