@@ -11,10 +11,10 @@ the sums of a window's days do not fit into ``MEMORY`` at once.
 """
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import zarr
 from kit.config.suggestions import near_names
 from kit.data.climatology.calendar import Calendar, window_weights
 from kit.data.climatology.fields import AveragedField
+from kit.data.climatology.seeps import RAIN, RainField
 from kit.data.climatology.settings import ClimatologySettings
 from kit.data.store.build import open_store
 from kit.data.store.executor import BuildProgressCallback
@@ -48,6 +49,23 @@ _CHUNK_BYTES = 4 * 2**20
 _REFERENCES = "Rasp et al. 2024, WeatherBench 2, https://doi.org/10.1029/2023MS004019"
 _COPIED = ("source", "licence", "projection", "registry")
 """Attributes of a store that its climatology has too."""
+
+
+class ClimateField(Protocol):
+    """What is made of a variable: one array of a climatology or some, of its states at an hour around each day."""
+
+    names: tuple[str, ...]
+    attributes: tuple[Mapping[str, Any], ...]
+    shape: tuple[int, ...]
+    dimensions: tuple[str, ...]
+
+    def blocks(self, window: int, memory: int) -> list[slice]:
+        """Divide the rows so that what is held of one of them fits into so many bytes."""
+
+    def statistics(
+        self, calendar: Calendar, hour: int, rows: slice, weights: npt.NDArray[np.float64]
+    ) -> Iterator[tuple[npt.NDArray[np.float64], ...]]:
+        """Yield the values of each array for each day of a calendar."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +119,21 @@ def build_climatology(settings: ClimatologySettings, watch: BuildProgressCallbac
     store = open_store(settings.store)
     calendar = Calendar.of(store, settings.period or store.splits["train"])
     weights = window_weights(settings.window_days)
-    fields = [AveragedField(store, name) for name in _chosen(store, settings.variables)]
-    blocks = {field.name: field.blocks(settings.window_days, MEMORY) for field in fields}
+    names = _chosen(store, settings.variables)
+    fields: list[ClimateField] = [AveragedField(store, name) for name in names]
+    if RAIN in names and settings.seeps:
+        fields.append(RainField(store, calendar))
+    blocks = [field.blocks(settings.window_days, MEMORY) for field in fields]
     progress = _Progress(watch)
-    progress.begin(sum(map(len, blocks.values())) * len(calendar.hours) * len(calendar.days))
+    progress.begin(sum(map(len, blocks)) * len(calendar.hours) * len(calendar.days))
     with published(settings.out) as part:
         group = zarr.create_group(part, zarr_format=3)
         _write_coordinates(group, store, calendar)
-        for field in fields:
-            array = _create(group, field, calendar, blocks[field.name][0])
-            for rows in blocks[field.name]:
+        for field, of_rows in zip(fields, blocks, strict=True):
+            arrays = _create(group, field, calendar, of_rows[0])
+            for rows in of_rows:
                 for hour in calendar.hours:
-                    _write_means(array, field, calendar, hour, rows, weights, progress)
+                    _write(arrays, field, calendar, hour, rows, weights, progress)
         _finish(part, _attributes(store, calendar, settings))
     return ClimatologyResult(
         climatology=str(settings.out),
@@ -122,7 +143,7 @@ def build_climatology(settings: ClimatologySettings, watch: BuildProgressCallbac
         hours=calendar.hours,
         days=len(calendar.days),
         window_days=settings.window_days,
-        variables=[field.name for field in fields],
+        variables=[name for field in fields for name in field.names],
         synthetic=bool(store.attributes.get("synthetic")),
     )
 
@@ -173,46 +194,51 @@ def _write_coordinates(group: zarr.Group, store: Store, calendar: Calendar) -> N
         )
 
 
-def _create(group: zarr.Group, field: AveragedField, calendar: Calendar, rows: slice) -> "zarr.Array[Any]":
-    """Make the array of a field; a chunk holds one hour of some days, and of a block of rows."""
+def _create(group: zarr.Group, field: ClimateField, calendar: Calendar, rows: slice) -> "list[zarr.Array[Any]]":
+    """Make the arrays of a field; a chunk holds one hour of some days, and of a block of rows."""
     *levels, height, width = field.shape
     block = (*levels, rows.stop - rows.start, width)
     days = max(1, min(len(calendar.days), _CHUNK_BYTES // (4 * int(np.prod(block)))))
-    attributes = plain_attributes(field.attributes)
-    if field.dimensions[-2:] == CURVILINEAR:
-        attributes["coordinates"] = "latitude longitude"
-    return group.create_array(
-        field.name,
-        shape=(len(calendar.hours), len(calendar.days), *levels, height, width),
-        chunks=(1, days, *block),
-        dtype="float32",
-        fill_value=float("nan"),
-        compressors=compressors(),
-        dimension_names=("hour", "dayofyear", *field.dimensions),
-        attributes=attributes,
-        # A chunk of nothing but missing values is written too, so that a lost one cannot pass for it.
-        config={"write_empty_chunks": True},
-    )
+    arrays = []
+    for name, held in zip(field.names, field.attributes, strict=True):
+        attributes = plain_attributes(held)
+        if field.dimensions[-2:] == CURVILINEAR:
+            attributes["coordinates"] = "latitude longitude"
+        array = group.create_array(
+            name,
+            shape=(len(calendar.hours), len(calendar.days), *levels, height, width),
+            chunks=(1, days, *block),
+            dtype="float32",
+            fill_value=float("nan"),
+            compressors=compressors(),
+            dimension_names=("hour", "dayofyear", *field.dimensions),
+            attributes=attributes,
+            # A chunk of nothing but missing values is written too, so that a lost one cannot pass for it.
+            config={"write_empty_chunks": True},
+        )
+        arrays.append(array)
+    return arrays
 
 
-def _write_means(
-    array: "zarr.Array[Any]",
-    field: AveragedField,
+def _write(
+    arrays: "Sequence[zarr.Array[Any]]",
+    field: ClimateField,
     calendar: Calendar,
     hour: int,
     rows: slice,
     weights: npt.NDArray[np.float64],
     progress: "_Progress",
 ) -> None:
-    """Write the means of one hour, chunk by chunk."""
-    position, days = calendar.hours.index(hour), array.chunks[1]
+    """Write what is usual at one hour, chunk by chunk."""
+    position, days = calendar.hours.index(hour), arrays[0].chunks[1]
     held: list[npt.NDArray[np.float32]] = []
-    for number, mean in enumerate(field.means(calendar, hour, rows, weights), start=1):
-        held.append(mean.astype(np.float32))
+    for number, values in enumerate(field.statistics(calendar, hour, rows, weights), start=1):
+        held.append(np.stack(values).astype(np.float32))
         if len(held) == days or number == len(calendar.days):
-            array[position, number - len(held) : number, ..., rows, :] = np.stack(held)
+            for array, series in zip(arrays, np.stack(held, axis=1), strict=True):
+                array[position, number - len(held) : number, ..., rows, :] = series
             held.clear()
-        progress.advance(mean.size * 4)
+        progress.advance(sum(one.size for one in values) * 4)
 
 
 def _attributes(store: Store, calendar: Calendar, settings: ClimatologySettings) -> dict[str, Any]:

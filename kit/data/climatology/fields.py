@@ -4,7 +4,8 @@ Dimensions: D day in the window, P part (sine and cosine of a direction, else on
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +26,14 @@ class AveragedField:
     """A variable of a store, or the speed of a wind of its, whose states are averaged.
 
     Attributes:
-        name: Name in the climatology.
+        names: Name in the climatology.
         attributes: CF attributes.
         shape: Shape of a state, [H, W] or [C, H, W].
         dimensions: Names of its dimensions.
     """
 
     def __init__(self, store: Store, name: str) -> None:
-        self.name = name
+        self.names: tuple[str, ...] = (name,)
         self._store = store
         self._sources = WIND_SPEEDS.get(name, (name,))
         held = store.variable_attributes(self._sources[0])
@@ -42,9 +43,9 @@ class AveragedField:
         if self._sources[0] in store.atmospheric:
             self.shape = (len(store.levels), *store.shape)
             self.dimensions = ("level", *grid)
-        self.attributes = held
+        self.attributes: tuple[Mapping[str, Any], ...] = (held,)
         if name in WIND_SPEEDS:
-            self.attributes = {"long_name": "Speed of the wind", "units": held.get("units", "m s-1")}
+            self.attributes = ({"long_name": "Speed of the wind", "units": held.get("units", "m s-1")},)
         self._is_direction = canonical_units(str(held.get("units", ""))) == "degree"
         self._parts = 2 if self._is_direction else 1
 
@@ -60,7 +61,7 @@ class AveragedField:
         rows = max(1, memory // row)
         return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
-    def means(self, calendar: Calendar, hour: int, rows: slice, weights: Float64) -> Iterator[Float64]:
+    def statistics(self, calendar: Calendar, hour: int, rows: slice, weights: Float64) -> Iterator[tuple[Float64, ...]]:
         """Average the states of an hour around each day of a calendar, in order.
 
         Args:
@@ -89,7 +90,7 @@ class AveragedField:
                 weights_D[slots[near]] = weight
             total_P, count = np.tensordot(weights_D, sums_D, 1), np.tensordot(weights_D, counts_D, 1)
             with np.errstate(invalid="ignore"):
-                yield self._value(total_P / count)
+                yield (self._value(total_P / count),)
 
     def _sum(self, indices: Sequence[int], rows: slice) -> tuple[Float64, Float64]:
         """Add up states: their sum without missing values, [P, ...], and how many there were at each point, [...]."""

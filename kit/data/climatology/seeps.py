@@ -1,13 +1,14 @@
 """Climate of rain from a store's states: how often it is dry, and from where on rain is heavy.
 
-As WeatherBench 2 has it (google-research/weatherbench2, ``scripts/compute_climatology.py``, ``SEEPSThreshold``): over all
-years and the days around a day, the share of windows that are dry, each day weighing the same, and the amount that a
-third of the other windows exceed, a quantile with the days' weights.
+As WeatherBench 2 has it (google-research/weatherbench2, ``scripts/compute_climatology.py``, ``SEEPSThreshold``): over
+all years and the days around a day, the share of windows that are dry, each day weighing the same, and the amount that
+a third of the other windows exceed, a quantile with the days' weights.
 
 Dimensions: N sample (a day of a year), H latitude, W longitude.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,28 +39,32 @@ class RainField:
         dimensions: Names of its dimensions.
     """
 
-    names = (RAIN + DRY_FRACTION, RAIN + HEAVY)
+    names: tuple[str, ...] = (RAIN + DRY_FRACTION, RAIN + HEAVY)
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, calendar: Calendar) -> None:
         self._store = store
+        self._years = max(map(len, calendar.states.values()))
         self._dry = dry_mm(store.variable_attributes(RAIN).get("accumulation_hours")) / _MM_PER_M
-        self.shape = store.shape
+        self.shape: tuple[int, ...] = store.shape
         self.dimensions: tuple[str, ...] = CURVILINEAR if store.curvilinear else GRID
         below = {"dry_below_mm": self._dry * _MM_PER_M}
-        self.attributes = (
+        self.attributes: tuple[Mapping[str, Any], ...] = (
             {"long_name": "Share of windows without rain", "units": "1", **below},
             {"long_name": "Amount that a third of the windows with rain exceed", "units": "m", **below},
         )
 
-    def blocks(self, calendar: Calendar, window: int, memory: int) -> list[slice]:
+    def blocks(self, window: int, memory: int) -> list[slice]:
         """Divide the rows so that all samples of a window fit into memory; a row is a block in any case."""
         height, width = self.shape
-        years = max(map(len, calendar.states.values()))
-        rows = max(1, memory // (8 * _SORTING * years * window * width))
+        rows = max(1, memory // (8 * _SORTING * self._years * window * width))
         return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
-    def climates(self, calendar: Calendar, hour: int, rows: slice, weights: Float64) -> Iterator[tuple[Float64, Float64]]:
-        """Yield both arrays for each day of a calendar, in order, [H, W]; arguments are those of the means."""
+    def statistics(self, calendar: Calendar, hour: int, rows: slice, weights: Float64) -> Iterator[tuple[Float64, ...]]:
+        """Sort the states of an hour around each day of a calendar; arguments are those of ``AveragedField``.
+
+        Yields:
+            Share of dry windows, and least heavy amount in metres, [H, W]; NaN where there is none.
+        """
         held: dict[int, Float32] = {}
         for day in calendar.days:
             around = calendar.around(hour, day, np.ones(len(weights)))

@@ -26,6 +26,10 @@ class ClimatologySettings(BaseModel):
     """Surface and atmospheric variables by Aurora's short names, and speeds of the wind (``10ws``, ``100ws``, ``ws``);
     by default all that the store holds, and the speeds of its winds."""
 
+    seeps: bool = True
+    """Of precipitation (``tp``) find out too how often it is dry and from which amount on it is heavy, for the score
+    SEEPS; it takes longer than the means. ``--no-seeps`` leaves that out."""
+
     @field_validator("window_days")
     @classmethod
     def _check_window(cls, value: int) -> int:

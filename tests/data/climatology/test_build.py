@@ -17,10 +17,11 @@ from kit.checkpoint.verify import verify_path
 from kit.data.climatology import build
 from kit.data.climatology.build import build_climatology
 from kit.data.climatology.calendar import listed_days, window_weights
+from kit.data.climatology.seeps import weighted_quantile
 from kit.data.climatology.settings import ClimatologySettings
 from kit.data.store.reader import Store
 from kit.io.errors import SettingsError, StoreError
-from tests.factories import synthetic_store, write_synthetic
+from tests.factories import synthetic_dataset, synthetic_store, write_synthetic
 from tests.processes import Python
 
 
@@ -211,3 +212,29 @@ def test_what_a_killed_one_leaves_is_removed_by_the_next(tmp_path: Path) -> None
     assert list(out.parent.iterdir())
     made(store, out)
     assert [path.name for path in out.parent.iterdir()] == ["out.zarr"]
+
+
+def test_rain_is_sorted_as_weatherbench_does(tmp_path: Path) -> None:
+    """Over years and days: the share that is dry, each alike, and a weighted quantile of the others."""
+    times = [*daily("2019-01-01", "2019-01-04"), *daily("2020-01-01", "2020-01-04")]
+    dataset = synthetic_dataset(times=8, height=4, width=8, surface=("tp",), atmospheric=(), step_hours=24)
+    dataset = dataset.assign_coords(time=np.asarray(times, dtype="datetime64[ns]"))
+    store = write_synthetic(dataset, tmp_path / "store", splits={"train": "2019/2020"})
+    found = made(store, tmp_path / "out.zarr", window_days=5)
+    held = store.read("tp", slice(None)).astype(np.float64)
+    samples = xr.DataArray(held.reshape(2, 4, 4, 8), dims=("year", "day", "y", "x"))
+    # Of day 2 the days 1 to 4 lie in the window, with the weights 1/2, 1, 1/2 and 0; a whole day is dry below 0.25 mm.
+    is_dry = samples < 0.25e-3
+    weights = xr.DataArray([0.5, 1, 0.5, 0], dims="day")
+    heavy = samples.where(~is_dry).weighted(weights).quantile(2 / 3, dim=("year", "day"))
+    at = found.sel(hour=0, dayofyear=2)
+    np.testing.assert_allclose(at["tp_seeps_dry_fraction"], is_dry.mean(("year", "day")), rtol=1e-6)
+    np.testing.assert_allclose(at["tp_seeps_threshold"], heavy, rtol=1e-6)
+    assert 0 < float(at["tp_seeps_dry_fraction"].mean()) < 1
+    assert "tp_seeps_threshold" not in made(store, tmp_path / "less.zarr", seeps=False)
+
+
+def test_a_third_of_the_wet_windows_is_heavy() -> None:
+    """Of 0.25, 2, 4 and 6 mm, the one that is never there aside, two thirds reach up to 4 mm."""
+    samples = np.array([[6.0, np.nan], [0.25, np.nan], [np.nan, np.nan], [4.0, np.nan], [2.0, np.nan]])
+    np.testing.assert_allclose(weighted_quantile(samples, np.ones(5), 2 / 3), [4, np.nan])
