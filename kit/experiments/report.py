@@ -1,6 +1,6 @@
 """The report on a run: one page that says what was asked, what came of it, and how to do it again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,8 @@ class _Finding(BaseModel):
     accepted: bool = False
 
 
+UNKNOWN = "unknown"
+"""What a scorecard says of periods that nobody recorded."""
 _GROUPS = TypeAdapter(list[_Group])
 _FINDINGS = TypeAdapter(list[_Finding])
 _STATEMENTS = TypeAdapter(list[dict[str, str | int | float | None]])
@@ -126,6 +128,7 @@ class _Gathered:
         if len(list(folder.figures.glob("*.png"))) <= 1:
             self.missing.append(f"maps: kit plot --run {folder.path}")
         checks = self._side_file("qa")
+        leakage = self._leakage(scores)
         return {
             "facts": run_facts(subject),
             "account": account,
@@ -139,7 +142,8 @@ class _Gathered:
             "groups": self._valid("what trains", _GROUPS.validate_python, trains.get("groups", [])),
             "plan": self._plan() if planned else None,
             "scores": scores,
-            "leakage": self._leakage(scores),
+            "leakage": leakage,
+            "seen": _dates_seen(leakage),
             "leaks": description.get("leaks"),
             "model": description.get("model") or {},
             "lineage": description.get("lineage") or [],
@@ -163,11 +167,13 @@ class _Gathered:
             self.missing.append(f"{what}: not as this kit writes it")
             return []
 
-    def _leakage(self, scores: Mapping[str, Any] | None) -> list[Any] | None:
-        """Return what of the scored dates was seen in training, by stage; None where nobody looked."""
-        if scores is None or "leakage" not in scores:
-            return None
-        return self._valid("what training saw of the test dates", _STATEMENTS.validate_python, scores["leakage"])
+    def _leakage(self, scores: Mapping[str, Any] | None) -> list[Any]:
+        """Return what of the scored dates was seen in training, by stage; empty where nobody looked."""
+        if scores is None:
+            return []
+        return self._valid(
+            "what training saw of the test dates", _STATEMENTS.validate_python, scores.get("leakage", [])
+        )
 
     def _card(self, description: Mapping[str, Any], scores: Mapping[str, Any] | None) -> str | None:
         if not description:
@@ -186,3 +192,17 @@ class _Gathered:
         except KitError as error:
             self.missing.append(f"planned memory and time: {error}")
             return None
+
+
+def _dates_seen(leakage: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a word whether training saw dates that were scored: ``yes``, ``no``, or ``unknown`` where none is known.
+
+    Args:
+        leakage: Statements of a scorecard, one for each stage and split.
+    """
+    counts = [entry.get(name, UNKNOWN) for entry in leakage for name in ("start", "inputs", "targets")]
+    if any(isinstance(count, int) and count > 0 for count in counts):
+        return "yes"
+    if not counts or any(not isinstance(count, int) for count in counts):
+        return UNKNOWN
+    return "no"

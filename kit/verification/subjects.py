@@ -206,5 +206,13 @@ def read_scorecard(path: Path) -> dict[str, Any]:
 def grid_of(archive: Archive) -> str:
     """Name the region whose points were scored, for comparing and for messages."""
     grid = archive.attributes.get("grid")
-    region = grid.get("region") if isinstance(grid, Mapping) else None
-    return "the globe" if region is None else f"the region {json.dumps(region)}"
+    if not isinstance(grid, Mapping):
+        return "an unknown region"
+    if "region" in grid:
+        return "the globe" if grid["region"] is None else f"the region {json.dumps(grid['region'])}"
+    # Forecasts of others have rows and columns of the store. All of the globe begins with the first of either, and a
+    # part of it that does has fewer points, which is found when sums are paired.
+    spans = [grid.get(name) or [None] for name in ("rows", "columns")]
+    if all(first == 0 for first, *_ in spans):
+        return "the globe"
+    return f"rows {spans[0]} and columns {spans[1]} of the store"
