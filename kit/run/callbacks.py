@@ -283,6 +283,7 @@ class Saver(Callback):
             "store": data.store,
             "store_sha256": job.store.fingerprint(),
             "train": str(data.train),
+            "valid": str(data.valid),
             "synthetic": bool(job.store.attributes.get("synthetic")),
             "licence": job.store.attributes.get("licence"),
         }

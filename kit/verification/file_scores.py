@@ -27,6 +27,7 @@ from kit.verification.archive import archive_name, archiving, read_archive, star
 from kit.verification.climatology import with_climatology
 from kit.verification.evaluation import Observer, Scoring, regions_of, sum_up
 from kit.verification.forecast_files import ForecastFile, open_forecast
+from kit.verification.leakage import find_leakage
 from kit.verification.regions import ALL
 from kit.verification.results import RainCard, Scorecard, old_row, units_of
 from kit.verification.same_grid import SharedGrid, shared_grid
@@ -144,6 +145,7 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         regions={name: leads for name, leads in table.items() if name != ALL},
         precision=None,
         left_out=compared.left_out,
+        leakage=find_leakage(None, scoring, synthetic=bool(store.attributes.get("synthetic"))),
     )
 
 

@@ -51,6 +51,11 @@ class Scorecard:
         checkpoint_sha256: Hash of the checkpoint's ``kit.json``, which changes with any of its files.
         forecast_file: File of the forecasts, as it was given; None of a checkpoint.
         left_out: Number of ``starts`` and of ``states`` in the file for which the store has no analyses.
+        leakage: Dates that training or validation saw, by stage, as ``kit.verification.leakage`` lists them.
+        spectra: By lead, channel and band of latitude the power of forecasts divided by that of what came, of large,
+            medium and small scales, as ``kit.verification.spectra.power_ratios`` has it; None of grids that do not go
+            around the globe.
+        neighbourhoods_km: Width in km of the neighbourhoods that rain is scored over, such as ``3x3``; None without.
     """
 
     checkpoint: str | None
@@ -74,6 +79,7 @@ class Scorecard:
     checkpoint_sha256: str | None = None
     forecast_file: str | None = None
     left_out: Mapping[str, int] | None = None
+    leakage: Sequence[Mapping[str, Any]] = ()
     spectra: Mapping[str, Mapping[str, Mapping[str, ScoreRow]]] | None = None
     neighbourhoods_km: Mapping[str, float] | None = None
 

@@ -26,7 +26,7 @@ from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.archive import ArchiveWriter, archive_name, archiving, read_archive, starts_of
 from kit.verification.climatology import with_climatology
 from kit.verification.evaluation import Observer, RollOuts, Scoring, cropped, regions_of, sum_up
-from kit.verification.file_scores import score_file
+from kit.verification.leakage import find_leakage
 from kit.verification.regions import ALL
 from kit.verification.results import RainCard, Scorecard, forgetting, headlines, old_row, units_of
 from kit.verification.scoring import score_lead, score_table, spectra_table
@@ -54,6 +54,9 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
         OSError: the run folder cannot be written to.
     """
     if settings.forecast_file is not None:
+        # Imported here: of checkpoints nobody reads NetCDF.
+        from kit.verification.file_scores import score_file
+
         return score_file(settings)
     assert settings.checkpoint is not None
     checkpoint = open_checkpoint(settings.checkpoint)
@@ -129,10 +132,11 @@ class _Evaluation:
         edge = None
         if edges is not None:
             edge = edges.results()
+        synthetic = bool(store.attributes.get("synthetic"))
         return Scorecard(
             checkpoint=str(settings.checkpoint),
             store=str(store.path),
-            synthetic=bool(store.attributes.get("synthetic")),
+            synthetic=synthetic,
             period=str(pairs.period),
             samples=len(pairs),
             steps=settings.steps,
@@ -151,6 +155,7 @@ class _Evaluation:
             precision=precision,
             seed=seed,
             checkpoint_sha256=made_of["checkpoint_sha256"],
+            leakage=find_leakage(self._checkpoint.description, scoring, synthetic=synthetic),
         )
 
     def _made_of(self, store: Store, precision: str, seed: int | None) -> dict[str, Any]:

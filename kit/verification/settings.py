@@ -69,6 +69,9 @@ class EvaluateSettings(BaseModel):
     out: Path | None = None
     """Folder for the sums behind the scores; by default ``sums`` in the run folder, and none of other checkpoints and
     of forecast files."""
+    table: Literal["headline", "full"] = "headline"
+    """Table in the terminal where several leads are scored: the ``headline`` variables, or the ``full`` one of all
+    variables at every lead."""
     batch_size: PositiveInt = 1
     """Predictions per forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

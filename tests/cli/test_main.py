@@ -523,7 +523,7 @@ def test_what_was_forgotten_and_errors_near_the_edge_are_shown(capsys: pytest.Ca
     lines = capsys.readouterr().err.splitlines()
     assert any("2t" in line and "+25.0%" in line for line in lines)
     assert any("tp" in line and line.split()[-2:-1] == ["-"] for line in lines)
-    assert "worse than the base weights in 1 of 2; least improved: 2t, by -25.0% (its RMSE grew)" in lines
+    assert "worse than the base weights in 1 of 2; the RMSE of 2t grew most, by 25.0%" in lines
     assert any("0 and more" in line and "48" in line and "25%" in line and "1.5" in line for line in lines)
     assert any("4 and more" in line and "100%" in line for line in lines)
 
@@ -531,12 +531,12 @@ def test_what_was_forgotten_and_errors_near_the_edge_are_shown(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"2t": -0.25, "msl": -0.023}, "0 of 2; least improved: msl, by +2.3% (its RMSE fell)"),
-        ({"2t": 0.4, "msl": 0.0}, "1 of 2; least improved: 2t, by -40.0% (its RMSE grew)"),
-        ({"2t": 0.0, "msl": -0.1}, "0 of 2; least improved: 2t, by +0.0% (its RMSE stayed)"),
+        ({"2t": -0.25, "msl": -0.023}, "0 of 2; the RMSE of msl fell least, by 2.3%"),
+        ({"2t": 0.4, "msl": 0.0}, "1 of 2; the RMSE of 2t grew most, by 40.0%"),
+        ({"2t": 0.0, "msl": -0.1}, "0 of 2; the RMSE of 2t is the same"),
     ],
 )
-def test_the_least_improved_is_said_with_its_sign(
+def test_the_worst_change_from_the_base_is_said_in_plain_words(
     changes: dict[str, float], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {name: {"before": 2.0, "after": 2 * (1 + change), "change": change} for name, change in changes.items()}

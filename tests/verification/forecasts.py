@@ -116,25 +116,25 @@ class Forecast:
             time.units = f"seconds since {reference or self.starts[0].replace(tzinfo=None)}"
             time.calendar = "gregorian"
             time[:] = 21600 * np.arange(first, first + STEPS)
-            for name, values, units in (
+            for key, degrees, units in (
                 ("latitude", latitude, "degrees_north"),
                 ("longitude", longitude, "degrees_east"),
             ):
-                coordinate = file.createVariable(name, "f4", ("values",))
+                coordinate = file.createVariable(key, "f4", ("values",))
                 coordinate.units = units
-                coordinate[:] = values.ravel()
+                coordinate[:] = degrees.ravel()
             for name, values in self.fields.items():
-                of_levels = {name: values[0]}
+                listed: dict[str, npt.NDArray[np.float32]] = {name: values[0]}
                 if name in store.atmospheric:
-                    of_levels = {f"{name}_{level}": values[0, :, at] for at, level in enumerate(store.levels)}
-                for key, listed in of_levels.items():
-                    file.createVariable(key, "f4", ("time", "values"))[:] = listed.reshape(STEPS, -1)
+                    listed = {f"{name}_{level}": values[0, :, at] for at, level in enumerate(store.levels)}
+                for key, points in listed.items():
+                    file.createVariable(key, "f4", ("time", "values"))[:] = points.reshape(STEPS, -1)
         return path
 
 
 def forecast_for(folder: Path, *, starts: int = 2, **options: Any) -> Forecast:
     """Build a store, and make forecasts of its states that are wrong by some noise."""
-    chosen = {"surface": ("2t", "10u", "10v", "msl", "tp"), "times": 12, "height": 8, "width": 16}
+    chosen: dict[str, Any] = {"surface": ("2t", "10u", "10v", "msl", "tp"), "times": 12, "height": 8, "width": 16}
     store = synthetic_store(folder / "store", **(chosen | options))
     random = np.random.default_rng(1)
     fields = {}

@@ -17,12 +17,15 @@ from kit.verification.settings import EvaluateSettings
 
 
 def evaluate(arguments: Sequence[str]) -> Outcome:
-    """Score a checkpoint against persistence, and against the weights that its training started from."""
+    """Score a checkpoint against persistence, and against the weights that its training started from.
+
+    A forecast that was made before, or by others, is scored with --forecast_file FILE --data.store STORE.
+    """
     settings, options = resolve_settings(evaluate, EvaluateSettings, arguments)
     with loading("PyTorch and Aurora"):
         from kit.verification import scorecard
     result = scorecard.evaluate(settings).to_dict()
-    return Outcome(result, options.as_json, show_scores)
+    return Outcome(result, options.as_json, partial(show_scores, table=settings.table))
 
 
 def forecast(arguments: Sequence[str]) -> Outcome:

@@ -1,8 +1,8 @@
 """Views of what a checkpoint is worth: scores, forgetting, precipitation, errors near the edge."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,42 +11,45 @@ from kit.cli.views.tables import add_number_columns, number
 from kit.io.terminal import error_console
 
 _SCORES = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "persistence_rmse": "persistence RMSE"}
+_HEADLINE = ("z_500", "t_850", "q_700", "2t", "10ws", "msl", "tp")
+"""Variables that people ask for first."""
+_HEADLINE_LEADS = ("024h", "072h", "120h", "240h")
+_ALL_LEADS = 5
+"""Most leads that all have a column in the headline table."""
+_SIGNIFICANT = {"persistence": "*", "base": "\N{DAGGER}"}
+"""Marks of differences that are significant, by what the forecast is compared with."""
 
 
-def show_scores(result: Mapping[str, Any]) -> None:
-    """Show a scorecard: one row for each variable and level."""
+def show_scores(result: Mapping[str, Any], table: str = "headline") -> None:
+    """Show a scorecard: one lead in full; of several the headline, or all in full.
+
+    Args:
+        result: What ``kit evaluate --json`` prints.
+        table: ``headline`` or ``full``.
+    """
     scores: Mapping[str, Mapping[str, Any]] = result.get("scores", {})
     before: Mapping[str, Mapping[str, Any]] = result.get("forgetting", {})
-    table = Table("variable")
-    add_number_columns(table, (*_SCORES.values(), "skill"))
-    if before:
-        add_number_columns(table, ("base RMSE", "change"))
-    skills, better = [], 0
-    for variable, row in scores.items():
-        skill = row.get("skill")
-        colour = "red"
-        if isinstance(skill, float) and not math.isnan(skill):
-            skills.append(skill)
-            if skill > 0:
-                better += 1
-                colour = "green"
-        cells = [number(row.get(key)) for key in _SCORES]
-        cells.append(f"[{colour}]{number(skill, 3)}[/]")
-        if before:
-            base = before.get(variable, {})
-            cells += [number(base.get("before")), _change(base.get("change"))]
-        table.add_row(variable, *cells)
+    leads: Mapping[str, Mapping[str, Any]] = result.get("leads", {})
     out = error_console()
-    heading = f"{result.get('checkpoint')}: {result.get('samples')} predictions, "
+    heading = f"{result.get('checkpoint') or result.get('forecast_file')}: {result.get('samples')} predictions, "
     heading += f"{number(result.get('lead_hours'))} h ahead"
     if result.get("precision"):
         heading += f", in {result['precision']}"
     if result.get("synthetic"):
         heading += "; synthetic data"
     out.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
-    out.print(table)
+    if len(leads) < 2:
+        _show_lead(scores, before, next(iter(leads.values()), {}))
+    elif table == "headline":
+        _show_headline(leads, result.get("units", {}))
+    else:
+        for lead, rows in leads.items():
+            out.print(f"{int(lead[:-1])} h ahead" if lead[:-1].isdigit() else lead)
+            _show_lead(rows, {name: _change_from_base(row) for name, row in rows.items() if "base_rmse" in row}, rows)
     _show_rain(result.get("rain", {}))
+    skills = [row["skill"] for row in scores.values() if _is_number(row.get("skill"))]
     if skills:
+        better = len([skill for skill in skills if skill > 0])
         mean = sum(skills) / len(skills)
         out.print(f"better than persistence in {better} of {len(skills)}; mean skill {mean:.3f}")
     _show_certainty(result)
@@ -56,6 +59,109 @@ def show_scores(result: Mapping[str, Any]) -> None:
         worse = len([change for change in changes.values() if change > 0])
         out.print(f"worse than the base weights in {worse} of {len(changes)}; {_least_improved(changes)}")
     _show_edge(result.get("edge") or [])
+    _show_left_out(result.get("left_out") or {})
+    _show_leakage(result.get("leakage") or ())
+
+
+def _show_lead(
+    scores: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Any]
+) -> None:
+    """Show one row for each variable and level, with anomaly correlations where ``rows`` has them."""
+    table = Table("variable")
+    add_number_columns(table, (*_SCORES.values(), "skill"))
+    has_acc = any("acc" in row for row in rows.values())
+    if has_acc:
+        add_number_columns(table, ("ACC",))
+    if before:
+        add_number_columns(table, ("base RMSE", "change"))
+    for variable, row in scores.items():
+        skill = row.get("skill")
+        colour = "green" if _is_number(skill) and skill > 0 else "red"
+        cells = [number(row.get(key)) for key in _SCORES]
+        cells.append(f"[{colour}]{number(skill, 3)}[/]")
+        if has_acc:
+            cells.append(number(rows.get(variable, {}).get("acc"), 3))
+        if before:
+            base = before.get(variable, {})
+            cells += [number(base.get("before")), _change(base.get("change"))]
+        table.add_row(variable, *cells)
+    error_console().print(table)
+
+
+def _show_headline(leads: Mapping[str, Mapping[str, Any]], units: Mapping[str, str]) -> None:
+    """Show the RMSE of the variables that people ask for first, by lead, with intervals and significance."""
+    chosen = list(leads)
+    if len(chosen) > _ALL_LEADS:
+        chosen = [lead for lead in leads if lead in _HEADLINE_LEADS or lead == chosen[-1]]
+    known = [name for name in _HEADLINE if any(name in leads[lead] for lead in chosen)]
+    if not known:
+        known = list(leads[chosen[-1]])[: len(_HEADLINE)]
+    table = Table("RMSE")
+    add_number_columns(table, [f"{float(lead[:-1]):g} h" for lead in chosen])
+    marks = set()
+    for name in known:
+        cells = []
+        for lead in chosen:
+            row = leads[lead].get(name, {})
+            cells.append(_headline_cell(row))
+            marks |= {kind for kind in _SIGNIFICANT if row.get(f"{kind}_significant")}
+        unit = units.get(name)
+        table.add_row(f"{name} ({unit})" if unit else name, *cells)
+    out = error_console()
+    out.print(table)
+    for kind in sorted(marks, reverse=True):
+        against = "persistence" if kind == "persistence" else "the base weights"
+        out.print(f"{_SIGNIFICANT[kind]} the difference from {against} is significant")
+    out.print("green: better than persistence; all variables: --table full, all numbers: --json")
+
+
+def _headline_cell(row: Mapping[str, Any]) -> str:
+    """Write an RMSE with its interval and marks, and the anomaly correlation below it."""
+    if row.get("rmse") is None:
+        return "-"
+    text = number(row["rmse"], 3)
+    text += "".join(mark for kind, mark in _SIGNIFICANT.items() if row.get(f"{kind}_significant"))
+    skill = row.get("skill")
+    if _is_number(skill) and skill > 0:
+        text = f"[green]{text}[/]"
+    if row.get("rmse_low") is not None:
+        text += f"\n{number(row['rmse_low'], 3)} to {number(row['rmse_high'], 3)}"
+    if row.get("acc") is not None:
+        text += f"\nACC {number(row['acc'], 3)}"
+    return text
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, float) and not math.isnan(value)
+
+
+def _change_from_base(row: Mapping[str, Any]) -> dict[str, Any]:
+    old, new = row["base_rmse"], row.get("rmse")
+    return {"before": old, "change": new / old - 1 if old and new is not None else None}
+
+
+def _show_left_out(left_out: Mapping[str, int]) -> None:
+    if any(left_out.values()):
+        error_console().print(
+            f"left out, for want of analyses in the store: {left_out['states']} predictions, and all of "
+            f"{left_out['starts']} initial times"
+        )
+
+
+def _show_leakage(leakage: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of dates that training or validation saw, and tell of what is unknown."""
+    out = error_console()
+    for seen in leakage:
+        counts = [seen["start"], seen["inputs"], seen["targets"]]
+        if all(isinstance(count, int) for count in counts) and any(counts):
+            out.print(
+                f"[yellow]warning[/]: {escape(str(seen['stage']))} saw {counts[0]} of the start dates, {counts[1]} "
+                f"input states and {counts[2]} targets ({seen['split']}, {seen['period']}): scores on them flatter",
+                soft_wrap=True,
+            )
+    unknown = [f"{seen['stage']} ({seen['split']})" for seen in leakage if seen["period"] == "unknown"]
+    if unknown:
+        out.print(f"unknown whether these saw the dates that are scored: {escape(', '.join(unknown))}", soft_wrap=True)
 
 
 def _show_certainty(result: Mapping[str, Any]) -> None:
@@ -72,13 +178,14 @@ def _show_certainty(result: Mapping[str, Any]) -> None:
 
 
 def _least_improved(changes: Mapping[str, float]) -> str:
-    """Name what improved least over the base weights, with its sign: below 0 where its error grew."""
+    """Name the variable whose error changed worst against the base weights."""
     variable = max(changes, key=lambda name: changes[name])
     change = changes[variable]
-    became = "fell"
-    if change >= 0:
-        became = "grew" if change > 0 else "stayed"
-    return f"least improved: {variable}, by {-change + 0.0:+.1%} (its RMSE {became})"
+    if change > 0:
+        return f"the RMSE of {variable} grew most, by {change:.1%}"
+    if change == 0:
+        return f"the RMSE of {variable} is the same"
+    return f"the RMSE of {variable} fell least, by {-change:.1%}"
 
 
 def _change(change: float | None) -> str:

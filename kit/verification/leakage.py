@@ -1,0 +1,114 @@
+"""Dates that are scored, held against those that the weights saw in training and validation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kit.data.settings import Period
+from kit.models.pretraining_periods import PRETRAINING_PERIODS
+from kit.verification.climatology import valid_times
+from kit.verification.evaluation import Scoring
+
+UNKNOWN = "unknown"
+"""What stands for periods and counts that nobody recorded: these are not 0."""
+
+
+@dataclass(frozen=True)
+class SeenPeriod:
+    """Times that weights saw.
+
+    Attributes:
+        stage: Stage of training, such as ``base: HRES`` or ``stage 1 (lora)``.
+        split: ``train`` or ``valid``.
+        period: Times; None where they are unknown.
+        synthetic: Whether the states were made up, so that real ones of the same dates are others.
+    """
+
+    stage: str
+    split: str
+    period: Period | None
+    synthetic: bool
+
+
+def find_leakage(description: Mapping[str, Any] | None, scoring: Scoring, *, synthetic: bool) -> list[dict[str, Any]]:
+    """Count the dates of an evaluation that lie in what each stage of training saw.
+
+    Periods of published weights are those of ``kit.models.pretraining_periods``; those of fine-tuning are in the
+    lineage of the checkpoint.
+
+    Args:
+        description: Contents of the checkpoint's ``kit.json``; None of forecasts whose model is unknown.
+        scoring: Start dates and steps that are scored.
+        synthetic: Whether the states that are scored are made up.
+
+    Returns:
+        For each stage and split: ``stage``, ``split``, ``period`` (``START/END``), and the numbers of dates in it:
+        ``start`` of initial times, ``inputs`` of input states, ``targets`` of states that are predicted. ``unknown``
+        stands for a period that is not recorded, and for its numbers.
+    """
+    selection = scoring.pairs.selection
+    starts = scoring.times
+    inputs = {start - step * selection.timestep for start in starts for step in range(selection.history)}
+    dates = {"start": starts, "inputs": sorted(inputs), "targets": valid_times(scoring)}
+    found = []
+    for seen in seen_periods(description):
+        entry: dict[str, Any] = {"stage": seen.stage, "split": seen.split, "period": UNKNOWN}
+        if seen.period is None:
+            entry |= dict.fromkeys(dates, UNKNOWN)
+        else:
+            entry["period"] = str(seen.period)
+            same_world = seen.synthetic == synthetic
+            entry |= {name: _count(times, seen.period) if same_world else 0 for name, times in dates.items()}
+        found.append(entry)
+    return found
+
+
+def seen_periods(description: Mapping[str, Any] | None) -> Iterator[SeenPeriod]:
+    """List what weights saw, first what they were published with, then every stage of fine-tuning.
+
+    Args:
+        description: Contents of ``kit.json``; None where the model is unknown.
+    """
+    if description is None:
+        yield SeenPeriod("the forecasts' model", "train", None, synthetic=False)
+        return
+    stages = list(_stages(description.get("lineage") or []))
+    if not stages or stages[0].get("base") is not None:
+        published = PRETRAINING_PERIODS.get(str(description["model"]["variant"]))
+        for what, when in published or ():
+            yield SeenPeriod(f"base: {what}", "train", Period.parse(when), synthetic=False)
+        if not published:
+            yield SeenPeriod("base", "train", None, synthetic=False)
+        # Nobody published on which times these were chosen.
+        yield SeenPeriod("base", "valid", None, synthetic=False)
+    for number, stage in enumerate(stages, start=1):
+        name, synthetic = f"stage {number} ({stage.get('method')})", bool(stage.get("synthetic"))
+        yield SeenPeriod(name, "train", _period(stage.get("train")), synthetic)
+        valid = stage.get("valid")
+        # Checkpoints of earlier versions record the validation of their last stage alone, beside the data.
+        if valid is None and number == len(stages):
+            valid = (description.get("data") or {}).get("valid")
+        yield SeenPeriod(name, "valid", _period(valid), synthetic)
+
+
+def _stages(lineage: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """List stages of training, those behind an average of checkpoints among them."""
+    for stage in lineage:
+        members = stage.get("of")
+        if not members:
+            yield stage
+            continue
+        for member in members:
+            yield from _stages(member.get("lineage") or [])
+
+
+def _period(text: Any) -> Period | None:
+    try:
+        return Period.parse(text)
+    except ValueError:
+        return None
+
+
+def _count(times: Sequence[datetime], period: Period) -> int:
+    return sum(period.start <= time <= period.end for time in times)
