@@ -33,8 +33,8 @@ def loss_curves(records: Iterable[Mapping[str, Any]], *, title: str = "Loss", sy
     the best validation is marked. The axis is logarithmic where the values span a factor of five.
 
     Args:
-        records: Lines of ``metrics.jsonl``: ``step``, ``kind`` (``train``, ``valid`` or ``ema``; others are left out), ``loss``,
-            and of training ``epoch``.
+        records: Lines of ``metrics.jsonl``: ``step``, ``kind`` (``train``, ``valid`` or ``ema``; others are left
+            out), ``loss``, and of training ``epoch``.
         title: What run this is.
         synthetic: Whether the run's data are a simulation's; then the figure says so.
 
@@ -142,7 +142,7 @@ def scorecard(
     if not skills:
         msg = "no skill to draw: the evaluation scored no variable"
         raise ValueError(msg)
-    panels = _panels(skills)
+    panels = panels_of(skills)
     rows = max(map(len, panels.values()))
     before = before or {}
     if before:
@@ -163,16 +163,25 @@ def scorecard(
     return figure
 
 
-def _panels(skills: Mapping[str, float]) -> dict[str, dict[str, str]]:
-    """Sort channels into panels: for each, the channels from top to bottom with the text beside the bar."""
+def split_channel(key: str) -> tuple[str, float | None]:
+    """Split a channel's key into variable and level in hPa; None at the surface."""
+    match = _LEVEL_KEY.fullmatch(key)
+    if match is None:
+        return key, None
+    # Keys have an underscore for the point: ``t_92_5`` is 92.5 hPa.
+    return match[1], float(match[2].replace("_", "."))
+
+
+def panels_of(channels: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Sort channels into panels: for each, the channels from top to bottom with the text of their row."""
     surface: dict[str, str] = {}
     levels: dict[str, dict[float, str]] = defaultdict(dict)
-    for key in skills:
-        if match := _LEVEL_KEY.fullmatch(key):
-            # Keys have an underscore for the point: ``t_92_5`` is 92.5 hPa.
-            levels[match[1]][float(match[2].replace("_", "."))] = key
-        else:
+    for key in channels:
+        name, level = split_channel(key)
+        if level is None:
             surface[key] = key
+        else:
+            levels[name][level] = key
     panels = {"Surface": surface} if surface else {}
     for name, keys in levels.items():
         panels[style_of(name).label] = {keys[level]: f"{level:g} hPa" for level in sorted(keys)}
@@ -224,9 +233,7 @@ def edge_errors(rings: Sequence[Mapping[str, Any]], *, title: str = "Edge", synt
     for ring, errors in enumerate(rings):
         for key, reference in errors["persistence_rmse"].items():
             if reference and errors["rmse"].get(key) is not None:
-                match = _LEVEL_KEY.fullmatch(key)
-                name = match[1] if match else key
-                ratios[name][ring].append(errors["rmse"][key] / reference)
+                ratios[split_channel(key)[0]][ring].append(errors["rmse"][key] / reference)
     if not ratios:
         msg = "no errors by distance to draw: the evaluation found no ring with an error beside persistence's"
         raise ValueError(msg)

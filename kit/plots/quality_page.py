@@ -11,7 +11,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -23,7 +22,7 @@ from PIL import Image
 from kit.checks.check import Examined
 from kit.checks.results import QualityReport, Severity, meaning_texts
 from kit.checks.scan import Survey, Tally, thinning
-from kit.data.grid import western_edge
+from kit.data.grid import is_closed, western_edge
 from kit.plots.styles import BLUE, GREY, ORANGE, Style, style_of
 
 Array = npt.NDArray[Any]
@@ -33,7 +32,6 @@ _NOUNS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "
 _USUAL_LEVEL = 500.0
 _BINS = 40
 _WIDTH, _HEIGHT = 300, 120
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MISSING = (214, 214, 214)
 _FOUND = (213, 94, 0)
 _MOST = 0.5
@@ -106,7 +104,7 @@ def pictures(store: Examined) -> dict[str, str]:
         if not found.states:
             continue
         kind = found.channel.kind
-        style = _style(found)
+        style = style_of(found.channel.name, found.channel.units, found.channel.window_hours)
         level, at = 0, ""
         profile, series = None, None
         if kind == "atmospheric":
@@ -127,15 +125,6 @@ def pictures(store: Examined) -> dict[str, str]:
             series=series,
         )
     return cards
-
-
-def _style(found: Survey) -> Style:
-    """Return the variable's style, or one with its name and unit by the table of variables."""
-    channel, known = found.channel, found.channel.known
-    # Exponents are raised, as the styles' own units have them: m s-1 becomes m s⁻¹.
-    unit = re.sub(r"(?<=[A-Za-z])-?\d", lambda part: part[0].translate(_RAISED), channel.units or "")
-    style = style_of(channel.name, unit)
-    return replace(style, label=known.long_name) if known and style.label == channel.name else style
 
 
 def _level(store: Examined, found: Survey) -> int:
@@ -168,8 +157,9 @@ def _map(store: Examined, found: Survey, level: int, style: Style, land_hw: Arra
         colours[marked] = _FOUND
     longitude = store.reader.coordinates["longitude"]
     if longitude.ndim == 1 and (np.diff(longitude) > 0).all():
-        # A box across Greenwich is shown in one piece, from its west.
-        first = western_edge(longitude) // thinning((1, len(longitude)))[1]
+        # A box across Greenwich is shown in one piece, from its west, and the whole circle around Greenwich.
+        west = int(np.sum(longitude < 180)) if is_closed(longitude) else western_edge(longitude)
+        first = west // thinning((1, len(longitude)))[1]
         colours = np.roll(colours, -first, axis=1)
     ramp = ""
     if top > bottom:

@@ -21,23 +21,33 @@ def _utc(value: Any) -> Any:
 
 
 class PlotSettings(BaseModel):
-    """Which figures are drawn; give ``run`` or ``checkpoint``."""
+    """Which figures are drawn; give one of ``run``, ``checkpoint`` and ``forecast_file``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     run: Path | None = None
-    """Run folder: its loss curves, and maps of its best checkpoint."""
+    """Run folder: its loss curves, its scores, and maps of its best checkpoint."""
     checkpoint: Path | None = None
     """Checkpoint folder: maps alone."""
+    forecast_file: Path | None = None
+    """Forecast that ``kit forecast`` wrote, NetCDF or Zarr: maps alone, beside what came where ``data.store`` has
+    it."""
     data: EvaluateData = EvaluateData()
     variables: tuple[str, ...] | None = None
     """What is mapped: ``2t``, ``z_500``, or ``z`` for all its levels; by default a few that the model predicts."""
     time: Annotated[datetime, BeforeValidator(_utc)] | None = None
-    """Initial time of the first prediction, ISO 8601, UTC; by default the first that the test split allows."""
+    """Initial time of the first prediction, ISO 8601, UTC; by default the first that the test split allows, or the
+    forecast's first."""
     samples: PositiveInt = 1
-    """Consecutive predictions that are mapped."""
+    """Consecutive initial times that are mapped."""
+    steps: PositiveInt | None = None
+    """Step of the roll-out that is mapped; by default the first one, of a forecast file the last."""
+    animate: bool = False
+    """Write GIF animations of all steps up to that one, in the place of maps."""
+    base: bool = True
+    """Map what the weights predict that training started from too; ``--no-base`` leaves them out."""
     out: Path | None = None
-    """Folder of the figures; by default ``figures`` in the run folder."""
+    """Folder of the figures; by default ``figures`` in the run folder, or beside the checkpoint or forecast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
     memory: MemorySettings = MemorySettings()
@@ -45,9 +55,15 @@ class PlotSettings(BaseModel):
     registry: RegistrySettings = RegistrySettings()
 
     @model_validator(mode="after")
-    def _one_subject(self) -> Self:
-        if (self.run is None) == (self.checkpoint is None):
-            both = "both were" if self.run is not None else "neither was"
-            msg = f"give run or checkpoint, one of them; {both} given"
+    def _fits_together(self) -> Self:
+        subjects = {"run": self.run, "checkpoint": self.checkpoint, "forecast_file": self.forecast_file}
+        given = [name for name, path in subjects.items() if path is not None]
+        if len(given) != 1:
+            msg = f"give one of {', '.join(subjects)}; {' and '.join(given) or 'none'} was given"
             raise ValueError(msg)
+        if self.forecast_file is not None:
+            for setting, is_set in (("data.test", self.data.test is not None), ("base", not self.base)):
+                if is_set:
+                    msg = f"{setting} has no effect on a forecast that is made already; leave it out"
+                    raise ValueError(msg)
         return self

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from kit.data.units import STANDARD_GRAVITY
+from kit.data.variables import lookup
 from kit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#8c8c8c", "#262626"
 
 ERROR_COLOURS = "PuOr_r"
 """Diverging, and used for nothing else: errors are never taken for fields."""
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Scale = Literal["sequential", "diverging", "from zero", "fraction", "cyclic"]
 Values = TypeVar("Values", float, "np.ndarray")
@@ -44,6 +47,8 @@ class Style:
     offset: float = 0.0
     difference_unit: str | None = None
     """Unit of a difference where it is another one: K for temperatures in degrees Celsius."""
+    steps: tuple[float, ...] = ()
+    """Edges of steps of colour, the same on every map; what is below the first has none."""
 
     def display(self, values: Values) -> Values:
         """Convert from the store's unit to the display unit."""
@@ -69,6 +74,15 @@ _FAMILIES = {
     "moisture": Style(label="", unit="g kg⁻¹", factor=1000, colours="YlGnBu", scale="from zero"),
     "column water": Style(label="", unit="kg m⁻²", colours="YlGnBu", scale="from zero"),
     "water depth": Style(label="", unit="mm", factor=1000, colours="Blues", scale="from zero"),
+    "precipitation": Style(
+        label="",
+        unit="mm",
+        factor=1000,
+        colours="YlGnBu",
+        scale="from zero",
+        steps=(0.1, 0.5, 1, 2, 5, 10, 20, 50, 100),
+    ),
+    "reflectivity": Style(label="", unit="dBZ", colours="YlGnBu", steps=tuple(range(5, 65, 5))),
     "evaporation": Style(label="", unit="mm", factor=1000, colours="BrBG", scale="diverging"),
     "fraction": Style(label="", unit="fraction", colours="cividis", scale="fraction"),
     "height": Style(label="", unit="m", colours="viridis", scale="from zero"),
@@ -102,17 +116,26 @@ _LABELS: dict[str, dict[str, str]] = {
         "10u_wave": "10 m eastward neutral wind",
         "10v_wave": "10 m northward neutral wind",
     },
-    "speed": {"wind": "10 m neutral wind speed", "i10fg": "10 m wind gust"},
+    "speed": {
+        "wind": "10 m neutral wind speed",
+        "i10fg": "10 m wind gust",
+        "10si": "10 m wind speed",
+        "10ws": "10 m wind speed",
+        "100ws": "100 m wind speed",
+        "ws": "Wind speed",
+    },
     "pressure": {"msl": "Mean sea-level pressure", "sp": "Surface pressure"},
     "geopotential": {"z": "Geopotential height"},
     "moisture": {"q": "Specific humidity"},
     "column water": {"tcw": "Total column water", "tcwv": "Total column water vapour"},
-    "water depth": {
+    "precipitation": {
         "tp": "Total precipitation",
-        "sf": "Snowfall",
-        "sd": "Snow depth",
         "cp": "Convective precipitation",
+        "lsp": "Large-scale precipitation",
+        "sf": "Snowfall",
     },
+    "reflectivity": {"refc": "Composite reflectivity"},
+    "water depth": {"sd": "Snow depth"},
     "evaporation": {"e": "Evaporation"},
     "fraction": {
         "tcc": "Total cloud cover",
@@ -178,31 +201,37 @@ _STYLES["static_z"] = replace(
 _STYLES["static_slt"] = Style(label="Soil type", unit="class", colours="tab10")
 
 
-def style_of(name: str, unit: str | None = None) -> Style:
+def style_of(name: str, unit: str | None = None, window: float | None = None) -> Style:
     """Look up how a variable is shown.
 
     Args:
-        name: Aurora's short name; a window such as ``_6h`` at its end is put into the label, static
-            variables carry the prefix ``static_``.
+        name: Aurora's short name; static variables carry the prefix ``static_``, and a window may be the name's end, as
+            in ``tp_6h``.
         unit: Unit of the values, shown as it is for a variable that the table lacks.
+        window: Hours over which the values are summed; put into the label, as the window of a name is.
 
     Returns:
-        The table's style, or a sequential one with the variable's name as label.
+        The table's style; for other variables a sequential one with the name that ``kit.data.variables`` has for them,
+        or their own.
     """
-    if name in _STYLES:
-        return _STYLES[name]
-    # Sums over a window look like the hourly variable, and say over how many hours.
-    window = re.fullmatch(r"(.+)_(\d+)h", name)
-    if window and window[1] in _STYLES:
-        style = _STYLES[window[1]]
-        return replace(style, label=f"{style.label}, {window[2]} h")
-    return Style(label=name, unit=unit or "unit unknown")
+    named = re.fullmatch(r"(.+)_(\d+)h", name)
+    if name not in _STYLES and named and named[1] in _STYLES:
+        name, window = named[1], float(named[2])
+    style = _STYLES.get(name)
+    if style is None:
+        known = lookup(name, "surface") or lookup(name, "atmospheric") or lookup(name.removeprefix("static_"), "static")
+        unit = unit or (known.units if known else "unit unknown")
+        # Exponents are raised, as the table's own units have them: m s-1 becomes m s⁻¹.
+        unit = re.sub(r"(?<=[A-Za-z])-?\d", lambda part: part[0].translate(_RAISED), unit)
+        style = Style(label=known.long_name if known else name, unit=unit)
+    if window is not None:
+        style = replace(style, label=f"{style.label}, {window:g} h sum")
+    return style
 
 
-def channel_label(name: str, level: float | None = None) -> str:
+def channel_label(style: Style, level: float | None = None) -> str:
     """Name a channel for a title: ``Eastward wind at 500 hPa``."""
-    label = style_of(name).label
-    return label if level is None else f"{label} at {level:g} hPa"
+    return style.label if level is None else f"{style.label} at {level:g} hPa"
 
 
 # What all figures share: a head that says what is shown, and the PNG they end in.

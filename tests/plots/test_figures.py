@@ -15,7 +15,9 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from kit.plots.curves import edge_errors, loss_curves, scorecard
-from kit.plots.maps import comparison_map
+from kit.plots.map_grid import MapGrid
+from kit.plots.maps import MapChannel, MapFigure, MapFrame, MapSetting
+from kit.plots.score_figures import lead_curves, score_changes
 from kit.plots.styles import SYNTHETIC_LABEL, save, style_of
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -26,21 +28,26 @@ def _waves(height: int, width: int, seed: int = 0) -> np.ndarray[Any, np.dtype[n
     return np.sin(np.linspace(0, 3, height))[:, None] * np.cos(np.linspace(0, 9, width) + phase)
 
 
-def _map(*, height: int = 16, width: int = 32, box: tuple[float, ...] | None = None, **options: Any) -> Figure:
-    north, west, south, east = box or (84.4, 0, -84.4, 348.75)
-    settings: dict[str, Any] = {
-        "variable": "2t",
-        "valid_time": np.datetime64("2020-01-01T06"),
-        "lead_hours": 6,
-        "land_sea_mask_HW": _waves(height, width) > 0,
-    }
-    return comparison_map(
-        280 + 10 * _waves(height, width),
-        280 + 10 * _waves(height, width, 1),
-        np.linspace(north, south, height),
-        np.linspace(west, east, width),
-        **settings | options,
-    )
+MAPS = ("After training", "Before training", "Persistence")
+
+
+def _map(
+    *,
+    height: int = 16,
+    width: int = 32,
+    box: tuple[float, ...] = (84.4, 0, -84.4, 348.75),
+    variable: str = "2t",
+    maps: int = 3,
+    target: bool = True,
+    **setting: Any,
+) -> Figure:
+    north, west, south, east = box
+    fields = {name: 280 + 10 * _waves(height, width, seed) for seed, name in enumerate(MAPS[:maps])}
+    came = 280 + 10 * _waves(height, width, 9) if target else None
+    frame = MapFrame(np.datetime64("2020-01-01T06"), 6, fields, came)
+    grid = MapGrid.of(np.linspace(north, south, height), np.linspace(west, east, width))
+    place = MapSetting(grid, mask_HW=_waves(height, width) > 0, **setting)
+    return MapFigure(MapChannel(variable), [frame], place).figure
 
 
 def _loss(**options: Any) -> Figure:
@@ -55,6 +62,26 @@ def _score(**options: Any) -> Figure:
     skills = {"2t": 0.2, "10u": -0.1, "msl": float("nan"), "tp_6h": -8.0}
     skills |= {f"{name}_{level}": level / 1500 - 0.1 for name in "zuvtq" for level in levels}
     return scorecard(skills, before={key: value - 0.1 for key, value in skills.items()}, **options)
+
+
+def _leads(count: int = 8) -> dict[str, dict[str, dict[str, Any]]]:
+    """Scores that begin better than persistence and end worse, with significance in the first half."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for number in range(1, count + 1):
+        rows = {}
+        for channel in ("2t", "10ws", "tp", *(f"{name}_{level}" for name in "zt" for level in (250, 500, 850))):
+            ratio = 0.5 + number / count
+            rows[channel] = {
+                "rmse": ratio * number,
+                "rmse_low": 0.9 * ratio * number,
+                "rmse_high": 1.1 * ratio * number,
+                "bias": 0.1 * number - 0.3,
+                "acc": 1 - 0.05 * number,
+                "persistence_rmse": float(number),
+                "persistence_significant": number <= count / 2,
+            }
+        found[f"{6 * number:03d}h"] = rows
+    return found
 
 
 RINGS = [
@@ -73,6 +100,13 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "tall box": lambda **options: _map(box=(70, 2, 20, 10), height=40, width=8, variable="tc_no", **options),
     "wide box": lambda **options: _map(box=(10, 2, 5, 80), height=6, width=90, variable="10u_wave", **options),
     "region": lambda **options: _map(box=(55, 2, 45, 10), width=20, scored=(slice(2, 14), slice(4, 16)), **options),
+    "one forecast": lambda **options: _map(box=(55, 2, 45, 10), width=20, maps=1, **options),
+    "forecast alone": lambda **options: _map(maps=1, target=False, **options),
+    "cone": lambda **options: _map(box=(75, 0, 35, 40), width=20, **options),
+    "arctic": lambda **options: _map(box=(90, 0, 60, 348.75), **options),
+    "antarctic": lambda **options: _map(box=(-30, 0, -90, 348.75), **options),
+    "changes": lambda **options: score_changes(_leads(), "persistence", title="A run against persistence", **options),
+    "curves": lambda **options: lead_curves(_leads(), {"z_500": "m2 s-2"}, title="Scores of a run by lead", **options),
     "loss": _loss,
     "edge": lambda **options: edge_errors(RINGS, title="Errors of a run by distance from the edge", **options),
     "scorecard": _score,
@@ -172,4 +206,4 @@ def test_angles_differ_the_short_way_round() -> None:
 
 
 def test_windows_are_part_of_the_label() -> None:
-    assert style_of("tp_6h").label == "Total precipitation, 6 h"
+    assert style_of("tp_6h").label == style_of("tp", window=6).label == "Total precipitation, 6 h sum"
