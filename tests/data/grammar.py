@@ -211,7 +211,7 @@ def _settled(form: Form) -> Form:
         change["parts"] = False
     if not no_leads or form.twist is not None:
         change["expver"] = "none"
-    if form.is_zarr and form.expver in ("files", "dimension"):
+    if form.is_zarr and form.expver == "files":
         change["expver"] = "times"
     if form.layout == "files" and form.is_zarr:
         change["container"] = "netcdf4"

@@ -52,6 +52,9 @@ def write(form: Form, folder: Path) -> Path:
         datasets = _two_versions(form)
     if form.is_zarr:
         (dataset,) = datasets
+        if form.expver == "dimension" and form.order % 2:
+            # Chunks without a final value are not written.
+            dataset = dataset.chunk(dict.fromkeys(dataset.dims, -1) | {"expver": 1, _states(form)[0].dims[0]: 4})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             version: Any = int(form.container[-1])

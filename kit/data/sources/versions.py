@@ -6,7 +6,7 @@ import xarray as xr
 from kit.data.sources.fields import Note
 from kit.data.sources.leads import VERSION
 
-_NAME = "expver"
+VERSIONS = "expver"
 """ECMWF's version of an experiment, as the Climate Data Store's files call it."""
 _UNKNOWN = 9999
 
@@ -20,10 +20,10 @@ def with_versions(dataset: xr.Dataset) -> xr.Dataset:
     Returns:
         The file with ``state_version`` along its times, where states of several files are compared.
     """
-    if _NAME not in dataset.variables or _NAME in dataset.dims:
+    if VERSIONS not in dataset.variables or VERSIONS in dataset.dims:
         return dataset
-    versions = np.vectorize(_version, otypes=[np.float64])(dataset[_NAME].values)
-    return dataset.drop_vars(_NAME).assign_coords({VERSION: (dataset[_NAME].dims, versions)})
+    versions = np.vectorize(_version, otypes=[np.float64])(dataset[VERSIONS].values)
+    return dataset.drop_vars(VERSIONS).assign_coords({VERSION: (dataset[VERSIONS].dims, versions)})
 
 
 def final_before_preliminary(dataset: xr.Dataset, note: Note) -> xr.Dataset:
@@ -33,12 +33,12 @@ def final_before_preliminary(dataset: xr.Dataset, note: Note) -> xr.Dataset:
         dataset: Fields; without such a dimension they stay as they are.
         note: Takes what was done.
     """
-    if _NAME not in dataset.dims or _NAME not in dataset.variables:
+    if VERSIONS not in dataset.dims or VERSIONS not in dataset.variables:
         return dataset
-    order = np.argsort([_version(value) for value in dataset[_NAME].values], kind="stable")
-    combined = dataset.isel({_NAME: order[0]}, drop=True)
+    order = np.argsort([_version(value) for value in dataset[VERSIONS].values], kind="stable")
+    combined = dataset.isel({VERSIONS: order[0]}, drop=True)
     for index in order[1:]:
-        combined = combined.fillna(dataset.isel({_NAME: index}, drop=True))
+        combined = combined.fillna(dataset.isel({VERSIONS: index}, drop=True))
         note("ERA5 and ERA5T combined: preliminary values where there are no final ones")
     return combined
 

@@ -1,5 +1,6 @@
 """ERA5 beside ERA5T in one file, as a dimension of versions or along the times, from NetCDF and from Zarr."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import xarray as xr
 
 from kit.data.store.build import build_store
 from kit.data.store.reader import Store
+from kit.io.errors import StoreError
 from tests.data.sources.zarr_files import write as write_zarr
 
 TIMES = np.datetime64("2024-01-01T00", "ns") + np.arange(4) * np.timedelta64(6, "h")
@@ -60,3 +62,45 @@ def test_versions_along_times_that_come_twice(tmp_path: Path, source: str) -> No
     store = build(dataset, tmp_path, source)
     np.testing.assert_array_equal(store.read("2t", slice(None)), np.concatenate([VALUES[:3], VALUES[3:] + 500]))
     assert "2t: 1 of 4 states are preliminary (ERA5T)" in store.attributes["history"]
+
+
+def in_chunks(folder: Path, form: Any, fill: float) -> Path:
+    """A store in chunks of one version and two states; the second chunk of final values is absent."""
+    final = fields(VALUES)["t2m"].where(xr.DataArray([True, True, False, False], dims="valid_time"))
+    early = fields(VALUES + 1000)["t2m"]
+    field = xr.concat([early, final], dim="expver").assign_coords(expver=[5, 1]).transpose("valid_time", ...)
+    field.attrs["units"] = "K"
+    encoding = {"t2m": {"_FillValue" if form == 2 else "fill_value": np.float32(fill)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        field.to_dataset().chunk(valid_time=2, expver=1).to_zarr(folder, zarr_format=form, encoding=encoding)
+    chunk_at(folder, form, 1).unlink(missing_ok=True)
+    return folder
+
+
+def chunk_at(folder: Path, form: int, version: int) -> Path:
+    """The chunk of the last two states of a version."""
+    return folder / "t2m" / (f"1.{version}.0.0" if form == 2 else f"c/1/{version}/0/0")
+
+
+def build_there(path: Path, out: Path) -> Store:
+    return build_store(source="zarr", path=path, out=out, statics=("coslat",), train="2024/2024")
+
+
+@pytest.mark.parametrize("form", (2, 3))
+def test_a_chunk_may_be_absent_where_another_version_has_it(tmp_path: Path, form: int) -> None:
+    path = in_chunks(tmp_path / "a.zarr", form, np.nan)
+    store = build_there(path, tmp_path / "store")
+    expected = np.concatenate([VALUES[:2], VALUES[2:] + 1000])
+    np.testing.assert_array_equal(store.read("2t", slice(None)), expected)
+    # Where no version has it, it was lost.
+    chunk_at(path, form, 0).unlink()
+    with pytest.raises(StoreError, match=r"chunk 1.[01].0.0 of t2m is absent at 2024-01-01T12:00 and 1 more times"):
+        build_there(path, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_absent_chunk_that_would_be_zeros_is_no_missing_value(tmp_path: Path) -> None:
+    path = in_chunks(tmp_path / "a.zarr", 3, 0.0)
+    with pytest.raises(StoreError, match=r"chunk 1/1/0/0 of t2m is absent .*fill value \(0.0\)"):
+        build_there(path, tmp_path / "store")

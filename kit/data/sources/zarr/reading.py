@@ -9,7 +9,7 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -29,6 +29,7 @@ from kit.data.sources.base import Request
 from kit.data.sources.dates import check_are_dates
 from kit.data.sources.fields import Note
 from kit.data.sources.leads import BOUND_START
+from kit.data.sources.versions import VERSIONS
 from kit.data.sources.zarr.retry_store import AbsentChunkError, RetryStore, describe_key, keys_read
 from kit.data.store.format import period_indices
 from kit.io.documents import parse_json
@@ -77,6 +78,27 @@ class ZarrArrays:
         self._pinned = {name: _metadata_hash(group[name]) for name in sorted(names)}
         self.store.blosc = {name for name in names if _is_blosc(group[name])}
         return sha256_of_text(json.dumps(self._pinned, sort_keys=True))
+
+    def version_chunks(self, arrays: Mapping[str, xr.DataArray]) -> dict[str, tuple[int, int]]:
+        """Find the arrays with a dimension of versions: its axis, and the number of chunks along it.
+
+        An array whose fill value is a number like others is none of them: an absent chunk may hold values.
+
+        Args:
+            arrays: Arrays as xarray opens them, by their names in the store.
+        """
+        group = self._group()
+        found = {}
+        for name, array in arrays.items():
+            if VERSIONS not in array.dims:
+                continue
+            fill: Any = getattr(group[name], "fill_value", None)
+            is_nan = isinstance(fill, float | np.floating) and np.isnan(fill)
+            if is_nan or (fill is not None and fill == array.encoding.get("_FillValue")):
+                axis = array.dims.index(VERSIONS)
+                stored = array.encoding.get("shards") or array.encoding["chunks"]
+                found[name] = axis, -(-array.shape[axis] // stored[axis])
+        return found
 
     def chunk_bytes(self, name: str, position: Sequence[int]) -> int:
         """Ask for the size of a chunk of an array, as it is stored; 0 where nobody says.

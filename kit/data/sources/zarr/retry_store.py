@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -83,6 +84,8 @@ class RetryStore(WrapperStore[Store]):
         may_lack: whether absent chunks of an array, by its name, stand for missing values.
         repeated: arrays whose chunks are kept, because the next block of states needs them again.
         blosc: arrays packed by Blosc, which takes a chunk that lacks its end for a whole one.
+        versions: arrays with a dimension of versions: its axis, and the number of chunks along it. Of these a chunk may
+            be absent where another version has it.
     """
 
     def __init__(self, store: Store, address: str, limits: Limits) -> None:
@@ -93,6 +96,7 @@ class RetryStore(WrapperStore[Store]):
         self.may_lack: Callable[[str], bool] = frozenset[str]().__contains__
         self.repeated: Collection[str] = frozenset()
         self.blosc: Collection[str] = frozenset()
+        self.versions: Mapping[str, tuple[int, int]] = {}
         self._start()
 
     def _start(self) -> None:
@@ -142,7 +146,7 @@ class RetryStore(WrapperStore[Store]):
         value = await self._ask(key, prototype, byte_range)
         array = _array_of(key)
         # Libraries leave out chunks that hold nothing but the fill value, so that lost and empty look the same.
-        if value is None and not self.may_lack(array):
+        if value is None and not self.may_lack(array) and not await self._has_other_version(key, prototype):
             msg = f"{self.address}: {describe_key(key)} is absent"
             raise AbsentChunkError(msg)
         if value is not None and byte_range is None and array in self.repeated:
@@ -152,6 +156,19 @@ class RetryStore(WrapperStore[Store]):
                 while len(self._chunks) > 1 and sum(map(len, self._chunks.values())) > _CACHE_BYTES:
                     self._chunks.popitem(last=False)
         return value
+
+    async def _has_other_version(self, key: str, prototype: BufferPrototype) -> bool:
+        """Ask whether another version has the chunk of the same place."""
+        array = _array_of(key)
+        axis, count = self.versions.get(array, (0, 0))
+        # Digits alone are indices, whatever lies between them.
+        parts = re.split(r"(\d+)", key.removeprefix(f"{array}/"))
+        for index in range(count):
+            parts[2 * axis + 1] = str(index)
+            other = f"{array}/{''.join(parts)}"
+            if other != key and await self._ask(other, prototype, None) is not None:
+                return True
+        return False
 
     async def size_of(self, key: str) -> int:
         """Return the number of bytes under a key, without reading them.

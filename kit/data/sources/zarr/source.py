@@ -194,6 +194,7 @@ class _Taking:
             raise StoreError(msg)
         store.may_lack = frozenset(source for source, name in ours.items() if name in wanted).__contains__
         metadata_hash = self._arrays.pin(list(chosen))
+        store.versions = self._arrays.version_chunks({source: self._given[source] for source in chosen})
         # Where a chunk holds several states, the next block of them needs it again.
         store.repeated = frozenset(source for source in chosen if self._states_of_chunk(source) > 1)
         for part in self._parts:
