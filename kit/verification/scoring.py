@@ -33,6 +33,7 @@ from kit.verification.sums import (
 
 _AT: Mapping[str, int] = {name: position for position, name in enumerate(MOMENTS)}
 _OF_RMSE = (_AT[SQUARED], _AT[WEIGHT])
+_OF_ACC = (_AT[BOTH_ANOMALIES], _AT[FORECAST_ANOMALY], _AT[TARGET_ANOMALY])
 
 
 def rmse(sums: Float64) -> Float64:
@@ -113,11 +114,11 @@ def score_rows(ours: Float64, references: Mapping[str, Float64], overlapping: in
         overlapping: Start dates, one after the other, whose forecasts overlap.
 
     Returns:
-        Of each channel ``dates``, the scores by name, ``rmse_low`` and ``rmse_high``, ends of the interval of 95 %; of
-        each reference ``NAME_rmse``, the skill against it (``skill`` against persistence, else ``skill_over_NAME``)
-        and, where there are dates enough, ``NAME_difference_low`` and ``NAME_difference_high``, ends of the interval of
-        our RMSE minus its, and ``NAME_significant``. None stands where there is no such number, and what needs a
-        climatology is left out where there is none.
+        Of each channel ``dates``, the scores by name, ``rmse_low`` and ``rmse_high``, ends of the interval of 95 %, and
+        those of the anomaly correlation; of each reference ``NAME_rmse``, ``NAME_acc``, the skill against it (``skill``
+        against persistence, else ``skill_over_NAME``) and, where there are dates enough, ``NAME_difference_low`` and
+        ``NAME_difference_high``, ends of the interval of our RMSE minus its, and ``NAME_significant``. None stands
+        where there is no such number, and what needs a climatology is left out where there is none.
     """
     rows: list[dict[str, float | None]] = [{"dates": 0} for _ in range(ours.shape[1])]
     for chosen, dates in _alike(scored_dates(ours)):
@@ -132,6 +133,10 @@ def score_rows(ours: Float64, references: Mapping[str, Float64], overlapping: in
             row |= {name: float(values[place]) for name, values in scores.items() if name not in without}
             if intervals is not None:
                 row |= {"rmse_low": intervals[place].low, "rmse_high": intervals[place].high}
+        known = np.flatnonzero(~np.isnan(mean[:, _AT[ANOMALY_WEIGHT]])).tolist()
+        correlations = confidences(_correlation, sums[:, known][..., _OF_ACC], overlapping) if known else None
+        for place, interval in zip(known, correlations or (), strict=False):
+            rows[chosen[place]] |= {"acc_low": interval.low, "acc_high": interval.high}
     for name, theirs in references.items():
         _compare(name, ours, theirs, overlapping, rows)
     return [_plain(row) for row in rows]
@@ -146,12 +151,16 @@ def _compare(
             continue
         own, other = (sums[dates][:, chosen][..., _OF_RMSE] for sums in (ours, theirs))
         errors, others = (_root_of_ratio(sums.mean(axis=0)).tolist() for sums in (own, other))
+        # The climatology itself has no anomalies.
+        correlated = acc(theirs[dates][:, chosen].mean(axis=0)).tolist()
         apart = differences(_root_of_ratio, own, other, overlapping)
         for place, number in enumerate(chosen):
             row = rows[number]
             row[f"{name}_rmse"] = others[place]
             key = "skill" if name == PERSISTENCE else f"skill_over_{name}"
             row[key] = skill(errors[place], others[place])
+            if not math.isnan(correlated[place]):
+                row[f"{name}_acc"] = correlated[place]
             if apart is not None:
                 row[f"{name}_difference_low"] = apart[place].low
                 row[f"{name}_difference_high"] = apart[place].high
@@ -162,6 +171,12 @@ def _root_of_ratio(sums: Float64) -> Float64:
     """Compute the RMSE of squared errors and weights alone: draws of all moments would take four times as long."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.sqrt(sums[..., 0] / sums[..., 1])
+
+
+def _correlation(sums: Float64) -> Float64:
+    """Compute the anomaly correlation from its three moments alone."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2]))
 
 
 def _alike(dates: npt.NDArray[np.bool_]) -> Iterator[tuple[list[int], npt.NDArray[np.bool_]]]:
