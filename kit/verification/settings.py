@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from kit.data.products import Windows
 from kit.data.settings import TimeRange
@@ -85,6 +94,12 @@ class EvaluateSettings(BaseModel):
     memory: MemorySettings = MemorySettings()
     """How a forecast fits the device; what is about training has no effect, and is refused."""
     registry: RegistrySettings = RegistrySettings()
+
+    # The field is a text, because ``Path`` would take one of the slashes of ``gs://`` away.
+    @field_validator("climatology", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
