@@ -155,13 +155,15 @@ def pretrain(session: nox.Session) -> None:
     """Pretrain the embedded tiny Aurora again, on a planet of another climate than the sample's; record its hash."""
     install(session, "sample")
     folder, recipe = Path(session.create_tmp()), "tiny-pretrain"
+    store = f"planet-other-{PRETRAINING_DAYS}"
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    store = folder / f"planet-other-{PRETRAINING_DAYS}"
-    if not store.exists():
-        made = ("--climate", "other", "--days", str(PRETRAINING_DAYS), "--out", str(store))
-        session.run("python", "ci/planet.py", *made)
-    where = ("--data.store", str(store), "--run.dir", str(folder / "runs"), "--run.name", recipe)
-    session.run("kit", "finetune", "--recipe", recipe, *where, *session.posargs)
+    # The weights say what they were trained on, by names that mean the same on every machine.
+    with session.chdir(folder):
+        if not Path(store).exists():
+            made = ("--climate", "other", "--days", str(PRETRAINING_DAYS), "--out", store)
+            session.run("python", str(ROOT / "ci" / "planet.py"), *made)
+        where = ("--data.store", store, "--run.dir", "runs", "--run.name", recipe)
+        session.run("kit", "finetune", "--recipe", recipe, *where, *session.posargs)
     session.run("python", "ci/embed_weights.py", str(folder / "runs" / recipe))
 
 

@@ -15,8 +15,8 @@ LABELS: dict[str, str | bool] = {
     "licence": "MIT",
     "kind": "weights",
     "description": (
-        "Tiny Aurora, upstream's own class with 3.5 million parameters, pretrained on the first half of era5-sample; "
-        "knows nothing of real weather. Made by `nox -s pretrain`."
+        "Tiny Aurora, upstream's own class with 3.5 million parameters, pretrained on an idealised planet whose land "
+        "and climate are not those of era5-sample; knows nothing of real weather. Made by `nox -s pretrain`."
     ),
     "synthetic": True,
 }
