@@ -64,7 +64,7 @@ class _ForecastFile:
     """A forecast of the kit that is open for reading."""
 
     def __init__(self, path: Path, dataset: xr.Dataset) -> None:
-        missing = [name for name in _DIMENSIONS if name not in dataset.dims or dataset[name].ndim != 1]
+        missing = [name for name in _DIMENSIONS if name not in dataset.dims or name not in dataset.coords]
         if missing:
             msg = (
                 f"{path}: is no forecast of `kit forecast`, for want of the dimension {' and '.join(missing)}; it has "
@@ -73,9 +73,14 @@ class _ForecastFile:
             )
             raise StoreError(msg)
         self.path, self.dataset = path, dataset
-        seconds = dataset["time"].values.astype("datetime64[s]").astype(np.int64)
+        times, leads = dataset["time"], dataset["lead_time"]
+        # The kit writes leads as whole or broken hours, and initial times with a calendar.
+        if times.dtype.kind != "M" or leads.dtype.kind not in "iuf" or leads.attrs.get("units") != "hours":
+            msg = f"{path}: expected times in time and hours in lead_time, as `kit forecast` writes them"
+            raise StoreError(msg)
+        seconds = times.values.astype("datetime64[s]").astype(np.int64)
         self.starts = [datetime.fromtimestamp(int(moment), tz=UTC) for moment in seconds]
-        self.leads = (dataset["lead_time"].values / np.timedelta64(1, "h")).astype(float).tolist()
+        self.leads = leads.values.astype(np.float64).tolist()
         self.latitude, self.longitude = (np.asarray(dataset[name].values, dtype=np.float64) for name in GRID)
         self.grid = [str(dataset["latitude"].dims[0]), str(dataset["longitude"].dims[-1])]
         fields = {str(name): array for name, array in dataset.data_vars.items() if set(self.grid) <= set(array.dims)}

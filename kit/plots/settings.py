@@ -59,7 +59,7 @@ class PlotSettings(BaseModel):
         subjects = {"run": self.run, "checkpoint": self.checkpoint, "forecast_file": self.forecast_file}
         given = [name for name, path in subjects.items() if path is not None]
         if len(given) != 1:
-            msg = f"give one of {', '.join(subjects)}; {' and '.join(given) or 'none'} was given"
+            msg = f"give one of {', '.join(subjects)}; given: {' and '.join(given) or 'none'}"
             raise ValueError(msg)
         if self.forecast_file is not None:
             for setting, is_set in (("data.test", self.data.test is not None), ("base", not self.base)):

@@ -94,7 +94,7 @@ RINGS = [
     }
     for distance in (0, 4, 8, 16)
 ]
-FIGURES: dict[str, Callable[..., Figure]] = {
+FIGURES: dict[str, Callable[..., Any]] = {
     "globe": _map,
     "box": lambda **options: _map(box=(55, 2, 45, 10), width=20, **options),
     "tall box": lambda **options: _map(box=(70, 2, 20, 10), height=40, width=8, variable="tc_no", **options),

@@ -34,15 +34,15 @@ def test_changes_are_per_cent_of_the_reference_and_significant_ones_are_marked()
     np.testing.assert_allclose(np.asarray(height.images[0].get_array()), [[10, 0]], atol=1e-9)
     assert [label.get_text() for label in height.get_yticklabels()] == ["500 hPa"]
     assert [label.get_text() for label in surface.get_xticklabels()] == ["6", "24"]
-    assert [line.get_xdata().tolist() for line in surface.lines] == [[0]]
-    assert [len(line.get_xdata()) for line in height.lines] == [0]
+    assert [np.asarray(line.get_xdata()).tolist() for line in surface.lines] == [[0]]
+    assert [np.asarray(line.get_xdata()).size for line in height.lines] == [0]
     assert "significant at 5 %" in figure.texts[1].get_text()
 
 
 def test_better_is_blue_and_worse_vermilion_on_a_symmetric_scale() -> None:
     figure = score_changes(LEADS, "persistence")
     assert figure is not None
-    image = figure.axes[0].images[0]
+    image: Any = figure.axes[0].images[0]
     assert image.norm.vmin == -image.norm.vmax
     better, worse = (image.cmap(image.norm(value)) for value in (-40.0, 40.0))
     assert better[2] > better[0]
