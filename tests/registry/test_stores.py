@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kit.io.errors import RegistryError
+from kit.data.sources.resolve_path import locate
+from kit.io.errors import RegistryError, StoreError
 from kit.registry.entry import Entry, state
 from kit.registry.fetching import fetch_all
 
@@ -27,6 +28,17 @@ def test_a_store_is_never_fetched() -> None:
     told = r"era5: is a Zarr store at gs://bucket/a.zarr, .* kit data build --source zarr --path era5"
     with pytest.raises(RegistryError, match=told):
         fetch_all([entry])
+
+
+def test_a_climatology_is_read_by_evaluations() -> None:
+    entry = Entry(**{**STORE, "kind": "climatology"})
+    assert not state(entry)["fetched"]
+    with pytest.raises(
+        RegistryError, match="is a climatology at gs://bucket/a.zarr, .* kit evaluate --climatology era5"
+    ):
+        fetch_all([entry])
+    with pytest.raises(StoreError, match="hold climatology; a store is built from states"):
+        locate("weatherbench2-climatology", "zarr")
 
 
 @pytest.mark.parametrize(
