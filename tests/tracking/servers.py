@@ -52,7 +52,8 @@ class Server:
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(command, env=variables, stdout=quiet, stderr=quiet, start_new_session=True)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for _ in range(600):
+        # It imports a lot, on machines with other work too.
+        for _ in range(2400):
             with suppress(urllib.error.URLError, OSError), opener.open(f"{self.uri}/health", timeout=5):
                 return
             assert self._process.poll() is None, "mlflow server did not start"

@@ -223,6 +223,26 @@ def test_the_token_is_in_no_file_no_argument_and_no_variable(page: Page) -> None
     assert not [file for file in (*written, *opened) if page.token.encode() in file.read_bytes()]
 
 
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("curl") is None, reason="needs root and curl")
+def test_another_user_of_the_machine_reads_and_writes_nothing(page: Page) -> None:
+    def nobody(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, user="nobody", capture_output=True, text=True, check=False)
+
+    before = (page.folder / "mlflow.db").read_bytes()
+    for method, path in (
+        ("GET", "/"), ("POST", "/api/2.0/mlflow/experiments/create"), ("POST", "/api/2.0/mlflow/runs/search"),
+        ("GET", "/get-artifact?path=config.toml&run_uuid=x"), ("DELETE", "/api/2.0/mlflow-artifacts/artifacts/x"),
+    ):  # fmt: skip
+        body = ("-H", "Content-Type: application/json", "-d", '{"name": "theirs"}')
+        told = nobody("curl", "-s", "-X", method, *body, f"http://127.0.0.1:{page.port}{path}").stdout
+        assert told.startswith("403 Forbidden: this page is"), (method, path)
+    assert (page.folder / "mlflow.db").read_bytes() == before
+    process = f"/proc/{page.process.pid}"
+    assert page.token not in nobody("cat", f"{process}/cmdline").stdout
+    for secret in ("environ", "mem", "fd"):
+        assert nobody("ls" if secret == "fd" else "cat", f"{process}/{secret}").returncode != 0
+
+
 def test_it_opens_on_the_runs_of_the_newest_one(start: StartRun, run_dir: Path) -> None:
     client = connect(f"sqlite:///{run_dir / 'mlflow.db'}", run_dir)
     assert landing(client) == "/#/experiments?workflowType=machine_learning"
