@@ -114,11 +114,7 @@ def test_leakage_is_shown_where_somebody_looked(run: Path) -> None:
 )
 def test_what_is_unknown_is_not_none(counts: tuple[int | str, ...], said: str, run: Path) -> None:
     card = load_side_file(run / "scores.json", set())
-    stages = []
-    for number, count in enumerate(counts):
-        stages.append(
-            {"stage": f"stage {number}", "split": "train"} | dict.fromkeys(("start", "inputs", "targets"), count)
-        )
+    stages = [{"stage": "stage 1", "start": count, "inputs": count, "targets": count} for count in counts]
     write_sealed(run / "scores.json", {**card, "leakage": stages})
     kit.report(run=run, plan=False)
     assert f"Test dates seen in training: {said}." in words(run / "report.html")

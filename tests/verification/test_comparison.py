@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_runs_are_compared_in_all_that_they_are(runs: list[Path]) -> None:
     assert {row.variable for row in rows} == cards[0]["leads"]["006h"].keys()
     for row in rows:
         ours = [card["leads"][row.lead][row.variable]["rmse"] for card in cards]
-        np.testing.assert_allclose(row.values, ours, rtol=1e-12)
+        assert row.values == pytest.approx(ours, rel=1e-12)
         assert row.difference == pytest.approx(ours[1] - ours[0], rel=1e-6, abs=1e-12)
     assert found.dates is not None
     assert found.dates["count"] == cards[0]["samples"]
@@ -80,7 +80,7 @@ def test_checkpoints_sums_scorecards_and_ids_stand_for_runs(runs: list[Path], tm
     values = {(row.variable, row.lead, row.region): row.values for row in card.scores if row.score == "rmse"}
     assert values.keys() == {(row.variable, row.lead, row.region) for row in expected if row.score == "rmse"}
     for row in expected:
-        np.testing.assert_allclose(values[row.variable, row.lead, row.region], row.values, rtol=1e-12)
+        assert values[row.variable, row.lead, row.region] == pytest.approx(row.values, rel=1e-12)
     assert card.dates is None
     assert "scorecards hold no start dates" in card.notes[0]
 
@@ -126,17 +126,17 @@ def test_significance_is_counted_beside_what_chance_would_give(tmp_path: Path) -
     assert found.notes == ["one, other: no settings are recorded there"]
 
 
-def _sums(name: str, **attributes: Any) -> Callable[[Path, list[Path]], list[str | Path]]:
-    def make(folder: Path, _runs: list[Path]) -> list[str | Path]:
+def _sums(name: str, **attributes: Any) -> Callable[[Path, list[Path]], Sequence[str | Path]]:
+    def make(folder: Path, _runs: list[Path]) -> Sequence[str | Path]:
         first = write_sums(folder / "one.zarr", ERRORS)
         return [first, write_sums(folder / f"{name}.zarr", ERRORS, **attributes)]
 
     return make
 
 
-def _damaged(damage: Callable[[Path], object]) -> Callable[[Path, list[Path]], list[str | Path]]:
-    def make(folder: Path, _runs: list[Path]) -> list[str | Path]:
-        paths: list[str | Path] = [write_sums(folder / f"{name}.zarr", ERRORS) for name in ("one", "other")]
+def _damaged(damage: Callable[[Path], object]) -> Callable[[Path, list[Path]], Sequence[str | Path]]:
+    def make(folder: Path, _runs: list[Path]) -> Sequence[str | Path]:
+        paths = [write_sums(folder / f"{name}.zarr", ERRORS) for name in ("one", "other")]
         damage(folder / "other.zarr")
         return paths
 
@@ -153,8 +153,8 @@ def _scramble(path: Path) -> None:
             chunk.write_bytes(b"\0" * 40)
 
 
-def _card(change: Callable[[dict[str, Any]], object], *, sealed: bool = True) -> Callable[..., list[str | Path]]:
-    def make(folder: Path, runs: list[Path]) -> list[str | Path]:
+def _card(change: Callable[[dict[str, Any]], object], *, sealed: bool = True) -> Callable[..., Sequence[str | Path]]:
+    def make(folder: Path, runs: list[Path]) -> Sequence[str | Path]:
         card = card_of(runs[1])
         change(card)
         if sealed:
@@ -167,35 +167,35 @@ def _card(change: Callable[[dict[str, Any]], object], *, sealed: bool = True) ->
     return make
 
 
-def _text(folder: Path, runs: list[Path]) -> list[str | Path]:
+def _text(folder: Path, runs: list[Path]) -> Sequence[str | Path]:
     (folder / "notes.txt").write_text("no scores")
     return [runs[0], folder / "notes.txt"]
 
 
-def _two_sums(folder: Path, runs: list[Path]) -> list[str | Path]:
+def _two_sums(folder: Path, runs: list[Path]) -> Sequence[str | Path]:
     for name in ("fp32", "bf16"):
         write_sums(folder / "sums" / f"{name}.zarr", ERRORS)
     return [write_sums(folder / "one.zarr", ERRORS), folder / "sums"]
 
 
-def _broken_checkpoint(folder: Path, runs: list[Path]) -> list[str | Path]:
+def _broken_checkpoint(folder: Path, runs: list[Path]) -> Sequence[str | Path]:
     shutil.copytree(runs[1], folder / "third")
     file = folder / "third" / "checkpoints" / "best" / "kit.json"
     file.write_text(file.read_text().replace('"steps": 3', '"steps": 4'))
     return [runs[0], folder / "third"]
 
 
-def _archive(folder: Path, runs: list[Path]) -> list[str | Path]:
+def _archive(folder: Path, runs: list[Path]) -> Sequence[str | Path]:
     (folder / "model.tar").write_bytes(b"")
     return [runs[0], folder / "model.tar"]
 
 
-def _existing(folder: Path, runs: list[Path]) -> list[str | Path]:
+def _existing(folder: Path, runs: list[Path]) -> Sequence[str | Path]:
     (folder / "page.html").write_text("mine")
     return [*runs, "--out", folder / "page.html"]
 
 
-UNFIT: dict[str, tuple[Callable[[Path, list[Path]], list[str | Path]], str]] = {
+UNFIT: dict[str, tuple[Callable[[Path, list[Path]], Sequence[str | Path]], str]] = {
     "one run": (lambda _, runs: runs[:1], "expected two or more to compare"),
     "no run": (lambda _, runs: [], "expected two or more to compare"),
     "the same run twice": (lambda _, runs: [runs[0], runs[0]], "is given twice"),
