@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from scores import continuous as library
 
 from kit.io.errors import StoreError
 from kit.verification.forecast_files import open_forecast
@@ -55,6 +57,32 @@ def test_the_errors_are_those_of_the_values(made: Forecast, of_own: dict[str, An
             for expected, forecast in ((row["rmse"], values[:, step]), (row["persistence_rmse"], states[:2])):
                 error = np.sqrt(np.average((forecast - came) ** 2, weights=np.stack([areas, areas])))
                 assert expected == pytest.approx(error, rel=1e-9)
+
+
+def test_scores_are_those_of_the_scores_package(made: Forecast, own: Path) -> None:
+    """Ten variables, four leads, three regions."""
+    store = made.store
+    box = {"all": (90, -90), "tropics": (20, -20), "north": (90, 30)}
+    result = scored(made, own, regions=("tropics", "north=90/0/30/360"))
+    edges = np.concatenate([[90], (store.latitude[1:] + store.latitude[:-1]) / 2, [-90]])
+    areas = np.broadcast_to(-np.diff(np.sin(np.radians(edges)))[:, None], store.shape)
+    assert len(made.fields) == 10
+    for name, values in made.fields.items():
+        states = store.read(name, slice(None)).astype(np.float64)
+        for step, (region, (north, south)) in product(range(STEPS), box.items()):
+            inside = (store.latitude <= north) & (store.latitude >= south)
+            weights = xr.DataArray(areas * inside[:, None], dims=("y", "x"))
+            weights = weights / weights.mean()
+            came = np.stack([states[start + 1 + step] for start in range(2)])
+            forecast, target = values[:, step].astype(np.float64), came
+            if name in store.atmospheric:
+                forecast, target = forecast[:, 1], target[:, 1]
+            arrays = [xr.DataArray(array, dims=("start", "y", "x")) for array in (forecast, target)]
+            found = result if region == "all" else {"leads": result["regions"][region]}
+            key = f"{name}_500" if name in store.atmospheric else name
+            row = found["leads"][f"{6 * (step + 1):03d}h"][key]
+            assert row["rmse"] == pytest.approx(float(library.rmse(*arrays, weights=weights)), rel=1e-6)
+            assert row["mae"] == pytest.approx(float(library.mae(*arrays, weights=weights)), rel=1e-6)
 
 
 def test_the_result_says_what_it_is_of(own: Path, of_own: dict[str, Any]) -> None:
