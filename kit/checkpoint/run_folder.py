@@ -228,7 +228,8 @@ class MetricsLog:
             record = _parse_record(line)
             if record is not None:
                 records.append(record)
-            elif number <= len(lines):
+            # Zeros are a disk's, not those of a process that ended.
+            elif number <= len(lines) or b"\0" in line:
                 bad.append(number)
         return records, bad
 

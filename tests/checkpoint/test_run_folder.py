@@ -156,6 +156,9 @@ def test_a_line_that_was_cut_short_costs_no_other(tmp_path: Path, caplog: pytest
     file.write_text('{"step": 0, "time_ms": 0, "cpu": 1.0}\n{"step": 1, "ti')
     assert [record["step"] for record in MetricsLog(file).records()] == [0]
     assert caplog.text == ""
+    file.write_bytes(file.read_bytes() + bytes(9))
+    assert MetricsLog(file).scan()[1] == [2]
+    file.write_bytes(file.read_bytes().rstrip(b"\0"))
     log = MetricsLog(file)
     for step in (2, 3):
         log.append({"step": step, "time_ms": 0, "cpu": 1.0})
