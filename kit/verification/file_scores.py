@@ -138,7 +138,7 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         rain=rain.results(),
         scores={key: old_row(row) for key, row in scores.items() if key in scoring.channels},
         forgetting={},
-        leads=table[ALL],
+        leads=table.get(ALL, {}),
         spectra=spectra_table(archive) or None,
         neighbourhoods_km=scoring.neighbourhoods_km() or None,
         units=units_of(archive.coordinates["channel"], store),

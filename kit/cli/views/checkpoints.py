@@ -32,7 +32,8 @@ def show_scores(result: Mapping[str, Any], table: str = "headline") -> None:
     leads: Mapping[str, Mapping[str, Any]] = result.get("leads", {})
     out = error_console()
     heading = f"{result.get('checkpoint') or result.get('forecast_file')}: {result.get('samples')} predictions, "
-    heading += f"{number(result.get('lead_hours'))} h ahead"
+    several = "up to " if len(leads) > 1 else ""
+    heading += f"{several}{number(result.get('lead_hours'))} h ahead"
     if result.get("precision"):
         heading += f", in {result['precision']}"
     if result.get("synthetic"):
@@ -51,7 +52,8 @@ def show_scores(result: Mapping[str, Any], table: str = "headline") -> None:
     if skills:
         better = len([skill for skill in skills if skill > 0])
         mean = sum(skills) / len(skills)
-        out.print(f"better than persistence in {better} of {len(skills)}; mean skill {mean:.3f}")
+        last = f"{number(result.get('lead_hours'))} h ahead: " if several else ""
+        out.print(f"{last}better than persistence in {better} of {len(skills)}; mean skill {mean:.3f}")
     _show_certainty(result)
     # The base weights have no error in what they cannot predict.
     changes = {variable: row["change"] for variable, row in before.items() if row.get("change") is not None}
@@ -143,7 +145,7 @@ def _change_from_base(row: Mapping[str, Any]) -> dict[str, Any]:
 def _show_left_out(left_out: Mapping[str, int]) -> None:
     if any(left_out.values()):
         error_console().print(
-            f"left out, for want of analyses in the store: {left_out['states']} predictions, and all of "
+            f"left out, for want of analyses in the store: {left_out['states']} predictions, among them all of "
             f"{left_out['starts']} initial times"
         )
 
