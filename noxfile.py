@@ -144,6 +144,13 @@ def manual(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def figures(session: nox.Session) -> None:
+    """Repeat the runs whose maps the manual shows, and draw them again: -- sample, or europe, draws one."""
+    install(session)
+    session.run("python", "ci/figures.py", *session.posargs)
+
+
+@nox.session(default=False)
 def screenshots(session: nox.Session) -> None:
     """Take the manual's pictures of the tracking page again; needs Chromium. -- FOLDER keeps the runs there."""
     install(session)
