@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
+
 from kit.metrics.contingency import OUTCOMES, brier, csi, ets, frequency_bias, ratio
 from kit.verification.events import FSS_ERROR, FSS_REFERENCE, SEEPS, SEEPS_WEIGHT
-from kit.verification.significance import Float64, Score, confidence
+from kit.verification.significance import Float64, Score, alike, confidences
 from kit.verification.sums import WEIGHT
 
 HIT, MISS, FALSE_ALARM = OUTCOMES
@@ -20,8 +22,8 @@ _OF_TABLES: Mapping[str, tuple[Callable[..., Float64], tuple[str, ...]]] = {
     "brier": (brier, (MISS, FALSE_ALARM, WEIGHT)),
 }
 """Scores of contingency tables, with what they are computed from."""
-WITH_INTERVALS = ("csi", "fss", "seeps")
-"""Kinds of scores that are given intervals."""
+WITH_INTERVALS: Mapping[str, tuple[float, float]] = {"csi": (0, 1), "fss": (0, 1), "seeps": (0, math.inf)}
+"""Kinds of scores that are given intervals, with the least and the most that they can be."""
 
 
 def event_scores(names: Sequence[str]) -> dict[str, Score]:
@@ -63,23 +65,30 @@ def event_rows(
     Returns:
         Rows as ``kit.verification.scoring.score_events`` describes them; what no date can say is left out.
     """
-    rows: list[Mapping[str, float | None]] = []
-    for number in range(ours.shape[1]):
-        series = ours[:, number]
-        dates = series[:, 0] > 0
-        row: dict[str, float] = {"event_dates": int(dates.sum())}
+    rows: list[dict[str, float]] = [{} for _ in range(ours.shape[1])]
+    for chosen, dates in alike(ours[..., 0] > 0):
+        series = ours[dates][:, chosen]
+        for number in chosen:
+            rows[number]["event_dates"] = int(dates.sum())
         for name, score in scores.items():
-            row[name] = float(score(series[dates].mean(axis=0)))
-            found = confidence(score, series[dates], overlapping) if name.startswith(WITH_INTERVALS) else None
-            if found is not None:
-                row |= {f"{name}_low": found.low, f"{name}_high": found.high}
-        for reference, theirs in references.items():
-            both = dates & (theirs[:, number, 0] > 0)
-            if both.any():
-                mean = theirs[both, number].mean(axis=0)
-                row |= {f"{reference}_{name}": float(score(mean)) for name, score in scores.items()}
-        rows.append({name: value if math.isfinite(value) else None for name, value in row.items()})
-    return rows
+            values = score(series.mean(axis=0)).tolist()
+            kind = name.partition("_")[0]
+            found = confidences(score, series, overlapping) if kind in WITH_INTERVALS else None
+            for place, number in enumerate(chosen):
+                rows[number][name] = values[place]
+                if found is not None:
+                    # Few blocks stretch an interval beyond what a score can be.
+                    low, high = np.clip([found[place].low, found[place].high], *WITH_INTERVALS[kind]).tolist()
+                    rows[number] |= {f"{name}_low": low, f"{name}_high": high}
+    for reference, theirs in references.items():
+        for chosen, dates in alike((ours[..., 0] > 0) & (theirs[..., 0] > 0)):
+            if not dates.any():
+                continue
+            mean = theirs[dates][:, chosen].mean(axis=0)
+            for name, score in scores.items():
+                for number, value in zip(chosen, score(mean).tolist(), strict=True):
+                    rows[number][f"{reference}_{name}"] = value
+    return [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows]
 
 
 def _of_table(formula: Callable[..., Float64], positions: Sequence[int], sums: Float64) -> Float64:

@@ -5,7 +5,7 @@ M moments, as ``kit.verification.sums.MOMENTS`` orders them.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from kit.metrics.contingency import MM_PER_M
 from kit.metrics.scores import skill
 from kit.verification.archive import EVENTS, SPECTRA, Archive
 from kit.verification.event_scores import event_rows, event_scores
-from kit.verification.significance import Float64, Score, confidences, differences, overlap
+from kit.verification.significance import Float64, Score, alike, confidences, differences, overlap
 from kit.verification.spectra import power_ratios
 from kit.verification.sums import (
     ABSOLUTE,
@@ -121,7 +121,7 @@ def score_rows(ours: Float64, references: Mapping[str, Float64], overlapping: in
         where there is no such number, and what needs a climatology is left out where there is none.
     """
     rows: list[dict[str, float | None]] = [{"dates": 0} for _ in range(ours.shape[1])]
-    for chosen, dates in _alike(scored_dates(ours)):
+    for chosen, dates in alike(scored_dates(ours)):
         sums = ours[dates][:, chosen]
         mean = sums.mean(axis=0) if dates.any() else np.full(sums.shape[1:], math.nan)
         scores = {name: score(mean) for name, score in SCORES.items()}
@@ -146,7 +146,7 @@ def _compare(
     name: str, ours: Float64, theirs: Float64, overlapping: int, rows: Sequence[dict[str, float | None]]
 ) -> None:
     """Add to rows how forecasts compare with a reference, on the dates that both have."""
-    for chosen, dates in _alike(scored_dates(ours) & scored_dates(theirs)):
+    for chosen, dates in alike(scored_dates(ours) & scored_dates(theirs)):
         if not dates.any():
             continue
         own, other = (sums[dates][:, chosen][..., _OF_RMSE] for sums in (ours, theirs))
@@ -177,13 +177,6 @@ def _correlation(sums: Float64) -> Float64:
     """Compute the anomaly correlation from its three moments alone."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2]))
-
-
-def _alike(dates: npt.NDArray[np.bool_]) -> Iterator[tuple[list[int], npt.NDArray[np.bool_]]]:
-    """Group channels that have the same dates: their positions, and the dates, [N]."""
-    patterns, of_channels = np.unique(dates, axis=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        yield np.flatnonzero(of_channels.reshape(-1) == number).tolist(), patterns[:, number]
 
 
 def _plain(row: Mapping[str, float | None]) -> ScoreRow:

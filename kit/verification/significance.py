@@ -10,7 +10,7 @@ Arrays: N start dates, S series, M sums per start date, B draws.
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,20 @@ def overlap(lead_hours: float, spacing_hours: float) -> int:
         spacing_hours: Hours from one start date to the next.
     """
     return max(1, math.ceil(lead_hours / spacing_hours))
+
+
+def alike(dates: npt.NDArray[np.bool_]) -> Iterator[tuple[list[int], npt.NDArray[np.bool_]]]:
+    """Group series that have the same dates, so that they can be judged together.
+
+    Args:
+        dates: Whether a series has a date, [N, S].
+
+    Yields:
+        Positions of the series of a group, and their dates, [N].
+    """
+    patterns, of_series = np.unique(dates, axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        yield np.flatnonzero(of_series.reshape(-1) == number).tolist(), patterns[:, number]
 
 
 def confidence(score: Score, sums: Float64, least: int, seed: int = 0) -> ConfidenceInterval | None:

@@ -102,7 +102,7 @@ def test_rain_is_scored_by_lead_and_region(store: Store, tmp_path: Path) -> None
     missed = (1 - SHARE) * (weights * rain[2:]).mean()
     assert row["bias_mm"] == pytest.approx(-missed, rel=1e-6)
     assert row["mae_mm"] == pytest.approx(missed, rel=1e-6)
-    assert row["csi_0.1mm_low"] <= row["csi_0.1mm"] <= row["csi_0.1mm_high"]
+    assert 0 <= row["csi_0.1mm_low"] <= row["csi_0.1mm"] <= row["csi_0.1mm_high"]
     assert 0 < row["fss_0.1mm_3x3"] < row["fss_0.1mm_7x7"] < 1
     # Without climatology nothing is known of dry and heavy.
     assert row["seeps"] is None
