@@ -86,7 +86,7 @@ def _check_same_data(subjects: Sequence[Subject]) -> None:
         card = subject.card
         # The folder of the store is that of another machine.
         store = PurePosixPath(str(card["store"])).name
-        facts.setdefault((store, card["period"], card["samples"]), []).append(subject.name)
+        facts.setdefault((store, str(card["period"]), str(card["samples"])), []).append(subject.name)
     if len(facts) > 1:
         listed = "; ".join(
             f"{', '.join(names)}: {samples} dates of {store} in {period}"

@@ -49,6 +49,9 @@ class CompareSettings(BaseModel):
             given = f"only {runs[0]} was" if runs else "none was"
             msg = f"expected two or more to compare, {given} given; name another run folder, checkpoint or scorecard"
             raise ValueError(msg)
+        if len(set(runs)) < len(runs):
+            msg = f"one of {', '.join(runs)} is given twice; name different ones"
+            raise ValueError(msg)
         return runs
 
     @field_validator("out")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from kit.checkpoint.run_folder import RunFolder, load_side_file
 from kit.io.documents import DocumentError
@@ -20,7 +20,7 @@ from kit.verification.comparison_settings import CompareSettings
 Kind = Literal["run", "checkpoint", "export", "sums", "scorecard", "mlflow"]
 
 _SCORECARD = {"store", "period", "samples", "leads"}
-_Rows = dict[str, dict[str, dict[str, float | None]]]
+_Rows = dict[str, dict[str, dict[str, FiniteFloat | None]]]
 _ROWS = TypeAdapter(_Rows)
 _REGIONS = TypeAdapter(dict[str, _Rows])
 _UNITS = TypeAdapter(dict[str, str])
@@ -212,7 +212,7 @@ def grid_of(archive: Archive) -> str:
         return "the globe" if grid["region"] is None else f"the region {json.dumps(grid['region'])}"
     # Forecasts of others have rows and columns of the store. All of the globe begins with the first of either, and a
     # part of it that does has fewer points, which is found when sums are paired.
-    spans = [grid.get(name) or [None] for name in ("rows", "columns")]
-    if all(first == 0 for first, *_ in spans):
+    spans = [grid.get(name) for name in ("rows", "columns")]
+    if all(isinstance(span, list) and span[:1] == [0] for span in spans):
         return "the globe"
     return f"rows {spans[0]} and columns {spans[1]} of the store"
