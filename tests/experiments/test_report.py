@@ -49,7 +49,7 @@ def test_a_report_holds_what_the_run_folder_does(runs: list[Path], capsys: pytes
         record["lock_sha256"],
         f"torch {record['packages']['torch']}",
         "optim.lr 0.001",
-        "Trained on synthetic data" if card["synthetic"] else "from random weights",
+        "Trained on synthetic data" if card["synthetic"] else "random weights",
         f"{card['samples']} forecasts in {card['period']}",
         f"{card['leads']['006h']['2t']['rmse']:.4g}",
         "Test dates seen in training",
