@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
+from kit.checkpoint.folder import open_checkpoint
+from kit.data.store.reader import Store
+from kit.forecasting.predictor import Conditions
 from kit.io.errors import KitError, SettingsError
+from kit.memory.out_of_memory import GuardedModel
+from kit.plots.checkpoint_maps import checkpoint_maps
 from kit.plots.render import plot
 from kit.plots.settings import PlotSettings
 from kit.run.finetune import finetune
@@ -32,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
 
 def drawn(**chosen: Any) -> list[str]:
     files = [Path(file) for file in plot(PlotSettings.model_validate({"device": "cpu", **chosen}))["files"]]
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert all(file.read_bytes().startswith((b"\x89PNG", b"GIF89a")) for file in files)
     return [file.name for file in files]
 
 
@@ -42,9 +49,50 @@ def test_a_run_is_drawn_with_its_losses_and_a_few_maps(run: Path) -> None:
     assert (run / "figures" / "loss.png").exists()
 
 
+def test_further_steps_are_mapped_and_animated(run: Path, tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"checkpoint": run / "checkpoints" / "best", "variables": ("2t",), "out": tmp_path}
+    # The first input states of the test split are those of 0 and 6 h.
+    assert drawn(steps=2, **chosen) == ["2t_20200104T1800.png"]
+    (animation,) = drawn(steps=2, animate=True, **chosen)
+    assert animation == "2t_from_20200104T0600.gif"
+    with Image.open(tmp_path / animation) as frames:
+        assert len(ImageSequence.all_frames(frames)) == 2
+
+
+def test_the_weights_before_training_are_mapped_beside_the_trained_ones(run: Path, tmp_path: Path) -> None:
+    further: dict[str, Any] = {
+        "run": {"name": "further", "dir": tmp_path},
+        "data": {"store": str(run.parent / "store")},
+        "model": {"weights": str(run / "checkpoints" / "best")},
+        "train": {"steps": 1},
+        "track": {"uri": "none"},
+    }
+    checkpoint = open_checkpoint(Path(finetune(Settings.model_validate(further)).run) / "checkpoints" / "best")
+    settings = PlotSettings.model_validate({"checkpoint": checkpoint.path, "variables": ["2t"], "device": "cpu"})
+    album = checkpoint_maps(checkpoint, settings, Conditions(device="cpu"), GuardedModel())
+    (frame,) = album.series[0].frames
+    assert list(frame.forecasts) == ["After training", "Before training", "Persistence"]
+    states = Store.open(run.parent / "store").read("2t", [13, 14])
+    np.testing.assert_array_equal(frame.forecasts["Persistence"], states[0])
+    assert frame.target is not None
+    np.testing.assert_array_equal(frame.target, states[1])
+    alone = checkpoint_maps(
+        checkpoint, settings.model_copy(update={"base": False}), Conditions(device="cpu"), GuardedModel()
+    )
+    assert list(alone.series[0].frames[0].forecasts) == ["After training", "Persistence"]
+
+
 def test_a_scorecard_is_drawn_once_there_are_scores(run: Path) -> None:
     evaluate(EvaluateSettings(checkpoint=run / "checkpoints" / "best", device="cpu"))
-    assert "scorecard.png" in drawn(run=run)
+    names = drawn(run=run)
+    assert "scorecard.png" in names
+    # Of one lead there is nothing to draw against the lead.
+    assert "scores_by_lead.png" not in names
+    evaluate(EvaluateSettings(checkpoint=run / "checkpoints" / "best", device="cpu", steps=2))
+    names = drawn(run=run)
+    assert {"scorecard_persistence.png", "scores_by_lead.png"} <= set(names)
+    # It began from random weights.
+    assert "scorecard_base.png" not in names
     (run / "scores.json").unlink()
 
 
