@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from kit.checkpoint.run_folder import RunFolder, load_side_file
 from kit.io.documents import DocumentError
@@ -21,13 +21,20 @@ Kind = Literal["run", "checkpoint", "export", "sums", "scorecard", "mlflow"]
 
 _SCORECARD = {"store", "period", "samples", "leads"}
 _Rows = dict[str, dict[str, dict[str, FiniteFloat | None]]]
-_ROWS = TypeAdapter(_Rows)
-_REGIONS = TypeAdapter(dict[str, _Rows])
-_UNITS = TypeAdapter(dict[str, str])
 _EXPECTED = (
     "expected a run folder, a checkpoint, an export, sums that `kit evaluate` keeps (a Zarr), a scorecard "
     "(scores.json), or the id of an MLflow run"
 )
+
+
+class _Card(BaseModel):
+    """What of a scorecard is computed with; everything else is taken as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    leads: _Rows
+    regions: dict[str, _Rows] = {}
+    units: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -189,10 +196,7 @@ def read_scorecard(path: Path) -> dict[str, Any]:
         SettingsError: it is none, or was changed since it was written.
     """
     try:
-        card = load_side_file(path, _SCORECARD)
-        card["leads"] = _ROWS.validate_python(card["leads"])
-        card["regions"] = _REGIONS.validate_python(card.get("regions", {}))
-        card["units"] = _UNITS.validate_python(card.get("units", {}))
+        return _Card.model_validate(load_side_file(path, _SCORECARD)).model_dump()
     except DocumentError as error:
         msg = f"{error}; expected a scorecard that `kit evaluate` wrote (scores.json)"
         raise SettingsError(msg) from error
@@ -200,7 +204,6 @@ def read_scorecard(path: Path) -> dict[str, Any]:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         msg = f"{path}: expected a scorecard that `kit evaluate` wrote (scores.json), found no scores at {place!r}"
         raise SettingsError(msg) from error
-    return card
 
 
 def grid_of(archive: Archive) -> str:
