@@ -197,7 +197,7 @@ def _existing(folder: Path, runs: list[Path]) -> Sequence[str | Path]:
 
 UNFIT: dict[str, tuple[Callable[[Path, list[Path]], Sequence[str | Path]], str]] = {
     "one run": (lambda _, runs: runs[:1], "expected two or more to compare"),
-    "no run": (lambda _, runs: [], "runs"),
+    "no run": (lambda _, runs: [], "arguments are required: RUNS"),
     "the same run twice": (lambda _, runs: [runs[0], runs[0]], "is given twice"),
     "a run and its checkpoint": (lambda _, runs: [runs[0], runs[0] / "checkpoints" / "best"], "is given twice"),
     "no such place": (lambda folder, runs: [runs[0], folder / "third"], "there is no such file or folder"),
