@@ -3,7 +3,7 @@
 ``nox -s planet`` runs this: ``nox -s planet -- --years 2 --seed 1 --climate other --out FOLDER``. The weather is
 that of ``dycore``, derived as that of the embedded sample is (``make_sample``), six hours apart, 365 of the planet's
 days to a year. It is written a month at a time, so that memory does not grow with the years. The store says of itself
-that it is synthetic, its dates are fictitious, and no package carries it. A year takes a quarter of an hour on one
+that it is synthetic, its dates are fictitious, and no package carries it. A year takes about half an hour on one
 processor, and 0.8 GB.
 """
 
