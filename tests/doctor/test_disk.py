@@ -77,6 +77,7 @@ def test_the_files_that_the_kit_carries_are_whole(monkeypatch: pytest.MonkeyPatc
     assert [(one.name, one.status) for one in check_files(verify=False)] == [
         ("file era5-sample", "ok"),
         ("file aurora-tiny", "ok"),
+        ("file coastlines", "ok"),
         ("cache files", "skipped"),
     ]
 
@@ -86,7 +87,7 @@ def test_a_damaged_file_that_the_kit_carries(monkeypatch: pytest.MonkeyPatch, tm
     damaged[1000] ^= 1
     (tmp_path / "aurora-tiny.safetensors").write_bytes(damaged)
     monkeypatch.setattr(registry.entry, "RESOURCES", tmp_path)
-    sample, tiny, _ = check_files(verify=False)
+    sample, tiny, *_ = check_files(verify=False)
     assert "No such file" in sample.detail
     assert "SHA-256 is" in tiny.detail
     assert [(one.status, one.remedy) for one in (sample, tiny)] == [("error", "install the kit again")] * 2
