@@ -83,56 +83,119 @@ def first_run(folder: Path) -> dict[str, Any]:
     """Make the run of the first page, and score it."""
     result = kit(folder, "finetune --run.name first")
     scores = kit(folder, "evaluate --checkpoint runs/first/checkpoints/best")["scores"]
-    skills = {name: row["skill"] for name, row in scores.items() if row["skill"] is not None}
+    skills = {name: row["skill"] for name, row in scores.items()}
+    base = [1 - row["base_rmse"] / row["persistence_rmse"] for row in scores.values()]
     return {
         "steps": result["steps"],
         "validation": [result["valid"]["before"], result["valid"]["after"]],
         "training": [result["loss"]["first_epoch"], result["loss"]["last_epoch"]],
         "better": len([skill for skill in skills.values() if skill > 0]),
         "of": len(scores),
-        "mean_skill": sum(skills.values()) / len(skills),
+        "mean_skill": [sum(base) / len(base), sum(skills.values()) / len(skills)],
         "skill": {name: skills[name] for name in ("2t", "10u", "10v", "z_500")},
     }
 
 
 def first_run_text(found: Mapping[str, Any]) -> str:
     """State what the first run came to."""
-    skill, (before, after) = found["skill"], found["validation"]
+    skill, (before, after), (base, mean) = found["skill"], found["validation"], found["mean_skill"]
     first, last = found["training"]
     return (
         f"The run takes {found['steps']} steps, a minute or two on two CPU cores. The validation loss falls from "
-        f"{before:.4f}, that of the embedded weights, to {after:.4f}, and the mean training loss of an epoch from "
-        f"{first:.4f} to {last:.4f}. On the test states, which neither training has seen, {found['better']} of "
-        f"{found['of']} variables and levels beat persistence, and the mean skill is {found['mean_skill']:.3f} (2 m "
-        f"temperature {skill['2t']:.2f}, 10 m wind {skill['10u']:.2f} and {skill['10v']:.2f}, geopotential at 500 hPa "
-        f"{skill['z_500']:.2f}). The stratosphere does not: hardly anything changes there in six hours, and a model "
-        "that rebuilds the whole state cannot hold still that well."
+        f"{before:.4f}, that of the embedded weights, which know another planet, to {after:.4f}, and the mean "
+        f"training loss of an epoch from {first:.4f} to {last:.4f}. On the test states, which no training has seen, "
+        f"{found['better']} of {found['of']} variables and levels beat persistence, and the mean skill rises from "
+        f"{base:.3f} to {mean:.3f} (2 m temperature {skill['2t']:.2f}, 10 m wind {skill['10u']:.2f} and "
+        f"{skill['10v']:.2f}, geopotential at 500 hPa {skill['z_500']:.2f}). Least is gained over persistence in the "
+        "stratosphere, where hardly anything changes in six hours: a model that rebuilds the whole state has to "
+        "hold it still."
     )
 
 
+ROLL_OUTS = {
+    "one step": "",
+    "push-forward, `rollout.steps 4`": "--rollout.steps 4",
+    "`rollout.steps 4`, `rollout.buffer 8`": "--rollout.steps 4 --rollout.buffer 8",
+}
+"""Ways to train, and their settings."""
+
+
 def roll_out(folder: Path) -> dict[str, Any]:
-    """Train one step and four steps ahead, and validate each both ways."""
-    found: dict[str, Any] = {}
-    for steps in (1, 4):
-        trained = kit(folder, f"finetune --run.name trained-{steps} --train.steps 40 --rollout.steps {steps}")["valid"]
-        found[f"trained_{steps}_validated_{steps}"] = [trained["before"], trained["after"]]
-        other = 5 - steps
-        # A further run begins with the validation of the weights that it starts from.
-        weights = f"--model.weights runs/trained-{steps}/checkpoints/last --train.steps 1"
-        validated = kit(folder, f"finetune --run.name validated-{other} {weights} --rollout.steps {other}")["valid"]
-        found[f"trained_{steps}_validated_{other}"] = validated["before"]
+    """Train one step ahead, four steps ahead, and from a replay buffer, and validate each one and four steps ahead."""
+    found: dict[str, Any] = {"steps": 40, "embedded weights": {}}
+    # A run validates what it was trained for; one from a buffer, all steps of the roll-out.
+    validates = {"": "1", "--rollout.steps 4": "4"}
+    for number, (way, settings) in enumerate(ROLL_OUTS.items()):
+        before, after = validation(folder, f"trained-{number} --train.steps {found['steps']} {settings}")
+        found[way] = {}
+        for ahead in ("1", "4"):
+            if ahead == validates.get(settings):
+                found["embedded weights"][ahead], found[way][ahead] = before, after
+                continue
+            # A further run begins with the validation of the weights that it starts from.
+            weights = f"--model.weights runs/trained-{number}/checkpoints/last --train.steps 1"
+            name = f"validated-{number}-{ahead}"
+            found[way][ahead], _ = validation(folder, f"{name} {weights} --rollout.steps {ahead}")
     return found
+
+
+def validation(folder: Path, run: str) -> tuple[float, float]:
+    """Train, and return the validation losses before and after; ``run`` is a run's name and its settings."""
+    valid = kit(folder, f"finetune --run.name {run}")["valid"]
+    return valid["before"], valid["after"]
 
 
 def roll_out_text(found: Mapping[str, Any]) -> str:
     """State what is gained and lost by training on predictions."""
-    (near, near_trained), (far, far_trained) = found["trained_1_validated_1"], found["trained_4_validated_4"]
-    return (
-        "What is gained further ahead costs a little at the first step: after 40 steps on the sample, the validation "
-        f"loss four steps ahead went from {far:.3f} to {found['trained_1_validated_4']:.3f} with `rollout.steps 1` and "
-        f"to {far_trained:.3f} with 4; one step ahead, from {near:.3f} to {near_trained:.3f} and to "
-        f"{found['trained_4_validated_1']:.3f}."
-    )
+    lines = [
+        f"Validation losses on the sample, from the embedded weights, after {found['steps']} steps:",
+        "",
+        "| | one step ahead | four steps ahead |",
+        "| --- | --- | --- |",
+    ]
+    ways = ("embedded weights", *ROLL_OUTS)
+    lines += [f"| {way} | {found[way]['1']:.4f} | {found[way]['4']:.4f} |" for way in ways]
+    return "\n".join(lines)
+
+
+METHODS = {
+    "`full`": "",
+    "`lora`": "--adapt.method lora",
+    "`lora`, rank 16, targets `*`": "--adapt.method lora --adapt.targets '*' --adapt.rank 16 --optim.lr 6e-3",
+    "`prefix`": "--adapt.method prefix",
+    "`prompt`, 8 x 16 cells": "--adapt.method prompt --adapt.coarse 8x16",
+}
+"""What trains, and its settings."""
+
+
+def methods(folder: Path) -> dict[str, Any]:
+    """Train in different ways for as many steps, on the sample."""
+    found: dict[str, Any] = {"steps": 40}
+    for number, (method, settings) in enumerate(METHODS.items()):
+        result = kit(folder, f"finetune --run.name m{number} --train.steps {found['steps']} {settings}")
+        files = folder.glob(f"runs/m{number}/checkpoints/best/*.safetensors")
+        found[method] = {
+            "trains": result["trainable_parameters"],
+            "validation": [result["valid"]["before"], result["valid"]["after"]],
+            "bytes": sum(file.stat().st_size for file in files),
+        }
+    return found
+
+
+def methods_text(found: Mapping[str, Any]) -> str:
+    """State what the methods come to in as many steps."""
+    steps, before = found["steps"], found["`full`"]["validation"][0]
+    lines = [
+        f"On the embedded sample with the tiny weights, {steps} steps each, from a validation loss of {before:.4f}:",
+        "",
+        "| | parameters that train | validation loss | tensors of the checkpoint |",
+        "| --- | --- | --- | --- |",
+    ]
+    for method in METHODS:
+        row = found[method]
+        size = f"{row['bytes'] / 1e6:.2f} MB"
+        lines.append(f"| {method} | {row['trains']:,} | {row['validation'][1]:.4f} | {size} |")
+    return "\n".join(lines)
 
 
 def europe(folder: Path) -> dict[str, Any]:
@@ -180,16 +243,18 @@ def europe_text(found: Mapping[str, Any]) -> str:
 SESSIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "first-run": first_run,
     "roll-out": roll_out,
+    "methods": methods,
     "europe": europe,
 }
 """Runs by the name of the numbers that come from them."""
 TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "first-run": first_run_text,
     "roll-out": roll_out_text,
+    "methods": methods_text,
     "europe": europe_text,
 }
 """Paragraphs by the same names."""
-PAGES = ("first-run.md",)
+PAGES = ("first-run.md", "rollout.md", "methods.md")
 
 if __name__ == "__main__":
     main(sys.argv[1:])
