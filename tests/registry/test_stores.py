@@ -33,9 +33,7 @@ def test_a_store_is_never_fetched() -> None:
 def test_a_climatology_is_read_by_evaluations() -> None:
     entry = Entry(**{**STORE, "kind": "climatology"})
     assert not state(entry)["fetched"]
-    with pytest.raises(
-        RegistryError, match="is a climatology at gs:.* kit evaluate --climatology era5"
-    ):
+    with pytest.raises(RegistryError, match="is a climatology at gs:.* kit evaluate --climatology era5"):
         fetch_all([entry])
     with pytest.raises(StoreError, match="hold climatology; a store is built from states"):
         locate("weatherbench2-climatology", "zarr")

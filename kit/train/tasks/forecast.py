@@ -70,10 +70,11 @@ class ForecastTask:
         self._device = next(space.model.parameters()).device
         self._rain = RainBoard()
         if space.spec.stochastic:
-            self.notes = (
+            note = (
                 "warning: the model reads noise, and a loss of single predictions teaches it to say the same whatever "
-                "the noise; --task.name crps trains members together",
+                "the noise; --task.name crps trains members together"
             )
+            self.notes = (note,)
 
     @property
     def data(self) -> TaskData:
