@@ -1,4 +1,4 @@
-"""Thirty secrets put wherever a user can put them; a scan of all that the commands write, send and print for each."""
+"""Forty secrets put wherever a user can put them; a scan of all that the commands write, send and print for each."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import json
 import os
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 import pytest
 
 from kit.cli.main import main
 from kit.registry.entry import RESOURCES
+from tests.processes import Python
 from tests.servers import Fault, serving
 from tests.servers import Server as FileServer
 from tests.tracking.servers import Server as TrackingServer
 
-KIT = Path(sys.executable).with_name("kit")
+_MAIN = "import sys; from kit.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 VARIABLES = {
     "HF_TOKEN": "hf_QmVyZ2VuQmVyZ2VuQmVyZ2Vu",
@@ -45,8 +46,28 @@ VARIABLES = {
     "ECMWF_DATASTORES_KEY": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
     "SSH_PRIVATE_KEY": "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjE=\n-----END OPENSSH PRIVATE KEY-----",
     "SESSION_COOKIE": "sessionid=g7Hh!kk'22 and=more",
+    "STRIPE_KEY": "sk_live_4eC39HqLyjWDarjtT1zdp7dc",
+    "VAULT_TOKEN": "hvs.CAESIJq0Dk3x8vYb2mNf7tRw1zLp",
+    "WANDB_API_KEY": "3f9d1c07be5a4862907fd1e6a2c8b4d05e7a9f13",
+    "SENDGRID_API_KEY": "SG.k3Jd82mQx71LpZr5TyU3Vb.N6cEwHs94jG0fdA1",
+    "PGPASSWORD": "pg/p4ss'of ann",
+    "LDAP_BINDPW": "ld4p-b1nd-pw",
 }
 """Secrets of the environment, by their variables."""
+
+# Variables whose names say nothing, and the secrets within their values.
+ACCOUNT_KEY = "Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MA+/=="
+WEB_HOOK = "T0Q1W2E3R/B0A1S2D3F/zX9cV8bN7mK6jH5gF4dS3aQ2"
+SERVICE_KEY = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
+ODBC = "od8c+pw/1"
+CONTAINERS = {
+    "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={ACCOUNT_KEY};X=y",
+    "ALERTS_URL": f"https://hooks.slack.com/services/{WEB_HOOK}",
+    "SERVICE_ACCOUNT": json.dumps(
+        {"private_key": f"-----BEGIN PRIVATE KEY-----\n{SERVICE_KEY}\n-----END PRIVATE KEY-----\n"}
+    ),
+    "ODBC_DSN": f"Driver=x;Server=db;Uid=ann;Pwd={ODBC};",
+}
 
 PROXY = "pr0xy@pass/word"
 DATABASE = "d4ta/b@se'pw"
@@ -66,7 +87,7 @@ SETTING = "s3tting/with@pw"
 MISTAKEN = "mist4ken-flag-value"
 IN_ADDRESSES = (
     PROXY, DATABASE, POSTGRES, MYSQL, MSSQL, TRACKING, SIGNATURE, FRAGMENT, MIRROR, ZARR_USER, ZARR_KEY, WEIGHTS,
-    ARCHIVE, NETRC, SETTING, MISTAKEN,
+    ARCHIVE, NETRC, SETTING, MISTAKEN, ACCOUNT_KEY, WEB_HOOK, SERVICE_KEY, ODBC,
 )  # fmt: skip
 SECRETS = (*VARIABLES.values(), *IN_ADDRESSES)
 
@@ -89,6 +110,43 @@ def told(content: bytes, but: str = "") -> list[str]:
     return [secret for secret in SECRETS if secret != but and any(text in content for text in SPELLINGS[secret])]
 
 
+@contextmanager
+def echoing() -> Iterator[str]:
+    """Serve errors that repeat all that was sent, and some of what a server may know: as careless servers do."""
+
+    known = [*VARIABLES.values(), *CONTAINERS.values(), ACCOUNT_KEY, SERVICE_KEY, ODBC]
+
+    class Echo(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            plain = [base64.b64decode(text.split()[1]) for text in self.headers.get_all("Authorization", [])[:1]
+                     if text.startswith("Basic ")]  # fmt: skip
+            words = f"refused: {self.command} {self.path} {unquote(self.path)} {dict(self.headers)} {plain} {sent!r}"
+            body = json.dumps({"error_code": "PERMISSION_DENIED", "message": f"{words} {known}"}).encode()
+            self.send_response(403)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Error-Message", words.encode("ascii", "replace").decode().replace("\n", " "))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = answer
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.server_address[1]}"
+    finally:
+        listener.shutdown()
+        listener.server_close()
+        thread.join()
+
+
 class Tap:
     """A way to a server that keeps what is sent through it."""
 
@@ -108,7 +166,7 @@ class Tap:
                 threading.Thread(target=self._pump, args=(inner, outer, False), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, kept: bool) -> None:
-        with suppress(OSError):
+        with source, suppress(OSError):
             while data := source.recv(65536):
                 if kept:
                     self.sent += data
@@ -157,7 +215,7 @@ def registry(files: FileServer) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_nothing_that_is_written_sent_or_printed_holds_a_secret(
     tmp_path: Path, files: FileServer, tracking: tuple[TrackingServer, Tap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,27 +229,28 @@ def test_nothing_that_is_written_sent_or_printed_holds_a_secret(
     store = f"http://ann:{quote(TRACKING, safe='')}@127.0.0.1:{tap.port}"
     (own / "run.toml").write_text(f'[track]\nuri = "{store}"\n[data]\nstore = "mine"\n[train]\nsteps = 2\n')
     (own / "bad.toml").write_text(f'[track]\nurl = "http://ann:{SETTING}@host/x"\n')
-    environment = {name: text for name, text in os.environ.items() if "proxy" not in name.lower()} | {
-        **VARIABLES, "HOME": str(home), "TMPDIR": str(temporary), "KIT_CACHE": str(work / "cache"),
+    environment = {
+        **VARIABLES, **CONTAINERS, "HOME": str(home), "TMPDIR": str(temporary), "KIT_CACHE": str(work / "cache"),
         "KIT_REGISTRY": str(own / "registry.toml"), "HF_ENDPOINT": files.url(),
         "HTTPS_PROXY": f"http://ann:{quote(PROXY, safe='')}@127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost",
         "DATABASE_URL": f"postgresql://ann:{DATABASE}@db.invalid/x",
         "KIT_HRRR_ARCHIVE": f"http://ann:{ARCHIVE}@127.0.0.1:{files.port}/hrrr",
     }  # fmt: skip
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    printed = bytearray()
+    # Processes have these beside the present ones.
+    for name in os.environ:
+        if "proxy" in name.lower() or name == "MLFLOW_TRACKING_URI":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(work)
+    output = tmp_path / "output.txt"
 
-    def kit(*words: str, code: int | tuple[int, ...] = 0, **variables: str) -> str:
-        done = subprocess.run(
-            [str(KIT), *words], env=environment | variables, cwd=work, capture_output=True, timeout=600, check=False
-        )
+    def kit(*words: str, code: int | tuple[int, ...] = 0, **variables: str) -> None:
+        status = Python(_MAIN, *words, output=output, variables=environment | variables).wait(600)
         codes = code if isinstance(code, tuple) else (code,)
-        shown = f"{words}\n{done.stdout.decode()}\n{done.stderr.decode()}"
-        assert done.returncode in codes, shown
-        assert told(done.stdout + done.stderr) == [], shown
-        assert code == (0, 1) or b"Traceback" not in done.stderr, shown
-        printed.extend(done.stdout + done.stderr)
-        return done.stdout.decode()
+        content = output.read_bytes() + output.with_suffix(".err").read_bytes()
+        shown = f"{words}\n{content.decode()}"
+        assert status in codes, shown
+        assert told(content) == [], shown
+        assert code == (0, 1) or b"Traceback" not in content, shown
 
     # What works, with all of it around.
     kit("data", "fetch", "mine")
@@ -228,8 +287,25 @@ def test_nothing_that_is_written_sent_or_printed_holds_a_secret(
         kit("data", "build", "--source", "zarr", "--path", address, "--out", "z", code=2)
     kit("data", "build", "--source", "hrrr", "--path", "hrrr", "--times", "2020-01-01T00/2020-01-01T01", "--out", "h",
         code=2)  # fmt: skip
-    kit("data", "build", "--source", "cds", "--path", "era5", "--times", "2020-01-01/2020-01-02", "--out", "c",
-        "--product", "era5", code=2, ECMWF_DATASTORES_URL="http://127.0.0.1:9")  # fmt: skip
+
+    # Servers that refuse, and repeat what they were sent.
+    with echoing() as host:
+        server_address = f"http://ann:{quote(TRACKING, safe='')}@{host}"
+        (own / "echo.toml").write_text(registry(files).replace(f"127.0.0.1:{files.port}", host).partition("[wrong]")[0])
+        kit("finetune", "--run.name", "c", "--track.uri", server_address, code=2)
+        kit("sync", "runs/a", "--track.uri", server_address, code=2)
+        kit("ui", "--track.uri", server_address, code=2)
+        kit("doctor", "--json", code=(0, 2), KIT_TRACK__URI=server_address)
+        kit("data", "fetch", "gone", code=2, KIT_REGISTRY=str(own / "echo.toml"))
+        hub = "hub:owner/repo@0123456789abcdef0123456789abcdef01234567/model.ckpt"
+        kit("finetune", "--model.weights", hub, code=2, HF_ENDPOINT=f"http://{host}")
+        zarr = f"http://ann:{quote(ZARR_USER, safe='')}@{host}/x.zarr?key={quote(ZARR_KEY, safe='')}"
+        kit("data", "build", "--source", "zarr", "--path", zarr, "--out", "z", code=2)
+        kit("finetune", "--data.store", zarr, code=2)
+        kit("data", "build", "--source", "hrrr", "--path", "hrrr", "--times", "2020-01-01T00/2020-01-01T01", "--out",
+            "h", code=2, KIT_HRRR_ARCHIVE=f"http://ann:{ARCHIVE}@{host}/hrrr")  # fmt: skip
+        kit("data", "build", "--source", "cds", "--path", "era5", "--times", "2020-01-01/2020-01-02", "--out", "c",
+            "--product", "era5", code=2, ECMWF_DATASTORES_URL=f"http://{host}")  # fmt: skip
 
     written = [file for folder in (work, temporary, server.folder) for file in folder.rglob("*") if file.is_file()]
     names = {file.name for file in written}
@@ -262,10 +338,12 @@ def test_the_traceback_of_a_defect_holds_no_secret(
 
     def fail() -> None:
         message = f"GET https://ann:{quote(POSTGRES, safe='')}@host/x?sig={SIGNATURE} with {VARIABLES['HF_TOKEN']}"
+        message += f" {CONTAINERS} {ACCOUNT_KEY} {[*VARIABLES.values()]}"
         raise kind(message) from ValueError(f"Authorization: Bearer {WEIGHTS}")
 
     monkeypatch.setattr(listed, "entries", fail)
-    monkeypatch.setenv("SOME_TOKEN", WEIGHTS)
+    for name, text in {**VARIABLES, **CONTAINERS, "SOME_TOKEN": WEIGHTS}.items():
+        monkeypatch.setenv(name, text)
     monkeypatch.setenv("KIT_CACHE", f"/tmp/{FRAGMENT}")
     assert main(["data", "list", "--json"]) in (1, 2)
     shown = capsys.readouterr()
