@@ -121,16 +121,19 @@ ROLL_OUTS = {
 
 
 def roll_out(folder: Path) -> dict[str, Any]:
-    """Train one step ahead, four steps ahead, and from a replay buffer, and validate each one and four steps ahead."""
-    found: dict[str, Any] = {"steps": 40, "embedded weights": {}}
+    """Fine-tune, go on in several ways, and validate each one and four steps ahead."""
+    first = kit(folder, "finetune --run.name first")["steps"]
+    found: dict[str, Any] = {"first": first, "steps": 80, "before": {}}
     # A run validates what it was trained for; one from a buffer, all steps of the roll-out.
     validates = {"": "1", "--rollout.steps 4": "4"}
     for number, (way, settings) in enumerate(ROLL_OUTS.items()):
-        before, after = validation(folder, f"trained-{number} --train.steps {found['steps']} {settings}")
+        # What has been adapted moves little further.
+        further = f"--model.weights runs/first/checkpoints/last --optim.lr 1e-4 --train.steps {found['steps']}"
+        before, after = validation(folder, f"trained-{number} {further} {settings}")
         found[way] = {}
         for ahead in ("1", "4"):
             if ahead == validates.get(settings):
-                found["embedded weights"][ahead], found[way][ahead] = before, after
+                found["before"][ahead], found[way][ahead] = before, after
                 continue
             # A further run begins with the validation of the weights that it starts from.
             weights = f"--model.weights runs/trained-{number}/checkpoints/last --train.steps 1"
@@ -147,14 +150,15 @@ def validation(folder: Path, run: str) -> tuple[float, float]:
 
 def roll_out_text(found: Mapping[str, Any]) -> str:
     """State what is gained and lost by training on predictions."""
+    trained = f"after {found['first']} steps one step ahead and {found['steps']} more, at a learning rate of 1e-4"
     lines = [
-        f"Validation losses on the sample, from the embedded weights, after {found['steps']} steps:",
+        f"Validation losses on the sample, {trained}:",
         "",
         "| | one step ahead | four steps ahead |",
         "| --- | --- | --- |",
     ]
-    ways = ("embedded weights", *ROLL_OUTS)
-    lines += [f"| {way} | {found[way]['1']:.4f} | {found[way]['4']:.4f} |" for way in ways]
+    rows = {f"after the first {found['first']}": found["before"], **{way: found[way] for way in ROLL_OUTS}}
+    lines += [f"| {name} | {row['1']:.4f} | {row['4']:.4f} |" for name, row in rows.items()]
     return "\n".join(lines)
 
 
