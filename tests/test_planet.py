@@ -59,7 +59,7 @@ def test_a_planet_is_a_store_that_says_it_is_synthetic(tmp_path: Path) -> None:
     out = tmp_path / "planets" / "small"
     planet.main(["--days", "2", "--climate", "other", "--seed", "3", "--out", str(out)])
     store = kit.open_store(out)
-    assert (len(store.times), store.surface, store.static) == (8, ("2t", "10u", "10v", "msl"), ("lsm", "slt", "z"))
+    assert (len(store.times), store.surface, store.static) == (8, ("10u", "10v", "2t", "msl"), ("lsm", "slt", "z"))
     assert store.levels == tuple(map(float, make_sample.LEVELS_HPA))
     assert store.attributes["synthetic"]
     assert "climate other, seed 3" in store.attributes["description"]
