@@ -167,7 +167,7 @@ def zarr_bombs(dice: random.Random, folder: Path, sound: Sound) -> list[str]:
         "zstd": dice.choice((frame + blocks, b"\x28\xb5\x2f\xfd\x00\x58" + blocks)),
         "lz4": struct.pack("<I", 2**31 - 1) + bytes(50),
         "zlib": deflated,
-        "gzip": gzip.compress(bytes(2**24), 9) * dice.choice((60, 100_000)),
+        "gzip": gzip.compress(bytes(2**24), 9, mtime=0) * dice.choice((60, 100_000)),
         "bz2": bz2.compress(bytes(2**22), 9) * dice.choice((60, 100_000)),
     }
     codec = dice.choice(sorted(bombs))

@@ -32,7 +32,7 @@ def tar_of(content: bytes) -> bytes:
     (
         (message(), "--source grib"),
         (pickle.dumps({"a": 1}), "--source pickle"),
-        (gzip.compress(b"x"), "gzip; unpack"),
+        (gzip.compress(b"x", mtime=0), "gzip; unpack"),
         (b"<!DOCTYPE html><html>404</html>", "HTML"),
         (b'\n {"error": "no licence"}', "JSON"),
         (lzma.compress(b"x"), "xz; unpack"),
