@@ -26,7 +26,7 @@ def make_runs(folder: Path, database: Path) -> list[Path]:
         raw: dict[str, Any] = {
             "run": {"name": name, "dir": folder},
             "data": {"store": str(store.path)},
-            "model": {"variant": "small", "weights": "random"},
+            "model": {"variant": "tiny", "weights": "random"},
             "optim": {"lr": rate, "warmup": 1},
             "train": {"steps": 3, "device": "cpu"},
             "track": {"uri": f"sqlite:///{folder / 'mlflow.db'}"},

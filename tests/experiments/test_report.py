@@ -27,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> list
 @pytest.fixture
 def run(runs: list[Path], tmp_path: Path) -> Path:
     """A copy of a run that may be changed."""
-    shutil.copytree(runs[0], tmp_path / "copy")
+    shutil.copytree(runs[0], tmp_path / "copy", ignore=shutil.ignore_patterns("resume"))
     return tmp_path / "copy"
 
 
