@@ -83,9 +83,19 @@ class EnsembleLoss(FieldLoss):
         for fields in self._others:
             value = fields.surface[name] if name in fields.surface else fields.atmospheric[name]
             others.append((value if level is None else value[:, level]).detach())
-        return partial(_score, others=others, alpha=self.alpha)
+        return partial(member_score, others=others, alpha=self.alpha)
 
 
-def _score(value: torch.Tensor, target: torch.Tensor, *, others: Sequence[torch.Tensor], alpha: float) -> torch.Tensor:
+def member_score(
+    value: torch.Tensor, target: torch.Tensor, *, others: Sequence[torch.Tensor], alpha: float
+) -> torch.Tensor:
+    """Score an ensemble in every point, as a function of one member; the others stand.
+
+    Args:
+        value: The member, of any shape.
+        target: What came, of the same shape.
+        others: The other members, one at least, of the same shape.
+        alpha: Share of the fair score, from 0 to 1.
+    """
     score: torch.Tensor = MemberScore.apply(value, [other.to(target.dtype) for other in others], target, alpha)  # type: ignore[no-untyped-call]
     return score

@@ -71,9 +71,9 @@ def test_a_resumed_run_has_the_same_average(store: Path, run_dir: Path, method: 
 
 def test_training_ends_early(store: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Steps that are lost in rounding: no validation finds a lower loss.
-    still = {"optim": {"lr": 1e-30, "weight_decay": 0.0}}
+    still = {"lr": 1e-30, "weight_decay": 0.0}
     train = {"epochs": 20, "patience": 2, "check_after": None}
-    result = finetune(settings(store, run_dir, train=train | {"steps": None}, **still))
+    result = finetune(settings(store, run_dir, train=train | {"steps": None}, optim=still))
     losses = [line["loss"] for line in metrics(Path(result.run)) if line["kind"] == "valid"]
     best = losses.index(min(losses))
     assert len(losses) == best + 3
@@ -82,7 +82,7 @@ def test_training_ends_early(store: Path, run_dir: Path, capsys: pytest.CaptureF
     assert result.interrupted is None
     assert "no lower validation loss in 2 validations; training ends" in capsys.readouterr().err
     # It has come to its end: going on takes no further step.
-    again = finetune(settings(store, run_dir, train=train | {"steps": None, "resume": "auto"}, **still))
+    again = finetune(settings(store, run_dir, train=train | {"steps": None, "resume": "auto"}, optim=still))
     assert (again.steps, again.early) == (result.steps, True)
 
 

@@ -37,7 +37,7 @@ def test_values_and_intervals_are_of_the_common_dates(tmp_path: Path) -> None:
     (row,) = found.rows
     # One error everywhere: its root mean square over dates is the score.
     ours, theirs = (math.sqrt(np.mean((factor * NOISE[10:50]) ** 2)) for factor in (1.2, 1.0))
-    np.testing.assert_allclose(row.values, [theirs, ours], rtol=1e-12)
+    assert list(row.values) == pytest.approx([theirs, ours], rel=1e-12)
     assert row.difference == pytest.approx(ours - theirs)
     sums = [np.array([moments(factor * error, WEIGHTS, 1)[0] for error in NOISE[10:50]]) for factor in (1.2, 1.0)]
     # Start dates are 6 h apart, and forecasts of 24 h overlap with three further ones.

@@ -20,7 +20,7 @@ from kit.models.space import Fields, TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.settings import Settings
 from kit.train.build import build_trainer
-from kit.train.ensemble_loss import EnsembleLoss, MemberScore
+from kit.train.ensemble_loss import EnsembleLoss, member_score
 from kit.train.resolve import resolve_step
 from kit.train.settings import LossSettings, RolloutSettings, TaskSettings
 from kit.train.task import StepLoss, unobserved
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 def score(members: list[float], target: float, alpha: float = 1.0) -> float:
     first, *others = (torch.tensor([value], dtype=torch.float64) for value in members)
-    found: torch.Tensor = MemberScore.apply(first, others, torch.tensor([target], dtype=torch.float64), alpha)
+    found = member_score(first, torch.tensor([target], dtype=torch.float64), others=others, alpha=alpha)
     return found.item()
 
 
@@ -56,7 +56,7 @@ def test_scores_of_the_library(alpha: float, method: Any) -> None:
         xr.DataArray(members, dims=("member", "case")), xr.DataArray(target, dims="case"), "member", method=method
     )
     first, *others = torch.from_numpy(members)
-    found = MemberScore.apply(first, others, torch.from_numpy(target), alpha)
+    found = member_score(first, torch.from_numpy(target), others=others, alpha=alpha)
     assert found.mean().item() == pytest.approx(float(due), rel=1e-12)
 
 
@@ -66,7 +66,7 @@ def test_the_score_of_normals() -> None:
     for count in (2, 4, 8):
         first, *others = torch.randn(count, 200_000, generator=generator)
         target = torch.randn(200_000, generator=generator)
-        found = MemberScore.apply(first, others, target, 1.0)
+        found = member_score(first, target, others=others, alpha=1.0)
         assert found.mean().item() == pytest.approx(1 / math.sqrt(math.pi), abs=0.005)
 
 
@@ -80,7 +80,7 @@ def test_derivatives_are_those_of_the_formula(alpha: float) -> None:
     for position in range(4):
         member = members[position].detach().requires_grad_()
         others = [members[other].detach() for other in range(4) if other != position]
-        found = MemberScore.apply(member, others, target, alpha)
+        found = member_score(member, target, others=others, alpha=alpha)
         torch.testing.assert_close(found, due.detach())
         (slope,) = torch.autograd.grad(found.sum(), member)
         torch.testing.assert_close(slope, gradient[position])
@@ -122,7 +122,7 @@ def gradients(
         parameter.grad = None
     values = []
     for found in task.losses(pair_of(space.spec, len(rollout.loss_steps)), unobserved):
-        (found.loss.total / task.losses_per_batch).backward()
+        torch.autograd.backward(found.loss.total / task.losses_per_batch)
         values.append(found.loss.total.item())
     assert len(values) == task.losses_per_batch
     return values, {name: value.grad.clone() for name, value in parameters.items() if value.grad is not None}
