@@ -224,7 +224,7 @@ def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.
         (["finetune", "stray"], "unrecognized arguments: stray"),
         (["finetune", "--config", "/nothing.toml"], "there is no file '/nothing.toml'"),
         (["finetune", "--recipe", "nothing"], "there is no recipe 'nothing'"),
-        (["evaluate"], "checkpoint: is needed and has no default; give --checkpoint"),
+        (["evaluate"], "expected a checkpoint or a forecast_file, and not both"),
         (["plot"], "give one of run, checkpoint, forecast_file; given: none"),
         (["plot", "--run", "a", "--checkpoint", "b"], "given: run and checkpoint"),
         (["data", "build"], "source: is needed"),

@@ -154,7 +154,7 @@ def _change(run: Path) -> None:
         (_nothing, ["{run}", "--out", "{run}/absent/page.html"], "cannot be written"),
         (_change, ["{run}"], "was changed since it was written"),
         (_nothing, ["{run}", "--plans"], "unknown setting --plans"),
-        (_nothing, [], "run"),
+        (_nothing, [], "required: RUN"),
     ],
     ids=["parent", "absent", "checkpoint", "pdf", "existing", "no folder", "changed", "unknown", "nothing"],
 )

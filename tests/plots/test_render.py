@@ -65,7 +65,6 @@ def test_the_weights_before_training_are_mapped_beside_the_trained_ones(run: Pat
         "data": {"store": str(run.parent / "store")},
         "model": {"weights": str(run / "checkpoints" / "best")},
         "train": {"steps": 1},
-        "track": {"uri": "none"},
     }
     checkpoint = open_checkpoint(Path(finetune(Settings.model_validate(further)).run) / "checkpoints" / "best")
     settings = PlotSettings.model_validate({"checkpoint": checkpoint.path, "variables": ["2t"], "device": "cpu"})
