@@ -229,7 +229,8 @@ def test_all_side_files_are_written_anew_when_the_run_goes_on(
     for words in (
         "provenance.json is gone; it is written anew from the checkpoint",
         "trains.json is gone; it is written anew",
-        "tracking.json cannot be read: it was changed",
+        # Changed, or no JSON any more: it depends on which byte it was.
+        "tracking.json cannot be read: ",
         "metrics.jsonl: line 2 is damaged and left out",
         "metrics.jsonl lacks 1 of 4 steps",
     ):

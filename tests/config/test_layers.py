@@ -13,6 +13,7 @@ from kit.config.command_line import parse
 from kit.config.layers import Layer, command_line_layer, environment_layer, read_recipe, read_toml, resolve
 from kit.config.schema import can_be_none, flatten, leaves
 from kit.data.settings import BuildSettings, Period
+from kit.export.settings import ExportSettings
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import SettingsError
 from kit.planning.settings import PlanSettings
@@ -190,8 +191,8 @@ def test_a_bad_value_is_told_with_what_was_expected_and_where_it_came_from(tree:
 
 
 def test_a_needed_setting_is_asked_for() -> None:
-    with pytest.raises(SettingsError, match="^checkpoint: is needed and has no default; give --checkpoint$"):
-        resolve(EvaluateSettings, [])
+    with pytest.raises(SettingsError, match="checkpoint: is needed and has no default; give --checkpoint\n"):
+        resolve(ExportSettings, [])
 
 
 def test_the_origin_of_a_command_line_value_is_its_option() -> None:

@@ -186,7 +186,9 @@ def test_what_cannot_be_scored_is_an_error(checkpoints: list[Path], tmp_path: Pa
 
 def test_bands_change_no_score(checkpoints: list[Path], results: list[dict[str, Any]]) -> None:
     in_bands = scored(checkpoints[1], memory={"latitude_bands": 4, "window_bands": 2})
-    assert in_bands["scores"] == results[1]["scores"]
+    # Not to the last bit on every processor: some multiply matrices of other sizes in another order.
+    for name, row in results[1]["scores"].items():
+        assert in_bands["scores"][name] == pytest.approx(row, rel=1e-5, abs=1e-6), name
 
 
 @pytest.mark.parametrize(
