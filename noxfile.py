@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
@@ -20,6 +21,24 @@ nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
 LOCK = "requirements.lock"
+PLATFORMS = {
+    f"{system} {machine}, Python {version}": {
+        "sys_platform": system,
+        "platform_system": name,
+        "os_name": kernel,
+        "platform_machine": machine,
+        "python_version": version,
+        "python_full_version": f"{version}.0",
+    }
+    for system, name, kernel, machine in [
+        ("linux", "Linux", "posix", "x86_64"),
+        ("linux", "Linux", "posix", "aarch64"),
+        ("darwin", "Darwin", "posix", "arm64"),
+        ("win32", "Windows", "nt", "AMD64"),
+    ]
+    for version in ["3.11", "3.12", "3.13"]
+}
+"""Where what a lock installs is compared, as the variables of markers."""
 PRETRAINING_DAYS = 180
 """Of the planet whose weather the embedded weights learn first."""
 
@@ -192,7 +211,8 @@ def lock(session: nox.Session) -> None:
         shutil.copyfile(ROOT / LOCK, out)
     compile_lock(session, out, [argument for argument in session.posargs if argument != "--check"])
     if checking and (difference := pins(ROOT / LOCK) ^ pins(out)):
-        session.error(f"{LOCK} is stale, run nox -s lock; it differs in: {', '.join(sorted(difference))}")
+        named = sorted(f"{package} on {platform}" for package, platform in difference)
+        session.error(f"{LOCK} is stale, run nox -s lock; it differs in: {', '.join(named)}")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -215,10 +235,17 @@ def compile_lock(session: nox.Session, out: Path, arguments: list[str]) -> None:
     session.run("uv", "pip", "compile", "pyproject.toml", "--all-extras", *groups, *form, *plain, *arguments)
 
 
-def pins(path: Path) -> set[str]:
-    """Return a lock's lines that name packages: version and marker, but not hashes.
+def pins(path: Path) -> set[tuple[str, str]]:
+    """Return what a lock installs, ``(NAME==VERSION, platform)``, on each of the platforms of ``PLATFORMS``.
 
-    An index may gain files of a version that is pinned already, which makes no lock stale.
+    Neither hashes nor the wording of markers count: an index may gain files of a version that is pinned already, and
+    releases of uv write the same marker in other words.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
-    return {line.removesuffix("\\").strip() for line in lines if line[:1].isalnum()}
+    pinned = [Requirement(line.removesuffix("\\")) for line in lines if line[:1].isalnum()]
+    return {
+        (f"{one.name}{one.specifier}", name)
+        for one in pinned
+        for name, platform in PLATFORMS.items()
+        if one.marker is None or one.marker.evaluate(platform)
+    }
