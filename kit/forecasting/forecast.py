@@ -2,27 +2,24 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from aurora import Batch
 
-from kit import __version__
 from kit.adapt.specialists import Specialist, Specialists, check_same_base
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
-from kit.data.variables import Kind, lookup
+from kit.forecasting.describing import attributes_of, layout_of
 from kit.forecasting.initial_states import chosen_starts, initial_store
 from kit.forecasting.predictor import Conditions, Predictor, load_forecast_predictor
+from kit.forecasting.rolling import check_finite, check_prediction, roll_out, valid_time
 from kit.forecasting.settings import ForecastSettings
-from kit.forecasting.writing import ForecastLayout, Writer, bytes_of, portable_name, writing
+from kit.forecasting.writing import ForecastLayout, Writer, bytes_of, writing
 from kit.io.atomic import check_free
-from kit.io.errors import CheckpointError, KitError, SettingsError
+from kit.io.errors import SettingsError
 from kit.memory.out_of_memory import readable
-from kit.models.space import TrainingSpace
 from kit.registry.fetching import strictly
 
 _logger = logging.getLogger(__name__)
@@ -127,6 +124,7 @@ class ForecastJob:
     def __init__(self, settings: ForecastSettings, checkpoints: Sequence[Checkpoint], predictor: Predictor) -> None:
         self._settings = settings
         self._checkpoints = checkpoints
+        self._predictor = predictor
         self._space, self._pairs, self._store = predictor.space, predictor.pairs, predictor.store
         self._precision = predictor.precision
         self._starts = chosen_starts(settings, checkpoints[0], predictor.pairs)
@@ -188,12 +186,12 @@ class ForecastJob:
                 self._space.noise = replace(self._space.noise, member=member)
             for start, index in enumerate(self._starts):
                 state = self._pairs.inputs([index])
-                _check_finite(state, self._space, f"{self._store.path}: the initial state of {_valid_time(state)}")
+                check_finite(state, self._space, f"{self._store.path}: the initial state of {valid_time(state)}")
                 rolled = roll_out(self._space, state, steps)
                 # Held by the roll-out alone, which lets go of it after the first step.
                 del state
                 for step, prediction in enumerate(rolled):
-                    _check_prediction(prediction, self._space, step + 1, name)
+                    check_prediction(prediction, self._space, step + 1, name)
                     yield _Position(member, start, step), prediction
                     if time.monotonic() - said >= _SAY_EVERY:
                         said = time.monotonic()
@@ -217,120 +215,17 @@ class ForecastJob:
             writer.write(name, index, values)
 
     def _layout(self, prediction: Batch) -> ForecastLayout:
-        store, spec = self._store, self._space.spec
-        latitude, longitude = self._pairs.selection.grid.scored_coordinates(store)
-        if longitude.ndim == 1:
-            # Readers of files want increasing longitudes: those of a box across Greenwich are negative in its west.
-            drop = np.flatnonzero(np.diff(longitude) < 0)
-            if drop.size:
-                longitude = np.where(np.arange(len(longitude)) <= drop[0], longitude - 360, longitude)
-        attributes = {
-            "Conventions": "CF-1.11",
-            "title": f"Forecast of a fine-tuned Aurora, variant {spec.variant}",
-            "source": f"Aurora ({spec.variant}), fine-tuned and run with aurora-finetune-kit {__version__}",
-            # Paths are this machine's; a file that is passed on keeps their last parts.
-            "checkpoint": [portable_name(checkpoint.path) for checkpoint in self._checkpoints],
-            "lead_hours": spec.lead_hours,
-            "precision": self._precision,
-            "initial_states": Path(self._settings.data.store or store.attributes.get("registry") or store.path).name,
-            "licence_of_initial_states": str(store.attributes.get("licence", "")),
-            "synthetic": bool(store.attributes.get("synthetic")),
-        }
+        paths = [checkpoint.path for checkpoint in self._checkpoints]
+        attributes = attributes_of(self._predictor, paths, self._settings.data.store)
         if (seed := self._seed()) is not None:
             attributes["seed"] = seed
-        if projection := store.attributes.get("projection"):
-            attributes["projection"] = projection
-        return ForecastLayout(
-            surface={name: self._described(name, "surface") for name in prediction.surf_vars},
-            atmospheric={name: self._described(name, "atmospheric") for name in prediction.atmos_vars},
-            levels=[float(level) for level in prediction.metadata.atmos_levels],
-            latitude=latitude,
-            longitude=longitude,
-            starts=[self._pairs.time(index) for index in self._starts],
-            timestep=spec.timestep,
-            steps=self._settings.steps,
-            members=len(self._checkpoints) if self._has_members else 0,
-            attributes=attributes,
+        members: Sequence[int] = ()
+        method = ""
+        if self._has_members:
+            members = range(len(paths))
+        elif len(paths) > 1:
+            method = "realization: mean"
+        starts = [self._pairs.time(index) for index in self._starts]
+        return layout_of(
+            prediction, self._predictor, starts, self._settings.steps, attributes, members=members, method=method
         )
-
-    def _described(self, name: str, kind: Kind) -> dict[str, Any]:
-        """Return the attributes of a variable: the table's, and the store's where the model was given it from there."""
-        # A head predicts further channels of its variable, under names that begin with the variable's.
-        for parent in self._space.spec.heads:
-            if name.startswith(f"{parent}_"):
-                return _described_head(name.removeprefix(f"{parent}_"), self._described(parent, kind))
-        described: dict[str, Any] = {}
-        if known := lookup(name, kind):
-            described |= known.attributes()
-        # What the store says of its own variables comes before what the table knows in general.
-        stored = {"surface": self._store.surface, "atmospheric": self._store.atmospheric}
-        if name in stored[kind]:
-            described |= self._store.variable_attributes(name)
-        if self._specialists is not None and not self._has_members:
-            described["cell_methods"] = f"{described.get('cell_methods', '')} realization: mean".strip()
-        return described
-
-
-def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
-    """Predict step by step, each prediction becoming the newest input state.
-
-    Args:
-        space: Model that predicts.
-        state: Physical variables of the input states, [1, T, H, W] and [1, T, C, H, W].
-        steps: Number of model steps.
-
-    Yields:
-        Physical variables under a store's names, [1, 1, H, W] and [1, 1, C, H, W], on the model's device.
-
-    Raises:
-        CheckpointError: the model does not predict all that it reads, so that there is no second step.
-    """
-    state = state.to(next(space.model.parameters()).device)
-    for step in range(1, steps + 1):
-        _, prediction = space.step(space.inputs(state))
-        if step < steps:
-            try:
-                state = space.advance(state, prediction)
-            except KitError:
-                raise
-            except ValueError as error:
-                msg = f"the forecast cannot go on after step {step}: {error}. Ask for no more, with --steps {step}"
-                raise CheckpointError(msg) from error
-        # Under a store's names the wave model's wind has lost what the next step reads, so that the state above is
-        # made of upstream's.
-        yield space.physical(prediction)
-
-
-def _described_head(channel: str, variable: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of what a head predicts beside its variable: a probability, or another quantile."""
-    long_name = str(variable.get("long_name", ""))
-    if channel == "occurrence":
-        return {"long_name": f"Probability of {long_name.lower()} of 0.1 mm or more", "units": "1"}
-    order = channel.removeprefix("q").replace("_", ".")
-    return {**variable, "long_name": f"{long_name}, quantile of {order} %"}
-
-
-def _check_prediction(prediction: Batch, space: TrainingSpace, step: int, member: str) -> None:
-    whose = f" of {member}" if member else ""
-    lead = f"step {step} (+{step * space.spec.lead_hours:g} h, valid {_valid_time(prediction)})"
-    _check_finite(prediction, space, f"the forecast{whose} breaks down at {lead}: the prediction")
-
-
-def _check_finite(batch: Batch, space: TrainingSpace, what: str) -> None:
-    """Check that everything that should be a number is one.
-
-    Raises:
-        CheckpointError: names the variables.
-    """
-    bad = []
-    for name, value in (batch.surf_vars | batch.atmos_vars).items():
-        # Waves are absent over land by design.
-        if name not in space.may_be_missing and not value.isfinite().all():
-            bad.append(name)
-    if bad:
-        msg = f"{what} holds NaN or Inf in {', '.join(bad)}; nothing was written"
-        raise CheckpointError(msg)
-
-
-def _valid_time(batch: Batch) -> str:
-    return f"{batch.metadata.time[0]:%Y-%m-%dT%H:%M}"

@@ -11,7 +11,7 @@ from kit.checkpoint.folder import Checkpoint
 from kit.data.dataset import Pairs
 from kit.data.settings import BuildSettings, Period
 from kit.data.store.build import build_store
-from kit.forecasting.settings import ForecastSettings
+from kit.forecasting.settings import RollOutSettings
 from kit.io.errors import StoreError
 
 # A file of initial states has no splits: every state in it may be started from.
@@ -47,7 +47,7 @@ def initial_store(name: str | None, checkpoint: Checkpoint) -> Iterator[str | No
         yield str(build_store(built).path)
 
 
-def chosen_starts(settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pairs) -> list[int]:
+def chosen_starts(settings: RollOutSettings, checkpoint: Checkpoint, pairs: Pairs) -> list[int]:
     """Return positions among the initial states: those asked for, or the first of the test split.
 
     Raises:
@@ -66,7 +66,7 @@ def chosen_starts(settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pai
 
 
 def _default_start(
-    settings: ForecastSettings, checkpoint: Checkpoint, pairs: Pairs, possible: Sequence[datetime]
+    settings: RollOutSettings, checkpoint: Checkpoint, pairs: Pairs, possible: Sequence[datetime]
 ) -> int:
     # A store with one possible start was made for it, whatever the test split of the checkpoint is.
     if settings.data.store is not None and len(possible) == 1:

@@ -13,9 +13,10 @@ from aurora import Aurora, Batch
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.data.settings import Period
 from kit.data.store.build import open_store
-from kit.forecasting.forecast import ForecastJob, roll_out
+from kit.forecasting.forecast import ForecastJob
 from kit.forecasting.initial_states import initial_store
 from kit.forecasting.predictor import Conditions, Predictor, build_prediction_space, pairs_of
+from kit.forecasting.rolling import roll_out
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import StoreError
 from kit.memory.checks import check_forecast_memory

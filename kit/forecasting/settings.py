@@ -55,24 +55,21 @@ class ForecastData(BaseModel):
     checkpoint was trained on."""
 
 
-class ForecastSettings(BaseModel):
-    """A forecast's ingredients."""
+class RollOutSettings(BaseModel):
+    """What forecasts and ensembles are both made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     checkpoint: Checkpoints
-    """Checkpoint folders, given one by one or separated by commas. Several are the members of an ensemble: deltas on
-    one base, which is held once."""
+    """Checkpoint folders, given one by one or separated by commas."""
     out: Path
-    """What is written: a NetCDF file (``.nc``) or a Zarr v3 group (``.zarr``); must not exist."""
+    """What is written."""
     data: ForecastData = ForecastData()
     start: tuple[Start, ...] | None = Field(default=None, min_length=1)
     """Initial times, UTC, such as ``2020-01-01T06``, and ranges ``START/END`` that stand for every possible one in
     them; by default the first possible one of the test split."""
     steps: PositiveInt = 4
     """Steps of the roll-out, each of the model's own length."""
-    members: Literal["each", "mean"] = "each"
-    """Of several checkpoints: write ``each`` forecast, along a dimension ``member``, or their ``mean`` alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -84,6 +81,18 @@ class ForecastSettings(BaseModel):
     memory: MemorySettings = MemorySettings()
     """How a forecast fits the device; what is about training has no effect, and is refused."""
     registry: RegistrySettings = RegistrySettings()
+
+
+class ForecastSettings(RollOutSettings):
+    """A forecast's ingredients."""
+
+    checkpoint: Checkpoints
+    """Checkpoint folders, given one by one or separated by commas. Several are the members of an ensemble: deltas on
+    one base, which is held once."""
+    out: Path
+    """What is written: a NetCDF file (``.nc``) or a Zarr v3 group (``.zarr``); must not exist."""
+    members: Literal["each", "mean"] = "each"
+    """Of several checkpoints: write ``each`` forecast, along a dimension ``member``, or their ``mean`` alone."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

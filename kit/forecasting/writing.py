@@ -46,6 +46,7 @@ class ForecastLayout:
         timestep: Time from one lead time to the next.
         steps: Number of lead times.
         members: Number of members of an ensemble; 0 where there is no such dimension.
+        numbers: Numbers of the members; by default 0, 1 and so on.
         attributes: Attributes of the whole file.
     """
 
@@ -58,6 +59,7 @@ class ForecastLayout:
     timestep: timedelta
     steps: int
     members: int = 0
+    numbers: Sequence[int] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -133,7 +135,8 @@ class ForecastLayout:
                 dimensions = self.grid
             found[name] = (dimensions, np.asarray(values, dtype=np.float64), dict(COORDINATES[name]))
         if self.members:
-            found["member"] = (("member",), np.arange(self.members), {"standard_name": "realization"})
+            numbers = np.array(self.numbers or range(self.members))
+            found["member"] = (("member",), numbers, {"standard_name": "realization"})
         return found
 
     def described(self, name: str) -> dict[str, Any]:

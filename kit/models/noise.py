@@ -21,15 +21,17 @@ from kit.io.hashes import sha256_of_text
 
 @dataclass(frozen=True)
 class NamedNoise:
-    """Noise of one member.
+    """Noise of one member, or of the members that stand beside each other in a batch.
 
     Attributes:
         seed: Seed of all members.
         member: Member of an ensemble, counted from 0.
+        members: Members of a batch, one for each sample; None where all samples are of ``member``.
     """
 
     seed: int
     member: int = 0
+    members: tuple[int, ...] | None = None
 
     def draw(self, start: datetime, step: int, like: torch.Tensor) -> torch.Tensor:
         """Draw the noise of one sample, standard normal.
@@ -63,10 +65,12 @@ class NamedNoise:
             return
         step = metadata.rollout_step
         starts = [moment - step * timestep for moment in metadata.time]
+        members = self.members or (self.member,) * len(starts)
+        named = [(NamedNoise(self.seed, member), start) for member, start in zip(members, starts, strict=True)]
 
         def replace(_module: torch.nn.Module, args: tuple[Any, ...]) -> torch.Tensor:
             (drawn_BLD,) = args
-            return torch.stack([self.draw(start, step, drawn_BLD[0]) for start in starts])
+            return torch.stack([noise.draw(start, step, drawn_BLD[0]) for noise, start in named])
 
         # What upstream has drawn goes through this module and nowhere else.
         with model.backbone.noise_mlp.register_forward_pre_hook(replace):

@@ -19,8 +19,8 @@ from aurora import Batch
 from kit.checkpoint.folder import Checkpoint
 from kit.data.dataset import Pairs
 from kit.data.store.reader import Store
-from kit.forecasting.forecast import roll_out
 from kit.forecasting.predictor import Conditions, Predictor, load_base_predictor, load_predictor
+from kit.forecasting.rolling import roll_out
 from kit.io.errors import CheckpointError, SettingsError
 from kit.memory.out_of_memory import GuardedModel
 from kit.plots.map_grid import MapGrid

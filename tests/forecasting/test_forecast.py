@@ -19,8 +19,10 @@ from pydantic import ValidationError
 from kit.checkpoint.folder import open_checkpoint
 from kit.cli.main import main
 from kit.forecasting import forecast as room
+from kit.forecasting.describing import described_head
 from kit.forecasting.forecast import forecast
 from kit.forecasting.predictor import Conditions, load_forecast_predictor
+from kit.forecasting.rolling import check_prediction, roll_out
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import CheckpointError, SettingsError, StoreError
 from tests.adapt.models import awake_model
@@ -114,7 +116,7 @@ def test_a_box_across_greenwich_is_written_without_its_halo(made: SimpleNamespac
     predictor = load_forecast_predictor(open_checkpoint(copied), Conditions(device="cpu"))
     rows, columns = predictor.pairs.selection.grid.window or (slice(None), slice(None))
     with torch.no_grad():
-        (expected,) = room.roll_out(predictor.space, predictor.pairs.inputs([1]), 1)
+        (expected,) = roll_out(predictor.space, predictor.pairs.inputs([1]), 1)
     assert expected.surf_vars["2t"].shape[-1] > 8
     np.testing.assert_array_equal(dataset["2t"][0, 0], expected.surf_vars["2t"][0, 0, rows, columns])
     np.testing.assert_array_equal(dataset["t"][0, 0], expected.atmos_vars["t"][0, 0, :, rows, columns])
@@ -194,14 +196,14 @@ def test_memory_does_not_grow_with_the_steps(
     """Of predictions made before, none but the last is still held when the next is there."""
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    plain = room._check_prediction
+    plain = check_prediction
 
     def look(prediction: Batch, *others: Any) -> None:
         alive.append(sum(reference() is not None for reference in held))
         held.append(weakref.ref(prediction.surf_vars["2t"]))
         plain(prediction, *others)
 
-    monkeypatch.setattr(room, "_check_prediction", look)
+    monkeypatch.setattr(room, "check_prediction", look)
     run(tmp_path / "f.nc", made.base, steps=6, start=("2020-01-01T12",))
     assert len(alive) == 6
     assert max(alive) <= 1
@@ -211,14 +213,14 @@ def test_memory_does_not_grow_with_the_steps(
 def test_a_failure_on_the_way_leaves_nothing(
     made: SimpleNamespace, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = room._check_prediction
+    plain = check_prediction
 
     def fail(prediction: Batch, space: Any, step: int, member: str) -> None:
         if step == 2:
             prediction.surf_vars["msl"].view(-1)[0] = torch.nan
         plain(prediction, space, step, member)
 
-    monkeypatch.setattr(room, "_check_prediction", fail)
+    monkeypatch.setattr(room, "check_prediction", fail)
     message = r"breaks down at step 2 \(\+12 h, valid 2020-01-02T00:00\): the prediction holds NaN or Inf in msl"
     with pytest.raises(CheckpointError, match=message):
         run(tmp_path / "out" / f"f{suffix}", made.base, steps=3, start=("2020-01-01T12",))
@@ -332,7 +334,7 @@ def test_every_step_has_a_stores_names(variant: str) -> None:
     state = synthetic_batch(spec)
     names = set(spec.upstream.physical(spec.surface))
     with torch.no_grad():
-        steps = list(room.roll_out(space, state, 2))
+        steps = list(roll_out(space, state, 2))
     for step, prediction in enumerate(steps, start=1):
         assert set(prediction.surf_vars) == names
         assert set(prediction.atmos_vars) == set(spec.atmospheric)
@@ -341,10 +343,10 @@ def test_every_step_has_a_stores_names(variant: str) -> None:
 
 def test_what_heads_say_is_described() -> None:
     variable = {"long_name": "Total precipitation", "units": "m", "standard_name": "x"}
-    occurrence = room._described_head("occurrence", variable)
+    occurrence = described_head("occurrence", variable)
     assert occurrence == {"long_name": "Probability of total precipitation of 0.1 mm or more", "units": "1"}
-    assert room._described_head("q2_5", variable)["long_name"] == "Total precipitation, quantile of 2.5 %"
-    assert room._described_head("q95", variable)["units"] == "m"
+    assert described_head("q2_5", variable)["long_name"] == "Total precipitation, quantile of 2.5 %"
+    assert described_head("q95", variable)["units"] == "m"
 
 
 def test_what_does_not_predict_all_that_it_reads_goes_one_step(
