@@ -65,7 +65,7 @@ def decode_dates(dataset: xr.Dataset, where: str) -> xr.Dataset:
             inherited = bounds[str(key)]
             attributes |= {name: inherited[name] for name in ("units", "calendar") if name in inherited}
         is_date = " since " in str(attributes.get("units", "")) and variable.dtype.kind in "iuf"
-        if is_date and variable.ndim <= _TABLE:
+        if is_date and (variable.ndim <= _TABLE or str(key) in bounds):
             decoded[key] = _decoded(variable, attributes, f"{where}: {key}")
     names = [name for name in decoded if name in dataset.coords]
     changed = dataset.drop_indexes([name for name in names if name in dataset.xindexes])

@@ -19,6 +19,8 @@ LEAD, VERSION, WINDOW = "state_lead", "state_version", "state_window"
 """Coordinates along ``time``: hours from the start of the forecast, ERA5's ``expver``, hours that a value adds up over.
 
 All are float64; what is unknown is NaN."""
+VERSIONS = "expver"
+"""ECMWF's version of an experiment, as the Climate Data Store's files call it."""
 STATE_COORDINATES = (LEAD, VERSION, WINDOW)
 BOUND_START = "state_bound_start"
 """Coordinate along ``time``: where the interval of a statistic begins, from the bounds of the times."""
@@ -238,10 +240,18 @@ def _bounds(dataset: xr.Dataset, valid: str | None) -> npt.NDArray[Any] | None:
         return None
     attributes = dataset[valid].attrs | dataset[valid].encoding
     name = str(attributes.get("bounds", attributes.get("climatology", "")))
-    if name not in dataset.variables or dataset[name].ndim != 2:
+    if name not in dataset.variables:
         return None
-    values = dataset[name].values
-    return values.astype("datetime64[s]") if values.dtype.kind == "M" else None
+    bounds = dataset[name]
+    if VERSIONS in bounds.dims:
+        # Final and preliminary states may each have bounds, which are the same ones.
+        first = bounds.isel({VERSIONS: 0}, drop=True)
+        if not (bounds == first).all():
+            return None
+        bounds = first
+    if bounds.ndim != 2 or bounds.dtype.kind != "M":
+        return None
+    return bounds.values.astype("datetime64[s]")
 
 
 def _along(dataset: xr.Dataset, dimension: Any) -> xr.Dataset:

@@ -4,10 +4,8 @@ import numpy as np
 import xarray as xr
 
 from kit.data.sources.fields import Note
-from kit.data.sources.leads import VERSION
+from kit.data.sources.leads import VERSION, VERSIONS
 
-VERSIONS = "expver"
-"""ECMWF's version of an experiment, as the Climate Data Store's files call it."""
 _UNKNOWN = 9999
 
 

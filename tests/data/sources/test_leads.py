@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from kit.data.sources.dates import decode_dates
 from kit.data.sources.leads import BOUND_END, BOUND_START, LEAD, split_by_lead
 from kit.io.errors import StoreError
 
@@ -130,6 +131,25 @@ def test_bounds_go_with_the_times() -> None:
     )  # fmt: skip
     (part,) = split_by_lead(dataset, "a.nc")
     assert ((part[BOUND_END] - part[BOUND_START]).values / HOUR).tolist() == [6, 6, 6]
+
+
+@pytest.mark.parametrize("shift", (0, 1))
+def test_bounds_of_final_and_preliminary_states_are_the_same_or_none(shift: int) -> None:
+    """Decoded from numbers, as files hold them."""
+    ends = np.array([0.0, 6.0, 12.0])
+    final = np.stack([ends - 6, ends], axis=1)
+    dataset = decode_dates(
+        xr.Dataset(
+            {"tp": (("expver", "time", "latitude", "longitude"), np.zeros((2, 3, 2, 2))),
+             "time_bnds": (("expver", "time", "nv"), np.stack([final, final - shift]))},
+            coords={"time": ("time", ends, {"units": "hours since 2020-01-01", "bounds": "time_bnds"})},
+        ),
+        "a.nc",
+    )  # fmt: skip
+    (part,) = split_by_lead(dataset, "a.nc")
+    assert (BOUND_START in part.coords) == (shift == 0)
+    if shift == 0:
+        assert ((part[BOUND_END] - part[BOUND_START]).values / HOUR).tolist() == [6, 6, 6]
 
 
 def test_analyses_have_no_lead() -> None:

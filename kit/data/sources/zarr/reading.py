@@ -28,8 +28,7 @@ from kit.data.settings import Period
 from kit.data.sources.base import Request
 from kit.data.sources.dates import check_are_dates
 from kit.data.sources.fields import Note
-from kit.data.sources.leads import BOUND_START
-from kit.data.sources.versions import VERSIONS
+from kit.data.sources.leads import BOUND_START, VERSIONS
 from kit.data.sources.zarr.retry_store import AbsentChunkError, RetryStore, describe_key, keys_read
 from kit.data.store.format import period_indices
 from kit.io.documents import parse_json
