@@ -23,7 +23,7 @@ from kit.plots.map_grid import MapGrid
 from kit.plots.map_series import MapAlbum, MapSeries, channel_of, chosen_channels, chosen_starts
 from kit.plots.maps import MapFrame, MapSetting
 from kit.plots.settings import PlotSettings
-from kit.verification.forecast_layouts import open_layout
+from kit.verification.forecast_layouts import MEMBER, open_layout
 from kit.verification.same_grid import SharedGrid, shared_grid
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class _ForecastFile:
                 f"{', '.join(map(str, dataset.dims))}. Forecasts of others are scored with kit evaluate "
                 "--forecast_file, and not drawn"
             )
+            raise StoreError(msg)
+        if MEMBER in dataset.dims:
+            msg = f"{path}: holds {dataset.sizes[MEMBER]} members of an ensemble, and maps are of one: select one first"
             raise StoreError(msg)
         self.path, self.dataset = path, dataset
         times, leads = dataset["time"], dataset["lead_time"]

@@ -23,26 +23,40 @@ from kit.data.zarr_guard import open_group
 from kit.io.atomic import exchange, move, publish, remove_tree, scratch, sync_tree
 from kit.io.errors import SettingsError
 from kit.io.hashes import sha256_of_text
-from kit.verification.spectra import TARGET
-from kit.verification.sums import CLIMATOLOGY, MOMENTS, PERSISTENCE
+from kit.verification.ensemble_sums import MEMBER_MOMENTS, outcome_names
+from kit.verification.spectra import MEMBER, TARGET
+from kit.verification.sums import CLIMATOLOGY, MODEL, MOMENTS, PERSISTENCE
 
 FORMAT = 2
 _READ_FORMATS = (1, FORMAT)
 """The first held ``sums`` alone."""
 SUMS, EVENTS, SPECTRA = "sums", "events", "spectra"
+MEMBERS, RANKS, EXCEEDANCES = "members", "ranks", "exceedances"
+"""Of ensembles: sums of members, ranks of what came among them, and members that reach thresholds."""
 TABLES: Mapping[str, tuple[str, ...]] = {
     SUMS: ("start", "lead", "forecast", "channel", "region", "moment"),
     EVENTS: ("start", "lead", "forecast", "rain", "region", "event"),
     SPECTRA: ("start", "lead", "series", "field", "band", "wavenumber"),
+    MEMBERS: ("start", "lead", "ensemble", "quantity", "region", "member_moment"),
+    RANKS: ("start", "lead", "ensemble", "ranked", "region", "rank"),
+    EXCEEDANCES: ("start", "lead", "ensemble", "exceedance", "region", "outcome"),
 }
 """Dimensions of each array. Arrays of other lengths have dimensions of other names, so that xarray opens them all."""
-_TYPES: Mapping[str, str] = {SUMS: "float64", EVENTS: "float64", SPECTRA: "float32"}
+_TYPES: Mapping[str, str] = {
+    SUMS: "float64",
+    EVENTS: "float64",
+    SPECTRA: "float32",
+    MEMBERS: "float64",
+    RANKS: "float64",
+    EXCEEDANCES: "float64",
+}
 _NAMES = "names"
 """Attribute that holds the coordinates that are text."""
 _NUMBERS: Mapping[str, Mapping[str, Any]] = {
     "start": {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"},
     "lead": {"units": "hours"},
     "wavenumber": {"units": "1"},
+    "rank": {"units": "1"},
 }
 """Coordinates that are numbers, with their attributes."""
 _READ_AT_ONCE = 2**29
@@ -64,6 +78,10 @@ class Axes:
         fields: Channels with spectra.
         bands: Bands of latitude with spectra.
         wavenumbers: Zonal wavenumbers, in order.
+        members: Number of members of an ensemble; 0 of single forecasts.
+        quantities: Channels whose members are summed up.
+        ranked: Channels with ranks of what came among the members.
+        exceedances: Thresholds that members are counted at.
     """
 
     starts: Sequence[datetime]
@@ -76,11 +94,17 @@ class Axes:
     fields: Sequence[str] = ()
     bands: Sequence[str] = ()
     wavenumbers: Sequence[int] = ()
+    members: int = 0
+    quantities: Sequence[str] = ()
+    ranked: Sequence[str] = ()
+    exceedances: Sequence[str] = ()
 
     def coordinates(self) -> dict[str, npt.NDArray[Any]]:
         """Return the values of each dimension, as xarray reads them."""
         # Persistence is as rough as the state that it repeats, and climatology as smooth as a mean.
         series = [name for name in self.forecasts if name not in (PERSISTENCE, CLIMATOLOGY)]
+        if self.members:
+            series.append(MEMBER)
         texts: dict[str, Sequence[str]] = {
             "forecast": self.forecasts,
             "channel": self.channels,
@@ -91,12 +115,19 @@ class Axes:
             "series": [*series, TARGET],
             "field": self.fields,
             "band": self.bands,
+            "ensemble": [MODEL] if self.members else [],
+            "quantity": self.quantities,
+            "member_moment": MEMBER_MOMENTS if self.members else [],
+            "ranked": self.ranked,
+            "exceedance": self.exceedances,
+            "outcome": outcome_names(self.members) if self.members else [],
         }
         return {
             "start": starts_of(self.starts),
             "lead": np.asarray(self.leads, dtype=np.float64),
             **{name: np.asarray(values, dtype=str) for name, values in texts.items()},
             "wavenumber": np.asarray(self.wavenumbers, dtype=np.int64),
+            "rank": np.arange(self.members + 1 if self.members else 0),
         }
 
 
@@ -184,7 +215,8 @@ def read_archive(path: Path) -> Archive:
         msg = f"{path}: expected sums of format {FORMAT}, found {attributes.get('format')}; evaluate with this kit"
         raise SettingsError(msg)
     coordinates["start"] = coordinates["start"].astype(np.int64).astype("datetime64[s]")
-    coordinates["wavenumber"] = coordinates["wavenumber"].astype(np.int64)
+    for name in ("wavenumber", "rank"):
+        coordinates[name] = coordinates[name].astype(np.int64)
     return Archive(path, attributes, coordinates, arrays)
 
 

@@ -4,70 +4,38 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from aurora import Batch
-
 from kit.data.dataset import Pairs, Selection
 from kit.data.settings import Period
 from kit.data.statistics import channel_key
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store
-from kit.io.errors import StoreError
+from kit.io.errors import SettingsError, StoreError
 from kit.io.hashes import new_sha256, sha256_of_file
 from kit.registry.fetching import strictly
 from kit.verification.archive import archive_name, archiving, read_archive, starts_of
 from kit.verification.climatology import with_climatology
-from kit.verification.evaluation import Observer, Scoring, regions_of, sum_up
+from kit.verification.ensemble_forecasts import EnsembleForecasts, EnsemblePlan
+from kit.verification.ensemble_scores import ensemble_table
+from kit.verification.evaluation import Forecasts, Observer, Scoring, regions_of, sum_up
+from kit.verification.file_forecasts import FileForecasts
 from kit.verification.forecast_files import ForecastFile, open_forecast
 from kit.verification.leakage import find_leakage
 from kit.verification.regions import ALL
 from kit.verification.results import RainCard, Scorecard, old_row, units_of
-from kit.verification.same_grid import SharedGrid, shared_grid
+from kit.verification.same_grid import shared_grid
 from kit.verification.scoring import score_lead, score_table, spectra_table
 from kit.verification.settings import EvaluateSettings
-from kit.verification.sums import MODEL, PERSISTENCE, WIND_SPEED, States
+from kit.verification.sums import MODEL, PERSISTENCE, WIND_SPEED
 
 _logger = logging.getLogger(__name__)
 
 _HOUR = 3600
-
-
-@dataclass(frozen=True)
-class FileForecasts:
-    """Forecasts of a file, one start date at a time.
-
-    Attributes:
-        file: Forecast that is open.
-        selection: Variables and levels that are scored.
-        shared: Points that the file and the store share.
-        may_be_missing: Variables of which the store lacks values.
-    """
-
-    file: ForecastFile
-    selection: Selection
-    shared: SharedGrid
-    may_be_missing: frozenset[str]
-    device = torch.device("cpu")
-
-    def predict(self, inputs: Batch, steps: Sequence[int]) -> Iterator[States]:
-        """Read the states of one start date; arguments and results are those of ``Forecasts``."""
-        (start,) = inputs.metadata.time
-        points = np.ix_(self.shared.rows, self.shared.columns)
-        for step in steps:
-            moment = start, lead_of(step, self.selection.timestep)
-            states = {}
-            for name in (*self.selection.targets, *self.selection.atmospheric):
-                values = self.file.read(name, moment, self.selection.levels)
-                states[name] = torch.from_numpy(np.ascontiguousarray(values[..., points[0], points[1]])[None])
-            yield states
 
 
 @dataclass(frozen=True)
@@ -113,13 +81,26 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         made_of = _made_of(settings, store, compared) | of_climatology
         rain = RainCard()
         observers: list[Observer] = [rain.update]
-        axes = scoring.axes([MODEL, PERSISTENCE, *scoring.usual])
+        axes, plan = scoring.axes([MODEL, PERSISTENCE, *scoring.usual]), None
+        if file.members:
+            plan = EnsemblePlan.of(compared.forecasts, scoring, settings.thresholds)
+            axes = plan.axes(axes)
+        elif settings.thresholds:
+            msg = f"thresholds: {path} is no ensemble, whose probabilities could be scored; leave them out"
+            raise SettingsError(msg)
         with archiving(folder / archive_name(made_of), axes, made_of) as writer:
+            forecasts: Forecasts = compared.forecasts if plan is None else EnsembleForecasts(plan, writer)
             started = time.perf_counter()
-            waited = sum_up(compared.forecasts, scoring, writer, observers=observers)
+            waited = sum_up(forecasts, scoring, writer, observers=observers)
             seconds = time.perf_counter() - started
         archive = read_archive(folder / archive_name(made_of))
         table = score_table(archive)
+        ensemble: dict[str, Any] = {}
+        if file.members:
+            by_region = ensemble_table(archive)
+            ensemble["members"] = file.members
+            ensemble["ensemble"] = by_region.pop(ALL, {})
+            ensemble["ensemble_regions"] = by_region
         last = scoring.lead_hours(scoring.steps[-1])
         of_last = archive.of_lead(last, starts_of(scoring.times)).sel(forecast=[MODEL, PERSISTENCE])
         scores = score_lead(of_last, 1).get(ALL, {})
@@ -146,12 +127,8 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         precision=None,
         left_out=compared.left_out,
         leakage=find_leakage(None, scoring, synthetic=bool(store.attributes.get("synthetic"))),
+        **ensemble,
     )
-
-
-def lead_of(step: int, timestep: timedelta) -> float:
-    """Return the lead of a step in hours, as a file has it."""
-    return round(step * timestep.total_seconds() / _HOUR, 6)
 
 
 def _compare(file: ForecastFile, store: Store, settings: EvaluateSettings) -> _Comparison:

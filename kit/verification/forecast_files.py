@@ -32,7 +32,7 @@ from kit.data.store.reader import Store
 from kit.data.units import conversion
 from kit.data.variables import Variable
 from kit.io.errors import KitError, StoreError
-from kit.verification.forecast_layouts import open_layout
+from kit.verification.forecast_layouts import MEMBER, open_layout
 
 _logger = logging.getLogger(__name__)
 
@@ -87,6 +87,11 @@ class ForecastFile:
         return dict(self.dataset.attrs)
 
     @property
+    def members(self) -> int:
+        """Number of members of an ensemble; 0 of a single forecast."""
+        return int(self.dataset.sizes.get(MEMBER, 0))
+
+    @property
     def coordinates(self) -> tuple[Float64, Float64]:
         """Latitudes and longitudes in the file's order, degrees: [H] and [W], or both [H, W]."""
         latitude, longitude = (np.asarray(self.dataset[name].values, dtype=np.float64) for name in GRID)
@@ -125,10 +130,29 @@ class ForecastFile:
         assert found is not None, "a variable has an array"
         return found
 
-    def _state(self, array: FieldArray, moment: Moment) -> npt.NDArray[np.float32]:
-        """Read one array's values of a moment, [H, W] or [C, H, W]."""
-        variable = self.dataset[array.source].variable
-        kept = ("level", *grid_of(self.dataset))
+    def read_members(self, name: str, moment: Moment, level: float | None = None) -> npt.NDArray[np.float32]:
+        """Read one state of a variable of all members, at the surface or on one level.
+
+        Args:
+            name: The store's name of it.
+            moment: Initial time and lead.
+            level: Pressure in hPa, which the file has; None at the surface.
+
+        Returns:
+            Values in the store's units, [M, H, W].
+        """
+        (array,) = (held for held in self.arrays[name] if level is None or level in held.levels)
+        place = {}
+        if "level" in self.dataset[array.source].dims and level is not None:
+            place["level"] = array.levels.index(level)
+        return self._state(array, moment, place)
+
+    def _state(
+        self, array: FieldArray, moment: Moment, place: Mapping[str, int] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Read one array's values of a moment: [H, W] or [C, H, W], of all members [M, H, W]."""
+        variable = self.dataset[array.source].variable.isel(place or {})
+        kept = (MEMBER, "level", *grid_of(self.dataset))
         places = self.moments[moment]
         state = variable.isel({name: places.get(str(name), 0) for name in variable.dims if name not in kept})
         try:
@@ -205,6 +229,11 @@ def _find_arrays(
             others.append(str(key))
             continue
         _check_array(dataset, array, name, where)
+        if MEMBER in dataset.dims and MEMBER not in array.dims:
+            msg = (
+                f"{where}: {key} has no members, as other variables do; leave it out by naming others with --variables"
+            )
+            raise StoreError(msg)
         if set(levels) & {level for other in found.get(name, ()) for level in other.levels} or (
             not levels and name in found
         ):
@@ -282,7 +311,7 @@ def _find_moments(
     dataset: xr.Dataset, arrays: Mapping[str, Sequence[FieldArray]], windows: dict[str, Window], where: str
 ) -> tuple[dict[Moment, dict[str, int]], dict[str, frozenset[float]]]:
     """Find initial times and leads of all states, and the windows of what is accumulated."""
-    kept = ("level", *grid_of(dataset))
+    kept = (MEMBER, "level", *grid_of(dataset))
     sources = [array.source for held in arrays.values() for array in held]
     along = dict.fromkeys(str(name) for source in sources for name in dataset[source].dims if name not in kept)
     positions = {_POSITION + name: (name, np.arange(dataset.sizes[name])) for name in along}
@@ -297,7 +326,9 @@ def _find_moments(
     rules = WindowRules(windows, product_of_attributes(dataset.attrs))
     moments: dict[Moment, dict[str, int]] = {}
     held: dict[str, set[float]] = {name: set() for name in accumulated.values()}
-    for part in split_by_lead(dataset.assign(positions)[[*accumulated, *positions]], where):
+    # Members share their times and windows.
+    one_member = dataset.isel({MEMBER: 0}, drop=True) if MEMBER in dataset.dims else dataset
+    for part in split_by_lead(one_member.assign(positions)[[*accumulated, *positions]], where):
         leads = _leads_of(part, where)
         valid = part["time"].values.astype("datetime64[s]")
         for index, lead in enumerate(leads.tolist()):

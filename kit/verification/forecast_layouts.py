@@ -2,7 +2,8 @@
 
 Read are the kit's own NetCDF and Zarr, WeatherBench 2's layout (``time``, ``prediction_timedelta``, ``level``,
 ``latitude``, ``longitude`` in any order), any other in which coordinates state initial times and leads, and
-anemoi-inference's (``time`` and ``values``, as its ``outputs/netcdf.py`` and ``outputs/zarr.py`` write it).
+anemoi-inference's (``time`` and ``values``, as its ``outputs/netcdf.py`` and ``outputs/zarr.py`` write it); each with a
+dimension of members or without.
 """
 
 import logging
@@ -26,6 +27,8 @@ from kit.io.errors import StoreError
 
 _logger = logging.getLogger(__name__)
 
+MEMBER = "member"
+"""Dimension of the members of an ensemble."""
 _ON_LEVEL = re.compile(r"(\w+)_(\d+)")
 """Names of anemoi's variables on a level: ``z_500``."""
 _REFERENCE = re.compile(r"seconds since (.+)")
@@ -42,16 +45,16 @@ def open_layout(path: Path, start: datetime | None = None) -> Iterator[xr.Datase
         start: Initial time, UTC, of a file that states none.
 
     Yields:
-        Its variables under their own names, with ``latitude`` and ``longitude`` as vectors or matrices, and ``level``
-        in hPa where there are levels.
+        Its variables under their own names, with ``latitude`` and ``longitude`` as vectors or matrices, ``level`` in
+        hPa where there are levels, and the dimension ``member`` where there are several.
 
     Raises:
         StoreError: It is damaged, or of no layout that can be read.
     """
     where = str(path)
     with _opened(path) as given:
-        _check_members(given, where)
-        dataset = given.rename(coordinate_names(given))
+        dataset = _with_member_dimension(given, where)
+        dataset = dataset.rename(coordinate_names(dataset))
         _check_grid(dataset, where)
         dataset = dataset.set_coords(list(GRID))
         is_list = dataset["latitude"].ndim == 1 and dataset["latitude"].dims == dataset["longitude"].dims
@@ -86,14 +89,16 @@ def _opened(path: Path) -> Iterator[xr.Dataset]:
         yield dataset
 
 
-def _check_members(dataset: xr.Dataset, where: str) -> None:
-    for dimension, size in dataset.sizes.items():
-        if str(dimension).lower() in MEMBERS and size > 1:
-            msg = (
-                f"{where}: holds {size} members of an ensemble along {dimension}, and single forecasts are scored: "
-                "select one member, or take their mean first"
-            )
-            raise StoreError(msg)
+def _with_member_dimension(dataset: xr.Dataset, where: str) -> xr.Dataset:
+    """Give the dimension of several members its name; a single member is a forecast like any other."""
+    found = [name for name, size in dataset.sizes.items() if str(name).lower() in MEMBERS and size > 1]
+    if len(found) > 1:
+        msg = f"{where}: has members along {' and '.join(map(str, found))}; select along one of them first"
+        raise StoreError(msg)
+    for name in found:
+        # Members are told by their place: their numbers say nothing more.
+        dataset = dataset.drop_vars([name] if name in dataset.variables else []).rename({name: MEMBER})
+    return dataset
 
 
 def _check_grid(dataset: xr.Dataset, where: str) -> None:

@@ -15,6 +15,8 @@ from kit.verification.sums import WIND_SPEED, States
 
 HEADLINE_HOURS = (24, 72, 120, 240)
 """Leads that people ask for first: 1, 3, 5 and 10 days."""
+HEADLINE_VARIABLES = ("z_500", "t_850", "q_700", "2t", "10ws", "msl", "tp")
+"""Variables that people ask for first."""
 _MANY_LEADS = 10
 _ROW = ("rmse", "mae", "bias", "persistence_rmse", "skill", "base_rmse", "skill_over_base")
 
@@ -56,6 +58,10 @@ class Scorecard:
             medium and small scales, as ``kit.verification.spectra.power_ratios`` has it; None of grids that do not go
             around the globe.
         neighbourhoods_km: Width in km of the neighbourhoods that rain is scored over, such as ``3x3``; None without.
+        members: Number of members of an ensemble; None of a single forecast, as the two below.
+        ensemble: By lead, then by variable and level: scores of the members, as
+            ``kit.verification.ensemble_scores.ensemble_table`` lists them; all other scores are of their mean.
+        ensemble_regions: The same of each region but the whole, by its name.
     """
 
     checkpoint: str | None
@@ -82,12 +88,15 @@ class Scorecard:
     leakage: Sequence[Mapping[str, Any]] = ()
     spectra: Mapping[str, Mapping[str, Mapping[str, ScoreRow]]] | None = None
     neighbourhoods_km: Mapping[str, float] | None = None
+    members: int | None = None
+    ensemble: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None
+    ensemble_regions: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``kit evaluate --json`` prints; what is None is left out."""
         found = dict(vars(self))
         optional = ("edge", "rain", "seed", "checkpoint_sha256", "forecast_file", "left_out", "precision")
-        for name in (*optional, "spectra", "neighbourhoods_km"):
+        for name in (*optional, "spectra", "neighbourhoods_km", "members", "ensemble", "ensemble_regions"):
             if found[name] is None:
                 del found[name]
         return found

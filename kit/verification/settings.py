@@ -19,6 +19,7 @@ from kit.data.products import Windows
 from kit.data.settings import TimeRange
 from kit.memory.settings import MemorySettings
 from kit.registry.settings import RegistrySettings
+from kit.verification.ensemble_events import Thresholds
 
 
 def _initial_time(value: Any) -> datetime:
@@ -69,12 +70,19 @@ class EvaluateSettings(BaseModel):
     """Initial time, UTC, such as ``2020-01-01T06``, of a forecast file that does not state it."""
     window: Windows = ()
     """Hours over which accumulated variables of a forecast file add up, where it does not say: ``tp=6h``."""
+    thresholds: Thresholds = ()
+    """Thresholds at which the probabilities of an ensemble are scored, in the variable's unit, of rain in millimetres:
+    ``2t=273.15/303.15,10ws=15,tp=1mm``; rain has 0.1, 1, 5 and 10 mm by default."""
     climatology: str | None = None
     """Climatology for anomaly correlation, activity and skill over what is usual: a folder that ``kit data
     climatology`` made or one in WeatherBench 2's layout, an address, or a registry name such as
     ``weatherbench2-climatology-1p5``. Times that it was averaged over are not scored with it."""
     climatology_period: TimeRange | None = None
     """Times that a climatology was averaged over, ``START/END``, where it does not say so itself."""
+    maps: tuple[str, ...] | None = ("headline",)
+    """What errors are averaged of at every grid point, for maps of bias and RMSE at 1, 3, 5 and 10 days and the last
+    lead: channels such as ``2t,z_500``, ``z`` for all its levels, ``all``, ``none``; by default the headline variables,
+    where their sums take less than 512 MiB. Kept beside the sums of a run, or in ``out``."""
     out: Path | None = None
     """Folder for the sums behind the scores; by default ``sums`` in the run folder, and none of other checkpoints and
     of forecast files."""
@@ -106,10 +114,10 @@ class EvaluateSettings(BaseModel):
         if (self.checkpoint is None) == (self.forecast_file is None):
             msg = "expected a checkpoint or a forecast_file, and not both: --checkpoint FOLDER or --forecast_file FILE"
             raise ValueError(msg)
-        kind, without_effect = "a checkpoint", ["variables", "start", "window"]
+        kind, without_effect = "a checkpoint", ["variables", "start", "window", "thresholds"]
         if self.forecast_file is not None:
             kind = "a forecast file"
-            without_effect = ["base", "steps", "batch_size", "device", "precision", "seed", "memory"]
+            without_effect = ["base", "steps", "batch_size", "device", "precision", "seed", "memory", "maps"]
         for name in without_effect:
             if getattr(self, name) != type(self).model_fields[name].default:
                 msg = f"{name}: has no effect on the scores of {kind}; leave it out"

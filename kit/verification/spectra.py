@@ -18,6 +18,8 @@ from kit.verification.sums import MODEL, States
 
 TARGET = "target"
 """Name under which the power of what came is kept."""
+MEMBER = "member"
+"""Name under which the mean power of an ensemble's members is kept; the mean of members is smoother."""
 CHANNELS = ("z_500", "t_850", "q_700", "2t", "10ws", "tp")
 """Channels whose power is kept, where they are there."""
 BANDS: Mapping[str, tuple[float, float]] = {

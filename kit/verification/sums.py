@@ -45,9 +45,12 @@ def wind_speeds(names: Collection[str]) -> list[str]:
 
 
 def with_wind_speed(states: States) -> dict[str, Tensor]:
-    """Add the speed of the wind, in m s-1, where both of its components are there."""
+    """Add the speed of the wind, in m s-1, where both of its components are there and the speed is not."""
     found = dict(states)
+    # An ensemble's speed is the mean of its members': that of the mean wind is less.
     for name in wind_speeds(states):
+        if name in states:
+            continue
         east, north = WIND_SPEEDS[name]
         found[name] = torch.hypot(states[east], states[north])
     return found
@@ -108,7 +111,7 @@ class RegionalSums:
             present = scored.double()
             target = target.where(scored, 0.0)
             forecast = forecast.where(scored, 0.0)
-        error = _difference(name, forecast, target)
+        error = difference(name, forecast, target)
         moments = [present, error, error.abs(), error.square()]
         if normal is None:
             nothing = torch.full_like(present, math.nan)
@@ -117,13 +120,13 @@ class RegionalSums:
             usual = normal.to(forecast.device).double()
             if name in self._may_be_missing:
                 usual = usual.where(scored, 0.0)
-            ours, theirs = _difference(name, forecast, usual), _difference(name, target, usual)
+            ours, theirs = difference(name, forecast, usual), difference(name, target, usual)
             moments += [present, ours.square() * present, theirs.square() * present, ours * theirs * present]
         weights = self._weights.to(error.device)
         return torch.stack([moment.flatten(2) @ weights for moment in moments])
 
 
-def _difference(name: str, one: Tensor, other: Tensor) -> Tensor:
+def difference(name: str, one: Tensor, other: Tensor) -> Tensor:
     """Subtract values; of directions the smaller angle between them, from -180 to 180 degrees."""
     apart = one - other
     if name in DIRECTIONS:

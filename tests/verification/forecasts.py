@@ -1,6 +1,6 @@
 """One small forecast in the layouts that files come in, with the store that it is compared with."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class Forecast:
     Attributes:
         store: Store that holds the states that came.
         starts: Initial times, UTC.
-        fields: Values by variable: [N, S, H, W] and [N, S, C, H, W] of N starts and S steps.
+        fields: Values by variable: [N, S, H, W] and [N, S, C, H, W] of N starts and S steps; of an ensemble, with the
+            members first, [M, N, S, ...].
         rows: Rows that ``own`` writes.
         columns: Columns that it writes.
     """
@@ -56,7 +57,13 @@ class Forecast:
     rows: slice = field(default_factory=lambda: slice(None))
     columns: slice = field(default_factory=lambda: slice(None))
 
-    def own(self, path: Path, *, members: int = 0) -> Path:
+    @property
+    def members(self) -> int:
+        """Number of members; 0 of a single forecast."""
+        name, values = next(iter(self.fields.items()))
+        return len(values) if values.ndim - (name in self.store.atmospheric) == 5 else 0
+
+    def own(self, path: Path) -> Path:
         """Write it as ``kit forecast`` does, on some rows and columns."""
         store = self.store
         described: dict[str, dict[str, Any]] = {}
@@ -72,14 +79,12 @@ class Forecast:
             starts=self.starts,
             timestep=timedelta(hours=6),
             steps=STEPS,
-            members=members,
+            members=self.members,
         )
         with writing(path, layout) as writer:
             for name, values in self.fields.items():
-                for index in np.ndindex(values.shape[:2]):
-                    for member in range(max(1, members)):
-                        place = (member, *index) if members else index
-                        writer.write(name, place, values[(*index, ..., self.rows, self.columns)])
+                for index in np.ndindex(values.shape[: 3 if self.members else 2]):
+                    writer.write(name, index, values[(*index, ..., self.rows, self.columns)])
         return path
 
     def weatherbench(self) -> xr.Dataset:
@@ -88,7 +93,8 @@ class Forecast:
         for name, values in self.fields.items():
             turned = np.swapaxes(values, -1, -2)[..., ::-1]
             level = ("level",) if name in self.store.atmospheric else ()
-            dimensions = ("time", "prediction_timedelta", *level, "longitude", "latitude")
+            member = ("number",) if self.members else ()
+            dimensions = (*member, "time", "prediction_timedelta", *level, "longitude", "latitude")
             data[LONG_NAMES[name]] = (dimensions, turned, {"units": variable_of(self.store, name).units})
         coordinates = {
             "time": np.array([start.replace(tzinfo=None) for start in self.starts], dtype="datetime64[ns]"),
@@ -144,3 +150,22 @@ def forecast_for(folder: Path, *, starts: int = 2, **options: Any) -> Forecast:
         fields[name] = (came + states.std() / 10 * random.standard_normal(came.shape)).astype(np.float32)
     times = [moment.replace(tzinfo=UTC) for moment in store.times[:starts].tolist()]
     return Forecast(store, times, fields)
+
+
+def ensemble_for(folder: Path, *, members: int = 4, spread: float = 1.0, starts: int = 2, **options: Any) -> Forecast:
+    """Build a store, and make an ensemble whose members differ from an unknown centre as what came does.
+
+    Args:
+        folder: Folder for the store.
+        members: Number of members.
+        spread: Size of the members' differences from the centre; 1 for that of what came.
+        starts: Number of start dates.
+        options: Options of the store.
+    """
+    single = forecast_for(folder, starts=starts, **options)
+    random = np.random.default_rng(2)
+    fields = {}
+    for name, centre in single.fields.items():
+        noise = single.store.read(name, slice(None)).std() / 10 * random.standard_normal((members, *centre.shape))
+        fields[name] = (centre + spread * noise).astype(np.float32)
+    return replace(single, fields=fields)

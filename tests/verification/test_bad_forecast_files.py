@@ -126,7 +126,6 @@ CASES: dict[str, tuple[Case, str]] = {
     "zarr-chunk-lost": (zarr_with(lose_a_chunk), "is absent; the forecast is damaged"),
     "zarr-chunk-spoilt": (zarr_with(spoil_a_chunk), "2t"),
     "two-time-axes": (two_time_axes, "time2"),
-    "members": (lambda made, folder: ["--forecast_file", str(made.own(folder / "e.nc", members=2))], "2 members"),
     "grid-other": (changed(lambda d: d.isel(latitude=slice(0, None, 2))), "its grid (4 x 16 points"),
     "grid-shifted": (changed(lambda d: d.assign_coords(longitude=d["longitude"] + 1)), "interpolate the forecast"),
     "grid-curvilinear": (a_curvilinear_forecast, "interpolate the forecast"),

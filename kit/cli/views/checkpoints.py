@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 from rich.markup import escape
 from rich.table import Table
 
+from kit.cli.views.ensembles import show_ensemble
 from kit.cli.views.tables import add_number_columns, number
 from kit.io.terminal import error_console
 
@@ -47,6 +48,9 @@ def show_scores(result: Mapping[str, Any], table: str = "headline") -> None:
         for lead, rows in leads.items():
             out.print(f"{int(lead[:-1])} h ahead" if lead[:-1].isdigit() else lead)
             _show_lead(rows, {name: _change_from_base(row) for name, row in rows.items() if "base_rmse" in row}, rows)
+    if "ensemble" in result:
+        in_full = table == "full" or len(leads) < 2
+        show_ensemble(result, () if in_full else _HEADLINE, _shown_leads(list(leads), all_of_them=in_full))
     _show_rain(result.get("rain", {}))
     skills = [row["skill"] for row in scores.values() if _is_number(row.get("skill"))]
     if skills:
@@ -92,9 +96,7 @@ def _show_lead(
 
 def _show_headline(leads: Mapping[str, Mapping[str, Any]], units: Mapping[str, str]) -> None:
     """Show the RMSE of the variables that people ask for first, by lead, with intervals and significance."""
-    chosen = list(leads)
-    if len(chosen) > _ALL_LEADS:
-        chosen = [lead for lead in leads if lead in _HEADLINE_LEADS or lead == chosen[-1]]
+    chosen = _shown_leads(list(leads), all_of_them=False)
     known = [name for name in _HEADLINE if any(name in leads[lead] for lead in chosen)]
     if not known:
         known = list(leads[chosen[-1]])[: len(_HEADLINE)]
@@ -115,6 +117,13 @@ def _show_headline(leads: Mapping[str, Mapping[str, Any]], units: Mapping[str, s
         against = "persistence" if kind == "persistence" else "the base weights"
         out.print(f"{_SIGNIFICANT[kind]} the difference from {against} is significant")
     out.print("green: better than persistence; all variables: --table full, all numbers: --json")
+
+
+def _shown_leads(leads: Sequence[str], *, all_of_them: bool) -> list[str]:
+    """Choose leads for a table: all, or the headline ones of many."""
+    if all_of_them or len(leads) <= _ALL_LEADS:
+        return list(leads)
+    return [lead for lead in leads if lead in _HEADLINE_LEADS or lead == leads[-1]]
 
 
 def _headline_cell(row: Mapping[str, Any]) -> str:
