@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kit.data.store.reader import Store
     from kit.experiments.report import RunReport
     from kit.experiments.settings import ReportSettings
+    from kit.forecasting.ensemble_result import EnsembleResult
+    from kit.forecasting.ensemble_settings import EnsembleSettings
     from kit.forecasting.forecast import ForecastResult
     from kit.forecasting.loaded import LoadedCheckpoint
     from kit.forecasting.settings import ForecastSettings
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "build_store",
     "compare",
+    "ensemble",
     "evaluate",
     "finetune",
     "forecast",
@@ -160,6 +163,28 @@ def forecast(settings: ForecastSettings | None = None, /, **keywords: Any) -> Fo
     from kit.forecasting.settings import ForecastSettings
 
     return run(from_keywords(ForecastSettings, settings, keywords))
+
+
+@masked
+def ensemble(settings: EnsembleSettings | None = None, /, **keywords: Any) -> EnsembleResult:
+    """Forecast the members of an ensemble to one Zarr; the same call in another process shares the work or resumes it.
+
+    Args:
+        settings: Settings of ``kit ensemble``.
+        keywords: The same settings by name, such as ``checkpoint="runs/a/checkpoints/best", out="a.zarr", members=10,
+            perturb="gaussian"``.
+
+    Returns:
+        What was written, and where.
+
+    Raises:
+        KitError: checkpoints, data and settings do not fit together, or another ensemble is there.
+    """
+    from kit.config.layers import from_keywords
+    from kit.forecasting.ensemble_settings import EnsembleSettings
+    from kit.planning.passes import ensemble as run
+
+    return run(from_keywords(EnsembleSettings, settings, keywords))
 
 
 @masked

@@ -31,6 +31,7 @@ _METAVARS = {
     "dict[str,float]": "NAME=NUMBER,...",
     "dict[str,str]": "NAME=TEXT,...",
     "dict[str,JSON]": "PATTERN.SETTING=VALUE,...",
+    "{auto,int}": "{auto,WHOLE}",
     "{{last,all},int}": "{last,all,WHOLE}",
 }
 

@@ -122,7 +122,8 @@ def environment_layer(
 
     Args:
         model: Settings class of this command.
-        others: Settings classes of other commands; what only they have is left out, and is no mistake.
+        others: Settings classes of other commands; what only they have is left out, and is no mistake. So is what the
+            command's own class names in ``NOT_IN_ENVIRONMENT``: another command's setting of that name.
         environment: Variables; by default the process's own.
     """
     if environment is None:
@@ -133,6 +134,8 @@ def environment_layer(
             continue
         # Shells have no dots in names of variables.
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        if key in getattr(model, "NOT_IN_ENVIRONMENT", ()):
+            continue
         found = flatten(nest({key: text}, model), model)
         values |= {name: found[name] for name in found if _has(model, name) or not _is_in_any(others, name)}
     return Layer("the environment", values, _as_variable)

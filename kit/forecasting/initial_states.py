@@ -4,13 +4,18 @@ import bisect
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from kit.checkpoint.folder import Checkpoint
 from kit.data.dataset import Pairs
 from kit.data.settings import BuildSettings, Period
 from kit.data.store.build import build_store
+from kit.data.store.reader import Store
+from kit.forecasting.predictor import Conditions, pairs_of, store_of
 from kit.forecasting.settings import RollOutSettings
 from kit.io.errors import StoreError
 
@@ -45,6 +50,50 @@ def initial_store(name: str | None, checkpoint: Checkpoint) -> Iterator[str | No
             train=_EVER,
         )
         yield str(build_store(built).path)
+
+
+@dataclass(frozen=True)
+class InitialStates:
+    """States that the forecasts of a checkpoint start from.
+
+    Attributes:
+        checkpoint: Checkpoint that says what is read of them.
+        store: Store that holds them.
+        pairs: Input states, in the order of time.
+    """
+
+    checkpoint: Checkpoint
+    store: Store
+    pairs: Pairs
+
+    @classmethod
+    @contextmanager
+    def opened(cls, name: str | None, checkpoint: Checkpoint) -> Iterator[Self]:
+        """Open a store, or build one of a NetCDF file for as long as the block runs.
+
+        Args:
+            name: Folder or registry name of a store, or a NetCDF file; None for the checkpoint's own store.
+            checkpoint: Checkpoint that says which variables and levels are read.
+
+        Raises:
+            KitError: it lacks what the model reads.
+        """
+        with initial_store(name, checkpoint) as place:
+            store = store_of(checkpoint, place)
+            pairs = pairs_of(checkpoint, checkpoint.spec, store, Conditions(), targets=False)
+            yield cls(checkpoint, store, pairs)
+
+    def index(self, start: datetime, lag: int = 0) -> int:
+        """Return the position among the pairs of an initial time, or of one some steps before it."""
+        return self._positions[start - lag * self.pairs.selection.timestep]
+
+    def has(self, start: datetime, lag: int = 0) -> bool:
+        """Decide whether there is such an initial state."""
+        return start - lag * self.pairs.selection.timestep in self._positions
+
+    @cached_property
+    def _positions(self) -> dict[datetime, int]:
+        return {moment: index for index, moment in enumerate(self.pairs.times)}
 
 
 def chosen_starts(settings: RollOutSettings, checkpoint: Checkpoint, pairs: Pairs) -> list[int]:

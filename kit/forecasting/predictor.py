@@ -198,22 +198,33 @@ def _load(
         conditions: Data, device and precision.
         targets: Whether the state that is predicted has to be in the store.
     """
-    data = checkpoint.description["data"]
     device = choose_device(conditions.device)
     precision = conditions.precision_of(spec.upstream)
     check_forecast_memory(conditions.memory, autocast=precision == "bf16")
-    name = conditions.store or data["store"]
-    try:
-        store = open_store(name)
-    except StoreError as error:
-        if conditions.store is not None:
-            raise
-        msg = f"the store that the checkpoint was trained on cannot be had; name another with --data.store: {error}"
-        raise StoreError(msg) from error
+    store = store_of(checkpoint, conditions.store)
     pairs = pairs_of(checkpoint, spec, store, conditions, targets=targets)
     space = build_prediction_space(spec, weights, conditions.memory, device, precision)
     space.noise = NamedNoise(conditions.seed)
     return Predictor(space, pairs, store, precision)
+
+
+def store_of(checkpoint: Checkpoint, name: str | None) -> Store:
+    """Open a store for a checkpoint.
+
+    Args:
+        checkpoint: Checkpoint that recorded which store it was trained on.
+        name: Folder or registry name of another store; None for the checkpoint's own.
+
+    Raises:
+        StoreError: there is no such store.
+    """
+    try:
+        return open_store(name or checkpoint.description["data"]["store"])
+    except StoreError as error:
+        if name is not None:
+            raise
+        msg = f"the store that the checkpoint was trained on cannot be had; name another with --data.store: {error}"
+        raise StoreError(msg) from error
 
 
 def pairs_of(

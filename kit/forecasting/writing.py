@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from kit.data.store.format import COORDINATES, CURVILINEAR, GRID, consolidate, plain_attributes
 from kit.io.atomic import published, remove_leftovers
-from kit.io.errors import SettingsError
+from kit.io.errors import CheckpointError, SettingsError
 
 Float32 = npt.NDArray[np.float32]
 
@@ -192,39 +192,84 @@ def writing(out: Path, layout: ForecastLayout) -> Iterator[Writer]:
         writer.close()
 
 
-class _ZarrWriter:
-    def __init__(self, folder: Path, layout: ForecastLayout) -> None:
+class ZarrWriter:
+    """Writer of a Zarr group, of its own or one that is there.
+
+    Args:
+        folder: Folder of the group.
+        layout: Variables and dimensions of a new group; None to write into the one that is there.
+    """
+
+    def __init__(self, folder: Path, layout: ForecastLayout | None) -> None:
         import zarr
 
         self._folder = folder
-        root = zarr.create_group(folder, zarr_format=3, attributes=plain_attributes(layout.attributes))
-        for name, (dimensions, values, attributes) in layout.coordinates().items():
-            root.create_array(name, data=values, chunks=values.shape, dimension_names=dimensions, attributes=attributes)
-        self._arrays = {}
-        for name in layout.variables:
-            self._arrays[name] = root.create_array(
-                name,
-                shape=layout.lengths(name),
-                chunks=layout.chunks(name),
-                dtype="float32",
-                fill_value=float("nan"),
-                dimension_names=layout.dimensions(name),
-                attributes=layout.described(name),
-                # A chunk of nothing but NaN is written too, so that a lost chunk cannot pass for one.
-                config={"write_empty_chunks": True},
+        if layout is not None:
+            _make_group(folder, layout)
+        # Never consolidated before the end: the arrays are found one by one.
+        self._root = zarr.open_group(folder, mode="r+", zarr_format=3, use_consolidated=False)
+        self._arrays: dict[str, Any] = {}
+
+    def check(self, layout: ForecastLayout) -> None:
+        """Check that a layout is that of the group.
+
+        Raises:
+            CheckpointError: variables, dimensions or coordinates differ; names the first of them.
+        """
+        coordinates = layout.coordinates()
+        wanted = {name: layout.lengths(name) for name in layout.variables}
+        found = {name: array.shape for name, array in self._root.arrays() if name not in coordinates}
+        differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+        differing += [name for name, (_, values, _) in coordinates.items() if not self._holds(name, values)]
+        if differing:
+            msg = (
+                f"a checkpoint predicts other variables, levels or grid points than the one before it: they differ in "
+                f"{', '.join(differing)}, and one ensemble has one layout"
             )
+            raise CheckpointError(msg)
+
+    def _holds(self, name: str, values: npt.NDArray[Any]) -> bool:
+        return name in self._root and np.array_equal(self._array(name)[...], values)
+
+    def _array(self, name: str) -> Any:
+        if name not in self._arrays:
+            self._arrays[name] = self._root[name]
+        return self._arrays[name]
 
     def write(self, name: str, index: tuple[int, ...], values: Float32) -> None:
-        self._arrays[name][index] = values
+        """Write a chunk."""
+        self._array(name)[index] = values
 
     def read(self, name: str, index: tuple[int, ...]) -> Float32:
-        return np.asarray(self._arrays[name][index], dtype=np.float32)
+        """Read a chunk back."""
+        return np.asarray(self._array(name)[index], dtype=np.float32)
 
     def close(self) -> None:
+        """Put all metadata into one file."""
         consolidate(self._folder)
 
     def abandon(self) -> None:
         """Do nothing: nothing is open."""
+
+
+def _make_group(folder: Path, layout: ForecastLayout) -> None:
+    import zarr
+
+    root = zarr.create_group(folder, zarr_format=3, attributes=plain_attributes(layout.attributes))
+    for name, (dimensions, values, attributes) in layout.coordinates().items():
+        root.create_array(name, data=values, chunks=values.shape, dimension_names=dimensions, attributes=attributes)
+    for name in layout.variables:
+        root.create_array(
+            name,
+            shape=layout.lengths(name),
+            chunks=layout.chunks(name),
+            dtype="float32",
+            fill_value=float("nan"),
+            dimension_names=layout.dimensions(name),
+            attributes=layout.described(name),
+            # A chunk of nothing but NaN is written too, so that a lost chunk cannot pass for one.
+            config={"write_empty_chunks": True},
+        )
 
 
 class _NetCDFWriter:
@@ -293,7 +338,7 @@ class _NetCDFWriter:
             raise OSError(code, reason, str(self._file)) from error
 
 
-_WRITERS: Mapping[str, type[_ZarrWriter | _NetCDFWriter]] = {".nc": _NetCDFWriter, ".zarr": _ZarrWriter}
+_WRITERS: Mapping[str, type[ZarrWriter | _NetCDFWriter]] = {".nc": _NetCDFWriter, ".zarr": ZarrWriter}
 
 
 def _as_netcdf(attributes: Mapping[str, Any]) -> dict[str, Any]:

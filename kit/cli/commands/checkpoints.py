@@ -1,4 +1,4 @@
-"""Commands that take a checkpoint: score it, forecast with it, draw it, give it away, verify it."""
+"""Commands that take a checkpoint: score it, forecast with it, as an ensemble too, draw it, give it away, verify it."""
 
 import logging
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from kit.cli.views.progress import loading, log_to_screen
 from kit.cli.views.stores import show_verification
 from kit.cli.views.tables import show_facts, show_files
 from kit.export.settings import ExportSettings
+from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.settings import ForecastSettings
 from kit.plots.settings import PlotSettings
 from kit.verification.settings import EvaluateSettings
@@ -39,6 +40,19 @@ def forecast(arguments: Sequence[str]) -> Outcome:
         from kit.forecasting.forecast import forecast as run
     result = run(settings).to_dict()
     return Outcome(result, options.as_json, partial(show_facts, "Forecast"))
+
+
+def ensemble(arguments: Sequence[str]) -> Outcome:
+    """Forecast the members of an ensemble to one Zarr.
+
+    The same command resumes what was interrupted, and started several times it shares the work.
+    """
+    settings, options = resolve_settings(ensemble, EnsembleSettings, arguments)
+    log_to_screen(logging.INFO)
+    with loading("PyTorch and Aurora"):
+        from kit.planning.passes import ensemble as run
+    result = run(settings).to_dict()
+    return Outcome(result, options.as_json, partial(show_facts, "Ensemble"))
 
 
 def export(arguments: Sequence[str]) -> Outcome:

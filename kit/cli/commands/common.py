@@ -13,6 +13,7 @@ from kit.config import layers
 from kit.config.command_line import parse
 from kit.doctor.settings import DoctorSettings
 from kit.export.settings import ExportSettings
+from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.settings import ForecastSettings
 from kit.planning.settings import PlanSettings
 from kit.plots.settings import PlotSettings
@@ -79,6 +80,7 @@ _IN_ENVIRONMENT: tuple[type[BaseModel], ...] = (
     PlanSettings,
     EvaluateSettings,
     ForecastSettings,
+    EnsembleSettings,
     ExportSettings,
     PlotSettings,
     BenchSettings,

@@ -1,0 +1,117 @@
+"""Settings of ensembles: which members, what they differ by, and what is made of them."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from kit.checkpoint.settings import Checkpoints
+from kit.forecasting.settings import RollOutSettings
+
+Product = Literal["mean", "spread", "quantiles", "probabilities"]
+Order = Annotated[float, Field(gt=0, lt=1)]
+
+# Settings that only one kind of perturbation reads.
+_OF_GAUSSIAN = ("amplitude", "error_dates", "error_store")
+
+
+class EnsembleSettings(RollOutSettings):
+    """An ensemble's ingredients."""
+
+    # ``KIT_MEMBERS`` is what a forecast writes of several checkpoints.
+    NOT_IN_ENVIRONMENT: ClassVar = ("members",)
+
+    checkpoint: Checkpoints
+    """Checkpoint folders, given one by one or separated by commas. Of n checkpoints, member m is a forecast of the one
+    at place m modulo n, counted from 0; they need not share a base, but variables, levels and step."""
+    out: Path
+    """Zarr v3 group (``.zarr``) to write. What is there and is this very ensemble, finished or not, is gone on with;
+    anything else must not exist."""
+    seed: NonNegativeInt = 0
+    """Seed of all that is drawn, perturbations and noise; it goes by member, initial time and step, whatever is made
+    beside them."""
+    perturb: Literal["none", "noise", "gaussian", "lagged"]
+    """What members of one checkpoint differ by: the ``noise`` that a stochastic model reads, ``gaussian`` errors of the
+    initial state with the covariance of the model's own one-step errors, ``lagged`` initial times, or ``none``."""
+    members: PositiveInt | None = None
+    """Number of members; with ``--perturb none`` that of the checkpoints, and there by default."""
+    only_members: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    """Members to make, of all, counted from 0; each is what it is among all."""
+    members_per_pass: Literal["auto"] | PositiveInt = "auto"
+    """Members that go through the model together; ``auto`` is as many as the planner finds room for on a GPU, and 1 on
+    a CPU."""
+    amplitude: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Factor of gaussian perturbations."""
+    error_dates: int = Field(default=40, ge=2)
+    """Dates, at most, whose one-step errors gaussian perturbations are made of; each is a forecast of one step."""
+    error_store: str | None = None
+    """Store whose training split these dates are in; by default that of the initial states."""
+    products: tuple[Product, ...] = ()
+    """What to write beside the members, into ``NAME.products.nc``: ``mean``, ``spread``, ``quantiles``,
+    ``probabilities``."""
+    quantiles: tuple[Order, ...] = Field(default=(0.1, 0.5, 0.9), min_length=1)
+    """Orders of the quantiles."""
+    above: dict[str, float] = Field(default={})
+    """Thresholds of the probabilities by variable, in its units: ``2t=300,tp=0.001``."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Members that are made, in order."""
+        if self.only_members is not None:
+            return tuple(sorted(self.only_members))
+        return tuple(range(self.members or len(self.checkpoint)))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.out.suffix != ".zarr":
+            msg = f"out: expected a name that ends in .zarr, got {str(self.out)!r}"
+            raise ValueError(msg)
+        self._check_members()
+        if self.perturb != "gaussian":
+            for name in _OF_GAUSSIAN:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    msg = f"{name}: has no effect with perturb {self.perturb}; leave it out, or give --perturb gaussian"
+                    raise ValueError(msg)
+        self._check_products()
+        return self
+
+    def _check_members(self) -> None:
+        count, checkpoints = self.members, len(self.checkpoint)
+        if count is None and self.perturb != "none":
+            msg = f"members: say how many members {self.perturb} perturbations make, such as --members 10"
+            raise ValueError(msg)
+        if self.perturb == "none" and count not in (None, checkpoints):
+            msg = (
+                f"members: without perturbations members of one checkpoint are equal, so that {checkpoints} "
+                f"checkpoint(s) make as many members, not {count}; leave members out, or choose --perturb"
+            )
+            raise ValueError(msg)
+        if count is not None and count < checkpoints:
+            msg = f"members: {count} are fewer than the {checkpoints} checkpoints; some would have none"
+            raise ValueError(msg)
+        chosen = self.only_members or ()
+        if len(set(chosen)) < len(chosen):
+            msg = f"only_members: one is given twice among {', '.join(map(str, chosen))}"
+            raise ValueError(msg)
+        last = (count or checkpoints) - 1
+        if chosen and max(chosen) > last:
+            msg = f"only_members: there is no member {max(chosen)}; they are counted from 0 to {last}"
+            raise ValueError(msg)
+
+    def _check_products(self) -> None:
+        defaults = type(self).model_fields
+        for name, product in (("quantiles", "quantiles"), ("above", "probabilities")):
+            if product not in self.products and getattr(self, name) != defaults[name].default:
+                msg = f"{name}: has no effect without --products {product}; leave it out, or ask for them"
+                raise ValueError(msg)
+        for name in ("products", "quantiles"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                msg = f"{name}: one is given twice among {', '.join(map(str, values))}"
+                raise ValueError(msg)
+        if "probabilities" in self.products and not self.above:
+            msg = "above: probabilities need thresholds, such as --above 2t=300"
+            raise ValueError(msg)
+        if self.products and len(self.numbers) < 2:
+            msg = "products: they are of several members, and there is one; leave them out, or make more members"
+            raise ValueError(msg)
