@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from kit.io.atomic import check_free
 from kit.io.errors import KitError
 from kit.plots.pages import embedded, picture, render, write_page
-from kit.plots.report_page import USUAL
 from kit.plots.styles import INK, framed, gridded
 from kit.tracking.download import add_artifact
 from kit.tracking.run_records import attach
@@ -21,6 +20,7 @@ from kit.verification.comparison import Comparison
 from kit.verification.comparison_settings import CompareSettings
 from kit.verification.paired_scores import PairedScore
 from kit.verification.regions import ALL
+from kit.verification.results import HEADLINE_VARIABLES
 from kit.verification.subjects import Subject
 
 _logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _cells(table: ScoreTable) -> dict[str, Any]:
     headline = {}
     if table.region == ALL:
         headline = rows
-        usual = {name: rows[name] for name in USUAL if name in rows}
+        usual = {name: rows[name] for name in HEADLINE_VARIABLES if name in rows}
         if len(rows) > _MANY_ROWS and usual:
             headline = usual
     return {**vars(table), "rows": rows, "headline": headline, "as_share": table.score in _AS_SHARE}

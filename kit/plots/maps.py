@@ -19,6 +19,7 @@ from kit.plots.styles import INK, Style, channel_label, framed, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, Any]
@@ -162,16 +163,9 @@ class MapFigure:
     def _add(self, key: str, title: str, cell: Any, scale: ColourScale, *, below: bool, left: bool) -> None:
         """Add a map without values yet: mesh, coasts, degrees, and a line around what is scored."""
         axes, setting = self.figure.add_subplot(cell), self._setting
-        grid = setting.grid
-        empty = np.full((grid.x.shape[0] - 1, grid.x.shape[1] - 1), np.nan)
-        mesh = axes.pcolormesh(grid.x, grid.y, empty, norm=scale.norm, cmap=scale.colours, rasterized=True)
-        if not setting.synthetic:
-            grid.draw_earth(axes)
-        elif setting.mask_HW is not None:
-            grid.draw_mask(axes, setting.mask_HW)
-        grid.draw_frame(axes, below=below, left=left)
+        mesh = add_map(axes, setting, scale, below=below, left=left)
         if setting.scored is not None:
-            for around in grid.outlines(*setting.scored):
+            for around in setting.grid.outlines(*setting.scored):
                 axes.add_patch(Polygon(around, fill=False, edgecolor=INK, linewidth=1, linestyle="--"))
         axes.set_title(title, fontsize=10, loc="left", color=INK)
         self._titles[key], self._meshes[key] = axes, mesh
@@ -180,7 +174,7 @@ class MapFigure:
         draw_bar(self.figure, self._meshes[keys[0]], [self._titles[key] for key in keys], label, scale.ends)
 
     def _fill(self, key: str, field_HW: Array) -> None:
-        self._meshes[key].set_array(np.ma.masked_invalid(field_HW[:, self._setting.grid.columns_M]))
+        fill_map(self._meshes[key], self._setting.grid, field_HW)
 
     def _errors(self, frame: MapFrame) -> dict[str, Array]:
         """Return the error of each forecast, in the unit of differences."""
@@ -203,6 +197,32 @@ class MapFigure:
     @property
     def _shape(self) -> tuple[int, int]:
         return _shape_of(self._setting.grid)
+
+
+def add_map(axes: Axes, setting: MapSetting, scale: ColourScale, *, below: bool, left: bool) -> QuadMesh:
+    """Draw a map without values yet: coasts, degrees, and the mesh that ``fill_map`` gives values to.
+
+    Args:
+        axes: Axes of the map.
+        setting: Grid and coasts.
+        scale: Colours of the values.
+        below: Whether degrees of longitude are written.
+        left: Whether degrees of latitude are written.
+    """
+    grid = setting.grid
+    empty = np.full((grid.x.shape[0] - 1, grid.x.shape[1] - 1), np.nan)
+    mesh = axes.pcolormesh(grid.x, grid.y, empty, norm=scale.norm, cmap=scale.colours, rasterized=True)
+    if not setting.synthetic:
+        grid.draw_earth(axes)
+    elif setting.mask_HW is not None:
+        grid.draw_mask(axes, setting.mask_HW)
+    grid.draw_frame(axes, below=below, left=left)
+    return mesh
+
+
+def fill_map(mesh: QuadMesh, grid: MapGrid, field_HW: Array) -> None:
+    """Give a map the values of a field; missing ones are grey."""
+    mesh.set_array(np.ma.masked_invalid(field_HW[:, grid.columns_M]))
 
 
 def _error_key(name: str) -> str:

@@ -18,6 +18,7 @@ from kit.plots.checkpoint_maps import checkpoint_maps
 from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.forecast_maps import forecast_maps
 from kit.plots.map_series import MapAlbum, save_maps
+from kit.plots.mean_error_maps import save_mean_errors
 from kit.plots.score_figures import lead_curves, score_changes
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
@@ -58,6 +59,7 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
     files = []
     if folder is not None:
         files += _save_run_figures(folder, path, out, album)
+        files += save_mean_errors(folder.sums, path, settings, out)
     files += save_maps(album, out, animate=settings.animate)
     run = settings.run or run_folder_of(path)
     if run is not None:

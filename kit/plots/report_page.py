@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from kit.plots.curves import loss_curves
+from kit.plots.mean_error_maps import MEAN_ERROR
 from kit.plots.pages import embedded, picture, render
 from kit.verification.regions import ALL
+from kit.verification.results import HEADLINE_VARIABLES
 from kit.verification.significance import LEVEL
 
-USUAL = ("z_500", "t_850", "q_700", "2t", "10ws", "msl", "tp")
-"""Variables that people ask for first."""
 _USUAL_LEADS = ("024h", "072h", "120h", "240h")
 _MOST_LEADS = 4
 _MOST_MAPS = 24
@@ -33,22 +33,29 @@ def report_page(content: Mapping[str, Any], losses: Sequence[Mapping[str, Any]],
     curves = None
     if any(line.get("kind") in ("train", "valid") for line in losses):
         curves = picture(loss_curves(losses, title="Loss", synthetic=synthetic))
-    maps = {}
     files = [file for file in sorted(figures.glob("*.png")) if file.name != _LOSSES]
-    for file in files[:_MOST_MAPS]:
-        address = embedded(file)
-        if address is not None:
-            maps[file.stem] = address
+    errors = [file for file in files if file.name.startswith(MEAN_ERROR)]
+    others = [file for file in files if file not in errors]
     return render(
         "report.html.j2",
-        {"losses": curves, "maps": maps},
+        {"losses": curves, "errors": _pictures(errors[:_MOST_MAPS]), "maps": _pictures(others[:_MOST_MAPS])},
         **content,
         name=name,
         synthetic=synthetic,
-        maps_left_out=max(0, len(files) - _MOST_MAPS),
+        maps_left_out=max(0, len(errors) - _MOST_MAPS) + max(0, len(others) - _MOST_MAPS),
         headline=_headline(content["scores"]),
         verdicts=_verdicts(content["scores"]),
     )
+
+
+def _pictures(files: Sequence[Path]) -> dict[str, str]:
+    """Embed figures, by name."""
+    found = {}
+    for file in files:
+        address = embedded(file)
+        if address is not None:
+            found[file.stem] = address
+    return found
 
 
 def _headline(card: Mapping[str, Any] | None) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -61,8 +68,8 @@ def _headline(card: Mapping[str, Any] | None) -> dict[str, dict[str, Mapping[str
     found = {}
     for lead in leads:
         rows = card["leads"][lead]
-        usual = {name: rows[name] for name in USUAL if name in rows}
-        found[lead] = usual or dict(list(rows.items())[: len(USUAL)])
+        usual = {name: rows[name] for name in HEADLINE_VARIABLES if name in rows}
+        found[lead] = usual or dict(list(rows.items())[: len(HEADLINE_VARIABLES)])
     return found
 
 

@@ -25,7 +25,8 @@ _TAIL = 0.005
 """Fraction of points at either end that may lie beyond the colour scale, so that one point cannot flatten it."""
 _ENOUGH = 1_000_000
 """Values that a scale is chosen by, of as many as there are."""
-_MISSING = "#d0d0d0"
+MISSING = "#d0d0d0"
+"""Colour of missing values."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ class ColourScale:
 
 def field_scale(style: Style, fields: Iterable[Array]) -> ColourScale:
     """Choose one scale for several fields of a variable, in its display unit."""
-    colours = mpl.colormaps[style.colours].with_extremes(bad=_MISSING)
+    colours = mpl.colormaps[style.colours].with_extremes(bad=MISSING)
     if style.steps:
         # What is below the first step is nothing: dry, or without an echo.
-        stepped = colours.with_extremes(bad=_MISSING, under="white")
+        stepped = colours.with_extremes(bad=MISSING, under="white")
         return ColourScale(BoundaryNorm(style.steps, stepped.N, extend="max"), stepped, "max")
     values = _finite(fields)
     if style.scale == "cyclic":
@@ -70,7 +71,7 @@ def field_scale(style: Style, fields: Iterable[Array]) -> ColourScale:
 
 def error_scale(errors: Iterable[Array]) -> ColourScale:
     """Choose one scale for several fields of errors, symmetric about zero."""
-    colours = mpl.colormaps[ERROR_COLOURS].with_extremes(bad=_MISSING)
+    colours = mpl.colormaps[ERROR_COLOURS].with_extremes(bad=MISSING)
     values, high = _finite(errors), 1.0
     if values.size:
         sizes = np.abs(values)

@@ -264,10 +264,16 @@ def framed(width: float, height: float, title: str, subtitle: str = "", *, synth
     figure.text(left, 1 - 0.14 / whole, title, va="top", fontsize=13, fontweight="bold", color=INK)
     figure.text(left, 1 - 0.42 / whole, subtitle, va="top", fontsize=9.5, color="#595959")
     if synthetic:
-        box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": ORANGE}
-        right, top = 1 - 1.6 * _MARGIN / width, 1 - 0.18 / whole
-        figure.text(right, top, SYNTHETIC_LABEL, ha="right", va="top", fontsize=8, color=ORANGE, bbox=box)
+        mark_synthetic(figure)
     return figure
+
+
+def mark_synthetic(figure: Figure) -> None:
+    """Write into the head of a figure that its values are a simulation's."""
+    width, whole = figure.get_size_inches()
+    box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": ORANGE}
+    right, top = 1 - 1.6 * _MARGIN / width, 1 - 0.18 / whole
+    figure.text(right, top, SYNTHETIC_LABEL, ha="right", va="top", fontsize=8, color=ORANGE, bbox=box)
 
 
 def plain(axes: Axes) -> None:

@@ -19,7 +19,7 @@ from kit.data.dataset import Pairs, moved
 from kit.data.grid import is_closed
 from kit.data.loader import Waiting, read_ahead
 from kit.data.statistics import channel_key
-from kit.forecasting.forecast import roll_out
+from kit.forecasting.rolling import roll_out
 from kit.metrics.scores import persistence
 from kit.models.space import TrainingSpace, Window
 from kit.models.transforms import PRECIPITATION
@@ -110,6 +110,21 @@ class RollOuts:
 
 Observer = Callable[[States, States, States], None]
 """Function that looks at predictions of the last lead, at what came, and at the last input states; halo included."""
+
+
+class PointSums(Protocol):
+    """Sums of errors at every grid point."""
+
+    def add(
+        self,
+        forecast: str,
+        lead: float,
+        values: States,
+        target: States,
+        levels: Sequence[float],
+        may_be_missing: frozenset[str],
+    ) -> None:
+        """Add forecasts of one lead in hours: their values and what came, [B, H, W] and [B, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +268,7 @@ def sum_up(
     writer: ArchiveWriter,
     name: str = MODEL,
     observers: Sequence[Observer] = (),
+    maps: PointSums | None = None,
     *,
     references: bool = True,
 ) -> float:
@@ -264,6 +280,7 @@ def sum_up(
         writer: Writer of the sums.
         name: Name of the forecast.
         observers: What else looks at the last lead.
+        maps: Sums of errors at every grid point; None without.
         references: Whether to sum up persistence, and climatology where it is known, too.
 
     Returns:
@@ -309,6 +326,8 @@ def sum_up(
                 known = {variable: came[variable] for variable in came if variable in values}
                 found.setdefault((SUMS, forecast), {})[lead] = sums.of(values, known, usual)
                 found.setdefault((EVENTS, forecast), {})[lead] = events.of(values, known, climate)
+                if maps is not None and forecast != CLIMATOLOGY:
+                    maps.add(forecast, lead, values, known, pairs.selection.levels, may_be_missing)
             predictions = {variable: summed[name][variable] for variable in came if variable in summed[name]}
             found.setdefault((SPECTRA, name), {})[lead] = spectra.of(predictions)
             if references:

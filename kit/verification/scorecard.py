@@ -27,6 +27,7 @@ from kit.verification.archive import ArchiveWriter, archive_name, archiving, rea
 from kit.verification.climatology import with_climatology
 from kit.verification.evaluation import Observer, RollOuts, Scoring, cropped, regions_of, sum_up
 from kit.verification.leakage import find_leakage
+from kit.verification.mean_errors import ErrorMaps, maps_of
 from kit.verification.regions import ALL
 from kit.verification.results import RainCard, Scorecard, forgetting, headlines, old_row, units_of
 from kit.verification.scoring import score_lead, score_table, spectra_table
@@ -68,6 +69,8 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
             folder = RunFolder(run).sums
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-evaluate-")))
+            # Nobody will draw what is not kept.
+            settings = settings.model_copy(update={"maps": None})
         card = _Evaluation(settings, checkpoint).run(folder)
     best = RunFolder(checkpoint.path.absolute().parent.parent)
     # Figures of a run are drawn from the scorecard of its best checkpoint.
@@ -112,16 +115,20 @@ class _Evaluation:
             edges = EdgeBoard.of(pairs, self._checkpoint.spec.patch_size, may_be_missing=space.may_be_missing)
             made_of = self._made_of(store, precision, seed) | of_climatology
             path = folder / archive_name(made_of)
+            maps = maps_of(scoring, 3 if settings.base else 2, settings.maps)
             with archiving(path, scoring.axes([MODEL, PERSISTENCE, BASE, *scoring.usual]), made_of) as writer:
                 started = time.perf_counter()
-                waited = sum_up(RollOuts(space), scoring, writer, observers=self._observers(scoring, edges))
+                observers = self._observers(scoring, edges)
+                waited = sum_up(RollOuts(space), scoring, writer, observers=observers, maps=maps)
                 seconds = time.perf_counter() - started
                 # The base weights need the room that this model has.
                 del predictor, space
                 watched.model = None
                 gc.collect()
                 if settings.base:
-                    self._score_base(scoring, writer)
+                    self._score_base(scoring, writer, maps)
+            if maps is not None:
+                maps.write(folder, made_of)
             archive = read_archive(path)
             table = score_table(archive)
             last = scoring.lead_hours(settings.steps)
@@ -185,7 +192,7 @@ class _Evaluation:
             return [look_at_rain]
         return [look_at_rain, look_at_edges]
 
-    def _score_base(self, scoring: Scoring, writer: ArchiveWriter) -> None:
+    def _score_base(self, scoring: Scoring, writer: ArchiveWriter, maps: ErrorMaps | None) -> None:
         """Sum up forecasts of the weights that training started from, where they are to be had."""
         try:
             predictor = load_base_predictor(self._checkpoint, self._conditions)
@@ -197,4 +204,4 @@ class _Evaluation:
             _logger.warning("the base weights are not scored: training started from random weights")
             return
         of_base = dataclasses.replace(scoring, pairs=predictor.pairs)
-        sum_up(RollOuts(predictor.space), of_base, writer, BASE, references=False)
+        sum_up(RollOuts(predictor.space), of_base, writer, BASE, maps=maps, references=False)

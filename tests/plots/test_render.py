@@ -92,6 +92,13 @@ def test_a_scorecard_is_drawn_once_there_are_scores(run: Path) -> None:
     assert {"scorecard_persistence.png", "scores_by_lead.png"} <= set(names)
     # It began from random weights.
     assert "scorecard_base.png" not in names
+    # Mean errors at the last lead of each evaluation, of the channels that most people look at first.
+    errors = [name for name in names if name.startswith("mean_error")]
+    usual = ("z_500", "t_850", "2t", "msl")
+    assert errors == [f"mean_error_{name}_{lead}.png" for lead in ("006h", "012h") for name in usual]
+    assert [name for name in drawn(run=run, variables=("z_500",)) if name.startswith("mean_error")] == [
+        "mean_error_z_500_006h.png", "mean_error_z_500_012h.png"
+    ]  # fmt: skip
     (run / "scores.json").unlink()
 
 
