@@ -113,9 +113,14 @@ class EnsembleJob:
         Raises:
             KitError: they cannot be made from these checkpoints and states.
         """
+        checked = zip(self._sources, self._perturbations, strict=True)
+        described = [perturbation.check(source, self._starts) for source, perturbation in checked]
         more: dict[str, Any] = {}
-        for source, perturbation in zip(self._sources, self._perturbations, strict=True):
-            more |= perturbation.check(source, self._starts)
+        for name in described[0]:
+            values = [each[name] for each in described]
+            more[name] = values
+            if all(value == values[0] for value in values):
+                more[name] = values[0]
         return plan_of(self._settings, self._sources, self._starts, more)
 
     def run(self, folder: EnsembleFolder) -> None:
