@@ -164,8 +164,8 @@ def manual(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def figures(session: nox.Session) -> None:
-    """Repeat the runs whose maps the manual shows, and draw them again: -- sample, or europe, draws one."""
-    install(session)
+    """Repeat the runs whose maps the manual shows, and draw them again: -- sample, europe or hrrr draws some."""
+    install(session, "tests")
     session.run("python", "ci/figures.py", *session.posargs)
 
 
