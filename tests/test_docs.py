@@ -31,7 +31,22 @@ def commands(page: str) -> list[str]:
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("kit ")]
 
 
-PAGES = tuple(page for page in TEXTS if commands(page))
+SLOW = (
+    "compare",
+    "figures",
+    "members",
+    "memory",
+    "methods",
+    "sharing",
+    "tracking",
+    "verification",
+    "weights",
+    "your-data",
+)
+"""Pages whose commands take more than a few seconds."""
+PAGES = [
+    pytest.param(page, marks=pytest.mark.slow) if Path(page).stem in SLOW else page for page in TEXTS if commands(page)
+]
 
 
 def failures(page: str) -> list[tuple[str, str]]:

@@ -65,6 +65,7 @@ def test_its_licence_and_its_command(wheel: zipfile.ZipFile) -> None:
         assert line in metadata.splitlines()
 
 
+@pytest.mark.slow
 def test_the_source_archive_builds_the_same(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     archive = build(ROOT, "sdist", tmp_path / "sdist")
     with tarfile.open(archive) as opened:

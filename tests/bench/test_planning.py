@@ -11,6 +11,7 @@ from kit.planning.plan import Plan, plan
 from kit.planning.settings import GridSize, PlanSettings
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_once_and_is_that_of_its_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[PlanSettings] = []
 

@@ -77,6 +77,7 @@ def test_names_are_upstreams_own() -> None:
     assert plain_name("decoder._checkpoint_wrapped_module.heads.u._checkpoint_wrapped_module") == "decoder.heads.u"
 
 
+@pytest.mark.slow
 def test_the_whole_suite_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exactness, "CURVE_STEPS", 2)
     monkeypatch.setattr(step, "_CURVE_GRID", GRID)

@@ -132,7 +132,7 @@ def fulfil(form: Form) -> None:
 
 
 @given(form=forms)
-@settings(max_examples=25, **_PROFILE)
+@settings(max_examples=10, **_PROFILE)
 def test_files_become_the_truth_or_are_refused(form: Form) -> None:
     fulfil(form)
 

@@ -146,6 +146,7 @@ def fulfil(form: GribForm) -> None:
         assert len(variables) == len(store.surface) - 1
 
 
+@pytest.mark.slow
 def test_what_is_wrong_by_a_little_is_noticed(tmp_path: Path) -> None:
     """The comparison can fail: with one value moved, with the rows of one field turned, with another lead."""
     core = drawn_form(Random(1), FIXED | {"layout": "step", "sums": "none", "wanted": "range", "grid": "box"})
@@ -169,7 +170,7 @@ def test_what_is_wrong_by_a_little_is_noticed(tmp_path: Path) -> None:
 
 
 @given(form=grib_forms)
-@settings(max_examples=12, **_PROFILE)
+@settings(max_examples=5, **_PROFILE)
 def test_messages_become_the_truth_or_are_refused(form: GribForm) -> None:
     fulfil(form)
 

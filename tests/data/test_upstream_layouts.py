@@ -345,7 +345,11 @@ EXAMPLES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=EXAMPLES)
+# The first stays in the everyday suite.
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in EXAMPLES if name != "era5"]
+
+
+@pytest.fixture(scope="module", params=["era5", *_SLOW])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
     """The store that the manual's command makes of an example's files."""
     example, folder = EXAMPLES[request.param], tmp_path_factory.mktemp("example")

@@ -68,6 +68,7 @@ def test_the_same_variables_need_no_word() -> None:
 NOTHING_CHOSEN: dict[str, Any] = {"variables": None, "statics": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statics", "told", "compared"),
     [

@@ -133,6 +133,7 @@ def test_the_update_is_told_from_the_passes(monkeypatch: pytest.MonkeyPatch) -> 
     assert "when the optimiser applied the gradients: 3.00 GiB was asked of the host" in str(found)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_told_by_the_name_of_its_layer() -> None:
     from kit.adapt import trainable
     from kit.adapt.settings import AdaptSettings

@@ -110,6 +110,7 @@ def test_a_cpu_has_no_host_to_offload_to() -> None:
     assert not any(memory.offload for memory in candidates(asked("8GiB", train={"device": "cpu"}), workload))
 
 
+@pytest.mark.slow
 def test_a_run_gets_settings_and_no_fit() -> None:
     settings = Settings.model_validate({"memory": {"fit": "60GiB"}})
     settled, fitted = choose_memory(settings, torch.device("cpu"))

@@ -50,6 +50,7 @@ def test_a_plan_holds_what_is_promised() -> None:
     assert found["trainable_parameters"] == found["total_parameters"] > 10**6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
     [
@@ -188,6 +189,7 @@ def with_peak(found: Trace, where: str, **gib: int) -> Trace:
     return dataclasses.replace(found, peak=Peak(sum(breakdown.values()), breakdown, where, "backward"))
 
 
+@pytest.mark.slow
 def test_advice_follows_what_the_peak_is_made_of(traced: Trace) -> None:
     settings = settings_of()
     workload = workload_of(settings)
@@ -202,8 +204,12 @@ def test_advice_follows_what_the_peak_is_made_of(traced: Trace) -> None:
 @pytest.mark.parametrize(
     ("sections", "first"),
     [
-        ({"card": "L4"}, "--memory.fit 22.5GiB (chooses the fastest exact settings that stay below the memory of L4,"),
-        ({"card": "A100 40GB"}, "--data.batch_size 1 --train.accumulate 2"),
+        pytest.param(
+            {"card": "L4"},
+            "--memory.fit 22.5GiB (chooses the fastest exact settings that stay below the memory of L4,",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"card": "A100 40GB"}, "--data.batch_size 1 --train.accumulate 2", marks=pytest.mark.slow),
         ({}, "--memory.fit 31.8GiB (chooses the fastest exact settings that stay below the memory of RTX 5090,"),
         ({"card": "L4", "forecast": True}, "--batch_size 1"),
     ],

@@ -74,6 +74,7 @@ def test_a_step_that_does_not_fit_is_warned_of(job: Job, monkeypatch: pytest.Mon
     assert torch.isfinite(torch.as_tensor(job.trainer.validate(job.trainer.task.valid_batches()).loss))
 
 
+@pytest.mark.slow
 def test_the_warning_is_on_the_record_and_the_run_goes_on(
     store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

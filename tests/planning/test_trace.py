@@ -63,6 +63,10 @@ def workload_like(spec: ModelSpec, pair: Pair) -> Workload:
     return Workload(spec, selection, latitude.astype(np.float64), longitude.astype(np.float64))
 
 
+def slowly(sections: dict[str, Any]) -> Any:
+    return pytest.param(sections, marks=pytest.mark.slow)
+
+
 def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, Cost]:
     """Count a real step on the CPU, the second one."""
     trainer = build_trainer(resolve_step(settings, spec, 1000, autocast=settings.train.precision == "bf16"), None, CPU)
@@ -87,17 +91,17 @@ def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, 
     [
         {},
         {"memory": {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2}},
-        {"memory": {"recompute": "upstream"}},
-        {"memory": {"recompute": "selective"}},
-        {"memory": {"recompute": "blocks", "offload": ["inputs", "optimizer"]}},
-        {"memory": {"step_in_backward": True}, "optim": {"clip": None}},
+        slowly({"memory": {"recompute": "upstream"}}),
+        slowly({"memory": {"recompute": "selective"}}),
+        slowly({"memory": {"recompute": "blocks", "offload": ["inputs", "optimizer"]}}),
+        slowly({"memory": {"step_in_backward": True}, "optim": {"clip": None}}),
         {"adapt": {"method": "lora", "rank": 2}},
-        {"optim": {"name": "adamw-8bit"}},
-        {"optim": {"name": "adafactor"}},
-        {"train": {"accumulate": 2}},
-        {"train": {"ema": 0.999}},
-        {"rollout": {"steps": 2, "graded": "all"}},
-        {"model": {"stochastic": True}, "task": {"name": "crps", "members": 3}},
+        slowly({"optim": {"name": "adamw-8bit"}}),
+        slowly({"optim": {"name": "adafactor"}}),
+        slowly({"train": {"accumulate": 2}}),
+        slowly({"train": {"ema": 0.999}}),
+        slowly({"rollout": {"steps": 2, "graded": "all"}}),
+        slowly({"model": {"stochastic": True}, "task": {"name": "crps", "members": 3}}),
         {"model": {"stochastic": True}, "task": {"name": "crps", "members": 2, "together": True}},
     ],
     ids=str,
@@ -121,6 +125,7 @@ def test_the_plan_of_a_step_is_what_a_real_one_holds(sections: dict[str, Any]) -
     assert planned.host_bytes == pytest.approx(host + batches * real.breakdown["batch"], rel=0.15)
 
 
+@pytest.mark.slow
 def test_more_batches_of_a_step_cost_time_and_no_memory() -> None:
     workload = workload_like(SPEC, pair_of(SPEC))
     two, six = (trace(settings_of(train={"accumulate": count}), workload) for count in (2, 6))
@@ -143,6 +148,7 @@ def test_the_plan_is_the_same_with_a_gpu_at_hand(monkeypatch: pytest.MonkeyPatch
     assert _timeless(trace(settings, workload)) == _timeless(without)
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_same_the_second_time() -> None:
     settings = settings_of(memory={"recompute": "blocks", "latitude_bands": 2})
     workload = workload_like(SPEC, pair_of(SPEC))

@@ -249,6 +249,7 @@ def cut_after_a_step(monkeypatch: pytest.MonkeyPatch, chosen: Settings) -> None:
         assert finetune(chosen).steps == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optim", "memory"),
     (({"name": "adamw-8bit"}, {}), ({"name": "adafactor", "clip": None}, {"step_in_backward": True})),
@@ -326,7 +327,7 @@ def from_a_buffer(store: Path, run_dir: Path, name: str, **changes: Any) -> Sett
     )
 
 
-@pytest.mark.parametrize("keep", ("host", "disk"))
+@pytest.mark.parametrize("keep", ("host", pytest.param("disk", marks=pytest.mark.slow)))
 def test_a_run_from_a_replay_buffer_goes_on_to_the_same_end(
     store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
@@ -365,7 +366,7 @@ def test_a_run_does_not_go_on_without_its_replay_buffer(store: Path, run_dir: Pa
         finetune(chosen)
 
 
-@pytest.mark.parametrize("method", ("lora", "qlora"))
+@pytest.mark.parametrize("method", ("lora", pytest.param("qlora", marks=pytest.mark.slow)))
 def test_an_adapter_is_trained_kept_resumed_and_scored(
     store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

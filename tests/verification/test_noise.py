@@ -58,6 +58,7 @@ def test_scores_do_not_depend_on_batches(made: SimpleNamespace) -> None:
     assert max(abs(value / rmses(alone)[name] - 1) for name, value in other.items()) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_deterministic_model_has_no_seed_to_speak_of(made: SimpleNamespace, tmp_path: Path) -> None:
     assert "seed" not in scored(made.plain)
     assert rmses(scored(made.plain, seed=1)) == rmses(scored(made.plain))
@@ -99,6 +100,7 @@ def test_members_have_noise_of_their_own(made: SimpleNamespace, tmp_path: Path) 
     assert not np.array_equal(members["2t"].isel(member=0).values, members["2t"].isel(member=1).values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ("bf16", "fp16"))
 def test_the_command_line_takes_and_tells_precisions(
     made: SimpleNamespace, precision: str, capsys: pytest.CaptureFixture[str]

@@ -150,6 +150,7 @@ def test_the_base_is_what_training_started_from(checkpoints: list[Path], results
     assert "base_rmse" not in scored(checkpoints[1], base=False)["scores"]["2t"]
 
 
+@pytest.mark.slow
 def test_two_checkpoints_in_one_process_agree_with_processes_of_their_own(
     checkpoints: list[Path], tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ def test_what_cannot_be_scored_is_an_error(checkpoints: list[Path], tmp_path: Pa
         scored(checkpoints[0], data={"store": str(poor.path)})
 
 
+@pytest.mark.slow
 def test_bands_change_no_score(checkpoints: list[Path], results: list[dict[str, Any]]) -> None:
     in_bands = scored(checkpoints[1], memory={"latitude_bands": 4, "window_bands": 2})
     # Not to the last bit on every processor: some multiply matrices of other sizes in another order.

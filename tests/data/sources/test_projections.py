@@ -46,6 +46,7 @@ def check(mapping: dict[str, Any], **place: float) -> None:
     np.testing.assert_allclose((again - degrees + 180) % 360 - 180, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(FIGURES, MERIDIANS, st.floats(15, 70), st.floats(0, 15), st.sampled_from([-1, 1]), st.floats(-2e6, 2e6))
 def test_cones(figure: Any, meridian: float, parallel: float, apart: float, sign: int, x: float) -> None:
@@ -71,6 +72,7 @@ def test_polar_stereographic_grids(figure: Any, meridian: float, pole: float, x:
     check(mapping | figure, x=x, y=y)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(FIGURES, MERIDIANS, st.floats(-75, 75), st.floats(-1e6, 1e6))
 def test_transverse_and_oblique_projections(figure: Any, meridian: float, latitude: float, x: float) -> None:

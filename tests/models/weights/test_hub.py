@@ -290,6 +290,7 @@ def test_a_cut_download_is_gone_on_with(publish: Publish, hub: Server) -> None:
     assert load_weights("theirs").base["size"] == len(content)
 
 
+@pytest.mark.slow
 def test_tiny_trains_from_an_old_checkpoint_of_the_hub(
     publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
