@@ -291,6 +291,7 @@ def test_a_configuration_that_was_edited_is_told(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_run_goes_on_from_damage_and_side_files_cost_nothing_but_themselves(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
