@@ -32,7 +32,18 @@ from tests.checkpoints import LEVELS, store_for, write_whole
 from tests.factories import synthetic_dataset
 
 ROOT = Path(__file__).parents[1]
-API = ("build_store", "compare", "evaluate", "finetune", "forecast", "load_checkpoint", "open_store", "plan", "report")
+API = (
+    "build_store",
+    "compare",
+    "ensemble",
+    "evaluate",
+    "finetune",
+    "forecast",
+    "load_checkpoint",
+    "open_store",
+    "plan",
+    "report",
+)
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "kit").rglob("*.py")
@@ -93,6 +104,7 @@ def test_results_have_their_types_and_are_what_json_prints(
     assert planned.to_dict()["grid"] == [32, 64]
 
 
+@pytest.mark.slow
 def test_settings_are_given_keyword_by_keyword_or_as_an_object(tmp_path: Path) -> None:
     run = {"name": "api", "dir": tmp_path}
     settings = kit.Settings(run=run, train={"steps": 1, "device": "cpu"}, memory=MemorySettings())
@@ -152,6 +164,7 @@ def test_the_script_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "forecast.nc").is_file()
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_progress_without_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbformat
     from nbclient import NotebookClient

@@ -29,7 +29,18 @@ HOMES = {
 }
 
 # A function that the API offers as ``kit.NAME``.
-API = ("build_store", "compare", "evaluate", "finetune", "forecast", "load_checkpoint", "open_store", "plan", "report")
+API = (
+    "build_store",
+    "compare",
+    "ensemble",
+    "evaluate",
+    "finetune",
+    "forecast",
+    "load_checkpoint",
+    "open_store",
+    "plan",
+    "report",
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:

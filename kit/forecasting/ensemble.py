@@ -29,8 +29,10 @@ from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.initial_states import InitialStates, chosen_starts
 from kit.forecasting.perturbations import PERTURBATIONS, Perturbation
 from kit.forecasting.predictor import Conditions, Predictor, load_forecast_predictor
+from kit.forecasting.products import check_products, make_products
 from kit.forecasting.rolling import check_finite, check_prediction, roll_out, valid_time
 from kit.forecasting.writing import ForecastLayout
+from kit.io.retry import poll
 from kit.memory.out_of_memory import readable
 from kit.models.noise import NamedNoise
 from kit.registry.fetching import strictly
@@ -83,6 +85,9 @@ def ensemble(settings: EnsembleSettings, members_per_pass: MembersPerPass = one_
             plan["members_per_pass"] = recorded or members_per_pass(settings, sources[0])
         if settings.out.exists() or settings.out.is_symlink():
             check_plan(settings.out, plan, finished_plan(settings.out))
+        spec = sources[0].checkpoint.spec
+        variables = (*spec.upstream.physical(spec.surface), *spec.atmospheric)
+        check_products(settings, variables, plan, wave=spec.upstream.is_wave)
         with joined(settings.out, plan, adopted) as folder, torch.no_grad():
             job.run(folder)
             return read_result(settings, sources[0], folder.plan)
@@ -106,6 +111,7 @@ class EnsembleJob:
         self._loaded: tuple[int, Predictor] | None = None
         self._layout: ForecastLayout | None = None
         self._said = time.monotonic()
+        self._waits = False
 
     def plan(self) -> dict[str, Any]:
         """Collect everything that the members' values follow from.
@@ -126,25 +132,34 @@ class EnsembleJob:
     def run(self, folder: EnsembleFolder) -> None:
         """Make what is missing, until all is there."""
         passes = self._passes(folder.plan["members_per_pass"])
-        waits = False
-        while not self._settings.out.exists():
-            done = folder.done()
-            left = [each for each in passes if each.name not in done]
-            if self._take_free(folder, left, len(passes)):
-                waits = False
-                continue
-            if left:
-                if not waits:
-                    _logger.info(
-                        "waiting for %d of %d passes, which other processes are making", len(left), len(passes)
-                    )
-            else:
-                with folder.claims.held("end") as mine:
-                    if mine and not self._settings.out.exists():
-                        folder.publish()
-                        continue
-            waits = True
-            time.sleep(_LOOK_EVERY)
+
+        def all_is_there() -> bool:
+            if not self._settings.out.exists():
+                while left := self._left(folder, passes):
+                    if not self._take_free(folder, left, len(passes)):
+                        self._say_waiting(len(left), len(passes))
+                        return False
+            with folder.claims.held("end") as mine:
+                if mine:
+                    self._end(folder)
+            return mine
+
+        poll(all_is_there, _LOOK_EVERY)
+
+    def _left(self, folder: EnsembleFolder, passes: Sequence[Pass]) -> list[Pass]:
+        done = folder.done()
+        return [each for each in passes if each.name not in done]
+
+    def _say_waiting(self, left: int, total: int) -> None:
+        if not self._waits:
+            self._waits = True
+            _logger.info("waiting for %d of %d passes, which other processes make", left, total)
+
+    def _end(self, folder: EnsembleFolder) -> None:
+        """Do what is left when all members are there, as far as no other process has done it."""
+        if not self._settings.out.exists():
+            folder.publish()
+        make_products(self._settings, folder.plan)
 
     def _passes(self, members_per_pass: int) -> list[Pass]:
         """List all passes, checkpoints outermost: each is loaded once."""

@@ -8,6 +8,7 @@ from kit.data.zarr_guard import open_group
 from kit.forecasting.ensemble_plan import EnsemblePlan
 from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.initial_states import InitialStates
+from kit.forecasting.products import products_file
 from kit.forecasting.writing import bytes_of
 
 
@@ -32,6 +33,7 @@ class EnsembleResult:
         lead_hours: Lead time of each step, hours.
         bytes: Size of the Zarr on the disk.
         precision: Precision of the predictions, such as ``fp32``.
+        products: NetCDF file of the products; None where none were asked for.
     """
 
     out: str
@@ -50,6 +52,7 @@ class EnsembleResult:
     lead_hours: list[float]
     bytes: int
     precision: str
+    products: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``kit ensemble --json`` prints."""
@@ -67,6 +70,7 @@ def read_result(settings: EnsembleSettings, source: InitialStates, plan: Ensembl
     surface, atmospheric = variables_of(settings.out)
     group = open_group(settings.out)
     some: Any = group[(*surface, *atmospheric)[0]]
+    products = products_file(settings)
     hours = source.checkpoint.spec.lead_hours
     return EnsembleResult(
         out=str(settings.out),
@@ -85,6 +89,7 @@ def read_result(settings: EnsembleSettings, source: InitialStates, plan: Ensembl
         lead_hours=[hours * step for step in range(1, settings.steps + 1)],
         bytes=bytes_of(settings.out),
         precision=plan["precision"],
+        products=str(products) if products else None,
     )
 
 
