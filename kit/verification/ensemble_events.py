@@ -13,6 +13,9 @@ from kit.metrics.contingency import MM_PER_M, THRESHOLDS_MM
 
 _THRESHOLD = re.compile(r"([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(mm)?", re.IGNORECASE)
 
+REACHES = ">="
+"""What stands between a channel and a threshold in the name of an event."""
+
 
 @dataclass(frozen=True)
 class Exceedance:
@@ -31,7 +34,7 @@ class Exceedance:
     @property
     def name(self) -> str:
         """Name among all exceedances."""
-        return f"{self.channel}>={self.label}"
+        return f"{self.channel}{REACHES}{self.label}"
 
 
 def _read_thresholds(given: Any) -> Any:

@@ -17,7 +17,9 @@ Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 CRPS, VARIANCE, MEAN_SQUARED, ENERGY = "crps", "variance", "mean_squared", "energy"
-MEMBER_MOMENTS = (WEIGHT, CRPS, VARIANCE, MEAN_SQUARED, ENERGY)
+EXPECTED_SQUARED = "expected_squared"
+"""Squared error of the mean of members where what came could be one of them."""
+MEMBER_MOMENTS = (WEIGHT, CRPS, VARIANCE, EXPECTED_SQUARED, MEAN_SQUARED, ENERGY)
 HEADLINES = "headlines"
 """Name in the place of a channel under which the energy score of several channels is kept."""
 _AT_ONCE = 2**22
@@ -61,7 +63,7 @@ class EnsembleSums:
             present: Points that are scored, [H, W]; all by default.
 
         Returns:
-            Sums as ``MEMBER_MOMENTS`` names them, [R, 5], that of the energy NaN; and the weight of the points whose
+            Sums as ``MEMBER_MOMENTS`` names them, [R, 6], that of the energy NaN; and the weight of the points whose
             target has each rank among the members, [R, M + 1]: 0 where it lies below all of them. Of a target that is
             equal to some members, each rank that it could have gets its share.
         """
@@ -72,7 +74,10 @@ class EnsembleSums:
             # In double precision before the difference: geopotential has ten digits.
             errors_DM = np.sort(values_DM.astype(np.float64) - came_D[:, None], axis=1)
             crps_D = np.abs(errors_DM).mean(axis=1) - errors_DM @ self._of_sorted
-            fields = [np.ones(len(chosen)), crps_D, errors_DM.var(axis=1, ddof=1), errors_DM.mean(axis=1) ** 2]
+            variance_D = errors_DM.var(axis=1, ddof=1)
+            # Fortin et al. 2014, "Why should ensemble spread match the RMSE of the ensemble mean?", equation 15.
+            expected_D = (self._members + 1) / self._members * variance_D
+            fields = [np.ones(len(chosen)), crps_D, variance_D, expected_D, errors_DM.mean(axis=1) ** 2]
             moments[:, : len(fields)] += weights_RD @ np.stack(fields, axis=1)
             below_D, equal_D = (errors_DM < 0).sum(axis=1), (errors_DM == 0).sum(axis=1)
             shares_RD = weights_RD / (equal_D + 1)
@@ -127,7 +132,7 @@ class EnsembleSums:
             targets: Values that came, likewise, each [H, W].
 
         Returns:
-            Sums as ``MEMBER_MOMENTS`` names them, [R, 5]: those of single channels NaN.
+            Sums as ``MEMBER_MOMENTS`` names them, [R, 6]: those of single channels NaN.
         """
         moments = np.full((len(self._weights), len(MEMBER_MOMENTS)), math.nan)
         total = np.zeros((len(self._weights), 2))

@@ -14,20 +14,19 @@ import xarray as xr
 
 from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
-from kit.verification.archive import EVENTS, SUMS, Archive
+from kit.verification.archive import Archive
 from kit.verification.comparison_settings import CompareSettings
-from kit.verification.event_scores import event_scores
-from kit.verification.scoring import SCORES, lead_name, spacing_hours
+from kit.verification.paired_tables import tables_by_score, together
+from kit.verification.scoring import lead_name, spacing_hours
 from kit.verification.significance import Float64, Score, differences, overlap
 from kit.verification.subjects import Subject, grid_of
-from kit.verification.sums import MODEL, MOMENTS, WEIGHT
 
 Place = tuple[str, str, str]
 """Lead, region and channel."""
 _SAME_POINTS = 1e-6
 """Relative difference of sums of area weights beyond which they are those of other grid points."""
-_HIGHER = ("acc", "csi", "ets", "fss")
-_LOWER = ("rmse", "mae", "brier", "seeps")
+_HIGHER = ("acc", "csi", "ets", "fss", "resolution", "roc")
+_LOWER = ("rmse", "mae", "brier", "seeps", "crps", "energy", "reliability")
 """Kinds of scores that are better when they are higher, or lower; a bias is neither."""
 
 
@@ -147,63 +146,13 @@ def _without_sums(subject: Subject) -> str:
     return f"{subject.name}: {what}. Evaluate it: {way}; or compare without scores: --settings_only"
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Scores that are computed from one of the tables of an archive.
-
-    Attributes:
-        name: Table.
-        dimension: Its dimension of variables.
-        sums: Names of the sums along its last dimension, in the order that ``scores`` take them in.
-        scores: Scores by name.
-    """
-
-    name: str
-    dimension: str
-    sums: tuple[str, ...]
-    scores: Mapping[str, Score]
-
-    def read(self, archive: Archive, lead: float, starts: npt.NDArray[np.datetime64]) -> xr.DataArray | None:
-        """Read the model's sums of a lead: start, variable, region, sum; None where the archive has none."""
-        if self.name not in archive.arrays or lead not in archive.coordinates["lead"].tolist():
-            return None
-        last = "moment" if self.name == SUMS else "event"
-        try:
-            sums = archive.of_lead(lead, starts, self.name).sel(forecast=MODEL).sel({last: list(self.sums)})
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            msg = f"{archive.path}: its sums cannot be read ({error}); take a copy, or evaluate anew"
-            raise SettingsError(msg) from error
-        return sums.transpose("start", self.dimension, "region", last)
-
-
-def _tables(asked: Sequence[str], archives: Sequence[Archive]) -> list[_Table]:
-    """Sort the scores that are asked for by the tables that they are computed from.
-
-    Raises:
-        SettingsError: one of them is not known, or not everywhere.
-    """
-    held = [archive.coordinates["event"].tolist() if EVENTS in archive.arrays else [] for archive in archives]
-    events = tuple(name for name in held[0] if all(name in names for names in held))
-    of_rain = event_scores(events)
-    chosen("scores", asked, [[*SCORES, *of_rain]])
-    tables = []
-    for name, dimension, sums, scores in (
-        (SUMS, "channel", MOMENTS, SCORES),
-        (EVENTS, "rain", events, of_rain),
-    ):
-        wanted = {score: scores[score] for score in asked if score in scores}
-        if wanted:
-            tables.append(_Table(name, dimension, sums, wanted))
-    return tables
-
-
-def _series(sums: xr.DataArray | None, dimension: str, region: str, variable: str, weight: int) -> Float64 | None:
+def _series(sums: xr.DataArray | None, region: str, variable: str) -> Float64 | None:
     """Return the sums of a region and a variable, [N, M]; None where there are none."""
-    if sums is None or region not in sums["region"].values or variable not in sums[dimension].values:
+    if sums is None or region not in sums["region"].values or variable not in sums["variable"].values:
         return None
-    series = np.asarray(sums.sel({"region": region, dimension: variable}).values, dtype=np.float64)
+    series = np.asarray(sums.sel({"region": region, "variable": variable}).values, dtype=np.float64)
     # What was never summed up on these dates is lacking too.
-    return series if (series[:, weight] > 0).any() else None
+    return series if (series[:, 0] > 0).any() else None
 
 
 def paired_scores(subjects: Sequence[Subject], archives: Sequence[Archive], settings: CompareSettings) -> PairedScores:
@@ -228,19 +177,20 @@ def paired_scores(subjects: Sequence[Subject], archives: Sequence[Archive], sett
     coordinates = [archive.coordinates for archive in archives]
     leads = chosen("leads", settings.leads, [held["lead"].tolist() for held in coordinates])
     regions = chosen("regions", settings.regions, [held["region"].tolist() for held in coordinates])
-    known = chosen("variables", settings.variables, [held["channel"].tolist() for held in coordinates])
+    of_each = [[*held["channel"].tolist(), *held["quantity"].tolist()] for held in coordinates]
+    known = chosen("variables", settings.variables, of_each)
     pairing = _Pairing([subject.name for subject in subjects])
     spacing = spacing_hours(starts)
-    for table in _tables(settings.scores, archives):
-        weight = table.sums.index(WEIGHT)
-        of_table = {str(name) for held in coordinates for name in held[table.dimension]}
+    of_scores = tables_by_score(archives)
+    for table in together(chosen("scores", settings.scores, [list(of_scores)]), of_scores):
         for lead in leads:
             # One lead at a time: all of them would be gigabytes, of years of forecasts.
             held_sums = [table.read(archive, lead, starts) for archive in archives]
+            of_table = {name for sums in held_sums if sums is not None for name in sums["variable"].values.tolist()}
             for region in regions:
                 for variable in [name for name in known if name in of_table]:
-                    series = [_series(sums, table.dimension, region, variable, weight) for sums in held_sums]
-                    pairing.add((lead_name(lead), region, variable), series, table)
+                    series = [_series(sums, region, variable) for sums in held_sums]
+                    pairing.add((lead_name(lead), region, variable), series, table.scores)
                 pairing.judge(overlap(lead, spacing))
     notes = pairing.notes()
     if not pairing.rows:
@@ -270,16 +220,15 @@ class _Pairing:
         # Places by name and by what stands in the way there.
         self._absent: dict[str, dict[str, set[Place]]] = {name: {} for name in names}
 
-    def add(self, place: Place, series: Sequence[Float64 | None], table: _Table) -> None:
-        """Compare the sums of one place, [N, M] each."""
+    def add(self, place: Place, series: Sequence[Float64 | None], scores: Mapping[str, Score]) -> None:
+        """Compare the sums of one place, [N, M] each, the weights first."""
         self._asked.add(place)
-        weight = table.sums.index(WEIGHT)
         dates = None
         for name, one in zip(self._names, series, strict=True):
             if one is None:
                 self._miss(name, "lacks", place)
             else:
-                scored = one[:, weight] > 0
+                scored = one[:, 0] > 0
                 dates = scored if dates is None else dates & scored
         first = series[0]
         if first is None or dates is None:
@@ -293,11 +242,11 @@ class _Pairing:
         for name, one in zip(self._names[1:], series[1:], strict=True):
             ours = None if one is None else one[dates]
             # Errors at other points are of other weather: another crop's, or those of other places with waves.
-            if ours is not None and not np.allclose(ours[:, weight], first[:, weight], rtol=_SAME_POINTS, atol=0):
+            if ours is not None and not np.allclose(ours[:, 0], first[:, 0], rtol=_SAME_POINTS, atol=0):
                 self._miss(name, "was scored at other grid points in", place)
                 ours = None
             kept.append(ours)
-        for score, of_mean in table.scores.items():
+        for score, of_mean in scores.items():
             queue = self._unjudged.setdefault((score, dates.tobytes()), (of_mean, []))[1]
             queue += self._compare(place, score, of_mean, kept)
 

@@ -134,9 +134,9 @@ def confidences(score: Score, sums: Float64, least: int, seed: int = 0) -> list[
     Returns:
         Interval of each series; None where ``confidence`` has none.
     """
-    if not _are_enough(len(sums), least):
+    if not are_enough(len(sums), least):
         return None
-    blocks = _block_lengths(influence(score, sums), least)
+    blocks = block_lengths(influence(score, sums), least)
     low, high = _ends(score, sums, blocks, seed)
     dates = len(sums)
     ends = zip(low.tolist(), high.tolist(), blocks.tolist(), strict=True)
@@ -147,7 +147,7 @@ def differences(
     score: Score, ours: Float64, theirs: Float64, least: int, seed: int = 0
 ) -> list[ConfidenceInterval] | None:
     """Estimate as ``difference`` does, of many series: sums are [N, S, M]."""
-    if not _are_enough(len(ours), least):
+    if not are_enough(len(ours), least):
         return None
     count = ours.shape[-1]
 
@@ -156,7 +156,7 @@ def differences(
 
     both = np.concatenate([ours, theirs], axis=-1)
     of_dates = influence(apart, both)
-    blocks = _block_lengths(of_dates, least)
+    blocks = block_lengths(of_dates, least)
     low, high = _ends(apart, both, blocks, seed)
     p_values = equal_accuracy((of_dates + apart(both.mean(axis=0))).T, blocks)
     dates = len(ours)
@@ -164,12 +164,13 @@ def differences(
     return [ConfidenceInterval(lower, upper, dates, block, p_value) for lower, upper, block, p_value in ends]
 
 
-def _are_enough(dates: int, least: int) -> bool:
+def are_enough(dates: int, least: int) -> bool:
+    """Tell whether there are dates enough to say how a score varies, of blocks of ``least`` or more."""
     return dates >= FEWEST_DATES and least <= dates // FEWEST_BLOCKS
 
 
-def _block_lengths(of_dates: Float64, least: int) -> npt.NDArray[np.int64]:
-    """Choose the dates per block of each series, [S] of [N, S]."""
+def block_lengths(of_dates: Float64, least: int) -> npt.NDArray[np.int64]:
+    """Choose the dates per block of each series, [S], by what each date adds to it, [N, S]."""
     lengths = np.ceil(_LENGTHENED * correlation_lengths(of_dates.T)).astype(np.int64)
     return np.clip(lengths, least, len(of_dates) // FEWEST_BLOCKS)
 
@@ -186,11 +187,15 @@ def _ends(score: Score, sums: Float64, blocks: npt.NDArray[np.int64], seed: int)
             held = np.ascontiguousarray(sums[:, chosen]).reshape(dates, -1)
             drawn = score((draws(dates, block, seed) @ held / dates).reshape(DRAWS, len(chosen), count))
             estimate = score(sums[:, chosen].mean(axis=0))
-            number = dates / block
-            stretch = stats.t.ppf(1 - tail, number - 1) / stats.norm.ppf(1 - tail) * math.sqrt(number / (number - 1))
             ends = _quantiles(drawn, [tail, 1 - tail])
-            low[chosen], high[chosen] = estimate + stretch * (ends - estimate)
+            low[chosen], high[chosen] = estimate + stretch(dates / block) * (ends - estimate)
     return low, high
+
+
+def stretch(blocks: float) -> float:
+    """Return by how much draws of some blocks are spread too little: few vary less among themselves than the truth."""
+    upper = (1 + LEVEL) / 2
+    return float(stats.t.ppf(upper, blocks - 1) / stats.norm.ppf(upper) * math.sqrt(blocks / (blocks - 1)))
 
 
 def _quantiles(drawn: Float64, orders: list[float]) -> Float64:
