@@ -1,6 +1,6 @@
 """The report on a run: one page that says what was asked, what came of it, and how to do it again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from kit.plots.report_page import report_page
 from kit.settings import Settings
 from kit.tracking.params import flatten
 from kit.tracking.run_records import attach
+from kit.verification.leakage import STATEMENTS, dates_seen
 from kit.verification.run_facts import loss_records, recorded_provenance, recorded_settings, run_facts
 from kit.verification.subjects import Subject, of_run
 
@@ -51,11 +52,8 @@ class _Finding(BaseModel):
     accepted: bool = False
 
 
-UNKNOWN = "unknown"
-"""What a scorecard says of periods that nobody recorded."""
 _GROUPS = TypeAdapter(list[_Group])
 _FINDINGS = TypeAdapter(list[_Finding])
-_STATEMENTS = TypeAdapter(list[dict[str, str | int | float | None]])
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ class _Gathered:
             "plan": self._plan() if planned else None,
             "scores": scores,
             "leakage": leakage,
-            "seen": _dates_seen(leakage),
+            "seen": dates_seen(leakage),
             "leaks": description.get("leaks"),
             "model": description.get("model") or {},
             "lineage": description.get("lineage") or [],
@@ -171,9 +169,7 @@ class _Gathered:
         """Return what of the scored dates was seen in training, by stage; empty where nobody looked."""
         if scores is None:
             return []
-        return self._valid(
-            "what training saw of the test dates", _STATEMENTS.validate_python, scores.get("leakage", [])
-        )
+        return self._valid("what training saw of the test dates", STATEMENTS.validate_python, scores.get("leakage", []))
 
     def _card(self, description: Mapping[str, Any], scores: Mapping[str, Any] | None) -> str | None:
         if not description:
@@ -192,17 +188,3 @@ class _Gathered:
         except KitError as error:
             self.missing.append(f"planned memory and time: {error}")
             return None
-
-
-def _dates_seen(leakage: Sequence[Mapping[str, Any]]) -> str:
-    """Say in a word whether training saw dates that were scored: ``yes``, ``no``, or ``unknown`` where none is known.
-
-    Args:
-        leakage: Statements of a scorecard, one for each stage and split.
-    """
-    counts = [entry.get(name, UNKNOWN) for entry in leakage for name in ("start", "inputs", "targets")]
-    if any(isinstance(count, int) and count > 0 for count in counts):
-        return "yes"
-    if not counts or any(not isinstance(count, int) for count in counts):
-        return UNKNOWN
-    return "no"

@@ -176,6 +176,8 @@ def page(found: Comparison) -> str:
         tests=found.tests,
         units=found.units,
         notes=found.notes,
+        leaking=[run["name"] for run in found.runs if run.get("test_dates_seen") == "yes"],
+        statements=[(run["name"], row) for run in found.runs for row in run.get("leakage", [])],
         tables=[_cells(table) for table in score_tables(found)],
         rows=[vars(row) | {"verdict": row.verdict} for row in found.scores[:_MOST_ROWS]],
         left_out=max(0, len(found.scores) - _MOST_ROWS),

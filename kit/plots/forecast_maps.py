@@ -36,7 +36,7 @@ _DIMENSIONS = ("time", "lead_time")
 
 
 @dataclass(frozen=True)
-class _Analyses:
+class Analyses:
     """What came, on the points of a forecast.
 
     Attributes:
@@ -60,8 +60,8 @@ class _Analyses:
         return state.reshape(state.shape[-2:])
 
 
-class _ForecastFile:
-    """A forecast of the kit that is open for reading."""
+class OpenForecast:
+    """A forecast of the kit that is open for reading; ``members`` is 0 of a single one."""
 
     def __init__(self, path: Path, dataset: xr.Dataset) -> None:
         missing = [name for name in _DIMENSIONS if name not in dataset.dims or name not in dataset.coords]
@@ -72,10 +72,8 @@ class _ForecastFile:
                 "--forecast_file, and not drawn"
             )
             raise StoreError(msg)
-        if MEMBER in dataset.dims:
-            msg = f"{path}: holds {dataset.sizes[MEMBER]} members of an ensemble, and maps are of one: select one first"
-            raise StoreError(msg)
         self.path, self.dataset = path, dataset
+        self.members = int(dataset.sizes.get(MEMBER, 0))
         times, leads = dataset["time"], dataset["lead_time"]
         # The kit writes leads as whole or broken hours, and initial times with a calendar.
         if times.dtype.kind != "M" or leads.dtype.kind not in "iuf" or leads.attrs.get("units") != "hours":
@@ -91,7 +89,21 @@ class _ForecastFile:
         self.atmospheric = [name for name in fields if name not in self.surface]
         self.levels = dataset["level"].values.tolist() if self.atmospheric else []
 
-    def read(self, variable: str, level: float | None, start: int, lead: int) -> Array:
+    def chosen_steps(self, steps: int | None) -> int:
+        """Return the number of leads that are drawn, all by default.
+
+        Raises:
+            SettingsError: there are fewer.
+        """
+        if steps is not None and steps > len(self.leads):
+            msg = (
+                f"steps: {self.path} has {len(self.leads)}, the last one {self.leads[-1]:g} h ahead; got {steps}; ask "
+                "for no more, or make a longer forecast with kit forecast --steps"
+            )
+            raise SettingsError(msg)
+        return steps or len(self.leads)
+
+    def read(self, variable: str, level: float | None, start: int, lead: int, member: int = 0) -> Array:
         """Read a field, [H, W].
 
         Raises:
@@ -100,6 +112,8 @@ class _ForecastFile:
         place = {"time": start, "lead_time": lead}
         if level is not None:
             place["level"] = self.levels.index(level)
+        if self.members:
+            place[MEMBER] = member
         array = self.dataset[variable].isel(place)
         # A dimension of members that has one alone.
         array = array.isel({name: 0 for name in array.dims if name not in self.grid}).transpose(*self.grid)
@@ -113,13 +127,18 @@ class _ForecastFile:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_ForecastFile]:
+def opened_forecast(path: Path) -> Iterator[OpenForecast]:
+    """Open a forecast.
+
+    Raises:
+        StoreError: it is none of ``kit forecast``, or damaged.
+    """
     with open_layout(path) as dataset:
-        yield _ForecastFile(path, dataset)
+        yield OpenForecast(path, dataset)
 
 
 def forecast_maps(settings: PlotSettings) -> MapAlbum:
-    """Read maps of a forecast.
+    """Read maps of a single forecast.
 
     Args:
         settings: File, store, channels, times and leads.
@@ -128,28 +147,30 @@ def forecast_maps(settings: PlotSettings) -> MapAlbum:
         KitError: the file is none of ``kit forecast``, is damaged, or does not fit the store or the settings.
     """
     assert settings.forecast_file is not None
-    with _opened(settings.forecast_file) as file:
+    with opened_forecast(settings.forecast_file) as file:
+        if file.members:
+            msg = f"{file.path}: holds {file.members} members of an ensemble, and these maps are of a single forecast"
+            raise StoreError(msg)
         channels = chosen_channels(settings.variables, file.surface, dict.fromkeys(file.atmospheric, file.levels))
         starts = chosen_starts(settings.time, settings.samples, file.starts, str(file.path))
-        steps = settings.steps or len(file.leads)
-        if steps > len(file.leads):
-            msg = (
-                f"steps: {file.path} has {len(file.leads)}, the last one {file.leads[-1]:g} h ahead; got {steps}; ask "
-                "for no more, or make a longer forecast with kit forecast --steps"
-            )
-            raise SettingsError(msg)
+        steps = file.chosen_steps(settings.steps)
         shown = range(steps) if settings.animate else range(steps - 1, steps)
-        analyses = _analyses(file, settings)
+        analyses = analyses_of(file, settings)
         series = []
         for start in starts:
             for name, variable, level in channels:
                 frames = [_frame(file, analyses, variable, level, (start, lead)) for lead in shown]
                 channel = channel_of(variable, level, file.dataset[variable].attrs)
                 series.append(MapSeries(name, channel, file.starts[start], _alike(frames)))
-        return MapAlbum(_setting(file, analyses), series)
+        return MapAlbum(setting_of(file, analyses), series)
 
 
-def _analyses(file: _ForecastFile, settings: PlotSettings) -> _Analyses | None:
+def analyses_of(file: OpenForecast, settings: PlotSettings) -> Analyses | None:
+    """Open what came on the forecast's points; None where no store is named.
+
+    Raises:
+        StoreError: the store is on another grid, or has a part of the forecast's.
+    """
     if settings.data.store is None:
         return None
     store = open_store(settings.data.store)
@@ -157,11 +178,11 @@ def _analyses(file: _ForecastFile, settings: PlotSettings) -> _Analyses | None:
     if (len(shared.rows), len(shared.columns)) != (len(file.latitude), file.longitude.shape[-1]):
         msg = f"{store.path}: has only a part of the forecast's grid; name a store that has all of it"
         raise StoreError(msg)
-    return _Analyses(store, shared)
+    return Analyses(store, shared)
 
 
 def _frame(
-    file: _ForecastFile, analyses: _Analyses | None, variable: str, level: float | None, place: tuple[int, int]
+    file: OpenForecast, analyses: Analyses | None, variable: str, level: float | None, place: tuple[int, int]
 ) -> MapFrame:
     """Read the fields of one initial time and lead, on the grid of the store where there is one."""
     start, lead = place
@@ -186,7 +207,8 @@ def _alike(frames: list[MapFrame]) -> list[MapFrame]:
     return [replace(frame, forecasts={FORECAST: frame.forecasts[FORECAST]}, target=None) for frame in frames]
 
 
-def _setting(file: _ForecastFile, analyses: _Analyses | None) -> MapSetting:
+def setting_of(file: OpenForecast, analyses: Analyses | None) -> MapSetting:
+    """Describe the grid that is drawn: the store's points where there is one."""
     # NetCDF has no truth values.
     synthetic = str(file.dataset.attrs.get("synthetic", "")).lower() == "true"
     if analyses is None:

@@ -11,12 +11,13 @@ from kit.checkpoint.folder import open_checkpoint
 from kit.checkpoint.run_folder import MetricsLog, RunFolder, is_scorecard_of, read_side_file
 from kit.forecasting.predictor import Conditions
 from kit.io.atomic import remove_leftovers
-from kit.io.errors import KitError
+from kit.io.errors import KitError, SettingsError
 from kit.memory.out_of_memory import readable
 from kit.metrics.scores import skill
 from kit.plots.checkpoint_maps import checkpoint_maps
 from kit.plots.curves import edge_errors, loss_curves, scorecard
-from kit.plots.forecast_maps import forecast_maps
+from kit.plots.ensemble_plots import save_ensemble, save_ensemble_scores
+from kit.plots.forecast_maps import forecast_maps, opened_forecast
 from kit.plots.map_series import MapAlbum, save_maps
 from kit.plots.mean_error_maps import save_mean_errors
 from kit.plots.score_figures import lead_curves, score_changes
@@ -41,11 +42,11 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
         KitError: nothing to draw: no such run, checkpoint, forecast, variable or time; nothing is written then.
     """
     if settings.forecast_file is not None:
-        with strictly(settings.registry.strict):
-            album = forecast_maps(settings)
-        out = settings.out or settings.forecast_file.absolute().parent / "figures"
+        return {"files": list(map(str, _of_file(settings, settings.forecast_file)))}
+    if settings.sums is not None:
+        out = settings.out or settings.sums.absolute().parent / "figures"
         remove_leftovers(out)
-        return {"files": list(map(str, save_maps(album, out, animate=settings.animate)))}
+        return {"files": list(map(str, save_ensemble_scores(settings.sums, out)))}
     folder = None
     if settings.run is not None:
         folder = _run_folder(settings.run)
@@ -65,6 +66,22 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
     if run is not None:
         attach(run, figures=files)
     return {"files": list(map(str, files))}
+
+
+def _of_file(settings: PlotSettings, path: Path) -> list[Path]:
+    """Draw a forecast: maps of a single one, plumes and postage stamps of an ensemble."""
+    out = settings.out or path.absolute().parent / "figures"
+    with strictly(settings.registry.strict), opened_forecast(path) as file:
+        if file.members:
+            remove_leftovers(out)
+            return save_ensemble(file, settings, out)
+    if settings.point is not None:
+        msg = f"point: {path} is no ensemble, whose plume could be drawn there; leave it out"
+        raise SettingsError(msg)
+    with strictly(settings.registry.strict):
+        album = forecast_maps(settings)
+    remove_leftovers(out)
+    return list(save_maps(album, out, animate=settings.animate))
 
 
 def _run_folder(path: Path) -> RunFolder:

@@ -1,5 +1,6 @@
 """Settings of figures: of what, and where they go."""
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,8 +21,24 @@ def _utc(value: Any) -> Any:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def _point(value: Any) -> Any:
+    """Read ``52.5/13.4``: degrees north and east."""
+    # A command line hands over a list with the text.
+    text = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+    if not isinstance(text, str):
+        return value
+    try:
+        north, east = map(float, text.split("/"))
+    except ValueError:
+        north, east = math.nan, math.nan
+    if not (abs(north) <= 90 and abs(east) <= 360):
+        msg = f"expected LATITUDE/LONGITUDE in degrees such as 52.5/13.4, got {text!r}"
+        raise ValueError(msg)
+    return north, east
+
+
 class PlotSettings(BaseModel):
-    """Which figures are drawn; give one of ``run``, ``checkpoint`` and ``forecast_file``."""
+    """Which figures are drawn; give one of ``run``, ``checkpoint``, ``forecast_file`` and ``sums``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -30,8 +47,11 @@ class PlotSettings(BaseModel):
     checkpoint: Path | None = None
     """Checkpoint folder: maps alone."""
     forecast_file: Path | None = None
-    """Forecast that ``kit forecast`` wrote, NetCDF or Zarr: maps alone, beside what came where ``data.store`` has
-    it."""
+    """Forecast that ``kit forecast`` or ``kit ensemble`` wrote, NetCDF or Zarr: maps, of an ensemble plumes and postage
+    stamps, beside what came where ``data.store`` has it."""
+    sums: Path | None = None
+    """Sums of an ensemble that ``kit evaluate --out`` kept: spread and error by lead, histograms of ranks, reliability
+    of probabilities."""
     data: EvaluateData = EvaluateData()
     variables: tuple[str, ...] | None = None
     """What is mapped: ``2t``, ``z_500``, or ``z`` for all its levels; by default a few that the model predicts."""
@@ -42,6 +62,8 @@ class PlotSettings(BaseModel):
     """Consecutive initial times that are mapped."""
     steps: PositiveInt | None = None
     """Step of the roll-out that is mapped; by default the first one, of a forecast file the last."""
+    point: Annotated[tuple[float, float], BeforeValidator(_point, json_schema_input_type=str)] | None = None
+    """Place of an ensemble's plumes, ``LATITUDE/LONGITUDE`` in degrees; by default the mean over the area."""
     animate: bool = False
     """Write GIF animations of all steps up to that one, in the place of maps."""
     base: bool = True
@@ -57,9 +79,13 @@ class PlotSettings(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         subjects = {"run": self.run, "checkpoint": self.checkpoint, "forecast_file": self.forecast_file}
+        subjects["sums"] = self.sums
         given = [name for name, path in subjects.items() if path is not None]
         if len(given) != 1:
             msg = f"give one of {', '.join(subjects)}; given: {' and '.join(given) or 'none'}"
+            raise ValueError(msg)
+        if self.point is not None and self.forecast_file is None:
+            msg = "point has no effect without --forecast_file ENSEMBLE; leave it out"
             raise ValueError(msg)
         if self.forecast_file is not None:
             for setting, is_set in (("data.test", self.data.test is not None), ("base", not self.base)):

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from kit.tracking.params import flatten
 from kit.verification.archive import Archive
 from kit.verification.card_scores import card_scores
 from kit.verification.comparison_settings import CompareSettings
+from kit.verification.leakage import count_seen, dates_of, dates_seen, valid_leakage
 from kit.verification.paired_scores import PairedScore, PairedScores, choose_archives, paired_scores
 from kit.verification.run_facts import differing, loss_records, recorded_provenance, recorded_settings, run_facts
 from kit.verification.significance import LEVEL
@@ -26,7 +28,8 @@ class Comparison:
     """Comparison of runs, the first of which the others are held against.
 
     Attributes:
-        runs: Facts about each, as ``run_facts`` collects them.
+        runs: Facts about each, as ``run_facts`` collects them; where scores are compared also ``leakage``, what
+            training saw of their dates as ``count_seen`` lists it, and ``test_dates_seen`` (``dates_seen``).
         settings: Settings that are not the same in all, one value for each; None where it is not recorded.
         provenance: The same of code, packages, machine, data and base weights.
         dates: ``count``, ``first`` and ``last`` of the start dates that all were scored on; None without sums.
@@ -97,7 +100,7 @@ def _compared(subjects: Sequence[Subject], settings: CompareSettings) -> Compari
     if unknown:
         notes.append(f"{', '.join(unknown)}: no settings are recorded there")
     return Comparison(
-        runs=[_with_sums(run_facts(subject), archives, position) for position, subject in enumerate(subjects)],
+        runs=_facts(subjects, archives, scores),
         settings={key: values for key, values in of_runs.items() if key not in _NOT_COMPARED},
         provenance=differing(made_of),
         dates=_dates(scores),
@@ -110,15 +113,40 @@ def _compared(subjects: Sequence[Subject], settings: CompareSettings) -> Compari
     )
 
 
-def _with_sums(facts: dict[str, Any], archives: Sequence[Archive] | None, position: int) -> dict[str, Any]:
-    """Add what the scores were computed from."""
-    if archives is None:
-        return facts
-    archive = archives[position]
-    evaluated: dict[str, Any] = {"sums": str(archive.path)}
-    for name in ("store_name", "store_fingerprint", "precision", "seed"):
-        evaluated[name] = archive.attributes.get(name)
-    return {**facts, "evaluated": evaluated}
+def _facts(
+    subjects: Sequence[Subject], archives: Sequence[Archive] | None, scores: PairedScores | None
+) -> list[dict[str, Any]]:
+    """Collect facts about each, with what its scores were computed from, and what training saw of their dates."""
+    found = []
+    for position, subject in enumerate(subjects):
+        facts = run_facts(subject)
+        leakage: list[dict[str, Any]] = []
+        if archives is not None and scores is not None:
+            archive = archives[position]
+            evaluated: dict[str, Any] = {"sums": str(archive.path)}
+            for name in ("store_name", "store_fingerprint", "precision", "seed"):
+                evaluated[name] = archive.attributes.get(name)
+            facts["evaluated"] = evaluated
+            leakage = _leakage(subject, archive, scores)
+        elif scores is not None and subject.card is not None:
+            # A scorecard holds no dates, but what was counted when they were scored.
+            leakage = valid_leakage(subject.card.get("leakage"))
+        if scores is not None:
+            facts |= {"leakage": leakage, "test_dates_seen": dates_seen(leakage)}
+        found.append(facts)
+    return found
+
+
+def _leakage(subject: Subject, archive: Archive, scores: PairedScores) -> list[dict[str, Any]]:
+    """Count what training saw of the dates that are compared."""
+    starts = [moment.replace(tzinfo=UTC) for moment in scores.starts.astype("datetime64[s]").tolist()]
+    leads = {float(row.lead.removesuffix("h")) for row in scores.rows}
+    targets = sorted({start + timedelta(hours=lead) for start in starts for lead in leads})
+    model = subject.description.get("model") or {}
+    timestep = timedelta(hours=float(model.get("timestep_hours", 0)))
+    dates = dates_of(starts, targets, int(model.get("history", 1)), timestep)
+    # Sums of earlier versions do not say whether their states are made up.
+    return count_seen(subject.description or None, dates, synthetic=archive.attributes.get("synthetic"))
 
 
 def _dates(scores: PairedScores | None) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from kit.data.settings import Period
 from kit.models.pretraining_periods import PRETRAINING_PERIODS
@@ -12,6 +14,8 @@ from kit.verification.evaluation import Scoring
 
 UNKNOWN = "unknown"
 """What stands for periods and counts that nobody recorded: these are not 0."""
+STATEMENTS = TypeAdapter(list[dict[str, str | int | float | None]])
+"""What a scorecard says of leakage."""
 
 
 @dataclass(frozen=True)
@@ -32,36 +36,85 @@ class SeenPeriod:
 
 
 def find_leakage(description: Mapping[str, Any] | None, scoring: Scoring, *, synthetic: bool) -> list[dict[str, Any]]:
-    """Count the dates of an evaluation that lie in what each stage of training saw.
+    """Count the dates of an evaluation that lie in what each stage of training saw; see ``count_seen``.
+
+    Args:
+        description: Contents of the checkpoint's ``kit.json``; None of forecasts whose model is unknown.
+        scoring: Start dates and steps that are scored.
+        synthetic: Whether the states that are scored are made up.
+    """
+    selection = scoring.pairs.selection
+    dates = dates_of(scoring.times, valid_times(scoring), selection.history, selection.timestep)
+    return count_seen(description, dates, synthetic=synthetic)
+
+
+def dates_of(
+    starts: Sequence[datetime], targets: Sequence[datetime], history: int, timestep: timedelta
+) -> dict[str, Sequence[datetime]]:
+    """List the dates of forecasts: ``start`` of initial times, ``inputs`` of input states, ``targets``.
+
+    Args:
+        starts: Initial times, UTC.
+        targets: Times of the states that forecasts are compared with, UTC.
+        history: Number of input states.
+        timestep: Time between them.
+    """
+    inputs = {start - step * timestep for start in starts for step in range(history)}
+    return {"start": starts, "inputs": sorted(inputs), "targets": targets}
+
+
+def count_seen(
+    description: Mapping[str, Any] | None, dates: Mapping[str, Sequence[datetime]], *, synthetic: bool | None
+) -> list[dict[str, Any]]:
+    """Count dates that lie in what each stage of training saw.
 
     Periods of published weights are those of ``kit.models.pretraining_periods``; those of fine-tuning are in the
     lineage of the checkpoint.
 
     Args:
         description: Contents of the checkpoint's ``kit.json``; None of forecasts whose model is unknown.
-        scoring: Start dates and steps that are scored.
-        synthetic: Whether the states that are scored are made up.
+        dates: Dates as ``dates_of`` lists them.
+        synthetic: Whether the states of these dates are made up; None where that is not recorded.
 
     Returns:
         For each stage and split: ``stage``, ``split``, ``period`` (``START/END``), and the numbers of dates in it:
         ``start`` of initial times, ``inputs`` of input states, ``targets`` of states that are predicted. ``unknown``
         stands for a period that is not recorded, and for its numbers.
     """
-    selection = scoring.pairs.selection
-    starts = scoring.times
-    inputs = {start - step * selection.timestep for start in starts for step in range(selection.history)}
-    dates = {"start": starts, "inputs": sorted(inputs), "targets": valid_times(scoring)}
     found = []
     for seen in seen_periods(description):
         entry: dict[str, Any] = {"stage": seen.stage, "split": seen.split, "period": UNKNOWN}
-        if seen.period is None:
+        if seen.period is not None:
+            entry["period"] = str(seen.period)
+        if seen.period is None or synthetic is None:
             entry |= dict.fromkeys(dates, UNKNOWN)
         else:
-            entry["period"] = str(seen.period)
             same_world = seen.synthetic == synthetic
             entry |= {name: _count(times, seen.period) if same_world else 0 for name, times in dates.items()}
         found.append(entry)
     return found
+
+
+def valid_leakage(held: Any) -> list[dict[str, Any]]:
+    """Take what a scorecard says of leakage, if it is as this kit writes it; empty where it is not, or says nothing."""
+    try:
+        return list(STATEMENTS.validate_python(held))
+    except ValidationError:
+        return []
+
+
+def dates_seen(leakage: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a word whether training saw dates that were scored: ``yes``, ``no``, or ``unknown`` where none is known.
+
+    Args:
+        leakage: Statements, one for each stage and split.
+    """
+    counts = [entry.get(name, UNKNOWN) for entry in leakage for name in ("start", "inputs", "targets")]
+    if any(isinstance(count, int) and count > 0 for count in counts):
+        return "yes"
+    if not counts or any(not isinstance(count, int) for count in counts):
+        return UNKNOWN
+    return "no"
 
 
 def seen_periods(description: Mapping[str, Any] | None) -> Iterator[SeenPeriod]:

@@ -114,6 +114,19 @@ def test_secrets_are_masked() -> None:
     assert "swordfish" not in text
 
 
+def test_what_saw_the_dates_in_training_is_marked() -> None:
+    seen = {"stage": "stage 1 (full)", "split": "train", "period": "2020-01-01/2020-01-02"}
+    leakage = [seen | {"start": 3, "inputs": 4, "targets": 5}]
+    facts = {"name": "b", "leakage": leakage, "test_dates_seen": "yes"}
+    text = page(comparison(runs=[FACTS | {"name": "a", "leakage": [], "test_dates_seen": "unknown"}, FACTS | facts]))
+    check(text)
+    words = " ".join(re.sub(r"<[^>]+>", " ", text).split())
+    assert "b saw dates that are scored here , in training or validation: its scores flatter." in words
+    assert "a saw dates" not in words
+    assert "b stage 1 (full) train 2020-01-01/2020-01-02 3 4 5" in words
+    assert "RMSE of b, everywhere saw dates that are scored" in words
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -141,6 +154,16 @@ def test_many_leads_are_thinned_and_what_all_ask_for_stands_first() -> None:
     opened = text.partition("<details>")[0]
     assert "z_500" in opened
     assert "q_50<" not in opened
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_long_list_is_left_out_on_paper(count: int) -> None:
+    text = page(comparison(scores=[row(f"q_{number}", "024h") for number in range(count)]))
+    check(text)
+    assert (f"{count} comparisons are listed in the page itself" in text) == (count > 200)
+    assert ('<details class="long">' in text) == (count > 200)
+    # Everything else that is folded up is unfolded there.
+    assert "details::details-content{content-visibility:visible" in text
 
 
 def test_losses_are_overlaid_with_a_name_each() -> None:

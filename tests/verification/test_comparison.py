@@ -15,6 +15,8 @@ from kit.io.errors import SettingsError
 from kit.io.sealed import write_sealed
 from kit.verification.comparison import Comparison, compare
 from kit.verification.comparison_settings import CompareSettings
+from kit.verification.scorecard import evaluate
+from kit.verification.settings import EvaluateSettings
 from tests.compared_runs import make_runs
 from tests.verification.compared import write_sums
 
@@ -62,6 +64,33 @@ def test_runs_are_compared_in_all_that_they_are(runs: list[Path]) -> None:
     assert found.tests["count"] == 0
     assert found.notes == []
     assert found.units == cards[0]["units"]
+
+
+def test_dates_that_training_saw_are_counted(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [run["test_dates_seen"] for run in compared(*runs).runs] == ["no", "no"]
+    copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
+    for copy in copies:
+        shutil.rmtree(copy / "sums")
+        # A copy's scores are none of the MLflow run that it was copied from.
+        (copy / "provenance.json").unlink()
+        raw = {"checkpoint": copy / "checkpoints" / "best", "data": {"test": "2020-01-01/2020-01-02"}, "base": False}
+        evaluate(EvaluateSettings.model_validate({**raw, "device": "cpu"}))
+    for run in compared(*copies).runs:
+        assert run["test_dates_seen"] == "yes"
+        (train, valid) = run["leakage"]
+        # Five states, of which three have one before and one after them.
+        assert (train["split"], train["start"], train["inputs"], train["targets"]) == ("train", 3, 4, 3)
+        assert (valid["split"], valid["start"], valid["inputs"], valid["targets"]) == ("valid", 0, 0, 0)
+    # A scorecard says what was counted when it was made.
+    assert compared(runs[0] / "scores.json", runs[1] / "scores.json").runs[0]["test_dates_seen"] == "no"
+    # Sums alone do not say what their model saw.
+    alone = [Path(shutil.copytree(next((run / "sums").glob("*.zarr")), tmp_path / f"{run.name}.zarr")) for run in runs]
+    assert [run["test_dates_seen"] for run in compared(*alone).runs] == ["unknown", "unknown"]
+    assert main(["compare", *map(str, copies)]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "warning: first saw dates that are scored here: stage 1 (full), train (3 starts, 4 inputs, 3" in shown
 
 
 def test_checkpoints_sums_scorecards_and_ids_stand_for_runs(runs: list[Path], tmp_path: Path) -> None:

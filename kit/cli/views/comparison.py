@@ -22,10 +22,24 @@ def show_comparison(result: Mapping[str, Any]) -> None:
     _show_runs(result["runs"])
     if result["scores"]:
         _show_scores(result, names)
+    for run in result["runs"]:
+        if run.get("test_dates_seen") == "yes":
+            show_text(f"warning: {run['name']} saw dates that are scored here: {_seen(run['leakage'])}")
     for note in result["notes"]:
         error_console().print(f"[bold]note:[/] {escape(note)}", soft_wrap=True)
     if "html" in result:
         show_text(f"page: {result['html']}")
+
+
+def _seen(leakage: Sequence[Mapping[str, Any]]) -> str:
+    """List the stages of training that saw some of the dates."""
+    stages = []
+    for row in leakage:
+        counts = [row[name] for name in ("start", "inputs", "targets")]
+        if any(isinstance(count, int) and count > 0 for count in counts):
+            starts, inputs, targets = counts
+            stages.append(f"{row['stage']}, {row['split']} ({starts} starts, {inputs} inputs, {targets} targets)")
+    return "; ".join(stages)
 
 
 def _columns(table: Table, names: Sequence[str]) -> None:
@@ -64,6 +78,7 @@ def _show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
             "a step": "-" if run["step_seconds"] is None else f"{number(run['step_seconds'], 3)} s",
             "all steps": "-" if seconds is None else duration(seconds),
             "validation loss": f"{number(loss['before'])} -> {number(loss['best'])}",
+            "scored dates seen": run.get("test_dates_seen", "-"),
         }
         for name, text in facts.items():
             rows.setdefault(name, []).append(text)
