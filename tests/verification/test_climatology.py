@@ -21,6 +21,7 @@ from kit.verification.scoring import acc, rmse, score_rows
 from kit.verification.settings import EvaluateSettings
 from kit.verification.sums import MOMENTS
 from tests.factories import synthetic_store
+from tests.verification.forecasts import forecast_for
 
 SPLITS = {
     "train": "2020-01-01/2020-01-02",
@@ -47,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -
 
 def climatology_of(folder: Path, name: str, **options: Any) -> Path:
     """A climatology of all states of a store of its own."""
-    store = synthetic_store(folder / f"store-{name}", seed=7, levels=(500, 850), **options)
+    store = synthetic_store(folder / f"store-{name}", **{"seed": 7, "levels": (500, 850), **options})
     out = folder / f"{name}.zarr"
     period = str(store.period)
     build_climatology(
@@ -86,7 +87,7 @@ def states_of(source: Store | xr.Dataset, channel: str, index: int, time: np.dat
 def test_anomalies_are_those_that_numpy_finds(checkpoint: Path, climatology: Path, tmp_path: Path) -> None:
     """Persistence over 12 hours from every start date, north of 20 N too: WMO's formula, not centred anew."""
     result = scored(checkpoint, climatology=climatology, steps=2, out=tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.zarr")
     archive = read_archive(path)
     sums = archive.of_lead(12)
     store, usual = Store.open(Path(result["store"])), xr.open_zarr(climatology, chunks=None)
@@ -120,22 +121,59 @@ def test_anomalies_are_those_that_numpy_finds(checkpoint: Path, climatology: Pat
             assert rmse(held.sel(forecast="climatology").values.mean(axis=0)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_anomalies_of_a_forecast_file_are_those_that_numpy_finds(tmp_path: Path) -> None:
+    """Of forecasts and of persistence, 12 hours ahead; the speed of the wind has what is usual of its own."""
+    made = forecast_for(tmp_path, start="2020-01-04")
+    shape: dict[str, Any] = {"height": 8, "width": 16, "levels": made.store.levels}
+    usual = climatology_of(tmp_path, "usual", start="2019-01-01", times=32, **shape)
+    raw = {
+        "forecast_file": made.own(tmp_path / "forecast.nc"),
+        "data": {"store": str(made.store.path)},
+        "climatology": str(usual),
+    }
+    result = evaluate(EvaluateSettings.model_validate(raw)).to_dict()
+    store, opened = made.store, xr.open_zarr(usual, chunks=None)
+    weights = area_weights(store.latitude).numpy()[:, None] * np.ones(store.shape)
+    for channel in ("2t", "t_500", "10ws"):
+        name, _, level = channel.partition("_")
+        parts = [made.fields[part][:, 1].astype(np.float64) for part in {"10ws": ("10u", "10v")}.get(name, (name,))]
+        if level:
+            parts = [part[:, store.levels.index(float(level))] for part in parts]
+        forecasts = np.hypot(*parts) if len(parts) == 2 else parts[0]
+        products = {"acc": np.zeros(3), "persistence_acc": np.zeros(3)}
+        for start in range(2):
+            valid = store.times[start + 2]
+            normal = states_of(opened, channel, 0, valid)
+            theirs = states_of(store, channel, start + 2, valid) - normal
+            last = states_of(store, channel, start, valid)
+            for key, values in (("acc", forecasts[start]), ("persistence_acc", last)):
+                ours = values - normal
+                products[key] += [np.sum(weights * one) for one in (ours * theirs, ours**2, theirs**2)]
+        row = result["leads"]["012h"][channel]
+        for key, (both, ours, theirs) in products.items():
+            assert row[key] == pytest.approx(both / np.sqrt(ours * theirs), abs=1e-6), (channel, key)
+        assert row["acc"] > 0.9
+    # The climatology has no rain.
+    assert "acc" not in result["leads"]["012h"]["tp"]
+
+
+@pytest.mark.slow
 def test_sums_with_another_climatology_lie_apart(checkpoint: Path, climatology: Path, tmp_path: Path) -> None:
     other = climatology_of(tmp_path, "other", start="2018-01-01", times=24)
     folder = tmp_path / "sums"
     plain = scored(checkpoint, out=folder)
     with_one = scored(checkpoint, out=folder, climatology=str(climatology))
     scored(checkpoint, out=folder, climatology=str(other))
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.glob("*.zarr"))) == 3
     again = scored(checkpoint, out=folder)
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.glob("*.zarr"))) == 3
     assert again["leads"] == plain["leads"]
     row = with_one["leads"]["006h"]["2t"]
     assert "acc" not in plain["leads"]["006h"]["2t"]
     assert {key: row[key] for key in ("rmse", "bias")} == {
         key: plain["leads"]["006h"]["2t"][key] for key in ("rmse", "bias")
     }
-    named = [read_archive(path).attributes.get("climatology") for path in folder.iterdir()]
+    named = [read_archive(path).attributes.get("climatology") for path in folder.glob("*.zarr")]
     assert sorted(map(str, named)) == ["None", "other.zarr", "usual.zarr"]
 
 
