@@ -1,7 +1,6 @@
 """Errors of a model's own one-step forecasts, kept as files that are read a field at a time.
 
-One file ``NAME.npy`` a variable, [N, H, W] or [N, C, H, W] of N dates, holds their anomalies from the mean over dates
-divided by the root of N - 1, so that a sum of them with standard normal weights has their sample covariance.
+One file ``NAME.npy`` a variable holds them, [N, H, W] or [N, C, H, W] of N dates.
 """
 
 import logging
@@ -9,13 +8,15 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
 from kit.data.dataset import Pairs
 from kit.forecasting.predictor import Predictor
@@ -34,7 +35,7 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ErrorSamples:
-    """Scaled anomalies of the errors of one checkpoint.
+    """Errors of one checkpoint.
 
     Attributes:
         folder: Folder of the files.
@@ -53,7 +54,9 @@ class ErrorSamples:
         return int(self._open(self.names[0]).shape[0])
 
     def combined(self, name: str, weights: npt.NDArray[np.float64]) -> Float32:
-        """Add up a variable's anomalies, each times a weight.
+        """Add up a variable's anomalies from the mean over dates, each times a weight, over the root of N - 1.
+
+        With weights that are independent and standard normal, the sums have the errors' sample covariance.
 
         Args:
             name: Name of the variable.
@@ -63,11 +66,14 @@ class ErrorSamples:
             [H, W], or [C, H, W] on levels.
         """
         samples = self._open(name)
-        total = np.zeros(samples.shape[1:])
-        # One date at a time, in one order: in memory is a field, whatever their number.
+        weighted, plain = np.zeros(samples.shape[1:]), np.zeros(samples.shape[1:])
+        # One date at a time, in one order: memory holds a few fields, whatever the number of dates.
         for weight, sample in zip(weights, samples, strict=True):
-            total += weight * sample
-        return total.astype(np.float32)
+            weighted += weight * sample
+            plain += sample
+        anomalies = weighted - weights.sum() * plain / len(samples)
+        combined: Float32 = (anomalies / math.sqrt(len(samples) - 1)).astype(np.float32)
+        return combined
 
     def _open(self, name: str) -> Float32:
         found: Float32 = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -95,21 +101,23 @@ def make_error_samples(predictor: Predictor, pairs: Pairs, dates: Sequence[int],
     """
     with scratch(out) as part:
         part.mkdir()
-        files: dict[str, npt.NDArray[np.float32]] = {}
         said = time.monotonic()
-        for place, index in enumerate(dates):
-            for name, error in _errors(predictor, pairs, index):
-                if name not in files:
-                    shape = (len(dates), *error.shape)
-                    _check_room(part, 4 * math.prod(shape))
-                    files[name] = open_memmap(part / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
-                files[name][place] = error
-            if time.monotonic() - said >= _SAY_EVERY:
-                said = time.monotonic()
-                _logger.info("one-step errors: %d of %d dates", place + 1, len(dates))
-        for samples in files.values():
-            _scale(samples)
-            samples.flush()  # type: ignore[attr-defined]
+        # Written as any file is: a full disk is an error there, and the end of the process in mapped memory.
+        with ExitStack() as opened:
+            streams: dict[str, BinaryIO] = {}
+            for place, index in enumerate(dates):
+                errors = dict(_errors(predictor, pairs, index))
+                if not streams:
+                    _check_room(out, len(dates) * sum(error.nbytes for error in errors.values()))
+                for name, error in errors.items():
+                    if name not in streams:
+                        streams[name] = opened.enter_context((part / f"{name}.npy").open("wb"))
+                        shape = (len(dates), *error.shape)
+                        write_array_header_1_0(streams[name], {"descr": "<f4", "fortran_order": False, "shape": shape})
+                    streams[name].write(error.astype("<f4").tobytes())
+                if time.monotonic() - said >= _SAY_EVERY:
+                    said = time.monotonic()
+                    _logger.info("one-step errors: %d of %d dates", place + 1, len(dates))
         publish(part, out)
 
 
@@ -131,21 +139,11 @@ def _errors(predictor: Predictor, pairs: Pairs, index: int) -> Iterator[tuple[st
                 yield name, error.numpy()
 
 
-def _scale(samples: Float32) -> None:
-    """Turn errors into anomalies from their mean, divided by the root of their number less one; in place."""
-    mean = np.zeros(samples.shape[1:])
-    for sample in samples:
-        mean += sample
-    mean /= len(samples)
-    for sample in samples:
-        sample[...] = (sample - mean) / math.sqrt(len(samples) - 1)
-
-
-def _check_room(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
+def _check_room(out: Path, size: int) -> None:
+    free = shutil.disk_usage(out.parent).free
     if size > free:
         msg = (
-            f"{folder.parent}: errors of one more variable take {size / _GIB:.2f} GiB, and the disk has "
-            f"{free / _GIB:.2f} free; take fewer dates with --error_dates, or another disk with --out"
+            f"{out}: the errors take {size / _GIB:.2f} GiB, and the disk has {free / _GIB:.2f} free; take fewer dates "
+            "with --error_dates, or another disk with --out"
         )
         raise SettingsError(msg)

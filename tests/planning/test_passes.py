@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,8 @@ from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.initial_states import InitialStates
 from kit.memory.settings import MemorySettings
 from kit.planning.passes import largest_pass, members_that_fit, peak_of
+from kit.planning.plan import plan
+from kit.planning.settings import PlanSettings
 from tests.checkpoints import store_for, write_whole
 
 
@@ -46,3 +49,13 @@ def test_settings_of_memory_count(source: InitialStates) -> None:
 
 def test_a_cpu_takes_one(source: InitialStates) -> None:
     assert members_that_fit(settings(device="cpu"), source) == 1
+
+
+@pytest.mark.slow
+def test_the_largest_model_runs_at_a_quarter_degree_on_a_small_card() -> None:
+    """1.26 billion parameters below 12 GiB, in bands and in fp32, the reserve included; members take turns."""
+    asked: dict[str, Any] = {"model": {"variant": "pretrained"}, "grid": "721x1440", "forecast": True}
+    planned = plan(PlanSettings.model_validate({**asked, "memory": {"fit": "12GiB"}}))
+    assert planned.to_dict()["total_parameters"] > 1.25e9
+    assert planned.needed_gib <= 12
+    assert planned.settings.memory.frozen_weights == "fp32"
