@@ -55,6 +55,9 @@ def open_layout(path: Path, start: datetime | None = None) -> Iterator[xr.Datase
     with _opened(path) as given:
         dataset = _with_member_dimension(given, where)
         dataset = dataset.rename(coordinate_names(dataset))
+        if dataset.sizes.get("level") == 0:
+            # The kit writes a forecast of the surface alone so.
+            dataset = dataset.drop_dims("level")
         _check_grid(dataset, where)
         dataset = dataset.set_coords(list(GRID))
         is_list = dataset["latitude"].ndim == 1 and dataset["latitude"].dims == dataset["longitude"].dims

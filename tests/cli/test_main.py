@@ -225,7 +225,7 @@ def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.
         (["finetune", "--config", "/nothing.toml"], "there is no file '/nothing.toml'"),
         (["finetune", "--recipe", "nothing"], "there is no recipe 'nothing'"),
         (["evaluate"], "expected a checkpoint or a forecast_file, and not both"),
-        (["plot"], "give one of run, checkpoint, forecast_file; given: none"),
+        (["plot"], "give one of run, checkpoint, forecast_file, sums; given: none"),
         (["plot", "--run", "a", "--checkpoint", "b"], "given: run and checkpoint"),
         (["data", "build"], "source: is needed"),
         (["data", "qa"], "required: STORE"),

@@ -123,7 +123,16 @@ BAD: dict[str, tuple[Callable[[Path, Store], Path], dict[str, Any], str]] = {
     "no forecast": (lambda folder, store: store.path, {}, "is no forecast of `kit forecast`, .* lead_time"),
     "text": (lambda folder, store: Path(__file__), {}, "not readable as NetCDF"),
     "cut off": (lambda folder, store: _cut(_write(folder / "f.nc", store)), {}, "truncated|not readable"),
-    "members": (lambda folder, store: _write(folder / "f.nc", store, members=2), {}, "holds 2 members"),
+    "members": (
+        lambda folder, store: _write(folder / "f.nc", store, members=2),
+        {"animate": True},
+        "animations are of single forecasts",
+    ),
+    "point": (
+        lambda folder, store: _write(folder / "f.nc", store),
+        {"point": "50/10"},
+        "point: .* is no ensemble",
+    ),
     "too far": (lambda folder, store: _write(folder / "f.nc", store), {"steps": 9}, r"steps: .* has 3.* got 9"),
     "variable": (lambda folder, store: _write(folder / "f.nc", store), {"variables": ["snow"]}, "not predicted"),
     "time": (lambda folder, store: _write(folder / "f.nc", store), {"time": "1999-01-01"}, "no prediction of "),
@@ -149,7 +158,7 @@ def test_another_grid_is_refused(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     (
-        ({}, "give one of run, checkpoint, forecast_file; given: none"),
+        ({}, "give one of run, checkpoint, forecast_file, sums; given: none"),
         ({"run": "a", "forecast_file": "b.nc"}, "given: run and forecast_file"),
         ({"forecast_file": "b.nc", "base": False}, "base has no effect"),
         ({"forecast_file": "b.nc", "data": {"test": "2020-01-01/2020-01-02"}}, "data.test has no effect"),

@@ -38,7 +38,7 @@ def sums(made: Forecast, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     found = {}
     for name, members in of_each.items():
         file = replace(made, fields=members).own(folder / f"{name}.zarr")
-        raw = {"forecast_file": file, "data": {"store": str(made.store.path)}, "out": folder / name, "maps": "none"}
+        raw = {"forecast_file": file, "data": {"store": str(made.store.path)}, "out": folder / name}
         found[name] = folder / name, evaluate(EvaluateSettings.model_validate(raw)).to_dict()
     return found
 

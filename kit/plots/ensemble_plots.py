@@ -1,0 +1,140 @@
+"""Figures of an ensemble that lies in a file, and of the sums of its scores."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+
+from kit.data.grid import area_weights
+from kit.io.errors import SettingsError
+from kit.plots.ensemble_figures import plume, rank_histograms, reliability_diagram, spread_and_error, stamps
+from kit.plots.forecast_maps import Analyses, Array, OpenForecast, analyses_of, setting_of
+from kit.plots.map_series import channel_of, chosen_channels, chosen_starts
+from kit.plots.maps import MapChannel
+from kit.plots.settings import PlotSettings
+from kit.plots.styles import save
+from kit.verification.archive import read_archive
+from kit.verification.ensemble_scores import ensemble_table, members_of
+from kit.verification.regions import ALL
+
+
+def save_ensemble(file: OpenForecast, settings: PlotSettings, out: Path) -> list[Path]:
+    """Draw a plume over all leads, and postage stamps of the last one, of each channel and initial time.
+
+    Raises:
+        KitError: the file is damaged, or does not fit the store or the settings.
+        OSError: a figure cannot be written.
+    """
+    if settings.animate:
+        msg = "animate: animations are of single forecasts; leave it out for the plumes and stamps of an ensemble"
+        raise SettingsError(msg)
+    channels = chosen_channels(settings.variables, file.surface, dict.fromkeys(file.atmospheric, file.levels))
+    starts = chosen_starts(settings.time, settings.samples, file.starts, str(file.path))
+    steps = file.chosen_steps(settings.steps)
+    analyses = analyses_of(file, settings)
+    setting, files = setting_of(file, analyses), []
+    weights_HW, place = _place(file, analyses, settings.point)
+    for start in starts:
+        moment = file.starts[start]
+        said = f"{moment:%Y-%m-%d %H:%M} UTC"
+        for name, variable, level in channels:
+            channel = channel_of(variable, level, file.dataset[variable].attrs)
+            curves, came = [], []
+            for lead in range(steps):
+                members_MHW = _members(file, analyses, (variable, level), (start, lead))
+                curves.append(_means(members_MHW, weights_HW))
+                valid = moment + timedelta(hours=file.leads[lead])
+                target_HW = None if analyses is None else analyses.read(variable, level, valid)
+                came.append(np.nan if target_HW is None else float(_means(target_HW[None], weights_HW)[0]))
+            stem = f"{name}_{moment:%Y%m%dT%H%M}"
+            hours = file.leads[:steps]
+            members_ML, target_L = np.stack(curves, axis=1), np.array(came)
+            figure = plume(channel, hours, members_ML, target_L, place=place, start=said, synthetic=setting.synthetic)
+            files.append(save(figure, out / f"plume_{stem}.png"))
+            when = f"valid {valid:%Y-%m-%d %H:%M} UTC · lead time {hours[-1]:g} h"
+            figure = stamps(channel, members_MHW, target_HW, setting, when=when)
+            files.append(save(figure, out / f"stamps_{stem}.png"))
+    return files
+
+
+def save_ensemble_scores(folder: Path, out: Path) -> list[Path]:
+    """Draw spread and error, histograms of ranks, and diagrams of reliability from sums that an evaluation keeps.
+
+    Args:
+        folder: Sums of an ensemble, or the folder that holds them.
+        out: Folder of the figures.
+
+    Raises:
+        SettingsError: there are none, several, or those of a single forecast.
+        OSError: a figure cannot be written.
+    """
+    kept = [folder] if (folder / "zarr.json").is_file() else sorted(folder.glob("*.zarr"))
+    archives = [archive for archive in map(read_archive, kept) if members_of(archive)]
+    if len(archives) != 1:
+        found = ", ".join(str(archive.path) for archive in archives) or "none"
+        msg = (
+            f"sums: {folder}: expected the sums of one ensemble, which kit evaluate --forecast_file FILE --out FOLDER "
+            f"keeps, found {found}; name one of them"
+        )
+        raise SettingsError(msg)
+    archive = archives[0]
+    leads = ensemble_table(archive)[ALL]
+    name = str(archive.attributes.get("forecast_file", folder.name))
+    synthetic = bool(archive.attributes.get("synthetic"))
+    title = f"Spread and error of {name}"
+    files = [save(spread_and_error(leads, {}, title=title, synthetic=synthetic), out / "spread_error.png")]
+    for lead, rows in (next(iter(leads.items())), list(leads.items())[-1]):
+        when = f"{float(lead.removesuffix('h')):g} h ahead"
+        if any("rank_histogram" in row for row in rows.values()):
+            figure = rank_histograms(rows, title=f"Ranks among the members of {name}", when=when, synthetic=synthetic)
+            files.append(save(figure, out / f"ranks_{lead}.png"))
+        for channel, row in rows.items():
+            curves = row.get("reliability_curves", {})
+            if any(len(curve["probability"]) > 1 for curve in curves.values()):
+                shown = MapChannel(channel).style.label
+                title = f"{shown}: reliability of {name}"
+                figure = reliability_diagram(curves, title=title, when=when, synthetic=synthetic)
+                files.append(save(figure, out / f"reliability_{channel}_{lead}.png"))
+    return list(dict.fromkeys(files))
+
+
+def _members(
+    file: OpenForecast, analyses: Analyses | None, channel: tuple[str, float | None], place: tuple[int, int]
+) -> Array:
+    """Read all members of a state, [M, H, W], in the order of the store's rows and columns where there is one."""
+    read = np.stack([file.read(*channel, *place, member) for member in range(file.members)])
+    if analyses is None:
+        return read
+    return read[:, analyses.shared.rows][:, :, analyses.shared.columns]
+
+
+def _place(file: OpenForecast, analyses: Analyses | None, point: tuple[float, float] | None) -> tuple[Array, str]:
+    """Weigh the points that a plume is of, [H, W], and say where they are."""
+    latitude, longitude = file.latitude, file.longitude
+    if analyses is not None:
+        grid = analyses.shared.grid
+        latitude, longitude = grid.latitude(analyses.store), grid.longitude(analyses.store)
+    north, east = latitude, longitude
+    if latitude.ndim == 1:
+        north, east = np.meshgrid(latitude, longitude, indexing="ij")
+    if point is None:
+        areas = area_weights(latitude, None if latitude.ndim == 1 else longitude)
+        return np.broadcast_to(areas[:, None] if areas.ndim == 1 else areas, north.shape), "mean over the area"
+    # The squared distance on a unit sphere, seen from its middle.
+    latitudes, apart = np.radians(north), np.radians(east - point[1])
+    own = np.radians(point[0])
+    near = np.sin(latitudes) * np.sin(own) + np.cos(latitudes) * np.cos(own) * np.cos(apart)
+    row, column = np.unravel_index(int(near.argmax()), near.shape)
+    weights = np.zeros(north.shape)
+    weights[row, column] = 1.0
+    return weights, f"grid point {north[row, column]:g}° north, {east[row, column]:g}° east"
+
+
+def _means(fields_HW: Array, weights_HW: Array) -> Array:
+    """Average fields, [N] of [N, H, W]; missing points are left out."""
+    fields = fields_HW.astype(np.float64)
+    weights = np.where(np.isfinite(fields), weights_HW, 0.0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(fields * weights, axis=(1, 2)) / weights.sum(axis=(1, 2)))
