@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,37 @@ from tests.processes import Python
 
 START = "2020-01-02T12"
 COMMAND = "import sys; from kit.cli.main import main; sys.exit(main(['ensemble', *sys.argv[1:]]))"
+
+# A process that kills itself right before the n-th call of a method, or of a function of a module.
+DYING = """
+import os, signal, sys
+from importlib import import_module
+module, owner, name, calls = sys.argv[1:5]
+place = getattr(import_module(module), owner, import_module(module))
+plain, left = getattr(place, name), int(calls)
+def dying(*arguments, **keywords):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*arguments, **keywords)
+setattr(place, name, dying)
+from kit.cli.main import main
+sys.exit(main(["ensemble", *sys.argv[5:]]))
+"""
+FOLDER, WRITING = "kit.forecasting.ensemble_folder", "kit.forecasting.writing"
+Death = tuple[str, str, str, int, int]
+DEATHS: tuple[Death, ...] = (
+    (FOLDER, "EnsembleFolder", "writer", 1, 0),
+    (WRITING, "ZarrWriter", "write", 5, 0),
+    (FOLDER, "EnsembleFolder", "record", 1, 0),
+    (FOLDER, "EnsembleFolder", "record", 3, 2),
+    (WRITING, "ZarrWriter", "write", 20, 3),
+    (FOLDER, "EnsembleFolder", "publish", 1, 8),
+    (FOLDER, "-", "publish", 1, 8),
+)
+"""Before which call a process dies, and how many passes are done then: before any chunk is there, with some of a pass,
+with all of it, between passes, and at the end."""
 
 
 @pytest.fixture(scope="module")
@@ -147,32 +177,40 @@ def arguments(out: Path, checkpoint: Path, *more: str) -> tuple[str, ...]:
     return (*given, "--start", "2020-01-02T12/2020-01-02T18", "--perturb", "noise", *more)
 
 
-def test_one_process_and_two_and_killed_ones_make_the_same_bytes(stochastic: Path, tmp_path: Path) -> None:
-    assert main(["ensemble", *arguments(tmp_path / "one.zarr", stochastic)]) == 0
-    expected = hashes(tmp_path / "one.zarr")
-    for folder in ("two", "killed"):
-        (tmp_path / folder).mkdir()
+@pytest.fixture(scope="module")
+def expected(stochastic: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Hashes of what one process makes at once."""
+    out = tmp_path_factory.mktemp("one") / "e.zarr"
+    assert main(["ensemble", *arguments(out, stochastic)]) == 0
+    return hashes(out)
 
-    two = tmp_path / "two" / "one.zarr"
-    pair = [Python(COMMAND, *arguments(two, stochastic), output=tmp_path / "two" / f"{n}.txt") for n in range(2)]
+
+def test_two_processes_make_the_same_bytes(stochastic: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "e.zarr"
+    pair = [Python(COMMAND, *arguments(out, stochastic), output=tmp_path / f"{number}.txt") for number in range(2)]
     for process in pair:
         assert process.wait() == 0
-    assert hashes(two) == expected
+    assert hashes(out) == expected
 
-    killed = tmp_path / "killed" / "one.zarr"
-    done = folder_of(killed) / "done"
-    for wanted in (1, 4):
-        process = Python(COMMAND, *arguments(killed, stochastic), output=tmp_path / "killed" / "out.txt")
-        while process.poll() is None and not (done.exists() and len(list(done.iterdir())) >= wanted):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        assert not killed.exists()
-    kept = {file.name: file.stat().st_mtime_ns for file in done.iterdir()}
-    assert 4 <= len(kept) < 8
-    assert main(["ensemble", *arguments(killed, stochastic)]) == 0
-    assert hashes(killed) == expected
-    assert sorted(path.name for path in killed.parent.iterdir() if path.name.startswith(".")) == []
+
+@pytest.mark.parametrize("deaths", (DEATHS[2:4], pytest.param(DEATHS, marks=pytest.mark.slow)), ids=("some", "all"))
+def test_killed_processes_make_the_same_bytes(
+    stochastic: Path, expected: dict[str, str], tmp_path: Path, deaths: tuple[Death, ...]
+) -> None:
+    out, log = tmp_path / "e.zarr", tmp_path / "out.txt"
+    done = folder_of(out) / "done"
+    before: dict[str, int] = {}
+    for *moment, count in deaths:
+        status = Python(DYING, *map(str, moment), *arguments(out, stochastic), output=log).wait()
+        assert status == -signal.SIGKILL, log.with_suffix(".err").read_text()
+        assert not out.exists()
+        kept = {file.name: file.stat().st_mtime_ns for file in done.iterdir()}
+        assert len(kept) == count
+        assert before.items() <= kept.items()
+        before = kept
+    assert main(["ensemble", *arguments(out, stochastic)]) == 0
+    assert hashes(out) == expected
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
 
 
 def test_what_is_done_is_not_made_again(stochastic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,20 @@ def test_neither_batch_nor_order_matter(spec: ModelSpec) -> None:
 
 
 @torch.no_grad()
+def test_members_beside_each_other_read_each_their_own() -> None:
+    spec = STOCHASTIC["v1p5-ensemble"]
+    space = TrainingSpace(awake_model(spec), spec)
+    members = (3, 1, 3)
+    space.noise = NamedNoise(5, members=members)
+    together = two_steps(space, collate(pairs_of(spec)).inputs)
+    for index, (pair, member) in enumerate(zip(pairs_of(spec), members, strict=True)):
+        space.noise = NamedNoise(5, member)
+        for step, alone in enumerate(two_steps(space, pair.inputs)):
+            for name, value in alone.items():
+                assert float((together[step][name][index] - value[0]).abs().max()) < 1e-5, name
+
+
+@torch.no_grad()
 def test_each_step_of_a_roll_out_has_noise_of_its_own() -> None:
     spec = STOCHASTIC["stochastic=True"]
     space = TrainingSpace(awake_model(spec), spec)
