@@ -58,6 +58,8 @@ class RunFolder:
         """What came of the run, as a page for those who were not there."""
         self.sums = path / "sums"
         """Folder of the sums that scores are made of."""
+        self.results = path / "results"
+        """Folder of what a tracking store is told of later, such as scores, a file for each."""
         self.best = path / "checkpoints" / "best"
         """Checkpoint with the lowest validation loss."""
         self.ema = path / "checkpoints" / "ema"

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from kit.run.endings import AverageSaver, EarlyStop
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.run.quality import Quality, fit_for_training
 from kit.run.recorded import as_begun
-from kit.run.records import RunRecords, open_records, public_settings
+from kit.run.records import RunRecords, changed_settings, open_records, public_settings
 from kit.run.resume import MemoryHistory, RunOrigin, check_same, find_folder, find_origin, restore
 from kit.settings import Settings
 from kit.tracking.store import reach, resolve_uri
@@ -105,6 +105,7 @@ class _Prepared:
     quality: Quality
     fitted: Fitted | None
     history: MemoryHistory
+    changed: Mapping[str, str]
 
 
 def finetune(
@@ -135,6 +136,7 @@ def finetune(
 def _prepare(settings: Settings, folder: RunFolder, *, fresh: bool) -> _Prepared:
     """Do everything that may be refused, before anything is made."""
     origin = find_origin(settings, folder, fresh=fresh)
+    changed = changed_settings(settings)
     if origin.fresh:
         # A server that was never there is a wrong address; one that a run has begun with may be away for a while.
         reach(resolve_uri(settings.track.uri, settings.run.dir), settings.run.dir)
@@ -146,7 +148,7 @@ def _prepare(settings: Settings, folder: RunFolder, *, fresh: bool) -> _Prepared
     job = build_job(settings)
     quality = fit_for_training(job.store.path, settings.data.accept)
     history = MemoryHistory() if origin.checkpoint is None else check_same(origin, settings, job)
-    return _Prepared(job, origin, quality, fitted, history)
+    return _Prepared(job, origin, quality, fitted, history, changed)
 
 
 def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> FinetuneResult:
@@ -171,7 +173,9 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
         check.begin(state.step, prepared.origin.state.get("check"))
         kept = cut_back(folder, state.step if prepared.origin.checkpoint else -1)
         recorded = prepared.origin.state.get("provenance")
-        records = open_records(job, folder, prepared.quality, recipe, check.params(), kept, prepared.history, recorded)
+        records = open_records(
+            job, folder, prepared.quality, recipe, check.params(), kept, prepared.history, recorded, prepared.changed
+        )
         begun.append(records)
         status: RunStatus = "FAILED"
         try:

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from kit.adapt import trainable
@@ -21,14 +20,14 @@ from kit.run.quality import Quality, write_page
 from kit.run.resume import MemoryHistory
 from kit.settings import Settings
 from kit.tracking import provenance
+from kit.tracking.datasets import split_fields
 from kit.tracking.params import flatten
+from kit.tracking.results import CHANGED
 from kit.tracking.run_records import Account, begin, is_best_whole, send_results, with_first_params
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 from kit.train.build import Job
 
 _logger = logging.getLogger(__name__)
-
-_MAX_DIGEST = 36  # MLflow's limit, in characters
 
 
 @dataclass
@@ -88,6 +87,7 @@ def open_records(
     kept: list[MetricRecord],
     history: MemoryHistory,
     recorded: Mapping[str, Any] | None,
+    changed: Mapping[str, str],
 ) -> RunRecords:
     """Write configuration, checks and provenance, and open the MLflow run, or go on with it.
 
@@ -100,6 +100,8 @@ def open_records(
         kept: Metrics of earlier steps, of which MLflow is sent what it lacks.
         history: Memory settings that were changed in the middle of the run.
         recorded: Provenance as the checkpoint holds it that the run goes on from.
+        changed: Settings that are not the defaults, as ``changed_settings`` lists them; a run that goes on keeps its
+            first ones.
 
     Raises:
         KitError: the tracking store refuses the run.
@@ -127,12 +129,15 @@ def open_records(
         record.setdefault("resumed", []).append(made_of)
     # The key is on the disk before MLflow hears of the run, so that a kill in between leaves no second run there.
     write_sealed(folder.provenance, record)
+    periods = {"training": settings.data.train, "validation": settings.data.valid, "test": settings.data.test}
+    datasets = split_fields(job.store, settings.data.store, periods)
     account = Account(
         experiment=settings.track.experiment or recipe or "kit",
         run_name=folder.path.name,
         params=flatten(dump | {"trains": trains}),
-        tags=scrub_all(provenance.tags(made_of) | _labels(job, quality.report, folder, history)),
-        dataset=scrub_all(_dataset_of(job)),
+        tags=scrub_all(provenance.tags(made_of) | _labels(job, quality.report, folder, history, changed)),
+        dataset=datasets[0],
+        datasets=datasets,
         checkpoint=settings.track.checkpoint,
         started_ms=time.time_ns() // 10**6,
     )
@@ -161,7 +166,20 @@ def _earlier_provenance(folder: RunFolder, recorded: Mapping[str, Any] | None) -
     return dict(recorded) if earlier is None else earlier
 
 
-def _labels(job: Job, report: QualityReport, folder: RunFolder, history: MemoryHistory) -> dict[str, str]:
+def changed_settings(asked: Settings) -> dict[str, str]:
+    """List the settings of a run that are not the defaults, but for its name and where it is recorded.
+
+    Args:
+        asked: Settings before data and weights decide what is left open.
+    """
+    ours, defaults = (flatten(public_settings(settings)) for settings in (asked, Settings()))
+    elsewhere = ("run.", "track.", "registry.", "train.resume")
+    return {key: text for key, text in ours.items() if text != defaults.get(key) and not key.startswith(elsewhere)}
+
+
+def _labels(
+    job: Job, report: QualityReport, folder: RunFolder, history: MemoryHistory, changed: Mapping[str, str]
+) -> dict[str, str]:
     """Return tags that MLflow's pages show in places of their own, and whether the data are real."""
     synthetic = bool(job.store.attributes.get("synthetic"))
     trains, total = trainable.count(job.model)
@@ -175,6 +193,7 @@ def _labels(job: Job, report: QualityReport, folder: RunFolder, history: MemoryH
         f"- **model**: {job.spec.variant}, from {base}",
         f"- **trains**: {job.settings.adapt.method}: {trains:,} of {total:,} parameters",
         f"- **data**: {data.store}{', **synthetic**' if synthetic else ''}, {data.train}; {checks}",
+        f"- **not the defaults**: {', '.join(f'{key} {text}' for key, text in changed.items()) or 'none'}",
         f"- **steps**: {job.schedule.steps:,} on {job.trainer.device.type}",
         f"- **folder**: `{folder.path}` on {platform.node()}",
     )
@@ -183,30 +202,8 @@ def _labels(job: Job, report: QualityReport, folder: RunFolder, history: MemoryH
         "mlflow.source.name": "kit finetune",
         "mlflow.source.type": "LOCAL",
         "kit.synthetic": str(synthetic).lower(),
+        CHANGED: json.dumps(changed),
         "kit.checks.passed": ",".join(passed),
         "kit.checks.not-applicable": ",".join(lacking),
         **({"kit.memory-changes": "\n".join(history.lines())} if history.changes else {}),
-    }
-
-
-def _dataset_of(job: Job) -> dict[str, str]:
-    """Describe the store in MLflow's fields of a data set."""
-    data, store, digest = job.settings.data, job.store, job.store.fingerprint()
-    name = Path(data.store).name
-    columns = [{"type": "float", "name": name, "required": True} for name in (*store.surface, *store.atmospheric)]
-    profile = {
-        "states": len(store.times),
-        "grid": " x ".join(map(str, store.shape)),
-        "levels": len(store.levels),
-        "synthetic": bool(store.attributes.get("synthetic")),
-        "licence": store.attributes.get("licence"),
-        **{name: str(getattr(data, name)) for name in ("train", "valid", "test")},
-    }
-    return {
-        "name": name,
-        "digest": digest[:_MAX_DIGEST],
-        "source_type": "local",
-        "source": json.dumps({"uri": name, "sha256": digest}),
-        "schema": json.dumps({"mlflow_colspec": columns}),
-        "profile": json.dumps(profile),
     }

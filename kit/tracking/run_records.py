@@ -1,24 +1,24 @@
 """Records of a run for tracking stores: its account at the start, its logs, its later results, and their sync."""
 
 import logging
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kit.checkpoint.run_folder import MetricsLog, RunFolder, load_side_file, read_side_file
+from kit.checkpoint.run_folder import MetricsLog, RunFolder, load_side_file
 from kit.io.documents import DocumentError, read_toml
 from kit.io.errors import CheckpointError, KitError
 from kit.io.sealed import write_sealed
 from kit.models.weights.integrity import verified_description
-from kit.tracking.params import valid_key
+from kit.tracking.datasets import Fields
+from kit.tracking.results import CHANGED, keep, kept, log_checkpoint, result_of, run_id_of, send
 from kit.tracking.store import MissingRunError, connect, reach, resolve_uri, store_errors
 from kit.tracking.tracker import MetricRecord, RunStatus, Tracker
 
 _logger = logging.getLogger(__name__)
 
-_METRICS_PER_REQUEST = 1000  # MLflow's limit
 _ANEW = "go on with the run, which writes it anew, also where all steps are taken: --train.resume auto"
 
 
@@ -31,11 +31,13 @@ class Account:
         run_name: Name of the run.
         params: Flattened settings, without secrets.
         tags: Versions, hashes, the description.
-        dataset: Data set that the run reads, in MLflow's fields.
+        dataset: Data set that the run trains on, in MLflow's fields.
         checkpoint: Whether the best checkpoint is to be among the artifacts.
         started_ms: Start of the run in milliseconds since 1970-01-01 UTC.
         status: Outcome of the run; None while it runs.
         ended_ms: End of the run in milliseconds since 1970-01-01 UTC.
+        datasets: Data sets that it trains, validates and tests on, each with its ``context``; empty in accounts of
+            earlier versions.
     """
 
     experiment: str
@@ -47,6 +49,7 @@ class Account:
     started_ms: int
     status: RunStatus | None = None
     ended_ms: int | None = None
+    datasets: Sequence[Fields] = ()
 
     def write(self, folder: RunFolder) -> None:
         """Write the account into the run folder."""
@@ -71,8 +74,8 @@ def read_account(folder: RunFolder) -> Account:
 
 def _load_account(folder: RunFolder) -> Account:
     names = {field.name for field in fields(Account)}
-    content = load_side_file(folder.tracking, names)
-    return Account(**{name: content[name] for name in names})
+    content = load_side_file(folder.tracking, names - {"datasets"})
+    return Account(**{name: content[name] for name in names & content.keys()})
 
 
 def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: bool = False) -> Tracker:
@@ -94,7 +97,8 @@ def begin(folder: RunFolder, account: Account, uri: str | None, *, anywhere: boo
         raise KitError(msg) from error
     facts: dict[str, Any] = {
         "run_dir": folder.path.parent, "experiment": account.experiment, "run_name": account.run_name,
-        "params": account.params, "tags": account.tags, "dataset": account.dataset, "folder": folder.path,
+        "params": account.params, "tags": account.tags, "folder": folder.path,
+        "datasets": account.datasets or [account.dataset],
         "run_key": record["run_key"], "started_ms": account.started_ms,
     }  # fmt: skip
     # The id finds the run in the store that it began in; in another store the key does, once `kit sync` has made it.
@@ -119,7 +123,10 @@ def with_first_params(folder: RunFolder, account: Account) -> Account:
         anew = "it is written anew, with the settings of now as parameters"
         _logger.warning("%s is that of run %s; %s", folder.tracking, before.run_name, anew)
         return account
-    return replace(account, params={**account.params, **before.params}, started_ms=before.started_ms)
+    tags = dict(account.tags)
+    if CHANGED in before.tags:
+        tags[CHANGED] = before.tags[CHANGED]
+    return replace(account, params={**account.params, **before.params}, tags=tags, started_ms=before.started_ms)
 
 
 def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> None:
@@ -141,8 +148,10 @@ def send_results(tracker: Tracker, folder: RunFolder, *, checkpoint: bool) -> No
             tracker.artifact(path)
     if folder.figures.is_dir():
         tracker.artifact(folder.figures, "figures")
-    if checkpoint and folder.best.exists() and is_best_whole(folder):
-        tracker.artifact(folder.best, "checkpoint", link=True)
+    if folder.best.exists() and is_best_whole(folder):
+        tracker.add(partial(log_checkpoint, run_id=tracker.run_id, folder=folder, checkpoint=folder.best))
+        if checkpoint:
+            tracker.artifact(folder.best, "checkpoint", link=True)
 
 
 def is_best_whole(folder: RunFolder) -> bool:
@@ -213,6 +222,8 @@ def sync(run: Path, uri: str | None = None) -> dict[str, Any]:
     tracker = begin(folder, account, chosen, anywhere=uri is not None)
     values = tracker.reconcile(recorded(folder))
     send_results(tracker, folder, checkpoint=account.checkpoint and account.status == "FINISHED")
+    for result in kept(folder):
+        tracker.add(partial(send, run_id=tracker.run_id, folder=folder, result=result))
     if not tracker.finish(account.status, account.ended_ms):
         msg = f"{tracker.uri} did not take all of {run}; try again when it is well: kit sync {run}"
         raise KitError(msg)
@@ -261,40 +272,35 @@ def attach(
     run: Path,
     *,
     metrics: Mapping[str, float | None] | None = None,
-    figures: Iterable[Path] = (),
-    files: Iterable[Path] = (),
+    figures: Sequence[Path] = (),
+    files: Sequence[Path] = (),
+    checkpoint: Path | None = None,
+    dataset: Fields | None = None,
 ) -> None:
     """Add metrics and files to the MLflow run of a run folder.
 
-    A store that is away is a warning: the files in the run folder are the result.
+    A store that is away is a warning: what it was to be told is kept in the run folder, and ``sync`` sends it.
 
     Args:
         run: Run folder.
         metrics: Values by name; None is left out.
-        figures: Files that go to the artifacts' folder ``figures``.
+        figures: Files in the run's figures, which go to the artifacts' folder ``figures``.
         files: Files that go to the artifacts' root; one that is not there is left out.
+        checkpoint: Checkpoint that the metrics are of; it is a model of its own in MLflow, which has them too.
+        dataset: Data set that the metrics are over, in MLflow's fields.
     """
-    run = run.absolute()
+    folder = RunFolder(run.absolute())
     try:
-        record = read_side_file(RunFolder(run).provenance, set(), "nothing is recorded in MLflow")
-        if record is None:
-            return
-        run_id = record.get("mlflow_run_id")
+        run_id = run_id_of(folder)
         if run_id is None:
-            msg = f"{run}: the run has no MLflow run yet"
-            raise KitError(msg)
-        client = connect(resolve_uri(track_uri(run), run.parent), run.parent)
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 10**6
-        values = metrics or {}
-        points = [Metric(valid_key(name), value, now, 0) for name, value in values.items() if value is not None]
+            return
+        result = result_of(metrics or {}, [file for file in files if file.exists()], checkpoint, dataset)
+        if result.metrics or any(folder.path not in file.absolute().parents for file in files):
+            keep(folder, result)
+        client = connect(resolve_uri(track_uri(folder.path), folder.path.parent), folder.path.parent)
+        send(client, run_id, folder, result)
         with store_errors(f"MLflow run {run_id} does not take more"):
-            for start in range(0, len(points), _METRICS_PER_REQUEST):
-                client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_REQUEST])
             for figure in figures:
                 client.log_artifact(run_id, str(figure), "figures")
-            for file in filter(Path.exists, files):
-                client.log_artifact(run_id, str(file))
-    except KitError as error:
-        _logger.warning("not recorded in MLflow: %s", error)
+    except (KitError, OSError) as error:
+        _logger.warning("not recorded in MLflow: %s; kit sync %s sends it later", error, run)

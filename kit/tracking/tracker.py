@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kit.io.errors import KitError
 from kit.io.secrets import scrub
+from kit.tracking.datasets import Fields, dataset_inputs
 from kit.tracking.outbox import Outbox, Point, in_time
 from kit.tracking.params import fit_value, flatten, valid_key
 from kit.tracking.store import (
@@ -39,6 +40,7 @@ _MANY = 50_000
 """Points that wait while many records are read, before they are sent."""
 _MAX_TAG = 8000  # MLflow's limit, in characters
 _NOTE = "mlflow.note.content"
+_LATER = "models and later scores"
 
 
 class MetricRecord(NamedTuple):
@@ -55,7 +57,7 @@ class _Description(NamedTuple):
 
     params: Mapping[str, object]
     tags: Mapping[str, str]
-    dataset: Mapping[str, str] | None
+    datasets: Sequence[Fields]
 
 
 class Tracker:
@@ -94,7 +96,7 @@ class Tracker:
         run_name: str,
         params: Mapping[str, object],
         tags: Mapping[str, str],
-        dataset: Mapping[str, str] | None = None,
+        datasets: Sequence[Fields] = (),
         run_id: str | None = None,
         run_key: str | None = None,
         folder: Path | None = None,
@@ -110,7 +112,7 @@ class Tracker:
             params: Resolved settings, nested or flat; secrets are left out. A parameter that a reopened
                 run has already keeps its first value.
             tags: Tags, set at every start, but for the description, which a person may have changed.
-            dataset: MLflow's fields of the data set that the run reads.
+            datasets: Data sets that the run reads, in MLflow's fields.
             run_id: Run to go on with. A store that is away is a warning then: everything waits until it answers.
             run_key: Random text that the caller wrote into the run folder before its first call. Without
                 ``run_id``, the run of the experiment that carries this key is taken up, if there is one: a
@@ -125,7 +127,7 @@ class Tracker:
         # A run that goes on may start without its store; a new one has no id without it.
         address = resolve_uri(uri, run_dir)
         client = connect(address, run_dir)
-        description = _Description(params, tags, dataset)
+        description = _Description(params, tags, datasets)
         if run_id is not None:
             tracker = cls(client, run_id, address, description, folder)
             try:
@@ -211,6 +213,20 @@ class Tracker:
                 self._lost = not self._within(lambda: self._client.get_run(self.run_id))
         self._unsent.append(folder or path.name)
 
+    def add(self, call: Callable[[MlflowClient], None]) -> None:
+        """Tell the store something more of the run, unless it does not answer; a failure is a warning.
+
+        Args:
+            call: Function that is given the client; raises ``KitError`` where the store refuses.
+        """
+        if not self._lost:
+            if self._within(lambda: call(self._client)):
+                return
+            # Refused or away? Only a store that answers is asked to take the next one.
+            self._lost = not self._within(lambda: self._client.get_run(self.run_id))
+        if _LATER not in self._unsent:
+            self._unsent.append(_LATER)
+
     def flush_at_end(self) -> None:
         """Send what waits before the files of a run that ends; without an answer, the files are not tried."""
         self._lost = not self.flush(_CLOSE_SECONDS)
@@ -293,9 +309,9 @@ class Tracker:
         self._joined = True
 
     def _describe(self, run: Run) -> None:
-        from mlflow.entities import Dataset, DatasetInput, Param, RunTag
+        from mlflow.entities import Param, RunTag
 
-        params, tags, dataset = self._description
+        params, tags, datasets = self._description
         # A person may have rewritten the description on MLflow's page.
         kept = {_NOTE} & run.data.tags.keys()
         labels = [RunTag(valid_key(key), scrub(tags[key])[:_MAX_TAG]) for key in tags if key not in kept]
@@ -309,5 +325,6 @@ class Tracker:
         self._client.log_batch(self.run_id, tags=labels)
         for start in range(0, len(fresh), _PARAMS_PER_REQUEST):
             self._client.log_batch(self.run_id, params=fresh[start : start + _PARAMS_PER_REQUEST])
-        if dataset and not (run.inputs and run.inputs.dataset_inputs):
-            self._client.log_inputs(self.run_id, [DatasetInput(Dataset(**dataset))])
+        inputs = dataset_inputs(datasets, run.inputs.dataset_inputs if run.inputs else ())
+        if inputs:
+            self._client.log_inputs(self.run_id, inputs)
