@@ -20,6 +20,7 @@ from kit.data.grid import is_closed
 from kit.data.loader import Waiting, read_ahead
 from kit.data.statistics import channel_key
 from kit.forecasting.rolling import roll_out
+from kit.metrics.contingency import THRESHOLDS_MM
 from kit.metrics.scores import persistence
 from kit.models.space import TrainingSpace, Window
 from kit.models.transforms import PRECIPITATION
@@ -139,6 +140,7 @@ class Scoring:
         chosen: Indices in the store of the states that are predicted, by index of the start date and by step; start
             dates whose steps differ cannot be in one batch. None for every start date and every step.
         left_out: Channels that are not scored.
+        thresholds_mm: Amounts of rain in an accumulation window from which on it counts.
     """
 
     pairs: Pairs
@@ -147,6 +149,7 @@ class Scoring:
     climatology: Climatology | None = None
     chosen: Mapping[int, Mapping[int, int]] | None = None
     left_out: frozenset[str] = frozenset()
+    thresholds_mm: Sequence[float] = THRESHOLDS_MM
 
     @property
     def usual(self) -> list[str]:
@@ -221,7 +224,8 @@ class Scoring:
     def event_sums(self) -> EventSums:
         """Prepare sums of rain on the grid that is scored."""
         _, longitude = self.pairs.selection.grid.scored_coordinates(self.pairs.store)
-        return EventSums(self.regions, closed=longitude.ndim == 1 and is_closed(longitude))
+        closed = longitude.ndim == 1 and is_closed(longitude)
+        return EventSums(self.regions, closed=closed, thresholds_mm=self.thresholds_mm)
 
     def neighbourhoods_km(self) -> dict[str, float]:
         """Measure the neighbourhoods that rain is scored over, by name; empty where there is none."""

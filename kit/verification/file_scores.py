@@ -26,9 +26,11 @@ from kit.verification.evaluation import Forecasts, Observer, Scoring, regions_of
 from kit.verification.file_forecasts import FileForecasts
 from kit.verification.forecast_files import ForecastFile, open_forecast
 from kit.verification.leakage import find_leakage
+from kit.verification.other_grid import OtherGrid, other_grid
+from kit.verification.rain_thresholds import with_thresholds
 from kit.verification.regions import ALL
 from kit.verification.results import RainCard, Scorecard, old_row, units_of
-from kit.verification.same_grid import shared_grid
+from kit.verification.same_grid import SharedGrid, find_shared, shared_grid
 from kit.verification.scoring import score_lead, score_table, spectra_table
 from kit.verification.settings import EvaluateSettings
 from kit.verification.sums import MODEL, PERSISTENCE, WIND_SPEED
@@ -47,12 +49,14 @@ class _Comparison:
         scoring: Start dates, steps and regions.
         period: From the first start date to the last state.
         left_out: Number of ``starts`` and of ``states`` of the file that the store has no analyses for.
+        regridding: How the file is interpolated; None where it is not.
     """
 
     forecasts: FileForecasts
     scoring: Scoring
     period: Period
     left_out: dict[str, int]
+    regridding: dict[str, Any] | None
 
 
 def score_file(settings: EvaluateSettings) -> Scorecard:
@@ -75,20 +79,21 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         compared = _compare(file, store, settings)
         usual = with_climatology(compared.scoring, settings.climatology, settings.climatology_period)
         scoring, of_climatology = stack.enter_context(usual)
+        of_rain: dict[str, Any] = {}
+        if not file.members:
+            scoring, of_rain = with_thresholds(scoring, settings.thresholds)
         folder = settings.out
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-evaluate-")))
-        made_of = _made_of(settings, store, compared) | of_climatology
-        rain = RainCard()
+        made_of = _made_of(settings, store, compared) | of_climatology | of_rain
+        rain = RainCard(scoring.thresholds_mm)
         observers: list[Observer] = [rain.update]
         axes, plan = scoring.axes([MODEL, PERSISTENCE, *scoring.usual]), None
         if file.members:
             plan = EnsemblePlan.of(compared.forecasts, scoring, settings.thresholds)
             axes = plan.axes(axes)
-        elif settings.thresholds:
-            msg = f"thresholds: {path} is no ensemble, whose probabilities could be scored; leave them out"
-            raise SettingsError(msg)
-        with archiving(folder / archive_name(made_of), axes, made_of) as writer:
+        synthetic = bool(store.attributes.get("synthetic"))
+        with archiving(folder / archive_name(made_of), axes, made_of | {"synthetic": synthetic}) as writer:
             forecasts: Forecasts = compared.forecasts if plan is None else EnsembleForecasts(plan, writer)
             started = time.perf_counter()
             waited = sum_up(forecasts, scoring, writer, observers=observers)
@@ -126,6 +131,7 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         regions={name: leads for name, leads in table.items() if name != ALL},
         precision=None,
         left_out=compared.left_out,
+        regridding=compared.regridding,
         leakage=find_leakage(None, scoring, synthetic=bool(store.attributes.get("synthetic"))),
         **ensemble,
     )
@@ -134,7 +140,7 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
 def _compare(file: ForecastFile, store: Store, settings: EvaluateSettings) -> _Comparison:
     """Find what a file and a store have in common."""
     _check_windows(file, store)
-    shared = shared_grid(file.path, *file.coordinates, store)
+    shared = _points_of(file, store, settings)
     levels = tuple(level for level in store.levels if any(level in file.levels(name) for name in file.arrays))
     atmospheric, surface = [], []
     for name in file.arrays:
@@ -172,7 +178,21 @@ def _compare(file: ForecastFile, store: Store, settings: EvaluateSettings) -> _C
         "states": len(file.moments) - states,
     }
     forecasts = FileForecasts(file, selection, shared, missing)
-    return _Comparison(forecasts, scoring, Period(min(scored), max(ends)), left_out)
+    regridding = None
+    if isinstance(shared, OtherGrid):
+        regridding = shared.described([*surface, *atmospheric])
+        _logger.warning("%s: interpolated from %s to %s", file.path, regridding["from"], regridding["to"])
+    return _Comparison(forecasts, scoring, Period(min(scored), max(ends)), left_out, regridding)
+
+
+def _points_of(file: ForecastFile, store: Store, settings: EvaluateSettings) -> SharedGrid | OtherGrid:
+    """Find the points that are scored: those that both have, or where it is asked for, the store's."""
+    if settings.regrid_method is None:
+        return shared_grid(file.path, *file.coordinates, store)
+    if find_shared(*file.coordinates, store) is not None:
+        msg = f"regrid_method: has no effect: {file.path} is on the points of {store.path}; leave it out"
+        raise SettingsError(msg)
+    return other_grid(file.path, *file.coordinates, store, settings.regrid_method)
 
 
 def _check_windows(file: ForecastFile, store: Store) -> None:
@@ -236,6 +256,8 @@ def _made_of(settings: EvaluateSettings, store: Store, compared: _Comparison) ->
     """Describe what the sums are of: those of anything else are not added to them."""
     path, grid = compared.forecasts.file.path, compared.scoring.pairs.selection.grid
     made_of: dict[str, Any] = {"forecast_file": path.name, "store_name": store.path.name}
+    if compared.regridding is not None:
+        made_of["regridding"] = compared.regridding
     if settings.out is not None:
         made_of["forecast_sha256"] = _fingerprint(path)
         made_of["start"] = None if settings.start is None else settings.start.isoformat()

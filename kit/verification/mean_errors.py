@@ -7,7 +7,6 @@ is ever added to one of another evaluation.
 Dimensions: B start date, C level, H latitude, W longitude.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -267,7 +266,7 @@ def read_mean_errors(path: Path) -> MeanErrors:
     """
     try:
         group = open_group(path)
-        attributes = json.loads(json.dumps(dict(group.attrs)))
+        attributes: dict[str, Any] = dict(group.attrs)
         held = {name: np.asarray(group[name], dtype=np.float64) for name in ("lead", "latitude", "longitude")}
         land = np.asarray(group["lsm"], dtype=np.float64) if "lsm" in group else None
         missing = [name for name in _ATTRIBUTES if name not in attributes]

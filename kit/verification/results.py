@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.data.store.reader import Store
+from kit.metrics.contingency import THRESHOLDS_MM
 from kit.metrics.precipitation import RainBoard, flattened
 from kit.models.transforms import PRECIPITATION
 from kit.verification.scoring import ScoreRow, lead_name
@@ -52,6 +53,8 @@ class Scorecard:
         seed: Seed of the noise of a stochastic model; None where it draws none.
         checkpoint_sha256: Hash of the checkpoint's ``kit.json``, which changes with any of its files.
         forecast_file: File of the forecasts, as it was given; None of a checkpoint.
+        regridding: How a forecast file on another grid was interpolated: ``from``, ``to``, ``methods`` by variable and
+            ``library``; None where it was not.
         left_out: Number of ``starts`` and of ``states`` in the file for which the store has no analyses.
         leakage: Dates that training or validation saw, by stage, as ``kit.verification.leakage`` lists them.
         spectra: By lead, channel and band of latitude the power of forecasts divided by that of what came, of large,
@@ -85,6 +88,7 @@ class Scorecard:
     checkpoint_sha256: str | None = None
     forecast_file: str | None = None
     left_out: Mapping[str, int] | None = None
+    regridding: Mapping[str, Any] | None = None
     leakage: Sequence[Mapping[str, Any]] = ()
     spectra: Mapping[str, Mapping[str, Mapping[str, ScoreRow]]] | None = None
     neighbourhoods_km: Mapping[str, float] | None = None
@@ -95,7 +99,7 @@ class Scorecard:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``kit evaluate --json`` prints; what is None is left out."""
         found = dict(vars(self))
-        optional = ("edge", "rain", "seed", "checkpoint_sha256", "forecast_file", "left_out", "precision")
+        optional = ("edge", "rain", "seed", "checkpoint_sha256", "forecast_file", "left_out", "precision", "regridding")
         for name in (*optional, "spectra", "neighbourhoods_km", "members", "ensemble", "ensemble_regions"):
             if found[name] is None:
                 del found[name]
@@ -107,7 +111,8 @@ def headlines(card: Scorecard) -> dict[str, float | None]:
 
     Returns:
         ``test/rmse/2t`` and ``test/skill/2t`` for each variable and level, precipitation, means over all variables and
-        levels, and ``test/024h/rmse/2t`` of each lead (of many, those of ``HEADLINE_HOURS`` and the last).
+        levels, and ``test/024h/rmse/2t`` of each lead (of many, those of ``HEADLINE_HOURS`` and the last), of rain
+        ``test/024h/csi_1mm/tp`` and the like.
     """
     # All numbers of a scorecard would be hundreds, among which nobody finds the losses.
     found: dict[str, float | None] = {}
@@ -130,10 +135,16 @@ def headlines(card: Scorecard) -> dict[str, float | None]:
         leads = [lead for lead in leads if lead in wanted or lead == leads[-1]]
     for lead in leads:
         for name, row in card.leads[lead].items():
-            for kind in ("rmse", "acc"):
+            for kind in ("rmse", "acc", *_rain_kinds(row)):
                 if row.get(kind) is not None:
                     found[f"test/{lead}/{kind}/{name}"] = row[kind]
     return found
+
+
+def _rain_kinds(row: ScoreRow) -> list[str]:
+    """List the scores of rain in a row: critical success and frequency bias at each amount, and SEEPS; no intervals."""
+    kinds = ("csi", "frequency_bias", "seeps")
+    return [name for name in row if name.startswith(kinds) and not name.endswith(("_low", "_high"))]
 
 
 def old_row(row: ScoreRow) -> ScoreRow:
@@ -176,9 +187,14 @@ def forgetting(scores: Mapping[str, ScoreRow]) -> dict[str, ScoreRow]:
 class RainCard:
     """Scores of a model's precipitation, and of persistence: what fell in the step before falls again."""
 
-    def __init__(self) -> None:
-        self._model = RainBoard()
-        self._persistence = RainBoard()
+    def __init__(self, thresholds_mm: Sequence[float] = THRESHOLDS_MM) -> None:
+        """Start with no forecasts.
+
+        Args:
+            thresholds_mm: Amounts in an accumulation window from which on rain counts.
+        """
+        self._model = RainBoard(thresholds_mm)
+        self._persistence = RainBoard(thresholds_mm)
 
     def update(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.checkpoint.run_folder import RunFolder
+from kit.data.store.build import open_store
 from kit.data.store.reader import Store
 from kit.forecasting.predictor import Conditions, load_base_predictor, load_predictor
 from kit.forecasting.writing import portable_name
@@ -22,12 +23,14 @@ from kit.memory.out_of_memory import readable
 from kit.metrics.edges import EdgeBoard
 from kit.models.weights.integrity import DESCRIPTION
 from kit.registry.fetching import strictly
+from kit.tracking.datasets import dataset_fields
 from kit.tracking.run_records import attach, run_folder_of
 from kit.verification.archive import ArchiveWriter, archive_name, archiving, read_archive, starts_of
 from kit.verification.climatology import with_climatology
 from kit.verification.evaluation import Observer, RollOuts, Scoring, cropped, regions_of, sum_up
 from kit.verification.leakage import find_leakage
 from kit.verification.mean_errors import ErrorMaps, maps_of
+from kit.verification.rain_thresholds import with_thresholds
 from kit.verification.regions import ALL
 from kit.verification.results import RainCard, Scorecard, forgetting, headlines, old_row, units_of
 from kit.verification.scoring import score_lead, score_table, spectra_table
@@ -77,7 +80,10 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
     if best.best == checkpoint.path.absolute() and best.config.exists():
         write_sealed(best.scores, card.to_dict())
     if run is not None:
-        attach(run, metrics=headlines(card), files=[run / "scores.json"])
+        store = open_store(card.store)
+        dataset = dataset_fields(store, settings.data.store or card.store, "test", card.period)
+        files = [run / "scores.json"]
+        attach(run, metrics=headlines(card), files=files, checkpoint=checkpoint.path.absolute(), dataset=dataset)
     return card
 
 
@@ -110,13 +116,18 @@ class _Evaluation:
             precision = predictor.precision
             seed = settings.seed if space.model.backbone.stochastic else None
             scoring = Scoring(pairs, regions_of(pairs, settings.regions), settings.batch_size)
+            scoring, of_rain = with_thresholds(scoring, settings.thresholds)
+            self._rain = RainCard(scoring.thresholds_mm)
             usual = with_climatology(scoring, settings.climatology, settings.climatology_period)
             scoring, of_climatology = stack.enter_context(usual)
             edges = EdgeBoard.of(pairs, self._checkpoint.spec.patch_size, may_be_missing=space.may_be_missing)
-            made_of = self._made_of(store, precision, seed) | of_climatology
+            made_of = self._made_of(store, precision, seed) | of_climatology | of_rain
             path = folder / archive_name(made_of)
             maps = maps_of(scoring, 3 if settings.base else 2, settings.maps)
-            with archiving(path, scoring.axes([MODEL, PERSISTENCE, BASE, *scoring.usual]), made_of) as writer:
+            axes = scoring.axes([MODEL, PERSISTENCE, BASE, *scoring.usual])
+            synthetic = bool(store.attributes.get("synthetic"))
+            # What a comparison asks of the data, and no name depends on.
+            with archiving(path, axes, made_of | {"synthetic": synthetic}) as writer:
                 started = time.perf_counter()
                 observers = self._observers(scoring, edges)
                 waited = sum_up(RollOuts(space), scoring, writer, observers=observers, maps=maps)
@@ -139,7 +150,6 @@ class _Evaluation:
         edge = None
         if edges is not None:
             edge = edges.results()
-        synthetic = bool(store.attributes.get("synthetic"))
         return Scorecard(
             checkpoint=str(settings.checkpoint),
             store=str(store.path),

@@ -70,9 +70,13 @@ class EvaluateSettings(BaseModel):
     """Initial time, UTC, such as ``2020-01-01T06``, of a forecast file that does not state it."""
     window: Windows = ()
     """Hours over which accumulated variables of a forecast file add up, where it does not say: ``tp=6h``."""
+    regrid_method: Literal["linear", "conservative", "nearest"] | None = None
+    """How a forecast file on another grid is brought to the analyses' points; directions are taken from the nearest
+    point in any case. Without it such a file is refused."""
     thresholds: Thresholds = ()
-    """Thresholds at which the probabilities of an ensemble are scored, in the variable's unit, of rain in millimetres:
-    ``2t=273.15/303.15,10ws=15,tp=1mm``; rain has 0.1, 1, 5 and 10 mm by default."""
+    """Amounts of rain from which on it counts, ``tp=0.1mm/2mm/20mm``; by default 0.1, 1, 5 and 10 mm. Of an ensemble
+    the thresholds at which probabilities are scored, of other variables in their unit:
+    ``2t=273.15/303.15,10ws=15,tp=1mm``."""
     climatology: str | None = None
     """Climatology for anomaly correlation, activity and skill over what is usual: a folder that ``kit data
     climatology`` made or one in WeatherBench 2's layout, an address, or a registry name such as
@@ -114,7 +118,7 @@ class EvaluateSettings(BaseModel):
         if (self.checkpoint is None) == (self.forecast_file is None):
             msg = "expected a checkpoint or a forecast_file, and not both: --checkpoint FOLDER or --forecast_file FILE"
             raise ValueError(msg)
-        kind, without_effect = "a checkpoint", ["variables", "start", "window", "thresholds"]
+        kind, without_effect = "a checkpoint", ["variables", "start", "window", "regrid_method"]
         if self.forecast_file is not None:
             kind = "a forecast file"
             without_effect = ["base", "steps", "batch_size", "device", "precision", "seed", "memory", "maps"]
