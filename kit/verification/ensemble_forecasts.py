@@ -195,8 +195,7 @@ class EnsembleForecasts:
             for name in selection.targets if level is None else selection.atmospheric:
                 if level is not None and level not in file.levels(name):
                     continue
-                members = file.read_members(name, moment, level)
-                members = members[:, shared.rows][:, :, shared.columns]
+                members = shared.take(name, file.read_members(name, moment, level))
                 yield name, position, name if level is None else channel_key(name, level), members
                 if name in components:
                     winds[name] = members

@@ -31,6 +31,10 @@ class SharedGrid:
     rows: Positions
     columns: Positions
 
+    def take(self, name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:  # noqa: ARG002
+        """Take the shared points of values, [..., H, W], whatever the variable."""
+        return np.ascontiguousarray(values[..., self.rows, :][..., self.columns])
+
 
 def shared_grid(path: Path, latitude: Float64, longitude: Float64, store: Store) -> SharedGrid:
     """Find the points that a forecast shares with a store: all of the one, or all of the other.
@@ -44,19 +48,24 @@ def shared_grid(path: Path, latitude: Float64, longitude: Float64, store: Store)
     Raises:
         StoreError: It lies on another grid.
     """
-    found = None
-    if latitude.ndim == 2 and store.curvilinear:
-        found = _block(latitude, longitude, store)
-    elif latitude.ndim == 1 and not store.curvilinear:
-        found = _rows_and_columns(latitude, longitude, store)
+    found = find_shared(latitude, longitude, store)
     if found is None:
         mine, theirs = _described(latitude, longitude), _described(store.latitude, store.longitude)
         msg = (
             f"{path}: its grid ({mine}) is not that of {store.path} ({theirs}), nor a part of it; interpolate the "
-            "forecast to the store's points first, or name a store on the forecast's grid"
+            "forecast to the store's points with --regrid_method linear, or name a store on the forecast's grid"
         )
         raise StoreError(msg)
     return found
+
+
+def find_shared(latitude: Float64, longitude: Float64, store: Store) -> SharedGrid | None:
+    """Find the points that a forecast shares with a store; arguments as of ``shared_grid``, None where none."""
+    if latitude.ndim == 2 and store.curvilinear:
+        return _block(latitude, longitude, store)
+    if latitude.ndim == 1 and not store.curvilinear:
+        return _rows_and_columns(latitude, longitude, store)
+    return None
 
 
 def _block(latitude: Float64, longitude: Float64, store: Store) -> SharedGrid | None:
@@ -81,7 +90,7 @@ def _rows_and_columns(latitude: Float64, longitude: Float64, store: Store) -> Sh
             return None
     rows = _positions(store.latitude, latitude, circle=False)
     columns = _positions(store.longitude, longitude, circle=True)
-    row_range, column_range = _range(rows >= 0), _range(columns >= 0)
+    row_range, column_range = range_of(rows >= 0), range_of(columns >= 0)
     if row_range is None or column_range is None:
         return None
     # A meridian may be there twice, as 0 and as 360 degrees.
@@ -107,7 +116,7 @@ def _positions(wanted: Float64, held: Float64, *, circle: bool) -> Positions:
     return np.where(np.abs(degrees[nearest] - wanted) <= _SAME, positions[nearest], -1)
 
 
-def _range(shared: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
+def range_of(shared: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
     """Return the run of shared rows or columns, which may pass the end and go on at the beginning; None for none."""
     places = np.flatnonzero(shared)
     if not places.size:
