@@ -41,10 +41,11 @@ def _read_thresholds(given: Any) -> Any:
     """Read ``2t=273.15/303.15,tp=1mm``: thresholds by channel."""
     if isinstance(given, str):
         given = given.split(",")
-    if not all(isinstance(item, str) for item in given):
+    if any(isinstance(item, list | tuple) for item in given):
         return given
     found = []
-    for item in given:
+    # A command line hands over numbers as such.
+    for item in map(str, given):
         name, equals, texts = item.partition("=")
         parts = tuple(text.strip() for text in texts.split("/"))
         if not name.strip() or not equals or not all(map(_THRESHOLD.fullmatch, parts)):

@@ -3,7 +3,7 @@
 Read are the kit's own NetCDF and Zarr, WeatherBench 2's layout (``time``, ``prediction_timedelta``, ``level``,
 ``latitude``, ``longitude`` in any order), any other in which coordinates state initial times and leads, and
 anemoi-inference's (``time`` and ``values``, as its ``outputs/netcdf.py`` and ``outputs/zarr.py`` write it); each with a
-dimension of members or without.
+dimension of members or without. GRIB has its members by number, in one file or in one each.
 """
 
 import logging
@@ -18,6 +18,9 @@ import xarray as xr
 
 from kit.data.source_names import find
 from kit.data.sources.coordinates import coordinate_names
+from kit.data.sources.grib.forecasts import forecasts_of
+from kit.data.sources.grib.grid import GribGrid
+from kit.data.sources.grib.scan import is_grib, scan
 from kit.data.sources.leads import LEAD_DIMENSIONS, MEMBERS, REFERENCES
 from kit.data.sources.levels import LevelRules, with_level_dimension
 from kit.data.sources.netcdf import open_file
@@ -29,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 MEMBER = "member"
 """Dimension of the members of an ensemble."""
+_ZARR = ("zarr.json", ".zgroup", ".zmetadata")
+"""Files that a Zarr has at its root."""
 _ON_LEVEL = re.compile(r"(\w+)_(\d+)")
 """Names of anemoi's variables on a level: ``z_500``."""
 _REFERENCE = re.compile(r"seconds since (.+)")
@@ -38,7 +43,7 @@ _LONGEST_LEAD = 60 * 24
 
 @contextmanager
 def open_layout(path: Path, start: datetime | None = None) -> Iterator[xr.Dataset]:
-    """Open a forecast lazily: NetCDF, or a Zarr folder.
+    """Open a forecast lazily: NetCDF, a Zarr folder, GRIB, or a folder of GRIB files, such as one for each member.
 
     Args:
         path: File or folder.
@@ -76,8 +81,22 @@ def open_layout(path: Path, start: datetime | None = None) -> Iterator[xr.Datase
         yield dataset
 
 
+def _grib_files(path: Path) -> list[Path]:
+    """List the GRIB files of a forecast; none of a Zarr, or of another file."""
+    if path.is_file():
+        return [path] if is_grib(path) else []
+    if not path.is_dir() or any((path / name).exists() for name in _ZARR):
+        return []
+    return [file for file in sorted(path.rglob("*")) if file.is_file() and is_grib(file)]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[xr.Dataset]:
+    if files := _grib_files(path):
+        grids: dict[str, GribGrid] = {}
+        messages = [message for file in files for message in scan(file, grids)]
+        yield forecasts_of(messages, str(path), _logger.info)
+        return
     if path.is_dir():
         with opened(str(path)) as (dataset, arrays):
             # Chunks of Blosc that lack their end are told from whole ones.
@@ -85,7 +104,7 @@ def _opened(path: Path) -> Iterator[xr.Dataset]:
             yield dataset
         return
     if not path.is_file():
-        msg = f"{path}: no such file or folder; forecast_file names a forecast in NetCDF or Zarr"
+        msg = f"{path}: no such file or folder; forecast_file names a forecast in NetCDF, Zarr or GRIB"
         raise StoreError(msg)
     with open_file(path, str(path), (), _logger.info) as parts:
         (dataset,) = parts.values()

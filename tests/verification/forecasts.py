@@ -69,7 +69,8 @@ class Forecast:
         described: dict[str, dict[str, Any]] = {}
         for name in self.fields:
             described[name] = {**variable_of(store, name).attributes()}
-        described["tp"]["accumulation_hours"] = 6
+        if "tp" in described:
+            described["tp"]["accumulation_hours"] = 6
         layout = ForecastLayout(
             surface={name: described[name] for name in store.surface},
             atmospheric={name: described[name] for name in store.atmospheric},

@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "file-absent": (lambda made, folder: ["--forecast_file", str(folder / "no.nc")], "no such file or folder"),
     "file-empty": (written(b""), "empty"),
     "file-text": (written(b"no forecast at all"), "f.nc"),
-    "file-grib": (written(b"GRIB" + b"\0" * 60), "GRIB"),
+    "file-grib": (written(b"GRIB" + b"\0" * 60), "message 1 cannot be read"),
     "file-cut": (cut, "truncated"),
     "folder-empty": (empty_folder, "not readable as a Zarr store"),
     "zarr-metadata": (zarr_with(spoil_the_metadata), "not readable"),
