@@ -185,6 +185,10 @@ def _read(file: Path) -> Owner | None:
     """Read who holds a claim; None where it is gone, or where its owner was killed before it had written its name."""
     try:
         content: Any = read_json(file)
-        return Owner(**content)
+        owner, process = Owner(**content), content["process"]
     except (OSError, DocumentError, TypeError):
         return None
+    # The system is asked for it.
+    if not isinstance(process, int) or process < 0:
+        return None
+    return owner

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from kit.forecasting.writing import ForecastLayout
 from kit.io.retry import poll
 from kit.memory.out_of_memory import readable
 from kit.models.noise import NamedNoise
+from kit.models.space import indexed
 from kit.registry.fetching import strictly
 
 _logger = logging.getLogger(__name__)
@@ -215,7 +217,7 @@ class EnsembleJob:
         source, perturbation = self._sources[each.checkpoint], self._perturbations[each.checkpoint]
         space, start, steps = predictor.space, self._starts[each.start], self._settings.steps
         lags = [perturbation.lag(member) for member in each.members]
-        state = predictor.pairs.inputs([source.index(start, lag) for lag in lags])
+        state = _states(predictor, [source.index(start, lag) for lag in lags])
         check_finite(state, space, f"{source.store.path}: the initial state of {valid_time(state)}")
         state = perturbation.perturbed(state, each.members, start)
         space.noise = NamedNoise(self._settings.seed, members=each.members)
@@ -249,3 +251,14 @@ class EnsembleJob:
         for name, value in (prediction.surf_vars | prediction.atmos_vars).items():
             # NumPy has no bfloat16.
             writer.write(name, place, value[(sample, 0, ..., *window)].float().cpu().numpy())
+
+
+def _states(predictor: Predictor, indices: Sequence[int]) -> Batch:
+    """Read input states, those that several members start from once."""
+    distinct = sorted(set(indices))
+    state = predictor.pairs.inputs(distinct)
+    places = [distinct.index(index) for index in indices]
+    metadata = replace(state.metadata, time=tuple(state.metadata.time[place] for place in places))
+    picked = (torch.tensor(places),)
+    surface, atmospheric = indexed(state.surf_vars, picked), indexed(state.atmos_vars, picked)
+    return replace(state, surf_vars=surface, atmos_vars=atmospheric, metadata=metadata)

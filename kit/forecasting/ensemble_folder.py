@@ -237,5 +237,5 @@ def _leave(folder: Path, out: Path) -> None:
     if finished or (done == 0 and lock.exclusive):
         remove_tree(folder)
     else:
-        _logger.info("%d passes are done and kept in %s; the same command goes on from there", done, folder)
+        _logger.info("%d pass(es) done are kept in %s; the same command goes on from there", done, folder)
     lock.release()

@@ -58,11 +58,13 @@ def test_a_process_of_this_machine_that_lives_keeps_its_claim_however_old(tmp_pa
             assert not mine
 
 
-@pytest.mark.parametrize("content", ("elsewhere", "", "{}", "[]"))
+@pytest.mark.parametrize("content", ("elsewhere", "", "{}", "[]", "no number"))
 def test_a_claim_of_another_machine_is_given_up_when_it_is_not_renewed(tmp_path: Path, content: str) -> None:
     """A claim whose owner was killed before it wrote its name is nobody's, and is waited for as well."""
     if content == "elsewhere":
         content = json.dumps(asdict(replace(Owner.present(), machine="another")))
+    if content == "no number":
+        content = json.dumps({**asdict(Owner.present()), "process": "one"})
     (tmp_path / "a").write_text(content)
     claims = Claims(tmp_path, given_up_after=0.2)
     for moment in (10, 20):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import kit
 from kit.cli.main import main
 from kit.forecasting.ensemble import ensemble
 from kit.forecasting.ensemble_folder import folder_of
@@ -20,14 +21,12 @@ from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.forecast import forecast
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import CheckpointError, SettingsError, StoreError
-from kit.io.hashes import sha256_of_file
 from tests.batches import small_spec
 from tests.checkpoints import LEVELS, SPEC, store_for, write_delta, write_whole
+from tests.forecasting.ensembles import COMMAND, hashes
 from tests.processes import Python
 
 START = "2020-01-02T12"
-COMMAND = "import sys; from kit.cli.main import main; sys.exit(main(['ensemble', *sys.argv[1:]]))"
-
 # A process that kills itself right before the n-th call of a method, or of a function of a module.
 DYING = """
 import os, signal, sys
@@ -99,10 +98,6 @@ def alone(out: Path, checkpoint: Path, **changes: Any) -> xr.Dataset:
     return opened(out)
 
 
-def hashes(out: Path) -> dict[str, str]:
-    return {str(file.relative_to(out)): sha256_of_file(file) for file in sorted(out.rglob("*")) if file.is_file()}
-
-
 def assert_equal(one: xr.Dataset, other: xr.Dataset) -> None:
     assert set(one.data_vars) == set(other.data_vars)
     for name in one.data_vars:
@@ -131,6 +126,33 @@ def test_members_are_shared_among_checkpoints_in_turn(made: SimpleNamespace, tmp
         expected = expected.isel(lead_time=slice(None) if late else slice(1, 3))
         assert_equal(dataset.isel(member=member), expected)
         np.testing.assert_array_equal(dataset.valid_time[0], expected.valid_time[0])
+
+
+def test_lagged_members_go_through_the_model_together(made: SimpleNamespace, tmp_path: Path) -> None:
+    run(tmp_path / "one.zarr", made.base, perturb="lagged", members=3)
+    run(tmp_path / "all.zarr", made.base, perturb="lagged", members=3, members_per_pass=3)
+    one, together = opened(tmp_path / "one.zarr"), opened(tmp_path / "all.zarr")
+    for name in one.data_vars:
+        values = one[name].values
+        far = np.abs(together[name].values - values).max()
+        assert far <= 2e-5 * values.std() + 4 * np.spacing(np.abs(values).max()), name
+
+
+def test_states_may_come_from_a_netcdf_file(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Errors are then of the checkpoint's own store; the file is known by its bytes, wherever it lies."""
+    states = xr.open_zarr(made.store.path).isel(time=slice(5, 7))
+    states = states.rename(static_lsm="lsm", static_slt="slt", static_z="orography")
+    states.attrs.clear()
+    states.drop_encoding().to_netcdf(tmp_path / "initial.nc")
+    asked: dict[str, Any] = {"perturb": "gaussian", "members": 2, "error_dates": 3}
+    data = {"store": str(tmp_path / "initial.nc")}
+    result = run(tmp_path / "file.zarr", made.base, **asked, data=data, start=None)
+    assert (result["starts"], result["store"]) == (["2020-01-02T12:00"], data["store"])
+    run(tmp_path / "store.zarr", made.base, **asked)
+    assert_equal(opened(tmp_path / "file.zarr"), opened(tmp_path / "store.zarr"))
+    (tmp_path / "initial.nc").rename(tmp_path / "moved.nc")
+    data = {"store": str(tmp_path / "moved.nc")}
+    assert run(tmp_path / "file.zarr", made.base, **asked, data=data, start=None)["members"] == 2
 
 
 def test_lagged_members_need_the_earlier_states(made: SimpleNamespace, tmp_path: Path) -> None:
@@ -234,6 +256,15 @@ def test_what_is_done_is_not_made_again(stochastic: Path, tmp_path: Path, monkey
     run(tmp_path / "e.zarr", stochastic, perturb="noise", members=3)
     assert [member[10] for member in made] == ["0", "0", "1", "1", "1", "2", "2"]
     assert [path.name for path in tmp_path.iterdir()] == ["e.zarr"]
+
+
+def test_the_members_of_a_pass_are_those_that_it_began_with(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Chosen anew, on a machine with other memory, they could be others."""
+    asked: dict[str, Any] = {"checkpoint": (made.base,), "out": tmp_path / "e.zarr", "device": "cpu", "steps": 1}
+    asked |= {"perturb": "lagged", "members": 3, "start": (START,)}
+    first = kit.ensemble(**asked, members_per_pass=2)
+    assert (first.members, first.members_per_pass) == (3, 2)
+    assert kit.ensemble(**asked) == first
 
 
 def test_the_same_command_again_finds_it_done(made: SimpleNamespace, tmp_path: Path) -> None:

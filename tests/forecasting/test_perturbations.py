@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import xarray as xr
 
 from kit.checkpoint.folder import open_checkpoint
 from kit.forecasting.ensemble import ensemble
@@ -23,6 +24,7 @@ from kit.forecasting.predictor import Conditions, load_forecast_predictor, load_
 from kit.forecasting.rolling import roll_out
 from kit.io.errors import CheckpointError, KitError
 from tests.checkpoints import store_for, write_whole
+from tests.forecasting.ensembles import COMMAND, hashes
 from tests.processes import Python
 
 START = datetime(2020, 1, 3, tzinfo=UTC)
@@ -146,8 +148,6 @@ def test_shares_stay_shares() -> None:
 
 
 def test_a_member_is_the_roll_out_of_its_own_state(made: SimpleNamespace, tmp_path: Path) -> None:
-    import xarray as xr
-
     result = ensemble(settings(tmp_path / "e.zarr", made.base, steps=2))
     assert result.to_dict()["perturb"] == "gaussian"
     dataset = xr.open_zarr(tmp_path / "e.zarr").load()
@@ -163,8 +163,6 @@ def test_a_member_is_the_roll_out_of_its_own_state(made: SimpleNamespace, tmp_pa
 
 
 def test_processes_read_the_same_errors(made: SimpleNamespace, tmp_path: Path) -> None:
-    from tests.forecasting.test_ensemble import COMMAND, hashes
-
     ensemble(settings(tmp_path / "one.zarr", made.base))
     out = tmp_path / "two.zarr"
     given = ["--checkpoint", str(made.base), "--out", str(out), "--device", "cpu", "--perturb", "gaussian"]
