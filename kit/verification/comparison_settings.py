@@ -28,7 +28,8 @@ class CompareSettings(BaseModel):
     (``scores.json``), ids of MLflow runs; two or more."""
     scores: tuple[str, ...] = ("rmse", "acc")
     """Scores that are compared: ``rmse``, ``mae``, ``bias``, ``acc``, ``activity``, of rain ``csi_1mm``, ``seeps`` and
-    the like; those that need a climatology only where there is one."""
+    the like; those that need a climatology only where there is one. Of ensembles, and of single forecasts beside them,
+    ``crps`` and ``brier_1mm``; between ensembles ``spread``, ``spread_error``, ``energy_score`` too."""
     variables: tuple[str, ...] | None = None
     """Variables and levels that are compared, such as ``2t,z_500``; by default all."""
     leads: tuple[float, ...] | None = None

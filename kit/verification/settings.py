@@ -52,8 +52,9 @@ class EvaluateSettings(BaseModel):
     checkpoint: Path | None = None
     """Checkpoint folder, such as ``runs/NAME/checkpoints/best``."""
     forecast_file: Path | None = None
-    """Forecast to score instead, made before or by others: NetCDF or a Zarr folder, as ``kit forecast``, WeatherBench 2
-    and anemoi-inference write them, or any in which coordinates state initial times and leads."""
+    """Forecast to score instead, made before or by others: NetCDF or a Zarr folder, as ``kit forecast``,
+    ``kit ensemble``, WeatherBench 2 and anemoi-inference write them, or any in which coordinates state initial times
+    and leads; or GRIB, a file or a folder of files. With members it is scored as an ensemble."""
     data: EvaluateData = EvaluateData()
     base: bool = True
     """Score the weights that training started from too; ``--no-base`` leaves them out."""
