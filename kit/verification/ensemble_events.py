@@ -1,17 +1,12 @@
 """Events that an ensemble gives probabilities of: a variable reaches a threshold."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, PlainSerializer
 
 from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 from kit.metrics.contingency import MM_PER_M, THRESHOLDS_MM
-
-_THRESHOLD = re.compile(r"([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(mm)?", re.IGNORECASE)
+from kit.verification.threshold_settings import THRESHOLD, Thresholds
 
 REACHES = ">="
 """What stands between a channel and a threshold in the name of an event."""
@@ -35,31 +30,6 @@ class Exceedance:
     def name(self) -> str:
         """Name among all exceedances."""
         return f"{self.channel}{REACHES}{self.label}"
-
-
-def _read_thresholds(given: Any) -> Any:
-    """Read ``2t=273.15/303.15,tp=1mm``: thresholds by channel."""
-    if isinstance(given, str):
-        given = given.split(",")
-    if any(isinstance(item, list | tuple) for item in given):
-        return given
-    found = []
-    # A command line hands over numbers as such.
-    for item in map(str, given):
-        name, equals, texts = item.partition("=")
-        parts = tuple(text.strip() for text in texts.split("/"))
-        if not name.strip() or not equals or not all(map(_THRESHOLD.fullmatch, parts)):
-            msg = f"expected VARIABLE=NUMBER/NUMBER such as 2t=273.15/303.15, of rain tp=1mm/10mm, got {item!r}"
-            raise ValueError(msg)
-        found.append((name.strip(), parts))
-    return tuple(found)
-
-
-Thresholds = Annotated[
-    tuple[tuple[str, tuple[str, ...]], ...],
-    BeforeValidator(_read_thresholds, json_schema_input_type=str),
-    PlainSerializer(lambda thresholds: [f"{name}={'/'.join(texts)}" for name, texts in thresholds]),
-]
 
 
 def exceedances(given: Thresholds, channels: Sequence[str], rain: Sequence[str]) -> list[Exceedance]:
@@ -87,7 +57,7 @@ def exceedances(given: Thresholds, channels: Sequence[str], rain: Sequence[str])
         asked[name] = texts
     for name, texts in asked.items():
         for text in dict.fromkeys(texts):
-            parsed = _THRESHOLD.fullmatch(text)
+            parsed = THRESHOLD.fullmatch(text)
             assert parsed is not None, "read by the settings"
             if (parsed[2] is not None) != (name in rain):
                 wanted = f"millimetres, such as {name}=1mm" if name in rain else f"its unit alone, such as {name}=280"

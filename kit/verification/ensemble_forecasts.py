@@ -17,13 +17,14 @@ from kit.data.variables import WIND_SPEEDS
 from kit.metrics.scores import persistence
 from kit.models.transforms import PRECIPITATION
 from kit.verification.archive import EXCEEDANCES, MEMBERS, RANKS, SPECTRA, ArchiveWriter, Axes
-from kit.verification.ensemble_events import Exceedance, Thresholds, exceedances
+from kit.verification.ensemble_events import Exceedance, exceedances
 from kit.verification.ensemble_sums import HEADLINES, EnsembleSums
 from kit.verification.evaluation import Kept, LeadSums, Scoring, cropped, physical, write
 from kit.verification.file_forecasts import FileForecasts, lead_of
 from kit.verification.forecast_files import Moment
 from kit.verification.spectra import MEMBER
 from kit.verification.sums import DIRECTIONS, MODEL, States, wind_speeds, with_wind_speed
+from kit.verification.threshold_settings import Thresholds
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

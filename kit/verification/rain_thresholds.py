@@ -6,8 +6,9 @@ from typing import Any
 from kit.io.errors import SettingsError
 from kit.metrics.contingency import MM_PER_M, THRESHOLDS_MM
 from kit.models.transforms import PRECIPITATION
-from kit.verification.ensemble_events import Thresholds, exceedances
+from kit.verification.ensemble_events import exceedances
 from kit.verification.evaluation import Scoring
+from kit.verification.threshold_settings import Thresholds
 
 
 def with_thresholds(scoring: Scoring, given: Thresholds) -> tuple[Scoring, dict[str, Any]]:

@@ -19,7 +19,7 @@ from kit.data.products import Windows
 from kit.data.settings import TimeRange
 from kit.memory.settings import MemorySettings
 from kit.registry.settings import RegistrySettings
-from kit.verification.ensemble_events import Thresholds
+from kit.verification.threshold_settings import Thresholds
 
 
 def _initial_time(value: Any) -> datetime:
