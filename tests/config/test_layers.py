@@ -14,6 +14,7 @@ from kit.config.layers import Layer, command_line_layer, environment_layer, read
 from kit.config.schema import can_be_none, flatten, leaves
 from kit.data.settings import BuildSettings, Period
 from kit.export.settings import ExportSettings
+from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import SettingsError
 from kit.planning.settings import PlanSettings
@@ -272,7 +273,7 @@ def choices(annotation: Any) -> list[Any]:
     return found + [value for part in get_args(annotation) if not isinstance(part, str) for value in choices(part)]
 
 
-COMMANDS = (Settings, PlanSettings, EvaluateSettings, ForecastSettings, PlotSettings, BuildSettings)
+COMMANDS = (Settings, PlanSettings, EvaluateSettings, ForecastSettings, EnsembleSettings, PlotSettings, BuildSettings)
 NONE = [(model, key) for model in COMMANDS for key in with_none(model)]
 
 
@@ -290,7 +291,7 @@ def test_none_is_a_value_where_it_is_one(model: type[BaseModel], key: str, tmp_p
         # A build takes nothing of this from the environment.
         layers.append(environment_layer(model, environment={"KIT_" + key.upper().replace(".", "__"): "none"}))
     assert all(layer.values == {key: "none"} for layer in layers)
-    assert {"memory.recompute", "weights", "codec"} >= {key for _, key in NONE}
+    assert {"memory.recompute", "weights", "codec", "perturb"} >= {key for _, key in NONE}
 
 
 def test_none_unsets_what_can_be_absent_and_is_a_name_elsewhere() -> None:
