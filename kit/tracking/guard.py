@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -46,14 +46,24 @@ class Guard:
         index: HTML of MLflow's page.
         landing: Function that returns the place on the page that the printed address leads to, such as
             ``/#/experiments/1/runs``; called in a thread.
+        choices: Function that returns choices of the page that depend on what the store holds; called in a thread.
     """
 
-    def __init__(self, app: ASGIApp, token: str, port: int, index: str, landing: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str,
+        port: int,
+        index: str,
+        landing: Callable[[], str],
+        choices: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self._app = app
         self._token = token
         self._cookie = f"kit-ui-{port}"
-        self._index = with_choices(index)
+        self._index = index
         self._landing = landing
+        self._choices = choices
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
@@ -74,7 +84,7 @@ class Guard:
         elif not self._is_owner(request):
             answer = PlainTextResponse(_REFUSAL, 403)
         elif reads and scope["path"] == "/":
-            answer = HTMLResponse(self._index)
+            answer = HTMLResponse(with_choices(self._index, await asyncio.to_thread(self._choices)))
         await (answer or self._app)(scope, receive, send)
 
     async def _welcome(self, request: HTTPConnection) -> Response:
@@ -132,10 +142,12 @@ def is_foreign(request: HTTPConnection) -> bool:
     return from_outside and not follows_link
 
 
-def with_choices(index: str) -> str:
+def with_choices(index: str, more: Mapping[str, str]) -> str:
     """Put choices that a person has not made yet into MLflow's page, before its own scripts run."""
+    # Names in a store may be anybody's: none of them ends the script.
+    choices = json.dumps({**_CHOICES, **more}).replace("<", "\\u003c")
     script = (
-        f"for (const [name, value] of Object.entries({json.dumps(_CHOICES)}))"
+        f"for (const [name, value] of Object.entries({choices}))"
         " if (localStorage.getItem(name) === null) localStorage.setItem(name, value);"
     )
     return index.replace("<head>", f"<head><script>{script}</script>", 1)

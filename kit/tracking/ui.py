@@ -6,6 +6,7 @@ database is on a command line, in a file or in another process's environment.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -13,17 +14,20 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import KitError
 from kit.tracking.guard import Guard
+from kit.tracking.results import CHANGED
 from kit.tracking.store import artifact_root, check_driver, connect, resolve_uri, sqlite_path, store_errors
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
     from starlette.types import ASGIApp
 
@@ -31,6 +35,12 @@ _HOST = "127.0.0.1"
 _STOP_SECONDS = 2
 _EXPERIMENTS = "/#/experiments?workflowType=machine_learning"
 """Place on MLflow's page with the list of experiments."""
+_PAGE = 'MLflowLocalStorage-1.1-ExperimentPage-["{}"]-ReactComponentState'
+_HEADLINES = ("test/mean_skill", "test/mean_change_from_base", "valid/loss", "train/step_seconds")
+"""Metrics that stand first in tables of runs."""
+_MOST_PARAMETERS = 4
+_MOST_RUNS = 100
+"""Newest runs whose parameters are looked at."""
 
 
 def serve(uri: str | None, run_dir: Path, port: int, show: Callable[[str, str], None]) -> None:
@@ -55,7 +65,7 @@ def serve(uri: str | None, run_dir: Path, port: int, show: Callable[[str, str], 
 
         # 256 bits, of the system's own randomness.
         token = secrets.token_urlsafe()
-        guard = Guard(mlflow, token, port, index, lambda: landing(client))
+        guard = Guard(mlflow, token, port, index, lambda: landing(client), lambda: columns(client))
         # No log: its lines would hold the addresses that were asked for. The client's address is the connection's,
         # and not what a header says.
         config = uvicorn.Config(
@@ -81,6 +91,39 @@ def landing(client: MlflowClient) -> str:
     if not newest:
         return _EXPERIMENTS
     return f"/#/experiments/{newest[0].info.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+def columns(client: MlflowClient) -> dict[str, str]:
+    """Choose the columns that the tables of runs begin with: headline metrics, and few parameters that differ.
+
+    Returns:
+        For each experiment the state of its page, in the form in which MLflow's page keeps it (MLflow 3.17).
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = {}
+    try:
+        for experiment in client.search_experiments():
+            runs = client.search_runs([experiment.experiment_id], max_results=_MOST_RUNS)
+            chosen = [f"metrics.`{name}`" for name in _HEADLINES if any(name in run.data.metrics for run in runs)]
+            chosen += [f"params.`{name}`" for name in _differing(runs)]
+            if chosen:
+                state = {"selectedColumns": ["attributes.`Models`", *chosen]}
+                found[_PAGE.format(experiment.experiment_id)] = json.dumps(state)
+    except MlflowException:
+        # The page itself says what is wrong with the store.
+        return {}
+    return found
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Name the parameters that some runs changed and that are not the same in all, those of the newest run first."""
+    names: dict[str, None] = {}
+    for run in runs:
+        with suppress(DocumentError):
+            changed = parse_json(run.data.tags.get(CHANGED, "{}"))
+            names |= dict.fromkeys(changed if isinstance(changed, dict) else ())
+    return [name for name in names if len({run.data.params.get(name) for run in runs}) > 1][:_MOST_PARAMETERS]
 
 
 def _check_store(address: str) -> None:

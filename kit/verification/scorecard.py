@@ -80,8 +80,9 @@ def evaluate(settings: EvaluateSettings) -> Scorecard:
     if best.best == checkpoint.path.absolute() and best.config.exists():
         write_sealed(best.scores, card.to_dict())
     if run is not None:
-        store = open_store(card.store)
-        dataset = dataset_fields(store, settings.data.store or card.store, "test", card.period)
+        # The name that the run knows its store by, and not that of a folder in the cache.
+        place = settings.data.store or checkpoint.description["data"]["store"]
+        dataset = dataset_fields(open_store(card.store), place, "test", card.period)
         files = [run / "scores.json"]
         attach(run, metrics=headlines(card), files=files, checkpoint=checkpoint.path.absolute(), dataset=dataset)
     return card

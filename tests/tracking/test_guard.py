@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,8 +77,12 @@ def test_the_page_itself_comes_with_choices_before_its_scripts() -> None:
     status, _, body = ask(cookie=f"kit-ui-5000={TOKEN}")
     assert status == 200
     assert body.startswith("<head><script>")
-    page = with_choices('<html><head><script src="main.js"></script></head></html>')
+    more = {"columns": "</script><script>alert(1)</script>"}
+    page = with_choices('<html><head><script src="main.js"></script></head></html>', more)
     assert page.index("mlflow.telemetry.info.alert.dismissed_v1") < page.index("main.js")
+    # Whatever a store holds, it ends no script.
+    assert page.count("<script") == 2
+    assert json.loads(re.findall(r"entries\((.*)\)\) if", page)[0])["columns"] == more["columns"]
 
 
 @pytest.mark.parametrize("method", ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"))

@@ -24,9 +24,10 @@ import pytest
 
 from kit.cli.main import main
 from kit.io.errors import KitError
+from kit.tracking.results import CHANGED
 from kit.tracking.store import connect
 from kit.tracking.tracker import MetricRecord, Tracker
-from kit.tracking.ui import landing, serve
+from kit.tracking.ui import columns, landing, serve
 from tests.tracking.conftest import StartRun
 from tests.tracking.servers import free_port
 
@@ -251,6 +252,23 @@ def test_it_opens_on_the_runs_of_the_newest_one(start: StartRun, run_dir: Path) 
     found = client.get_run(second.run_id).info.experiment_id
     assert found != client.get_run(first.run_id).info.experiment_id
     assert landing(client) == f"/#/experiments/{found}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+def test_tables_of_runs_begin_with_what_matters(start: StartRun, run_dir: Path) -> None:
+    client = connect(f"sqlite:///{run_dir / 'mlflow.db'}", run_dir)
+    assert columns(client) == {}
+    for name, rate in (("one", "0.1"), ("two", "0.2")):
+        tags = {CHANGED: json.dumps({"optim.lr": rate, "train.steps": "3"})}
+        tracker = start(run_name=name, params={"optim.lr": rate, "train.steps": "3", "seed": "0"}, tags=tags)
+        tracker.log(1, {"valid/loss": 0.5, "train/loss": 0.4}, 1000)
+        tracker.finish("FINISHED")
+    ((key, state),) = columns(client).items()
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    assert key == f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment.experiment_id}"]-ReactComponentState'
+    # The steps are the same in both.
+    expected = ["attributes.`Models`", "metrics.`valid/loss`", "params.`optim.lr`"]
+    assert json.loads(state) == {"selectedColumns": expected}
 
 
 def test_no_store_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
