@@ -98,8 +98,9 @@ class EnsembleFolder:
             for member in each.members:
                 chunks = self._chunks(name, layout.numbers.index(member), each.start)
                 sync_tree(chunks)
-                sync(chunks.parent)
-                sync(chunks.parent.parent)
+                # The folders above it may be as new.
+                for parent in chunks.parents[:3]:
+                    sync(parent)
         write_atomically(self.folder / _DONE / each.name, "")
 
     def _chunks(self, name: str, member: int, start: int) -> Path:
