@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from kit.plots.curves import split_channel
 from kit.plots.maps import MapChannel, MapSetting, add_map, fill_map
@@ -206,12 +206,24 @@ def reliability_diagram(
     above.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", label="as often as it is said")
     shown = [(label, curve) for label, curve in curves.items() if len(curve["probability"]) > 1][:_MOST_CURVES]
     for (label, curve), colour in zip(shown, _COLOURS, strict=False):
-        above.plot(curve["probability"], curve["observed"], color=colour, marker="o", markersize=4, label=label)
+        above.plot(
+            curve["probability"],
+            curve["observed"],
+            color=colour,
+            marker="o",
+            markersize=4,
+            label=f"\N{GREATER-THAN OR EQUAL TO} {label}",
+        )
         below.plot(curve["probability"], curve["share"], color=colour, marker="o", markersize=3)
     above.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     above.set_ylabel("share of points where it came", fontsize=9, color=INK)
     below.set_ylabel("share of points", fontsize=9, color=INK)
     below.set_yscale("log")
+    rarest = min((share for _, curve in shown for share in curve["share"]), default=0.1)
+    # From one power of ten to another, or the axis would have no number.
+    below.set_ylim(10.0 ** math.floor(math.log10(rarest) - 0.1), 1.5)
+    below.yaxis.set_major_locator(LogLocator(numticks=4))
+    below.yaxis.set_minor_formatter(NullFormatter())
     below.set_xlabel("probability: share of members", fontsize=9, color=INK)
     for axes in (above, below):
         gridded(axes, "y")

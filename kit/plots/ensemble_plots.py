@@ -94,8 +94,8 @@ def save_ensemble_scores(folder: Path, out: Path) -> list[Path]:
             curves = row.get("reliability_curves", {})
             if any(len(curve["probability"]) > 1 for curve in curves.values()):
                 shown = MapChannel(channel).style.label
-                title = f"{shown}: reliability of {name}"
-                figure = reliability_diagram(curves, title=title, when=when, synthetic=synthetic)
+                title, said = f"Reliability of {shown}", f"{name} · {when}"
+                figure = reliability_diagram(curves, title=title, when=said, synthetic=synthetic)
                 files.append(save(figure, out / f"reliability_{channel}_{lead}.png"))
     return list(dict.fromkeys(files))
 

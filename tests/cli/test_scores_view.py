@@ -69,3 +69,19 @@ def test_dates_that_training_saw_are_warned_of(capsys: pytest.CaptureFixture[str
     assert "unknown whether these saw the dates that are scored: base (valid)" in lines
     assert any("6 predictions, among them all of 1 initial times" in line for line in lines)
     assert not any("left out" in line or "warning" in line for line in shown(capsys, result(6)))
+
+
+def test_members_of_an_ensemble_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"dates": 60, "crps": 0.4, "crps_low": 0.3, "crps_high": 0.5, "rmse": 0.75, "spread": 0.6}
+    row |= {"spread_error": 0.82, "crps_skill": 0.9, "persistence_crps_significant": True}
+    members = {f"{hour:03d}h": {"2t": row, "u_50": row, "headlines": {"energy_score": 1.0}} for hour in (6, 12)}
+    found = result(6, 12, members=8, ensemble=members)
+    lines = shown(capsys, found)
+    # The last table of the variable.
+    (line,) = (line for line in lines if line.startswith("\u2502 2t (K)") and "6 h" in line)
+    assert [cell.strip() for cell in line.strip("\u2502").split("\u2502")][1:] == [
+        "6 h", "0.4", "0.75", "0.6", "0.82", "0.9*"
+    ]  # fmt: skip
+    assert any("0.3 to 0.5" in line for line in lines)
+    assert not any("u_50" in line for line in lines)
+    assert len([line for line in shown(capsys, found, table="full") if "u_50" in line and "6 h" in line]) == 1

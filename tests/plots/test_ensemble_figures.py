@@ -78,7 +78,10 @@ def test_figures_of_scores_show_them() -> None:
     curve = {"probability": [0.0, 0.5, 1.0], "observed": [0.1, 0.4, 0.8], "share": [0.7, 0.2, 0.1]}
     never = {"probability": [0.0], "observed": [0.0], "share": [1.0]}
     diagram = reliability_diagram({"1mm": curve, "10mm": never}, title="", when="")
-    assert [line.get_label() for line in diagram.axes[0].lines] == ["as often as it is said", "1mm"]
+    assert [line.get_label() for line in diagram.axes[0].lines] == [
+        "as often as it is said",
+        "\N{GREATER-THAN OR EQUAL TO} 1mm",
+    ]
 
 
 def test_an_ensemble_in_a_file_is_drawn(made: Forecast, file: Path, tmp_path: Path) -> None:
