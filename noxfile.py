@@ -156,6 +156,13 @@ def planet(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def ensembles(session: nox.Session) -> None:
+    """Compare sources of members on two years of the planet: -- STORE FOLDER, see ci/ensembles.py; takes hours."""
+    install(session)
+    session.run("python", "ci/ensembles.py", *session.posargs)
+
+
+@nox.session(default=False)
 def manual(session: nox.Session) -> None:
     """Repeat the runs whose numbers the manual states, and write them into it: -- first-run names some."""
     install(session)

@@ -74,8 +74,20 @@ def make_planet(out: Path, *, climate: str, days: int, seed: int) -> None:
         for number, month in enumerate(months(planet, days, seed)):
             month.to_netcdf(Path(folder) / f"month-{number:03}.nc")
             _log.info("%s: to %s", out, str(month.time.values[-1])[:13])
-        settings = BuildSettings(source="netcdf", path=folder, out=out, licence="MIT")
+        settings = BuildSettings(source="netcdf", path=folder, out=out, licence="MIT", **splits(days))
         build_store(settings, attributes={"synthetic": True, "description": description})
+
+
+def splits(days: int) -> dict[str, str]:
+    """Return the periods to train, validate and test on: of several years the last is to test on, whole.
+
+    The month before it is to validate on. A shorter time is split as a store of unknown content is.
+    """
+    if days < 2 * YEAR_DAYS:
+        return {}
+    first, last = make_sample.FIRST_TIME.astype("datetime64[D]"), days - YEAR_DAYS
+    ends = {"train": (0, last - MONTH_DAYS), "valid": (last - MONTH_DAYS, last), "test": (last, days)}
+    return {name: f"{first + begin}/{first + end - 1}T18" for name, (begin, end) in ends.items()}
 
 
 def months(planet: dycore.Planet, days: int, seed: int) -> Iterator[xr.Dataset]:
