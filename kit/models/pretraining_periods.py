@@ -42,14 +42,17 @@ PRETRAINING_PERIODS: Mapping[str, tuple[tuple[str, str], ...] | None] = {
 """What upstream's own weights of each variant were trained on, and when."""
 
 
-def leaks(variant: str, weights: Weights | None, periods: Mapping[str, Period], *, synthetic: bool) -> list[str]:
+def leaks(
+    variant: str, weights: Weights | None, periods: Mapping[str, Period], store: str | None, *, synthetic: bool
+) -> list[str]:
     """Find states of validation and test that the weights saw before this run.
 
     Args:
         variant: the kit's name of it.
         weights: what training starts from; None for random ones.
         periods: ``valid`` and ``test`` among them.
-        synthetic: the states are made up, and nobody but the kit has seen them.
+        store: hash of the store of these states.
+        synthetic: the states are made up: nobody but the kit has seen them, and their dates mean nothing elsewhere.
 
     Returns:
         A sentence for each overlap.
@@ -58,6 +61,8 @@ def leaks(variant: str, weights: Weights | None, periods: Mapping[str, Period], 
         return []
     stages: list[dict[str, Any]] = (weights.description or {}).get("lineage", [])
     own = [stage for stage in stages if bool(stage.get("synthetic")) == synthetic]
+    if synthetic:
+        own = [stage for stage in own if stage.get("store_sha256") in (None, store)]
     trained_on = [(f"an earlier stage ({stage['method']})", Period.parse(stage["train"])) for stage in own]
     from_scratch = bool(stages) and stages[0]["base"] is None
     # What upstream trained on is real data, and no part of weights whose first stage began from random ones.

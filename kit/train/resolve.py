@@ -179,7 +179,7 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
     prompt.check_prompt_cells(settings.adapt, latitude, longitude, model.patch_size)
     periods = _resolve_periods(settings.data, store)
     synthetic = bool(store.attributes.get("synthetic"))
-    leaked = leaks(model.variant, weights, periods, synthetic=synthetic)
+    leaked = leaks(model.variant, weights, periods, store.fingerprint(), synthetic=synthetic)
     # A replay buffer looks for further targets itself: an item is trained on one step at a time.
     trained = settings.rollout if settings.rollout.buffer is None else RolloutSettings()
     # The best checkpoint should be the best at the roll-out that is trained, not at its first step.

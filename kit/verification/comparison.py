@@ -146,7 +146,10 @@ def _leakage(subject: Subject, archive: Archive, scores: PairedScores) -> list[d
     timestep = timedelta(hours=float(model.get("timestep_hours", 0)))
     dates = dates_of(starts, targets, int(model.get("history", 1)), timestep)
     # Sums of earlier versions do not say whether their states are made up.
-    return count_seen(subject.description or None, dates, synthetic=archive.attributes.get("synthetic"))
+    facts = archive.attributes
+    return count_seen(
+        subject.description or None, dates, facts.get("store_fingerprint"), synthetic=facts.get("synthetic")
+    )
 
 
 def _dates(scores: PairedScores | None) -> dict[str, Any] | None:

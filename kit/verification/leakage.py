@@ -27,12 +27,18 @@ class SeenPeriod:
         split: ``train`` or ``valid``.
         period: Times; None where they are unknown.
         synthetic: Whether the states were made up, so that real ones of the same dates are others.
+        store: Hash of the store of made-up states, whose dates mean nothing in another one; None where it is unknown.
     """
 
     stage: str
     split: str
     period: Period | None
     synthetic: bool
+    store: str | None = None
+
+    def is_of(self, store: str | None, *, synthetic: bool) -> bool:
+        """Decide whether states of the same dates in a store are the same states."""
+        return self.synthetic == synthetic and (not synthetic or self.store in (None, store))
 
 
 def find_leakage(description: Mapping[str, Any] | None, scoring: Scoring, *, synthetic: bool) -> list[dict[str, Any]]:
@@ -45,7 +51,7 @@ def find_leakage(description: Mapping[str, Any] | None, scoring: Scoring, *, syn
     """
     selection = scoring.pairs.selection
     dates = dates_of(scoring.times, valid_times(scoring), selection.history, selection.timestep)
-    return count_seen(description, dates, synthetic=synthetic)
+    return count_seen(description, dates, scoring.pairs.store.fingerprint(), synthetic=synthetic)
 
 
 def dates_of(
@@ -64,7 +70,11 @@ def dates_of(
 
 
 def count_seen(
-    description: Mapping[str, Any] | None, dates: Mapping[str, Sequence[datetime]], *, synthetic: bool | None
+    description: Mapping[str, Any] | None,
+    dates: Mapping[str, Sequence[datetime]],
+    store: str | None,
+    *,
+    synthetic: bool | None,
 ) -> list[dict[str, Any]]:
     """Count dates that lie in what each stage of training saw.
 
@@ -74,6 +84,7 @@ def count_seen(
     Args:
         description: Contents of the checkpoint's ``kit.json``; None of forecasts whose model is unknown.
         dates: Dates as ``dates_of`` lists them.
+        store: Hash of the store of their states.
         synthetic: Whether the states of these dates are made up; None where that is not recorded.
 
     Returns:
@@ -89,7 +100,7 @@ def count_seen(
         if seen.period is None or synthetic is None:
             entry |= dict.fromkeys(dates, UNKNOWN)
         else:
-            same_world = seen.synthetic == synthetic
+            same_world = seen.is_of(store, synthetic=synthetic)
             entry |= {name: _count(times, seen.period) if same_world else 0 for name, times in dates.items()}
         found.append(entry)
     return found
@@ -137,12 +148,13 @@ def seen_periods(description: Mapping[str, Any] | None) -> Iterator[SeenPeriod]:
         yield SeenPeriod("base", "valid", None, synthetic=False)
     for number, stage in enumerate(stages, start=1):
         name, synthetic = f"stage {number} ({stage.get('method')})", bool(stage.get("synthetic"))
-        yield SeenPeriod(name, "train", _period(stage.get("train")), synthetic)
+        store = stage.get("store_sha256")
+        yield SeenPeriod(name, "train", _period(stage.get("train")), synthetic, store)
         valid = stage.get("valid")
         # Checkpoints of earlier versions record the validation of their last stage alone, beside the data.
         if valid is None and number == len(stages):
             valid = (description.get("data") or {}).get("valid")
-        yield SeenPeriod(name, "valid", _period(valid), synthetic)
+        yield SeenPeriod(name, "valid", _period(valid), synthetic, store)
 
 
 def _stages(lineage: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -48,7 +48,7 @@ def test_validation_and_test_are_new_to_the_weights(name: str) -> None:
     periods = {"valid": settings.data.valid, "test": settings.data.test}
     assert None not in periods.values()
     upstream = Weights({}, {"name": "w", "file": "f", "sha256": "0"})
-    assert leaks(settings.model.variant, upstream, periods, synthetic=False) == []  # type: ignore[arg-type]
+    assert leaks(settings.model.variant, upstream, periods, None, synthetic=False) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [name for name in PRECIPITATION if name.endswith("-all")])

@@ -63,6 +63,13 @@ def test_real_states_of_the_same_dates_are_others(scoring: Scoring) -> None:
     assert (train["start"], train["inputs"], train["targets"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("same", (True, False))
+def test_made_up_states_of_another_store_are_others(scoring: Scoring, same: bool) -> None:
+    store = scoring.pairs.store.fingerprint() if same else "b" * 64
+    train, _ = find_leakage(described(stage("2020/2020", store_sha256=store)), scoring, synthetic=True)
+    assert train["start"] == (5 if same else 0)
+
+
 @pytest.mark.parametrize("recorded", [None, "yesterday", "2020-13-01/2020-14-01"])
 def test_what_is_not_recorded_is_unknown(scoring: Scoring, recorded: str | None) -> None:
     earlier = stage("2019/2019")
