@@ -49,6 +49,7 @@ def test_a_run_is_drawn_with_its_losses_and_a_few_maps(run: Path) -> None:
     assert (run / "figures" / "loss.png").exists()
 
 
+@pytest.mark.slow
 def test_further_steps_are_mapped_and_animated(run: Path, tmp_path: Path) -> None:
     chosen: dict[str, Any] = {"checkpoint": run / "checkpoints" / "best", "variables": ("2t",), "out": tmp_path}
     # The first input states of the test split are those of 0 and 6 h.
@@ -59,6 +60,7 @@ def test_further_steps_are_mapped_and_animated(run: Path, tmp_path: Path) -> Non
         assert len(ImageSequence.all_frames(frames)) == 2
 
 
+@pytest.mark.slow
 def test_the_weights_before_training_are_mapped_beside_the_trained_ones(run: Path, tmp_path: Path) -> None:
     further: dict[str, Any] = {
         "run": {"name": "further", "dir": tmp_path},
@@ -81,6 +83,7 @@ def test_the_weights_before_training_are_mapped_beside_the_trained_ones(run: Pat
     assert list(alone.series[0].frames[0].forecasts) == ["After training", "Persistence"]
 
 
+@pytest.mark.slow
 def test_a_scorecard_is_drawn_once_there_are_scores(run: Path) -> None:
     evaluate(EvaluateSettings(checkpoint=run / "checkpoints" / "best", device="cpu"))
     names = drawn(run=run)
