@@ -153,6 +153,11 @@ def test_a_file_that_was_replaced_after_its_index_was_read(server: Server, archi
     assert sorted(source.fields) == ["cape", "refc"]
 
 
+def test_a_file_of_one_message(server: Server) -> None:
+    put_run(server, np.datetime64(HOURS[0]), ["REFC:entire atmosphere"])
+    assert list(read(request("refc")).fields) == ["refc"]
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     (

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import math
 import os
 import re
 import tempfile
@@ -197,8 +198,9 @@ def read_index(
         rows = herbie.inventory(f"^{re.escape(f':{field}:')}")
         if len(rows):
             row = rows.iloc[0]
-            end = None if np.isnan(row.end_byte) else int(row.end_byte)
-            lines[field] = Line(int(row.grib_message), int(row.start_byte), end)
+            # Of a single message, Herbie's table has no column of ends.
+            end = row.get("end_byte", math.nan)
+            lines[field] = Line(int(row.grib_message), int(row.start_byte), None if np.isnan(end) else int(end))
     in_order = dict(sorted(lines.items(), key=lambda pair: pair[1].number))
     names = [f"{variable}:{level}" for variable, level in zip(everything.variable, everything.level, strict=True)]
     return signed(address), in_order, tuple(names)
