@@ -98,6 +98,11 @@ def _check_known(model: type[BaseModel], arguments: Iterable[str]) -> None:
         raise SettingsError(together(faults))
 
 
+def _as_given(values: str) -> str:
+    """Write the values of a tuple's text as a command line takes them: ``'a', 'b'`` is ``a,b``."""
+    return ",".join(part.strip(" '") for part in values.split(",") if part.strip())
+
+
 class _Formatter(argparse.HelpFormatter):
     """Help with a short usage line, readable kinds of values, and defaults only where there is one."""
 
@@ -121,7 +126,9 @@ class _Formatter(argparse.HelpFormatter):
     def _expand_help(self, action: argparse.Action) -> str:
         # Docstrings of settings mark code with two backquotes. A default of none or off says nothing.
         text = super()._expand_help(action).replace("``", "")
-        return re.sub(r" ?\(default: (None|none|False|True|\{\})\)$", "", text)
+        text = re.sub(r" ?\(default: (None|none|False|True|\{\}|\(\))\)$", "", text)
+        # Several values are written as they are given.
+        return re.sub(r"\(default: \((.*)\)\)$", lambda values: f"(default: {_as_given(values[1])})", text)
 
     def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Any:
         if isinstance(action.metavar, str):

@@ -198,6 +198,10 @@ def test_help_shows_types_defaults_and_docstrings_without_markup(capsys: pytest.
     assert "--train.device {auto,cpu,cuda} auto takes a GPU" in text
     assert "``" not in text
     assert "default: None" not in text
+    assert "default: (" not in text
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["compare", "--help"])
+    assert "(default: rmse,acc)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
