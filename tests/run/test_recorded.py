@@ -29,15 +29,15 @@ AHEAD = {"rollout.steps": 2}
 REPLAY = AHEAD | {"rollout.buffer": 2}
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "data.region": {"data.region": [60.0, 0.0, 0.0, 90.0]},
-    "data.halo": {"data.region": [60.0, 30.0, 0.0, 90.0], "data.halo": 12.0},
-    "data.variables": {"data.variables": ["2t", "10u", "10v", "msl", "t", "u", "v", "q", "z"]},
+    "data.region": {"data.region": [80.0, 0.0, -40.0, 150.0]},
+    "data.halo": {"data.region": [80.0, 30.0, -40.0, 180.0], "data.halo": 12.0},
+    "data.variables": {"data.variables": ["2t", "10u", "10v", "msl", "t", "u", "v", "z"]},
     "data.levels": {"data.levels": [500.0, 850.0]},
     "data.statics": {"data.statics": ["lsm", "z"]},
     "data.train": {"data.train": "2020-01-01/2020-01-02"},
-    "data.valid": {"data.valid": "2020-01-03T06/2020-01-03T12"},
-    "data.test": {"data.test": "2020-01-04/2020-01-04T12"},
-    "data.history": {"data.history": 1},
+    "data.valid": {"data.valid": "2020-01-05T18/2020-01-06T12"},
+    "data.test": {"data.test": "2020-01-07T06/2020-01-08"},
+    "data.history": {"data.history": 1, "model.weights": "random"},
     "data.batch_size": {"data.batch_size": 2},
     "model.variant": {"model.variant": "small", "model.weights": "random"},
     "model.weights": {"model.weights": "random"},
@@ -49,7 +49,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "model.statistics": {"model.statistics": "store"},
     "model.transforms": NEW | {"model.transforms": {"tp": "sqrt"}},
     "model.heads": NEW | {"model.output_only": ["tp"], "model.heads": {"tp": "two-part"}},
-    "model.rollout_lora": {"model.rollout_lora": "keep"},
     "adapt.method": LORA,
     "adapt.freeze": FREEZE | {"adapt.freeze": ["encoder"]},
     "adapt.train_only": FREEZE | {"adapt.train_only": ["decoder"]},
@@ -65,7 +64,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "adapt.tfinal": ADALORA | {"adapt.tfinal": 1},
     "adapt.interval": ADALORA | {"adapt.interval": 2},
     "adapt.orthogonality": ADALORA | {"adapt.orthogonality": 0.5},
-    "adapt.mode": {"adapt.method": "rollout-lora", "adapt.mode": "all"},
+    "adapt.mode": AHEAD | {"adapt.method": "rollout-lora", "adapt.mode": "all", "rollout.graded": "all"},
     "adapt.tokens": {"adapt.method": "prefix", "adapt.tokens": 4},
     "adapt.coarse": {"adapt.method": "prompt", "adapt.coarse": "2x2"},
     "memory.saved_inputs": BLOCKS | {"memory.saved_inputs": "bf16"},
@@ -124,6 +123,7 @@ FREE: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "data.store": "given in every run",
     "train.epochs": "recorded as steps",
+    "model.rollout_lora": "needs weights that were published with one",
     "train.device": "another needs a GPU",
     "memory.fit": "chooses other settings of memory",
     "memory.offload": "needs a GPU",
@@ -140,7 +140,7 @@ QUICK = ("adapt.rank", "memory.recompute", "train.ema", "train.valid_precision",
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     surface = ("2t", "10u", "10v", "msl", "tp")
-    return synthetic_store(tmp_path_factory.mktemp("data") / "store", times=16, surface=surface).path
+    return synthetic_store(tmp_path_factory.mktemp("data") / "store", times=32, surface=surface).path
 
 
 def settings_of(store: Path, given: dict[str, Any]) -> Settings:
