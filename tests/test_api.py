@@ -157,6 +157,7 @@ def kit_inputs(store: Store, loaded: LoadedCheckpoint) -> Batch:
     return pairs_of(loaded.checkpoint, loaded.spec, store, Conditions(), targets=False).inputs([0])
 
 
+@pytest.mark.slow
 def test_the_script_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len([line for line in script().splitlines() if line.strip()]) <= 15
     monkeypatch.chdir(tmp_path)

@@ -31,22 +31,9 @@ def commands(page: str) -> list[str]:
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("kit ")]
 
 
-SLOW = (
-    "compare",
-    "figures",
-    "members",
-    "memory",
-    "methods",
-    "sharing",
-    "tracking",
-    "verification",
-    "weights",
-    "your-data",
-)
-"""Pages whose commands take more than a few seconds."""
-PAGES = [
-    pytest.param(page, marks=pytest.mark.slow) if Path(page).stem in SLOW else page for page in TEXTS if commands(page)
-]
+EVERYDAY = ("README.md", "docs/first-run.md")
+"""Pages whose commands run in the everyday suite; the others take too long together."""
+PAGES = [page if page in EVERYDAY else pytest.param(page, marks=pytest.mark.slow) for page in TEXTS if commands(page)]
 
 
 def failures(page: str) -> list[tuple[str, str]]:

@@ -108,6 +108,7 @@ def test_latents_of_another_shape_are_a_mistake(tmp_path: Path) -> None:
         cache(tmp_path).put(TIME, latents().float())
 
 
+@pytest.mark.slow
 def test_process_killed_while_it_writes_leaves_nothing_that_is_read(tmp_path: Path) -> None:
     # It is killed between the file's end and its renaming.
     program = f"""

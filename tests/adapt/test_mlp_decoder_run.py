@@ -50,6 +50,7 @@ def settings(
     return Settings.model_validate({**raw, **more})
 
 
+@pytest.mark.slow
 def test_epochs_after_the_first_do_without_the_trunk_and_change_no_bit(
     windy_store: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_what_is_not_exact_is_seen() -> None:
     assert not found.exact
 
 
+@pytest.mark.slow
 def test_the_best_repetition_counts() -> None:
     case = make_case("tiny", GRID, torch.device("cpu"), autocast=False)
     turns: list[str] = []

@@ -203,6 +203,7 @@ def copied(finished: Path, place: Path) -> Path:
     return Path(shutil.copytree(finished, place / finished.name))
 
 
+@pytest.mark.slow
 def test_all_side_files_are_written_anew_when_the_run_goes_on(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

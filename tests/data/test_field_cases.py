@@ -107,6 +107,7 @@ def test_the_final_version_stands(tmp_path: Path) -> None:
     assert any("ERA5 and ERA5T combined" in note for note in store.attributes["history"])
 
 
+@pytest.mark.slow
 def test_orography_without_units_can_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         build("s25_o.nc", tmp_path, statics=None)

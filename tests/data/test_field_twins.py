@@ -85,6 +85,7 @@ def test_surface_fields_without_a_level(tmp_path: Path) -> None:
     assert_same(build("grib", path, tmp_path / "grib"), netcdf, "sp")
 
 
+@pytest.mark.slow
 def test_names_of_standards_and_numbers_of_parameters(tmp_path: Path) -> None:
     dataset = opened("met-era5-cocip1.nc")
     names = ("air_temperature", "eastward_wind", "northward_wind", "lagrangian_tendency_of_air_pressure")

@@ -282,6 +282,7 @@ def fuzz(seed: int, rounds: int, inputs: Path, out: Path, capsys: pytest.Capture
     assert not list(out.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unpainted")
 def test_flipped_bytes(places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     fuzz(1, 5, *places, capsys)

@@ -37,6 +37,7 @@ def words(file: Path) -> str:
     return " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL).split())
 
 
+@pytest.mark.slow
 def test_a_report_holds_what_the_run_folder_does(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(runs[0]), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

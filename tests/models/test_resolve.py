@@ -180,6 +180,7 @@ def test_a_region_too_small_for_the_stages_of_the_backbone_is_refused(store: Sto
         select(resolved(store, UPSTREAM), data, store, 4)
 
 
+@pytest.mark.slow
 def test_version_1p5_reads_physical_variables(tmp_path: Path) -> None:
     row = VARIANTS["v1p5"]
     store = synthetic_store(tmp_path / "v", surface=row.physical(row.surface), static=row.static)

@@ -68,6 +68,7 @@ def test_weights_by_area_are_those_of_the_statistics(tmp_path: Path) -> None:
     assert one.scale == pytest.approx(0.2 * math.sqrt(share * (1 - share)))
 
 
+@pytest.mark.slow
 def test_arrays_are_transformed_without_pytorch() -> None:
     import subprocess
     import sys

@@ -44,7 +44,10 @@ def narrow(settings: PlanSettings) -> Workload:
         {},
         pytest.param({"recompute": "selective", "latitude_bands": 4}, marks=pytest.mark.slow),
         pytest.param({"recompute": "blocks", "latitude_bands": 4, "window_bands": 2}, marks=pytest.mark.slow),
-        {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2, "offload": ("inputs",)},
+        pytest.param(
+            {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2, "offload": ("inputs",)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_short_traces_foresee_the_peak(memory: dict[str, Any]) -> None:

@@ -223,6 +223,7 @@ def test_where_a_plan_does_not_fit_the_fit_is_named_first(sections: dict[str, An
     assert sum("memory.fit" in line for line in told) == ("memory.fit" in first)
 
 
+@pytest.mark.slow
 def test_what_memory_fit_chooses_is_not_advised_beside_it() -> None:
     given = {"grid": "721x1440", "data": {"batch_size": 2}, "memory": {"recompute": "blocks", "stages": 1}}
     planned = plan(PlanSettings.model_validate({**given, "card": "L4"}))
@@ -239,6 +240,7 @@ def test_what_was_advised_fits() -> None:
     assert not any("memory.fit" in line for line in fitted.advice)
 
 
+@pytest.mark.slow
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data.levels", "500,850", "--data.variables", "2t,t", "--data.statics", "lsm"]
     assert cli.main(["plan", "--grid", "33x64", *options, "--card", "4090", "--json"]) == 0

@@ -45,6 +45,7 @@ def test_where_there_is_room_nothing_is_traced(job: Job, monkeypatch: pytest.Mon
     assert preflight(job) is None
 
 
+@pytest.mark.slow
 def test_a_step_that_might_not_fit_is_traced(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the trace, which is below the bound, it fits."""
     grid = job.selection.grid
@@ -59,6 +60,7 @@ def test_a_step_that_might_not_fit_is_traced(job: Job, monkeypatch: pytest.Monke
     assert preflight(job) is None
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_warned_of(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "available", lambda _: 2**20)
     warning = preflight(job)

@@ -133,6 +133,7 @@ def test_more_batches_of_a_step_cost_time_and_no_memory() -> None:
     assert six.cost.flops == 3 * two.cost.flops
 
 
+@pytest.mark.slow
 def test_a_gpu_in_bf16_holds_less_than_in_fp32_and_computes_in_it() -> None:
     workload = workload_like(SPEC, pair_of(SPEC))
     wide, narrow = (trace(settings_of(train={"precision": precision}), workload) for precision in ("fp32", "auto"))
@@ -141,6 +142,7 @@ def test_a_gpu_in_bf16_holds_less_than_in_fp32_and_computes_in_it() -> None:
     assert {unit for unit, flops, _ in narrow.cost.kernels if flops} == {"fp32", "tf32", "bf16"}
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_same_with_a_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     settings, workload = settings_of(train={"precision": "auto"}), workload_like(SPEC, pair_of(SPEC))
     without = trace(settings, workload)
@@ -212,6 +214,7 @@ def test_the_large_model_is_planned_in_a_minute() -> None:
     assert found.seconds < 60
 
 
+@pytest.mark.slow
 def test_a_replay_buffer_costs_the_device_a_step_and_the_host_its_items() -> None:
     pair = pair_of(SPEC)
     workload = workload_like(SPEC, pair)

@@ -105,6 +105,7 @@ def test_a_scorecard_is_drawn_once_there_are_scores(run: Path) -> None:
     (run / "scores.json").unlink()
 
 
+@pytest.mark.slow
 def test_variables_levels_and_samples_can_be_chosen(run: Path, tmp_path: Path) -> None:
     names = drawn(checkpoint=run / "checkpoints" / "best", variables=("u", "t_850"), samples=2, out=tmp_path)
     assert [name.rsplit("_", 1)[0] for name in names] == 2 * ["u_100", "u_500", "u_850", "t_850"]

@@ -401,6 +401,7 @@ def test_an_adapter_is_trained_kept_resumed_and_scored(
     assert scores["2t"]["rmse"] != scores["2t"]["base_rmse"]
 
 
+@pytest.mark.slow
 def test_ranks_that_were_shared_out_are_kept_and_resumed(
     store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

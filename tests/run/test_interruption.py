@@ -53,6 +53,7 @@ def sending(target: Any, name: str, *numbers: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_readers_are_not(
     store: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on(
 
 
 # Weights are 14 MB, the training state 28.
+@pytest.mark.slow
 @pytest.mark.parametrize("size", (20 * 2**20, 10 * 2**20))
 def test_a_checkpoint_that_finds_no_room(
     size: int, store: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]

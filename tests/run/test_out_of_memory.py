@@ -34,6 +34,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of the address space is read from /proc")
 def test_a_run_that_runs_out_of_memory_says_what_to_do(run_dir: Path, tmp_path: Path) -> None:
     store = synthetic_store(tmp_path / "store", times=16, height=32, width=64).path

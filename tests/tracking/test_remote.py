@@ -74,6 +74,7 @@ def begin(uri: str, run_dir: Path, **more: object) -> Tracker:
     return Tracker.start(**{**arguments, **more})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_server_takes_all_of_a_run_once(server: Server, run: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
     told = sync(run.path, server.uri.replace("//", "//ann:pa55@"))
     assert "pa55" not in "".join([*capfd.readouterr(), *map(str, told.values())])

@@ -219,6 +219,7 @@ CRASH = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "checkpoint"), ((4, 8), (10, 6)), ids=["mlflow-behind", "mlflow-ahead"])
 def test_killed_between_log_and_flush(start: StartRun, run_dir: Path, sent: int, checkpoint: int) -> None:
     script = [sys.executable, "-W", "error", "-c", textwrap.dedent(CRASH), str(run_dir), str(sent), "10"]

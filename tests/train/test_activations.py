@@ -133,6 +133,7 @@ def test_only_steps_whose_turn_it_is_are_watched() -> None:
         assert seen == {}  # nothing ran
 
 
+@pytest.mark.slow
 def test_a_run_writes_them_down_and_tells_mlflow(tmp_path: Path, run_dir: Path) -> None:
     from kit.tracking.store import connect, resolve_uri
 

@@ -177,6 +177,7 @@ def test_sums_with_another_climatology_lie_apart(checkpoint: Path, climatology: 
     assert sorted(map(str, named)) == ["None", "other.zarr", "usual.zarr"]
 
 
+@pytest.mark.slow
 def test_variables_that_it_lacks_are_left_out_and_said(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ def rmses(result: dict[str, Any]) -> dict[str, float]:
     return {name: row["rmse"] for name, row in result["scores"].items()}
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_batches(made: SimpleNamespace) -> None:
     alone = scored(made.noisy)
     assert (alone["samples"], alone["seed"], alone["precision"]) == (10, 0, "fp32")

@@ -212,6 +212,7 @@ def test_settings_of_memory_that_do_nothing_for_a_forecast_are_refused(
         scored(checkpoints[0], memory=memory)
 
 
+@pytest.mark.slow
 def test_frozen_weights_in_bf16_are_exact_where_the_forward_pass_is(checkpoints: list[Path]) -> None:
     """All are frozen in a forecast."""
     halved = scored(checkpoints[0], precision="bf16", memory={"frozen_weights": "bf16"})

@@ -198,6 +198,7 @@ def test_nothing_is_left_of_one_that_fails(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_one_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
     store = synthetic_store(tmp_path / "store", times=1460, height=2, width=4, surface=("2t",), atmospheric=())
     out = tmp_path / "made" / "out.zarr"

@@ -337,6 +337,7 @@ NAMED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     spelling=st.sampled_from(sorted(NAMED)),

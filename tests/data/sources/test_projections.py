@@ -60,6 +60,7 @@ def test_cones(figure: Any, meridian: float, parallel: float, apart: float, sign
         check(mapping | figure, x=x)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(FIGURES, MERIDIANS, st.sampled_from([-90.0, 90.0]), st.floats(-3e6, 3e6), st.sampled_from([-3e6, 3e6]))
 def test_polar_stereographic_grids(figure: Any, meridian: float, pole: float, x: float, y: float) -> None:
@@ -173,6 +174,7 @@ def test_mappings_of_no_projection_give_no_angles(mapping: dict[str, Any]) -> No
     assert not said
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(MERIDIANS, st.floats(20, 65), st.sampled_from([-1, 1]), st.floats(-1e6, 1e6))
 def test_angles_of_points_alone(meridian: float, parallel: float, sign: int, x: float) -> None:

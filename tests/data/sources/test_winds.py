@@ -293,6 +293,7 @@ def test_what_cannot_be_turned(tmp_path: Path, change: Any, message: str) -> Non
     assert message in refusal(change(dataset), tmp_path)
 
 
+@pytest.mark.slow
 def test_components_of_other_files_and_times(tmp_path: Path) -> None:
     dataset, east, north = grid_file()
     (tmp_path / "in").mkdir()

@@ -258,6 +258,7 @@ def test_a_store_that_changes_is_refused(server: Server, stores: dict[str, Path]
         assert source.fields["2t"].sizes["time"] == 7
 
 
+@pytest.mark.slow
 def test_google_storage(
     server: Server, stores: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

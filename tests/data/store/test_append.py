@@ -173,6 +173,7 @@ def test_an_interrupted_append_goes_on_and_another_is_refused(
     assert [path.name for path in store.parent.iterdir()] == ["store"]
 
 
+@pytest.mark.slow
 def test_an_end_that_is_killed_at_every_step(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appended: dict[str, bytes]
 ) -> None:

@@ -68,6 +68,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_of_it_and_two_steps(states: Path, run_dir: Path) -> None:
     days = ("2020-01-01T00/2020-01-01T18", "2020-01-02T00/2020-01-02T18")
     store = make(states, run_dir / "store", train=days[0], valid=days[1], test=days[1])

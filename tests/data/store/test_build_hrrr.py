@@ -58,6 +58,7 @@ def store(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_a_store_of_hrrr(store: Store) -> None:
     opened = xr.open_zarr(store.path)
     assert opened["latitude"].dims == opened["longitude"].dims == ("y", "x")

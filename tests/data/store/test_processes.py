@@ -133,6 +133,7 @@ def test_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # The command, in this process.
 
 
+@pytest.mark.slow
 def test_the_command_and_its_estimate(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

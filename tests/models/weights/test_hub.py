@@ -306,6 +306,7 @@ def test_tiny_trains_from_an_old_checkpoint_of_the_hub(
     assert (base["name"], base["repository"], base["revision"]) == ("tiny-of-old", REPO, COMMIT)
 
 
+@pytest.mark.slow
 def test_one_command_trains_from_weights_that_have_no_hash_yet(
     hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
