@@ -150,8 +150,8 @@ def test_anomalies_of_a_forecast_file_are_those_that_numpy_finds(tmp_path: Path)
                 ours = values - normal
                 products[key] += [np.sum(weights * one) for one in (ours * theirs, ours**2, theirs**2)]
         row = result["leads"]["012h"][channel]
-        for key, (both, ours, theirs) in products.items():
-            assert row[key] == pytest.approx(both / np.sqrt(ours * theirs), abs=1e-6), (channel, key)
+        for key, (both, own, true) in products.items():
+            assert row[key] == pytest.approx(both / np.sqrt(own * true), abs=1e-6), (channel, key)
         assert row["acc"] > 0.9
     # The climatology has no rain.
     assert "acc" not in result["leads"]["012h"]["tp"]
