@@ -109,14 +109,25 @@ def send(client: MlflowClient, run_id: str, folder: RunFolder, result: LaterResu
         if result.checkpoint is not None and result.checkpoint_sha256 is not None:
             model_id = logged_model(client, run, folder, result.checkpoint, result.checkpoint_sha256)
         named = {} if dataset is None else {"dataset_name": dataset["name"], "dataset_digest": dataset["digest"]}
+        # MLflow takes a metric of a run twice, and refuses one of a model.
+        sent = sent_already(client, model_id, result.time_ms)
         points = [
             Metric(name, value, result.time_ms, 0, model_id=model_id, run_id=run_id, **named)
             for name, value in result.metrics.items()
+            if name not in sent
         ]
         for start in range(0, len(points), _METRICS_PER_REQUEST):
             client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_REQUEST])
         for file in filter(Path.is_file, map(Path, result.files)):
             client.log_artifact(run_id, str(file))
+
+
+def sent_already(client: MlflowClient, model_id: str | None, time_ms: int) -> set[str]:
+    """Name the metrics that a logged model has of a moment, in milliseconds since 1970-01-01 UTC."""
+    if model_id is None:
+        return set()
+    metrics = client.get_logged_model(model_id).metrics or []
+    return {metric.key for metric in metrics if metric.timestamp == time_ms}
 
 
 def log_checkpoint(client: MlflowClient, run_id: str, folder: RunFolder, checkpoint: Path) -> None:

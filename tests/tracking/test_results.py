@@ -132,3 +132,13 @@ def test_the_same_states_are_one_data_set(tmp_path: Path) -> None:
     assert json.loads(train["source"]) == {"uri": "store", "sha256": store.fingerprint()}
     remote = dataset_fields(store, "https://ann:pa55word@example.org/store", "test", "2021/2021")
     assert "pa55word" not in json.dumps(remote)
+
+
+def test_many_scores_are_sent_again_without_effect(run: RunFolder) -> None:
+    scores = {f"test/{lead:03}h/rmse/{channel}": lead + channel / 100 for lead in range(24) for channel in range(50)}
+    attach(run.path, metrics=scores, checkpoint=run.best)
+    sync(run.path)
+    client = client_of(run)
+    (model,) = client.search_logged_models([client.get_run(run_id_of(run)).info.experiment_id])
+    assert {metric.key: metric.value for metric in model.metrics or ()} == scores
+    assert len(model.metrics or ()) == len(scores)
