@@ -162,6 +162,7 @@ def test_a_member_is_the_roll_out_of_its_own_state(made: SimpleNamespace, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.zarr"]
 
 
+@pytest.mark.slow
 def test_processes_read_the_same_errors(made: SimpleNamespace, tmp_path: Path) -> None:
     ensemble(settings(tmp_path / "one.zarr", made.base))
     out = tmp_path / "two.zarr"
