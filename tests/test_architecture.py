@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import kit
+
 ROOT = Path(__file__).parents[1]
 KIT = ROOT / "kit"
 ROOMS = re.findall(r"^- `(\w+)`: ", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
@@ -29,18 +31,7 @@ HOMES = {
 }
 
 # A function that the API offers as ``kit.NAME``.
-API = (
-    "build_store",
-    "compare",
-    "ensemble",
-    "evaluate",
-    "finetune",
-    "forecast",
-    "load_checkpoint",
-    "open_store",
-    "plan",
-    "report",
-)
+API = tuple(name for name in kit.__all__ if name not in ("Settings", "__version__"))
 
 
 def modules() -> Iterator[tuple[str, Path]]:

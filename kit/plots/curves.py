@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from kit.metrics.epochs import EpochLosses, epoch_losses
-from kit.plots.styles import BLUE, INK, ORANGE, framed, gridded, plain, style_of
+from kit.plots.styles import BLUE, INK, ORANGE, channel_label, framed, gridded, plain, style_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -253,3 +253,21 @@ def edge_errors(rings: Sequence[Mapping[str, Any]], *, title: str = "Edge", synt
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
     plain(axes)
     return figure
+
+
+def series_of(rows: Sequence[Mapping[str, Any]], key: str, factor: float = 1.0) -> np.ndarray[Any, Any]:
+    """Return a score of several rows times a factor, [N]; NaN where there is none."""
+    values = [row.get(key) for row in rows]
+    return factor * np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def displayed(channel: str, unit: str | None) -> tuple[str, float, str]:
+    """Return a channel's label, the factor to the unit of differences, and that unit."""
+    name, level = split_channel(channel)
+    style = style_of(name, unit)
+    return channel_label(style, level), style.factor, style.error_unit
+
+
+def hours_of(lead: str) -> float:
+    """Read a lead's name, such as ``024h``, as hours."""
+    return float(lead.removesuffix("h"))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from kit.plots.curves import split_channel
+from kit.plots.curves import displayed, hours_of, series_of
 from kit.plots.maps import MapChannel, MapSetting, add_map, fill_map
 from kit.plots.scales import draw_bar, field_scale
-from kit.plots.styles import BLUE, GREY, INK, ORANGE, channel_label, framed, gridded, style_of
+from kit.plots.styles import BLUE, GREY, INK, ORANGE, framed, gridded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,26 +132,26 @@ def spread_and_error(leads: Rows, units: Mapping[str, str], *, title: str, synth
         synthetic: Whether the values are a simulation's; then the figure says so.
     """
     channels = _chosen(leads, "spread")
-    hours = [_hours(lead) for lead in leads]
+    hours = [hours_of(lead) for lead in leads]
     figure = framed(2.9 * len(channels) + 0.7, 4.3, title, " ", synthetic=synthetic)
     grid = figure.subplots(2, len(channels), squeeze=False, sharex=True, height_ratios=(1.5, 1))
     for (above, below), channel in zip(grid.T, channels, strict=True):
-        label, factor, unit = _display(channel, units.get(channel))
+        label, factor, unit = displayed(channel, units.get(channel))
         rows = [leads[lead].get(channel, {}) for lead in leads]
         for key, name, colour, line in (
             ("rmse", "RMSE of the mean", ORANGE, "-"),
             ("spread", "spread", BLUE, "-"),
             ("crps", "CRPS", GREY, "--"),
         ):
-            values = _series(rows, key, factor)
+            values = series_of(rows, key, factor)
             above.plot(hours, values, color=colour, linestyle=line, marker="o", markersize=3, label=name)
         above.set_ylim(bottom=0)
         above.set_title(label, fontsize=10, loc="left", color=INK)
         above.set_ylabel(unit, fontsize=9, color=INK)
-        low, high = (_series(rows, f"spread_error_{end}") for end in ("low", "high"))
+        low, high = (series_of(rows, f"spread_error_{end}") for end in ("low", "high"))
         if np.isfinite(low).any():
             below.fill_between(hours, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % of such periods")
-        below.plot(hours, _series(rows, "spread_error"), color=BLUE, marker="o", markersize=3)
+        below.plot(hours, series_of(rows, "spread_error"), color=BLUE, marker="o", markersize=3)
         below.axhline(1, color=INK, linewidth=0.8)
         below.set_ylabel("spread / error", fontsize=9, color=INK)
         below.set_xlabel("lead, h", fontsize=9, color=INK)
@@ -181,7 +181,7 @@ def rank_histograms(rows: Mapping[str, Mapping[str, Any]], *, title: str, when: 
         shares = np.asarray(rows[channel]["rank_histogram"])
         axes.bar(np.arange(len(shares)), shares, width=0.86, color=BLUE)
         axes.axhline(1 / len(shares), color=INK, linewidth=1, linestyle="--")
-        axes.set_title(_display(channel, None)[0], fontsize=10, loc="left", color=INK)
+        axes.set_title(displayed(channel, None)[0], fontsize=10, loc="left", color=INK)
         axes.set_ylim(0, max(1.1 * shares.max(), 1.6 / len(shares)))
         axes.set_xlabel(f"rank of the analysis\n{_flatness_text(rows[channel].get('rank_flatness'))}", fontsize=8.5)
         axes.set_ylabel("share of points", fontsize=8.5, color=INK)
@@ -266,19 +266,3 @@ def _legend_above(figure: Figure, all_axes: Sequence[Axes] | Array) -> None:
 
 def _plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.5g}".replace("-", "\N{MINUS SIGN}")))
-
-
-def _series(rows: Sequence[Mapping[str, Any]], key: str, factor: float = 1.0) -> Array:
-    values = [row.get(key) for row in rows]
-    return factor * np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _display(channel: str, unit: str | None) -> tuple[str, float, str]:
-    """Return label, factor to the unit of differences, and that unit."""
-    name, level = split_channel(channel)
-    style = style_of(name, unit)
-    return channel_label(style, level), style.factor, style.error_unit
-
-
-def _hours(lead: str) -> float:
-    return float(lead.removesuffix("h"))

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kit.plots.curves import panels_of, split_channel
+from kit.plots.curves import displayed, hours_of, panels_of, series_of
 from kit.plots.scales import draw_bar
-from kit.plots.styles import BLUE, GREY, INK, ORANGE, channel_label, framed, gridded, style_of
+from kit.plots.styles import BLUE, GREY, INK, ORANGE, framed, gridded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def score_changes(leads: Rows, reference: str, *, title: str = "Scorecard", synt
         axes.set_title(name, fontsize=10, loc="left", color=INK)
         axes.set_yticks(range(len(keys)), list(keys.values()))
         axes.set_xticks(
-            range(len(shown)), [f"{_hours(lead):g}" for lead in shown], rotation=90 if len(shown) > 6 else 0
+            range(len(shown)), [f"{hours_of(lead):g}" for lead in shown], rotation=90 if len(shown) > 6 else 0
         )
     ends: Any = "both" if (finite > limit).any() else "neither"
     draw_bar(figure, mesh, list(all_axes), f"RMSE against {_REFERENCES[reference][0]}, %", ends)
@@ -133,15 +133,15 @@ def lead_curves(
     }
     figure = framed(3.0 * len(channels) + 0.6, 2.1 * len(scores) + 0.5, title, " ", synthetic=synthetic)
     grid = figure.subplots(len(scores), len(channels), squeeze=False, sharex=True)
-    hours = [_hours(lead) for lead in leads]
+    hours = [hours_of(lead) for lead in leads]
     for column, channel in enumerate(channels):
-        label, factor, unit = _display(channel, units.get(channel))
+        label, factor, unit = displayed(channel, units.get(channel))
         rows = [leads[lead].get(channel, {}) for lead in leads]
         for axes, (key, name) in zip(grid[:, column], scores.items(), strict=True):
             own = 1.0 if key == "acc" else factor
             _draw_curve(axes, hours, rows, key, own)
             gridded(axes, "y")
-            axes.set_xticks([_hours(lead) for lead in _thinned(list(leads), 6)])
+            axes.set_xticks([hours_of(lead) for lead in _thinned(list(leads), 6)])
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_formatter(
                 FuncFormatter(lambda value, _: f"{value:.4g}".replace("-", "\N{MINUS SIGN}"))
@@ -171,38 +171,22 @@ def lead_curves(
 def _draw_curve(axes: Axes, hours: Sequence[float], rows: Sequence[Mapping[str, Any]], key: str, factor: float) -> None:
     """Draw one score of the model, and of the forecasts that it is held against where they have it."""
     for name, (label, colour, line) in _REFERENCES.items():
-        values = _series(rows, f"{name}_{key}", factor)
+        values = series_of(rows, f"{name}_{key}", factor)
         if np.isfinite(values).any():
             axes.plot(
                 hours, values, color=colour, linestyle=line, linewidth=1.4, marker="o", markersize=2.5, label=label
             )
-    low, high = (_series(rows, f"{key}_{end}", factor) for end in ("low", "high"))
+    low, high = (series_of(rows, f"{key}_{end}", factor) for end in ("low", "high"))
     if np.isfinite(low).any():
         axes.fill_between(hours, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % of such periods")
     axes.plot(
-        hours, _series(rows, key, factor), color=BLUE, linewidth=1.8, marker="o", markersize=3, label="after training"
+        hours, series_of(rows, key, factor), color=BLUE, linewidth=1.8, marker="o", markersize=3, label="after training"
     )
     if key == "bias":
         axes.axhline(0, color=INK, linewidth=0.6)
-
-
-def _series(rows: Sequence[Mapping[str, Any]], key: str, factor: float) -> np.ndarray[Any, Any]:
-    values = [row.get(key) for row in rows]
-    return factor * np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _display(channel: str, unit: str | None) -> tuple[str, float, str]:
-    """Return label, factor to the unit of differences, and that unit."""
-    name, level = split_channel(channel)
-    style = style_of(name, unit)
-    return channel_label(style, level), style.factor, style.error_unit
 
 
 def _thinned(leads: list[str], most: int = _MOST_LEADS) -> list[str]:
     """Keep as many leads as a panel has room for, evenly spread, the last among them."""
     step = -(-len(leads) // most)
     return leads[::-1][::step][::-1]
-
-
-def _hours(lead: str) -> float:
-    return float(lead.removesuffix("h"))
