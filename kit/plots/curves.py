@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, Any]
+Lead = TypeVar("Lead", str, float)
 
 _LEVEL_KEY = re.compile(r"(.+?)_(\d+(?:_\d+)?)")
 _FLOOR = -0.5
@@ -271,3 +272,9 @@ def displayed(channel: str, unit: str | None) -> tuple[str, float, str]:
 def hours_of(lead: str) -> float:
     """Read a lead's name, such as ``024h``, as hours."""
     return float(lead.removesuffix("h"))
+
+
+def thinned(leads: Sequence[Lead], most: int) -> list[Lead]:
+    """Keep as many leads as there is room for, evenly spread, the last among them."""
+    step = -(-len(leads) // most)
+    return list(leads[::-1][::step][::-1])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from kit.plots.curves import displayed, hours_of, series_of
+from kit.plots.curves import displayed, hours_of, series_of, thinned
 from kit.plots.maps import MapChannel, MapSetting, add_map, fill_map
 from kit.plots.scales import draw_bar, field_scale
 from kit.plots.styles import BLUE, GREY, INK, ORANGE, framed, gridded
@@ -72,7 +72,7 @@ def plume(
     axes.set_xlabel("lead, h", fontsize=9.5, color=INK)
     axes.set_ylabel(style.unit, fontsize=9.5, color=INK)
     axes.margins(x=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_xticks(thinned(list(hours), 8))
     _plain_numbers(axes)
     gridded(axes, "y")
     _legend_above(figure, [axes])
@@ -80,13 +80,20 @@ def plume(
 
 
 def stamps(
-    channel: MapChannel, members_MHW: Array, target_HW: Array | None, setting: MapSetting, *, when: str
+    channel: MapChannel,
+    members_MHW: Array,
+    numbers: Sequence[int],
+    target_HW: Array | None,
+    setting: MapSetting,
+    *,
+    when: str,
 ) -> Figure:
     """Draw a small map of what came, of the mean of the members, and of each of them, on one scale.
 
     Args:
         channel: What is drawn.
         members_MHW: Values in the store's unit, [M, H, W]; of many the first are drawn.
+        numbers: Number of each member, [M], as the file counts them.
         target_HW: What came; None where it is not known.
         setting: Grid and coasts.
         when: Valid time and lead in words.
@@ -96,7 +103,7 @@ def stamps(
     if target_HW is not None:
         maps["Analysis"] = target_HW
     maps["Mean of the members"] = members_MHW.mean(axis=0, dtype=np.float64)
-    for number, member_HW in enumerate(members_MHW[:_MOST_STAMPS], start=1):
+    for number, member_HW in zip(numbers[:_MOST_STAMPS], members_MHW, strict=False):
         maps[f"Member {number}"] = member_HW
     maps = {name: style.display(np.asarray(field, dtype=np.float64)) for name, field in maps.items()}
     if len(members_MHW) > _MOST_STAMPS:
@@ -160,7 +167,7 @@ def spread_and_error(leads: Rows, units: Mapping[str, str], *, title: str, synth
         below.set_ylim(min(bottom, 0.8), max(top, 1.2))
         for axes in (above, below):
             gridded(axes, "y")
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.set_xticks([hours_of(lead) for lead in thinned(list(leads), 6)])
             _plain_numbers(axes)
     _legend_above(figure, grid.ravel())
     return figure

@@ -17,6 +17,7 @@ from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
 from kit.verification.archive import read_archive
 from kit.verification.ensemble_scores import ensemble_table, members_of
+from kit.verification.forecast_layouts import MEMBER
 from kit.verification.regions import ALL
 
 
@@ -36,6 +37,7 @@ def save_ensemble(file: OpenForecast, settings: PlotSettings, out: Path) -> list
     analyses = analyses_of(file, settings)
     setting, files = setting_of(file, analyses), []
     weights_HW, place = _place(file, analyses, settings.point)
+    numbers = file.dataset[MEMBER].values.tolist()
     for start in starts:
         moment = file.starts[start]
         said = f"{moment:%Y-%m-%d %H:%M} UTC"
@@ -54,7 +56,7 @@ def save_ensemble(file: OpenForecast, settings: PlotSettings, out: Path) -> list
             figure = plume(channel, hours, members_ML, target_L, place=place, start=said, synthetic=setting.synthetic)
             files.append(save(figure, out / f"plume_{stem}.png"))
             when = f"valid {valid:%Y-%m-%d %H:%M} UTC · lead time {hours[-1]:g} h"
-            figure = stamps(channel, members_MHW, target_HW, setting, when=when)
+            figure = stamps(channel, members_MHW, numbers, target_HW, setting, when=when)
             files.append(save(figure, out / f"stamps_{stem}.png"))
     return files
 

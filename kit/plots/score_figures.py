@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kit.plots.curves import displayed, hours_of, panels_of, series_of
+from kit.plots.curves import displayed, hours_of, panels_of, series_of, thinned
 from kit.plots.scales import draw_bar
 from kit.plots.styles import BLUE, GREY, INK, ORANGE, framed, gridded
 
@@ -48,7 +48,7 @@ def score_changes(leads: Rows, reference: str, *, title: str = "Scorecard", synt
     Returns:
         The figure; None where that forecast was not scored.
     """
-    shown = _thinned(list(leads))
+    shown = thinned(list(leads), _MOST_LEADS)
     changes: dict[str, list[float]] = {}
     for channel in dict.fromkeys(name for lead in shown for name in leads[lead]):
         changes[channel] = [_change(leads[lead].get(channel, {}), reference) for lead in shown]
@@ -141,7 +141,7 @@ def lead_curves(
             own = 1.0 if key == "acc" else factor
             _draw_curve(axes, hours, rows, key, own)
             gridded(axes, "y")
-            axes.set_xticks([hours_of(lead) for lead in _thinned(list(leads), 6)])
+            axes.set_xticks([hours_of(lead) for lead in thinned(list(leads), 6)])
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_formatter(
                 FuncFormatter(lambda value, _: f"{value:.4g}".replace("-", "\N{MINUS SIGN}"))
@@ -184,9 +184,3 @@ def _draw_curve(axes: Axes, hours: Sequence[float], rows: Sequence[Mapping[str, 
     )
     if key == "bias":
         axes.axhline(0, color=INK, linewidth=0.6)
-
-
-def _thinned(leads: list[str], most: int = _MOST_LEADS) -> list[str]:
-    """Keep as many leads as a panel has room for, evenly spread, the last among them."""
-    step = -(-len(leads) // most)
-    return leads[::-1][::step][::-1]

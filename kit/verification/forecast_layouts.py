@@ -118,8 +118,10 @@ def _with_member_dimension(dataset: xr.Dataset, where: str) -> xr.Dataset:
         msg = f"{where}: has members along {' and '.join(map(str, found))}; select along one of them first"
         raise StoreError(msg)
     for name in found:
-        # Members are told by their place: their numbers say nothing more.
-        dataset = dataset.drop_vars([name] if name in dataset.variables else []).rename({name: MEMBER})
+        # Members are told by their place, and named by their numbers where they have some.
+        if name in dataset.variables and dataset[name].dtype.kind not in "iu":
+            dataset = dataset.drop_vars([name])
+        dataset = dataset.rename({name: MEMBER})
     return dataset
 
 

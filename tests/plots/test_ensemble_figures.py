@@ -55,13 +55,13 @@ def test_a_plume_has_a_line_for_each_member() -> None:
 @pytest.mark.parametrize(("members", "maps"), [(3, 5), (30, 22)])
 def test_stamps_are_of_all_members_on_one_scale(members: int, maps: int) -> None:
     fields = 280 + np.random.default_rng(0).random((members, 5, 7))
-    figure = stamps(MapChannel("2t"), fields, fields[0], SETTING, when="now")
+    figure = stamps(MapChannel("2t"), fields, range(4, members + 4), fields[0], SETTING, when="now")
     meshes = [found for axes in figure.axes for found in axes.collections if isinstance(found, QuadMesh)]
     drawn = [mesh for mesh in meshes if np.asarray(mesh.get_array()).size == 35]
     assert len(drawn) == maps
     assert len({(mesh.norm.vmin, mesh.norm.vmax) for mesh in drawn}) == 1
     titles = [axes.get_title(loc="left") for axes in figure.axes[:3]]
-    assert titles == ["Analysis", "Mean of the members", "Member 1"]
+    assert titles == ["Analysis", "Mean of the members", "Member 4"]
     assert ("first 20 of 30 members" in figure.texts[1].get_text()) == (members == 30)
 
 
