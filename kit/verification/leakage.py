@@ -26,18 +26,21 @@ class SeenPeriod:
         stage: Stage of training, such as ``base: HRES`` or ``stage 1 (lora)``.
         split: ``train`` or ``valid``.
         period: Times; None where they are unknown.
-        synthetic: Whether the states were made up, so that real ones of the same dates are others.
+        synthetic: Whether the states were made up, so that real ones of the same dates are others; None where nobody
+            knows.
         store: Hash of the store of made-up states, whose dates mean nothing in another one; None where it is unknown.
     """
 
     stage: str
     split: str
     period: Period | None
-    synthetic: bool
+    synthetic: bool | None
     store: str | None = None
 
     def is_of(self, store: str | None, *, synthetic: bool) -> bool:
-        """Decide whether states of the same dates in a store are the same states."""
+        """Decide whether states of the same dates in a store may be the same states."""
+        if self.synthetic is None:
+            return True
         return self.synthetic == synthetic and (not synthetic or self.store in (None, store))
 
 
@@ -97,11 +100,13 @@ def count_seen(
         entry: dict[str, Any] = {"stage": seen.stage, "split": seen.split, "period": UNKNOWN}
         if seen.period is not None:
             entry["period"] = str(seen.period)
-        if seen.period is None or synthetic is None:
+        if synthetic is not None and not seen.is_of(store, synthetic=synthetic):
+            # Of another world nothing was seen here, whenever it was.
+            entry |= dict.fromkeys(dates, 0)
+        elif seen.period is None or synthetic is None:
             entry |= dict.fromkeys(dates, UNKNOWN)
         else:
-            same_world = seen.is_of(store, synthetic=synthetic)
-            entry |= {name: _count(times, seen.period) if same_world else 0 for name, times in dates.items()}
+            entry |= {name: _count(times, seen.period) for name, times in dates.items()}
         found.append(entry)
     return found
 
@@ -135,7 +140,7 @@ def seen_periods(description: Mapping[str, Any] | None) -> Iterator[SeenPeriod]:
         description: Contents of ``kit.json``; None where the model is unknown.
     """
     if description is None:
-        yield SeenPeriod("the forecasts' model", "train", None, synthetic=False)
+        yield SeenPeriod("the forecasts' model", "train", None, synthetic=None)
         return
     stages = list(_stages(description.get("lineage") or []))
     if not stages or stages[0].get("base") is not None:

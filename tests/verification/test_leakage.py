@@ -66,8 +66,10 @@ def test_real_states_of_the_same_dates_are_others(scoring: Scoring) -> None:
 @pytest.mark.parametrize("same", (True, False))
 def test_made_up_states_of_another_store_are_others(scoring: Scoring, same: bool) -> None:
     store = scoring.pairs.store.fingerprint() if same else "b" * 64
-    train, _ = find_leakage(described(stage("2020/2020", store_sha256=store)), scoring, synthetic=True)
+    train, valid = find_leakage(described(stage("2020/2020", store_sha256=store)), scoring, synthetic=True)
     assert train["start"] == (5 if same else 0)
+    # When it validated is not recorded, and matters in the same store alone.
+    assert valid["start"] == ("unknown" if same else 0)
 
 
 @pytest.mark.parametrize("recorded", [None, "yesterday", "2020-13-01/2020-14-01"])
