@@ -1,6 +1,7 @@
 """The report on a run: one page that says what was asked, what came of it, and how to do it again."""
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,6 +134,7 @@ class _Gathered:
             "asked": {key: value for key, value in settings.items() if value != defaults.get(key)},
             "settings": settings,
             "provenance": provenance,
+            "command": as_typed(provenance.get("argv") or ()),
             "data": description.get("data") or {},
             "dataset": account.get("dataset") or {},
             "checks": self._valid("the checks on the data", _FINDINGS.validate_python, checks.get("checks", [])),
@@ -188,3 +190,14 @@ class _Gathered:
         except KitError as error:
             self.missing.append(f"planned memory and time: {error}")
             return None
+
+
+def as_typed(arguments: Sequence[Any]) -> str:
+    """Write a process's arguments as a shell takes them, without the folder of its program."""
+    if not arguments:
+        return ""
+    program, *words = map(str, arguments)
+    name = [Path(program).name]
+    if name == ["__main__.py"]:
+        name = ["python", "-m", Path(program).parent.name]
+    return shlex.join([*name, *words])

@@ -13,6 +13,7 @@ from PIL import Image
 import kit
 from kit.checkpoint.run_folder import load_side_file
 from kit.cli.main import main
+from kit.experiments.report import as_typed
 from kit.io.sealed import write_sealed
 from tests.compared_runs import make_runs
 from tests.plots.test_comparison_page import HOSTILE, check
@@ -119,6 +120,20 @@ def test_what_is_unknown_is_not_none(counts: tuple[int | str, ...], said: str, r
     write_sealed(run / "scores.json", {**card, "leakage": stages})
     kit.report(run=run, plan=False)
     assert f"Test dates seen in training: {said}." in words(run / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (["/opt/x/bin/kit", "finetune", "--adapt.targets", "*"], "kit finetune --adapt.targets '*'"),
+        (["/opt/x/kit/__main__.py", "finetune", "--run.name", "a b"], "python -m kit finetune --run.name 'a b'"),
+        (["train.py"], "train.py"),
+        ([], ""),
+    ],
+    ids=["console", "module", "script", "unknown"],
+)
+def test_a_command_can_be_typed_again(arguments: list[str], typed: str) -> None:
+    assert as_typed(arguments) == typed
 
 
 def test_what_comes_from_files_is_escaped(run: Path) -> None:
