@@ -62,8 +62,10 @@ def test_anomaly_correlations_have_a_column_where_there_are_any(capsys: pytest.C
 def test_dates_that_training_saw_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     seen = {"stage": "base: HRES", "split": "train", "period": "2016/2021", "start": 5, "inputs": 6, "targets": 7}
     apart = {**seen, "stage": "stage 1 (lora)", "start": 0, "inputs": 0, "targets": 0}
+    # When it was trained on is not known, but that it was on another made-up world.
+    elsewhere = {**apart, "stage": "stage 0", "period": "unknown"}
     unknown = dict.fromkeys(seen, "unknown") | {"stage": "base", "split": "valid"}
-    lines = shown(capsys, result(6, leakage=[seen, apart, unknown], left_out={"starts": 1, "states": 6}))
+    lines = shown(capsys, result(6, leakage=[seen, apart, elsewhere, unknown], left_out={"starts": 1, "states": 6}))
     (warning,) = (line for line in lines if line.startswith("warning"))
     assert "base: HRES saw 5 of the start dates, 6 input states and 7 targets (train, 2016/2021)" in warning
     assert "unknown whether these saw the dates that are scored: base (valid)" in lines

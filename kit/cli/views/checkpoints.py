@@ -170,7 +170,7 @@ def _show_leakage(leakage: Sequence[Mapping[str, Any]]) -> None:
                 f"input states and {counts[2]} targets ({seen['split']}, {seen['period']}): scores on them flatter",
                 soft_wrap=True,
             )
-    unknown = [f"{seen['stage']} ({seen['split']})" for seen in leakage if seen["period"] == "unknown"]
+    unknown = [f"{seen['stage']} ({seen['split']})" for seen in leakage if seen["start"] == "unknown"]
     if unknown:
         out.print(f"unknown whether these saw the dates that are scored: {escape(', '.join(unknown))}", soft_wrap=True)
 
