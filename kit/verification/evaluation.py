@@ -304,10 +304,9 @@ def sum_up(
         for step, predicted in zip(steps, forecasts.predict(inputs, steps), strict=True):
             target = physical(moved(next(reading), device))
             last = with_unread(last, target, pairs, indices)
-            # Waves come and go; sizes are compared where the model, persistence and the target all have some.
             for variable in may_be_missing & target.keys():
-                both = predicted[variable].isfinite() & last[variable].isfinite()
-                target[variable] = target[variable].where(both, torch.nan)
+                # Waves come and go; sizes are compared where the model, persistence and the target all have some.
+                keep_common(target, variable, predicted, last)
             if step == last_step:
                 for observer in observers:
                     observer(predicted, target, last)
@@ -318,8 +317,7 @@ def sum_up(
                 # The usual speed of the wind is its own: that of the mean wind is less.
                 usual, climate = scoring.climatology.states(times), scoring.climatology.rain(times)
                 for variable in may_be_missing & usual.keys():
-                    present = usual[variable].to(device).isfinite()
-                    came[variable] = came[variable].where(present, torch.nan)
+                    keep_common(came, variable, {variable: usual[variable].to(device)})
             summed: dict[str, States] = {name: with_wind_speed(cropped(predicted, window))}
             if references:
                 summed[PERSISTENCE] = with_wind_speed(cropped(last, window))
@@ -338,6 +336,12 @@ def sum_up(
                 found.setdefault((SPECTRA, TARGET), {})[lead] = spectra.of(came)
         write(writer, scoring, indices, found)
     return reading.seconds
+
+
+def keep_common(target: dict[str, torch.Tensor], variable: str, *others: States) -> None:
+    """Leave out of a target, in place, the points of a variable that others lack."""
+    for other in others:
+        target[variable] = target[variable].where(other[variable].isfinite(), torch.nan)
 
 
 def write(writer: ArchiveWriter, scoring: Scoring, indices: Sequence[int], found: Mapping[Kept, LeadSums]) -> None:

@@ -18,7 +18,7 @@ from kit.data.store.reader import Store
 from kit.io.errors import SettingsError, StoreError
 from kit.io.hashes import new_sha256, sha256_of_file
 from kit.registry.fetching import strictly
-from kit.verification.archive import archive_name, archiving, read_archive, starts_of
+from kit.verification.archive import Archive, archive_name, archiving, read_archive, starts_of
 from kit.verification.climatology import with_climatology
 from kit.verification.ensemble_forecasts import EnsembleForecasts, EnsemblePlan
 from kit.verification.ensemble_scores import ensemble_table
@@ -99,13 +99,7 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
             waited = sum_up(forecasts, scoring, writer, observers=observers)
             seconds = time.perf_counter() - started
         archive = read_archive(folder / archive_name(made_of))
-        table = score_table(archive)
-        ensemble: dict[str, Any] = {}
-        if file.members:
-            by_region = ensemble_table(archive)
-            ensemble["members"] = file.members
-            ensemble["ensemble"] = by_region.pop(ALL, {})
-            ensemble["ensemble_regions"] = by_region
+        table, of_members = score_table(archive), _ensemble_results(archive, file.members)
         last = scoring.lead_hours(scoring.steps[-1])
         of_last = archive.of_lead(last, starts_of(scoring.times)).sel(forecast=[MODEL, PERSISTENCE])
         scores = score_lead(of_last, 1).get(ALL, {})
@@ -113,7 +107,7 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         checkpoint=None,
         forecast_file=str(path),
         store=str(store.path),
-        synthetic=bool(store.attributes.get("synthetic")),
+        synthetic=synthetic,
         period=str(compared.period),
         samples=len(scoring.times),
         steps=len(scoring.steps),
@@ -132,9 +126,18 @@ def score_file(settings: EvaluateSettings) -> Scorecard:
         precision=None,
         left_out=compared.left_out,
         regridding=compared.regridding,
-        leakage=find_leakage(None, scoring, synthetic=bool(store.attributes.get("synthetic"))),
-        **ensemble,
+        leakage=find_leakage(None, scoring, synthetic=synthetic),
+        **of_members,
     )
+
+
+def _ensemble_results(archive: Archive, members: int) -> dict[str, Any]:
+    """Score members, where there are several."""
+    if not members:
+        return {}
+    by_region = ensemble_table(archive)
+    everywhere = by_region.pop(ALL, {})
+    return {"members": members, "ensemble": everywhere, "ensemble_regions": by_region}
 
 
 def _compare(file: ForecastFile, store: Store, settings: EvaluateSettings) -> _Comparison:
