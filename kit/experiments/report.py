@@ -16,6 +16,7 @@ from kit.io.atomic import check_free
 from kit.io.errors import KitError, SettingsError
 from kit.planning.plan import plan
 from kit.planning.settings import PlanSettings
+from kit.plots.ensemble_plots import ensemble_sums
 from kit.plots.pages import write_page
 from kit.plots.report_page import report_page
 from kit.settings import Settings
@@ -86,7 +87,8 @@ def report(settings: ReportSettings) -> RunReport:
         Where the page is, and what it lacks.
 
     Raises:
-        KitError: there is no run, its checkpoint's description is damaged, or the page cannot be written.
+        KitError: there is no run, its checkpoint's description is damaged, there are no scores of an ensemble where
+            they should be, or the page cannot be written.
     """
     folder = RunFolder(settings.run)
     if not folder.has_begun:
@@ -95,9 +97,10 @@ def report(settings: ReportSettings) -> RunReport:
     if settings.out is not None:
         check_free(settings.out)
     out = settings.out or folder.report
+    ensembles = [ensemble_sums(path, "ensembles") for path in settings.ensembles]
     gathered = _Gathered(of_run(folder), folder)
     content = gathered.content(planned=settings.plan)
-    write_page(report_page(content, loss_records(folder), folder.figures), out)
+    write_page(report_page(content, loss_records(folder), folder.figures, ensembles), out)
     attach(folder.path, files=[out])
     return RunReport(str(settings.run), str(out), gathered.missing)
 

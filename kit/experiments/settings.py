@@ -16,6 +16,8 @@ class ReportSettings(BaseModel):
     out: Path | None = None
     """Page to be written, one HTML file that needs nothing beside it; must not exist. By default ``report.html`` in the
     run folder, where an earlier one is replaced."""
+    ensembles: tuple[Path, ...] = ()
+    """Scores of ensembles to be shown, each a folder that ``kit evaluate --forecast_file FILE --out FOLDER`` wrote."""
     plan: bool = True
     """Trace a step to put planned memory beside what was measured; ``--no-plan`` saves that time."""
 

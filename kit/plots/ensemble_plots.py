@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +17,13 @@ from kit.plots.map_series import channel_of, chosen_channels, chosen_starts
 from kit.plots.maps import MapChannel
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
-from kit.verification.archive import read_archive
+from kit.verification.archive import Archive, read_archive
 from kit.verification.ensemble_scores import ensemble_table, members_of
 from kit.verification.forecast_layouts import MEMBER
 from kit.verification.regions import ALL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save_ensemble(file: OpenForecast, settings: PlotSettings, out: Path) -> list[Path]:
@@ -62,7 +67,7 @@ def save_ensemble(file: OpenForecast, settings: PlotSettings, out: Path) -> list
 
 
 def save_ensemble_scores(folder: Path, out: Path) -> list[Path]:
-    """Draw spread and error, histograms of ranks, and diagrams of reliability from sums that an evaluation keeps.
+    """Draw the scores of an ensemble from sums that an evaluation keeps.
 
     Args:
         folder: Sums of an ensemble, or the folder that holds them.
@@ -72,34 +77,49 @@ def save_ensemble_scores(folder: Path, out: Path) -> list[Path]:
         SettingsError: there are none, several, or those of a single forecast.
         OSError: a figure cannot be written.
     """
+    figures = ensemble_figures(ensemble_sums(folder, "sums"))
+    return [save(figure, out / f"{name}.png") for name, figure in figures]
+
+
+def ensemble_sums(folder: Path, setting: str) -> Archive:
+    """Open the sums of one ensemble.
+
+    Args:
+        folder: Sums, or the folder that holds them.
+        setting: Setting that names them, for messages.
+
+    Raises:
+        SettingsError: there are none, several, or those of a single forecast.
+    """
     kept = [folder] if (folder / "zarr.json").is_file() else sorted(folder.glob("*.zarr"))
     archives = [archive for archive in map(read_archive, kept) if members_of(archive)]
     if len(archives) != 1:
         found = ", ".join(str(archive.path) for archive in archives) or "none"
         msg = (
-            f"sums: {folder}: expected the sums of one ensemble, which kit evaluate --forecast_file FILE --out FOLDER "
-            f"keeps, found {found}; name one of them"
+            f"{setting}: {folder}: expected the sums of one ensemble, which kit evaluate --forecast_file FILE --out "
+            f"FOLDER keeps, found {found}; name one of them"
         )
         raise SettingsError(msg)
-    archive = archives[0]
+    return archives[0]
+
+
+def ensemble_figures(archive: Archive) -> Iterator[tuple[str, Figure]]:
+    """Draw spread and error, histograms of ranks, and diagrams of reliability, each with a name."""
     leads = ensemble_table(archive)[ALL]
-    name = str(archive.attributes.get("forecast_file", folder.name))
+    name = str(archive.attributes.get("forecast_file", archive.path.parent.name))
     synthetic = bool(archive.attributes.get("synthetic"))
-    title = f"Spread and error of {name}"
-    files = [save(spread_and_error(leads, {}, title=title, synthetic=synthetic), out / "spread_error.png")]
-    for lead, rows in (next(iter(leads.items())), list(leads.items())[-1]):
-        when = f"{float(lead.removesuffix('h')):g} h ahead"
+    yield "spread_error", spread_and_error(leads, {}, title=f"Spread and error of {name}", synthetic=synthetic)
+    for lead in dict.fromkeys((next(iter(leads)), list(leads)[-1])):
+        rows, when = leads[lead], f"{float(lead.removesuffix('h')):g} h ahead"
         if any("rank_histogram" in row for row in rows.values()):
-            figure = rank_histograms(rows, title=f"Ranks among the members of {name}", when=when, synthetic=synthetic)
-            files.append(save(figure, out / f"ranks_{lead}.png"))
+            title = f"Ranks among the members of {name}"
+            yield f"ranks_{lead}", rank_histograms(rows, title=title, when=when, synthetic=synthetic)
         for channel, row in rows.items():
             curves = row.get("reliability_curves", {})
             if any(len(curve["probability"]) > 1 for curve in curves.values()):
-                shown = MapChannel(channel).style.label
-                title, said = f"Reliability of {shown}", f"{name} · {when}"
-                figure = reliability_diagram(curves, title=title, when=said, synthetic=synthetic)
-                files.append(save(figure, out / f"reliability_{channel}_{lead}.png"))
-    return list(dict.fromkeys(files))
+                title = f"Reliability of {MapChannel(channel).style.label}"
+                figure = reliability_diagram(curves, title=title, when=f"{name} · {when}", synthetic=synthetic)
+                yield f"reliability_{channel}_{lead}", figure
 
 
 def _members(

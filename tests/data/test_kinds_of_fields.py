@@ -607,17 +607,17 @@ CASES = (
 )  # fmt: skip
 
 
-def first_three_of_each(cases: Sequence[Case]) -> list[Any]:
-    """Run three cases of a kind by default, and the others where time is no matter."""
+def first_two_of_each(cases: Sequence[Case]) -> list[Any]:
+    """Run two cases of a kind by default, and the others where time is no matter."""
     parameters, counts = [], dict.fromkeys([case.kind for case in cases], 0)
     for case in cases:
         counts[case.kind] += 1
-        marks = [pytest.mark.slow] if counts[case.kind] > 3 else []
+        marks = [pytest.mark.slow] if counts[case.kind] > 2 else []
         parameters.append(pytest.param(case, marks=marks, id=f"{case.kind} {counts[case.kind]} {case.form}"))
     return parameters
 
 
-@pytest.mark.parametrize("case", first_three_of_each(CASES))
+@pytest.mark.parametrize("case", first_two_of_each(CASES))
 def test_kinds(case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)
 

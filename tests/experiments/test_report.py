@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -14,9 +15,11 @@ import kit
 from kit.checkpoint.run_folder import load_side_file
 from kit.cli.main import main
 from kit.experiments.report import as_typed
+from kit.io.errors import SettingsError
 from kit.io.sealed import write_sealed
 from tests.compared_runs import make_runs
 from tests.plots.test_comparison_page import HOSTILE, check
+from tests.verification.forecasts import ensemble_for
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,30 @@ def test_what_is_not_there_is_said(run: Path) -> None:
     text = words(run / "report.html")
     assert "Not scored yet" in text
     assert "Test dates seen in training: unknown" in text
+
+
+def test_scores_of_ensembles_are_shown_beside_those_of_the_run(run: Path, tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"surface": ("2t", "tp"), "atmospheric": (), "height": 8, "width": 16}
+    made = ensemble_for(tmp_path, members=3, **chosen)
+    file = made.own(tmp_path / "ensemble.zarr")
+    scored = kit.evaluate(forecast_file=file, data={"store": str(made.store.path)}, out=tmp_path / "sums")
+    kit.report(run=run, plan=False, ensembles=(tmp_path / "sums",))
+    text = words(run / "report.html")
+    assert f"{file.name}: 3 members from {scored.samples} initial times" in text
+    assert scored.ensemble is not None
+    row = scored.ensemble["006h"]["2t"]
+    assert f"2t {row['crps']:.4g}" in text
+    assert f"{row['rmse']:.4g} {row['spread']:.4g} {row['spread_error']:.3g}" in text
+    shown = re.findall(r'alt="(\S+) of', (run / "report.html").read_text())
+    assert shown == ["spread_error", "ranks_006h", "ranks_024h"]
+
+
+def test_what_holds_no_scores_of_an_ensemble_is_refused(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    for folder in (tmp_path / "nothing", run / "sums"):
+        with pytest.raises(SettingsError, match="ensembles: .*expected the sums of one ensemble"):
+            kit.report(run=run, plan=False, ensembles=(folder,), out=page)
+    assert not page.exists()
 
 
 def test_a_run_without_a_checkpoint(run: Path) -> None:

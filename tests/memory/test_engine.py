@@ -18,6 +18,7 @@ from kit.models.variants import VARIANTS
 from kit.planning.counter import Counter
 from kit.train.loss import PaperMAE
 from tests.batches import small_spec, synthetic_batch
+from tests.everyday import one_in
 
 EXACT: dict[str, dict[str, Any]] = {
     "nothing": {},
@@ -59,7 +60,7 @@ def gradients(model: Aurora) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", one_in(2, EXACT))
 @pytest.mark.parametrize("variant", [*EVERYDAY, *OTHERS])
 def test_is_exact_for_every_variant(variant: str, name: str) -> None:
     spec = small_spec(variant)

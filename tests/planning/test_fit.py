@@ -41,7 +41,7 @@ def narrow(settings: PlanSettings) -> Workload:
 @pytest.mark.parametrize(
     "memory",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"recompute": "selective", "latitude_bands": 4}, marks=pytest.mark.slow),
         pytest.param({"recompute": "blocks", "latitude_bands": 4, "window_bands": 2}, marks=pytest.mark.slow),
         pytest.param(

@@ -91,7 +91,7 @@ def test_the_warning_is_on_the_record_and_the_run_goes_on(
     "variant",
     (
         "pretrained",
-        "air-pollution",
+        pytest.param("air-pollution", marks=pytest.mark.slow),
         pytest.param("wave", marks=pytest.mark.slow),
         pytest.param("v1p5-ensemble", marks=pytest.mark.slow),
     ),

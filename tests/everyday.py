@@ -1,0 +1,24 @@
+"""Which cases of a long table the everyday suite runs: the others are slow ones, all alike in kind."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+
+def one_in(count: int, cases: Iterable[Any], ids: Iterable[str] | None = None) -> list[Any]:
+    """Leave each case but the first of every few to the slow suite.
+
+    Args:
+        count: How many there are to a case that is run every day.
+        cases: Arguments of each case; a tuple where there are several.
+        ids: Name of each case, by default pytest's own.
+    """
+    listed = list(cases)
+    names: Sequence[str | None] = [None] * len(listed) if ids is None else list(ids)
+    parameters = []
+    for position, (case, name) in enumerate(zip(listed, names, strict=True)):
+        marks = [pytest.mark.slow] if position % count else []
+        values = case if isinstance(case, tuple) else (case,)
+        parameters.append(pytest.param(*values, marks=marks, id=name))
+    return parameters
