@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ HEADLINES = ("z_500", "t_850", "q_700", "2t", "10u", "10v", "msl")
 """Channels that the table averages over."""
 LEADS = ("024h", "072h", "120h")
 CRPS = "--model.weights runs/deterministic/checkpoints/best --model.stochastic --task.name crps"
-DETERMINISTIC, LORA, FULL = "deterministic", "noise-lora", "noise-full"
+DETERMINISTIC, GAUSSIAN, LORA, FULL = "deterministic", "gaussian", "noise-lora", "noise-full"
 TRAINED = {
     DETERMINISTIC: "",
     LORA: f"{CRPS} --adapt.method lora --adapt.targets '*' --adapt.rank 16 --optim.lr 2e-3",
@@ -55,7 +56,7 @@ class Source:
 
 
 SOURCES = {
-    "gaussian": Source("gaussian perturbations", DETERMINISTIC, "gaussian"),
+    GAUSSIAN: Source("gaussian perturbations", DETERMINISTIC, "gaussian"),
     "lagged": Source("lagged members", DETERMINISTIC, "lagged"),
     "noise-untrained": Source("noise, untrained", DETERMINISTIC, "noise"),
     LORA: Source("noise by CRPS, LoRA", LORA, "noise"),
@@ -74,6 +75,7 @@ class Plan:
         starts: Number of initial times, in the last year.
         steps: Steps of six hours.
         train_steps: Steps of each training.
+        processes: Commands that run at a time.
     """
 
     store: Path
@@ -82,6 +84,7 @@ class Plan:
     starts: int
     steps: int
     train_steps: int
+    processes: int
 
     def years_before(self) -> str | None:
         """Return the period before the test split, to average a climatology over; None where that is no year."""
@@ -110,40 +113,49 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--starts", type=int, default=24)
     parser.add_argument("--steps", type=int, default=20, help="of six hours (default: 20, five days)")
     parser.add_argument("--train_steps", type=int, default=2000)
+    parser.add_argument("--processes", type=int, default=2, help="commands that run at a time, one thread each")
     asked = parser.parse_args(arguments)
-    plan = Plan(
-        asked.store.resolve(), asked.folder.resolve(), asked.members, asked.starts, asked.steps, asked.train_steps
-    )
+    plan = Plan(**{**vars(asked), "store": asked.store.resolve(), "folder": asked.folder.resolve()})
     plan.folder.mkdir(parents=True, exist_ok=True)
     found = compared(plan)
     (plan.folder / "ensembles.json").write_text(json.dumps(found, indent=1) + "\n")
-    (plan.folder / "ensembles.md").write_text(table(found) + "\n")
-    print(table(found))
+    tables = f"{table(found)}\n\n{table_of_variables(found)}\n"
+    (plan.folder / "ensembles.md").write_text(tables)
+    print(tables)
 
 
 def compared(plan: Plan) -> dict[str, Any]:
     """Train, forecast and score everything; return scores by source."""
-    for run, settings in TRAINED.items():
-        if not (plan.folder / "runs" / run / "checkpoints" / "best").is_dir():
-            data = f"--data.store {plan.store} --train.steps {plan.train_steps}"
-            kit(plan, f"finetune --run.name {run} --train.resume auto {data} {settings}")
+    train(plan, DETERMINISTIC)
     years = plan.years_before()
     if years and not (plan.folder / "climatology").exists():
         kit(plan, f"data climatology --store {plan.store} --period {years} --out climatology")
     starts = ",".join(plan.initial_times())
     rolled = f"--data.store {plan.store} --start {starts} --steps {plan.steps}"
-    single = f"forecast --checkpoint runs/{DETERMINISTIC}/checkpoints/best {rolled} --out {DETERMINISTIC}.zarr"
-    found = {"plan": {name: getattr(plan, name) for name in ("members", "starts", "steps", "train_steps")}}
-    found[DETERMINISTIC] = scored(plan, DETERMINISTIC, single)
+    forecasts = {DETERMINISTIC: f"forecast --checkpoint runs/{DETERMINISTIC}/checkpoints/best"}
     for name, source in SOURCES.items():
         members = f"--members {plan.members} --perturb {source.perturb}"
-        checkpoint = f"--checkpoint runs/{source.run}/checkpoints/best"
-        found[name] = scored(plan, name, f"ensemble {checkpoint} {members} {rolled} --out {name}.zarr")
+        forecasts[name] = f"ensemble --checkpoint runs/{source.run}/checkpoints/best {members}"
+    with ThreadPoolExecutor(plan.processes) as pool:
+        # Each command has one thread and is timed by itself.
+        list(pool.map(lambda run: train(plan, run), (LORA, FULL)))
+        scores = list(pool.map(lambda name: scored(plan, name, f"{forecasts[name]} {rolled}"), forecasts))
+    found: dict[str, Any] = dict(zip(forecasts, scores, strict=True))
+    for name in SOURCES:
+        references = [reference for reference in (DETERMINISTIC, GAUSSIAN) if reference != name]
+        found[name]["differences"] = {reference: differences(plan, reference, name) for reference in references}
+    found["plan"] = {name: getattr(plan, name) for name in ("members", "starts", "steps", "train_steps")}
     return found
 
 
+def train(plan: Plan, run: str) -> None:
+    """Train one of the models, or go on where it was stopped."""
+    data = f"--data.store {plan.store} --train.steps {plan.train_steps}"
+    kit(plan, f"finetune --run.name {run} --train.resume auto {data} {TRAINED[run]}")
+
+
 def scored(plan: Plan, name: str, forecast: str) -> dict[str, Any]:
-    """Forecast by a command, score the file, and compare it with the deterministic one's."""
+    """Forecast by a command, and score the file."""
     record = plan.folder / f"{name}.json"
     if not record.exists():
         timed = plan.folder / f"{name}-seconds.json"
@@ -151,18 +163,22 @@ def scored(plan: Plan, name: str, forecast: str) -> dict[str, Any]:
             # In one go, so that its time means something.
             shutil.rmtree(plan.folder / f"{name}.zarr", ignore_errors=True)
             started = time.monotonic()
-            kit(plan, forecast)
+            kit(plan, f"{forecast} --out {name}.zarr")
             timed.write_text(json.dumps(time.monotonic() - started))
         seconds = json.loads(timed.read_text())
         usual = "--climatology climatology" if (plan.folder / "climatology").exists() else ""
         file = f"--forecast_file {name}.zarr --data.store {plan.store} {usual} --out scores/{name}"
         result = kit(plan, f"evaluate {file}")
         kept: dict[str, Any] = {key: result[key] for key in ("leads", "ensemble") if key in result}
-        if name != DETERMINISTIC:
-            beside = f"compare scores/{DETERMINISTIC} scores/{name} --scores crps --regions all"
-            kept["differences"] = kit(plan, beside)["scores"]
         record.write_text(json.dumps({"seconds": seconds, **kept}) + "\n")
     found: dict[str, Any] = json.loads(record.read_text())
+    return found
+
+
+def differences(plan: Plan, reference: str, name: str) -> list[dict[str, Any]]:
+    """Compare the CRPS of two sources, date by date."""
+    beside = f"compare scores/{reference} scores/{name} --scores crps --regions all"
+    found: list[dict[str, Any]] = kit(plan, beside)["scores"]
     return found
 
 
@@ -179,41 +195,83 @@ def kit(plan: Plan, command: str) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     """Lay the scores out: CRPS at three leads as shares of the deterministic model's absolute error, and the spread."""
     single, plan = found[DETERMINISTIC]["leads"], found["plan"]
-    leads = [lead for lead in LEADS if lead in single] or list(single)[-1:]
-    days = [f"{int(lead[:-1]) // 24} d" if lead in LEADS else lead for lead in leads]
-    head = ["", *(f"CRPS, {day}" for day in days), f"better than one forecast, {days[-1]}"]
+    leads = chosen_leads(found)
+    days = [lead_in_days(lead) for lead in leads]
+    head = ["", *(f"CRPS, {day}" for day in days), "better than one forecast", "better than gaussian"]
     head += [f"RMSE of the mean, {days[-1]}", *(f"spread / error, {day}" for day in days), "seconds a member"]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
-
-    def add(*cells: str) -> None:
-        lines.append("| " + " | ".join(cells) + " |")
+    empty = ["" for _ in leads]
 
     def share(rows: Sequence[Mapping[str, Any]], key: str, lead: str, of: str) -> str:
         pairs = [(row[key], single[lead][name][of]) for row, name in zip(rows, HEADLINES, strict=True)]
         return f"{np.mean([ours / theirs for ours, theirs in pairs]):.3f}"
 
-    empty = ["" for _ in leads]
     # Of a single forecast the CRPS is the absolute error.
-    any_members = found[next(iter(SOURCES))]["ensemble"]
+    any_members = found[GAUSSIAN]["ensemble"]
     absolute = [
         share([any_members[lead][name] for name in HEADLINES], "persistence_crps", lead, "mae") for lead in leads
     ]
+    lines = []
     for title, scores in (("persistence", absolute), ("climatology", empty)):
         last = [single[leads[-1]][name] for name in HEADLINES]
         if all(f"{title}_rmse" in row for row in last):
-            add(title, *scores, "", share(last, f"{title}_rmse", leads[-1], "rmse"), *empty, "0")
+            lines.append([title, *scores, "", "", share(last, f"{title}_rmse", leads[-1], "rmse"), *empty, "0"])
     each = found[DETERMINISTIC]["seconds"] / plan["starts"]
-    add("one forecast", *("1" for _ in leads), "", "1", *empty, f"{each:.1f}")
+    lines.append(["one forecast", *("1" for _ in leads), "", "", "1", *empty, f"{each:.1f}"])
     for name, source in SOURCES.items():
         rows = {lead: [found[name]["ensemble"][lead][channel] for channel in HEADLINES] for lead in leads}
         scores = [share(rows[lead], "crps", lead, "mae") for lead in leads]
         ratios = [f"{np.mean([row['spread_error'] for row in rows[lead]]):.2f}" for lead in leads]
-        last = [row for row in found[name]["differences"] if row["lead"] == leads[-1] and row["variable"] in HEADLINES]
-        better = len([row for row in last if row["significant"] and row["difference"] < 0])
+        better = [gains(found[name]["differences"].get(other), leads[-1]) for other in (DETERMINISTIC, GAUSSIAN)]
         each = found[name]["seconds"] / plan["starts"] / plan["members"]
         mean = share(rows[leads[-1]], "rmse", leads[-1], "rmse")
-        add(source.title, *scores, f"{better} of {len(last)}", mean, *ratios, f"{each:.1f}")
-    return "\n".join(lines)
+        lines.append([source.title, *scores, *better, mean, *ratios, f"{each:.1f}"])
+    return laid_out(head, lines)
+
+
+def table_of_variables(found: Mapping[str, Any]) -> str:
+    """Lay out the CRPS at the last lead, by variable and source, with 95 % intervals where there are dates enough."""
+    lead = chosen_leads(found)[-1]
+    head = [f"CRPS, {lead_in_days(lead)}", "one forecast", *(source.title for source in SOURCES.values())]
+    lines = []
+    for channel in HEADLINES:
+        row = found[DETERMINISTIC]["leads"][lead][channel]
+        cells = [_with_interval(row, "mae")]
+        cells += [_with_interval(found[name]["ensemble"][lead][channel], "crps") for name in SOURCES]
+        lines.append([channel, *cells])
+    return laid_out(head, lines)
+
+
+def chosen_leads(found: Mapping[str, Any]) -> list[str]:
+    """Return those of the usual leads that were scored; of shorter forecasts the last."""
+    scored_leads = found[DETERMINISTIC]["leads"]
+    return [lead for lead in LEADS if lead in scored_leads] or list(scored_leads)[-1:]
+
+
+def lead_in_days(lead: str) -> str:
+    """Write ``120h`` as days, where it is some."""
+    hours = int(lead.removesuffix("h"))
+    return f"{hours} h" if hours % 24 else f"{hours // 24} d"
+
+
+def gains(rows: Sequence[Mapping[str, Any]] | None, lead: str) -> str:
+    """Count the headline channels whose CRPS is significantly lower at a lead."""
+    if rows is None:
+        return ""
+    of_lead = [row for row in rows if row["lead"] == lead and row["variable"] in HEADLINES]
+    return f"{sum(bool(row['significant']) and row['difference'] < 0 for row in of_lead)} of {len(of_lead)}"
+
+
+def laid_out(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _with_interval(row: Mapping[str, Any], key: str) -> str:
+    value = f"{row[key]:.4g}"
+    if row.get(f"{key}_low") is None:
+        return value
+    return f"{value} ({row[f'{key}_low']:.4g} to {row[f'{key}_high']:.4g})"
 
 
 def _utc(moment: np.datetime64) -> datetime:

@@ -31,7 +31,7 @@ def attach(model: Aurora, settings: AdaptSettings) -> None:  # noqa: ARG001
 
 def mode_of(spec: ModelSpec) -> RolloutMode:
     """Look up the mode of a model's roll-out LoRA."""
-    mode: RolloutMode = spec.arguments.get(_MODE, spec.upstream.default(_MODE))
+    mode: RolloutMode = spec.argument(_MODE)
     return mode
 
 
@@ -79,7 +79,7 @@ def spec_for(
                 f"on; use --adapt.mode {mode_of(own)}, or leave it out"
             )
             raise SettingsError(msg)
-        own_steps = own.arguments.get(_STEPS, own.upstream.default(_STEPS))
+        own_steps = own.argument(_STEPS)
     _check_rollout(mode, loss_steps, own_steps)
     arguments = {**spec.arguments, _MODE: mode}
     if mode == "all":

@@ -214,7 +214,7 @@ def _check_patches(spec: ModelSpec, grid: Grid, store: Store, patch: int) -> Non
     Raises:
         StoreError: names the size, and what is needed.
     """
-    stages = len(spec.arguments.get("encoder_depths", spec.upstream.default("encoder_depths")))
+    stages = len(spec.argument("encoder_depths"))
     # Each stage but the last halves rows and columns of patches, rounded up, and wants more than one of either
     # (``PatchMerging3D`` in ``aurora/model/swin3d.py``).
     least = 2 ** (stages - 2) + 1 if stages > 1 else 1

@@ -75,7 +75,7 @@ class ModelSpec:
     @property
     def stochastic(self) -> bool:
         """Whether the model reads noise, so that predictions differ from member to member."""
-        stochastic: bool = self.arguments.get("stochastic", self.upstream.default("stochastic"))
+        stochastic: bool = self.argument("stochastic")
         return stochastic
 
     @property
@@ -86,8 +86,12 @@ class ModelSpec:
     @property
     def patch_size(self) -> int:
         """Side of a patch in grid points."""
-        size: int = self.arguments.get("patch_size", self.upstream.default("patch_size"))
+        size: int = self.argument("patch_size")
         return size
+
+    def argument(self, name: str) -> Any:
+        """Look up an argument of upstream's model class, by default the variant's own."""
+        return self.arguments.get(name, self.upstream.default(name))
 
     def build(self, *, autocast: bool = False) -> Aurora:
         """Construct upstream's class, with random weights on the CPU.

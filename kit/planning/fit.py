@@ -16,11 +16,10 @@ from kit.memory.advice import advise_forecast, advise_planned
 from kit.memory.device import uses_autocast
 from kit.memory.host_memory import available, host_available
 from kit.memory.settings import MemorySettings
-from kit.models.spec import ModelSpec
 from kit.planning.counter import CUDA_WORKSPACES
 from kit.planning.settings import PlanSettings
 from kit.planning.trace import Trace, buffered, trace
-from kit.planning.workload import Workload, situation_of, workload_of
+from kit.planning.workload import DEPTHS, SHALLOW, Workload, shallow, situation_of, workload_of
 from kit.settings import Settings
 from kit.train.build import Job
 
@@ -33,8 +32,6 @@ CHOSEN = ("latitude_bands", "window_bands", "recompute", "stages", "offload", "f
 user's."""
 
 _GIB = 2**30
-# Blocks of each stage of the short trace: one with shifted windows, one without.
-_SHALLOW = 2
 
 
 @dataclass(frozen=True)
@@ -86,12 +83,7 @@ class MemoryEstimator:
     def __init__(self, settings: PlanSettings, workload: Workload) -> None:
         self._settings = settings
         self._workload = workload
-        self._depths: dict[str, tuple[int, ...]] = {}
-        arguments = dict(workload.spec.arguments)
-        for name in ("encoder_depths", "decoder_depths"):
-            self._depths[name] = _argument(workload.spec, name)
-            arguments[name] = tuple(min(depth, _SHALLOW) for depth in self._depths[name])
-        self._short = replace(workload, spec=replace(workload.spec, arguments=arguments))
+        self._short = shallow(workload)
         self._estimates: dict[MemorySettings, float] = {}
         self._traces: dict[MemorySettings, Trace] = {}
 
@@ -110,12 +102,12 @@ class MemoryEstimator:
         # Bytes on the device for each parameter: itself, and what of gradient and optimiser is there at the peak.
         weight = (held["parameters"] + held["gradients"] + held["optimizer"]) / traced.parameters[1]
         more = 0.0
-        for name, depths in self._depths.items():
-            for stage, depth in enumerate(depths):
+        for name in DEPTHS:
+            for stage, depth in enumerate(self._workload.spec.argument(name)):
                 place = f"backbone.{name.removesuffix('_depths')}_layers.{stage}.blocks."
                 first, second = traced.blocks[f"{place}0"], traced.blocks[f"{place}1"]
                 # What a block leaves behind for the backward pass is there when the next one begins.
-                more += (depth - _SHALLOW) * (second.held - first.held + weight * second.parameters)
+                more += (depth - SHALLOW) * (second.held - first.held + weight * second.parameters)
         self._estimates[memory] = traced.peak.bytes + more
         return self._estimates[memory]
 
@@ -315,12 +307,7 @@ def upper_bound(settings: Settings, workload: Workload, parameters: int) -> int:
     points = settings.data.batch_size * math.prod(workload.shape)
     levels, states = len(selection.levels), selection.history + len(settings.rollout.loss_steps)
     channels = len(spec.surface) + len(spec.static) + levels * len(selection.atmospheric)
-    blocks = sum(_argument(spec, "encoder_depths")) + sum(_argument(spec, "decoder_depths"))
-    layers = blocks * _argument(spec, "latent_levels") + levels + len(spec.surface)
-    tokens: int = points // spec.patch_size**2 * layers * _argument(spec, "embed_dim")
+    blocks = sum(spec.argument("encoder_depths")) + sum(spec.argument("decoder_depths"))
+    layers = blocks * spec.argument("latent_levels") + levels + len(spec.surface)
+    tokens: int = points // spec.patch_size**2 * layers * spec.argument("embed_dim")
     return _PER_PARAMETER * parameters + 4 * _PER_TOKEN * tokens + _PER_VALUE * points * states * channels
-
-
-def _argument(spec: ModelSpec, name: str) -> Any:
-    """Look up a setting of upstream's model class."""
-    return spec.arguments.get(name, spec.upstream.default(name))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from kit.memory.host_memory import empty_host
 from kit.planning.cost import Cost, Meter
 from kit.planning.counter import CUDA_WORKSPACES, Counter, Peak, Phase, Workspace, tensors_in
 from kit.planning.simulation import simulated_gpu
-from kit.planning.workload import Workload
+from kit.planning.workload import Workload, shallow
 from kit.settings import Settings
 from kit.train.build import build_trainer
 from kit.train.loss import point_weights
@@ -36,6 +36,8 @@ _SIMULATED = torch.device("cpu")
 _STEPS = 1000
 # Batches of an accumulated step that are traced: from the second on, each holds and does the same.
 _MOST_BATCHES = 2
+# Members of an ensemble that are predicted one after the other, of which the same is true.
+_MOST_MEMBERS = 2
 _START = datetime(2020, 1, 1, tzinfo=UTC)
 # Batches that are read ahead and wait to be used, however many processes read (``docs/decisions.md``).
 _READ_AHEAD = 2
@@ -96,6 +98,13 @@ def trace(
     Raises:
         SettingsError: a run with these settings would be refused.
     """
+    if not forecast and _members_in_turn(settings) > _MOST_MEMBERS:
+        return _trace_many_members(settings, workload, workspaces)
+    return _trace_step(settings, workload, forecast, workspaces)
+
+
+def _trace_step(settings: Settings, workload: Workload, forecast: bool, workspaces: Mapping[Any, Workspace]) -> Trace:
+    """Trace a step as it is, with all of its members."""
     started = time.perf_counter()
     autocast = uses_autocast(settings.train.precision, _GPU)
     # A forecast on a GPU has a precision of its own, unless one is asked for.
@@ -157,6 +166,39 @@ def trace(
         meter.cost().times(accumulated / batches),
         count(model),
         time.perf_counter() - started,
+    )
+
+
+def _members_in_turn(settings: Settings) -> int:
+    """Count the members of a sample that are predicted one after the other."""
+    if settings.task.name != "crps" or settings.task.together:
+        return 1
+    return settings.task.member_count
+
+
+def _trace_many_members(settings: Settings, workload: Workload, workspaces: Mapping[Any, Workspace]) -> Trace:
+    """Trace two members, and add what each further one holds: a model of few blocks shows it.
+
+    What waits of a member while another one computes is what it predicted, whatever the depth of the model.
+    """
+
+    def traced(members: int, workload: Workload) -> Trace:
+        task = settings.task.model_copy(update={"members": members})
+        return _trace_step(settings.model_copy(update={"task": task}), workload, False, workspaces)
+
+    started = time.perf_counter()
+    short = shallow(workload)
+    whole, fewer, more = traced(_MOST_MEMBERS, workload), traced(_MOST_MEMBERS, short), traced(_MOST_MEMBERS + 1, short)
+    further = settings.task.member_count - _MOST_MEMBERS
+    held = {phase: further * (more.phases[phase] - fewer.phases[phase]) for phase in whole.phases}
+    added, peak = held[whole.peak.phase], whole.peak
+    breakdown = {**peak.breakdown, "activations": peak.breakdown["activations"] + added}
+    return replace(
+        whole,
+        peak=replace(peak, bytes=peak.bytes + added, breakdown=breakdown),
+        phases={phase: size + held[phase] for phase, size in whole.phases.items()},
+        cost=whole.cost.times(settings.task.member_count / _MOST_MEMBERS),
+        seconds=time.perf_counter() - started,
     )
 
 

@@ -1,6 +1,6 @@
 """The workload of a plan: a model's variables and levels on a grid, from a store or from the size of a grid alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,12 @@ from kit.settings import Settings
 
 ERA5_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels of ERA5, hPa, that Aurora was pretrained on (Bodnar et al. 2025)."""
+
+DEPTHS = ("encoder_depths", "decoder_depths")
+"""Arguments of a model that say how many blocks each stage of its backbone has."""
+
+SHALLOW = 2
+"""Blocks of each stage of a model of few blocks: one with shifted windows, one without."""
 
 Axis = npt.NDArray[np.float64]
 
@@ -86,6 +92,13 @@ def workload_of(settings: PlanSettings) -> Workload:
     )
     selection = select(spec, settings.data, store, spec.patch_size)
     return Workload(spec, selection, selection.grid.latitude(store), selection.grid.longitude(store))
+
+
+def shallow(workload: Workload) -> Workload:
+    """Return the workload of a model of few blocks, that is like it otherwise and faster to trace."""
+    spec = workload.spec
+    depths = {name: tuple(min(depth, SHALLOW) for depth in spec.argument(name)) for name in DEPTHS}
+    return replace(workload, spec=replace(spec, arguments={**spec.arguments, **depths}))
 
 
 def situation_of(settings: Settings, device: torch.device, rows: int | None = None) -> Situation:

@@ -102,6 +102,13 @@ def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, 
         slowly({"train": {"ema": 0.999}}),
         slowly({"rollout": {"steps": 2, "graded": "all"}}),
         slowly({"model": {"stochastic": True}, "task": {"name": "crps", "members": 3}}),
+        slowly(
+            {
+                "model": {"stochastic": True},
+                "task": {"name": "crps", "members": 5},
+                "rollout": {"steps": 2, "graded": "all"},
+            }
+        ),
         {"model": {"stochastic": True}, "task": {"name": "crps", "members": 2, "together": True}},
     ],
     ids=str,
