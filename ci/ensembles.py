@@ -2,8 +2,9 @@
 
 ``nox -s ensembles -- STORE FOLDER`` runs this, where ``STORE`` is of ``nox -s planet -- --years 2``. The
 embedded model is fine-tuned on the first year, and goes on from there by CRPS, with LoRA and in full; every source
-forecasts from the same dates of the second. What is in ``FOLDER`` is gone on with. The table goes to
-``FOLDER/ensembles.md``, and all that it comes from to ``FOLDER/ensembles.json``.
+forecasts from the same dates of the second. What is in ``FOLDER`` is gone on with. Tables go to
+``FOLDER/ensembles.md``, and all that they come from to ``FOLDER/ensembles.json``; with ``--page`` they go into the
+manual, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +31,13 @@ import numpy as np
 
 from kit.data.store.reader import Store
 
+PAGE = Path(__file__).parents[1] / "docs" / "ensembles.md"
 HEADLINES = ("z_500", "t_850", "q_700", "2t", "10u", "10v", "msl")
 """Channels that the table averages over."""
 LEADS = ("024h", "072h", "120h")
-CRPS = "--model.weights runs/deterministic/checkpoints/best --model.stochastic --task.name crps"
+# Two members give the same gradient on average as more do, and the CPU has room for both.
+CRPS = "--model.weights runs/deterministic/checkpoints/best --model.stochastic"
+CRPS += " --task.name crps --task.members 2 --task.together"
 DETERMINISTIC, GAUSSIAN, LORA, FULL = "deterministic", "gaussian", "noise-lora", "noise-full"
 TRAINED = {
     DETERMINISTIC: "",
@@ -114,14 +121,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20, help="of six hours (default: 20, five days)")
     parser.add_argument("--train_steps", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=2, help="commands that run at a time, one thread each")
-    asked = parser.parse_args(arguments)
-    plan = Plan(**{**vars(asked), "store": asked.store.resolve(), "folder": asked.folder.resolve()})
+    parser.add_argument("--page", action="store_true", help=f"write the tables into docs/{PAGE.name}")
+    asked = vars(parser.parse_args(arguments))
+    to_page = asked.pop("page")
+    plan = Plan(**{**asked, "store": asked["store"].resolve(), "folder": asked["folder"].resolve()})
     plan.folder.mkdir(parents=True, exist_ok=True)
     found = compared(plan)
     (plan.folder / "ensembles.json").write_text(json.dumps(found, indent=1) + "\n")
-    tables = f"{table(found)}\n\n{table_of_variables(found)}\n"
-    (plan.folder / "ensembles.md").write_text(tables)
-    print(tables)
+    text = f"{circumstances(found)}\n\n{table(found)}\n\n{table_of_variables(found)}"
+    (plan.folder / "ensembles.md").write_text(text + "\n")
+    print(text)
+    if to_page:
+        PAGE.write_text(with_tables(PAGE.read_text(), text))
 
 
 def compared(plan: Plan) -> dict[str, Any]:
@@ -190,6 +201,21 @@ def kit(plan: Plan, command: str) -> dict[str, Any]:
     done = subprocess.run(words, cwd=plan.folder, env=environment, stdout=subprocess.PIPE, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def with_tables(page: str, text: str) -> str:
+    """Put the tables into the page, in the place of earlier ones."""
+    marked = r"(<!-- numbers: sources -->\n).*?(\n<!-- end -->)"
+    return re.sub(marked, lambda match: match[1] + text + match[2], page, flags=re.DOTALL)
+
+
+def circumstances(found: Mapping[str, Any]) -> str:
+    """Say what was compared, and on what machine."""
+    plan = found["plan"]
+    return (
+        f"{plan['starts']} initial times, {plan['members']} members, {plan['steps']} steps of six hours; "
+        f"{plan['train_steps']} steps of training; {platform.machine()}, one thread, torch {version('torch')}."
+    )
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -33,3 +33,12 @@ def test_scores_stand_with_their_intervals() -> None:
     lines = ensembles.table_of_variables({"deterministic": leads, **dict.fromkeys(ensembles.SOURCES, members)})
     assert lines.splitlines()[0].startswith("| CRPS, 6 h | one forecast | gaussian perturbations |")
     assert lines.splitlines()[2].startswith("| z_500 | 2 | 1.5 (1.25 to 1.75) |")
+
+
+def test_the_page_has_the_tables() -> None:
+    page = ensembles.PAGE.read_text()
+    for source in ensembles.SOURCES.values():
+        assert f"| {source.title} |" in page
+    written = ensembles.with_tables(page, "| new |")
+    assert "<!-- numbers: sources -->\n| new |\n<!-- end -->" in written
+    assert ensembles.with_tables(written, "| newer |") == written.replace("| new |", "| newer |")

@@ -20,6 +20,7 @@ from kit.forecasting.predictor import build_prediction_space
 from kit.memory.checks import check_forecast_memory, check_training_memory
 from kit.memory.device import prediction_precision, uses_autocast
 from kit.memory.host_memory import empty_host
+from kit.memory.settings import MemorySettings
 from kit.planning.cost import Cost, Meter
 from kit.planning.counter import CUDA_WORKSPACES, Counter, Peak, Phase, Workspace, tensors_in
 from kit.planning.simulation import simulated_gpu
@@ -177,18 +178,20 @@ def _members_in_turn(settings: Settings) -> int:
 
 
 def _trace_many_members(settings: Settings, workload: Workload, workspaces: Mapping[Any, Workspace]) -> Trace:
-    """Trace two members, and add what each further one holds: a model of few blocks shows it.
+    """Trace two members, and add what each further one holds: a model of few blocks, in one piece, shows it.
 
-    What waits of a member while another one computes is what it predicted, whatever the depth of the model.
+    What waits of a member while another one computes is what it predicted, whatever the depth of the model and the
+    settings of memory.
     """
 
-    def traced(members: int, workload: Workload) -> Trace:
+    def traced(members: int, memory: MemorySettings, workload: Workload) -> Trace:
         task = settings.task.model_copy(update={"members": members})
-        return _trace_step(settings.model_copy(update={"task": task}), workload, False, workspaces)
+        changed = settings.model_copy(update={"task": task, "memory": memory})
+        return _trace_step(changed, workload, False, workspaces)
 
     started = time.perf_counter()
-    short = shallow(workload)
-    whole, fewer, more = traced(_MOST_MEMBERS, workload), traced(_MOST_MEMBERS, short), traced(_MOST_MEMBERS + 1, short)
+    whole = traced(_MOST_MEMBERS, settings.memory, workload)
+    fewer, more = (traced(_MOST_MEMBERS + extra, MemorySettings(), shallow(workload)) for extra in (0, 1))
     further = settings.task.member_count - _MOST_MEMBERS
     held = {phase: further * (more.phases[phase] - fewer.phases[phase]) for phase in whole.phases}
     added, peak = held[whole.peak.phase], whole.peak

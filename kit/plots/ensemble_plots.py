@@ -12,14 +12,14 @@ import numpy as np
 from kit.data.grid import area_weights
 from kit.io.errors import SettingsError
 from kit.plots.ensemble_figures import plume, rank_histograms, reliability_diagram, spread_and_error, stamps
-from kit.plots.forecast_maps import Analyses, Array, OpenForecast, analyses_of, setting_of
+from kit.plots.forecast_maps import Analyses, analyses_of, setting_of
 from kit.plots.map_series import channel_of, chosen_channels, chosen_starts
 from kit.plots.maps import MapChannel
+from kit.plots.open_forecasts import Array, OpenForecast
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
 from kit.verification.archive import Archive, read_archive
 from kit.verification.ensemble_scores import ensemble_table, members_of
-from kit.verification.forecast_layouts import MEMBER
 from kit.verification.regions import ALL
 
 if TYPE_CHECKING:
@@ -36,18 +36,17 @@ def save_ensemble(file: OpenForecast, settings: PlotSettings, out: Path) -> list
     if settings.animate:
         msg = "animate: animations are of single forecasts; leave it out for the plumes and stamps of an ensemble"
         raise SettingsError(msg)
-    channels = chosen_channels(settings.variables, file.surface, dict.fromkeys(file.atmospheric, file.levels))
+    channels = chosen_channels(settings.variables, file.surface, file.levels)
     starts = chosen_starts(settings.time, settings.samples, file.starts, str(file.path))
     steps = file.chosen_steps(settings.steps)
     analyses = analyses_of(file, settings)
     setting, files = setting_of(file, analyses), []
     weights_HW, place = _place(file, analyses, settings.point)
-    numbers = file.dataset[MEMBER].values.tolist()
     for start in starts:
         moment = file.starts[start]
         said = f"{moment:%Y-%m-%d %H:%M} UTC"
         for name, variable, level in channels:
-            channel = channel_of(variable, level, file.dataset[variable].attrs)
+            channel = channel_of(variable, level, file.attributes(variable))
             curves, came = [], []
             for lead in range(steps):
                 members_MHW = _members(file, analyses, (variable, level), (start, lead))
@@ -61,7 +60,7 @@ def save_ensemble(file: OpenForecast, settings: PlotSettings, out: Path) -> list
             figure = plume(channel, hours, members_ML, target_L, place=place, start=said, synthetic=setting.synthetic)
             files.append(save(figure, out / f"plume_{stem}.png"))
             when = f"valid {valid:%Y-%m-%d %H:%M} UTC · lead time {hours[-1]:g} h"
-            figure = stamps(channel, members_MHW, numbers, target_HW, setting, when=when)
+            figure = stamps(channel, members_MHW, file.numbers, target_HW, setting, when=when)
             files.append(save(figure, out / f"stamps_{stem}.png"))
     return files
 
@@ -126,7 +125,7 @@ def _members(
     file: OpenForecast, analyses: Analyses | None, channel: tuple[str, float | None], place: tuple[int, int]
 ) -> Array:
     """Read all members of a state, [M, H, W], in the order of the store's rows and columns where there is one."""
-    read = np.stack([file.read(*channel, *place, member) for member in range(file.members)])
+    read = file.read(*channel, *place)
     if analyses is None:
         return read
     return read[:, analyses.shared.rows][:, :, analyses.shared.columns]

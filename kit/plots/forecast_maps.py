@@ -1,38 +1,30 @@
-"""Maps of a forecast that ``kit forecast`` wrote, beside what came where a store has it.
+"""Maps of a forecast in a file, beside what came where a store has it.
 
 Dimensions: H latitude, W longitude.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kit.data.sources.netcdf_files import UNREADABLE
 from kit.data.store.build import open_store
-from kit.data.store.format import GRID
 from kit.data.store.reader import Store
-from kit.io.errors import KitError, SettingsError, StoreError
+from kit.io.errors import StoreError
 from kit.plots.map_grid import MapGrid
 from kit.plots.map_series import MapAlbum, MapSeries, channel_of, chosen_channels, chosen_starts
 from kit.plots.maps import MapFrame, MapSetting
+from kit.plots.open_forecasts import Array, OpenForecast
 from kit.plots.settings import PlotSettings
-from kit.verification.forecast_layouts import MEMBER, open_layout
 from kit.verification.same_grid import SharedGrid, shared_grid
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-Array = np.ndarray[Any, Any]
+    pass
 
 FORECAST, PERSISTENCE = "Forecast", "Persistence"
-_DIMENSIONS = ("time", "lead_time")
 
 
 @dataclass(frozen=True)
@@ -60,109 +52,28 @@ class Analyses:
         return state.reshape(state.shape[-2:])
 
 
-class OpenForecast:
-    """A forecast of the kit that is open for reading; ``members`` is 0 of a single one."""
-
-    def __init__(self, path: Path, dataset: xr.Dataset) -> None:
-        missing = [name for name in _DIMENSIONS if name not in dataset.dims or name not in dataset.coords]
-        if missing:
-            msg = (
-                f"{path}: is no forecast of `kit forecast`, for want of the dimension {' and '.join(missing)}; it has "
-                f"{', '.join(map(str, dataset.dims))}. Forecasts of others are scored with kit evaluate "
-                "--forecast_file, and not drawn"
-            )
-            raise StoreError(msg)
-        self.path, self.dataset = path, dataset
-        self.members = int(dataset.sizes.get(MEMBER, 0))
-        times, leads = dataset["time"], dataset["lead_time"]
-        # The kit writes leads as whole or broken hours, and initial times with a calendar.
-        if times.dtype.kind != "M" or leads.dtype.kind not in "iuf" or leads.attrs.get("units") != "hours":
-            msg = f"{path}: expected times in time and hours in lead_time, as `kit forecast` writes them"
-            raise StoreError(msg)
-        seconds = times.values.astype("datetime64[s]").astype(np.int64)
-        self.starts = [datetime.fromtimestamp(int(moment), tz=UTC) for moment in seconds]
-        self.leads = leads.values.astype(np.float64).tolist()
-        self.latitude, self.longitude = (np.asarray(dataset[name].values, dtype=np.float64) for name in GRID)
-        self.grid = [str(dataset["latitude"].dims[0]), str(dataset["longitude"].dims[-1])]
-        fields = {str(name): array for name, array in dataset.data_vars.items() if set(self.grid) <= set(array.dims)}
-        self.surface = [name for name, array in fields.items() if "level" not in array.dims]
-        self.atmospheric = [name for name in fields if name not in self.surface]
-        self.levels = dataset["level"].values.tolist() if self.atmospheric else []
-
-    def chosen_steps(self, steps: int | None) -> int:
-        """Return the number of leads that are drawn, all by default.
-
-        Raises:
-            SettingsError: there are fewer.
-        """
-        if steps is not None and steps > len(self.leads):
-            msg = (
-                f"steps: {self.path} has {len(self.leads)}, the last one {self.leads[-1]:g} h ahead; got {steps}; ask "
-                "for no more, or make a longer forecast with kit forecast --steps"
-            )
-            raise SettingsError(msg)
-        return steps or len(self.leads)
-
-    def read(self, variable: str, level: float | None, start: int, lead: int, member: int = 0) -> Array:
-        """Read a field, [H, W].
-
-        Raises:
-            StoreError: The file is damaged there.
-        """
-        place = {"time": start, "lead_time": lead}
-        if level is not None:
-            place["level"] = self.levels.index(level)
-        if self.members:
-            place[MEMBER] = member
-        array = self.dataset[variable].isel(place)
-        # A dimension of members that has one alone.
-        array = array.isel({name: 0 for name in array.dims if name not in self.grid}).transpose(*self.grid)
-        try:
-            return np.asarray(array.values, dtype=np.float32)
-        except KitError:
-            raise
-        except UNREADABLE as error:
-            msg = f"{self.path}: {variable} cannot be read ({type(error).__name__}: {error}); make the forecast anew"
-            raise StoreError(msg) from error
-
-
-@contextmanager
-def opened_forecast(path: Path) -> Iterator[OpenForecast]:
-    """Open a forecast.
-
-    Raises:
-        StoreError: it is none of ``kit forecast``, or damaged.
-    """
-    with open_layout(path) as dataset:
-        yield OpenForecast(path, dataset)
-
-
-def forecast_maps(settings: PlotSettings) -> MapAlbum:
+def forecast_maps(file: OpenForecast, settings: PlotSettings) -> MapAlbum:
     """Read maps of a single forecast.
 
     Args:
-        settings: File, store, channels, times and leads.
+        file: The forecast.
+        settings: Store, channels, times and leads.
 
     Raises:
-        KitError: the file is none of ``kit forecast``, is damaged, or does not fit the store or the settings.
+        KitError: the file is damaged, or does not fit the store or the settings.
     """
-    assert settings.forecast_file is not None
-    with opened_forecast(settings.forecast_file) as file:
-        if file.members:
-            msg = f"{file.path}: holds {file.members} members of an ensemble, and these maps are of a single forecast"
-            raise StoreError(msg)
-        channels = chosen_channels(settings.variables, file.surface, dict.fromkeys(file.atmospheric, file.levels))
-        starts = chosen_starts(settings.time, settings.samples, file.starts, str(file.path))
-        steps = file.chosen_steps(settings.steps)
-        shown = range(steps) if settings.animate else range(steps - 1, steps)
-        analyses = analyses_of(file, settings)
-        series = []
-        for start in starts:
-            for name, variable, level in channels:
-                frames = [_frame(file, analyses, variable, level, (start, lead)) for lead in shown]
-                channel = channel_of(variable, level, file.dataset[variable].attrs)
-                series.append(MapSeries(name, channel, file.starts[start], _alike(frames)))
-        return MapAlbum(setting_of(file, analyses), series)
+    channels = chosen_channels(settings.variables, file.surface, file.levels)
+    starts = chosen_starts(settings.time, settings.samples, file.starts, str(file.path))
+    steps = file.chosen_steps(settings.steps)
+    shown = range(steps) if settings.animate else range(steps - 1, steps)
+    analyses = analyses_of(file, settings)
+    series = []
+    for start in starts:
+        for name, variable, level in channels:
+            frames = [_frame(file, analyses, variable, level, (start, lead)) for lead in shown]
+            channel = channel_of(variable, level, file.attributes(variable))
+            series.append(MapSeries(name, channel, file.starts[start], _alike(frames)))
+    return MapAlbum(setting_of(file, analyses), series)
 
 
 def analyses_of(file: OpenForecast, settings: PlotSettings) -> Analyses | None:
@@ -209,10 +120,8 @@ def _alike(frames: list[MapFrame]) -> list[MapFrame]:
 
 def setting_of(file: OpenForecast, analyses: Analyses | None) -> MapSetting:
     """Describe the grid that is drawn: the store's points where there is one."""
-    # NetCDF has no truth values.
-    synthetic = str(file.dataset.attrs.get("synthetic", "")).lower() == "true"
     if analyses is None:
-        return MapSetting(MapGrid.of(file.latitude, file.longitude), synthetic)
+        return MapSetting(MapGrid.of(file.latitude, file.longitude), file.synthetic)
     store, grid = analyses.store, analyses.shared.grid
     mask_HW = grid.read_static(store, "lsm") if "lsm" in store.static else None
-    return MapSetting(MapGrid.of(grid.latitude(store), grid.longitude(store)), synthetic, mask_HW)
+    return MapSetting(MapGrid.of(grid.latitude(store), grid.longitude(store)), file.synthetic, mask_HW)

@@ -17,9 +17,10 @@ from kit.metrics.scores import skill
 from kit.plots.checkpoint_maps import checkpoint_maps
 from kit.plots.curves import edge_errors, loss_curves, scorecard
 from kit.plots.ensemble_plots import save_ensemble, save_ensemble_scores
-from kit.plots.forecast_maps import forecast_maps, opened_forecast
+from kit.plots.forecast_maps import forecast_maps
 from kit.plots.map_series import MapAlbum, save_maps
 from kit.plots.mean_error_maps import save_mean_errors
+from kit.plots.open_forecasts import opened_forecast
 from kit.plots.score_figures import lead_curves, score_changes
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
@@ -71,15 +72,15 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
 def _of_file(settings: PlotSettings, path: Path) -> list[Path]:
     """Draw a forecast: maps of a single one, plumes and postage stamps of an ensemble."""
     out = settings.out or path.absolute().parent / "figures"
-    with strictly(settings.registry.strict), opened_forecast(path) as file:
+    opened = opened_forecast(path, settings.data.store, dict(settings.window))
+    with strictly(settings.registry.strict), opened as file:
         if file.members:
             remove_leftovers(out)
             return save_ensemble(file, settings, out)
-    if settings.point is not None:
-        msg = f"point: {path} is no ensemble, whose plume could be drawn there; leave it out"
-        raise SettingsError(msg)
-    with strictly(settings.registry.strict):
-        album = forecast_maps(settings)
+        if settings.point is not None:
+            msg = f"point: {path} is no ensemble, whose plume could be drawn there; leave it out"
+            raise SettingsError(msg)
+        album = forecast_maps(file, settings)
     remove_leftovers(out)
     return list(save_maps(album, out, animate=settings.animate))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, model_validator
 
+from kit.data.products import Windows
 from kit.memory.settings import MemorySettings
 from kit.registry.settings import RegistrySettings
 from kit.verification.settings import EvaluateData
@@ -47,8 +48,8 @@ class PlotSettings(BaseModel):
     checkpoint: Path | None = None
     """Checkpoint folder: maps alone."""
     forecast_file: Path | None = None
-    """Forecast that ``kit forecast`` or ``kit ensemble`` wrote, NetCDF or Zarr: maps, of an ensemble plumes and postage
-    stamps, beside what came where ``data.store`` has it."""
+    """Forecast: maps, of an ensemble plumes and postage stamps, beside what came where ``data.store`` has it. One of
+    others, in the layouts that ``kit evaluate`` scores, needs the store."""
     sums: Path | None = None
     """Sums of an ensemble that ``kit evaluate --out`` kept: spread and error by lead, histograms of ranks, reliability
     of probabilities."""
@@ -58,6 +59,8 @@ class PlotSettings(BaseModel):
     time: Annotated[datetime, BeforeValidator(_utc)] | None = None
     """Initial time of the first prediction, ISO 8601, UTC; by default the first that the test split allows, or the
     forecast's first."""
+    window: Windows = ()
+    """Hours that an accumulated variable adds up over, where a forecast of others does not say: ``tp=6h``."""
     samples: PositiveInt = 1
     """Consecutive initial times that are mapped."""
     steps: PositiveInt | None = None
@@ -86,6 +89,9 @@ class PlotSettings(BaseModel):
             raise ValueError(msg)
         if self.point is not None and self.forecast_file is None:
             msg = "point has no effect without --forecast_file ENSEMBLE; leave it out"
+            raise ValueError(msg)
+        if self.window and self.forecast_file is None:
+            msg = "window has no effect without --forecast_file FILE; leave it out"
             raise ValueError(msg)
         if self.forecast_file is not None:
             for setting, is_set in (("data.test", self.data.test is not None), ("base", not self.base)):

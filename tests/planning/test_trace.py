@@ -107,6 +107,7 @@ def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, 
                 "model": {"stochastic": True},
                 "task": {"name": "crps", "members": 5},
                 "rollout": {"steps": 2, "graded": "all"},
+                "memory": {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2, "offload": ["inputs"]},
             }
         ),
         {"model": {"stochastic": True}, "task": {"name": "crps", "members": 2, "together": True}},

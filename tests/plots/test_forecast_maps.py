@@ -16,6 +16,8 @@ from kit.data.store.reader import Store
 from kit.forecasting.writing import ForecastLayout, writing
 from kit.io.errors import KitError
 from kit.plots.forecast_maps import FORECAST, PERSISTENCE, forecast_maps
+from kit.plots.map_series import MapAlbum
+from kit.plots.open_forecasts import opened_forecast
 from kit.plots.render import plot
 from kit.plots.settings import PlotSettings
 from tests.factories import synthetic_store
@@ -58,11 +60,17 @@ def _settings(file: Path, **chosen: Any) -> PlotSettings:
     return PlotSettings.model_validate({"forecast_file": file, **chosen})
 
 
+def maps_of(settings: PlotSettings) -> MapAlbum:
+    assert settings.forecast_file is not None
+    with opened_forecast(settings.forecast_file) as file:
+        return forecast_maps(file, settings)
+
+
 @pytest.mark.parametrize("name", ("f.nc", "f.zarr"))
 def test_the_last_lead_of_the_first_start_is_drawn_alone_without_a_store(
     name: str, store: Store, tmp_path: Path
 ) -> None:
-    album = forecast_maps(_settings(_write(tmp_path / name, store)))
+    album = maps_of(_settings(_write(tmp_path / name, store)))
     assert [series.name for series in album.series] == ["2t", "z_500", "z_850"]
     assert album.setting.synthetic
     for series, number in zip(album.series, (20, 21, 22), strict=True):
@@ -77,7 +85,7 @@ def test_targets_and_persistence_are_the_stores(store: Store, tmp_path: Path) ->
     # Columns of the forecast from the tenth on: it covers a part of the store.
     file = _write(tmp_path / "f.nc", store, columns=slice(10, None))
     chosen = {"data": {"store": str(store.path)}, "variables": ["2t"], "steps": 2, "samples": 2}
-    album = forecast_maps(_settings(file, **chosen))
+    album = maps_of(_settings(file, **chosen))
     states = store.read("2t", slice(None))[..., 10:]
     for place, series in enumerate(album.series):
         (frame,) = series.frames
@@ -90,7 +98,7 @@ def test_targets_and_persistence_are_the_stores(store: Store, tmp_path: Path) ->
 
 def test_where_the_store_has_no_target_the_forecast_is_alone(store: Store, tmp_path: Path) -> None:
     file = _write(tmp_path / "f.nc", store, steps=8)
-    album = forecast_maps(_settings(file, data={"store": str(store.path)}, variables=["2t"]))
+    album = maps_of(_settings(file, data={"store": str(store.path)}, variables=["2t"]))
     (frame,) = album.series[0].frames
     assert frame.target is None
     assert set(frame.forecasts) == {FORECAST}
@@ -152,7 +160,7 @@ def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(name: str, store: St
 def test_another_grid_is_refused(store: Store, tmp_path: Path) -> None:
     other = synthetic_store(tmp_path / "other", times=12, surface=("2t",), box=(60.0, 0.0, 40.0, 30.0))
     with pytest.raises(KitError, match="its grid .* is not that of"):
-        forecast_maps(_settings(_write(tmp_path / "f.nc", store), data={"store": str(other.path)}))
+        maps_of(_settings(_write(tmp_path / "f.nc", store), data={"store": str(other.path)}))
 
 
 @pytest.mark.parametrize(
