@@ -1,4 +1,4 @@
-"""Commands killed at random moments, over 300 times in all: what they leave is whole, and the same command finishes the work.
+"""Commands killed at random moments, over 300 times: what is left is whole, and the same command ends the work.
 
 Processes are forked from one that has imported everything, so that kills meet the work and not the imports. A command
 is killed after a random part of the time that it takes undisturbed, and repeated until it comes to its end; then its
