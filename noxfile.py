@@ -60,7 +60,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False, reuse_venv=False)
 def lowest(session: nox.Session) -> None:
     """Run the security tests with the lowest versions of direct dependencies that pyproject.toml allows."""
-    extras = ".[cloud,cluster,grib,hrrr,peft]"
+    extras = ".[cloud,cluster,diffusion,grib,hrrr,peft]"
     session.install("--resolution", "lowest-direct", "--editable", extras, "--group", "tests")
     session.run("pytest", *(session.posargs or ["tests/security", "tests/data/test_zarr_guard.py"]))
 
@@ -230,7 +230,7 @@ def install(session: nox.Session, *groups: str) -> None:
     """
     chosen = [part for group in groups for part in ("--group", group)]
     pinned = ("--constraints", LOCK, "--build-constraints", LOCK)
-    session.install("--compile-bytecode", *pinned, "--editable", ".[cloud,cluster,grib,hrrr,peft]", *chosen)
+    session.install("--compile-bytecode", *pinned, "--editable", ".[cloud,cluster,diffusion,grib,hrrr,peft]", *chosen)
 
 
 def compile_lock(session: nox.Session, out: Path, arguments: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""Diffusion: schedules of noise, what a network learns to predict, and samplers."""

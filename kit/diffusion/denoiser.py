@@ -1,0 +1,97 @@
+"""Denoisers: networks that tell the state behind noise, and the losses that they learn it by.
+
+Dimensions: B sample; a state has any others.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from kit.diffusion.schedules import Levels, spread
+
+Target = Literal["noise", "v", "edm"]
+"""What a network predicts: the noise (Ho et al. 2020, equation 14), the velocity a e - b x (Salimans and Ho 2022,
+"Progressive Distillation for Fast Sampling of Diffusion Models", appendix D), or what EDM's preconditioning leaves
+(Karras et al. 2022, equation 7)."""
+
+Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""From a noisy state [B, ...], labels of its levels [B] and a condition to a prediction [B, ...]; without a condition
+where that is None."""
+
+
+class Denoiser:
+    """A network, and what its predictions mean.
+
+    Args:
+        network: Network.
+        target: What it predicts.
+        deviation: Standard deviation of the states, for EDM's preconditioning.
+    """
+
+    def __init__(self, network: Network, target: Target, deviation: float = 1.0) -> None:
+        self._network = network
+        self._target = target
+        self._deviation = deviation
+
+    def loss(
+        self, state: torch.Tensor, noise: torch.Tensor, levels: Levels, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the squared error of what the network predicts, point by point, [B, ...].
+
+        Whatever the target, it has mean 1 for a network that predicts 0, of states of the deviation that was given
+        (for ``v`` of unit deviation).
+        """
+        noisy = levels.mix(state, noise)
+        predicted = self._predict(noisy, levels, condition)
+        signal, noisiness = (spread(values, state) for values in (levels.signal, levels.noise))
+        if self._target == "noise":
+            due = noise
+        elif self._target == "v":
+            due = signal * noise - noisiness * state
+        else:
+            skip, out, _ = self._preconditioning(levels, state)
+            due = (state - skip * noisy) / out
+        return (predicted - due) ** 2
+
+    def state(self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None = None) -> torch.Tensor:
+        """Estimate the states behind noisy ones, [B, ...]."""
+        predicted = self._predict(noisy, levels, condition)
+        signal, noisiness = (spread(values, noisy) for values in (levels.signal, levels.noise))
+        if self._target == "noise":
+            return (noisy - noisiness * predicted) / signal
+        if self._target == "v":
+            return (signal * noisy - noisiness * predicted) / (signal**2 + noisiness**2)
+        skip, out, _ = self._preconditioning(levels, noisy)
+        return skip * noisy + out * predicted
+
+    def guided(
+        self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None, guidance: float
+    ) -> torch.Tensor:
+        """Estimate states from the predictions with and without the condition.
+
+        Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", with ``guidance`` 0 for no condition, 1 for the
+        condition alone, and between them for a condition that counts in part. Estimates are linear in what is
+        predicted, so that it does not matter which of them is mixed.
+        """
+        if condition is None or guidance == 1:
+            return self.state(noisy, levels, condition)
+        free = self.state(noisy, levels)
+        if guidance == 0:
+            return free
+        return free + guidance * (self.state(noisy, levels, condition) - free)
+
+    def _predict(self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None) -> torch.Tensor:
+        if self._target == "edm":
+            noisy = self._preconditioning(levels, noisy)[2] * noisy
+        return self._network(noisy, levels.label, condition)
+
+    def _preconditioning(self, levels: Levels, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return EDM's factors of the noisy state, of the network's output and of its input (Karras et al., table 1).
+
+        The output's factor is the deviation of what the noisy state leaves unknown, so that the network predicts
+        values of unit variance at every level, and the loss with them is the one that the table weighs.
+        """
+        sigma, deviation = spread(levels.noise, like), self._deviation
+        total = sigma**2 + deviation**2
+        return deviation**2 / total, sigma * deviation / total.sqrt(), 1 / total.sqrt()
