@@ -1,0 +1,268 @@
+"""A U-Net for large grids: patches of points become channels before anything else is computed.
+
+Of 1059 x 1799 points, features at full resolution are what memory goes to; behind a stem of 4 x 4 points there are a
+sixteenth of them. Dimensions: B sample, C channel, H row, W column.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Most groups of channels, each with its own mean and variance (Wu and He 2018, "Group Normalization", section 4).
+_GROUPS = 32
+_HEAD = 64
+"""Channels of an attention head."""
+# Longest period of the sinusoids that labels are described by (Vaswani et al. 2017, section 3.5).
+_LONGEST = 10_000.0
+
+
+@dataclass(frozen=True)
+class UNetLayout:
+    """Sizes of a U-Net.
+
+    Attributes:
+        channels: Channels of the state.
+        conditions: Channels of the condition; 0 without one.
+        width: Channels of features at the finest level.
+        multiples: Factor of the width at each level, from the finest on; each level has half the points of the one
+            before along both sides.
+        blocks: Residual blocks of each level, on the way down and on the way up one more.
+        stem: Points along each side that become one.
+        attention: Levels from the coarsest on that have attention.
+        recomputed: Levels from the finest on whose features are computed again in the backward pass.
+        circular: Whether columns go around the globe.
+    """
+
+    channels: int
+    conditions: int = 0
+    width: int = 96
+    multiples: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    stem: int = 1
+    attention: int = 1
+    recomputed: int = 0
+    circular: bool = False
+
+    @property
+    def multiple(self) -> int:
+        """Number of points that both sides are padded to multiples of."""
+        return int(self.stem * 2 ** (len(self.multiples) - 1))
+
+
+class UNet(nn.Module):
+    """Predict from a noisy state, the label of its level and a condition.
+
+    Sides of any length: states are continued to the right and below by their last column and row, or around the
+    globe, and cropped afterwards. Convolutions read zeros beyond the sides, and around the globe what is there.
+
+    A condition that is absent is a channel of zeros, told from a condition of zeros by one more channel.
+    """
+
+    def __init__(self, layout: UNetLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        described = 4 * layout.width
+        self.labels = nn.Sequential(nn.Linear(layout.width, described), nn.SiLU(), nn.Linear(described, described))
+        read = layout.channels
+        if layout.conditions:
+            read += layout.conditions + 1
+        widths = [layout.width * multiple for multiple in layout.multiples]
+        self.stem = _Convolution(read * layout.stem**2, widths[0], layout.circular)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        before, kept = widths[0], [widths[0]]
+        for level, width in enumerate(widths):
+            self.down.append(_Down(before, width, level, layout))
+            kept += [width] * (layout.blocks + (level < len(widths) - 1))
+            before = width
+        self.middle = nn.ModuleList([_Block(before, before, layout, attends=True), _Block(before, before, layout)])
+        for level, width in reversed(list(enumerate(widths))):
+            beside = [kept.pop() for _ in range(layout.blocks + 1)]
+            self.up.append(_Up(before, beside, width, level, layout))
+            before = width
+        self.norm = _Norm(before)
+        # A prediction of nothing to begin with, whose loss is known.
+        self.head = _idle(_Convolution(before, layout.channels * layout.stem**2, layout.circular))
+
+    def forward(self, state: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        """Predict, [B, C, H, W].
+
+        Args:
+            state: Noisy states, [B, C, H, W].
+            label: Label of each one's level, [B].
+            condition: Conditions, [B, K, H, W]; None without.
+        """
+        layout, (rows, columns) = self.layout, state.shape[-2:]
+        given = [state]
+        if layout.conditions:
+            present = state.new_full((len(state), 1, rows, columns), 0.0 if condition is None else 1.0)
+            if condition is None:
+                condition = state.new_zeros(len(state), layout.conditions, rows, columns)
+            given += [condition, present]
+        padded = padded_to(torch.cat(given, 1), layout.multiple, circular=layout.circular)
+        described = self.labels(_sinusoids(label, layout.width))
+        features = self.stem(F.pixel_unshuffle(padded, layout.stem))
+        kept = [features]
+        for down in self.down:
+            kept += down(kept[-1], described)
+        features = kept[-1]
+        for block in self.middle:
+            features = block(features, described)
+        for up in self.up:
+            features = up(features, kept, described)
+        predicted = F.pixel_shuffle(self.head(F.silu(self.norm(features))), layout.stem)
+        return predicted[..., :rows, :columns]
+
+
+def padded_to(state: torch.Tensor, multiple: int, *, circular: bool) -> torch.Tensor:
+    """Continue states, [..., H, W], to the right and below until both sides are multiples of some points."""
+    below, right = (-side % multiple for side in state.shape[-2:])
+    if right and circular:
+        state = torch.cat([state, state[..., :right]], -1)
+        right = 0
+    if below or right:
+        state = F.pad(state, (0, right, 0, below), mode="replicate")
+    return state
+
+
+class _Level(nn.Module):
+    """Blocks of one level, whose features are kept, or computed again where they are needed."""
+
+    def __init__(self, level: int, layout: UNetLayout) -> None:
+        super().__init__()
+        self._is_recomputed = level < layout.recomputed
+        self._attends = level >= len(layout.multiples) - layout.attention
+        self.blocks = nn.ModuleList()
+
+    def _through(self, block: nn.Module, features: torch.Tensor, described: torch.Tensor) -> torch.Tensor:
+        if self._is_recomputed and torch.is_grad_enabled():
+            return cast("torch.Tensor", checkpoint(block, features, described, use_reentrant=False))
+        return cast("torch.Tensor", block(features, described))
+
+
+class _Down(_Level):
+    """A level on the way down, and the step to the next one with half of the points along both sides."""
+
+    def __init__(self, before: int, width: int, level: int, layout: UNetLayout) -> None:
+        super().__init__(level, layout)
+        for _ in range(layout.blocks):
+            self.blocks.append(_Block(before, width, layout, attends=self._attends))
+            before = width
+        self.coarser: nn.Module | None = None
+        if level < len(layout.multiples) - 1:
+            self.coarser = _Convolution(width, width, layout.circular, stride=2)
+
+    def forward(self, features: torch.Tensor, described: torch.Tensor) -> list[torch.Tensor]:
+        """Return all features on the way, which the way up reads too."""
+        found = []
+        for block in self.blocks:
+            features = self._through(block, features, described)
+            found.append(features)
+        if self.coarser is not None:
+            found.append(self.coarser(features))
+        return found
+
+
+class _Up(_Level):
+    """A level on the way up, and the step to the next one with twice the points."""
+
+    def __init__(self, before: int, beside: Sequence[int], width: int, level: int, layout: UNetLayout) -> None:
+        super().__init__(level, layout)
+        for kept in beside:
+            self.blocks.append(_Block(before + kept, width, layout, attends=self._attends))
+            before = width
+        self.finer: nn.Module | None = None
+        if level > 0:
+            self.finer = _Convolution(width, width, layout.circular)
+
+    def forward(self, features: torch.Tensor, kept: list[torch.Tensor], described: torch.Tensor) -> torch.Tensor:
+        """Go on, with the last of what the way down kept, which is taken away."""
+        for block in self.blocks:
+            features = self._through(block, torch.cat([features, kept.pop()], 1), described)
+        if self.finer is None:
+            return features
+        return cast("torch.Tensor", self.finer(F.interpolate(features, scale_factor=2.0, mode="nearest")))
+
+
+class _Block(nn.Module):
+    """A residual block (He et al. 2016) whose features are scaled and shifted by the label, with attention or not."""
+
+    def __init__(self, before: int, after: int, layout: UNetLayout, *, attends: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = _Norm(before), _Norm(after)
+        self.inward = _Convolution(before, after, layout.circular)
+        # At first a block changes nothing.
+        self.outward = _idle(_Convolution(after, after, layout.circular))
+        self.label = nn.Linear(4 * layout.width, 2 * after)
+        self.past = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        self.attention = _Attention(after) if attends else nn.Identity()
+
+    def forward(self, features: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        inner = self.inward(F.silu(self.first(features)))
+        scale, shift = self.label(F.silu(label))[..., None, None].chunk(2, 1)
+        inner = self.outward(F.silu(self.second(inner) * (1 + scale) + shift))
+        found: torch.Tensor = self.attention(self.past(features) + inner)
+        return found
+
+
+class _Attention(nn.Module):
+    """Attention of all points to all points, in heads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // _HEAD)
+        self.norm = _Norm(width)
+        self.queries = nn.Conv2d(width, 3 * width, 1)
+        self.out = _idle(nn.Conv2d(width, width, 1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        samples, width, rows, columns = features.shape
+        three = self.queries(self.norm(features)).reshape(samples, 3, self.heads, width // self.heads, rows * columns)
+        query, key, value = three.transpose(-1, -2).unbind(1)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(-1, -2)
+        found: torch.Tensor = features + self.out(attended.reshape(samples, width, rows, columns))
+        return found
+
+
+class _Norm(nn.GroupNorm):
+    """Group normalisation in single precision, whatever the precision around it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(math.gcd(_GROUPS, width), width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution of 3 x 3 points, around the globe along rows where that is asked for."""
+
+    def __init__(self, before: int, after: int, circular: bool, stride: int = 1) -> None:
+        super().__init__(before, after, 3, stride, padding=(1, 0) if circular else 1)
+        self._circular = circular
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if self._circular:
+            features = torch.cat([features[..., -1:], features, features[..., :1]], -1)
+        return super().forward(features)
+
+
+def _idle(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _sinusoids(label: torch.Tensor, width: int) -> torch.Tensor:
+    """Describe labels, [B], by sines and cosines of growing periods, [B, width] (Vaswani et al. 2017, section 3.5)."""
+    half = width // 2
+    periods = torch.exp(-math.log(_LONGEST) * torch.arange(half, device=label.device) / half)
+    angles = label.float()[:, None] * periods
+    return torch.cat([angles.sin(), angles.cos()], 1)

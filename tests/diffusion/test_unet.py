@@ -1,0 +1,118 @@
+"""The U-Net: sides of any length, columns around the globe, recomputation, precision, conditions, size."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kit.diffusion.unet import UNet, UNetLayout, padded_to
+
+SMALL = UNetLayout(channels=3, conditions=2, width=8, multiples=(1, 2, 2), blocks=1, stem=2)
+
+
+def woken(layout: UNetLayout) -> UNet:
+    """A network whose zeros are moved away from zero."""
+    torch.manual_seed(0)
+    network = UNet(layout)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def inputs(layout: UNetLayout, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    state = torch.randn(2, layout.channels, rows, columns, generator=generator)
+    return state, torch.tensor([3.0, 700.0]), torch.randn(2, layout.conditions, rows, columns, generator=generator)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 16), (9, 17), (13, 11), (1, 8)])
+def test_sides_of_any_length_keep_theirs(rows: int, columns: int) -> None:
+    state, label, condition = inputs(SMALL, rows, columns)
+    predicted = woken(SMALL)(state, label, condition)
+    assert predicted.shape == state.shape
+    assert predicted.isfinite().all()
+
+
+def test_it_predicts_nothing_at_first() -> None:
+    assert not UNet(SMALL)(*inputs(SMALL, 8, 16)).any()
+
+
+def test_what_lies_around_the_globe_is_seen() -> None:
+    layout = replace(SMALL, circular=True)
+    network, (state, label, condition) = woken(layout), inputs(SMALL, 8, 16)
+    # Turned by as many columns as the coarsest level has points of, nothing but the place changes.
+    turned = (torch.roll(field, 8, -1) for field in (state, condition))
+    found = network(next(turned), label, next(turned))
+    torch.testing.assert_close(found, torch.roll(network(state, label, condition), 8, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_padding_continues_a_state(circular: bool) -> None:
+    state = torch.arange(15.0).reshape(1, 1, 3, 5)
+    padded = padded_to(state, 4, circular=circular)
+    assert padded.shape[-2:] == (4, 8)
+    assert torch.equal(padded[..., :3, :5], state)
+    assert padded[0, 0, 3, :5].tolist() == [10, 11, 12, 13, 14]
+    assert padded[0, 0, 0, 5:].tolist() == ([0, 1, 2] if circular else [4, 4, 4])
+    assert padded_to(padded, 4, circular=circular) is padded
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_recomputation_changes_no_gradient(levels: int) -> None:
+    gradients = []
+    for recomputed in (0, levels):
+        network = woken(replace(SMALL, recomputed=recomputed))
+        (network(*inputs(SMALL, 8, 16)) ** 2).mean().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert all(
+        one is not None and other is not None and torch.equal(one, other) for one, other in zip(*gradients, strict=True)
+    )
+
+
+def test_every_parameter_learns() -> None:
+    network = woken(SMALL)
+    (network(*inputs(SMALL, 8, 16)) ** 2).mean().backward()
+    assert [
+        name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ] == []
+
+
+def test_an_absent_condition_is_none_of_zeros() -> None:
+    network, (state, label, condition) = woken(SMALL), inputs(SMALL, 8, 16)
+    absent, zeros = network(state, label), network(state, label, torch.zeros_like(condition))
+    assert not torch.equal(absent, zeros)
+
+
+def test_levels_and_samples_differ_and_do_not_mix() -> None:
+    network, (state, label, condition) = woken(SMALL), inputs(SMALL, 8, 16)
+    together = network(state, label, condition)
+    alone = network(state[1:], label[1:], condition[1:])
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(network(state, label.flip(0), condition), together)
+
+
+def test_norms_are_in_single_precision() -> None:
+    network, given = woken(SMALL), inputs(SMALL, 8, 16)
+    seen = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = network(*given)
+    assert set(seen) == {torch.float32}
+    wide = network(*given)
+    assert (narrow.float() - wide).abs().max() < 0.1 * wide.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("layout", "millions"),
+    [
+        (UNetLayout(channels=7, conditions=9, width=88, multiples=(1, 2, 4, 4), stem=4), (48, 52)),
+        (UNetLayout(channels=7, conditions=9, width=152, multiples=(1, 2, 4, 4), stem=4), (145, 155)),
+    ],
+)
+def test_sizes_for_hrrr_are_those_that_were_planned(layout: UNetLayout, millions: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in UNet(layout).parameters()) / 1e6
+    assert millions[0] < size < millions[1]
