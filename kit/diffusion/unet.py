@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 # Most groups of channels, each with its own mean and variance (Wu and He 2018, "Group Normalization", section 4).
 _GROUPS = 32
 _HEAD = 64
-"""Channels of an attention head."""
+"""Channels of an attention head, or the next more by which the features can be shared out."""
 # Longest period of the sinusoids that labels are described by (Vaswani et al. 2017, section 3.5).
 _LONGEST = 10_000.0
 
@@ -215,7 +215,8 @@ class _Attention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // _HEAD)
+        most = max(1, width // _HEAD)
+        self.heads = max(count for count in range(1, most + 1) if width % count == 0)
         self.norm = _Norm(width)
         self.queries = nn.Conv2d(width, 3 * width, 1)
         self.out = _idle(nn.Conv2d(width, width, 1))

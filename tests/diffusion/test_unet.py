@@ -34,6 +34,11 @@ def test_sides_of_any_length_keep_theirs(rows: int, columns: int) -> None:
     assert predicted.isfinite().all()
 
 
+def test_features_of_any_width_attend() -> None:
+    layout = replace(SMALL, width=88, multiples=(1, 4))
+    assert woken(layout)(*inputs(layout, 4, 8)).isfinite().all()
+
+
 def test_it_predicts_nothing_at_first() -> None:
     assert not UNet(SMALL)(*inputs(SMALL, 8, 16)).any()
 
