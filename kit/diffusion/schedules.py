@@ -80,11 +80,18 @@ def linear(timesteps: int = TIMESTEPS) -> VariancePreserving:
     )
 
 
-def cosine(timesteps: int = TIMESTEPS) -> VariancePreserving:
-    """A share of signal that falls as a squared cosine (Nichol and Dhariwal 2021, section 3.2)."""
+def cosine(timesteps: int = TIMESTEPS, least: float = 0.0, most: float = _LARGEST_BETA) -> VariancePreserving:
+    """A share of signal that falls as a squared cosine (Nichol and Dhariwal 2021, section 3.2).
+
+    Args:
+        timesteps: Number of timesteps.
+        least: Least beta.
+        most: Largest beta, there 0.999. With ``least`` 1e-4 and ``most`` 0.02 it is the schedule of diff-o3-pro
+            (``models/diffusion/ddpm_ultra_minimal.py``), which ends with more signal.
+    """
     moments = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     left = torch.cos((moments + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * torch.pi / 2) ** 2
-    return VariancePreserving((1 - left[1:] / left[:-1]).clamp(max=_LARGEST_BETA))
+    return VariancePreserving((1 - left[1:] / left[:-1]).clamp(least, most))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Of 1059 x 1799 points, features at full resolution are what memory goes to; behi
 sixteenth of them. Dimensions: B sample, C channel, H row, W column.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -14,12 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# Most groups of channels, each with its own mean and variance (Wu and He 2018, "Group Normalization", section 4).
-_GROUPS = 32
+from kit.diffusion.layers import Convolution, Norm, idle, padded_to, sinusoids, with_condition
+
 _HEAD = 64
 """Channels of an attention head, or the next more by which the features can be shared out."""
-# Longest period of the sinusoids that labels are described by (Vaswani et al. 2017, section 3.5).
-_LONGEST = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,6 @@ class UNet(nn.Module):
 
     Sides of any length: states are continued to the right and below by their last column and row, or around the
     globe, and cropped afterwards. Convolutions read zeros beyond the sides, and around the globe what is there.
-
-    A condition that is absent is a channel of zeros, told from a condition of zeros by one more channel.
     """
 
     def __init__(self, layout: UNetLayout) -> None:
@@ -73,7 +68,7 @@ class UNet(nn.Module):
         if layout.conditions:
             read += layout.conditions + 1
         widths = [layout.width * multiple for multiple in layout.multiples]
-        self.stem = _Convolution(read * layout.stem**2, widths[0], layout.circular)
+        self.stem = Convolution(read * layout.stem**2, widths[0], layout.circular)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         before, kept = widths[0], [widths[0]]
         for level, width in enumerate(widths):
@@ -85,9 +80,9 @@ class UNet(nn.Module):
             beside = [kept.pop() for _ in range(layout.blocks + 1)]
             self.up.append(_Up(before, beside, width, level, layout))
             before = width
-        self.norm = _Norm(before)
+        self.norm = Norm(before)
         # A prediction of nothing to begin with, whose loss is known.
-        self.head = _idle(_Convolution(before, layout.channels * layout.stem**2, layout.circular))
+        self.head = idle(Convolution(before, layout.channels * layout.stem**2, layout.circular))
 
     def forward(self, state: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
         """Predict, [B, C, H, W].
@@ -98,14 +93,9 @@ class UNet(nn.Module):
             condition: Conditions, [B, K, H, W]; None without.
         """
         layout, (rows, columns) = self.layout, state.shape[-2:]
-        given = [state]
-        if layout.conditions:
-            present = state.new_full((len(state), 1, rows, columns), 0.0 if condition is None else 1.0)
-            if condition is None:
-                condition = state.new_zeros(len(state), layout.conditions, rows, columns)
-            given += [condition, present]
-        padded = padded_to(torch.cat(given, 1), layout.multiple, circular=layout.circular)
-        described = self.labels(_sinusoids(label, layout.width))
+        given = with_condition(state, condition, layout.conditions)
+        padded = padded_to(given, layout.multiple, circular=layout.circular)
+        described = self.labels(sinusoids(label, layout.width))
         features = self.stem(F.pixel_unshuffle(padded, layout.stem))
         kept = [features]
         for down in self.down:
@@ -117,17 +107,6 @@ class UNet(nn.Module):
             features = up(features, kept, described)
         predicted = F.pixel_shuffle(self.head(F.silu(self.norm(features))), layout.stem)
         return predicted[..., :rows, :columns]
-
-
-def padded_to(state: torch.Tensor, multiple: int, *, circular: bool) -> torch.Tensor:
-    """Continue states, [..., H, W], to the right and below until both sides are multiples of some points."""
-    below, right = (-side % multiple for side in state.shape[-2:])
-    if right and circular:
-        state = torch.cat([state, state[..., :right]], -1)
-        right = 0
-    if below or right:
-        state = F.pad(state, (0, right, 0, below), mode="replicate")
-    return state
 
 
 class _Level(nn.Module):
@@ -155,7 +134,7 @@ class _Down(_Level):
             before = width
         self.coarser: nn.Module | None = None
         if level < len(layout.multiples) - 1:
-            self.coarser = _Convolution(width, width, layout.circular, stride=2)
+            self.coarser = Convolution(width, width, layout.circular, stride=2)
 
     def forward(self, features: torch.Tensor, described: torch.Tensor) -> list[torch.Tensor]:
         """Return all features on the way, which the way up reads too."""
@@ -178,7 +157,7 @@ class _Up(_Level):
             before = width
         self.finer: nn.Module | None = None
         if level > 0:
-            self.finer = _Convolution(width, width, layout.circular)
+            self.finer = Convolution(width, width, layout.circular)
 
     def forward(self, features: torch.Tensor, kept: list[torch.Tensor], described: torch.Tensor) -> torch.Tensor:
         """Go on, with the last of what the way down kept, which is taken away."""
@@ -194,10 +173,10 @@ class _Block(nn.Module):
 
     def __init__(self, before: int, after: int, layout: UNetLayout, *, attends: bool = False) -> None:
         super().__init__()
-        self.first, self.second = _Norm(before), _Norm(after)
-        self.inward = _Convolution(before, after, layout.circular)
+        self.first, self.second = Norm(before), Norm(after)
+        self.inward = Convolution(before, after, layout.circular)
         # At first a block changes nothing.
-        self.outward = _idle(_Convolution(after, after, layout.circular))
+        self.outward = idle(Convolution(after, after, layout.circular))
         self.label = nn.Linear(4 * layout.width, 2 * after)
         self.past = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
         self.attention = _Attention(after) if attends else nn.Identity()
@@ -217,9 +196,9 @@ class _Attention(nn.Module):
         super().__init__()
         most = max(1, width // _HEAD)
         self.heads = max(count for count in range(1, most + 1) if width % count == 0)
-        self.norm = _Norm(width)
+        self.norm = Norm(width)
         self.queries = nn.Conv2d(width, 3 * width, 1)
-        self.out = _idle(nn.Conv2d(width, width, 1))
+        self.out = idle(nn.Conv2d(width, width, 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         samples, width, rows, columns = features.shape
@@ -228,42 +207,3 @@ class _Attention(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value).transpose(-1, -2)
         found: torch.Tensor = features + self.out(attended.reshape(samples, width, rows, columns))
         return found
-
-
-class _Norm(nn.GroupNorm):
-    """Group normalisation in single precision, whatever the precision around it."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(math.gcd(_GROUPS, width), width)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.float())
-
-
-class _Convolution(nn.Conv2d):
-    """A convolution of 3 x 3 points, around the globe along rows where that is asked for."""
-
-    def __init__(self, before: int, after: int, circular: bool, stride: int = 1) -> None:
-        super().__init__(before, after, 3, stride, padding=(1, 0) if circular else 1)
-        self._circular = circular
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        if self._circular:
-            features = torch.cat([features[..., -1:], features, features[..., :1]], -1)
-        return super().forward(features)
-
-
-def _idle(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set a layer to zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
-def _sinusoids(label: torch.Tensor, width: int) -> torch.Tensor:
-    """Describe labels, [B], by sines and cosines of growing periods, [B, width] (Vaswani et al. 2017, section 3.5)."""
-    half = width // 2
-    periods = torch.exp(-math.log(_LONGEST) * torch.arange(half, device=label.device) / half)
-    angles = label.float()[:, None] * periods
-    return torch.cat([angles.sin(), angles.cos()], 1)

@@ -26,6 +26,12 @@ def test_the_cosine_schedule_is_that_of_the_paper() -> None:
     assert schedule.betas.max().item() == 0.999
 
 
+def test_the_clipped_cosine_ends_with_more_signal() -> None:
+    clipped = cosine(least=1e-4, most=0.02)
+    assert clipped.betas[[0, -1]].tolist() == pytest.approx([1e-4, 0.02])
+    assert clipped.remaining[-1] > 100 * cosine().remaining[-1]
+
+
 @pytest.mark.parametrize("make", [linear, cosine])
 @pytest.mark.parametrize("timesteps", [50, 1000])
 def test_unit_variance_stays_and_noise_wins(make: object, timesteps: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kit.diffusion.unet import UNet, UNetLayout, padded_to
+from kit.diffusion.unet import UNet, UNetLayout
 
 SMALL = UNetLayout(channels=3, conditions=2, width=8, multiples=(1, 2, 2), blocks=1, stem=2)
 
@@ -50,17 +50,6 @@ def test_what_lies_around_the_globe_is_seen() -> None:
     turned = (torch.roll(field, 8, -1) for field in (state, condition))
     found = network(next(turned), label, next(turned))
     torch.testing.assert_close(found, torch.roll(network(state, label, condition), 8, -1), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("circular", [False, True])
-def test_padding_continues_a_state(circular: bool) -> None:
-    state = torch.arange(15.0).reshape(1, 1, 3, 5)
-    padded = padded_to(state, 4, circular=circular)
-    assert padded.shape[-2:] == (4, 8)
-    assert torch.equal(padded[..., :3, :5], state)
-    assert padded[0, 0, 3, :5].tolist() == [10, 11, 12, 13, 14]
-    assert padded[0, 0, 0, 5:].tolist() == ([0, 1, 2] if circular else [4, 4, 4])
-    assert padded_to(padded, 4, circular=circular) is padded
 
 
 @pytest.mark.parametrize("levels", [1, 3])

@@ -1,0 +1,82 @@
+"""Layers that denoising networks are made of.
+
+Dimensions: B sample, C channel, H row, W column.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# Most groups of channels, each with its own mean and variance (Wu and He 2018, "Group Normalization", section 4).
+_GROUPS = 32
+# Longest period of the sinusoids that labels are described by (Vaswani et al. 2017, section 3.5).
+_LONGEST = 10_000.0
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation in single precision, whatever the precision around it."""
+
+    def __init__(self, width: int, groups: int = _GROUPS) -> None:
+        super().__init__(math.gcd(groups, width), width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Normalise features, [B, C, H, W]."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
+
+class Convolution(nn.Conv2d):
+    """A convolution of 3 x 3 points, around the globe along rows where that is asked for."""
+
+    def __init__(self, before: int, after: int, circular: bool = False, stride: int = 1) -> None:
+        super().__init__(before, after, 3, stride, padding=(1, 0) if circular else 1)
+        self._circular = circular
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Convolve features, [B, C, H, W]."""
+        if self._circular:
+            features = torch.cat([features[..., -1:], features, features[..., :1]], -1)
+        return super().forward(features)
+
+
+def idle(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def sinusoids(label: torch.Tensor, width: int) -> torch.Tensor:
+    """Describe labels, [B], by sines and cosines of growing periods, [B, width] (Vaswani et al. 2017, section 3.5)."""
+    half = width // 2
+    periods = torch.exp(-math.log(_LONGEST) * torch.arange(half, device=label.device) / half)
+    angles = label.float()[:, None] * periods
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def with_condition(state: torch.Tensor, condition: torch.Tensor | None, conditions: int) -> torch.Tensor:
+    """Put a condition beside a state, [B, C + K + 1, H, W] of [B, C, H, W] and [B, K, H, W].
+
+    The last channel says whether there is one: a condition that is absent is not one of zeros. A network without
+    conditions reads the state alone.
+    """
+    if not conditions:
+        return state
+    samples, _, rows, columns = state.shape
+    present = state.new_full((samples, 1, rows, columns), 0.0 if condition is None else 1.0)
+    if condition is None:
+        condition = state.new_zeros(samples, conditions, rows, columns)
+    return torch.cat([state, condition, present], 1)
+
+
+def padded_to(state: torch.Tensor, multiple: int, *, circular: bool) -> torch.Tensor:
+    """Continue states, [..., H, W], to the right and below until both sides are multiples of some points."""
+    below, right = (-side % multiple for side in state.shape[-2:])
+    if right and circular:
+        state = torch.cat([state, state[..., :right]], -1)
+        right = 0
+    if below or right:
+        state = F.pad(state, (0, right, 0, below), mode="replicate")
+    return state
