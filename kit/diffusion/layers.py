@@ -16,15 +16,19 @@ _LONGEST = 10_000.0
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in single precision, whatever the precision around it."""
+    """Group normalisation with means and variances in single precision, and results in the precision of what it reads.
+
+    Autocast would keep a copy of the features in single precision for the backward pass, and hand one on.
+    """
 
     def __init__(self, width: int, groups: int = _GROUPS) -> None:
         super().__init__(math.gcd(groups, width), width)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalise features, [B, C, H, W]."""
+        weight, bias = self.weight.to(features.dtype), self.bias.to(features.dtype)
         with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.float())
+            return F.group_norm(features, self.num_groups, weight, bias, self.eps)
 
 
 class Convolution(nn.Conv2d):

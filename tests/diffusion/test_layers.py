@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kit.diffusion.layers import padded_to
+from kit.diffusion.layers import Norm, padded_to
 
 
 @pytest.mark.parametrize("circular", [False, True])
@@ -15,3 +15,16 @@ def test_padding_continues_a_state(circular: bool) -> None:
     assert padded[0, 0, 3, :5].tolist() == [10, 11, 12, 13, 14]
     assert padded[0, 0, 0, 5:].tolist() == ([0, 1, 2] if circular else [4, 4, 4])
     assert padded_to(padded, 4, circular=circular) is padded
+
+
+def test_norms_sum_in_single_precision_and_hand_on_what_they_read() -> None:
+    torch.manual_seed(0)
+    # A mean far from zero: sums of so many values in bf16 would be off by more than their spread.
+    features = (3 + torch.randn(2, 8, 64, 64)).bfloat16()
+    norm = Norm(8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = norm(features)
+    assert found.dtype == torch.bfloat16
+    expected = torch.nn.functional.group_norm(features.double(), 4, eps=norm.eps)
+    # One rounding to eight bits.
+    torch.testing.assert_close(found.double(), expected, rtol=2**-7, atol=2**-7)

@@ -86,17 +86,13 @@ def test_levels_and_samples_differ_and_do_not_mix() -> None:
     assert not torch.allclose(network(state, label.flip(0), condition), together)
 
 
-def test_norms_are_in_single_precision() -> None:
-    network, given = woken(SMALL), inputs(SMALL, 8, 16)
-    seen = []
-    for module in network.modules():
-        if isinstance(module, torch.nn.GroupNorm):
-            module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+def test_half_precision_is_near_single_precision() -> None:
+    network, given = woken(SMALL), inputs(SMALL, 32, 64)
     with torch.autocast("cpu", torch.bfloat16):
         narrow = network(*given)
-    assert set(seen) == {torch.float32}
     wide = network(*given)
-    assert (narrow.float() - wide).abs().max() < 0.1 * wide.abs().max()
+    # Eight bits, through some thirty layers.
+    assert (narrow.float() - wide).std() < 0.03 * wide.std()
 
 
 @pytest.mark.parametrize(
