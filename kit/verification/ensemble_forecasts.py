@@ -1,11 +1,12 @@
 """Forecasts of an ensemble in a file: their mean is scored as a forecast is, and the members beside it.
 
-In memory are all members of one channel at a time, of the components of the wind on a level, and of the channels that
-the energy score takes together.
+In memory are all members of one state on as many levels as have room in a gibibyte, on one at least, and of the
+channels that the energy score takes together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from kit.verification.spectra import MEMBER
 from kit.verification.sums import DIRECTIONS, MODEL, States, wind_speeds, with_wind_speed
 from kit.verification.threshold_settings import Thresholds
 
+V = TypeVar("V")
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
@@ -33,6 +35,8 @@ ENERGY_CHANNELS = ("z_500", "t_850", "q_700", "2t", "10u", "10v", "msl", "tp")
 """Channels that the energy score takes together, as far as they are there."""
 _RANKED_LEVELS = ("z_500", "t_850", "q_700", "ws_850")
 """Channels on levels whose ranks are kept; at the surface all are."""
+_MOST_BYTES = 2**30
+"""Bytes of members that are read together: a chunk of a file often has all levels, and is decoded once for them."""
 
 
 @dataclass(frozen=True)
@@ -190,20 +194,20 @@ class EnsembleForecasts:
         """Read the members of every channel: variable, position of the level, channel, and values, [M, H, W]."""
         forecasts = self._plan.forecasts
         selection, shared, file = forecasts.selection, forecasts.shared, forecasts.file
-        components = {name for both in WIND_SPEEDS.values() for name in both}
-        for position, level in ((None, None), *enumerate(selection.levels)):
-            winds: dict[str, Float32] = {}
-            for name in selection.targets if level is None else selection.atmospheric:
-                if level is not None and level not in file.levels(name):
-                    continue
-                members = shared.take(name, file.read_members(name, moment, level))
-                yield name, position, name if level is None else channel_key(name, level), members
-                if name in components:
-                    winds[name] = members
-            for name in wind_speeds(winds):
-                east, north = WIND_SPEEDS[name]
-                channel = name if level is None else channel_key(name, level)
-                yield name, position, channel, np.hypot(winds[east], winds[north])
+        surface = ((name, shared.take(name, file.read_members(name, moment))) for name in selection.targets)
+        yield from _with_winds(surface, None, None)
+        latitude, longitude = file.coordinates
+        of_level = 4 * file.members * latitude.shape[0] * longitude.shape[-1] * max(1, len(selection.atmospheric))
+        for block in _blocks(list(enumerate(selection.levels)), max(1, _MOST_BYTES // of_level)):
+            fields: dict[str, dict[float, Float32]] = {}
+            for name in selection.atmospheric:
+                held = [level for _, level in block if level in file.levels(name)]
+                if held:
+                    fields[name] = dict(zip(held, file.read_levels(name, moment, held), strict=True))
+            for position, level in block:
+                there = [name for name, levels in fields.items() if level in levels]
+                at_level = ((name, shared.take(name, fields[name][level])) for name in there)
+                yield from _with_winds(at_level, position, level)
 
     def _mean_power(self, channel: str, members_MHW: Float32) -> Float64:
         """Average the members' power, [N, K]; one member at a time, in double precision."""
@@ -211,6 +215,27 @@ class EnsembleForecasts:
             self._spectra.of({channel: torch.from_numpy(member_HW[None])})[channel][0] for member_HW in members_MHW
         )
         return np.asarray(total / len(members_MHW))
+
+
+def _blocks(items: Sequence[V], size: int) -> Iterator[Sequence[V]]:
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
+def _with_winds(
+    fields: Iterable[tuple[str, Float32]], position: int | None, level: float | None
+) -> Iterator[tuple[str, int | None, str, Float32]]:
+    """Yield the members of each variable of a level, and of the speed of the wind where both components are there."""
+    components = {name for both in WIND_SPEEDS.values() for name in both}
+    winds: dict[str, Float32] = {}
+    for name, members in fields:
+        yield name, position, name if level is None else channel_key(name, level), members
+        if name in components:
+            winds[name] = members
+    for name in wind_speeds(winds):
+        east, north = WIND_SPEEDS[name]
+        channel = name if level is None else channel_key(name, level)
+        yield name, position, channel, np.hypot(winds[east], winds[north])
 
 
 def _mean(name: str, members_MHW: Float32) -> Float64:

@@ -141,14 +141,35 @@ class ForecastFile:
         Returns:
             Values in the store's units, [M, H, W].
         """
-        (array,) = (held for held in self.arrays[name] if level is None or level in held.levels)
-        place = {}
-        if "level" in self.dataset[array.source].dims and level is not None:
-            place["level"] = array.levels.index(level)
-        return self._state(array, moment, place)
+        if level is None:
+            return self._state(self.arrays[name][0], moment)
+        return self.read_levels(name, moment, [level])[0]
+
+    def read_levels(self, name: str, moment: Moment, levels: Sequence[float]) -> list[npt.NDArray[np.float32]]:
+        """Read one state of a variable of all members on some levels, each chunk of the file once.
+
+        Args:
+            name: The store's name of it.
+            moment: Initial time and lead.
+            levels: Pressures in hPa, in the order that is wanted, all of which the file has.
+
+        Returns:
+            Values of each level in the store's units, [M, H, W].
+        """
+        found: dict[float, npt.NDArray[np.float32]] = {}
+        for array in self.arrays[name]:
+            held = [level for level in levels if level in array.levels]
+            if not held:
+                continue
+            if "level" not in self.dataset[array.source].dims:
+                found[held[0]] = self._state(array, moment)
+                continue
+            values = self._state(array, moment, {"level": [array.levels.index(level) for level in held]})
+            found |= {level: values[:, position] for position, level in enumerate(held)}
+        return [found[level] for level in levels]
 
     def _state(
-        self, array: FieldArray, moment: Moment, place: Mapping[str, int] | None = None
+        self, array: FieldArray, moment: Moment, place: Mapping[str, list[int]] | None = None
     ) -> npt.NDArray[np.float32]:
         """Read one array's values of a moment: [H, W] or [C, H, W], of all members [M, H, W]."""
         variable = self.dataset[array.source].variable.isel(place or {})
