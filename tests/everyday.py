@@ -11,7 +11,7 @@ def one_in(count: int, cases: Iterable[Any], ids: Iterable[str] | None = None) -
 
     Args:
         count: How many there are to a case that is run every day.
-        cases: Arguments of each case; a tuple where there are several.
+        cases: Arguments of each case; a tuple where there are several, or what ``pytest.param`` makes of them.
         ids: Name of each case, by default pytest's own.
     """
     listed = list(cases)
@@ -19,6 +19,9 @@ def one_in(count: int, cases: Iterable[Any], ids: Iterable[str] | None = None) -
     parameters = []
     for position, (case, name) in enumerate(zip(listed, names, strict=True)):
         marks = [pytest.mark.slow] if position % count else []
+        if isinstance(case, type(pytest.param())):
+            parameters.append(pytest.param(*case.values, marks=[*case.marks, *marks], id=case.id))
+            continue
         values = case if isinstance(case, tuple) else (case,)
         parameters.append(pytest.param(*values, marks=marks, id=name))
     return parameters

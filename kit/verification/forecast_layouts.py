@@ -81,6 +81,12 @@ def open_layout(path: Path, start: datetime | None = None) -> Iterator[xr.Datase
         yield dataset
 
 
+def grid_of(dataset: xr.Dataset) -> tuple[str, str]:
+    """Name the dimensions of rows and columns."""
+    latitude, longitude = (dataset[name] for name in GRID)
+    return str(latitude.dims[0]), str(longitude.dims[-1])
+
+
 def _grib_files(path: Path) -> list[Path]:
     """List the GRIB files of a forecast; none of a Zarr, or of another file."""
     if path.is_file():
