@@ -59,7 +59,7 @@ _NUMBERS: Mapping[str, Mapping[str, Any]] = {
     "rank": {"units": "1"},
 }
 """Coordinates that are numbers, with their attributes."""
-_READ_AT_ONCE = 2**29
+_READ_AT_ONCE = 2**27
 """Bytes."""
 
 
