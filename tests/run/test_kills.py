@@ -28,7 +28,7 @@ from tests.servers import Fault, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-KILLS = 40
+KILLS = 60
 _MAIN = "import sys; from kit.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
