@@ -35,7 +35,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "ensembles.md"
 HEADLINES = ("z_500", "t_850", "q_700", "2t", "10u", "10v", "msl")
 """Channels that the table averages over."""
 LEADS = ("024h", "072h", "120h")
-# Two members give the same gradient on average as more do, and the CPU has room for both.
+# Two members give nearly the gradient of more on average (alpha 0.95 is not quite fair), with room for both at once.
 CRPS = "--model.weights runs/deterministic/checkpoints/best --model.stochastic"
 CRPS += " --task.name crps --task.members 2 --task.together"
 DETERMINISTIC, GAUSSIAN, LORA, FULL = "deterministic", "gaussian", "noise-lora", "noise-full"

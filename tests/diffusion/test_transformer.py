@@ -6,24 +6,18 @@ import pytest
 import torch
 
 from kit.diffusion.transformer import TransformerLayout, WindowedTransformer, _WindowAttention
+from tests.diffusion import networks
 
 SMALL = TransformerLayout(channels=3, conditions=2, width=16, depth=4, heads=2, patch=2, window=4)
 
 
 def woken(layout: TransformerLayout) -> WindowedTransformer:
-    """A network whose zeros are moved away from zero."""
     torch.manual_seed(0)
-    network = WindowedTransformer(layout)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network
+    return networks.woken(WindowedTransformer(layout), 0.1)
 
 
 def inputs(layout: TransformerLayout, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    state = torch.randn(2, layout.channels, rows, columns, generator=generator)
-    return state, torch.tensor([3.0, 700.0]), torch.randn(2, layout.conditions, rows, columns, generator=generator)
+    return networks.drawn_inputs(layout.channels, layout.conditions, rows, columns)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (9, 17), (13, 11), (1, 8)])

@@ -6,24 +6,18 @@ import pytest
 import torch
 
 from kit.diffusion.unet import UNet, UNetLayout
+from tests.diffusion import networks
 
 SMALL = UNetLayout(channels=3, conditions=2, width=8, multiples=(1, 2, 2), blocks=1, stem=2)
 
 
 def woken(layout: UNetLayout) -> UNet:
-    """A network whose zeros are moved away from zero."""
     torch.manual_seed(0)
-    network = UNet(layout)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)
-    return network
+    return networks.woken(UNet(layout), 0.05)
 
 
 def inputs(layout: UNetLayout, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    state = torch.randn(2, layout.channels, rows, columns, generator=generator)
-    return state, torch.tensor([3.0, 700.0]), torch.randn(2, layout.conditions, rows, columns, generator=generator)
+    return networks.drawn_inputs(layout.channels, layout.conditions, rows, columns)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (9, 17), (13, 11), (1, 8)])
