@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from kit.adapt.settings import AdaptSettings
 from kit.checkpoint.settings import RunSettings
 from kit.data.settings import DataSettings
+from kit.diffusion.settings import DiffusionSettings
 from kit.memory.settings import MemorySettings
 from kit.models.settings import ModelSettings
 from kit.registry.settings import RegistrySettings
@@ -32,6 +33,7 @@ class Settings(BaseModel):
     train: TrainSettings = TrainSettings()
     rollout: RolloutSettings = RolloutSettings()
     task: TaskSettings = TaskSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
     track: TrackSettings = TrackSettings()
     registry: RegistrySettings = RegistrySettings()
 

@@ -84,12 +84,14 @@ class TrainingCheck:
     """
 
     def __init__(
-        self, model: Aurora, parameters: Mapping[str, torch.nn.Parameter], *, unscored: Collection[str] = ()
+        self, model: torch.nn.Module, parameters: Mapping[str, torch.nn.Parameter], *, unscored: Collection[str] = ()
     ) -> None:
         self._model = model
         self._names = list(parameters)
         self._declared = frozenset(parameters)
-        self._observer: ForwardObserver | None = ForwardObserver(model, unscored)
+        # Of Aurora alone parts may be without a gradient for a reason.
+        self._observer = ForwardObserver(model, unscored) if isinstance(model, Aurora) else None
+        self._watching = True
         device = next(iter(parameters.values())).device
         # On the device, so that no step waits for the answer.
         self._reached = torch.zeros(len(parameters), dtype=torch.bool, device=device)
@@ -122,7 +124,7 @@ class TrainingCheck:
     @property
     def watching(self) -> bool:
         """Whether gradients are being looked at, which ends with the first verdict."""
-        return self._observer is not None
+        return self._watching
 
     def judge(self, step: int, *, warmup: int, final: bool) -> Verdict:
         """Judge what has moved, and look at no more gradients.
@@ -202,10 +204,13 @@ class TrainingCheck:
 
     def _stop_observing(self) -> None:
         """Take the hooks away, and keep the reasons that they found."""
-        if self._observer is None:
+        if not self._watching:
             return
+        self._watching = False
         for handle in self._handles:
             handle.remove()
+        if self._observer is None:
+            return
         self._observer.close()
         reasons = zip(self._names, map(self._observer.reason, self._names), strict=True)
         self._reasons = {name: reason for name, reason in reasons if reason is not None}

@@ -14,7 +14,7 @@ from aurora import Aurora
 
 from kit.adapt.lora import import_packages
 from kit.bench.workload import Case
-from kit.forecasting.predictor import build_prediction_space
+from kit.memory.prediction import build_prediction_space
 from kit.models.space import TrainingSpace
 from kit.planning.counter import Counter, Peak, tensors_in
 from kit.settings import Settings

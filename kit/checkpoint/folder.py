@@ -64,7 +64,17 @@ class Checkpoint:
 
     @property
     def spec(self) -> ModelSpec:
-        """Model that the tensors belong to."""
+        """Model that the tensors belong to.
+
+        Raises:
+            CheckpointError: they are a denoising network's, which forecasts nothing by itself.
+        """
+        if "diffusion" in self.description:
+            msg = (
+                f"{self.path}: holds a denoising network, not a model that forecasts; give it as --diffusion to "
+                "kit ensemble, beside the --checkpoint of its operator"
+            )
+            raise CheckpointError(msg)
         return ModelSpec.from_dict(self.description["model"])
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -21,6 +21,16 @@ def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def differing(section: BaseModel) -> list[str]:
+    """List the settings of a section that are not the defaults."""
+    fields = type(section).model_fields.items()
+    return [
+        name
+        for name, field in fields
+        if getattr(section, name) != field.get_default(call_default_factory=True, validated_data={})
+    ]
+
+
 def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     """Return the class of a section by its dotted key; None if the key is no section."""
     section: type[BaseModel] | None = model

@@ -15,9 +15,9 @@ Target = Literal["noise", "v", "edm"]
 "Progressive Distillation for Fast Sampling of Diffusion Models", appendix D), or what EDM's preconditioning leaves
 (Karras et al. 2022, equation 7)."""
 
-Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""From a noisy state [B, ...], labels of its levels [B] and a condition to a prediction [B, ...]; without a condition
-where that is None."""
+Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None], torch.Tensor]
+"""From a noisy state [B, ...], labels of its levels [B], a condition or None, and which samples have it, [B], or None
+for all, to a prediction [B, ...]."""
 
 
 class Denoiser:
@@ -34,25 +34,35 @@ class Denoiser:
         self._target = target
         self._deviation = deviation
 
-    def loss(
-        self, state: torch.Tensor, noise: torch.Tensor, levels: Levels, condition: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the squared error of what the network predicts, point by point, [B, ...].
+    def compare(
+        self,
+        state: torch.Tensor,
+        noise: torch.Tensor,
+        levels: Levels,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the network predicts of noisy states, and what it should, [B, ...] each.
 
-        Whatever the target, it has mean 1 for a network that predicts 0, of states of the deviation that was given
-        (for ``v`` of unit deviation).
+        Whatever the target, the mean squared difference is 1 for a network that predicts 0, of states of the deviation
+        that was given (for ``v`` of unit deviation).
+
+        Args:
+            state: States, [B, ...].
+            noise: Standard normal noise, of the same shape.
+            levels: Levels of the noise.
+            condition: Conditions; None without.
+            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
         noisy = levels.mix(state, noise)
-        predicted = self._predict(noisy, levels, condition)
+        predicted = self._predict(noisy, levels, condition, present)
         signal, noisiness = (spread(values, state) for values in (levels.signal, levels.noise))
         if self._target == "noise":
-            due = noise
-        elif self._target == "v":
-            due = signal * noise - noisiness * state
-        else:
-            skip, out, _ = self._preconditioning(levels, state)
-            due = (state - skip * noisy) / out
-        return (predicted - due) ** 2
+            return predicted, noise
+        if self._target == "v":
+            return predicted, signal * noise - noisiness * state
+        skip, out, _ = self._preconditioning(levels, state)
+        return predicted, (state - skip * noisy) / out
 
     def state(self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None = None) -> torch.Tensor:
         """Estimate the states behind noisy ones, [B, ...]."""
@@ -81,10 +91,12 @@ class Denoiser:
             return free
         return free + guidance * (self.state(noisy, levels, condition) - free)
 
-    def _predict(self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None) -> torch.Tensor:
+    def _predict(
+        self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None, present: torch.Tensor | None = None
+    ) -> torch.Tensor:
         if self._target == "edm":
             noisy = self._preconditioning(levels, noisy)[2] * noisy
-        return self._network(noisy, levels.label, condition)
+        return self._network(noisy, levels.label, condition, present)
 
     def _preconditioning(self, levels: Levels, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return EDM's factors of the noisy state, of the network's output and of its input (Karras et al., table 1).

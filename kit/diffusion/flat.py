@@ -40,15 +40,22 @@ class FlatNetwork(nn.Module):
             before = multiple * width
         self.head = nn.Conv2d(before, channels, 1)
 
-    def forward(self, state: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        state: torch.Tensor,
+        label: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Predict, [B, C, H, W].
 
         Args:
             state: Noisy states, [B, C, H, W].
             label: Label of each one's level, [B].
             condition: Conditions, [B, K, H, W]; None without.
+            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
-        features = with_condition(state, condition, self._conditions)
+        features = with_condition(state, condition, self._conditions, present)
         described = self.labels(sinusoids(label, self._width))
         for block in self.blocks:
             if self._is_recomputed and torch.is_grad_enabled():

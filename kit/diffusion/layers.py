@@ -60,19 +60,30 @@ def sinusoids(label: torch.Tensor, width: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-def with_condition(state: torch.Tensor, condition: torch.Tensor | None, conditions: int) -> torch.Tensor:
+def with_condition(
+    state: torch.Tensor, condition: torch.Tensor | None, conditions: int, present: torch.Tensor | None = None
+) -> torch.Tensor:
     """Put a condition beside a state, [B, C + K + 1, H, W] of [B, C, H, W] and [B, K, H, W].
 
-    The last channel says whether there is one: a condition that is absent is not one of zeros. A network without
+    The last channel says which samples have one: a condition that is absent is not one of zeros. A network without
     conditions reads the state alone.
+
+    Args:
+        state: Noisy states.
+        condition: Conditions; None where no sample has one.
+        conditions: Number K of channels that the network reads of conditions; 0 for one without.
+        present: Whether each sample has its condition, 1 or 0, [B]; None for all.
     """
     if not conditions:
         return state
     samples, _, rows, columns = state.shape
-    present = state.new_full((samples, 1, rows, columns), 0.0 if condition is None else 1.0)
+    shape = (samples, 1, rows, columns)
     if condition is None:
-        condition = state.new_zeros(samples, conditions, rows, columns)
-    return torch.cat([state, condition, present], 1)
+        return torch.cat([state, state.new_zeros(samples, conditions + 1, rows, columns)], 1)
+    if present is None:
+        return torch.cat([state, condition, state.new_ones(shape)], 1)
+    there = present.to(state.dtype)[:, None, None, None]
+    return torch.cat([state, condition * there, there.expand(shape)], 1)
 
 
 def padded_to(state: torch.Tensor, multiple: int, *, circular: bool) -> torch.Tensor:

@@ -28,7 +28,7 @@ def sample(
     schedule: VariancePreserving | Edm,
     sampler: Sampler,
     steps: int,
-    generator: torch.Generator,
+    generators: torch.Generator | list[torch.Generator],
 ) -> torch.Tensor:
     """Draw states.
 
@@ -38,7 +38,7 @@ def sample(
         schedule: Schedule that the denoiser was trained with.
         sampler: Sampler.
         steps: Evaluations of the estimate; of ``heun``, steps of two evaluations each but the last.
-        generator: Of the noise that ``ddpm`` adds on the way.
+        generators: Of the noise that ``ddpm`` adds on the way; a list has one for each sample.
 
     Raises:
         SettingsError: the sampler is not for that schedule, has more steps than the schedule, or lacks its package.
@@ -55,10 +55,12 @@ def sample(
         raise SettingsError(msg)
     scheduler = _scheduler(schedule, sampler)
     scheduler.set_timesteps(steps, device=start.device)
+    # The deterministic ones take a generator too, but not several.
+    drawing = {"generator": generators} if sampler == "ddpm" else {}
     state = start
     for timestep in scheduler.timesteps:
         levels = schedule.at(timestep.repeat(len(start)).long())
-        found = scheduler.step(estimate(state, levels), timestep, state, generator=generator)
+        found = scheduler.step(estimate(state, levels), timestep, state, **drawing)
         state = found.prev_sample
     return state
 

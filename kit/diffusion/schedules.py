@@ -46,6 +46,10 @@ class NoiseSchedule(Protocol):
         """Draw levels for some samples, on the generator's device."""
         ...
 
+    def quantiles(self, shares: torch.Tensor) -> Levels:
+        """Return the levels below which shares of those that training draws lie, [B]."""
+        ...
+
 
 @dataclass(frozen=True)
 class VariancePreserving:
@@ -70,6 +74,10 @@ class VariancePreserving:
     def draw(self, count: int, generator: torch.Generator) -> Levels:
         """Draw timesteps, all with the same probability."""
         return self.at(torch.randint(len(self.betas), (count,), generator=generator, device=generator.device))
+
+    def quantiles(self, shares: torch.Tensor) -> Levels:
+        """Return the levels below which shares of those that training draws lie, [B], from 0 to 1."""
+        return self.at((shares * len(self.betas)).long().clamp(max=len(self.betas) - 1))
 
 
 def linear(timesteps: int = TIMESTEPS) -> VariancePreserving:
@@ -114,6 +122,10 @@ class Edm:
         """Draw deviations, log-normal."""
         normal = torch.randn(count, generator=generator, device=generator.device)
         return self.at((self.log_mean + self.log_deviation * normal).exp())
+
+    def quantiles(self, shares: torch.Tensor) -> Levels:
+        """Return the levels below which shares of those that training draws lie, [B], between 0 and 1."""
+        return self.at((self.log_mean + self.log_deviation * torch.special.ndtri(shares)).exp())
 
     def descent(self, steps: int) -> torch.Tensor:
         """Return the deviations that a sampler goes through, from the most to 0, [steps + 1] (equation 5)."""

@@ -66,16 +66,23 @@ class WindowedTransformer(nn.Module):
         # A prediction of nothing to begin with, whose loss is known.
         self.head = idle(nn.Conv2d(width, layout.channels * layout.patch**2, 1))
 
-    def forward(self, state: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        state: torch.Tensor,
+        label: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Predict, [B, C, H, W].
 
         Args:
             state: Noisy states, [B, C, H, W].
             label: Label of each one's level, [B].
             condition: Conditions, [B, K, H, W]; None without.
+            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
         layout, (rows, columns) = self.layout, state.shape[-2:]
-        given = with_condition(state, condition, layout.conditions)
+        given = with_condition(state, condition, layout.conditions, present)
         padded = padded_to(given, layout.patch * layout.window, circular=layout.circular)
         described = self.labels(sinusoids(label, layout.width))
         tokens = self.tokens(padded).permute(0, 2, 3, 1)

@@ -84,16 +84,23 @@ class UNet(nn.Module):
         # A prediction of nothing to begin with, whose loss is known.
         self.head = idle(Convolution(before, layout.channels * layout.stem**2, layout.circular))
 
-    def forward(self, state: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        state: torch.Tensor,
+        label: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Predict, [B, C, H, W].
 
         Args:
             state: Noisy states, [B, C, H, W].
             label: Label of each one's level, [B].
             condition: Conditions, [B, K, H, W]; None without.
+            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
         layout, (rows, columns) = self.layout, state.shape[-2:]
-        given = with_condition(state, condition, layout.conditions)
+        given = with_condition(state, condition, layout.conditions, present)
         padded = padded_to(given, layout.multiple, circular=layout.circular)
         described = self.labels(sinusoids(label, layout.width))
         features = self.stem(F.pixel_unshuffle(padded, layout.stem))

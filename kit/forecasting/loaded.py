@@ -15,12 +15,13 @@ from kit.data.settings import Period
 from kit.data.store.build import open_store
 from kit.forecasting.forecast import ForecastJob
 from kit.forecasting.initial_states import initial_store
-from kit.forecasting.predictor import Conditions, Predictor, build_prediction_space, pairs_of
+from kit.forecasting.predictor import Conditions, Predictor, pairs_of
 from kit.forecasting.rolling import roll_out
 from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import StoreError
 from kit.memory.checks import check_forecast_memory
 from kit.memory.device import choose_device, prediction_precision
+from kit.memory.prediction import build_prediction_space
 from kit.memory.settings import MemorySettings
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec

@@ -4,9 +4,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from kit.adapt.factory import for_prediction
 from kit.checkpoint.folder import Checkpoint
 from kit.data.dataset import Pairs
 from kit.data.settings import DataSettings, Period
@@ -14,14 +11,13 @@ from kit.data.store.build import open_store
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
 from kit.io.errors import CheckpointError, StoreError
-from kit.memory import engine
 from kit.memory.advice import Situation, explain_forecast
 from kit.memory.checks import check_forecast_memory
 from kit.memory.device import choose_device, prediction_precision
 from kit.memory.out_of_memory import Shortage
+from kit.memory.prediction import build_prediction_space
 from kit.memory.settings import MemorySettings
 from kit.models.noise import NamedNoise
-from kit.models.prediction import set_precision
 from kit.models.resolve import base_spec, known_to, select
 from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
@@ -80,18 +76,6 @@ class Predictor:
     pairs: Pairs
     store: Store
     precision: Precision = "fp32"
-
-
-def build_prediction_space(
-    spec: ModelSpec, weights: Weights | None, memory: MemorySettings, device: torch.device, precision: Precision
-) -> TrainingSpace:
-    """Build a model for prediction and fit it into memory; the planner traces the very same."""
-    # Adapters stay beside their layers, as they were trained: merged they would predict otherwise by last bits, and
-    # on NF4 by more.
-    model = for_prediction(spec, weights, autocast=precision == "bf16").requires_grad_(False)
-    engine.install(model, memory)
-    set_precision(model, spec.upstream, precision)
-    return TrainingSpace(model.to(device).eval(), spec)
 
 
 def load_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor:

@@ -6,13 +6,15 @@ is added. The candidate that is chosen is then traced whole, and only what that 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from kit.diffusion.spec import DiffusionSpec
 from kit.io.errors import SettingsError
-from kit.memory.advice import advise_forecast, advise_planned
+from kit.memory.advice import Advice, advise_forecast, advise_planned
 from kit.memory.device import uses_autocast
 from kit.memory.host_memory import available, host_available
 from kit.memory.settings import MemorySettings
@@ -130,6 +132,8 @@ def fit(settings: PlanSettings, workload: Workload, estimator: MemoryEstimator |
     assert settings.memory.fit is not None
     estimator = estimator or MemoryEstimator(settings, workload)
     limit = (float(settings.memory.fit.removesuffix("GiB")) - RESERVE_GIB) * _GIB
+    if workload.diffusion is not None:
+        return _fit_network(settings, workload, limit)
     ordered = candidates(settings, workload)
     # Each candidate holds less than the one before it, so halving finds the first that should fit.
     low, high = 0, len(ordered) - 1
@@ -165,10 +169,7 @@ def candidates(settings: PlanSettings, workload: Workload) -> list[MemorySetting
         SettingsError: one of them was given together with ``memory.fit``.
     """
     given = settings.memory
-    for name in CHOSEN:
-        if departs(given, name):
-            msg = f"memory.{name} and memory.fit were both given, and memory.fit chooses it; give one"
-            raise SettingsError(msg)
+    _check_not_given(given)
     splits: list[dict[str, Any]] = [{}, {"latitude_bands": 8}]
     if settings.forecast:
         splits += [{"latitude_bands": 16, "window_bands": 4}, {"latitude_bands": 36, "window_bands": 10}]
@@ -206,6 +207,40 @@ def candidates(settings: PlanSettings, workload: Workload) -> list[MemorySetting
     return list(dict.fromkeys(found))
 
 
+def _fit_network(settings: PlanSettings, workload: Workload, limit: float) -> Fitted:
+    """Find the fewest levels of a denoising network to recompute: they are few, and their traces short.
+
+    Raises:
+        SettingsError: nothing fits.
+    """
+    _check_not_given(settings.memory)
+    assert workload.diffusion is not None
+    levels = len(workload.diffusion.settings.multiples or (1,))
+    choices: list[dict[str, Any]] = [{}]
+    choices += [{"recompute": "blocks", "stages": stages} for stages in range(1, levels + 1)]
+    if settings.optim.name == "adamw" and settings.train.device != "cpu":
+        choices.append({**choices[-1], "offload": ("optimizer",)})
+    for choice in choices:
+        memory = settings.memory.model_copy(update={**choice, "fit": None})
+        traced = trace(settings.model_copy(update={"memory": memory}), workload)
+        if traced.peak.bytes <= limit:
+            return Fitted(memory, traced)
+    peak = traced.peak.bytes / _GIB
+    msg = (
+        f"memory.fit {settings.memory.fit}: the least that exact settings need is {peak + RESERVE_GIB:.1f} GiB, the "
+        f"step's peak of {peak:.1f} in {traced.peak.where} and {RESERVE_GIB} in reserve; choose a smaller "
+        "diffusion.width, a larger diffusion.stem, or a smaller grid"
+    )
+    raise SettingsError(msg)
+
+
+def _check_not_given(memory: MemorySettings) -> None:
+    for name in CHOSEN:
+        if departs(memory, name):
+            msg = f"memory.{name} and memory.fit were both given, and memory.fit chooses it; give one"
+            raise SettingsError(msg)
+
+
 def departs(memory: MemorySettings, name: str) -> bool:
     """Decide whether a memory setting is not its default."""
     return bool(getattr(memory, name) != MemorySettings.model_fields[name].default)
@@ -220,12 +255,24 @@ def advise_step(settings: PlanSettings, workload: Workload, traced: Trace, devic
         traced: Trace of the step.
         device: ``cuda`` or ``cpu``.
     """
+    if workload.diffusion is not None:
+        return list(_advise_network(settings))
     now = situation_of(settings, torch.device(device), workload.shape[0] // workload.spec.patch_size)
     place = traced.peak.where.partition(".")[0]
     if settings.forecast:
         now = replace(now, autocast=settings.train.precision == "bf16")
         return list(map(str, advise_forecast(now, place=place)))
     return list(map(str, advise_planned(now, traced.peak.breakdown, place)))
+
+
+def _advise_network(settings: PlanSettings) -> Iterator[str]:
+    if settings.data.batch_size > 1:
+        batches = settings.data.batch_size * settings.train.accumulate
+        options = f"--data.batch_size 1 --train.accumulate {batches}"
+        yield str(Advice(options, "the same pairs in a step, one after the other"))
+    if settings.memory.recompute == "none":
+        yield str(Advice("--memory.recompute blocks", "blocks are computed again in the backward pass"))
+    yield str(Advice("--diffusion.stem 4", "one point of 4 x 4 behind the stem; another network"))
 
 
 # Whether a run will have room: asked before its first step, answered by a trace where the answer is not plain.
@@ -240,6 +287,8 @@ _PER_PARAMETER = 24
 # Values that a step keeps for each token and channel of each layer, at most. Traces of all variants, with all that a
 # forward pass computes kept, have up to 22.
 _PER_TOKEN = 40
+# Bytes that a denoising network keeps for each feature of its finest level, at most: U-Nets have up to 350.
+_PER_FEATURE = 600
 # Bytes for each value of a batch and its targets, at most: copies, encodings and differences in fp32.
 _PER_VALUE = 40
 
@@ -256,7 +305,8 @@ def preflight(job: Job) -> str | None:
         A warning that says how much is missing and what would help; None where there is room.
     """
     grid, device = job.selection.grid, job.trainer.device
-    workload = Workload(job.spec, job.selection, grid.latitude(job.store), grid.longitude(job.store))
+    diffusion = job.run.step.diffusion
+    workload = Workload(job.spec, job.selection, grid.latitude(job.store), grid.longitude(job.store), diffusion)
     on_gpu, room = device.type == "cuda", available(device)
     # The model is on its device already, and a trace counts it again.
     for tensor in (*job.model.parameters(), *job.model.buffers()):
@@ -303,6 +353,8 @@ def upper_bound(settings: Settings, workload: Workload, parameters: int) -> int:
         workload: The model and what it reads.
         parameters: Number of values in the model, adapters included.
     """
+    if workload.diffusion is not None:
+        return _bound_of_network(settings, workload, workload.diffusion, parameters)
     spec, selection = workload.spec, workload.selection
     points = settings.data.batch_size * math.prod(workload.shape)
     levels, states = len(selection.levels), selection.history + len(settings.rollout.loss_steps)
@@ -311,3 +363,13 @@ def upper_bound(settings: Settings, workload: Workload, parameters: int) -> int:
     layers = blocks * spec.argument("latent_levels") + levels + len(spec.surface)
     tokens: int = points // spec.patch_size**2 * layers * spec.argument("embed_dim")
     return _PER_PARAMETER * parameters + 4 * _PER_TOKEN * tokens + _PER_VALUE * points * states * channels
+
+
+def _bound_of_network(settings: Settings, workload: Workload, diffusion: DiffusionSpec, parameters: int) -> int:
+    """Bound the bytes of a step of a denoising network: features of its finest level hold most."""
+    sizes = diffusion.settings
+    side = sizes.stem or sizes.patch or 1
+    points = settings.data.batch_size * math.prod(workload.shape)
+    features: int = points // side**2 * (sizes.width or 1) * (sizes.depth or 1)
+    values = points * (len(diffusion.channels) + diffusion.conditions)
+    return _PER_PARAMETER * parameters + _PER_FEATURE * features + _PER_VALUE * values

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from aurora import Aurora, Batch, Metadata
+from aurora import Batch, Metadata
 from aurora.model.swin3d import Swin3DTransformerBlock
 
 from kit.adapt import prompt
 from kit.adapt.lora import import_packages
 from kit.adapt.trainable import count
 from kit.data.dataset import Pair
-from kit.forecasting.predictor import build_prediction_space
 from kit.memory.checks import check_forecast_memory, check_training_memory
 from kit.memory.device import prediction_precision, uses_autocast
 from kit.memory.host_memory import empty_host
+from kit.memory.prediction import build_prediction_space
 from kit.memory.settings import MemorySettings
 from kit.planning.cost import Cost, Meter
 from kit.planning.counter import CUDA_WORKSPACES, Counter, Peak, Phase, Workspace, tensors_in
@@ -112,7 +112,7 @@ def _trace_step(settings: Settings, workload: Workload, forecast: bool, workspac
     predicted = prediction_precision(settings.train.precision, workload.spec.upstream, _GPU, settings.memory)
     if forecast:
         check_forecast_memory(settings.memory, autocast=predicted == "bf16")
-    else:
+    elif workload.diffusion is None:
         check_training_memory(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
         patch = workload.spec.patch_size
         prompt.check_prompt_cells(settings.adapt, workload.latitude, workload.longitude, patch)
@@ -127,18 +127,20 @@ def _trace_step(settings: Settings, workload: Workload, forecast: bool, workspac
     # Outside: a package that is first imported in there would take the simulation for the world, and keep it.
     import_packages(settings.adapt.method)
     with simulated_gpu():
-        trainer = None
+        trainer: Trainer | None = None
+        beside: tuple[torch.nn.Module, ...] = ()
         if forecast:
             space = build_prediction_space(workload.spec, None, settings.memory, _SIMULATED, predicted)
+            model: torch.nn.Module = space.model
         else:
             # Of a schedule that is tied to the steps only what the run itself would refuse may be refused.
             steps = max(settings.train.steps or 0, _STEPS)
-            step = resolve_step(settings, workload.spec, steps, autocast=autocast)
+            step = resolve_step(settings, workload.spec, steps, autocast=autocast, diffusion=workload.diffusion)
             trainer = build_trainer(step, None, _SIMULATED, window=grid.window, points=points)
-            space = trainer.space
-        model = space.model
+            model, beside = trainer.model, trainer.task.beside
         with Counter(model) as counter:
-            counter.own((*model.parameters(), *model.buffers()), "parameters")
+            for held in (model, *beside):
+                counter.own((*held.parameters(), *held.buffers()), "parameters")
             batches = min(accumulated, _MOST_BATCHES)
             pairs = [_pair(settings, workload, latitude, longitude, counter) for _ in range(batches)]
             if trainer is not None:
@@ -215,7 +217,7 @@ def buffered(settings: Settings, workload: Workload) -> int:
     return 4 * rollout.buffer * states * math.prod(workload.shape)
 
 
-def _watch_blocks(model: Aurora, counter: Counter) -> dict[str, BackboneBlock]:
+def _watch_blocks(model: torch.nn.Module, counter: Counter) -> dict[str, BackboneBlock]:
     """Note what is held when each block of the backbone begins; of several passes, the last."""
     blocks: dict[str, BackboneBlock] = {}
     for name, module in model.named_modules():

@@ -16,6 +16,7 @@ from kit.data.store.build import open_store
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
 from kit.data.variables import ATMOSPHERIC, SURFACE
+from kit.diffusion.spec import DiffusionSpec, describe_network
 from kit.io.errors import SettingsError
 from kit.memory.advice import Situation
 from kit.memory.device import uses_autocast
@@ -28,6 +29,7 @@ from kit.models.weights.load import Weights
 from kit.models.weights.locate import is_official
 from kit.planning.settings import GridSize, PlanSettings
 from kit.settings import Settings
+from kit.train.denoising import check_denoising, resolve_operator, resolve_states
 
 ERA5_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels of ERA5, hPa, that Aurora was pretrained on (Bodnar et al. 2025)."""
@@ -50,12 +52,14 @@ class Workload:
         selection: Variables, levels and grid points that it reads and predicts.
         latitude: Degrees north of the rows that are read, decreasing, [H]; [H, W] on a curvilinear grid.
         longitude: Degrees east of the columns, each one east of the one before, [W] or [H, W].
+        diffusion: Network that learns to denoise, with ``task.name denoise``.
     """
 
     spec: ModelSpec
     selection: Selection
     latitude: Axis
     longitude: Axis
+    diffusion: DiffusionSpec | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,12 +90,25 @@ def workload_of(settings: PlanSettings) -> Workload:
         store = open_store(settings.data.store)
     else:
         store = _made_up_store(settings, settings.grid, weights)
+    if settings.task.name == "denoise":
+        return _of_network(settings, store, weights)
     spec = resolve_spec(settings.model, settings.data, store, weights)
     spec = rollout_lora.spec_for(
         spec, weights, settings.adapt, settings.rollout.loss_steps, merge=settings.model.rollout_lora == "merge"
     )
     selection = select(spec, settings.data, store, spec.patch_size)
     return Workload(spec, selection, selection.grid.latitude(store), selection.grid.longitude(store))
+
+
+def _of_network(settings: PlanSettings, store: Store, weights: Weights | None) -> Workload:
+    """Resolve a denoising network and the data that it would learn from."""
+    check_denoising(settings)
+    if settings.diffusion.has_operator:
+        spec, selection = resolve_operator(settings, store, weights)
+    else:
+        spec, selection = resolve_states(settings, store)
+    latitude, longitude = selection.grid.latitude(store), selection.grid.longitude(store)
+    return Workload(spec, selection, latitude, longitude, describe_network(settings.diffusion, spec, selection, store))
 
 
 def shallow(workload: Workload) -> Workload:
@@ -125,7 +142,8 @@ def situation_of(settings: Settings, device: torch.device, rows: int | None = No
 def _made_up_store(settings: PlanSettings, size: GridSize, weights: Weights | None) -> Store:
     """Make up a global store that holds all that the model may ask for, and no data."""
     variant = variant_named(settings.model.variant)
-    _check_size(size, variant.default("patch_size"))
+    is_free = settings.task.name == "denoise" and not settings.diffusion.has_operator
+    _check_size(size, 1 if is_free else variant.default("patch_size"))
     surface, atmospheric, static = list(variant.surface), list(variant.atmospheric), list(variant.static)
     # Weights of the kit may have been trained with variables that their variant does not have.
     if weights is not None and weights.spec is not None:
@@ -133,7 +151,11 @@ def _made_up_store(settings: PlanSettings, size: GridSize, weights: Weights | No
         atmospheric += weights.spec.atmospheric
         static += weights.spec.static
     surface = list(variant.physical(tuple(surface)))
-    for name in settings.model.new_variables:
+    new = settings.model.new_variables
+    if is_free and settings.data.variables is not None:
+        # A network draws whatever the data hold.
+        new = settings.data.variables
+    for name in new:
         bare = name.removeprefix(STATIC_PREFIX)
         if bare != name:
             static.append(bare)

@@ -141,7 +141,7 @@ class TrainableCheck(Callback):
         for group in groups:
             schedule = GroupSchedule(group.settings.peak, group.settings.weight_decay)
             schedules |= dict.fromkeys(group.parameters, schedule)
-        self.report = report(trainer.space.model, schedules, trainer.trained.new)
+        self.report = report(trainer.model, schedules, trainer.trained.new)
         self._say = say
         self._file = folder.trains
         self._check = trainer.check
@@ -272,7 +272,7 @@ class Saver(Callback):
         earlier: list[dict[str, Any]] = []
         if job.weights is not None and job.weights.description is not None:
             earlier = job.weights.description["lineage"]
-        base = None if job.weights is None else dict(job.weights.base)
+        base, operator = (None if found is None else dict(found.base) for found in (job.weights, job.operator))
         stage = {
             "kit_version": __version__,
             **job.settings.adapt.described(),
@@ -289,6 +289,8 @@ class Saver(Callback):
         }
         if job.settings.task.name != "forecast":
             stage["task"] = job.settings.task.model_dump(exclude_none=True)
+        if operator is not None:
+            stage["operator"] = operator
         if averaged:
             stage["ema"] = job.settings.train.ema
         if self._history.changes:
@@ -311,6 +313,9 @@ class Saver(Callback):
         }
         if job.adapter is not None:
             description["adapter"] = job.adapter
+        if job.run.step.diffusion is not None:
+            description["diffusion"] = job.run.step.diffusion.as_dict()
+            description["operator"] = operator
         # From which config.toml can be written anew.
         description["settings"] = self._settings
         description["lineage"] = [*earlier, stage]

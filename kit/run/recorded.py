@@ -69,7 +69,7 @@ def completed(recorded: Mapping[str, Any], settings: Settings, job: Job) -> dict
     try:
         by_default = Settings.model_validate(asked)
         if by_default != settings:
-            run = resolve_run(by_default, job.store, job.weights)
+            run = resolve_run(by_default, job.store, job.operator or job.weights)
             by_default = resolved_settings(by_default, run, job.trainer.trained)
         else:
             by_default = job.settings

@@ -110,7 +110,8 @@ def open_records(
     data = {"store": scrub(settings.data.store), "sha256": job.store.fingerprint()}
     if settings.data.accept:
         data["accepted"] = ",".join(settings.data.accept)
-    base_weights = None if job.weights is None else job.weights.base
+    read = job.operator or job.weights
+    base_weights = None if read is None else read.base
     made_of = provenance.collect(settings=dump, data=data, base_weights=base_weights)
     for place in (folder.path, folder.figures):
         remove_leftovers(place)
@@ -177,20 +178,29 @@ def changed_settings(asked: Settings) -> dict[str, str]:
     return {key: text for key, text in ours.items() if text != defaults.get(key) and not key.startswith(elsewhere)}
 
 
+def _model_of(job: Job) -> str:
+    """Say in a few words what trains, and from which weights."""
+    if job.run.step.diffusion is not None:
+        settings = job.run.step.diffusion.settings
+        operator = "" if job.operator is None else f", of the operator {job.operator.base['name']}"
+        return f"{settings.network} that draws the {settings.of}{operator}"
+    base = "random weights" if job.weights is None else job.weights.base["name"]
+    return f"{job.spec.variant}, from {base}"
+
+
 def _labels(
     job: Job, report: QualityReport, folder: RunFolder, history: MemoryHistory, changed: Mapping[str, str]
 ) -> dict[str, str]:
     """Return tags that MLflow's pages show in places of their own, and whether the data are real."""
     synthetic = bool(job.store.attributes.get("synthetic"))
     trains, total = trainable.count(job.model)
-    base = "random weights" if job.weights is None else job.weights.base["name"]
     passed, lacking = report.named("passed"), report.named("not-applicable")
     checks = f"{len(passed)} checks passed, {len(lacking)} not applicable, {len(report.failed('warning'))} warnings"
     checks += " (qa.html)"
     data = job.settings.data
     # The description that MLflow's page of a run opens with, in Markdown.
     lines = (
-        f"- **model**: {job.spec.variant}, from {base}",
+        f"- **model**: {_model_of(job)}",
         f"- **trains**: {job.settings.adapt.method}: {trains:,} of {total:,} parameters",
         f"- **data**: {data.store}{', **synthetic**' if synthetic else ''}, {data.train}; {checks}",
         f"- **not the defaults**: {', '.join(f'{key} {text}' for key, text in changed.items()) or 'none'}",

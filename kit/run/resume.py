@@ -205,6 +205,7 @@ def check_same(origin: RunOrigin, settings: Settings, job: Job) -> MemoryHistory
     base = None if origin.checkpoint is None or job.adapter is None else origin.checkpoint.description["base"]
     if base is not None and job.weights is not None and base["sha256"] != job.weights.base["sha256"]:
         changed.append(f"the weights {base['name']} had SHA-256 {base['sha256']}, have {job.weights.base['sha256']}")
+    changed += _changed_operator(origin, job)
     if changed:
         what = "; ".join(changed)
         msg = f"{origin.folder.path}: cannot go on with other settings or data: {what}. Start a new run instead"
@@ -213,6 +214,15 @@ def check_same(origin: RunOrigin, settings: Settings, job: Job) -> MemoryHistory
     if memory:
         history = replace(history, newest={"step": origin.state["loop"]["step"], "settings": memory})
     return history
+
+
+def _changed_operator(origin: RunOrigin, job: Job) -> list[str]:
+    """Tell whether the operator of a denoising run has other weights than it had."""
+    then = None if origin.checkpoint is None else origin.checkpoint.description.get("operator")
+    now = None if job.operator is None else job.operator.base
+    if then is None or now is None or then["sha256"] == now["sha256"]:
+        return []
+    return [f"the operator {then['name']} had SHA-256 {then['sha256']}, has {now['sha256']}"]
 
 
 def _memory_history(origin: RunOrigin) -> MemoryHistory:

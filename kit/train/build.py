@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aurora import Aurora
 
 from kit.adapt import factory, rollout_lora
 from kit.adapt.latent import LatentSpace
@@ -18,9 +17,14 @@ from kit.data.dataset import Pairs, Selection
 from kit.data.readers import reader_for
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store
+from kit.diffusion.network import build_network
+from kit.diffusion.space import DiffusionSpace
 from kit.memory import engine
-from kit.memory.device import make_deterministic
+from kit.memory.device import make_deterministic, prediction_precision
+from kit.memory.prediction import build_prediction_space
+from kit.memory.settings import MemorySettings
 from kit.models.heads import parse_heads
+from kit.models.noise import NamedNoise
 from kit.models.space import TrainingSpace, Window
 from kit.models.spec import ModelSpec
 from kit.models.variants import Precision, variant_named
@@ -34,7 +38,9 @@ from kit.train.optim import group_parameters, resolved_groups
 from kit.train.resolve import RunSpec, StepSpec, resolve_run
 from kit.train.task import Task
 from kit.train.tasks.crps import CrpsTask
-from kit.train.tasks.forecast import ForecastTask, LatentTask, TaskData
+from kit.train.tasks.denoise import DenoiseTask
+from kit.train.tasks.forecast import ForecastTask, LatentTask
+from kit.train.tasks.pairs import TaskData
 from kit.train.tasks.replay import ReplayBuffer, ReplayTask
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater
@@ -55,9 +61,9 @@ class Job:
     trainer: Trainer
 
     @property
-    def model(self) -> Aurora:
-        """Model, on its device."""
-        return self.trainer.space.model
+    def model(self) -> torch.nn.Module:
+        """Model that trains, on its device."""
+        return self.trainer.model
 
     @property
     def spec(self) -> ModelSpec:
@@ -78,6 +84,11 @@ class Job:
     def weights(self) -> Weights | None:
         """Weights that the model starts from; None for random ones."""
         return self.run.weights
+
+    @property
+    def operator(self) -> Weights | None:
+        """Weights of the operator that a denoising network reads forecasts of; None without."""
+        return self.run.operator
 
     @property
     def schedule(self) -> Schedule:
@@ -107,7 +118,9 @@ def build_job(settings: Settings) -> Job:
     # First: initial weights and dropout are drawn from here on.
     make_deterministic(settings.train.seed)
     store = open_store(settings.data.store)
-    weights = load(settings.model.weights, variant_named(settings.model.variant))
+    weights = None
+    if settings.task.name != "denoise" or settings.diffusion.has_operator:
+        weights = load(settings.model.weights, variant_named(settings.model.variant))
     run = resolve_run(settings, store, weights)
     reader = reader_for(run.workers, pin=run.device.type == "cuda")
     if run.device.type == "cuda":
@@ -152,6 +165,8 @@ def build_trainer(
     Raises:
         KitError: the model cannot be built, or lacks parameters that are to train.
     """
+    if step.diffusion is not None:
+        return build_denoiser(step, weights, device, window, points, data, valid_precision)
     buffer = None
     if data is not None and step.rollout.buffer is not None:
         # Before the model: the data may end before any item of the buffer reaches its last step.
@@ -196,6 +211,53 @@ def build_trainer(
     )
 
 
+def build_denoiser(
+    step: StepSpec,
+    operator: Weights | None,
+    device: torch.device,
+    window: Window | None,
+    points: torch.Tensor | None,
+    data: TaskData | None,
+    valid_precision: Precision | None,
+) -> Trainer:
+    """Build the trainer of a denoising network, with the operator whose forecasts it reads, as ``build_trainer`` does.
+
+    Raises:
+        KitError: the network or the operator cannot be built.
+    """
+    spec = step.diffusion
+    assert spec is not None
+    forecaster = None
+    if spec.settings.has_operator:
+        bands = MemorySettings(latitude_bands=step.memory.latitude_bands, window_bands=step.memory.window_bands)
+        precision = prediction_precision("auto", step.model.upstream, device)
+        forecaster = build_prediction_space(step.model, operator, bands, device, precision)
+        forecaster.noise = NamedNoise(0)
+    recomputed = 0
+    if step.memory.recompute == "blocks":
+        recomputed = step.memory.stages or len(spec.settings.multiples or (1,))
+    # After the operator, whose building draws random numbers: the network's weights are the seed's alone.
+    torch.manual_seed(0 if data is None else data.seed)
+    network = build_network(spec, recomputed).to(device)
+    parameters = dict(network.named_parameters())
+    space = DiffusionSpace(network, spec, forecaster, autocast=step.autocast)
+    loss = FieldLoss(step.loss, levels=spec.levels, points=None if points is None else points.to(device))
+    loss.check_weights(spec.surface, spec.atmospheric)
+    check = None
+    if data is not None and step.check_after is not None:
+        check = TrainingCheck(network, parameters)
+    average = None if step.ema is None else WeightAverage(parameters, step.ema)
+    updater = build_updater(parameters, step.optim, step.memory, steps=step.steps)
+    return Trainer(
+        DenoiseTask(space, loss, data, window),
+        Trained(parameters),
+        updater,
+        check=check,
+        valid_precision=valid_precision,
+        average=average,
+    )
+
+
 def resolved_settings(settings: Settings, run: RunSpec, trained: Trained) -> Settings:
     """Replace every default by its value in this run, as ``config.toml`` keeps it: a run with it is the same run.
 
@@ -213,6 +275,9 @@ def resolved_settings(settings: Settings, run: RunSpec, trained: Trained) -> Set
     }
     for name, period in run.periods.items():
         raw["data"][name] = str(period)
+    raw["train"] |= _resolved_train(run)
+    if step.diffusion is not None:
+        return Settings.model_validate(raw | _resolved_denoising(settings, run, trained))
     raw["model"] |= {"transforms": {**settings.model.transforms, **model.transforms}, "heads": dict(model.heads)}
     if step.loss.name == "huber":
         raw["loss"]["delta"] = step.loss.huber_delta
@@ -224,13 +289,31 @@ def resolved_settings(settings: Settings, run: RunSpec, trained: Trained) -> Set
     raw["optim"] = resolved_groups(groups, step.optim).model_dump()
     raw["rollout"] = step.rollout.resolved().model_dump()
     raw["model"] |= {"weights": settings.model.weights or model.upstream.weights, "timestep": model.timestep}
+    return Settings.model_validate(raw)
+
+
+def _resolved_train(run: RunSpec) -> dict[str, Any]:
     # Steps alone: steps and epochs exclude each other, and an epoch of other data has other steps.
-    raw["train"] |= {
+    return {
         "steps": run.schedule.steps,
         "epochs": None,
         "device": run.device.type,
-        "precision": "bf16" if step.autocast else "fp32",
+        "precision": "bf16" if run.step.autocast else "fp32",
         "valid_precision": run.valid_precision,
         "checkpoint_every": run.schedule.checkpoint_every,
     }
-    return Settings.model_validate(raw)
+
+
+def _resolved_denoising(settings: Settings, run: RunSpec, trained: Trained) -> dict[str, Any]:
+    step = run.step
+    assert step.diffusion is not None
+    groups = group_parameters(trained.parameters, trained.new, step.optim)
+    model = settings.model.model_dump() | {"timestep": step.model.timestep}
+    if run.operator is not None:
+        model["weights"] = settings.model.weights or step.model.upstream.weights
+    return {
+        "model": model,
+        "loss": step.loss.model_dump(),
+        "optim": resolved_groups(groups, step.optim).model_dump(),
+        "diffusion": step.diffusion.settings.model_dump(),
+    }

@@ -18,6 +18,7 @@ from kit.data.loader import ProcessShare
 from kit.data.settings import DataSettings, Period
 from kit.data.store.reader import Store
 from kit.data.windows import check_windows
+from kit.diffusion.spec import DiffusionSpec, describe_network
 from kit.io.errors import SettingsError
 from kit.memory.checks import check_training_memory
 from kit.memory.device import choose_device, prediction_precision, uses_autocast
@@ -29,6 +30,7 @@ from kit.models.variants import Precision, Variant
 from kit.models.weights.load import Weights
 from kit.models.weights.locate import RANDOM
 from kit.settings import Settings
+from kit.train.denoising import check_denoising, denoising_precision, resolve_operator, resolve_states
 from kit.train.loop import Schedule
 from kit.train.settings import LossSettings, OptimSettings, RolloutSettings, TaskSettings
 from kit.train.updaters import check_updater
@@ -57,6 +59,8 @@ class StepSpec:
         check_after: Steps after which to check that everything trains; None for never.
         ema: Decay of an average of what trains; None for none.
         task: What a step learns from a batch.
+        diffusion: Network that learns to denoise, with ``task.name denoise``; the model is then the operator, or a
+            description of the states.
     """
 
     model: ModelSpec
@@ -73,6 +77,7 @@ class StepSpec:
     check_after: int | None
     ema: float | None
     task: TaskSettings
+    diffusion: DiffusionSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class RunSpec:
     Attributes:
         step: Description of its steps.
         store: Store that the data come from.
-        weights: Weights that the model starts from; None for random ones.
+        weights: Weights that the model starts from; None for random ones, and for a denoising network.
+        operator: Weights of the operator that a denoising network reads forecasts of; None without.
         selection: Variables, levels and grid that are read from the store.
         periods: Periods of ``train``, ``valid`` and ``test``.
         train: Training pairs.
@@ -99,6 +105,7 @@ class RunSpec:
     step: StepSpec
     store: Store
     weights: Weights | None
+    operator: Weights | None
     selection: Selection
     periods: dict[str, Period]
     train: Pairs
@@ -112,7 +119,9 @@ class RunSpec:
     leaks: tuple[str, ...]
 
 
-def resolve_step(settings: Settings, model: ModelSpec, steps: int, *, autocast: bool) -> StepSpec:
+def resolve_step(
+    settings: Settings, model: ModelSpec, steps: int, *, autocast: bool, diffusion: DiffusionSpec | None = None
+) -> StepSpec:
     """Describe an optimiser step.
 
     Args:
@@ -120,6 +129,7 @@ def resolve_step(settings: Settings, model: ModelSpec, steps: int, *, autocast: 
         model: Description of the model.
         steps: Optimiser steps of the whole run.
         autocast: Whether the forward pass runs in bfloat16.
+        diffusion: Network that learns to denoise, with ``task.name denoise``.
 
     Raises:
         SettingsError: settings of two rooms exclude each other.
@@ -131,7 +141,7 @@ def resolve_step(settings: Settings, model: ModelSpec, steps: int, *, autocast: 
         new_init=settings.model.new_init or "zero",
         adapt=settings.adapt,
         memory=settings.memory,
-        loss=settings.loss,
+        loss=settings.loss if diffusion is None else settings.loss.model_copy(update={"name": "mse"}),
         optim=settings.optim.resolved(settings.adapt.method),
         rollout=settings.rollout,
         steps=steps,
@@ -141,6 +151,7 @@ def resolve_step(settings: Settings, model: ModelSpec, steps: int, *, autocast: 
         check_after=settings.train.check_after,
         ema=settings.train.ema,
         task=settings.task,
+        diffusion=diffusion,
     )
 
 
@@ -159,6 +170,62 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
     _check_step(settings)
     device = choose_device(settings.train.device)
     autocast = uses_autocast(settings.train.precision, device)
+    model, selection = resolve_model(settings, store, weights, device, autocast=autocast)
+    diffusion = None
+    if settings.task.name == "denoise":
+        diffusion = describe_network(settings.diffusion, model, selection, store)
+    periods = _resolve_periods(settings.data, store)
+    synthetic = bool(store.attributes.get("synthetic"))
+    leaked = leaks(model.variant, weights, periods, store.fingerprint(), synthetic=synthetic)
+    # A replay buffer looks for further targets itself: an item is trained on one step at a time.
+    trained = settings.rollout if settings.rollout.buffer is None else RolloutSettings()
+    # The best checkpoint should be the best at the roll-out that is trained, not at its first step.
+    validated = settings.rollout.validated
+    train = Pairs(store, selection, periods["train"], steps=trained.steps, targets=len(trained.loss_steps))
+    valid = Pairs(store, selection, periods["valid"], steps=validated.steps, targets=len(validated.loss_steps))
+    # Every process takes as many batches, and the last batch and the last step of an epoch may be smaller.
+    batches = -(-ProcessShare.of_process().even(len(train)) // settings.data.batch_size)
+    per_epoch = -(-batches // settings.train.accumulate)
+    steps = settings.train.steps or (settings.train.epochs or _DEFAULT_EPOCHS) * per_epoch
+    schedule = Schedule(steps, per_epoch, settings.train.accumulate, settings.train.checkpoint_every or per_epoch)
+    return RunSpec(
+        step=resolve_step(settings, model, schedule.steps, autocast=autocast, diffusion=diffusion),
+        store=store,
+        weights=weights if diffusion is None else None,
+        operator=None if diffusion is None else weights,
+        selection=selection,
+        periods=periods,
+        train=train,
+        valid=valid,
+        schedule=schedule,
+        device=device,
+        valid_precision=_valid_precision(settings, model.upstream, device, autocast=autocast),
+        batch_size=settings.data.batch_size,
+        workers=settings.data.workers,
+        seed=settings.train.seed,
+        leaks=tuple(leaked),
+    )
+
+
+def resolve_model(
+    settings: Settings, store: Store, weights: Weights | None, device: torch.device, *, autocast: bool
+) -> tuple[ModelSpec, Selection]:
+    """Describe the model that trains, or the operator, or the states alone, and what is read of the store.
+
+    Args:
+        settings: Settings of the run.
+        store: Store that the data come from.
+        weights: Weights that ``model.weights`` names; None for random ones.
+        device: Device of the model.
+        autocast: Whether the forward pass runs in bfloat16.
+
+    Raises:
+        KitError: settings, store and weights do not fit together.
+    """
+    if settings.task.name == "denoise":
+        if not settings.diffusion.has_operator:
+            return resolve_states(settings, store)
+        return resolve_operator(settings, store, weights)
     check_training_memory(settings.memory, settings.adapt.method, device, autocast=autocast)
     if weights is None and settings.adapt.is_delta:
         # Its checkpoint would name weights that exist nowhere.
@@ -177,40 +244,12 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
     check_windows(store, stored, model.lead_hours, hourly=model.upstream.is_v1p5)
     latitude, longitude = selection.grid.latitude(store), selection.grid.longitude(store)
     prompt.check_prompt_cells(settings.adapt, latitude, longitude, model.patch_size)
-    periods = _resolve_periods(settings.data, store)
-    synthetic = bool(store.attributes.get("synthetic"))
-    leaked = leaks(model.variant, weights, periods, store.fingerprint(), synthetic=synthetic)
-    # A replay buffer looks for further targets itself: an item is trained on one step at a time.
-    trained = settings.rollout if settings.rollout.buffer is None else RolloutSettings()
-    # The best checkpoint should be the best at the roll-out that is trained, not at its first step.
-    validated = settings.rollout.validated
-    train = Pairs(store, selection, periods["train"], steps=trained.steps, targets=len(trained.loss_steps))
-    valid = Pairs(store, selection, periods["valid"], steps=validated.steps, targets=len(validated.loss_steps))
-    # Every process takes as many batches, and the last batch and the last step of an epoch may be smaller.
-    batches = -(-ProcessShare.of_process().even(len(train)) // settings.data.batch_size)
-    per_epoch = -(-batches // settings.train.accumulate)
-    steps = settings.train.steps or (settings.train.epochs or _DEFAULT_EPOCHS) * per_epoch
-    schedule = Schedule(steps, per_epoch, settings.train.accumulate, settings.train.checkpoint_every or per_epoch)
-    return RunSpec(
-        step=resolve_step(settings, model, schedule.steps, autocast=autocast),
-        store=store,
-        weights=weights,
-        selection=selection,
-        periods=periods,
-        train=train,
-        valid=valid,
-        schedule=schedule,
-        device=device,
-        valid_precision=_valid_precision(settings, model.upstream, device, autocast=autocast),
-        batch_size=settings.data.batch_size,
-        workers=settings.data.workers,
-        seed=settings.train.seed,
-        leaks=tuple(leaked),
-    )
+    return model, selection
 
 
 def _check_step(settings: Settings) -> None:
     """Check that sections of the settings do not exclude each other, whatever store and weights are."""
+    check_denoising(settings)
     check_single_step(settings.adapt, settings.rollout.steps)
     optim = settings.optim.resolved(settings.adapt.method)
     check_updater(optim, settings.memory, settings.train.accumulate, settings.task.losses(settings.rollout))
@@ -250,8 +289,11 @@ def _valid_precision(settings: Settings, variant: Variant, device: torch.device,
     Raises:
         SettingsError: it is given, and weights or latents are in another.
     """
-    wanted, trained = settings.train.valid_precision, "bf16" if autocast else "fp32"
+    wanted = settings.train.valid_precision
+    trained: Precision = "bf16" if autocast else "fp32"
     bound = ""
+    if settings.task.name == "denoise":
+        return denoising_precision(wanted, trained)
     if settings.memory.frozen_weights == "bf16":
         bound = "memory.frozen_weights bf16 keeps weights"
     elif settings.adapt.decoder == "mlp":

@@ -62,10 +62,10 @@ class TaskSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    name: Literal["forecast", "crps"] = "forecast"
+    name: Literal["forecast", "crps", "denoise"] = "forecast"
     """``forecast`` compares single predictions with what came; ``crps`` predicts several members and scores them
     together by the continuous ranked probability score, of a model that reads noise (``model.stochastic``, or variant
-    ``v1p5-ensemble``)."""
+    ``v1p5-ensemble``); ``denoise`` trains a network to draw states or residuals (``diffusion.*``)."""
     members: Annotated[int, Field(ge=2)] | None = None
     """With ``crps``: members of each sample; 4 by default. Each takes a forward pass more; memory is that of one."""
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -84,7 +84,7 @@ class TaskSettings(BaseModel):
     @property
     def member_count(self) -> int:
         """Members of each sample."""
-        if self.name == "forecast":
+        if self.name != "crps":
             return 1
         return self.members or _MEMBERS
 

@@ -6,6 +6,7 @@ what it is validated by, and what it keeps for resuming.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 
 from kit.data.dataset import Pair
 from kit.data.loader import Upcoming
-from kit.models.space import Fields, TrainingSpace
+from kit.models.noise import NamedNoise
+from kit.models.space import Fields
+from kit.models.variants import Precision
 from kit.train.loss import Loss, Scored
 
 Batches = Sequence[Pair] | Upcoming[Pair]
@@ -69,11 +72,29 @@ class StepLoss:
     depth: int | None = None
 
 
+@torch.no_grad()
+def finite_fields(variables: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return for each variable whether it is finite throughout, unread: reading would wait for the device."""
+    return {name: value.isfinite().all() for name, value in variables.items()}
+
+
+class Space(Protocol):
+    """A model, and the space that its losses are taken in."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model that trains, on its device."""
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Surface variables that may be NaN by right; any other NaN is a fault."""
+
+
 class Task(Protocol):
     """Losses of training and validation, their batches, and state for resuming."""
 
     @property
-    def space(self) -> TrainingSpace:
+    def space(self) -> Space:
         """The model, and the space that losses are taken in."""
 
     steps: int
@@ -82,6 +103,8 @@ class Task(Protocol):
     """Losses that a batch yields, each with a backward pass of its own."""
     notes: tuple[str, ...]
     """Notes to show before training begins, a sentence each."""
+    beside: tuple[torch.nn.Module, ...]
+    """Models that are held beside the one that trains, for a plan to count."""
 
     def losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
         """Yield the losses of a training batch, each before the next one is computed.
@@ -101,6 +124,14 @@ class Task(Protocol):
 
     def scores(self) -> dict[str, float]:
         """Return scores of physical predictions since the last call, by name, and reset them."""
+
+    def predicting(self, precision: Precision | None, noise: NamedNoise) -> AbstractContextManager[None]:
+        """Have the model predict while the block runs; afterwards it trains on as before.
+
+        Args:
+            precision: Precision to run in; None for that of training.
+            noise: Noise that a stochastic model reads.
+        """
 
     def batches(self, start: int) -> Iterable[Pair]:
         """Return the training batches from a position on, counted in batches from the beginning of training."""

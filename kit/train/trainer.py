@@ -13,7 +13,6 @@ from kit.adapt.trainable import Trained
 from kit.adapt.training_check import TrainingCheck
 from kit.data.dataset import Pair
 from kit.models.noise import NamedNoise
-from kit.models.prediction import predicting
 from kit.models.space import Fields, TrainingSpace
 from kit.models.variants import Precision
 from kit.train.activations import Activation, watching
@@ -152,9 +151,16 @@ class Trainer:
         self.device = next(task.space.model.parameters()).device
 
     @property
+    def model(self) -> torch.nn.Module:
+        """Model that trains."""
+        return self.task.space.model
+
+    @property
     def space(self) -> TrainingSpace:
-        """The model, and the space that losses are taken in."""
-        return self.task.space
+        """Aurora, and the space that its losses are taken in; not of a denoising network."""
+        space = self.task.space
+        assert isinstance(space, TrainingSpace), f"a {type(space).__name__} is no Aurora's"
+        return space
 
     @property
     def schedule(self) -> Allocation | None:
@@ -177,9 +183,9 @@ class Trainer:
         count = len(batches) * self.task.losses_per_batch
         whole: Scored | None = None
         samples = taken = drawn = depths = 0
-        with watching(self.space.model, self.activations, step) as activations:
+        with watching(self.model, self.activations, step) as activations:
             started = time.perf_counter()
-            self.space.model.train()
+            self.model.train()
             self.updater.begin(step)
             if count > 1:
                 batches, whole = self.task.look_ahead(batches)
@@ -234,7 +240,7 @@ class Trainer:
         """
         mean.add(step_loss.loss)
         if not torch.isfinite(step_loss.loss.total):
-            raise DivergenceError(diagnose(where, pair, step_loss, self.task.steps, self.space.may_be_missing))
+            raise DivergenceError(diagnose(where, pair, step_loss, self.task.steps, self.task.space.may_be_missing))
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Pair]) -> Validation:
@@ -246,11 +252,11 @@ class Trainer:
         Raises:
             DivergenceError: a loss is not finite.
         """
-        self.space.model.eval()
+        self.model.eval()
         # Dropped: those of a validation that was cut short.
         self.task.scores()
         mean = _Mean()
-        with predicting(self.space, self.valid_precision, self._noise):
+        with self.task.predicting(self.valid_precision, self._noise):
             for pair in batches:
                 for step_loss in self.task.valid_losses(pair, self._observe):
                     self._note(mean, "validation", pair, step_loss)

@@ -14,14 +14,21 @@ SCHEDULES: dict[str, Any] = {"linear": linear(), "cosine": cosine(), "edm": Edm(
 PAIRS = [("linear", "noise"), ("linear", "v"), ("cosine", "noise"), ("cosine", "v"), ("edm", "noise"), ("edm", "edm")]
 
 
-def nothing(noisy: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+def nothing(
+    noisy: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None, present: torch.Tensor | None
+) -> torch.Tensor:
     return torch.zeros_like(noisy)
+
+
+def losses(denoiser: Denoiser, state: torch.Tensor, noise: torch.Tensor, levels: Levels) -> torch.Tensor:
+    predicted, due = denoiser.compare(state, noise, levels)
+    return (predicted - due) ** 2
 
 
 def perfect(states: Gaussian, target: Target, levels: Levels, deviation: float) -> Any:
     """A network whose predictions mean the best estimate of the states."""
 
-    def predict(given: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+    def predict(given: torch.Tensor, *_: Any) -> torch.Tensor:
         signal, noise = spread(levels.signal, given), spread(levels.noise, given)
         total = (noise**2 + deviation**2).sqrt()
         noisy = given * total if target == "edm" else given
@@ -43,7 +50,7 @@ def drawn(states: Gaussian, schedule: Any) -> tuple[torch.Tensor, torch.Tensor, 
 @pytest.mark.parametrize(("schedule", "target"), PAIRS)
 def test_a_network_that_predicts_nothing_has_the_loss_1(schedule: str, target: Target) -> None:
     state, noise, levels = drawn(UNIT, SCHEDULES[schedule])
-    loss = Denoiser(nothing, target).loss(state, noise, levels)
+    loss = losses(Denoiser(nothing, target), state, noise, levels)
     # The mean of 400,000 squares of standard normal numbers has a standard error of 0.0022.
     assert loss.mean().item() == pytest.approx(1, abs=0.009)
 
@@ -52,7 +59,7 @@ def test_a_network_that_predicts_nothing_has_the_loss_1(schedule: str, target: T
 def test_a_perfect_network_has_the_loss_of_theory(schedule: str, target: Target) -> None:
     state, noise, levels = drawn(TILTED, SCHEDULES[schedule])
     deviation = 0.8
-    found = Denoiser(perfect(TILTED, target, levels, deviation), target, deviation).loss(state, noise, levels)
+    found = losses(Denoiser(perfect(TILTED, target, levels, deviation), target, deviation), state, noise, levels)
     # What is left unknown of the states, in units of what is predicted: b e = y - a x, v = (a y - x) / b for a
     # schedule that preserves variance, and EDM's factor of the output.
     unit = {
@@ -75,7 +82,7 @@ def test_the_state_of_a_perfect_network_is_the_best_estimate(schedule: str, targ
 
 def test_preconditioning_leaves_states_alone_without_noise_and_forgets_them_in_much() -> None:
     state, far = torch.tensor([[0.7, -0.2]]), torch.tensor([[70.0, -20.0]])
-    ones = Denoiser(lambda noisy, label, condition: torch.ones_like(noisy), "edm", 0.5)
+    ones = Denoiser(lambda noisy, *_: torch.ones_like(noisy), "edm", 0.5)
     quiet, loud = (Edm().at(torch.tensor([sigma])) for sigma in (1e-4, 1e4))
     # c_skip is 1 and c_out is sigma; then c_skip is 0 and c_out the states' deviation (Karras et al. 2022, table 1).
     torch.testing.assert_close(ones.state(state, quiet), state + 1e-4, atol=1e-6, rtol=0)
@@ -83,7 +90,7 @@ def test_preconditioning_leaves_states_alone_without_noise_and_forgets_them_in_m
 
 
 def test_guidance_mixes_estimates_with_and_without_the_condition() -> None:
-    def network(noisy: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+    def network(noisy: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None, _: Any) -> torch.Tensor:
         return torch.zeros_like(noisy) if condition is None else condition
 
     denoiser, levels = Denoiser(network, "noise"), linear().at(torch.tensor([500]))

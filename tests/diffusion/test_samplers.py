@@ -30,7 +30,7 @@ def test_mean_and_covariance_are_those_of_the_states(name: str, sampler: Sampler
 
 def test_more_steps_come_nearer() -> None:
     start = torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(0))
-    draw = partial(sample, TILTED.estimate, start, Edm(), "heun", generator=torch.Generator())
+    draw = partial(sample, TILTED.estimate, start, Edm(), "heun", generators=torch.Generator())
     exact = draw(steps=400)
     errors = [(draw(steps=steps) - exact).abs().max().item() for steps in (10, 20, 40)]
     # A method of second order: half the step, a quarter of the error.

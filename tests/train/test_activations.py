@@ -19,6 +19,7 @@ from kit.train.optim import DivergenceError
 from kit.train.trainer import Trainer
 from tests.factories import synthetic_store
 from tests.train.test_trainer import pair_of, trainer_of
+from tests.everyday import one_in
 
 MEMORY = {
     "plain": MemorySettings(),
@@ -43,7 +44,7 @@ def plain() -> dict[str, Activation]:
     return step(trainer_of(), watched=True)
 
 
-@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("memory", one_in(2, MEMORY))
 def test_looking_changes_nothing_and_leaves_no_hook(memory: str) -> None:
     one, other = (trainer_of(memory=MEMORY[memory]) for _ in range(2))
     before = hooks(one)

@@ -28,6 +28,7 @@ from kit.train.tasks.forecast import ForecastTask
 from kit.train.trainer import StepReport, Trainer
 from kit.train.updaters import build_updater
 from tests.batches import small_spec, synthetic_batch
+from tests.everyday import one_in
 
 AIR_POLLUTION_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 TOLERANCE = 1e-6  # of a field's deviation: products of a batch of three are summed in another order
@@ -74,7 +75,7 @@ def two_steps(space: TrainingSpace, state: Batch) -> list[tuple[Fields, Batch]]:
     return steps
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", one_in(4, VARIANTS))
 @torch.no_grad()
 def test_predictions_and_two_steps_of_a_roll_out(variant: str) -> None:
     space = lively(spec_of(variant))
@@ -134,7 +135,7 @@ def step_of(spec: ModelSpec, batches: list[Pair]) -> tuple[StepReport, dict[str,
     return gradients_of_step(Trainer(task, trained, updater), batches)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", one_in(4, VARIANTS))
 def test_losses_and_gradients(variant: str) -> None:
     """Of three batches of one, of one of two and an incomplete one, and of one of three."""
     spec = spec_of(variant)

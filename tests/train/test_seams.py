@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from kit.adapt import trainable
 from kit.adapt.settings import AdaptSettings
 from kit.data.dataset import Pair
 from kit.memory.settings import MemorySettings
+from kit.models.noise import NamedNoise
 from kit.models.space import TrainingSpace
+from kit.models.variants import Precision
 from kit.train.callback import Callback
 from kit.train.loop import LoopState, Schedule, fit
 from kit.train.loss import PaperMAE, Scored
@@ -29,6 +32,7 @@ class Persistence:
     steps = 1
     losses_per_batch = 1
     notes: tuple[str, ...] = ("the future is the present",)
+    beside: tuple[torch.nn.Module, ...] = ()
 
     def __init__(self, space: TrainingSpace) -> None:
         self.space = space
@@ -44,6 +48,9 @@ class Persistence:
 
     def scores(self) -> dict[str, float]:
         return {"days_alike": 1.0}
+
+    def predicting(self, precision: Precision | None, noise: NamedNoise) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def batches(self, start: int) -> Iterator[Pair]:
         return (self._pair(seed) for seed in range(start, 100))

@@ -78,6 +78,12 @@ class Weights:
         """The model that the weights belong to, if they say so."""
         if self.description is None:
             return self.foreign_spec
+        if "diffusion" in self.description:
+            msg = (
+                f"model.weights: {self.base['name']} holds a denoising network, not Aurora; name a model's checkpoint, "
+                "or go on with its run by --train.resume"
+            )
+            raise CheckpointError(msg)
         return ModelSpec.from_dict(self.description["model"])
 
     @property

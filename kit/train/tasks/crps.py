@@ -20,7 +20,8 @@ from kit.train.ensemble_loss import EnsembleLoss
 from kit.train.loss import Loss, Scored
 from kit.train.settings import RolloutSettings, TaskSettings
 from kit.train.task import Batches, IntermediateStep, Observer, StepLoss
-from kit.train.tasks.forecast import ForecastTask, TaskData, intermediate, step_loss
+from kit.train.tasks.forecast import ForecastTask, intermediate, step_loss
+from kit.train.tasks.pairs import TaskData
 
 
 class CrpsTask(ForecastTask):

@@ -5,48 +5,28 @@ one before it, so that memory is that of one step, and the model learns to go on
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
-from pathlib import Path
 
 import torch
 from aurora import Batch
 
 from kit.adapt.latent import LatentSpace
 from kit.adapt.settings import AdaptSettings
-from kit.data.dataset import Pair, Pairs, moved
-from kit.data.loader import ProcessShare, ShuffledPairs, load_pairs
-from kit.data.readers import Reader
+from kit.data.dataset import Pair, moved
 from kit.metrics.precipitation import RainBoard, flattened
+from kit.models.noise import NamedNoise
+from kit.models.prediction import predicting
 from kit.models.space import Fields, TrainingSpace
+from kit.models.variants import Precision
 from kit.train.loss import FieldLoss, Loss, Scored
 from kit.train.settings import RolloutSettings
-from kit.train.task import Batches, IntermediateStep, Observer, StepLoss, unobserved
+from kit.train.task import Batches, IntermediateStep, Observer, StepLoss, finite_fields, unobserved
+from kit.train.tasks.pairs import PairsTask, TaskData
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """Pairs of a run, and how they are read.
-
-    Attributes:
-        train: Training pairs.
-        valid: Validation pairs.
-        reader: Reader of both.
-        batch_size: Pairs in a batch.
-        batches: Training batches of the whole run.
-        seed: Seed of the order of training pairs.
-    """
-
-    train: Pairs
-    valid: Pairs
-    reader: Reader
-    batch_size: int
-    batches: int
-    seed: int
-
-
-class ForecastTask:
+class ForecastTask(PairsTask):
     """Predict one or several steps ahead, and compare with the data.
 
     Args:
@@ -56,17 +36,15 @@ class ForecastTask:
         data: Pairs of the run; None where steps are taken on batches from elsewhere, as in plans.
     """
 
-    notes: tuple[str, ...] = ()
-
     def __init__(
         self, space: TrainingSpace, loss_fn: FieldLoss, rollout: RolloutSettings, data: TaskData | None = None
     ) -> None:
+        super().__init__(data)
         self.space = space
         self.loss_fn = loss_fn
         self.steps = rollout.steps
         self.losses_per_batch = len(rollout.loss_steps)
         self.rollout = rollout
-        self._data = data
         self._device = next(space.model.parameters()).device
         self._rain = RainBoard()
         if space.spec.stochastic:
@@ -75,12 +53,6 @@ class ForecastTask:
                 "the noise; --task.name crps trains members together"
             )
             self.notes = (note,)
-
-    @property
-    def data(self) -> TaskData:
-        """Pairs of the run."""
-        assert self._data is not None, "this task was built without data"
-        return self._data
 
     def losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
         """Yield the losses of a training batch, one for each step of the roll-out that has one."""
@@ -115,39 +87,9 @@ class ForecastTask:
         self._rain = RainBoard()
         return results
 
-    def batches(self, start: int) -> Iterable[Pair]:
-        """Return shuffled training batches from a position on."""
-        data = self.data
-        order = ShuffledPairs(
-            len(data.train),
-            batch_size=data.batch_size,
-            seed=data.seed,
-            batches=data.batches,
-            start=start,
-            share=ProcessShare.of_process(),
-        )
-        return load_pairs(data.train, data.reader, order=order, prefetch=self._prefetch())
-
-    def valid_batches(self) -> Iterable[Pair]:
-        """Return all validation batches, in order of time."""
-        data = self.data
-        return load_pairs(data.valid, data.reader, batch_size=data.batch_size, prefetch=self._prefetch())
-
-    def _prefetch(self) -> Callable[[datetime], None] | None:
-        """Return a function that reads ahead, for an input time, what no store holds; None where there is nothing."""
-        return None
-
-    def open(self, folder: Path) -> None:
-        """Do nothing: pairs are read from the store."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def save(self, checkpoint: Path) -> None:
-        """Do nothing: the order of pairs follows from seed and position."""
-
-    def load(self, checkpoint: Path) -> None:
-        """Do nothing."""
+    def predicting(self, precision: Precision | None, noise: NamedNoise) -> AbstractContextManager[None]:
+        """Have the model predict in a precision, with noise of its own, while the block runs."""
+        return predicting(self.space, precision, noise)
 
 
 class LatentTask(ForecastTask):
@@ -255,12 +197,12 @@ def step_loss(
     scored = {name: value for name, value in fields.surface.items() if name in target.surface or name not in left_out}
     fields = dataclasses.replace(fields, surface=scored)
     observe(fields, target)
-    predicted = _finite(fields.surface | fields.atmospheric)
+    predicted = finite_fields(fields.surface | fields.atmospheric)
     # Points that a mask leaves out are not scored, and may be NaN by right: they count as zero.
     surface = dict(target.surface)
     for name, mask in target.masks.items():
         surface[name] = surface[name].where(mask, 0)
-    wanted = _finite(surface | target.atmospheric)
+    wanted = finite_fields(surface | target.atmospheric)
     # Not held while the loss is taken, which needs the memory.
     del surface
     return StepLoss(step, time, predicted, wanted, loss_fn(fields, target), before)
@@ -269,10 +211,4 @@ def step_loss(
 def intermediate(state: Batch) -> IntermediateStep:
     """Note when a state that is read again is of, and whether it is finite."""
     newest = {name: value[:, -1] for name, value in (state.surf_vars | state.atmos_vars).items()}
-    return IntermediateStep(state.metadata.time, _finite(newest))
-
-
-@torch.no_grad()
-def _finite(variables: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # Left on the device, unread: reading them would wait for it at every step.
-    return {name: value.isfinite().all() for name, value in variables.items()}
+    return IntermediateStep(state.metadata.time, finite_fields(newest))

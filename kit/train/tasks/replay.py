@@ -27,7 +27,8 @@ from kit.models.space import TrainingSpace
 from kit.train.loss import FieldLoss
 from kit.train.settings import RolloutSettings
 from kit.train.task import Observer, StepLoss, unobserved
-from kit.train.tasks.forecast import ForecastTask, TaskData, step_loss
+from kit.train.tasks.forecast import ForecastTask, step_loss
+from kit.train.tasks.pairs import TaskData
 from kit.train.tasks.replay_sampler import Draw, draws
 from kit.train.tasks.replay_storage import DiskStorage, HostStorage, ReplayItem
 

@@ -29,7 +29,8 @@ from kit.settings import Settings
 from kit.train.loss import PaperMAE
 from kit.train.optim import DivergenceError
 from kit.train.settings import OptimSettings, RolloutSettings
-from kit.train.tasks.forecast import ForecastTask, TaskData, roll_out
+from kit.train.tasks.forecast import ForecastTask, roll_out
+from kit.train.tasks.pairs import TaskData
 from kit.train.tasks.replay import ReplayBatch, ReplayBuffer, ReplayTask, one_step
 from kit.train.trainer import Trainer
 from kit.train.updaters import build_updater

@@ -1,0 +1,143 @@
+"""Denoising networks by their settings, behind one way of calling them.
+
+Dimensions: B sample, C channel, H row, W column.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from kit.diffusion.flat import FlatNetwork
+from kit.diffusion.layers import padded_to, with_condition
+from kit.diffusion.settings import DiffusionSettings, NetworkKind
+from kit.diffusion.spec import DiffusionSpec
+from kit.diffusion.transformer import TransformerLayout, WindowedTransformer
+from kit.diffusion.unet import UNet, UNetLayout
+from kit.io.errors import SettingsError
+
+
+class DiffusionModel(nn.Module):
+    """A denoising network and the scales of what it draws: what trains, and what a checkpoint holds.
+
+    Attributes:
+        scale: Of residuals, in standard deviations of the states, [C]; 1 of everything else.
+    """
+
+    scale: torch.Tensor
+
+    def __init__(self, network: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("scale", torch.ones(channels))
+
+    def forward(
+        self,
+        state: torch.Tensor,
+        label: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict, [B, C, H, W], from noisy states, labels of their levels, conditions, and who has one."""
+        predicted: torch.Tensor = self.network(state, label, condition, present)
+        return predicted
+
+
+def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
+    """Build a network, with random weights on the CPU.
+
+    Args:
+        spec: Description of it.
+        recomputed: Levels of a U-Net, from the finest on, that are computed again in the backward pass; of other
+            networks, 0 for none and anything else for all blocks.
+
+    Raises:
+        SettingsError: there is no such network, or its package is missing.
+    """
+    return DiffusionModel(_NETWORKS[spec.settings.network](spec, recomputed), len(spec.channels))
+
+
+def _unet(spec: DiffusionSpec, recomputed: int) -> nn.Module:
+    sizes = _sizes(spec.settings, "width", "multiples", "blocks", "stem", "attention")
+    return UNet(UNetLayout(len(spec.channels), spec.conditions, recomputed=recomputed, circular=spec.circular, **sizes))
+
+
+def _transformer(spec: DiffusionSpec, recomputed: int) -> nn.Module:
+    sizes = _sizes(spec.settings, "width", "depth", "heads", "patch", "window")
+    if sizes["width"] % (4 * sizes["heads"]):
+        msg = (
+            f"diffusion.width {sizes['width']}: expected a multiple of 4 times the heads, {4 * sizes['heads']}; choose "
+            "another width, or diffusion.heads"
+        )
+        raise SettingsError(msg)
+    layout = TransformerLayout(
+        len(spec.channels), spec.conditions, is_recomputed=recomputed > 0, circular=spec.circular, **sizes
+    )
+    return WindowedTransformer(layout)
+
+
+def _flat(spec: DiffusionSpec, recomputed: int) -> nn.Module:
+    width = spec.settings.width or 0
+    return FlatNetwork(len(spec.channels), spec.conditions, width, is_recomputed=recomputed > 0)
+
+
+class _UNet2D(nn.Module):
+    """``UNet2DModel`` of ``diffusers`` on grids of any size."""
+
+    def __init__(self, spec: DiffusionSpec, recomputed: int) -> None:
+        super().__init__()
+        try:
+            from diffusers import UNet2DModel
+        except ImportError as error:
+            msg = (
+                f"diffusion.network unet2d needs the package diffusers, which cannot be imported ({error}); install "
+                'it with: pip install "aurora-finetune-kit[diffusion]"'
+            )
+            raise SettingsError(msg) from error
+        sizes = _sizes(spec.settings, "width", "multiples", "blocks", "attention")
+        levels = len(sizes["multiples"])
+        plain = levels - sizes["attention"]
+        down = ["DownBlock2D" if level < plain else "AttnDownBlock2D" for level in range(levels)]
+        up = ["UpBlock2D" if level < plain else "AttnUpBlock2D" for level in reversed(range(levels))]
+        self._conditions = spec.conditions
+        self._multiple = 2 ** (levels - 1)
+        self._circular = spec.circular
+        network_of: Any = UNet2DModel
+        self.network = network_of(
+            in_channels=len(spec.channels) + (spec.conditions + 1 if spec.conditions else 0),
+            out_channels=len(spec.channels),
+            layers_per_block=sizes["blocks"],
+            block_out_channels=tuple(sizes["width"] * multiple for multiple in sizes["multiples"]),
+            down_block_types=tuple(down),
+            up_block_types=tuple(up),
+            norm_num_groups=8,
+        )
+        if recomputed:
+            self.network.enable_gradient_checkpointing()
+
+    def forward(
+        self,
+        state: torch.Tensor,
+        label: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict, [B, C, H, W]."""
+        rows, columns = state.shape[-2:]
+        given = with_condition(state, condition, self._conditions, present)
+        padded = padded_to(given, self._multiple, circular=self._circular)
+        predicted: torch.Tensor = self.network(padded, label).sample
+        return predicted[..., :rows, :columns]
+
+
+def _sizes(settings: DiffusionSettings, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names}
+
+
+_NETWORKS: dict[NetworkKind, Callable[[DiffusionSpec, int], nn.Module]] = {
+    "unet": _unet,
+    "unet2d": _UNet2D,
+    "transformer": _transformer,
+    "flat": _flat,
+}

@@ -1,0 +1,295 @@
+"""Between states of the atmosphere and what a denoising network reads and draws.
+
+What is drawn of a ``state`` is standardised over space, each field by its own mean and deviation, which are put back
+afterwards: a perturbation keeps the means of the forecast that it perturbs. Everything else has the statistics of the
+store. Dimensions: B sample, T history, C channel, K channel of the condition, H row, W column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import torch
+from aurora import Batch
+
+from kit.diffusion.denoiser import Denoiser
+from kit.diffusion.network import DiffusionModel
+from kit.diffusion.samplers import sample
+from kit.diffusion.schedules import Edm, Levels, VariancePreserving, cosine, linear
+from kit.diffusion.spec import DiffusionSpec
+from kit.models.space import Fields, TrainingSpace
+from kit.models.transforms import parse_transforms
+
+_LEAST_DEVIATION = 1e-12
+"""Deviation below which a field counts as constant."""
+# diff-o3-pro's (``models/diffusion/ddpm_ultra_minimal.py``).
+_CLIPPED = (1e-4, 0.02)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Location and scale of channels, [B, C, 1, 1] each, or [C, 1, 1]."""
+
+    location: torch.Tensor
+    scale: torch.Tensor
+
+    def standardised(self, values: torch.Tensor) -> torch.Tensor:
+        """Subtract the location and divide by the scale."""
+        return (values - self.location) / self.scale
+
+    def restored(self, values: torch.Tensor) -> torch.Tensor:
+        """Multiply by the scale and add the location."""
+        return values * self.scale + self.location
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is to be drawn, and what it is drawn from.
+
+    Attributes:
+        drawn: States or residuals, standardised, [B, C, H, W].
+        condition: What is given, [B, K, H, W]; None where nothing is.
+    """
+
+    drawn: torch.Tensor
+    condition: torch.Tensor | None
+
+
+class DiffusionSpace:
+    """A denoising network with its encoding, and the operator whose forecasts it reads.
+
+    Args:
+        model: Network.
+        spec: Description of it.
+        operator: Model whose forecasts are part of what is learned; None where there is none.
+        static: Static variables that are given, [H, W] each.
+        autocast: Whether the network runs in bf16.
+
+    Attributes:
+        may_be_missing: Variables that may be NaN by right: none.
+        autocast: Whether the network runs in bf16.
+    """
+
+    may_be_missing: frozenset[str] = frozenset()
+
+    def __init__(
+        self, model: DiffusionModel, spec: DiffusionSpec, operator: TrainingSpace | None, *, autocast: bool = False
+    ) -> None:
+        self.model = model
+        self.spec = spec
+        self.operator = operator
+        self.autocast = autocast
+        self.denoiser = Denoiser(self._network, spec.settings.target or "noise")
+        self.schedule = schedule_of(spec)
+        self._transforms = parse_transforms(spec.transforms)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return self.model.scale.device
+
+    def _network(
+        self,
+        noisy: torch.Tensor,
+        label: torch.Tensor,
+        condition: torch.Tensor | None,
+        present: torch.Tensor | None,
+    ) -> torch.Tensor:
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.autocast):
+            predicted: torch.Tensor = self.model(noisy, label, condition, present)
+        return predicted.float()
+
+    # Between batches and channels.
+
+    def values(self, batch: Batch, place: int = -1) -> torch.Tensor:
+        """Collect the transformed values of one of a batch's states, [B, C, H, W]."""
+        surface, atmospheric = batch.surf_vars, batch.atmos_vars
+        channels = [self._transformed(name, surface[name][:, place])[:, None] for name in self.spec.surface]
+        channels += [self._transformed(name, atmospheric[name][:, place]) for name in self.spec.atmospheric]
+        return torch.cat(channels, 1).float()
+
+    def _transformed(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        transform = self._transforms.get(name)
+        return values if transform is None else transform.forward(values)
+
+    def physical(self, values: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Undo ``values``: surface variables, [B, H, W], and atmospheric ones, [B, C, H, W]."""
+        fields = self.fields(values)
+        surface, atmospheric = dict(fields.surface), dict(fields.atmospheric)
+        for named in (surface, atmospheric):
+            for name in named.keys() & self._transforms.keys():
+                named[name] = self._transforms[name].inverse(named[name])
+        return surface, atmospheric
+
+    def fields(self, values: torch.Tensor) -> Fields:
+        """Name channels, [B, C, H, W]."""
+        spec, levels = self.spec, len(self.spec.levels)
+        surface = {name: values[:, place] for place, name in enumerate(spec.surface)}
+        first = len(spec.surface)
+        atmospheric = {}
+        for place, name in enumerate(spec.atmospheric):
+            start = first + place * levels
+            atmospheric[name] = values[:, start : start + levels]
+        return Fields(surface, atmospheric)
+
+    def own_scale(self, values: torch.Tensor) -> Scale:
+        """Take location and scale over space, of each field by itself; a constant field has the scale 1."""
+        deviation = values.std((-2, -1), correction=0, keepdim=True)
+        return Scale(values.mean((-2, -1), keepdim=True), deviation.where(deviation > _LEAST_DEVIATION, 1))
+
+    def store_scale(self) -> Scale:
+        """Take location and scale from the statistics of the store."""
+        pairs = [self.spec.statistics[key] for key in self.spec.channels]
+        found = torch.tensor(pairs, dtype=torch.float32, device=self.device)[..., None, None]
+        return Scale(found[:, 0], found[:, 1])
+
+    # What is drawn, and from what.
+
+    def examples(self, inputs: Batch, target: Batch, by_operator: Sequence[bool]) -> Example:
+        """Make what the network learns from.
+
+        Args:
+            inputs: Input states, [B, T, H, W] and [B, T, C, H, W], on the device.
+            target: States a step later, [B, 1, H, W] and [B, 1, C, H, W].
+            by_operator: For each sample, whether the operator's forecast is drawn in the place of a state; read where
+                states are drawn.
+        """
+        if self.spec.settings.of == "state":
+            states = self.values(target)
+            if any(by_operator):
+                forecast = self.forecast(inputs)
+                chosen = torch.tensor(by_operator, device=states.device)[:, None, None, None]
+                states = torch.where(chosen, self.values(forecast), _cropped(states, forecast))
+            standardised = self.own_scale(states).standardised(states)
+            return Example(standardised, standardised)
+        scale = self.store_scale()
+        truth = scale.standardised(self.values(target))
+        if self.spec.settings.of == "next":
+            return Example(truth, self.condition(inputs, None))
+        forecast = self.forecast(inputs)
+        residual = _cropped(truth, forecast) - scale.standardised(self.values(forecast))
+        return Example(residual / self._residual_scale(), self.condition(inputs, forecast))
+
+    def _residual_scale(self) -> torch.Tensor:
+        return self.model.scale[:, None, None]
+
+    @torch.no_grad()
+    def forecast(self, inputs: Batch) -> Batch:
+        """Let the operator predict one step, [B, 1, H, W] and [B, 1, C, H, W]."""
+        assert self.operator is not None, f"diffusion.of {self.spec.settings.of} without an operator"
+        return self.operator.predict(inputs)
+
+    def condition(self, inputs: Batch, forecast: Batch | None) -> torch.Tensor | None:
+        """Collect what is given, [B, K, H, W]; None where nothing is.
+
+        Args:
+            inputs: Input states, on the device.
+            forecast: The operator's forecast; None without an operator.
+        """
+        scale, parts = self.store_scale(), []
+        given = self.spec.settings.given or ()
+        if "state" in given:
+            states = next(iter((*inputs.surf_vars.values(), *inputs.atmos_vars.values())))
+            parts += [scale.standardised(self.values(inputs, place)) for place in range(states.shape[1])]
+        if "forecast" in given:
+            assert forecast is not None
+            parts.append(scale.standardised(self.values(forecast)))
+        if "statics" in given and self.spec.statics:
+            parts.append(self._statics(inputs.static_vars, len(inputs.metadata.time)))
+        if not (parts or "hour" in given):
+            return None
+        rows, columns = self._shape(inputs, forecast)
+        if "hour" in given:
+            hours = torch.tensor([hour_channels(time) for time in inputs.metadata.time], device=self.device)
+            parts.append(hours[..., None, None].expand(-1, -1, rows, columns))
+        return torch.cat([part[..., :rows, :columns] for part in parts], 1)
+
+    def _shape(self, inputs: Batch, forecast: Batch | None) -> tuple[int, int]:
+        batch = inputs if forecast is None else forecast
+        rows, columns = next(iter((*batch.surf_vars.values(), *batch.atmos_vars.values()))).shape[-2:]
+        return rows, columns
+
+    def _statics(self, static: Mapping[str, torch.Tensor], samples: int) -> torch.Tensor:
+        channels = []
+        for name in self.spec.statics:
+            location, scale = self.spec.statistics[f"static_{name}"]
+            channels.append((static[name].to(self.device) - location) / scale)
+        return torch.stack(channels).float().expand(samples, -1, -1, -1)
+
+    # Drawing.
+
+    @torch.no_grad()
+    def draw(
+        self,
+        condition: torch.Tensor | None,
+        start: torch.Tensor,
+        generators: list[torch.Generator],
+        *,
+        guidance: float = 1.0,
+        steps: int | None = None,
+    ) -> torch.Tensor:
+        """Draw states or residuals, standardised, [B, C, H, W].
+
+        Args:
+            condition: What is given, [B, K, H, W].
+            start: Standard normal noise, [B, C, H, W].
+            generators: Of the noise that a sampler adds on the way, one for each sample.
+            guidance: How far the condition counts, from 0 to 1.
+            steps: Steps of the sampler; by default those of the settings.
+        """
+        settings = self.spec.settings
+
+        def estimate(noisy: torch.Tensor, levels: Levels) -> torch.Tensor:
+            return self.denoiser.guided(noisy, levels, condition, guidance)
+
+        return sample(
+            estimate, start, self.schedule, settings.sampler or "dpm++", steps or settings.steps or 1, generators
+        )
+
+    def perturbed(self, batch: Batch, drawn: torch.Tensor, own: Scale) -> Batch:
+        """Move a batch's states to what was drawn in the place of the newest of them.
+
+        All of its states move alike, so that tendencies stay.
+
+        Args:
+            batch: States, [B, T, H, W] and [B, T, C, H, W].
+            drawn: In the place of the newest, standardised, [B, C, H, W].
+            own: Location and scale to put back.
+        """
+        surface, atmospheric = self.physical(own.restored(drawn))
+        newest = (dict(batch.surf_vars), dict(batch.atmos_vars))
+        for named, moved in zip(newest, (surface, atmospheric), strict=True):
+            for name, value in moved.items():
+                named[name] = named[name] + (value - named[name][:, -1])[:, None]
+        return replace(batch, surf_vars=newest[0], atmos_vars=newest[1])
+
+
+def schedule_of(spec: DiffusionSpec) -> VariancePreserving | Edm:
+    """Choose the schedule of noise."""
+    settings = spec.settings
+    timesteps = settings.timesteps or 1
+    if settings.schedule == "edm":
+        return Edm()
+    if settings.schedule == "linear":
+        return linear(timesteps)
+    if settings.schedule == "clipped-cosine":
+        return cosine(timesteps, *_CLIPPED)
+    return cosine(timesteps)
+
+
+def hour_channels(time: datetime) -> list[float]:
+    """Describe a time by sine and cosine of its phases in the day and in the year."""
+    moment = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    start = moment.replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
+    days = (moment - start).total_seconds() / 86400
+    phases = [2 * math.pi * days, 2 * math.pi * days / 365.25]
+    return [function(phase) for phase in phases for function in (math.sin, math.cos)]
+
+
+def _cropped(values: torch.Tensor, forecast: Batch) -> torch.Tensor:
+    """Leave out rows and columns that are no whole patch of the operator's."""
+    rows, columns = next(iter((*forecast.surf_vars.values(), *forecast.atmos_vars.values()))).shape[-2:]
+    return values[..., :rows, :columns]
