@@ -6,6 +6,24 @@ from typing import Any
 import pytest
 
 
+def first_of_each(kinds: Iterable[str], cases: Iterable[Any], ids: Iterable[str]) -> list[Any]:
+    """Leave each case but the first of its kind to the slow suite.
+
+    Args:
+        kinds: Kind of each case.
+        cases: Arguments of each case; a tuple where there are several.
+        ids: Name of each case.
+    """
+    seen: set[str] = set()
+    parameters = []
+    for kind, case, name in zip(kinds, cases, ids, strict=True):
+        marks = [pytest.mark.slow] if kind in seen else []
+        seen.add(kind)
+        values = case if isinstance(case, tuple) else (case,)
+        parameters.append(pytest.param(*values, marks=marks, id=name))
+    return parameters
+
+
 def one_in(count: int, cases: Iterable[Any], ids: Iterable[str] | None = None) -> list[Any]:
     """Leave each case but the first of every few to the slow suite.
 

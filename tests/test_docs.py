@@ -31,9 +31,8 @@ def commands(page: str) -> list[str]:
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("kit ")]
 
 
-EVERYDAY = ("README.md", "docs/first-run.md")
-"""Pages whose commands run in the everyday suite; the others take too long together."""
-PAGES = [page if page in EVERYDAY else pytest.param(page, marks=pytest.mark.slow) for page in TEXTS if commands(page)]
+# The README's commands run every day; those of the manual take too long together.
+PAGES = [pytest.param(page, marks=() if page == "README.md" else pytest.mark.slow) for page in TEXTS if commands(page)]
 
 
 def failures(page: str) -> list[tuple[str, str]]:

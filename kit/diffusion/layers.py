@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Most groups of channels, each with its own mean and variance (Wu and He 2018, "Group Normalization", section 4).
-_GROUPS = 32
+# Most groups of channels, each with its own mean and variance (Wu and He 2018, "Group Normalization", section 4), and
+# the fewest channels in one: a channel by itself would lose its mean, which is all that a bias gives it.
+_GROUPS, _LEAST_CHANNELS = 32, 4
+# Values that describe a label.
+_DESCRIBED = 64
 # Longest period of the sinusoids that labels are described by (Vaswani et al. 2017, section 3.5).
 _LONGEST = 10_000.0
 
@@ -21,8 +24,11 @@ class Norm(nn.GroupNorm):
     Autocast would keep a copy of the features in single precision for the backward pass, and hand one on.
     """
 
-    def __init__(self, width: int, groups: int = _GROUPS) -> None:
-        super().__init__(math.gcd(groups, width), width)
+    def __init__(self, width: int, groups: int | None = None) -> None:
+        if groups is None:
+            most = max(1, min(_GROUPS, width // _LEAST_CHANNELS))
+            groups = max(count for count in range(1, most + 1) if width % count == 0)
+        super().__init__(groups, width)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalise features, [B, C, H, W]."""
@@ -43,6 +49,34 @@ class Convolution(nn.Conv2d):
         if self._circular:
             features = torch.cat([features[..., -1:], features, features[..., :1]], -1)
         return super().forward(features)
+
+
+class Bypass(nn.Module):
+    """What is read, scaled by the label and mixed point by point: a way around a network's features.
+
+    At low noise a network has to tell every value of the noise, which is white in all channels and points. Features of
+    fewer values than that cannot, behind a stem or of many channels; the rest of the noisy state they can.
+
+    Args:
+        read: Channels that are read.
+        channels: Channels that are predicted.
+    """
+
+    def __init__(self, read: int, channels: int) -> None:
+        super().__init__()
+        self.labels = nn.Sequential(
+            nn.Linear(_DESCRIBED, _DESCRIBED), nn.SiLU(), nn.Linear(_DESCRIBED, _DESCRIBED), nn.SiLU()
+        )
+        self.gains = nn.Linear(_DESCRIBED, read)
+        nn.init.zeros_(self.gains.weight)
+        nn.init.zeros_(self.gains.bias)
+        self.mix = idle(nn.Conv2d(read, channels, 1, bias=False))
+
+    def forward(self, given: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Mix what is read, [B, C, H, W], at the levels of labels, [B]."""
+        gains = 1 + self.gains(self.labels(sinusoids(label, _DESCRIBED)))
+        mixed: torch.Tensor = self.mix(given * gains[..., None, None].to(given.dtype))
+        return mixed
 
 
 def idle(layer: nn.Conv2d) -> nn.Conv2d:

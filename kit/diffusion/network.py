@@ -3,6 +3,7 @@
 Dimensions: B sample, C channel, H row, W column.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from kit.diffusion.flat import FlatNetwork
-from kit.diffusion.layers import padded_to, with_condition
+from kit.diffusion.layers import Bypass, padded_to, with_condition
 from kit.diffusion.settings import DiffusionSettings, NetworkKind
 from kit.diffusion.spec import DiffusionSpec
 from kit.diffusion.transformer import TransformerLayout, WindowedTransformer
@@ -23,14 +24,20 @@ class DiffusionModel(nn.Module):
 
     Attributes:
         scale: Of residuals, in standard deviations of the states, [C]; 1 of everything else.
+        bound: Largest size of what is drawn, standardised, that training saw, [C].
     """
 
     scale: torch.Tensor
+    bound: torch.Tensor
 
-    def __init__(self, network: nn.Module, channels: int) -> None:
+    def __init__(self, network: nn.Module, channels: int, conditions: int, *, bypassed: bool) -> None:
         super().__init__()
         self.network = network
+        self._conditions = conditions
+        read = channels + (conditions + 1 if conditions else 0)
+        self.bypass = Bypass(read, channels) if bypassed else None
         self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("bound", torch.full((channels,), math.inf))
 
     def forward(
         self,
@@ -41,7 +48,10 @@ class DiffusionModel(nn.Module):
     ) -> torch.Tensor:
         """Predict, [B, C, H, W], from noisy states, labels of their levels, conditions, and who has one."""
         predicted: torch.Tensor = self.network(state, label, condition, present)
-        return predicted
+        if self.bypass is None:
+            return predicted
+        around: torch.Tensor = self.bypass(with_condition(state, condition, self._conditions, present), label)
+        return predicted + around
 
 
 def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
@@ -55,7 +65,9 @@ def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
     Raises:
         SettingsError: there is no such network, or its package is missing.
     """
-    return DiffusionModel(_NETWORKS[spec.settings.network](spec, recomputed), len(spec.channels))
+    kind = spec.settings.network
+    network = _NETWORKS[kind](spec, recomputed)
+    return DiffusionModel(network, len(spec.channels), spec.conditions, bypassed=kind in _BYPASSED)
 
 
 def _unet(spec: DiffusionSpec, recomputed: int) -> nn.Module:
@@ -135,6 +147,8 @@ def _sizes(settings: DiffusionSettings, *names: str) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names}
 
 
+# The others are to be what they are elsewhere.
+_BYPASSED: tuple[NetworkKind, ...] = ("unet", "transformer")
 _NETWORKS: dict[NetworkKind, Callable[[DiffusionSpec, int], nn.Module]] = {
     "unet": _unet,
     "unet2d": _UNet2D,

@@ -59,6 +59,10 @@ class DiffusionSettings(BaseModel):
     operator_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """With ``of state``: share of the states that are the operator's forecasts, 0.5 by default, as DEF's authors have
     it; 0 needs no operator."""
+    forecasts: Literal["cached", "live"] = "cached"
+    """Whether the operator's forecasts from all pairs are made once, before training, and kept on the disk of the run
+    folder while it goes on (``cached``), so that no operator is held beside the network, or made at every step
+    (``live``)."""
     drop: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of samples whose condition is left out in training, so that guidance can weigh it: 0.1 by default."""
     schedule: ScheduleName = "cosine"
@@ -108,6 +112,9 @@ class DiffusionSettings(BaseModel):
             if getattr(self, name) is not None and self.of != "state":
                 msg = f"diffusion.{name} has no effect with diffusion.of {self.of}; leave it out"
                 raise ValueError(msg)
+        if self.forecasts != "cached" and not self.has_operator:
+            msg = "diffusion.forecasts has no effect where there is no operator; leave it out"
+            raise ValueError(msg)
         self._check_given()
         self._check_schedule()
         return self

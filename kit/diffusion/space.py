@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 import torch
 from aurora import Batch
@@ -58,6 +59,13 @@ class Example:
     condition: torch.Tensor | None
 
 
+class KeptForecasts(Protocol):
+    """Forecasts by their initial times."""
+
+    def at(self, times: Sequence[datetime]) -> torch.Tensor:
+        """Return the transformed forecasts from some initial times, [B, C, H, W]."""
+
+
 class DiffusionSpace:
     """A denoising network with its encoding, and the operator whose forecasts it reads.
 
@@ -65,12 +73,12 @@ class DiffusionSpace:
         model: Network.
         spec: Description of it.
         operator: Model whose forecasts are part of what is learned; None where there is none.
-        static: Static variables that are given, [H, W] each.
         autocast: Whether the network runs in bf16.
 
     Attributes:
         may_be_missing: Variables that may be NaN by right: none.
         autocast: Whether the network runs in bf16.
+        forecasts: Forecasts that were made before, in the place of the operator; None without.
     """
 
     may_be_missing: frozenset[str] = frozenset()
@@ -82,6 +90,7 @@ class DiffusionSpace:
         self.spec = spec
         self.operator = operator
         self.autocast = autocast
+        self.forecasts: KeptForecasts | None = None
         self.denoiser = Denoiser(self._network, spec.settings.target or "noise")
         self.schedule = schedule_of(spec)
         self._transforms = parse_transforms(spec.transforms)
@@ -160,17 +169,17 @@ class DiffusionSpace:
         if self.spec.settings.of == "state":
             states = self.values(target)
             if any(by_operator):
-                forecast = self.forecast(inputs)
+                forecast = self.forecast_values(inputs)
                 chosen = torch.tensor(by_operator, device=states.device)[:, None, None, None]
-                states = torch.where(chosen, self.values(forecast), _cropped(states, forecast))
+                states = torch.where(chosen, forecast, cropped(states, forecast))
             standardised = self.own_scale(states).standardised(states)
             return Example(standardised, standardised)
         scale = self.store_scale()
         truth = scale.standardised(self.values(target))
         if self.spec.settings.of == "next":
             return Example(truth, self.condition(inputs, None))
-        forecast = self.forecast(inputs)
-        residual = _cropped(truth, forecast) - scale.standardised(self.values(forecast))
+        forecast = self.forecast_values(inputs)
+        residual = cropped(truth, forecast) - scale.standardised(forecast)
         return Example(residual / self._residual_scale(), self.condition(inputs, forecast))
 
     def _residual_scale(self) -> torch.Tensor:
@@ -182,12 +191,18 @@ class DiffusionSpace:
         assert self.operator is not None, f"diffusion.of {self.spec.settings.of} without an operator"
         return self.operator.predict(inputs)
 
-    def condition(self, inputs: Batch, forecast: Batch | None) -> torch.Tensor | None:
+    def forecast_values(self, inputs: Batch) -> torch.Tensor:
+        """Return the transformed values of the operator's forecast, [B, C, H, W], made before or now."""
+        if self.forecasts is not None:
+            return self.forecasts.at(inputs.metadata.time).to(self.device)
+        return self.values(self.forecast(inputs))
+
+    def condition(self, inputs: Batch, forecast: torch.Tensor | None) -> torch.Tensor | None:
         """Collect what is given, [B, K, H, W]; None where nothing is.
 
         Args:
             inputs: Input states, on the device.
-            forecast: The operator's forecast; None without an operator.
+            forecast: Transformed values of the operator's forecast, [B, C, H, W]; None without an operator.
         """
         scale, parts = self.store_scale(), []
         given = self.spec.settings.given or ()
@@ -196,21 +211,17 @@ class DiffusionSpace:
             parts += [scale.standardised(self.values(inputs, place)) for place in range(states.shape[1])]
         if "forecast" in given:
             assert forecast is not None
-            parts.append(scale.standardised(self.values(forecast)))
+            parts.append(scale.standardised(forecast))
         if "statics" in given and self.spec.statics:
             parts.append(self._statics(inputs.static_vars, len(inputs.metadata.time)))
         if not (parts or "hour" in given):
             return None
-        rows, columns = self._shape(inputs, forecast)
+        read = next(iter((*inputs.surf_vars.values(), *inputs.atmos_vars.values())))
+        rows, columns = (read if forecast is None else forecast).shape[-2:]
         if "hour" in given:
             hours = torch.tensor([hour_channels(time) for time in inputs.metadata.time], device=self.device)
             parts.append(hours[..., None, None].expand(-1, -1, rows, columns))
         return torch.cat([part[..., :rows, :columns] for part in parts], 1)
-
-    def _shape(self, inputs: Batch, forecast: Batch | None) -> tuple[int, int]:
-        batch = inputs if forecast is None else forecast
-        rows, columns = next(iter((*batch.surf_vars.values(), *batch.atmos_vars.values()))).shape[-2:]
-        return rows, columns
 
     def _statics(self, static: Mapping[str, torch.Tensor], samples: int) -> torch.Tensor:
         channels = []
@@ -240,10 +251,12 @@ class DiffusionSpace:
             guidance: How far the condition counts, from 0 to 1.
             steps: Steps of the sampler; by default those of the settings.
         """
-        settings = self.spec.settings
+        settings, bound = self.spec.settings, self.model.bound[:, None, None]
 
         def estimate(noisy: torch.Tensor, levels: Levels) -> torch.Tensor:
-            return self.denoiser.guided(noisy, levels, condition, guidance)
+            # Where there is hardly any signal, a small error of the noise is a large one of the state (Saharia et al.
+            # 2022, "Photorealistic Text-to-Image Diffusion Models", section 2.3): no state is beyond all others.
+            return self.denoiser.guided(noisy, levels, condition, guidance).clamp(-bound, bound)
 
         return sample(
             estimate, start, self.schedule, settings.sampler or "dpm++", steps or settings.steps or 1, generators
@@ -265,6 +278,21 @@ class DiffusionSpace:
             for name, value in moved.items():
                 named[name] = named[name] + (value - named[name][:, -1])[:, None]
         return replace(batch, surf_vars=newest[0], atmos_vars=newest[1])
+
+    def corrected(self, prediction: Batch, values: torch.Tensor, drawn: torch.Tensor) -> Batch:
+        """Add a residual that was drawn to a prediction.
+
+        Args:
+            prediction: Prediction, [B, 1, H, W] and [B, 1, C, H, W].
+            values: Its transformed values, [B, C, H, W].
+            drawn: Residual, standardised, [B, C, H, W].
+        """
+        residual = drawn * self._residual_scale() * self.store_scale().scale
+        surface, atmospheric = self.physical(values + residual)
+        found = (dict(prediction.surf_vars), dict(prediction.atmos_vars))
+        for named, changed in zip(found, (surface, atmospheric), strict=True):
+            named |= {name: value[:, None] for name, value in changed.items()}
+        return replace(prediction, surf_vars=found[0], atmos_vars=found[1])
 
 
 def schedule_of(spec: DiffusionSpec) -> VariancePreserving | Edm:
@@ -289,7 +317,6 @@ def hour_channels(time: datetime) -> list[float]:
     return [function(phase) for phase in phases for function in (math.sin, math.cos)]
 
 
-def _cropped(values: torch.Tensor, forecast: Batch) -> torch.Tensor:
-    """Leave out rows and columns that are no whole patch of the operator's."""
-    rows, columns = next(iter((*forecast.surf_vars.values(), *forecast.atmos_vars.values()))).shape[-2:]
-    return values[..., :rows, :columns]
+def cropped(values: torch.Tensor, forecast: torch.Tensor) -> torch.Tensor:
+    """Leave out rows and columns that are no whole patch of the operator's, whose forecasts lack them."""
+    return values[..., : forecast.shape[-2], : forecast.shape[-1]]

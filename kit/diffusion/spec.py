@@ -37,6 +37,7 @@ class DiffusionSpec:
         circular: Whether columns go around the globe.
         statistics: Location and scale of every channel, static ones with their prefix, after its transform.
         transforms: Of physical values, by variable, as ``kit.models.transforms`` writes them.
+        grid: Rows and columns that it was trained on; it draws on others, too.
         timestep_hours: Hours from the last state that is given to the one that is drawn.
     """
 
@@ -50,6 +51,7 @@ class DiffusionSpec:
     statistics: Mapping[str, tuple[float, float]]
     transforms: Mapping[str, str] = field(default_factory=dict)
     timestep_hours: float = 6.0
+    grid: tuple[int, int] = (0, 0)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ class _Described(BaseModel):
     statistics: dict[str, tuple[float, float]]
     transforms: dict[str, str]
     timestep_hours: Annotated[float, Field(gt=0, le=8784)]
+    grid: tuple[int, int]
 
 
 def describe_network(
@@ -166,4 +169,5 @@ def describe_network(
         statistics=statistics,
         transforms=transforms,
         timestep_hours=model.lead_hours,
+        grid=selection.grid.shape,
     )

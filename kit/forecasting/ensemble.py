@@ -16,6 +16,7 @@ from aurora import Batch
 
 from kit.checkpoint.folder import open_checkpoint
 from kit.forecasting.describing import attributes_of, layout_of
+from kit.forecasting.diffused import check_one_checkpoint
 from kit.forecasting.ensemble_folder import EnsembleFolder, Pass, check_plan, joined
 from kit.forecasting.ensemble_plan import (
     PLAN,
@@ -28,10 +29,11 @@ from kit.forecasting.ensemble_plan import (
 from kit.forecasting.ensemble_result import EnsembleResult, read_result
 from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.initial_states import InitialStates, chosen_starts
-from kit.forecasting.perturbations import PERTURBATIONS, Perturbation
+from kit.forecasting.perturbations import PERTURBATIONS
 from kit.forecasting.predictor import Conditions, Predictor, load_forecast_predictor
 from kit.forecasting.products import check_products, make_products
 from kit.forecasting.rolling import check_finite, check_prediction, roll_out, valid_time
+from kit.forecasting.unperturbed import Perturbation, Perturbing
 from kit.forecasting.writing import ForecastLayout
 from kit.io.retry import poll
 from kit.memory.out_of_memory import readable
@@ -74,6 +76,7 @@ def ensemble(settings: EnsembleSettings, members_per_pass: MembersPerPass = one_
             finite, or memory runs out. What is done is kept, beside ``out``.
         OSError: the disk is full, or refuses; what is done is kept in the same way.
     """
+    check_one_checkpoint(settings)
     checkpoints = [open_checkpoint(folder) for folder in settings.checkpoint]
     with strictly(settings.registry.strict), ExitStack() as opened:
         opening = (InitialStates.opened(settings.data.store, checkpoint) for checkpoint in checkpoints)
@@ -219,9 +222,8 @@ class EnsembleJob:
         lags = [perturbation.lag(member) for member in each.members]
         state = _states(predictor, [source.index(start, lag) for lag in lags])
         check_finite(state, space, f"{source.store.path}: the initial state of {valid_time(state)}")
-        state = perturbation.perturbed(state, each.members, start)
         space.noise = NamedNoise(self._settings.seed, members=each.members)
-        rolled = roll_out(space, state, steps + max(lags))
+        rolled = roll_out(space, state, steps + max(lags), Perturbing(perturbation, each.members, start))
         # Held by the roll-out alone, which lets go of it after the first step.
         del state
         whose = f"member(s) {', '.join(map(str, each.members))} from {start:%Y-%m-%dT%H:%M}"

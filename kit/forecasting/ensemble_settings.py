@@ -1,5 +1,6 @@
 """Settings of ensembles: which members, what they differ by, and what is made of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -11,15 +12,22 @@ from kit.forecasting.settings import RollOutSettings
 Product = Literal["mean", "spread", "quantiles", "probabilities"]
 Order = Annotated[float, Field(gt=0, lt=1)]
 
-# Settings that only one kind of perturbation reads.
-_OF_GAUSSIAN = ("amplitude", "error_dates", "error_store")
+# Settings that only some kinds of perturbations read.
+_DEF = ("def", "def-published")
+_OF_KINDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("amplitude", "error_dates", "error_store"), ("gaussian",)),
+    "diffusion": (*_DEF, "residual"),
+    "guidance": ("def", "residual"),
+    "walks": _DEF,
+    "at": _DEF,
+}
 
 
 class EnsembleSettings(RollOutSettings):
     """An ensemble's ingredients."""
 
-    # ``KIT_MEMBERS`` is what a forecast writes of several checkpoints.
-    NOT_IN_ENVIRONMENT: ClassVar = ("members",)
+    # ``KIT_MEMBERS`` is what a forecast writes of several checkpoints; ``diffusion`` is a section of training's.
+    NOT_IN_ENVIRONMENT: ClassVar = ("members", "diffusion")
 
     checkpoint: Checkpoints
     """Checkpoint folders, given one by one or separated by commas. Of n checkpoints, member m is a forecast of the one
@@ -30,9 +38,11 @@ class EnsembleSettings(RollOutSettings):
     seed: NonNegativeInt = 0
     """Seed of all that is drawn, perturbations and noise; it goes by member, initial time and step, whatever is made
     beside them."""
-    perturb: Literal["none", "noise", "gaussian", "lagged"]
+    perturb: Literal["none", "noise", "gaussian", "lagged", "def", "def-published", "residual"]
     """What members of one checkpoint differ by: the ``noise`` that a stochastic model reads, ``gaussian`` errors of the
-    initial state with the covariance of the model's own one-step errors, ``lagged`` initial times, or ``none``."""
+    initial state with the covariance of the model's own one-step errors, ``lagged`` initial times, or ``none``; or what
+    a denoising network draws (``diffusion``): states like those that a step is made from (``def``, with calibrated
+    guidance; ``def-published``, with the settings of its authors), or the ``residual`` of every step."""
     members: PositiveInt | None = None
     """Number of members; with ``--perturb none`` that of the checkpoints, and there by default."""
     only_members: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
@@ -46,6 +56,15 @@ class EnsembleSettings(RollOutSettings):
     """Dates, at most, whose one-step errors gaussian perturbations are made of; each is a forecast of one step."""
     error_store: str | None = None
     """Store whose training split these dates are in; by default that of the initial states."""
+    diffusion: Path | None = None
+    """Checkpoint of the denoising network that draws; ``checkpoint`` is the operator that it was trained for."""
+    guidance: float | None = Field(default=None, ge=0, le=1)
+    """How far a sample keeps to its condition, from 0 to 1; by default what the network was calibrated to, and 1 with
+    ``residual``."""
+    walks: Annotated[int, Field(ge=1, le=1000)] = 1
+    """With ``def``: samples that follow each other, each like the one before."""
+    at: Literal["steps", "start"] = "steps"
+    """With ``def``: whether states are replaced before every step, or initial states alone."""
     products: tuple[Product, ...] = ()
     """What to write beside the members, into ``NAME.products.nc``: ``mean``, ``spread``, ``quantiles``,
     ``probabilities``."""
@@ -67,11 +86,13 @@ class EnsembleSettings(RollOutSettings):
             msg = f"out: expected a name that ends in .zarr, got {str(self.out)!r}"
             raise ValueError(msg)
         self._check_members()
-        if self.perturb != "gaussian":
-            for name in _OF_GAUSSIAN:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    msg = f"{name}: has no effect with perturb {self.perturb}; leave it out, or give --perturb gaussian"
-                    raise ValueError(msg)
+        for name, kinds in _OF_KINDS.items():
+            if self.perturb not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                msg = f"{name}: has no effect with perturb {self.perturb}; leave it out, or give --perturb {kinds[0]}"
+                raise ValueError(msg)
+        if self.perturb in _OF_KINDS["diffusion"] and self.diffusion is None:
+            msg = f"diffusion: --perturb {self.perturb} needs a network that draws; name its checkpoint"
+            raise ValueError(msg)
         self._check_products()
         return self
 

@@ -1,7 +1,7 @@
 """What members of an ensemble differ by, beside their checkpoints.
 
-A perturbation is a class with the four methods of ``Perturbation``; ``PERTURBATIONS`` names them. It may change the
-initial states, start earlier, or leave it to the model to differ.
+A perturbation is a class with the methods of ``Perturbation``; ``PERTURBATIONS`` names them. It may change states or
+predictions, start earlier, or leave it to the model to differ.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,76 +18,22 @@ from aurora import Batch
 
 from kit.data.dataset import Pairs
 from kit.data.settings import Period
-from kit.data.variables import Kind, lookup
+from kit.data.variables import Kind
+from kit.forecasting.bounds import possible
+from kit.forecasting.diffused import Def, DefPublished, Residual
 from kit.forecasting.ensemble_folder import EnsembleFolder
-from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.error_samples import ErrorSamples, make_error_samples, spread_dates
 from kit.forecasting.initial_states import InitialStates
 from kit.forecasting.predictor import Conditions, Predictor, pairs_of, store_of
+from kit.forecasting.unperturbed import Perturbation, Unperturbed
 from kit.io.errors import CheckpointError, StoreError
 from kit.io.hashes import sha256_of_file, sha256_of_text
 from kit.io.retry import poll
 
 _logger = logging.getLogger(__name__)
 
-# Archives have some below zero by their transforms, so that the table of variables leaves a margin.
-_HUMIDITIES = ("q", "r")
 _LOOK_EVERY = 1.0
 """Seconds between two looks at what another process makes."""
-
-
-class Perturbation(Protocol):
-    """What the members of one checkpoint differ by."""
-
-    def __init__(self, settings: EnsembleSettings) -> None:
-        """Take what the settings say of it."""
-
-    def check(self, source: InitialStates, starts: Sequence[datetime]) -> Mapping[str, Any]:
-        """Check, before any work is done, that it can be had from these states.
-
-        Returns:
-            What the plan of the ensemble holds of it, beside its name.
-
-        Raises:
-            KitError: it cannot.
-        """
-
-    def lag(self, member: int) -> int:
-        """Return the number of steps by which a member starts earlier."""
-
-    def prepare(self, source: InitialStates, predictor: Predictor, folder: EnsembleFolder) -> None:
-        """Make what is needed once for each checkpoint, when its model is loaded."""
-
-    def perturbed(self, state: Batch, members: Sequence[int], start: datetime) -> Batch:
-        """Perturb initial states.
-
-        Args:
-            state: Physical variables of one sample for each member, [B, T, H, W] and [B, T, C, H, W].
-            members: Their numbers.
-            start: Initial time of the forecast, UTC.
-        """
-
-
-class Unperturbed:
-    """Members that differ by their checkpoints alone, or by the noise that a trained model reads anyway."""
-
-    def __init__(self, settings: EnsembleSettings) -> None:
-        self._settings = settings
-
-    def check(self, source: InitialStates, starts: Sequence[datetime]) -> Mapping[str, Any]:  # noqa: ARG002
-        """Check nothing."""
-        return {}
-
-    def lag(self, member: int) -> int:  # noqa: ARG002
-        """Start on time."""
-        return 0
-
-    def prepare(self, source: InitialStates, predictor: Predictor, folder: EnsembleFolder) -> None:
-        """Prepare nothing."""
-
-    def perturbed(self, state: Batch, members: Sequence[int], start: datetime) -> Batch:  # noqa: ARG002
-        """Leave the states as they are."""
-        return state
 
 
 class Noise(Unperturbed):
@@ -206,8 +152,10 @@ class Gaussian(Unperturbed):
         poll(is_there, _LOOK_EVERY)
         self._samples = ErrorSamples(place)
 
-    def perturbed(self, state: Batch, members: Sequence[int], start: datetime) -> Batch:
-        """Add a member's perturbation to all of its input states; amounts and shares stay possible."""
+    def before(self, state: Batch, members: Sequence[int], start: datetime, step: int) -> Batch:
+        """Add a member's perturbation to all of its initial states; amounts and shares stay possible."""
+        if step:
+            return state
         samples, count = self._samples, self._samples.count
         weights = [self._settings.amplitude * self.weights(member, start, count) for member in members]
         surface, atmospheric = dict(state.surf_vars), dict(state.atmos_vars)
@@ -217,7 +165,7 @@ class Gaussian(Unperturbed):
                 changes = [torch.from_numpy(samples.combined(name, own)) for own in weights]
                 # The same at every input state: the tendency between them is left as it is.
                 changed = values[name] + torch.stack(changes)[:, None]
-                values[name] = _possible(changed, name, kind)
+                values[name] = possible(changed, name, kind)
         return replace(state, surf_vars=surface, atmos_vars=atmospheric)
 
     def weights(self, member: int, start: datetime, count: int) -> npt.NDArray[np.float64]:
@@ -226,19 +174,13 @@ class Gaussian(Unperturbed):
         return np.random.default_rng(int(sha256_of_text(name), 16)).standard_normal(count)
 
 
-def _possible(values: torch.Tensor, name: str, kind: Kind) -> torch.Tensor:
-    """Bring values of what has bounds by its nature into them: amounts and shares."""
-    known = lookup(name, kind)
-    if known is None or not (known.non_negative or name in _HUMIDITIES):
-        return values
-    share = known.units == "1" and known.high == 1
-    return values.clamp(min=0, max=1 if share else None)
-
-
 PERTURBATIONS: Mapping[str, type[Perturbation]] = {
     "none": Unperturbed,
     "noise": Noise,
     "lagged": Lagged,
     "gaussian": Gaussian,
+    "def": Def,
+    "def-published": DefPublished,
+    "residual": Residual,
 }
 """Perturbations by the names of the setting."""

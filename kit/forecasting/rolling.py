@@ -1,6 +1,7 @@
 """Roll-outs: predictions step by step, and the checks that each of them goes through."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from aurora import Batch
 
@@ -8,13 +9,26 @@ from kit.io.errors import CheckpointError, KitError
 from kit.models.space import TrainingSpace
 
 
-def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
+class Interference(Protocol):
+    """What happens to states and predictions on the way."""
+
+    def before(self, state: Batch, step: int) -> Batch:
+        """Change the states that a step, counted from 0, is made from."""
+
+    def after(self, prediction: Batch, state: Batch, step: int) -> Batch:
+        """Change what a step predicted, under upstream's names."""
+
+
+def roll_out(
+    space: TrainingSpace, state: Batch, steps: int, interference: Interference | None = None
+) -> Iterator[Batch]:
     """Predict step by step, each prediction becoming the newest input state.
 
     Args:
         space: Model that predicts.
         state: Physical variables of the input states, [B, T, H, W] and [B, T, C, H, W].
         steps: Number of model steps.
+        interference: Changes states and predictions; None for nothing.
 
     Yields:
         Physical variables under a store's names, [B, 1, H, W] and [B, 1, C, H, W], on the model's device.
@@ -24,7 +38,11 @@ def roll_out(space: TrainingSpace, state: Batch, steps: int) -> Iterator[Batch]:
     """
     state = state.to(next(space.model.parameters()).device)
     for step in range(1, steps + 1):
+        if interference is not None:
+            state = interference.before(state, step - 1)
         _, prediction = space.step(space.inputs(state))
+        if interference is not None:
+            prediction = interference.after(prediction, state, step - 1)
         if step < steps:
             try:
                 state = space.advance(state, prediction)

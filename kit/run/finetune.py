@@ -20,6 +20,7 @@ from kit.memory.out_of_memory import Shortage, readable
 from kit.metrics.epochs import epoch_losses
 from kit.planning.fit import Fitted, choose_memory, preflight
 from kit.registry.fetching import strictly
+from kit.run.calibration import calibrate_guidance
 from kit.run.callbacks import Recorder, Saver, TrainableCheck, cut_back, watch_signals
 from kit.run.display import Display, OpenProgress, training_progress
 from kit.run.endings import AverageSaver, EarlyStop
@@ -190,6 +191,8 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
                 if job.settings.train.patience is not None:
                     callbacks.append(EarlyStop(job.settings.train.patience, display.say))
                 fit(job.trainer, job.schedule, state, [*callbacks, stop])
+                if stop.caught is None:
+                    calibrate_guidance(job, folder, display.say)
             # A signal during the last step changes nothing.
             stopped = stop.caught if state.step < job.schedule.steps else None
             status = "FINISHED" if stopped is None else "KILLED"

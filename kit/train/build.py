@@ -17,6 +17,7 @@ from kit.data.dataset import Pairs, Selection
 from kit.data.readers import reader_for
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store
+from kit.diffusion.forecasts import BlankForecasts
 from kit.diffusion.network import build_network
 from kit.diffusion.space import DiffusionSpace
 from kit.memory import engine
@@ -228,7 +229,8 @@ def build_denoiser(
     spec = step.diffusion
     assert spec is not None
     forecaster = None
-    if spec.settings.has_operator:
+    # Forecasts that are kept were made before the step that a plan is of.
+    if spec.settings.has_operator and (data is not None or spec.settings.forecasts == "live"):
         bands = MemorySettings(latitude_bands=step.memory.latitude_bands, window_bands=step.memory.window_bands)
         precision = prediction_precision("auto", step.model.upstream, device)
         forecaster = build_prediction_space(step.model, operator, bands, device, precision)
@@ -241,6 +243,8 @@ def build_denoiser(
     network = build_network(spec, recomputed).to(device)
     parameters = dict(network.named_parameters())
     space = DiffusionSpace(network, spec, forecaster, autocast=step.autocast)
+    if forecaster is None and spec.settings.has_operator:
+        space.forecasts = BlankForecasts(spec)
     loss = FieldLoss(step.loss, levels=spec.levels, points=None if points is None else points.to(device))
     loss.check_weights(spec.surface, spec.atmospheric)
     check = None
@@ -248,8 +252,12 @@ def build_denoiser(
         check = TrainingCheck(network, parameters)
     average = None if step.ema is None else WeightAverage(parameters, step.ema)
     updater = build_updater(parameters, step.optim, step.memory, steps=step.steps)
+    # What forecasts follow from beside their initial states.
+    facts = "" if operator is None else f"operator {operator.base['sha256']}"
+    if data is not None:
+        facts += f", store {data.train.store.fingerprint()}, {device.type}"
     return Trainer(
-        DenoiseTask(space, loss, data, window),
+        DenoiseTask(space, loss, data, window, facts),
         Trained(parameters),
         updater,
         check=check,

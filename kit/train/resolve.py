@@ -142,7 +142,7 @@ def resolve_step(
         adapt=settings.adapt,
         memory=settings.memory,
         loss=settings.loss if diffusion is None else settings.loss.model_copy(update={"name": "mse"}),
-        optim=settings.optim.resolved(settings.adapt.method),
+        optim=settings.optim.resolved(settings.adapt.method if diffusion is None else "denoise"),
         rollout=settings.rollout,
         steps=steps,
         accumulate=settings.train.accumulate,

@@ -117,6 +117,8 @@ _PEAKS: Mapping[str, float] = {
     "rollout-lora": 3e-3,
     "prefix": 0.1,
     "prompt": 0.1,
+    # No method, but a network that begins at random (docs/diffusion.md).
+    "denoise": 1e-3,
 }
 _PEAK_OF_NEW = 1e-3
 """Upstream's advice for new embeddings and heads, beside 3e-4 for the rest (``docs/finetuning.md`` of
@@ -154,7 +156,8 @@ class OptimSettings(BaseModel):
     ``adafactor``, with next to no state: no first moment, and a factored second one."""
     lr: PositiveFloat | None = None
     """Peak learning rate, reached after the warm-up; with ``adafactor`` a fraction of each tensor's own magnitude. By
-    default 3e-4 where the method trains the weights themselves, 3e-3 with adapters, 0.1 for prefix and prompt."""
+    default 3e-4 where the method trains the weights themselves, 3e-3 with adapters, 0.1 for prefix and prompt, and 1e-3
+    with ``task.name denoise``."""
     final_lr: NonNegativeFloat = 0.1
     """Learning rate of the last step, as a fraction of ``lr``; a cosine leads there."""
     weight_decay: NonNegativeFloat = 5e-6
@@ -175,7 +178,7 @@ class OptimSettings(BaseModel):
         return self.lr
 
     def resolved(self, method: str) -> OptimSettings:
-        """Return the settings with a learning rate, by default that of the method."""
+        """Return the settings with a learning rate, by default that of the method, or of ``denoise``."""
         if self.lr is not None:
             return self
         return self.model_copy(update={"lr": _PEAKS[method]})

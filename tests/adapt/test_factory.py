@@ -19,6 +19,7 @@ from kit.models.variants import VARIANTS
 from kit.models.weights.load import Weights, load
 from tests.adapt.models import awake_model, equal, predicted
 from tests.batches import small_spec
+from tests.everyday import one_in
 
 SPEC = small_spec("small")
 FULL = AdaptSettings()
@@ -88,7 +89,7 @@ def test_the_same_settings_go_on_with_the_adapter(base: Path, settings: AdaptSet
     assert factory.base_of(weights, settings)["name"] == str(base)
 
 
-@pytest.mark.parametrize("settings", BESIDE)
+@pytest.mark.parametrize("settings", one_in(2, BESIDE))
 def test_what_is_added_beside_upstreams_weights_is_saved_alone_and_gone_on_with(
     base: Path, settings: AdaptSettings
 ) -> None:
@@ -104,7 +105,7 @@ def test_what_is_added_beside_upstreams_weights_is_saved_alone_and_gone_on_with(
     assert factory.base_of(weights, settings)["name"] == str(base)
 
 
-@pytest.mark.parametrize("settings", BESIDE)
+@pytest.mark.parametrize("settings", one_in(2, BESIDE))
 def test_what_is_added_beside_upstreams_weights_cannot_be_merged(base: Path, settings: AdaptSettings) -> None:
     _, folder = trained(base, settings)
     same = {"prefix": "prefix --adapt.tokens 3", "prompt": "prompt( --adapt.coarse 3x5)?"}[settings.method]

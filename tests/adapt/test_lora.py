@@ -21,6 +21,7 @@ from kit.memory.settings import MemorySettings
 from kit.models.variants import VARIANTS
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.batches import small_spec
+from tests.everyday import one_in
 
 UPSTREAM = [name for name in VARIANTS if name != "tiny"]
 LORA = AdaptSettings(method="lora", rank=4)
@@ -45,7 +46,7 @@ def kept(variant: str) -> Any:
     return "kept" if VARIANTS[variant].has_rollout_lora else None
 
 
-@pytest.mark.parametrize("variant", UPSTREAM)
+@pytest.mark.parametrize("variant", one_in(4, UPSTREAM))
 def test_an_adapter_changes_nothing_at_first_and_trains_alone(variant: str) -> None:
     spec = small_spec(variant, rollout_lora=kept(variant))
     model = awake_model(spec)
@@ -182,7 +183,7 @@ def test_a_rank_above_a_layers_width_is_refused() -> None:
         lora.attach(awake_model(small_spec("small")), AdaptSettings(method="lora", rank=33))
 
 
-@pytest.mark.parametrize("method", ("lora", "dora", "adalora"))
+@pytest.mark.parametrize("method", one_in(3, ("lora", "dora", "adalora")))
 def test_bands_and_recomputation_change_no_gradient(method: str) -> None:
     spec = small_spec("small")
     settings = AdaptSettings.model_validate({"method": method, "targets": ("*",)})

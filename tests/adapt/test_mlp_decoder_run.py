@@ -81,6 +81,7 @@ def test_epochs_after_the_first_do_without_the_trunk_and_change_no_bit(
     assert losses[0] == losses[1] == losses[2]
 
 
+@pytest.mark.slow
 def test_a_light_decoder_is_kept_resumed_gone_on_with_and_scored(
     windy_store: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from kit.models.weights.convert import merge_rollout_lora, split_rollout_lora
 from kit.planning.simulation import simulated_gpu
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.batches import small_spec
+from tests.everyday import one_in
 
 MEMORY: dict[str, dict[str, Any]] = {
     "none": {},
@@ -101,7 +102,7 @@ def test_names_are_upstreams_and_nothing_is_renamed() -> None:
     assert shapes == [(2, 3, 16), (2, 3, 16), (2, 16)]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", one_in(4, VARIANTS))
 @torch.no_grad()
 def test_a_closed_gate_changes_nothing(variant: str) -> None:
     spec = small_spec(variant)
@@ -122,7 +123,7 @@ def test_a_closed_gate_changes_nothing_in_bf16() -> None:
     assert equal(predicted(model, spec), before)
 
 
-@pytest.mark.parametrize("settings", MEMORY.values(), ids=MEMORY)
+@pytest.mark.parametrize("settings", one_in(2, MEMORY.values(), MEMORY))
 def test_memory_settings_give_the_same(settings: dict[str, Any]) -> None:
     spec = small_spec("small")
     fields, expected = run(opened(spec), spec)
@@ -233,7 +234,7 @@ def test_a_copy_has_prefixes_of_its_own() -> None:
     assert not equal(predicted(copied, spec), before)
 
 
-@pytest.mark.parametrize("recompute", ("none", "blocks"))
+@pytest.mark.parametrize("recompute", one_in(2, ("none", "blocks")))
 def test_a_step_can_be_planned_on_fake_tensors(recompute: str) -> None:
     spec = small_spec("small")
     with simulated_gpu():

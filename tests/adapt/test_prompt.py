@@ -21,6 +21,7 @@ from kit.planning.simulation import simulated_gpu
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.adapt.test_prefix import GRADIENT_TOLERANCE, MEMORY, distance, run
 from tests.batches import small_spec
+from tests.everyday import one_in
 
 GLOBE = (torch.linspace(78.75, -78.75, 8), torch.arange(16) * 22.5 + 11.25)
 """Latitudes and longitudes of 8 x 16 points, in the middle of as many cells of the globe."""
@@ -111,7 +112,7 @@ def test_one_column_is_the_same_all_round() -> None:
 
 
 @pytest.mark.parametrize("coarse", (None, "3x5"))
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", one_in(4, VARIANTS))
 @torch.no_grad()
 def test_it_starts_from_nothing(variant: str, coarse: str | None) -> None:
     spec = small_spec(variant)
@@ -134,7 +135,7 @@ def prompted(spec: Any, coarse: str | None) -> Any:
 
 
 @pytest.mark.parametrize("coarse", (None, "3x5"))
-@pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
+@pytest.mark.parametrize("memory", one_in(2, MEMORY.values(), MEMORY))
 def test_memory_settings_give_the_same(memory: dict[str, Any], coarse: str | None) -> None:
     spec = small_spec("small")
     fields, expected = run(prompted(spec, coarse), spec)
@@ -169,7 +170,7 @@ def test_a_copy_has_a_prompt_of_its_own() -> None:
     assert not equal(predicted(copied, spec), before)
 
 
-@pytest.mark.parametrize("coarse", (None, "3x5"))
+@pytest.mark.parametrize("coarse", one_in(2, (None, "3x5")))
 def test_a_step_can_be_planned_on_fake_tensors(coarse: str | None) -> None:
     spec = small_spec("small")
     with simulated_gpu():

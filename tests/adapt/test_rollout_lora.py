@@ -23,6 +23,7 @@ from kit.models.weights.load import Weights, load
 from tests.adapt.models import awake_model, equal, predicted, size
 from tests.adapt.test_dora import close
 from tests.batches import small_spec, synthetic_batch
+from tests.everyday import one_in
 
 UPSTREAM = [name for name in VARIANTS if name != "tiny"]
 FULL = AdaptSettings()
@@ -54,7 +55,7 @@ def fields(model: Aurora, spec: ModelSpec, *, step: int = 0) -> Fields:
     return space.predict_fields(space.inputs(replace(batch, metadata=metadata)))
 
 
-@pytest.mark.parametrize("variant", UPSTREAM)
+@pytest.mark.parametrize("variant", one_in(4, UPSTREAM))
 def test_a_fresh_one_changes_nothing_at_first_and_trains_alone(variant: str) -> None:
     plain = small_spec(variant)
     before = awake_model(plain)
@@ -122,7 +123,7 @@ def next_stage(folder: Path, given: AdaptSettings, variant: str = "small") -> tu
     return factory.for_training(spec, weights, given, autocast=False, steps=1)[0], spec
 
 
-@pytest.mark.parametrize(("mode", "graded"), ((None, (1,)), ("from_second", (2,)), ("all", (1, 2))))
+@pytest.mark.parametrize(("mode", "graded"), one_in(3, ((None, (1,)), ("from_second", (2,)), ("all", (1, 2)))))
 def test_a_checkpoint_holds_it_alone_and_is_loaded_again(base: Path, mode: Any, graded: Any) -> None:
     model, spec, folder = trained(base, mode, graded)
     assert {path.name for path in folder.iterdir()} == {"kit.json", "trained.safetensors"}

@@ -17,6 +17,7 @@ from kit.models.space import Fields
 from kit.models.weights.load import load
 from tests.adapt.models import equal, predicted
 from tests.checkpoints import SPEC, store_for, write_delta, write_whole
+from tests.everyday import one_in
 
 METHODS = {
     "lora": AdaptSettings(method="lora", rank=2, targets=("attn.proj",)),
@@ -46,7 +47,7 @@ def specialist(folder: Path) -> Specialist:
     return Specialist(folder.name, checkpoint.description, checkpoint.tensors())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", one_in(3, METHODS))
 def test_a_switch_makes_the_model_the_other_one(method: str, tmp_path: Path) -> None:
     store = store_for(tmp_path / "store")
     base = write_whole(tmp_path / "base", store)

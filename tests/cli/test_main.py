@@ -36,6 +36,7 @@ from kit.run.display import training_progress
 from kit.settings import Settings
 from kit.tracking.settings import UiSettings
 from kit.verification.settings import EvaluateSettings
+from tests.everyday import one_in
 
 ALL_SETTINGS = (
     Settings,
@@ -439,13 +440,13 @@ def test_files_are_fetched_with_whom_to_credit(capsys: pytest.CaptureFixture[str
     assert "licence and credit: MIT" in err
 
 
-@pytest.mark.parametrize("place", ["command line", "environment"])
+@pytest.mark.parametrize("place", one_in(2, ["command line", "environment"]))
 @pytest.mark.parametrize(
     "words",
     [
         ["data", "fetch", "aurora-0.25-static"],
         "data build --source pickle --path era5-sample --out store --statics_from aurora-0.25-static".split(),
-        ["finetune", "--model.variant", "small"],
+        pytest.param(["finetune", "--model.variant", "small"], marks=pytest.mark.slow),
     ],
     ids=["fetch", "build", "finetune"],
 )

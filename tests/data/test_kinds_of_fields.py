@@ -31,7 +31,7 @@ A case becomes a store with the values that xarray and NumPy read from the same 
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ import xarray as xr
 from kit.data.store.build import build_store
 from kit.data.store.reader import Store
 from kit.io.errors import KitError
+from tests.everyday import first_of_each, one_in
 
 Values = npt.NDArray[np.floating]
 GRAVITY = 9.80665
@@ -331,12 +332,12 @@ def check_forecast(dataset: xr.Dataset, form: str, folder: Path, lead: str | Non
 @pytest.mark.parametrize("lead", (None, "6h", "0h/6h"))
 @pytest.mark.parametrize(
     ("dataset", "form"),
-    (
+    one_in(2, (
         (with_leads([0, 6], "hours", *CAMS).assign_coords(valid_time=VALID), "zarr3"),
         (with_leads(SECONDS, "seconds", "init_time", "prediction_timedelta"), "zarr2"),
         (with_leads([0, 0.25], "days", "initial_time", "lead_time"), "nc3"),
         (with_leads([0, 360], "minutes", *CAMS).transpose(..., "forecast_period"), "nc4"),
-    ),
+    )),
 )  # fmt: skip
 def test_forecasts(dataset: xr.Dataset, form: str, lead: str | None, tmp_path: Path) -> None:
     check_forecast(dataset, form, tmp_path, lead)
@@ -607,17 +608,15 @@ CASES = (
 )  # fmt: skip
 
 
-def first_two_of_each(cases: Sequence[Case]) -> list[Any]:
-    """Run two cases of a kind by default, and the others where time is no matter."""
-    parameters, counts = [], dict.fromkeys([case.kind for case in cases], 0)
+def names_of(cases: Sequence[Case]) -> Iterator[str]:
+    """Name cases by their kind, their number among those of the kind, and the form of their file."""
+    counts = dict.fromkeys([case.kind for case in cases], 0)
     for case in cases:
         counts[case.kind] += 1
-        marks = [pytest.mark.slow] if counts[case.kind] > 2 else []
-        parameters.append(pytest.param(case, marks=marks, id=f"{case.kind} {counts[case.kind]} {case.form}"))
-    return parameters
+        yield f"{case.kind} {counts[case.kind]} {case.form}"
 
 
-@pytest.mark.parametrize("case", first_two_of_each(CASES))
+@pytest.mark.parametrize("case", first_of_each([case.kind for case in CASES], CASES, names_of(CASES)))
 def test_kinds(case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)
 

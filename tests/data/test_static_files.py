@@ -19,6 +19,7 @@ from kit.data.sources.base import SourceData
 from kit.data.statics import with_statics
 from kit.data.store.build import build_store
 from kit.io.errors import StoreError
+from tests.everyday import one_in
 from tests.factories import synthetic_dataset
 from tests.hostile import Command
 
@@ -127,7 +128,7 @@ def states_and_statics(**dims: int) -> xr.Dataset:
     return data.expand_dims(dims) if dims else data
 
 
-@pytest.mark.parametrize("form", ("NETCDF4", "NETCDF3_64BIT"))
+@pytest.mark.parametrize("form", one_in(2, ("NETCDF4", "NETCDF3_64BIT")))
 @pytest.mark.parametrize("dims", ({}, {"expver": 2}, {"step": 2}))
 def test_the_data_file_itself(tmp_path: Path, form: Any, dims: dict[str, int]) -> None:
     dataset = states_and_statics(**dims)

@@ -69,6 +69,7 @@ def test_a_report_holds_what_the_run_folder_does(runs: list[Path], capsys: pytes
     assert "report.html" in [file.path for file in client.list_artifacts(record["mlflow_run_id"])]
 
 
+@pytest.mark.slow
 def test_a_later_report_replaces_the_first(run: Path) -> None:
     found = kit.report(run=run, plan=False)
     assert found.missing == [f"maps: kit plot --run {run}"]

@@ -14,6 +14,7 @@ import pytest
 
 from kit.cli.main import main
 from tests.checkpoints import redescribe, store_for, write_whole
+from tests.everyday import one_in
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("arguments", "message"), SETTINGS, ids=[" ".join(given) for given, _ in SETTINGS])
+@pytest.mark.parametrize(("arguments", "message"), one_in(3, SETTINGS, [" ".join(given) for given, _ in SETTINGS]))
 def test_settings_that_cannot_be_are_told(
     made: SimpleNamespace,
     tmp_path: Path,
@@ -158,7 +159,7 @@ FILES: tuple[tuple[Callable[[Path], None], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("harm", "message"), FILES, ids=[harm.__name__ for harm, _ in FILES])
+@pytest.mark.parametrize(("harm", "message"), one_in(2, FILES, [harm.__name__ for harm, _ in FILES]))
 def test_files_that_cannot_be_are_told(
     made: SimpleNamespace,
     tmp_path: Path,

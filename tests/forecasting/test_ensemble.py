@@ -23,6 +23,7 @@ from kit.forecasting.settings import ForecastSettings
 from kit.io.errors import CheckpointError, SettingsError, StoreError
 from tests.batches import small_spec
 from tests.checkpoints import LEVELS, SPEC, store_for, write_delta, write_whole
+from tests.everyday import one_in
 from tests.forecasting.ensembles import COMMAND, hashes
 from tests.processes import Python
 
@@ -207,6 +208,7 @@ def expected(stochastic: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return hashes(out)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_bytes(stochastic: Path, expected: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "e.zarr"
     pair = [Python(COMMAND, *arguments(out, stochastic), output=tmp_path / f"{number}.txt") for number in range(2)]
@@ -215,7 +217,8 @@ def test_two_processes_make_the_same_bytes(stochastic: Path, expected: dict[str,
     assert hashes(out) == expected
 
 
-@pytest.mark.parametrize("deaths", (DEATHS[2:4], pytest.param(DEATHS, marks=pytest.mark.slow)), ids=("some", "all"))
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", (DEATHS[2:4], DEATHS), ids=("some", "all"))
 def test_killed_processes_make_the_same_bytes(
     stochastic: Path, expected: dict[str, str], tmp_path: Path, deaths: tuple[Death, ...]
 ) -> None:
@@ -275,7 +278,7 @@ def test_the_same_command_again_finds_it_done(made: SimpleNamespace, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["e.zarr"]
 
 
-@pytest.mark.parametrize("finished", (True, False))
+@pytest.mark.parametrize("finished", one_in(2, (True, False)))
 def test_other_settings_are_refused_by_name(
     made: SimpleNamespace, stochastic: Path, tmp_path: Path, finished: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

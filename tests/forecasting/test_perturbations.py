@@ -15,11 +15,12 @@ import torch
 import xarray as xr
 
 from kit.checkpoint.folder import open_checkpoint
+from kit.forecasting.bounds import possible
 from kit.forecasting.ensemble import ensemble
 from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.error_samples import ErrorSamples, make_error_samples, spread_dates
 from kit.forecasting.initial_states import InitialStates
-from kit.forecasting.perturbations import PERTURBATIONS, Gaussian, _possible
+from kit.forecasting.perturbations import PERTURBATIONS, Gaussian
 from kit.forecasting.predictor import Conditions, load_forecast_predictor, load_predictor
 from kit.forecasting.rolling import roll_out
 from kit.io.errors import CheckpointError, KitError
@@ -115,7 +116,7 @@ def test_both_input_states_get_the_same_and_nothing_else_changes(made: SimpleNam
     gaussian, pairs = prepared(made), made.predictor.pairs
     state = pairs.inputs([2, 2])
     before = {name: value.clone() for name, value in (state.surf_vars | state.atmos_vars).items()}
-    found = gaussian.perturbed(state, (4, 1), START)
+    found = gaussian.before(state, (4, 1), START, 0)
     for name, value in (found.surf_vars | found.atmos_vars).items():
         change, largest = (value - before[name]).numpy(), float(before[name].abs().max())
         if name != "q":
@@ -132,19 +133,19 @@ def test_both_input_states_get_the_same_and_nothing_else_changes(made: SimpleNam
 def test_what_cannot_be_below_zero_is_not(made: SimpleNamespace) -> None:
     pairs = made.predictor.pairs
     state = pairs.inputs([2])
-    found = prepared(made, amplitude=1e4).perturbed(state, (0,), START)
+    found = prepared(made, amplitude=1e4).before(state, (0,), START, 0)
     assert found.atmos_vars["q"].min() == 0
     assert found.atmos_vars["t"].min() < 0
-    doubled = prepared(made, amplitude=2).perturbed(state, (0,), START).surf_vars["2t"] - state.surf_vars["2t"]
-    once = prepared(made).perturbed(state, (0,), START).surf_vars["2t"] - state.surf_vars["2t"]
+    doubled = prepared(made, amplitude=2).before(state, (0,), START, 0).surf_vars["2t"] - state.surf_vars["2t"]
+    once = prepared(made).before(state, (0,), START, 0).surf_vars["2t"] - state.surf_vars["2t"]
     torch.testing.assert_close(doubled, 2 * once, atol=2e-4, rtol=0)
 
 
 def test_shares_stay_shares() -> None:
     values = torch.tensor([-0.5, 0.5, 1.5])
-    assert _possible(values, "tcc", "surface").tolist() == [0, 0.5, 1]
-    assert _possible(values, "tp", "surface").tolist() == [0, 0.5, 1.5]
-    assert _possible(values, "2t", "surface") is values
+    assert possible(values, "tcc", "surface").tolist() == [0, 0.5, 1]
+    assert possible(values, "tp", "surface").tolist() == [0, 0.5, 1.5]
+    assert possible(values, "2t", "surface") is values
 
 
 def test_a_member_is_the_roll_out_of_its_own_state(made: SimpleNamespace, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_member_is_the_roll_out_of_its_own_state(made: SimpleNamespace, tmp_pa
     predictor = load_forecast_predictor(open_checkpoint(made.base), Conditions(device="cpu"))
     gaussian = prepared(made)
     for member in range(3):
-        state = gaussian.perturbed(predictor.pairs.inputs([predictor.pairs.times.index(START)]), (member,), START)
+        state = gaussian.before(predictor.pairs.inputs([predictor.pairs.times.index(START)]), (member,), START, 0)
         with torch.no_grad():
             for step, prediction in enumerate(roll_out(predictor.space, state, 2)):
                 for name, value in (prediction.surf_vars | prediction.atmos_vars).items():

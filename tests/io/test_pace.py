@@ -21,7 +21,7 @@ HURRIED = Limits(connect=1, read=1, attempts=2, backoff=0.01, slowest=1000, pati
 HEAD = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 100000\r\n\r\n'
 
 
-@pytest.fixture(params=("body", "head"))
+@pytest.fixture(params=("body", pytest.param("head", marks=pytest.mark.slow)))
 def dripping(request: pytest.FixtureRequest) -> Iterator[str]:
     """A server that sends a byte every 20 ms, from the head of its answer on or behind it; its address."""
     ended = threading.Event()

@@ -50,7 +50,7 @@ def outcome(
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("res", one_in(2, [(res,) for res in RESOLUTIONS]))
+@pytest.mark.parametrize("res", one_in(4, [(res,) for res in RESOLUTIONS]))
 @pytest.mark.parametrize("per_token", [False, True])
 def test_bands_are_bitwise_upstreams(res: Triple, per_token: bool, shifted: bool) -> None:
     block, samples = make_block(shifted=shifted), 2

@@ -30,7 +30,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "offload": {"recompute": "blocks", "latitude_bands": 2, "window_bands": 2, "offload": ["inputs"]},
     "upstream": {"recompute": "upstream"},
 }
-EVERYDAY = ("pretrained", "air-pollution", "v1p5-ensemble")
+EVERYDAY = ("pretrained", "v1p5-ensemble")
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name not in EVERYDAY]
 # Sums over bands are added in another order.
 GRADIENT_TOLERANCE = 2e-6

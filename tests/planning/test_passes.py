@@ -31,6 +31,12 @@ def settings(**changes: object) -> EnsembleSettings:
     return EnsembleSettings.model_validate(raw)
 
 
+def test_as_many_members_are_taken_as_there_is_room_for(source: InitialStates) -> None:
+    asked = settings()
+    assert largest_pass(asked, source, peak_of(asked, source, 2), most=3) == 2
+
+
+@pytest.mark.slow
 def test_the_most_members_that_fit_are_taken(source: InitialStates) -> None:
     asked = settings()
     peaks = {members: peak_of(asked, source, members) for members in (1, 2, 3, 4)}
@@ -42,6 +48,7 @@ def test_the_most_members_that_fit_are_taken(source: InitialStates) -> None:
     assert largest_pass(asked, source, peaks[1] - 1, most=8) == 1
 
 
+@pytest.mark.slow
 def test_settings_of_memory_count(source: InitialStates) -> None:
     asked = settings(memory=MemorySettings(latitude_bands=4, window_bands=2))
     assert peak_of(asked, source, 4) < peak_of(settings(), source, 4)

@@ -87,15 +87,8 @@ def test_the_warning_is_on_the_record_and_the_run_goes_on(
     assert "warning: a step will take about 0.1 GiB of memory" in (run_dir / "tight" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    "variant",
-    (
-        "pretrained",
-        pytest.param("air-pollution", marks=pytest.mark.slow),
-        pytest.param("wave", marks=pytest.mark.slow),
-        pytest.param("v1p5-ensemble", marks=pytest.mark.slow),
-    ),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ("pretrained", "air-pollution", "wave", "v1p5-ensemble"))
 def test_the_bound_is_above_what_a_step_takes(variant: str) -> None:
     spec = small_spec(variant)
     patch = spec.patch_size

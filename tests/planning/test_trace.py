@@ -95,7 +95,7 @@ def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, 
         slowly({"memory": {"recompute": "selective"}}),
         slowly({"memory": {"recompute": "blocks", "offload": ["inputs", "optimizer"]}}),
         slowly({"memory": {"step_in_backward": True}, "optim": {"clip": None}}),
-        {"adapt": {"method": "lora", "rank": 2}},
+        slowly({"adapt": {"method": "lora", "rank": 2}}),
         slowly({"optim": {"name": "adamw-8bit"}}),
         slowly({"optim": {"name": "adafactor"}}),
         slowly({"train": {"accumulate": 2}}),
@@ -110,7 +110,7 @@ def really(settings: Settings, spec: ModelSpec, pair: Pair) -> tuple[Peak, int, 
                 "memory": {"recompute": "blocks", "latitude_bands": 4, "window_bands": 2, "offload": ["inputs"]},
             }
         ),
-        {"model": {"stochastic": True}, "task": {"name": "crps", "members": 2, "together": True}},
+        slowly({"model": {"stochastic": True}, "task": {"name": "crps", "members": 2, "together": True}}),
     ],
     ids=str,
 )
@@ -169,7 +169,7 @@ def _timeless(found: Trace) -> Trace:
     return dataclasses.replace(found, seconds=0)
 
 
-@pytest.mark.parametrize("recompute", ["none", "upstream"])
+@pytest.mark.parametrize("recompute", ["none", pytest.param("upstream", marks=pytest.mark.slow)])
 def test_training_after_a_plan_is_training_without_one(recompute: str) -> None:
     """A trace leaves fake tensors in upstream's cache of masks, if nobody empties it."""
     settings = settings_of(memory={"recompute": recompute})

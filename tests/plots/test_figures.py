@@ -125,7 +125,15 @@ def _visible_texts(figure: Figure) -> dict[str, Bbox]:
     return {f"{text.get_text()} {id(text)}": box for text, box in boxes}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+ALIKE = (
+    "tall box", "wide box", "region", "one forecast", "forecast alone", "cone", "arctic", "antarctic",
+)  # fmt: skip
+"""Maps of other places and other numbers of forecasts."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in FIGURES]
+)
 def test_no_text_is_clipped_or_overlaps(name: str) -> None:
     figure = FIGURES[name](synthetic=True)
     texts = _visible_texts(figure)

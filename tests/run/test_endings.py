@@ -16,7 +16,6 @@ from kit.run.endings import EarlyStop
 from kit.run.finetune import finetune
 from kit.train.loop import LoopState
 from kit.train.trainer import Trainer, Validation
-from tests.everyday import one_in
 from tests.factories import synthetic_store
 from tests.run.test_finetune import assert_same_weights, metrics, settings
 from tests.run.test_interruption import sending
@@ -53,7 +52,8 @@ def test_training_is_the_same_with_and_without_an_average(store: Path, run_dir: 
     assert not (Path(without.run) / "checkpoints" / "ema").exists()
 
 
-@pytest.mark.parametrize("method", one_in(2, ("full", "lora")))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ("full", "lora"))
 def test_a_resumed_run_has_the_same_average(store: Path, run_dir: Path, method: str) -> None:
     pretrained = finetune(settings(store, run_dir, "base", train={"steps": 1}))
     sections: dict[str, dict[str, Any]] = {"train": AVERAGED, "adapt": {"method": method}}
@@ -113,6 +113,7 @@ def test_an_average_cannot_begin_in_the_middle(store: Path, run_dir: Path) -> No
         finetune(settings(store, run_dir, train={"steps": 2, "ema": 0.9, "resume": "auto"}))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_average_was_taken_out(store: Path, run_dir: Path) -> None:
     result = finetune(settings(store, run_dir, train=AVERAGED))
     shutil.rmtree(Path(result.run) / "checkpoints" / "ema")

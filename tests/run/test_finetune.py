@@ -31,6 +31,7 @@ from kit.train.trainer import StepReport, Trainer
 from kit.train.updaters import DeviceUpdater, Update
 from kit.verification.scorecard import evaluate
 from kit.verification.settings import EvaluateSettings
+from tests.everyday import one_in
 from tests.factories import synthetic_store
 from tests.processes import Python
 
@@ -139,7 +140,7 @@ def test_a_checkpoint_describes_itself(store: Path, run_dir: Path, finished: Fin
     assert len(followed.description["base"]["sha256"]) == 64
 
 
-@pytest.mark.parametrize("graded", ("last", "all"))
+@pytest.mark.parametrize("graded", one_in(2, ("last", "all")))
 def test_a_run_on_its_own_predictions(store: Path, run_dir: Path, graded: str) -> None:
     def rolled(steps: int, resume: str) -> Settings:
         return settings(
@@ -327,7 +328,8 @@ def from_a_buffer(store: Path, run_dir: Path, name: str, **changes: Any) -> Sett
     )
 
 
-@pytest.mark.parametrize("keep", ("host", pytest.param("disk", marks=pytest.mark.slow)))
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", ("host", "disk"))
 def test_a_run_from_a_replay_buffer_goes_on_to_the_same_end(
     store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:

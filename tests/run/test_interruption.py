@@ -71,7 +71,7 @@ def test_a_second_process_is_refused_and_readers_are_not(
 
 
 @pytest.mark.parametrize("target", ("kit.run.finetune.build_job", "kit.tracking.tracker.Tracker.start"))
-@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGHUP))
+@pytest.mark.parametrize("number", (signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)))
 def test_a_signal_before_the_first_step_leaves_nothing(
     target: str, number: signal.Signals, store: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +91,7 @@ def test_a_terminal_that_closes_ends_a_run_with_a_checkpoint(store: Path, run_di
     assert open_checkpoint(run_dir / "first" / "checkpoints" / "last").resume_state()["loop"]["step"] == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on(
     store: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_cache_without_room(
     assert "the store cannot be built in the cache (No space left on device): free some" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_locked_database(store: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     holder = sqlite3.connect(run_dir / "mlflow.db", isolation_level=None)
     holder.execute("begin exclusive")

@@ -89,7 +89,10 @@ def unchanged(stopped: Path, store: Path, tmp_path_factory: pytest.TempPathFacto
     return folder / "first"
 
 
-SLOW = ("recompute selective", "recompute upstream", "window bands", "stages", "compile", "saved inputs")
+SLOW = (
+    "recompute blocks", "recompute selective", "recompute upstream", "window bands", "stages", "step in backward",
+    "compile", "saved inputs",
+)  # fmt: skip
 
 
 def cases(table: Iterable[str]) -> list[Any]:

@@ -96,6 +96,7 @@ def test_a_server_takes_all_of_a_run_once(server: Server, run: RunFolder, capfd:
     assert len(client.search_runs([found.info.experiment_id], "tags.`kit.run_key` = '4f1c'")) == 1
 
 
+@pytest.mark.slow
 def test_what_a_person_wrote_about_a_run_stays(server: Server, run: RunFolder) -> None:
     run_id = sync(run.path, server.uri)["mlflow_run_id"]
     connect(server.uri, Path()).set_tag(run_id, "mlflow.note.content", "my own words")
@@ -147,6 +148,7 @@ def test_a_run_ends_in_time_beside_a_server_that_hangs_and_is_sent_later(
     assert connect(server.uri, Path()).get_run(hung.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_its_server_is_away(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,9 +17,9 @@ from kit.settings import Settings
 from kit.train.activations import Activation, watched_modules, watching
 from kit.train.optim import DivergenceError
 from kit.train.trainer import Trainer
+from tests.everyday import one_in
 from tests.factories import synthetic_store
 from tests.train.test_trainer import pair_of, trainer_of
-from tests.everyday import one_in
 
 MEMORY = {
     "plain": MemorySettings(),

@@ -138,7 +138,9 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves_in_the_backward_p
     assert all(torch.equal(value, before[name]) for name, value in trainer.space.model.state_dict().items())
 
 
-@pytest.mark.parametrize("engine_settings", one_in(2, ({}, {"recompute": "blocks", "latitude_bands": 2, "window_bands": 2})))
+@pytest.mark.parametrize(
+    "engine_settings", one_in(2, ({}, {"recompute": "blocks", "latitude_bands": 2, "window_bands": 2}))
+)
 @pytest.mark.parametrize("updater_settings", ({"offload": ("optimizer",)}, {"step_in_backward": True}))
 def test_where_and_when_gradients_are_applied_changes_nothing(
     engine_settings: dict[str, Any], updater_settings: dict[str, Any]

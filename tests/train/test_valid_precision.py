@@ -23,10 +23,10 @@ from kit.train.tasks.forecast import ForecastTask
 from kit.train.trainer import Trainer, Validation
 from tests.adapt.models import awake_model
 from tests.batches import small_spec
+from tests.everyday import one_in
 from tests.factories import synthetic_store
 from tests.train.test_samples import pairs_of, spec_of
 from tests.train.test_trainer import trainer_of
-from tests.everyday import one_in
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from kit.cli import main as cli
+from tests.everyday import one_in
 from tests.verification.forecasts import Forecast, ensemble_for
 from tests.verification.test_bad_forecast_files import lose_a_chunk, spoil_a_chunk, spoil_the_metadata
 from tests.verification.test_grib_forecasts import messages, written
@@ -124,7 +125,7 @@ CASES: dict[str, tuple[Case, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", one_in(3, CASES))
 def test_it_is_refused_in_one_message(
     made: Forecast, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

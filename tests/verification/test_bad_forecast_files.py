@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 from kit.cli import main as cli
+from tests.everyday import one_in
 from tests.verification.forecasts import Forecast, forecast_for
 
 Case = Callable[[Forecast, Path], list[str]]
@@ -171,7 +172,7 @@ CASES: dict[str, tuple[Case, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", one_in(3, CASES))
 def test_it_is_refused_in_one_message(
     made: Forecast, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ def states_of(source: Store | xr.Dataset, channel: str, index: int, time: np.dat
     return np.asarray(np.hypot(*values) if len(values) == 2 else values[0])
 
 
+@pytest.mark.slow
 def test_anomalies_are_those_that_numpy_finds(checkpoint: Path, climatology: Path, tmp_path: Path) -> None:
     """Persistence over 12 hours from every start date, north of 20 N too: WMO's formula, not centred anew."""
     result = scored(checkpoint, climatology=climatology, steps=2, out=tmp_path)

@@ -18,6 +18,7 @@ from kit.verification.comparison_settings import CompareSettings
 from kit.verification.scorecard import evaluate
 from kit.verification.settings import EvaluateSettings
 from tests.compared_runs import make_runs
+from tests.everyday import one_in
 from tests.verification.compared import write_sums
 
 ERRORS = {"2t": np.linspace(1, 2, 24)}
@@ -255,7 +256,7 @@ UNFIT: dict[str, tuple[Callable[[Path, list[Path]], Sequence[str | Path]], str]]
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.parametrize("case", one_in(3, UNFIT))
 def test_what_cannot_be_compared_is_one_message(
     case: str, runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

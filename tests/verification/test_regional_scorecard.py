@@ -146,6 +146,7 @@ def test_one_model_is_there_at_a_time(checkpoint: Path, monkeypatch: pytest.Monk
     assert len(first) == 1
 
 
+@pytest.mark.slow
 def test_a_store_across_greenwich_trains_and_scores(tmp_path: Path, empty_database: Path) -> None:
     """0 to 33.75 and 315 to 348.75 degrees east: 4 columns in the east and 4 in the west."""
     dataset = synthetic_dataset(times=16, height=8, width=8, box=(40, 0, -40, 70))

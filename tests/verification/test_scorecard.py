@@ -65,6 +65,7 @@ def test_the_result_has_what_it_promises(checkpoints: list[Path]) -> None:
     assert kept["scores"] == result["scores"]
 
 
+@pytest.mark.slow
 def test_every_lead_and_region_is_scored_and_earlier_ones_stay(tmp_path: Path, empty_database: Path) -> None:
     splits = {
         "train": "2020-01-01/2020-01-02",

@@ -6,11 +6,14 @@ run draws what it would have, and the loss of a validation state depends on the 
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from kit.data.dataset import Pair, moved
+from kit.diffusion.forecasts import CachedForecasts
+from kit.diffusion.residuals import measure
 from kit.diffusion.schedules import Levels
 from kit.diffusion.space import DiffusionSpace, Example
 from kit.io.hashes import sha256_of_text
@@ -33,21 +36,43 @@ class DenoiseTask(PairsTask):
         loss_fn: Compares what is predicted with what should be.
         data: Pairs of the run; None where steps are taken on batches from elsewhere, as in plans.
         window: Part of the grid that losses are over; None for all of it.
+        facts: What the operator's forecasts follow from beside their initial states, in words.
     """
 
     steps = 1
     losses_per_batch = 1
 
     def __init__(
-        self, space: DiffusionSpace, loss_fn: FieldLoss, data: TaskData | None = None, window: Window | None = None
+        self,
+        space: DiffusionSpace,
+        loss_fn: FieldLoss,
+        data: TaskData | None = None,
+        window: Window | None = None,
+        facts: str = "",
     ) -> None:
         super().__init__(data)
         self.space = space
         self.loss_fn = loss_fn
         self._window = window
         self._position = 0
+        self._facts = facts
+        self._cached: CachedForecasts | None = None
         if space.operator is not None:
             self.beside = (space.operator.model,)
+
+    def open(self, folder: Path) -> None:
+        """Let the operator make its forecasts, if they are kept, and measure what is drawn."""
+        space = self.space
+        if space.operator is not None and space.spec.settings.forecasts == "cached":
+            # Of the same model, store and precision: a run that goes on may find those of its first part.
+            self._cached = CachedForecasts(folder, space, (self.data.train, self.data.valid), self._facts)
+            space.forecasts, space.operator, self.beside = self._cached, None, ()
+        measure(space, self.data.train)
+
+    def close(self) -> None:
+        """Remove the forecasts."""
+        if self._cached is not None:
+            self._cached.remove()
 
     def batches(self, start: int) -> Iterator[Pair]:
         """Return shuffled training batches from a position on, which their noise goes by too."""

@@ -27,6 +27,7 @@ from kit.data.store.reader import Store
 from kit.io.errors import KitError, SettingsError, StoreError, UnavailableError
 from kit.io.retry import Limits
 from tests.data.sources.zarr_files import arco, serve, serve_bucket, weatherbench, write
+from tests.everyday import one_in
 from tests.servers import Fault, Server, serving
 
 DAY = "2020-01-01/2020-01-01T05"
@@ -150,15 +151,18 @@ FIRST = "/store.zarr/2m_temperature/2.0.0"
 
 @pytest.mark.parametrize(
     "fault",
-    (
-        Fault(status=500),
-        Fault(status=503, headers={"Retry-After": "0"}),
-        Fault(cut=20),
-        Fault(length=30),
-        Fault(body=b"\x02\x01\x13\x04" + b"junk" * 30),
-        Fault(no_length=True, cut=10),
+    one_in(
+        3,
+        (
+            Fault(status=500),
+            Fault(status=503, headers={"Retry-After": "0"}),
+            Fault(cut=20),
+            Fault(length=30),
+            Fault(body=b"\x02\x01\x13\x04" + b"junk" * 30),
+            Fault(no_length=True, cut=10),
+        ),
+        ("500", "503", "cut", "short", "junk", "chunked"),
     ),
-    ids=("500", "503", "cut", "short", "junk", "chunked"),
 )
 def test_what_goes_wrong_once_is_asked_for_again(
     server: Server, stores: dict[str, Path], fault: Fault, caplog: pytest.LogCaptureFixture
@@ -174,17 +178,20 @@ def test_what_goes_wrong_once_is_asked_for_again(
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    (
-        (Fault(status=500), "the server answers 500; given up after 3 attempts. The same command goes on"),
-        (Fault(status=429, headers={"Retry-After": "3600"}), "the server asks to wait 3600 s"),
-        (Fault(cut=20), "the connection was cut|ClientPayloadError"),
+    one_in(
+        3,
         (
-            Fault(length=30),
-            "has 30 bytes, its header states [0-9]+: it came cut off or damaged; given up after 3|Error",
+            (Fault(status=500), "the server answers 500; given up after 3 attempts. The same command goes on"),
+            (Fault(status=429, headers={"Retry-After": "3600"}), "the server asks to wait 3600 s"),
+            (Fault(cut=20), "the connection was cut|ClientPayloadError"),
+            (
+                Fault(length=30),
+                "has 30 bytes, its header states [0-9]+: it came cut off or damaged; given up after 3|Error",
+            ),
+            (Fault(delay=3), "no answer in time"),
         ),
-        (Fault(delay=3), "no answer in time"),
+        ("500", "429", "cut", "short", "silent"),
     ),
-    ids=("500", "429", "cut", "short", "silent"),
 )
 def test_what_goes_wrong_each_time_is_given_up(
     server: Server, stores: dict[str, Path], fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch
@@ -212,7 +219,7 @@ def test_a_refusal_is_no_matter_of_patience(server: Server, stores: dict[str, Pa
     assert len(server.asked(FIRST)) == 1
 
 
-@pytest.mark.parametrize("form", ("arco", "arco-3"))
+@pytest.mark.parametrize("form", one_in(2, ("arco", "arco-3")))
 def test_an_absent_chunk_is_no_missing_value(stores: dict[str, Path], tmp_path: Path, form: str) -> None:
     folder = tmp_path / "store.zarr"
     shutil.copytree(stores[form], folder)

@@ -26,6 +26,7 @@ from kit.models.variants import VARIANTS
 from kit.models.weights.format import Pickled, read_pickled
 from kit.models.weights.load import Weights, install, load
 from tests.batches import SMALL, small_spec
+from tests.everyday import one_in
 from tests.factories import synthetic_store
 from tests.hostile import Command
 
@@ -86,7 +87,9 @@ def assert_fits(file: Path, state: dict[str, torch.Tensor], spec: ModelSpec = SP
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("prefix", ("", "net.", "model.", "module.", "model._orig_mod.", "_forward_module.model.net."))
+@pytest.mark.parametrize(
+    "prefix", one_in(3, ("", "net.", "model.", "module.", "model._orig_mod.", "_forward_module.model.net."))
+)
 @pytest.mark.parametrize("key", (None, "state_dict", "model", "model_state_dict"))
 def test_every_wrapping_in_use(tmp_path: Path, prefix: str, key: str | None) -> None:
     state = state_of()

@@ -259,7 +259,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.slow if name == "slow" else ()) for name in FAULTS]
+)
 def test_what_goes_wrong_is_one_message_and_nothing_half_left(
     publish: Publish, hub: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:

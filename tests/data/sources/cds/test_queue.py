@@ -327,6 +327,7 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_kill_in_the_queue_while_submitting_and_while_fetching(stores: DataStores, tmp_path: Path) -> None:
     stores.held = True
     # The first process: killed with one job in the queue, and the other submitted but not yet answered.

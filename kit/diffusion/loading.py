@@ -1,0 +1,90 @@
+"""Denoising networks from checkpoints, and the check that an operator is theirs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kit.checkpoint.folder import Checkpoint, open_checkpoint
+from kit.diffusion.network import DiffusionModel, build_network
+from kit.diffusion.space import DiffusionSpace
+from kit.diffusion.spec import DiffusionSpec
+from kit.io.errors import CheckpointError
+from kit.models.weights.load import tensor_files
+from kit.models.weights.locate import identify_weights
+
+
+@dataclass(frozen=True)
+class NetworkCheckpoint:
+    """A checkpoint of a denoising network, whose files are as they were written.
+
+    Attributes:
+        checkpoint: Folder and description.
+        spec: Description of the network.
+    """
+
+    checkpoint: Checkpoint
+    spec: DiffusionSpec
+
+    @classmethod
+    def open(cls, folder: Path) -> "NetworkCheckpoint":
+        """Open a checkpoint.
+
+        Raises:
+            CheckpointError: there is none, or it is a model's.
+        """
+        checkpoint = open_checkpoint(folder)
+        if "diffusion" not in checkpoint.description:
+            msg = (
+                f"{folder}: is no denoising network; --diffusion names a checkpoint of kit finetune --task.name "
+                "denoise, and --checkpoint its operator"
+            )
+            raise CheckpointError(msg)
+        return cls(checkpoint, DiffusionSpec.from_dict(checkpoint.description["diffusion"], folder))
+
+    @property
+    def guidance(self) -> Mapping[str, Any] | None:
+        """Calibration of its guidance, with the curve; None where it has none."""
+        found: Mapping[str, Any] | None = self.checkpoint.description.get("guidance")
+        return found
+
+    def check_operator(self, folder: Path) -> None:
+        """Check that a checkpoint is the operator whose forecasts the network learned from, wherever it is now.
+
+        Raises:
+            CheckpointError: it is another.
+        """
+        operator = self.checkpoint.description.get("operator")
+        if operator is None:
+            return
+        given = identify_weights(str(folder), [folder / name for name in tensor_files(folder) or ["model.safetensors"]])
+        if given["sha256"] != operator["sha256"]:
+            msg = (
+                f"{self.checkpoint.path}: learned from forecasts of {operator['name']} (SHA-256 "
+                f"{operator['sha256'][:12]}...), and {folder} is another model ({given['sha256'][:12]}...); give "
+                "the operator that it was trained for, or train a network for this one with --model.weights"
+            )
+            raise CheckpointError(msg)
+
+    def space(self, device: torch.device, *, autocast: bool) -> DiffusionSpace:
+        """Build the network with its weights.
+
+        Raises:
+            CheckpointError: they are not those that the description is of.
+        """
+        tensors = self.checkpoint.tensors()
+        # Its shapes first: a description may be of more than the file, or any machine, holds.
+        with torch.device("meta"):
+            due = build_network(self.spec, 0).state_dict()
+        theirs = {name: value.shape for name, value in tensors.items()}
+        if theirs != {name: value.shape for name, value in due.items()}:
+            msg = (
+                f"{self.checkpoint.path}: its tensors are not those of the network that its kit.json describes; take "
+                "another copy of it"
+            )
+            raise CheckpointError(msg)
+        model: DiffusionModel = build_network(self.spec, 0)
+        model.load_state_dict(tensors)
+        return DiffusionSpace(model.requires_grad_(False).eval().to(device), self.spec, None, autocast=autocast)

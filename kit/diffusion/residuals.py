@@ -1,0 +1,80 @@
+"""How large residuals are, and how far a perturbation departs from its state."""
+
+import numpy as np
+import torch
+
+from kit.data.dataset import Pairs, moved
+from kit.diffusion.space import DiffusionSpace, cropped
+
+_MOST_DATES = 64
+"""Dates, at most, that residuals are measured on; a deviation over as many fields is within a few percent."""
+
+
+def spread_places(count: int, most: int) -> list[int]:
+    """Choose places evenly spread over a number of them."""
+    places: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return places
+
+
+@torch.no_grad()
+def measure(space: DiffusionSpace, pairs: Pairs) -> None:
+    """Measure what a network draws, and note it in its buffers: how large residuals are, and how large anything is.
+
+    Residuals have the scale of their root mean square, in standard deviations of the states; 1 where there is none.
+    """
+    model, squares = space.model, []
+    model.scale.fill_(1)
+    drawn = []
+    for index in spread_places(len(pairs), _MOST_DATES):
+        pair = pairs[index].to(space.device)
+        values = space.examples(pair.inputs, pair.target, [False]).drawn
+        squares.append((values.double() ** 2).mean((0, -2, -1)))
+        drawn.append(values.abs().amax((0, -2, -1)))
+    if space.spec.settings.of == "residual":
+        scale = torch.stack(squares).mean(0).sqrt().float()
+        model.scale.copy_(scale.where(scale > 0, 1))
+    model.bound.copy_(torch.stack(drawn).amax(0) / model.scale)
+
+
+@torch.no_grad()
+def operator_error(space: DiffusionSpace, pairs: Pairs, most: int) -> float:
+    """Measure the operator's error of one step, in standard deviations of each field over space.
+
+    The root mean square over space, then the mean over channels and dates.
+    """
+    errors = []
+    for index in spread_places(len(pairs), most):
+        pair = pairs[index].to(space.device)
+        forecast = space.forecast_values(pair.inputs)
+        truth = cropped(space.values(pair.target), forecast)
+        own = space.own_scale(truth)
+        errors.append(_departure(own.standardised(forecast), own.standardised(truth)))
+    return float(np.mean(errors))
+
+
+@torch.no_grad()
+def perturbation_spread(space: DiffusionSpace, states: torch.Tensor, guidance: float) -> float:
+    """Measure how far samples depart from the states that they are like, as ``operator_error`` measures.
+
+    Args:
+        space: Network that draws states.
+        states: States, standardised over space, [B, C, H, W].
+        guidance: Guidance that they are drawn with.
+    """
+    generators = [torch.Generator(states.device).manual_seed(place) for place in range(len(states))]
+    start = torch.stack([torch.randn(states.shape[1:], generator=each, device=states.device) for each in generators])
+    return _departure(space.draw(states, start, generators, guidance=guidance), states)
+
+
+def _departure(values: torch.Tensor, states: torch.Tensor) -> float:
+    return float(((values - states) ** 2).mean((-2, -1)).sqrt().mean())
+
+
+@torch.no_grad()
+def standardised_states(space: DiffusionSpace, pairs: Pairs, most: int) -> torch.Tensor:
+    """Read states, standardised over space, [B, C, H, W]."""
+    found = []
+    for index in spread_places(len(pairs), most):
+        values = space.values(moved(pairs[index].target, space.device))
+        found.append(space.own_scale(values).standardised(values))
+    return torch.cat(found)

@@ -1,0 +1,61 @@
+"""Settings of diffusion: those without effect and those that exclude each other are refused, defaults are filled in."""
+
+from typing import Any
+
+import pytest
+
+from kit.diffusion.settings import DiffusionSettings
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"of": "residual", "operator_share": 0.5}, "operator_share has no effect with diffusion.of residual"),
+    ({"of": "next", "spread": 0.1}, "spread has no effect with diffusion.of next"),
+    ({"given": ("hour",)}, "the state itself is given and nothing else"),
+    ({"of": "next", "given": ("forecast",)}, "there is no operator"),
+    ({"of": "residual", "given": ("state", "state")}, "one is given twice"),
+    ({"of": "next", "given": (), "drop": 0.1}, "drop has no effect where nothing is given"),
+    ({"of": "next", "forecasts": "live"}, "no effect where there is no operator"),
+    ({"operator_share": 0, "forecasts": "live"}, "no effect where there is no operator"),
+    ({"operator_share": 1.5}, "less than or equal to 1"),
+    ({"drop": 1}, "less than 1"),
+    ({"schedule": "edm", "timesteps": 1000}, "timesteps has no effect with diffusion.schedule edm"),
+    ({"schedule": "edm", "target": "v"}, "target v is for schedules that keep the variance"),
+    ({"target": "edm"}, "target edm needs diffusion.schedule edm"),
+    ({"sampler": "heun"}, "use ddpm, ddim or dpm\\+\\+"),
+    ({"schedule": "edm", "sampler": "ddim"}, "use heun"),
+    ({"steps": 1001}, "more than the schedule's 1000"),
+    ({"timesteps": 20, "steps": 21}, "more than the schedule's 20"),
+    ({"network": "flat", "multiples": (1, 2)}, "multiples has no effect with diffusion.network flat"),
+    ({"network": "transformer", "stem": 2}, "stem has no effect"),
+    ({"network": "unet", "patch": 4}, "patch has no effect"),
+    ({"network": "unet2d", "stem": 2}, "stem has no effect"),
+    ({"width": 4}, "greater than or equal to 8"),
+    ({"width": 100_000}, "less than or equal to 4096"),
+    ({"multiples": ()}, "at least 1 item"),
+    ({"multiples": tuple(range(1, 10))}, "at most 8 items"),
+    ({"network": "transformer", "window": 7}, "multiple of 2"),
+    ({"network": "vit"}, "'unet', 'transformer', 'flat' or 'unet2d'"),
+    ({"spread": 0}, "greater than 0"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), BAD, ids=[str(given) for given, _ in BAD])
+def test_bad_settings_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionSettings(**given)
+
+
+@pytest.mark.parametrize("of", ["state", "next", "residual"])
+@pytest.mark.parametrize("network", ["unet", "transformer", "flat", "unet2d"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "clipped-cosine", "edm"])
+def test_resolved_settings_are_settings_again(of: Any, network: Any, schedule: Any) -> None:
+    resolved = DiffusionSettings(of=of, network=network, schedule=schedule).resolved(600)
+    assert DiffusionSettings(**resolved.model_dump()) == resolved
+    assert resolved.resolved(600) == resolved
+    assert resolved.stem == (4 if network == "unet" else None)
+    assert resolved.steps == (10 if of == "state" else 25)
+
+
+def test_whether_an_operator_is_needed() -> None:
+    of = {"state": True, "residual": True, "next": False}
+    assert {name: DiffusionSettings(of=name).has_operator for name in of} == of  # type: ignore[arg-type]
+    assert not DiffusionSettings(operator_share=0).has_operator
