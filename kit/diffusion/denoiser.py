@@ -107,3 +107,17 @@ class Denoiser:
         sigma, deviation = spread(levels.noise, like), self._deviation
         total = sigma**2 + deviation**2
         return deviation**2 / total, sigma * deviation / total.sqrt(), 1 / total.sqrt()
+
+
+def bypass_factors(target: Target, levels: Levels, deviation: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the factors by which what is to be predicted follows from a noisy state and the state behind it, [B] each.
+
+    Without their signs: noise is y / b - a x / b, the velocity a y / b - x / b (of a^2 + b^2 = 1), and EDM's x / c_out
+    - (c_skip / c_out) y, of which networks read c_in y.
+    """
+    signal, noise = levels.signal, levels.noise
+    if target == "noise":
+        return 1 / noise, signal / noise
+    if target == "v":
+        return signal / noise, 1 / noise
+    return deviation / noise, (noise**2 + deviation**2).sqrt() / (noise * deviation)

@@ -4,6 +4,7 @@ Dimensions: B sample, C channel, H row, W column.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,8 +15,14 @@ from torch.nn import functional as F
 _GROUPS, _LEAST_CHANNELS = 32, 4
 # Values that describe a label.
 _DESCRIBED = 64
+# Factor beyond which less noise is told no more exactly: of its errors a tenth comes into a state.
+_MOST_FACTOR = 10.0
 # Longest period of the sinusoids that labels are described by (Vaswani et al. 2017, section 3.5).
 _LONGEST = 10_000.0
+
+
+Factors = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""From labels, [B], to factors of a noisy state and of what is given, [B] each."""
 
 
 class Norm(nn.GroupNorm):
@@ -52,30 +59,36 @@ class Convolution(nn.Conv2d):
 
 
 class Bypass(nn.Module):
-    """What is read, scaled by the label and mixed point by point: a way around a network's features.
+    """What is read, scaled by the level of noise and mixed point by point: a way around a network's features.
 
     At low noise a network has to tell every value of the noise, which is white in all channels and points. Features of
-    fewer values than that cannot, behind a stem or of many channels; the rest of the noisy state they can.
+    fewer values than that cannot, behind a stem or of many channels; the noisy state and its condition they have. Of a
+    state x that is given, the noise in y = a x + b e is y / b - a x / b: of these factors each channel has its own,
+    up to a bound, and what remains of them is learned.
 
     Args:
-        read: Channels that are read.
         channels: Channels that are predicted.
+        given: Channels that are read beside them.
+        factors: Factors of the noisy state and of what is given, by label, [B] each.
     """
 
-    def __init__(self, read: int, channels: int) -> None:
+    def __init__(self, channels: int, given: int, factors: Factors) -> None:
         super().__init__()
+        self._factors, self._channels, self._given = factors, channels, given
         self.labels = nn.Sequential(
             nn.Linear(_DESCRIBED, _DESCRIBED), nn.SiLU(), nn.Linear(_DESCRIBED, _DESCRIBED), nn.SiLU()
         )
-        self.gains = nn.Linear(_DESCRIBED, read)
+        self.gains = nn.Linear(_DESCRIBED, channels + given)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
-        self.mix = idle(nn.Conv2d(read, channels, 1, bias=False))
+        self.mix = idle(nn.Conv2d(channels + given, channels, 1, bias=False))
 
-    def forward(self, given: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def forward(self, read: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Mix what is read, [B, C, H, W], at the levels of labels, [B]."""
         gains = 1 + self.gains(self.labels(sinusoids(label, _DESCRIBED)))
-        mixed: torch.Tensor = self.mix(given * gains[..., None, None].to(given.dtype))
+        noisy, beside = (factor.clamp(max=_MOST_FACTOR)[:, None] for factor in self._factors(label))
+        factors = torch.cat([noisy.expand(-1, self._channels), beside.expand(-1, self._given)], 1)
+        mixed: torch.Tensor = self.mix(read * (gains * factors)[..., None, None].to(read.dtype))
         return mixed
 
 

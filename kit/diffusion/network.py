@@ -5,13 +5,16 @@ Dimensions: B sample, C channel, H row, W column.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from kit.diffusion.denoiser import Target, bypass_factors
 from kit.diffusion.flat import FlatNetwork
-from kit.diffusion.layers import Bypass, padded_to, with_condition
+from kit.diffusion.layers import Bypass, Factors, padded_to, with_condition
+from kit.diffusion.schedules import Edm, VariancePreserving, schedule_named
 from kit.diffusion.settings import DiffusionSettings, NetworkKind
 from kit.diffusion.spec import DiffusionSpec
 from kit.diffusion.transformer import TransformerLayout, WindowedTransformer
@@ -30,12 +33,12 @@ class DiffusionModel(nn.Module):
     scale: torch.Tensor
     bound: torch.Tensor
 
-    def __init__(self, network: nn.Module, channels: int, conditions: int, *, bypassed: bool) -> None:
+    def __init__(self, network: nn.Module, channels: int, conditions: int, factors: Factors | None) -> None:
         super().__init__()
         self.network = network
         self._conditions = conditions
-        read = channels + (conditions + 1 if conditions else 0)
-        self.bypass = Bypass(read, channels) if bypassed else None
+        given = conditions + 1 if conditions else 0
+        self.bypass = None if factors is None else Bypass(channels, given, factors)
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("bound", torch.full((channels,), math.inf))
 
@@ -67,7 +70,17 @@ def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
     """
     kind = spec.settings.network
     network = _NETWORKS[kind](spec, recomputed)
-    return DiffusionModel(network, len(spec.channels), spec.conditions, bypassed=kind in _BYPASSED)
+    factors = None
+    if kind in _BYPASSED:
+        schedule, target = schedule_named(spec.settings.schedule, spec.settings.timesteps), spec.settings.target
+        factors = partial(_factors, schedule, target or "noise")
+    return DiffusionModel(network, len(spec.channels), spec.conditions, factors)
+
+
+def _factors(
+    schedule: VariancePreserving | Edm, target: Target, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return bypass_factors(target, schedule.labelled(labels))
 
 
 def _unet(spec: DiffusionSpec, recomputed: int) -> nn.Module:

@@ -4,7 +4,7 @@ A noisy state is ``a x + b e`` of a state x and standard normal noise e. Dimensi
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -18,6 +18,10 @@ _COSINE_OFFSET, _LARGEST_BETA = 0.008, 0.999
 # Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1.
 _LOG_MEAN, _LOG_DEVIATION = -1.2, 1.2
 _LEAST_SIGMA, _MOST_SIGMA, _RHO = 0.002, 80.0, 7.0
+# diff-o3-pro's betas (``models/diffusion/ddpm_ultra_minimal.py``).
+_CLIPPED = (1e-4, 0.02)
+
+ScheduleName = Literal["linear", "cosine", "clipped-cosine", "edm"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class Levels:
 
 class NoiseSchedule(Protocol):
     """Levels that training draws."""
+
+    def labelled(self, labels: torch.Tensor) -> Levels:
+        """Return the levels of labels, [B]."""
+        ...
 
     def draw(self, count: int, generator: torch.Generator) -> Levels:
         """Draw levels for some samples, on the generator's device."""
@@ -70,6 +78,10 @@ class VariancePreserving:
         """Return the levels at timesteps, [B]."""
         left = self.remaining.to(timesteps.device)[timesteps]
         return Levels(left.sqrt().float(), (1 - left).sqrt().float(), timesteps.float())
+
+    def labelled(self, labels: torch.Tensor) -> Levels:
+        """Return the levels of labels, [B]."""
+        return self.at(labels.long())
 
     def draw(self, count: int, generator: torch.Generator) -> Levels:
         """Draw timesteps, all with the same probability."""
@@ -118,6 +130,10 @@ class Edm:
         """Return the levels with some deviations of the noise, [B]."""
         return Levels(torch.ones_like(sigmas), sigmas, sigmas.log() / 4)
 
+    def labelled(self, labels: torch.Tensor) -> Levels:
+        """Return the levels of labels, [B]."""
+        return self.at((4 * labels).exp())
+
     def draw(self, count: int, generator: torch.Generator) -> Levels:
         """Draw deviations, log-normal."""
         normal = torch.randn(count, generator=generator, device=generator.device)
@@ -133,6 +149,23 @@ class Edm:
         ends = _MOST_SIGMA ** (1 / _RHO), _LEAST_SIGMA ** (1 / _RHO)
         sigmas = (ends[0] + places * (ends[1] - ends[0])) ** _RHO
         return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def schedule_named(name: ScheduleName, timesteps: int | None) -> VariancePreserving | Edm:
+    """Choose a schedule.
+
+    Args:
+        name: Its name.
+        timesteps: Its timesteps; None for those of Ho et al. ``edm`` has none.
+    """
+    if name == "edm":
+        return Edm()
+    count = timesteps or TIMESTEPS
+    if name == "linear":
+        return linear(count)
+    if name == "clipped-cosine":
+        return cosine(count, *_CLIPPED)
+    return cosine(count)
 
 
 def spread(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

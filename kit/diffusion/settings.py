@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validato
 Drawn = Literal["state", "next", "residual"]
 Given = Literal["state", "forecast", "hour", "statics"]
 NetworkKind = Literal["unet", "transformer", "flat", "unet2d"]
-ScheduleName = Literal["linear", "cosine", "clipped-cosine", "edm"]
 
 _Width = Annotated[int, Field(ge=8, le=4096)]
 _Few = Annotated[int, Field(ge=1, le=64)]
@@ -65,7 +64,7 @@ class DiffusionSettings(BaseModel):
     (``live``)."""
     drop: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of samples whose condition is left out in training, so that guidance can weigh it: 0.1 by default."""
-    schedule: ScheduleName = "cosine"
+    schedule: Literal["linear", "cosine", "clipped-cosine", "edm"] = "cosine"
     """How noise grows: ``linear`` betas, a ``cosine``, diff-o3-pro's ``clipped-cosine``, or ``edm``."""
     timesteps: Annotated[int, Field(ge=2, le=100_000)] | None = None
     """Timesteps of the schedule, 1000 by default; ``edm`` has none."""

@@ -19,15 +19,13 @@ from aurora import Batch
 from kit.diffusion.denoiser import Denoiser
 from kit.diffusion.network import DiffusionModel
 from kit.diffusion.samplers import sample
-from kit.diffusion.schedules import Edm, Levels, VariancePreserving, cosine, linear
+from kit.diffusion.schedules import Levels, schedule_named
 from kit.diffusion.spec import DiffusionSpec
 from kit.models.space import Fields, TrainingSpace
 from kit.models.transforms import parse_transforms
 
 _LEAST_DEVIATION = 1e-12
 """Deviation below which a field counts as constant."""
-# diff-o3-pro's (``models/diffusion/ddpm_ultra_minimal.py``).
-_CLIPPED = (1e-4, 0.02)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class DiffusionSpace:
         self.autocast = autocast
         self.forecasts: KeptForecasts | None = None
         self.denoiser = Denoiser(self._network, spec.settings.target or "noise")
-        self.schedule = schedule_of(spec)
+        self.schedule = schedule_named(spec.settings.schedule, spec.settings.timesteps)
         self._transforms = parse_transforms(spec.transforms)
 
     @property
@@ -293,19 +291,6 @@ class DiffusionSpace:
         for named, changed in zip(found, (surface, atmospheric), strict=True):
             named |= {name: value[:, None] for name, value in changed.items()}
         return replace(prediction, surf_vars=found[0], atmos_vars=found[1])
-
-
-def schedule_of(spec: DiffusionSpec) -> VariancePreserving | Edm:
-    """Choose the schedule of noise."""
-    settings = spec.settings
-    timesteps = settings.timesteps or 1
-    if settings.schedule == "edm":
-        return Edm()
-    if settings.schedule == "linear":
-        return linear(timesteps)
-    if settings.schedule == "clipped-cosine":
-        return cosine(timesteps, *_CLIPPED)
-    return cosine(timesteps)
 
 
 def hour_channels(time: datetime) -> list[float]:

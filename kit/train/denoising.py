@@ -19,7 +19,7 @@ from kit.settings import Settings
 _OF_STATES = ("timestep", "transforms")
 # Settings of memory that a network, its optimiser, or the operator's forecasts have.
 _OF_OPERATORS = ("latitude_bands", "window_bands")
-_OF_NETWORKS = ("recompute", "stages", "offload", "step_in_backward")
+_OF_NETWORKS = ("fit", "recompute", "stages", "offload", "step_in_backward")
 
 
 def check_denoising(settings: Settings) -> None:

@@ -38,6 +38,8 @@ from kit.train.updaters import check_updater
 _logger = logging.getLogger(__name__)
 
 _DEFAULT_EPOCHS = 5
+# A denoising network begins at random.
+_DEFAULT_DENOISING_EPOCHS = 30
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
     # Every process takes as many batches, and the last batch and the last step of an epoch may be smaller.
     batches = -(-ProcessShare.of_process().even(len(train)) // settings.data.batch_size)
     per_epoch = -(-batches // settings.train.accumulate)
-    steps = settings.train.steps or (settings.train.epochs or _DEFAULT_EPOCHS) * per_epoch
+    epochs = settings.train.epochs or (_DEFAULT_EPOCHS if diffusion is None else _DEFAULT_DENOISING_EPOCHS)
+    steps = settings.train.steps or epochs * per_epoch
     schedule = Schedule(steps, per_epoch, settings.train.accumulate, settings.train.checkpoint_every or per_epoch)
     return RunSpec(
         step=resolve_step(settings, model, schedule.steps, autocast=autocast, diffusion=diffusion),

@@ -298,7 +298,7 @@ class TrainSettings(BaseModel):
     steps: PositiveInt | None = None
     """Optimiser steps; give these or ``epochs``."""
     epochs: PositiveInt | None = None
-    """Passes over the training pairs; 5 when neither this nor ``steps`` is given."""
+    """Passes over the training pairs; 5 when neither this nor ``steps`` is given, with ``task.name denoise`` 30."""
     seed: NonNegativeInt = 0
     """Seed of every random number: initial weights, order of pairs, dropout, noise of stochastic variants; that of
     validation goes by initial time, so that batches do not matter."""

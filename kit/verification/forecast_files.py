@@ -247,7 +247,7 @@ def _leads_of(part: xr.Dataset, where: str) -> Float64:
     if LEAD not in part.coords:
         msg = (
             f"{where}: does not state from which initial time it forecasts; add a coordinate of initial times "
-            "(standard_name forecast_reference_time) or of leads, or give the initial time with --start"
+            "(standard_name forecast_reference_time) or of leads, or score it with kit evaluate --start TIME"
         )
         raise StoreError(msg)
     check_are_dates(part["time"], where)

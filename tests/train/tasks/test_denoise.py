@@ -196,7 +196,7 @@ def test_what_has_no_effect_is_refused(
     store: Path, operator: Path, run_dir: Path, sections: dict[str, dict[str, Any]], message: str
 ) -> None:
     with pytest.raises((SettingsError, ValueError), match=message):
-        finetune(settings(store, operator, run_dir, **sections))
+        finetune(settings(store, operator, run_dir, "first", **sections))
     assert not (run_dir / "first").exists()
 
 
@@ -214,6 +214,9 @@ def test_another_operator_cannot_go_on(store: Path, operator: Path, run_dir: Pat
     asked = settings(store, operator, run_dir, train={"steps": 2, "checkpoint_every": 1})
     finetune(asked)
     other = write_whole(run_dir / "other", Store.open(store), seed=3)
-    more = {"train": {"steps": 2, "checkpoint_every": 1, "resume": "auto"}, "model": {"weights": str(other)}}
+    more: dict[str, Any] = {
+        "train": {"steps": 2, "checkpoint_every": 1, "resume": "auto"},
+        "model": {"weights": str(other)},
+    }
     with pytest.raises(SettingsError, match=r"model.weights was .*the operator .* had SHA-256"):
-        finetune(settings(store, operator, run_dir, **more))
+        finetune(settings(store, operator, run_dir, "first", **more))
