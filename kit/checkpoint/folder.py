@@ -63,13 +63,18 @@ class Checkpoint:
     description: Mapping[str, Any]
 
     @property
+    def is_network(self) -> bool:
+        """Whether the tensors are a denoising network's, not Aurora's."""
+        return "diffusion" in self.description
+
+    @property
     def spec(self) -> ModelSpec:
         """Model that the tensors belong to.
 
         Raises:
-            CheckpointError: they are a denoising network's, which forecasts nothing by itself.
+            CheckpointError: they are a denoising network's that forecasts nothing by itself.
         """
-        if "diffusion" in self.description:
+        if self.is_network and self.description["diffusion"]["settings"]["of"] != "next":
             msg = (
                 f"{self.path}: holds a denoising network, not a model that forecasts; give it as --diffusion to "
                 "kit ensemble, beside the --checkpoint of its operator"

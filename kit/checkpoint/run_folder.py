@@ -66,6 +66,8 @@ class RunFolder:
         """Average of the weights with the lowest validation loss, where one is kept."""
         self.last = path / "checkpoints" / "last"
         """Newest checkpoint, from which the run can go on."""
+        self.samples = path / "samples.json"
+        """How well a denoising network draws."""
         self.replay = path / "replay"
         """Items of a replay buffer that is kept on disk, while the run goes on; checkpoints have what they need."""
 

@@ -71,7 +71,7 @@ def verify_path(path: Path) -> dict[str, Any]:
     """
     if path.is_file():
         return _verify_archive(path).to_dict()
-    if any((path / name).exists() for name in (DESCRIPTION, TENSORS, ADAPTER, TRAINED)):
+    if _holds_a_checkpoint(path):
         return _verify_checkpoint(path).to_dict()
     run = RunFolder(path)
     if any(file.exists() for file in (run.last.parent, run.provenance, run.config, run.metrics)):
@@ -85,6 +85,10 @@ def verify_path(path: Path) -> dict[str, Any]:
         f"store (zarr.json), found {'none of them' if path.is_dir() else 'nothing'}"
     )
     raise CheckpointError(msg)
+
+
+def _holds_a_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (DESCRIPTION, TENSORS, ADAPTER, TRAINED))
 
 
 def _verify_checkpoint(folder: Path) -> VerifiedFiles:
@@ -165,7 +169,11 @@ def _verify_run(run: RunFolder) -> VerifiedFiles:
     """Verify the checkpoints of a run, and look for side files that cannot be read."""
     count, size = 0, 0
     problems: list[Problem] = []
+    own = {run.best.name, run.ema.name, run.last.name}
     for folder in sorted(run.last.parent.glob("[!.]*")):
+        # Figures of a checkpoint lie beside it, as does whatever else was put there.
+        if folder.name not in own and not _holds_a_checkpoint(folder):
+            continue
         verified = _verify_checkpoint(folder)
         count, size = count + verified.files, size + verified.size
         place = f"checkpoints/{folder.name}"
@@ -174,7 +182,7 @@ def _verify_run(run: RunFolder) -> VerifiedFiles:
     due = (run.config, run.provenance, run.tracking, run.trains, run.quality, run.metrics)
     problems += [Problem(file.name, f"is gone; {_RESUMED}") for file in due if not file.exists()]
     logs = (run.metrics, run.activations, run.system)
-    documents = (run.provenance, run.tracking, run.trains, run.quality, run.scores)
+    documents = (run.provenance, run.tracking, run.trains, run.quality, run.scores, run.samples)
     present = [file for file in (run.config, *documents, *logs, *sorted(run.figures.glob("*.png"))) if file.exists()]
     for file in present:
         count, size = count + 1, size + file.stat().st_size

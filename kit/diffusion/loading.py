@@ -36,7 +36,7 @@ class NetworkCheckpoint:
             CheckpointError: there is none, or it is a model's.
         """
         checkpoint = open_checkpoint(folder)
-        if "diffusion" not in checkpoint.description:
+        if not checkpoint.is_network:
             msg = (
                 f"{folder}: is no denoising network; --diffusion names a checkpoint of kit finetune --task.name "
                 "denoise, and --checkpoint its operator"

@@ -37,6 +37,7 @@ _SIZES: Mapping[NetworkKind, Mapping[str, Any]] = {
     "transformer": {"width": 256, "depth": 8, "heads": 8, "patch": 4, "window": 8},
     "flat": {"width": 16},
 }
+_TARGETS: Mapping[str, str] = {"cosine": "v", "edm": "edm"}
 # DEF's authors draw in 10 steps what stays close to its condition (arXiv 2506.07324).
 _STEPS_OF_PERTURBATIONS = 10
 _STEPS = 25
@@ -69,8 +70,9 @@ class DiffusionSettings(BaseModel):
     timesteps: Annotated[int, Field(ge=2, le=100_000)] | None = None
     """Timesteps of the schedule, 1000 by default; ``edm`` has none."""
     target: Literal["noise", "v", "edm"] | None = None
-    """What the network predicts: the ``noise``, which is the default, the velocity ``v``, or with schedule ``edm``, and
-    there by default, what ``edm``'s preconditioning leaves."""
+    """What the network predicts: the ``noise``, the velocity ``v``, or what ``edm``'s preconditioning leaves. By
+    default ``v`` with the schedule ``cosine``, which ends with so little signal that errors of the noise would be all
+    that is left of a state; ``edm`` with ``edm``, and ``noise`` with the others."""
     network: NetworkKind = "unet"
     """``unet``, whose stem makes one point of several on large grids; a windowed ``transformer``; ``flat``, the
     reference's convolutions at full resolution; ``unet2d``, diffusers' ``UNet2DModel``."""
@@ -167,7 +169,7 @@ class DiffusionSettings(BaseModel):
         is_edm = self.schedule == "edm"
         found: dict[str, Any] = {
             "given": _GIVEN[self.of],
-            "target": "edm" if is_edm else "noise",
+            "target": _TARGETS.get(self.schedule, "noise"),
             "sampler": "heun" if is_edm else "dpm++",
             "steps": _STEPS_OF_PERTURBATIONS if self.of == "state" else _STEPS,
             **_SIZES[self.network],

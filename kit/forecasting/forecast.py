@@ -171,7 +171,7 @@ class ForecastJob:
     def _seed(self) -> int | None:
         """Return the seed of the noise; None where no noise is read, or not by name."""
         noise = self._space.noise
-        if noise is None or not self._space.model.backbone.stochastic:
+        if noise is None or not self._space.spec.stochastic:
             return None
         return noise.seed
 

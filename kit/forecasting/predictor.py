@@ -2,7 +2,9 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from aurora import Batch
 
 from kit.checkpoint.folder import Checkpoint
 from kit.data.dataset import Pairs
@@ -10,6 +12,9 @@ from kit.data.settings import DataSettings, Period
 from kit.data.store.build import open_store
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
+from kit.diffusion.drawing import DrawingSpace
+from kit.diffusion.loading import NetworkCheckpoint
+from kit.diffusion.spec import DiffusionSpec
 from kit.io.errors import CheckpointError, StoreError
 from kit.memory.advice import Situation, explain_forecast
 from kit.memory.checks import check_forecast_memory
@@ -19,10 +24,10 @@ from kit.memory.prediction import build_prediction_space
 from kit.memory.settings import MemorySettings
 from kit.models.noise import NamedNoise
 from kit.models.resolve import base_spec, known_to, select
-from kit.models.space import TrainingSpace
 from kit.models.spec import ModelSpec
 from kit.models.variants import Precision, Variant, drop_names
 from kit.models.weights.load import Weights, load, load_base
+from kit.train.denoising import select_states
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +66,33 @@ class Conditions:
         return prediction_precision(self.precision, variant, choose_device(self.device), self.memory)
 
 
+class ForecastSpace(Protocol):
+    """A model that forecasts, between physical variables and its own encoding: Aurora's space, or a network's."""
+
+    model: Any
+    spec: ModelSpec
+    noise: NamedNoise | None
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Variables that may be NaN by right."""
+
+    def inputs(self, state: Batch) -> Batch:
+        """Derive the model's channels from physical variables."""
+
+    def step(self, inputs: Batch, *, release: bool = False) -> tuple[Any, Batch]:
+        """Predict once: in the space of losses, and in physical units as ``advance`` takes it."""
+
+    def advance(self, state: Batch, prediction: Batch) -> Batch:
+        """Make the next input states of a roll-out."""
+
+    def predict(self, state: Batch) -> Batch:
+        """Predict physical variables one step ahead."""
+
+    def physical(self, prediction: Batch) -> Batch:
+        """Give a prediction a store's names."""
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A model with the data that it is tried on.
@@ -72,7 +104,7 @@ class Predictor:
         precision: Precision that it predicts in.
     """
 
-    space: TrainingSpace
+    space: ForecastSpace
     pairs: Pairs
     store: Store
     precision: Precision = "fp32"
@@ -84,8 +116,7 @@ def load_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor:
     Raises:
         KitError: the checkpoint and the data do not fit together.
     """
-    weights = load(str(checkpoint.path), checkpoint.spec.upstream)
-    return _load(checkpoint, checkpoint.spec, weights, conditions)
+    return _load(checkpoint, checkpoint.spec, _own_weights(checkpoint), conditions)
 
 
 def load_base_predictor(checkpoint: Checkpoint, conditions: Conditions) -> Predictor | None:
@@ -166,8 +197,13 @@ def load_forecast_predictor(checkpoint: Checkpoint, conditions: Conditions) -> P
     Raises:
         KitError: the checkpoint and the data do not fit together.
     """
-    weights = load(str(checkpoint.path), checkpoint.spec.upstream)
-    return _load(checkpoint, checkpoint.spec, weights, conditions, targets=False)
+    return _load(checkpoint, checkpoint.spec, _own_weights(checkpoint), conditions, targets=False)
+
+
+def _own_weights(checkpoint: Checkpoint) -> Weights | None:
+    """Read a checkpoint's weights; None of a network, which is no model of upstream's."""
+    spec = checkpoint.spec
+    return None if checkpoint.is_network else load(str(checkpoint.path), spec.upstream)
 
 
 def _load(
@@ -187,7 +223,14 @@ def _load(
     check_forecast_memory(conditions.memory, autocast=precision == "bf16")
     store = store_of(checkpoint, conditions.store)
     pairs = pairs_of(checkpoint, spec, store, conditions, targets=targets)
-    space = build_prediction_space(spec, weights, conditions.memory, device, precision)
+    space: ForecastSpace
+    if checkpoint.is_network:
+        network = NetworkCheckpoint(
+            checkpoint, DiffusionSpec.from_dict(checkpoint.description["diffusion"], store.path)
+        )
+        space = DrawingSpace(network.space(device, autocast=precision == "bf16"), spec)
+    else:
+        space = build_prediction_space(spec, weights, conditions.memory, device, precision)
     space.noise = NamedNoise(conditions.seed)
     return Predictor(space, pairs, store, precision)
 
@@ -239,4 +282,6 @@ def pairs_of(
         period, steps = period or store.period, 0
     # Checkpoints from before there were halos do not speak of one.
     settings = DataSettings(store=str(store.path), history=spec.history, halo=data.get("halo", 0.0), **chosen)
+    if checkpoint.is_network:
+        return Pairs(store, select_states(spec, settings, store), period, steps=steps)
     return Pairs(store, select(spec, settings, store, spec.patch_size), period, steps=steps)

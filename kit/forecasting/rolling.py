@@ -5,8 +5,8 @@ from typing import Protocol
 
 from aurora import Batch
 
+from kit.forecasting.predictor import ForecastSpace
 from kit.io.errors import CheckpointError, KitError
-from kit.models.space import TrainingSpace
 
 
 class Interference(Protocol):
@@ -20,7 +20,7 @@ class Interference(Protocol):
 
 
 def roll_out(
-    space: TrainingSpace, state: Batch, steps: int, interference: Interference | None = None
+    space: ForecastSpace, state: Batch, steps: int, interference: Interference | None = None
 ) -> Iterator[Batch]:
     """Predict step by step, each prediction becoming the newest input state.
 
@@ -56,7 +56,7 @@ def roll_out(
         yield space.physical(prediction)
 
 
-def check_prediction(prediction: Batch, space: TrainingSpace, step: int, member: str) -> None:
+def check_prediction(prediction: Batch, space: ForecastSpace, step: int, member: str) -> None:
     """Check that a prediction is finite.
 
     Args:
@@ -73,7 +73,7 @@ def check_prediction(prediction: Batch, space: TrainingSpace, step: int, member:
     check_finite(prediction, space, f"the forecast{whose} breaks down at {lead}: the prediction")
 
 
-def check_finite(batch: Batch, space: TrainingSpace, what: str) -> None:
+def check_finite(batch: Batch, space: ForecastSpace, what: str) -> None:
     """Check that everything that should be a number is one.
 
     Raises:

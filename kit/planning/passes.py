@@ -37,7 +37,7 @@ def members_that_fit(settings: EnsembleSettings, source: InitialStates) -> int:
         Number of members; 1 on a CPU, which is no faster with more.
     """
     device = choose_device(settings.device)
-    if device.type != "cuda":
+    if device.type != "cuda" or source.checkpoint.is_network:
         return 1
     room = available(device) - round(RESERVE_GIB * _GIB)
     most = math.ceil(len(settings.numbers) / len(settings.checkpoint))

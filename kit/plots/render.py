@@ -21,6 +21,7 @@ from kit.plots.forecast_maps import forecast_maps
 from kit.plots.map_series import MapAlbum, save_maps
 from kit.plots.mean_error_maps import save_mean_errors
 from kit.plots.open_forecasts import opened_forecast
+from kit.plots.sample_figures import sample_figure
 from kit.plots.score_figures import lead_curves, score_changes
 from kit.plots.settings import PlotSettings
 from kit.plots.styles import save
@@ -110,6 +111,7 @@ def _save_run_figures(folder: RunFolder, checkpoint: Path, out: Path, album: Map
         files.append(save_loss_curves(folder, out, synthetic=album.setting.synthetic))
     else:
         _logger.warning("%s holds no whole line, so that no losses are drawn", folder.metrics)
+    files += save_samples(folder, out, synthetic=album.setting.synthetic)
     without = "no scores are drawn; kit evaluate writes it anew"
     scores = read_side_file(folder.scores, _SCORES, without) if folder.scores.exists() else None
     if scores is not None and not is_scorecard_of(scores, checkpoint):
@@ -118,6 +120,17 @@ def _save_run_figures(folder: RunFolder, checkpoint: Path, out: Path, album: Map
     if scores is not None:
         files += _save_scores(folder, scores, out)
     return files
+
+
+def save_samples(folder: RunFolder, out: Path, *, synthetic: bool) -> list[Path]:
+    """Draw how well the network of a run draws, if that was looked at."""
+    if not folder.samples.exists():
+        return []
+    quality = read_side_file(folder.samples, {"loss", "fields", "power", "fine"}, "its figure is not drawn")
+    if quality is None:
+        return []
+    figure = sample_figure(quality, title=f"Samples of {folder.path.name}", synthetic=synthetic)
+    return [save(figure, out / "samples.png")]
 
 
 def save_loss_curves(folder: RunFolder, out: Path, *, synthetic: bool) -> Path:

@@ -20,9 +20,9 @@ from kit.memory.out_of_memory import Shortage, readable
 from kit.metrics.epochs import epoch_losses
 from kit.planning.fit import Fitted, choose_memory, preflight
 from kit.registry.fetching import strictly
-from kit.run.calibration import calibrate_guidance
 from kit.run.callbacks import Recorder, Saver, TrainableCheck, cut_back, watch_signals
 from kit.run.display import Display, OpenProgress, training_progress
+from kit.run.drawing import look_at_samples
 from kit.run.endings import AverageSaver, EarlyStop
 from kit.run.failure_messages import ended_badly, ended_readably, no_room, no_room_to_start
 from kit.run.quality import Quality, fit_for_training
@@ -192,7 +192,7 @@ def _run(prepared: _Prepared, recipe: str | None, progress: OpenProgress) -> Fin
                     callbacks.append(EarlyStop(job.settings.train.patience, display.say))
                 fit(job.trainer, job.schedule, state, [*callbacks, stop])
                 if stop.caught is None:
-                    calibrate_guidance(job, folder, display.say)
+                    look_at_samples(job, folder, display.say)
             # A signal during the last step changes nothing.
             stopped = stop.caught if state.step < job.schedule.steps else None
             status = "FINISHED" if stopped is None else "KILLED"

@@ -1,5 +1,7 @@
 """Resolution of settings for denoising: what excludes each other, and states where there is no Aurora."""
 
+from dataclasses import replace
+
 from kit.config.schema import differing
 from kit.data.dataset import Selection
 from kit.data.region import select_grid
@@ -92,6 +94,8 @@ def resolve_states(settings: Settings, store: Store) -> tuple[ModelSpec, Selecti
         weights=RANDOM, timestep=settings.model.timestep, transforms=settings.model.transforms, statistics="store"
     )
     spec = resolve_spec(model, settings.data, store, None)
+    # What is drawn differs from member to member.
+    spec = replace(spec, arguments={**spec.arguments, "stochastic": True})
     return spec, select_states(spec, settings.data, store)
 
 

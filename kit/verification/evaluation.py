@@ -19,10 +19,11 @@ from kit.data.dataset import Pairs, moved
 from kit.data.grid import is_closed
 from kit.data.loader import Waiting, read_ahead
 from kit.data.statistics import channel_key
+from kit.forecasting.predictor import ForecastSpace
 from kit.forecasting.rolling import roll_out
 from kit.metrics.contingency import THRESHOLDS_MM
 from kit.metrics.scores import persistence
-from kit.models.space import TrainingSpace, Window
+from kit.models.space import Window
 from kit.models.transforms import PRECIPITATION
 from kit.verification.archive import EVENTS, SPECTRA, SUMS, ArchiveWriter, Axes
 from kit.verification.events import EventSums, neighbourhood_km, square
@@ -89,7 +90,7 @@ class RollOuts:
         space: Model that predicts.
     """
 
-    space: TrainingSpace
+    space: ForecastSpace
 
     @property
     def may_be_missing(self) -> frozenset[str]:

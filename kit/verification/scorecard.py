@@ -115,7 +115,7 @@ class _Evaluation:
             watched.model = predictor.space.model
             space, pairs, store = predictor.space, predictor.pairs, predictor.store
             precision = predictor.precision
-            seed = settings.seed if space.model.backbone.stochastic else None
+            seed = settings.seed if space.spec.stochastic else None
             scoring = Scoring(pairs, regions_of(pairs, settings.regions), settings.batch_size)
             scoring, of_rain = with_thresholds(scoring, settings.thresholds)
             self._rain = RainCard(scoring.thresholds_mm)

@@ -67,6 +67,19 @@ def test_a_run_without_its_records_is_told(made: SimpleNamespace) -> None:
     }  # fmt: skip
 
 
+def test_figures_beside_a_checkpoint_are_no_checkpoint(made: SimpleNamespace, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made.folder / "runs" / "a", tmp_path / "a"))
+    (run / "checkpoints" / "figures").mkdir()
+    (run / "checkpoints" / "figures" / "2t.png").write_bytes(b"a map")
+    assert verify_path(run)["problems"] == verify_path(made.folder / "runs" / "a")["problems"]
+    # A checkpoint of the run without its description is one still, and so is a copy under another name.
+    shutil.copytree(run / "checkpoints" / "best", run / "checkpoints" / "kept")
+    for name in ("best", "kept"):
+        (run / "checkpoints" / name / "kit.json").unlink()
+    told = {problem["file"] for problem in verify_path(run)["problems"]}
+    assert {"checkpoints/best/kit.json", "checkpoints/kept/kit.json"} <= told
+
+
 def test_what_is_none_of_them_is_told(made: SimpleNamespace, tmp_path: Path) -> None:
     for path, found in ((tmp_path, "found none of them"), (tmp_path / "nowhere", "found nothing")):
         with pytest.raises(KitError, match=rf"expected a checkpoint \(kit.json\), a run folder .*{found}"):

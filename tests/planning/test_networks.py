@@ -45,8 +45,8 @@ def test_the_plan_is_what_a_real_step_holds(kind: str) -> None:
     trainer = build_trainer(step, None, torch.device("cpu"))
     pair = _pair(settings)
     with Counter(trainer.model) as counter:
-        for held in (trainer.model, *trainer.task.beside):
-            counter.own((*held.parameters(), *held.buffers()), "parameters")
+        for model in (trainer.model, *trainer.task.beside):
+            counter.own((*model.parameters(), *model.buffers()), "parameters")
         counter.own(tensors_in([[batch.surf_vars, batch.atmos_vars] for batch in (pair.inputs, pair.target)]), "batch")
         trainer.step(1, [pair] * settings.train.accumulate)
         counter.own(tensors_in(trainer.updater.state_dict()), "optimizer")

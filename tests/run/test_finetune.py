@@ -23,6 +23,7 @@ from kit.data.loader import load_pairs
 from kit.data.settings import Period
 from kit.forecasting.predictor import Conditions, Predictor, load_predictor
 from kit.io.errors import CheckpointError, KitError, SettingsError, StoreError
+from kit.models.space import TrainingSpace
 from kit.plots.curves import loss_curves
 from kit.run.finetune import FinetuneResult, finetune
 from kit.settings import Settings
@@ -430,6 +431,7 @@ def test_ranks_that_were_shared_out_are_kept_and_resumed(
 @torch.no_grad()
 def mean_loss(predictor: Predictor) -> float:
     space = predictor.space
+    assert isinstance(space, TrainingSpace)
     batches = load_pairs(predictor.pairs)
     losses = [
         PaperMAE()(space.predict_fields(space.inputs(pair.inputs)), space.targets(pair.target)).total.item()

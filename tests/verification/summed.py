@@ -6,14 +6,14 @@ import numpy as np
 import xarray as xr
 
 from kit.data.dataset import Pairs
-from kit.models.space import TrainingSpace
+from kit.forecasting.predictor import ForecastSpace
 from kit.verification.archive import archiving, read_archive
 from kit.verification.evaluation import RollOuts, Scoring, sum_up
 from kit.verification.regions import regions_on
 from kit.verification.sums import MODEL, PERSISTENCE
 
 
-def summed(space: TrainingSpace, pairs: Pairs, path: Path) -> xr.DataArray:
+def summed(space: ForecastSpace, pairs: Pairs, path: Path) -> xr.DataArray:
     """Forecast all pairs, and return the last lead's sums over the whole grid: start, forecast, channel, moment."""
     regions = regions_on(("all",), *pairs.selection.grid.scored_coordinates(pairs.store))
     scoring = Scoring(pairs, regions)

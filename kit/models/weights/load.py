@@ -80,8 +80,8 @@ class Weights:
             return self.foreign_spec
         if "diffusion" in self.description:
             msg = (
-                f"model.weights: {self.base['name']} holds a denoising network, not Aurora; name a model's checkpoint, "
-                "or go on with its run by --train.resume"
+                f"{self.base['name']}: holds a denoising network, not Aurora's weights; name a model's checkpoint, or "
+                "go on with the network's run by --train.resume"
             )
             raise CheckpointError(msg)
         return ModelSpec.from_dict(self.description["model"])
