@@ -14,6 +14,7 @@ from torch import nn
 from kit.diffusion.denoiser import Target, bypass_factors
 from kit.diffusion.flat import FlatNetwork
 from kit.diffusion.layers import Bypass, Factors, padded_to, with_condition
+from kit.diffusion.package import diffusers_class
 from kit.diffusion.schedules import Edm, VariancePreserving, schedule_named
 from kit.diffusion.settings import DiffusionSettings, NetworkKind
 from kit.diffusion.spec import DiffusionSpec
@@ -112,14 +113,6 @@ class _UNet2D(nn.Module):
 
     def __init__(self, spec: DiffusionSpec, recomputed: int) -> None:
         super().__init__()
-        try:
-            from diffusers import UNet2DModel
-        except ImportError as error:
-            msg = (
-                f"diffusion.network unet2d needs the package diffusers, which cannot be imported ({error}); install "
-                'it with: pip install "aurora-finetune-kit[diffusion]"'
-            )
-            raise SettingsError(msg) from error
         sizes = _sizes(spec.settings, "width", "multiples", "blocks", "attention")
         levels = len(sizes["multiples"])
         plain = levels - sizes["attention"]
@@ -128,8 +121,7 @@ class _UNet2D(nn.Module):
         self._conditions = spec.conditions
         self._multiple = 2 ** (levels - 1)
         self._circular = spec.circular
-        network_of: Any = UNet2DModel
-        self.network = network_of(
+        self.network = diffusers_class("UNet2DModel", "diffusion.network unet2d")(
             in_channels=len(spec.channels) + (spec.conditions + 1 if spec.conditions else 0),
             out_channels=len(spec.channels),
             layers_per_block=sizes["blocks"],

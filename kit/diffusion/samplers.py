@@ -5,12 +5,12 @@ form, is written out. Dimensions: B sample; a state has any others.
 """
 
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 
+from kit.diffusion.package import diffusers_class
 from kit.diffusion.schedules import Edm, Levels, VariancePreserving
 from kit.io.errors import SettingsError
 
@@ -67,14 +67,6 @@ def sample(
 
 def _scheduler(schedule: VariancePreserving, sampler: Sampler) -> Any:
     """Make ``diffusers``' scheduler for estimates of states, with nothing clipped: states are not pictures."""
-    try:
-        from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-    except ImportError as error:
-        msg = (
-            f"sampler {sampler} needs the package diffusers, which cannot be imported ({error}); install it with: "
-            'pip install "aurora-finetune-kit[diffusion]"'
-        )
-        raise SettingsError(msg) from error
     # The first of evenly spaced steps is the last of the schedule, where there is hardly any signal.
     common: dict[str, Any] = {
         "num_train_timesteps": len(schedule.betas),
@@ -82,12 +74,13 @@ def _scheduler(schedule: VariancePreserving, sampler: Sampler) -> Any:
         "prediction_type": "sample",
         "timestep_spacing": "trailing",
     }
-    schedulers: dict[Sampler, Any] = {
-        "ddpm": partial(DDPMScheduler, clip_sample=False),
-        "ddim": partial(DDIMScheduler, clip_sample=False),
-        "dpm++": partial(DPMSolverMultistepScheduler, solver_order=2),
+    names: dict[Sampler, tuple[str, dict[str, Any]]] = {
+        "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+        "ddim": ("DDIMScheduler", {"clip_sample": False}),
+        "dpm++": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
     }
-    return schedulers[sampler](**common)
+    name, own = names[sampler]
+    return diffusers_class(name, f"sampler {sampler}")(**common, **own)
 
 
 def _heun(estimate: Estimate, start: torch.Tensor, schedule: Edm, steps: int) -> torch.Tensor:

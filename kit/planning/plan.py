@@ -54,7 +54,9 @@ class Plan:
         ``step_seconds`` and ``trace_seconds`` in seconds, and ``flops_per_step`` in floating-point operations.
         """
         traced, peak = self.trace, self.trace.peak
-        settings = self.settings.model_dump(mode="json", include=_SECTIONS)
+        network = None if self.workload.diffusion is None else self.workload.diffusion.settings
+        sections = _SECTIONS if network is None else {*_SECTIONS, "task", "diffusion"}
+        settings = self.settings.model_dump(mode="json", include=sections)
         if self.settings.grid is not None:
             del settings["data"]["store"]
         trains, total = traced.parameters
@@ -71,6 +73,8 @@ class Plan:
             "grid": list(self.workload.shape),
             "levels": list(self.workload.selection.levels),
             "method": self.settings.adapt.method,
+            "draws": None if network is None else network.of,
+            "network": None if network is None else network.network,
             "forecast": self.settings.forecast,
             "settings": settings,
             "peak_gib": _gib(peak.bytes),
@@ -122,6 +126,9 @@ def plan(settings: PlanSettings) -> Plan:
         notes.append(
             "optim.name adamw-8bit is planned without compilation, with a few copies of one parameter at a time"
         )
+    cached = settings.diffusion.has_operator and settings.diffusion.forecasts == "cached"
+    if workload.diffusion is not None and cached:
+        notes.append("the operator's forecasts are made before: kit plan --forecast plans those")
     if settings.train.device == "cpu":
         notes.append("train.device cpu: the plan is that of a GPU")
     fitted = None

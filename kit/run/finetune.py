@@ -64,6 +64,9 @@ class FinetuneResult:
         checkpoint: Folder of the checkpoint with the lowest validation loss.
         leaks: What of validation and test the base weights saw in training, a sentence each.
         precision: Precision of training (``train``) and of validation (``valid``), such as ``bf16``.
+        draws: What the network that was trained draws: ``state``, ``next`` or ``residual``; None where Aurora was
+            trained.
+        operator: Weights that the operator beside it has; None where there is none.
         interrupted: Signal that ended the run early, such as ``SIGTERM``; None where it came to its end.
         early: Whether it ended early because validation had found no lower loss for ``train.patience``.
     """
@@ -84,6 +87,8 @@ class FinetuneResult:
     checkpoint: str
     leaks: list[str]
     precision: dict[str, str]
+    draws: str | None
+    operator: str | None
     interrupted: str | None = None
     early: bool = False
 
@@ -310,6 +315,8 @@ def _result(records: RunRecords, state: LoopState, stopped: signal.Signals | Non
         checkpoint=str(folder.best),
         leaks=list(job.run.leaks),
         precision={"train": job.settings.train.precision, "valid": job.settings.train.valid_precision},
+        draws=None if job.run.step.diffusion is None else job.run.step.diffusion.settings.of,
+        operator=None if job.operator is None else job.settings.model.weights,
         interrupted=None if stopped is None else stopped.name,
         early=stopped is None and state.step < job.schedule.steps,
     )

@@ -79,5 +79,4 @@ def test_samples_of_a_batch_are_as_if_alone(made: SimpleNamespace) -> None:
     together = predictor.space.predict(predictor.pairs.inputs([0, 1]))
     for place in (0, 1):
         alone = predictor.space.predict(predictor.pairs.inputs([place]))
-        near = {"rtol": 1e-4, "atol": 1e-2}
-        torch.testing.assert_close(together.surf_vars["2t"][place], alone.surf_vars["2t"][0], **near)
+        torch.testing.assert_close(together.surf_vars["2t"][place], alone.surf_vars["2t"][0], rtol=1e-4, atol=1e-2)

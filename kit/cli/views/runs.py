@@ -33,18 +33,29 @@ def show_training(result: Mapping[str, Any]) -> None:
     }
     show_facts("Interrupted" if result.get("interrupted") else "Fine-tuned", facts)
     if result.get("checkpoint"):
-        show_text(
-            f"next: kit evaluate --checkpoint {result['checkpoint']}\n"
-            f"      kit plot --run {result.get('run')}\n"
-            "      kit ui"
-        )
+        show_text(f"next: {_use_of(result)}\n      kit plot --run {result.get('run')}\n      kit ui")
+
+
+def _use_of(result: Mapping[str, Any]) -> str:
+    """Name the command that a checkpoint is for."""
+    perturb = {"state": "def", "residual": "residual"}.get(str(result.get("draws")))
+    if perturb is None:
+        return f"kit evaluate --checkpoint {result['checkpoint']}"
+    operator = result.get("operator") or "OPERATOR"
+    return (
+        f"kit ensemble --checkpoint {operator} --diffusion {result['checkpoint']} --perturb {perturb} --members 10 "
+        "--out members.zarr"
+    )
 
 
 def show_plan(result: Mapping[str, Any]) -> None:
     """Show what a run would need, and which cards have it."""
     rows, columns = result["grid"]
     purpose = "a forecast" if result["forecast"] else f"adapt.method {result['method']}"
-    heading = f"{result['variant']}, {rows} x {columns}, {len(result['levels'])} levels, {purpose}"
+    what = result["variant"]
+    if result["draws"] is not None:
+        what, purpose = result["network"], f"drawing the {result['draws']}"
+    heading = f"{what}, {rows} x {columns}, {len(result['levels'])} levels, {purpose}"
     table = Table(title=heading, title_style="bold", title_justify="left", show_header=False, box=None)
     table.add_column("name", style="dim", no_wrap=True)
     table.add_column("value", justify="right")
