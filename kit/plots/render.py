@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.checkpoint.folder import open_checkpoint
+from kit.checkpoint.folder import Checkpoint, open_checkpoint
 from kit.checkpoint.run_folder import MetricsLog, RunFolder, is_scorecard_of, read_side_file
 from kit.forecasting.predictor import Conditions
 from kit.io.atomic import remove_leftovers
@@ -57,6 +57,12 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
         assert settings.checkpoint is not None
         path, out = settings.checkpoint, settings.checkpoint.parent / "figures"
     out = settings.out or out
+    if folder is not None and draws_no_maps(open_checkpoint(path)):
+        remove_leftovers(out)
+        synthetic = bool(open_checkpoint(path).description["lineage"][-1].get("synthetic"))
+        drawn = [*_save_losses(folder, out, synthetic=synthetic), *save_samples(folder, out, synthetic=synthetic)]
+        attach(folder.path, figures=drawn)
+        return {"files": list(map(str, drawn))}
     album = _maps_of(path, settings)
     remove_leftovers(out)
     files = []
@@ -106,11 +112,7 @@ def _maps_of(path: Path, settings: PlotSettings) -> MapAlbum:
 
 def _save_run_figures(folder: RunFolder, checkpoint: Path, out: Path, album: MapAlbum) -> list[Path]:
     """Draw losses of a run, and what its last evaluation found."""
-    files = []
-    if MetricsLog(folder.metrics).scan()[0]:
-        files.append(save_loss_curves(folder, out, synthetic=album.setting.synthetic))
-    else:
-        _logger.warning("%s holds no whole line, so that no losses are drawn", folder.metrics)
+    files = _save_losses(folder, out, synthetic=album.setting.synthetic)
     files += save_samples(folder, out, synthetic=album.setting.synthetic)
     without = "no scores are drawn; kit evaluate writes it anew"
     scores = read_side_file(folder.scores, _SCORES, without) if folder.scores.exists() else None
@@ -120,6 +122,18 @@ def _save_run_figures(folder: RunFolder, checkpoint: Path, out: Path, album: Map
     if scores is not None:
         files += _save_scores(folder, scores, out)
     return files
+
+
+def draws_no_maps(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is a network's that perturbs forecasts of another, so that it has none to be mapped."""
+    return checkpoint.is_network and checkpoint.description["diffusion"]["settings"]["of"] != "next"
+
+
+def _save_losses(folder: RunFolder, out: Path, *, synthetic: bool) -> list[Path]:
+    if MetricsLog(folder.metrics).scan()[0]:
+        return [save_loss_curves(folder, out, synthetic=synthetic)]
+    _logger.warning("%s holds no whole line, so that no losses are drawn", folder.metrics)
+    return []
 
 
 def save_samples(folder: RunFolder, out: Path, *, synthetic: bool) -> list[Path]:

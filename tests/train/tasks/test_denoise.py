@@ -13,9 +13,12 @@ from safetensors.torch import load_file
 
 import kit
 from kit.checkpoint.folder import open_checkpoint
+from kit.checkpoint.verify import verify_path
 from kit.data.store.reader import Store
 from kit.diffusion.space import DiffusionSpace
 from kit.io.errors import CheckpointError, SettingsError
+from kit.plots.render import plot
+from kit.plots.settings import PlotSettings
 from kit.run.finetune import finetune
 from kit.settings import Settings
 from kit.train.build import build_job
@@ -220,3 +223,17 @@ def test_another_operator_cannot_go_on(store: Path, operator: Path, run_dir: Pat
     }
     with pytest.raises(SettingsError, match=r"model.weights was .*the operator .* had SHA-256"):
         finetune(settings(store, operator, run_dir, "first", **more))
+
+
+def test_samples_of_a_run_are_drawn_and_verified(store: Path, operator: Path, run_dir: Path) -> None:
+    result = finetune(settings(store, operator, run_dir, train={"steps": 2}))
+    run = Path(result.run)
+    assert (result.draws, result.operator) == ("state", str(operator))
+    (run / "figures" / "samples.png").unlink()
+    files = plot(PlotSettings(run=run))["files"]
+    assert [Path(file).name for file in files] == ["loss.png", "samples.png"]
+    assert verify_path(run)["passed"]
+    (run / "samples.json").write_text("{}")
+    assert [problem["file"] for problem in verify_path(run)["problems"]] == ["samples.json"]
+    # A damaged side file costs its figure alone.
+    assert [Path(file).name for file in plot(PlotSettings(run=run))["files"]] == ["loss.png"]
