@@ -233,7 +233,7 @@ def test_samples_of_a_run_are_drawn_and_verified(store: Path, operator: Path, ru
     files = plot(PlotSettings(run=run))["files"]
     assert [Path(file).name for file in files] == ["loss.png", "samples.png"]
     assert verify_path(run)["passed"]
-    (run / "samples.json").write_text("{}")
+    (run / "samples.json").write_text("{")
     assert [problem["file"] for problem in verify_path(run)["problems"]] == ["samples.json"]
     # A damaged side file costs its figure alone.
     assert [Path(file).name for file in plot(PlotSettings(run=run))["files"]] == ["loss.png"]
