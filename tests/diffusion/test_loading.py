@@ -93,3 +93,26 @@ def test_a_description_of_another_network_is_refused_before_it_is_built(
     write_checkpoint(folder, checkpoint.tensors(), {**checkpoint.description, "diffusion": larger})
     with pytest.raises(CheckpointError, match="its tensors are not those of the network that its kit.json describes"):
         NetworkCheckpoint.open(folder).space(torch.device("cpu"), autocast=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"diffusion": 3},
+        {"diffusion": {}},
+        {"diffusion": {"settings": "state"}},
+        {"diffusion": {"settings": {"of": "everything"}}},
+        {"operator": "base"},
+        {"operator": {"name": "base", "file": "f", "sha256": "abc"}},
+        {"guidance": 0.5},
+        {"guidance": {"guidance": "much"}},
+        {"guidance": {"guidance": 7}},
+    ],
+    ids=str,
+)
+def test_a_hostile_description_is_one_message(tmp_path: Path, store: Store, change: dict[str, Any]) -> None:
+    folder = write_network(tmp_path / "network", store, of="next")
+    checkpoint = open_checkpoint(folder)
+    write_checkpoint(folder, checkpoint.tensors(), {**checkpoint.description, **change})
+    with pytest.raises(CheckpointError, match="no description of a checkpoint that the kit wrote"):
+        NetworkCheckpoint.open(folder)

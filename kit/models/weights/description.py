@@ -118,11 +118,26 @@ class _Data(_Part):
     test: _Period | None = None
 
 
+class _NetworkSettings(_Part):
+    of: Literal["state", "next", "residual"]
+
+
+class _Network(_Part):
+    settings: _NetworkSettings
+
+
+class _Guidance(_Part):
+    guidance: Annotated[float, Field(ge=0, le=1)]
+
+
 class _Description(_Part):
     model: _Model
     data: _Data | None = None
     base: _Base | None = None
     adapter: _Adapter | None = None
+    diffusion: _Network | None = None
+    operator: _Base | None = None
+    guidance: _Guidance | None = None
     lineage: Annotated[list[_Stage], Field(max_length=10_000)] = []
 
 
