@@ -204,7 +204,7 @@ def test_what_has_no_effect_is_refused(
 
 
 def test_a_network_is_no_model(store: Path, operator: Path, run_dir: Path) -> None:
-    network = finetune(settings(store, operator, run_dir, diffusion={"of": "next"}, train={"steps": 1})).checkpoint
+    network = finetune(settings(store, operator, run_dir, train={"steps": 1})).checkpoint
     with pytest.raises(CheckpointError, match="holds a denoising network, not Aurora"):
         finetune(settings(store, Path(network), run_dir, "second"))
     with pytest.raises(CheckpointError, match="give it as --diffusion"):
