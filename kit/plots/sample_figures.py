@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kit.plots.styles import BLUE, INK, ORANGE, framed, gridded, plain
 
@@ -46,9 +47,9 @@ def _draw_loss(axes: Axes, losses: list[list[float]]) -> None:
     shares, values = np.array(losses).T
     axes.plot(100 * shares, values, color=BLUE, marker="o", markersize=4)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(which="both", labelsize=8)
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("levels of less noise, %")
     axes.set_ylabel("loss")
     gridded(axes, "y")
