@@ -87,15 +87,24 @@ def quality_of(
     return replace(found, report=accept(report, accepted, setting))
 
 
-def fit_for_training(path: Path, accepted: Sequence[str]) -> Quality:
+_OF_AURORA = ("variables",)
+"""Checks of what Aurora cannot be without, and a network that draws whatever a store holds can."""
+
+
+def fit_for_training(path: Path, accepted: Sequence[str], *, aurora: bool = True) -> Quality:
     """Check a store before any GPU time is spent on it.
+
+    Args:
+        path: Folder of the store.
+        accepted: Errors to accept by name.
+        aurora: Whether Aurora reads it, which needs variables at the surface, on levels, and static ones.
 
     Raises:
         StoreError: it has errors that were not accepted; names them.
         SettingsError: a name that is accepted is no error of this store.
     """
     quality = quality_of(path, accepted=accepted, setting="data.accept")
-    left = quality.report.unresolved
+    left = [check for check in quality.report.unresolved if aurora or check.key not in _OF_AURORA]
     if left:
         findings, names = [], {}
         for check in left:

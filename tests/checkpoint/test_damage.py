@@ -240,6 +240,7 @@ def test_all_side_files_are_written_anew_when_the_run_goes_on(
         assert words in told
 
 
+@pytest.mark.slow
 def test_side_files_of_another_run_are_not_taken_for_its_own(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

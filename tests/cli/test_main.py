@@ -155,6 +155,7 @@ def test_no_command_at_all_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> N
     assert err.startswith("usage: kit")
 
 
+@pytest.mark.slow
 def test_python_and_torchrun_start_it_as_a_module() -> None:
     for start in (["-m", "kit"], ["-m", "torch.distributed.run", "--nproc-per-node=1", "-m", "kit"]):
         done = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True, check=True)

@@ -68,6 +68,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_know_their_shares(tmp_path: Path) -> None:
     assert ProcessShare.of_process() == ProcessShare(0, 1)
     started = [

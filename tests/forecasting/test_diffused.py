@@ -40,7 +40,7 @@ def members(out: Path, made: SimpleNamespace, perturb: str, **changes: Any) -> x
     return opened(out)
 
 
-@pytest.mark.parametrize("perturb", ["def", "def-published", "residual"])
+@pytest.mark.parametrize("perturb", ["def", pytest.param("def-published", marks=pytest.mark.slow), "residual"])
 def test_members_follow_from_their_names_alone(made: SimpleNamespace, tmp_path: Path, perturb: str) -> None:
     more = NEAR if perturb == "def" else {}
     whole = members(tmp_path / "whole.zarr", made, perturb, **more)

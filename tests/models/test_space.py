@@ -292,6 +292,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", (pytest.param("small", marks=pytest.mark.slow), "v1p5"))
 def test_predictions_do_not_depend_on_the_local_time_zone(variant: str, tmp_path: Path) -> None:
     zones = ("UTC", "America/Los_Angeles")

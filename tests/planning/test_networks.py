@@ -69,7 +69,7 @@ def test_fifty_million_parameters_at_full_resolution_fit_half_the_card() -> None
 
 
 def test_memory_fit_recomputes_what_it_must() -> None:
-    raw = {**HRRR, "grid": "64x128", "diffusion": {"of": "next", "width": 64}}
+    raw = {**HRRR, "grid": "64x128", "diffusion": {"of": "next", "width": 32, "multiples": (1, 2), "blocks": 1}}
     whole, least = (
         trace(asked, workload_of(asked)).peak.bytes / 2**30
         for memory in ({}, {"recompute": "blocks"})

@@ -44,6 +44,7 @@ def test_an_average_is_validated_recorded_and_saved(store: Path, run_dir: Path) 
     assert again.valid["before"] == pytest.approx(min(averaged), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without_an_average(store: Path, run_dir: Path) -> None:
     with_one = finetune(settings(store, run_dir, train=AVERAGED))
     without = finetune(settings(store, run_dir, "second", train={"steps": 8, "checkpoint_every": 4}))
@@ -70,6 +71,7 @@ def test_a_resumed_run_has_the_same_average(store: Path, run_dir: Path, method: 
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), (name, one.name)
 
 
+@pytest.mark.slow
 def test_training_ends_early(store: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Steps that are lost in rounding: no validation finds a lower loss.
     still = {"lr": 1e-30, "weight_decay": 0.0}

@@ -361,6 +361,7 @@ def test_a_run_from_a_replay_buffer_goes_on_to_the_same_end(
     assert stage["rollout"] == {"steps": 3, "graded": "last", "buffer": 4, "refresh": 3, "keep": keep}
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_without_its_replay_buffer(store: Path, run_dir: Path) -> None:
     chosen = from_a_buffer(store, run_dir, "first")
     last = Path(finetune(chosen).run) / "checkpoints" / "last"

@@ -104,6 +104,7 @@ def test_what_a_person_wrote_about_a_run_stays(server: Server, run: RunFolder) -
     assert connect(server.uri, Path()).get_run(run_id).data.tags["mlflow.note.content"] == "my own words"
 
 
+@pytest.mark.slow
 def test_a_lost_server_is_said_once_and_gets_everything_when_it_is_back(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -67,6 +67,7 @@ def test_runs_are_compared_in_all_that_they_are(runs: list[Path]) -> None:
     assert found.units == cards[0]["units"]
 
 
+@pytest.mark.slow
 def test_dates_that_training_saw_are_counted(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def result(checkpoint: Path) -> dict[str, Any]:
     return evaluate(EvaluateSettings(checkpoint=checkpoint, device="cpu")).to_dict()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_remembers_its_halo(checkpoint: Path) -> None:
     """11.25 degrees between columns: 4 west of Greenwich and 3 east of it (0, 11.25, 22.5), and 2 more on each side."""
     data = json.loads((checkpoint / "kit.json").read_text())["data"]

@@ -64,7 +64,7 @@ def settings(store: Path, operator: Path, run_dir: Path, name: str = "first", **
     return Settings.model_validate({key: raw.get(key, {}) | sections.get(key, {}) for key in raw | sections})
 
 
-@pytest.mark.parametrize("kind", one_in(3, KINDS))
+@pytest.mark.parametrize("kind", one_in(6, KINDS))
 def test_a_network_learns_and_its_configuration_repeats_it(
     store: Path, operator: Path, run_dir: Path, kind: str
 ) -> None:
@@ -82,6 +82,7 @@ def test_a_network_learns_and_its_configuration_repeats_it(
     assert_same_weights(Path(result.run), Path(again.run))
 
 
+@pytest.mark.slow
 def test_forecasts_that_were_made_before_are_those_that_are_made_now(
     store: Path, operator: Path, run_dir: Path
 ) -> None:
@@ -94,7 +95,7 @@ def test_forecasts_that_were_made_before_are_those_that_are_made_now(
     assert not list(runs[0].glob("replay*"))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
     store: Path, operator: Path, run_dir: Path, accumulate: int
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
 
 
+@pytest.mark.slow
 def test_recomputing_changes_the_order_of_sums_alone(store: Path, operator: Path, run_dir: Path) -> None:
     runs: list[dict[str, torch.Tensor]] = []
     choices: list[dict[str, Any]] = [{}, {"recompute": "blocks"}, {"recompute": "blocks", "stages": 1}]

@@ -1,0 +1,63 @@
+"""From HRRR's files to probabilities and scores, by the commands that a user types, on the recipe in small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from kit.cli.main import main
+from tests.data.sources.hrrr_files import put_hour
+from tests.servers import serving
+
+HOURS = 12
+TRAIN, VALID, TEST = "2024-06-01T00/2024-06-01T06", "2024-06-01T07/2024-06-01T08", "2024-06-01T09/2024-06-01T11"
+
+
+def done(*words: str) -> None:
+    assert main(list(words)) == 0, words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["hrrr-50m", "hrrr-reference-81k", "hrrr-reference-50m-quarter"])
+def test_from_files_to_probabilities(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with serving() as server:
+        for hour in range(HOURS):
+            put_hour(server, f"2024-06-01T{hour:02d}")
+        monkeypatch.setenv("KIT_HRRR_ARCHIVE", server.url())
+        variables = ("--variables", "refc,2t,2d,10u,10v,cape,cin", "--statics", "z")
+        splits = ("--train", TRAIN, "--valid", VALID, "--test", TEST)
+        times = ("--times", "2024-06-01T00/2024-06-01T11", "--step", "1h")
+        done("data", "build", "--source", "hrrr", "--path", "hrrr", *times, *variables, *splits, "--out", "store")
+    small = () if recipe == "hrrr-reference-81k" else ("--diffusion.width", "8", "--diffusion.blocks", "1")
+    data = ("--recipe", recipe, "--data.store", "store", "--data.workers", "0")
+    # Within the warm-up of a thousand steps nothing would move.
+    short = ("--train.steps", "4", "--train.accumulate", "1", "--optim.warmup", "0", "--diffusion.steps", "4")
+    done("plan", *data, *small)
+    done("finetune", *data, *small, *short, "--run.name", "hrrr")
+    checkpoint = ("--checkpoint", "runs/hrrr/checkpoints/best")
+    products = ("--products", "mean,probabilities", "--above", "refc=30")
+    members = ("--perturb", "noise", "--members", "3", "--steps", "2")
+    done("ensemble", *checkpoint, *members, *products, "--out", "members.zarr")
+    drawn = xr.open_zarr("members.zarr")
+    # Any grid, odd sides too; the quarter's U-Net halves three times.
+    assert drawn["refc"].shape[-2:] == (24, 40)
+    assert np.isfinite(drawn["refc"].values).all()
+    assert (drawn["refc"].values[0] != drawn["refc"].values[1]).any()
+    with xr.open_dataset("members.products.nc") as made:
+        chance = made["refc_probability"] if "refc_probability" in made else made[[*made.data_vars][-1]]
+        assert 0 <= float(chance.min()) <= float(chance.max()) <= 1
+    capsys.readouterr()
+    done("evaluate", "--forecast_file", "members.zarr", "--data.store", "store", "--json")
+    scored = json.loads(capsys.readouterr().out)
+    assert np.isfinite(scored["ensemble"]["001h"]["refc"]["crps"])
+    done("plot", "--forecast_file", "members.zarr", "--data.store", "store", "--variables", "refc")
+    assert any("refc" in path.name for path in (tmp_path / "figures").iterdir())
