@@ -1,4 +1,6 @@
-"""How large residuals are, and how far a perturbation departs from its state."""
+"""How large residuals and errors are, and how far samples of one state depart from each other."""
+
+import math
 
 import numpy as np
 import torch
@@ -54,16 +56,21 @@ def operator_error(space: DiffusionSpace, pairs: Pairs, most: int) -> float:
 
 @torch.no_grad()
 def perturbation_spread(space: DiffusionSpace, states: torch.Tensor, guidance: float) -> float:
-    """Measure how far samples depart from the states that they are like, as ``operator_error`` measures.
+    """Measure how far samples of one state depart from each other, in standard deviations over space.
+
+    The root mean square over space of the difference of two samples, over the root of 2, then the mean over channels
+    and states: what samples have in common, as guidance below 1 draws all of them towards what is usual, is no spread.
 
     Args:
         space: Network that draws states.
         states: States, standardised over space, [B, C, H, W].
         guidance: Guidance that they are drawn with.
     """
-    generators = [torch.Generator(states.device).manual_seed(place) for place in range(len(states))]
+    twice = states.repeat_interleave(2, 0)
+    generators = [torch.Generator(states.device).manual_seed(place) for place in range(len(twice))]
     start = torch.stack([torch.randn(states.shape[1:], generator=each, device=states.device) for each in generators])
-    return _departure(space.draw(states, start, generators, guidance=guidance), states)
+    drawn = space.draw(twice, start, generators, guidance=guidance)
+    return _departure(drawn[0::2], drawn[1::2]) / math.sqrt(2)
 
 
 def _departure(values: torch.Tensor, states: torch.Tensor) -> float:

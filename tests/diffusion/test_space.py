@@ -12,6 +12,7 @@ import torch
 from aurora import Batch, Metadata
 
 from kit.diffusion.network import build_network
+from kit.diffusion.residuals import perturbation_spread
 from kit.diffusion.settings import DiffusionSettings
 from kit.diffusion.space import DiffusionSpace, hour_channels
 from kit.diffusion.spec import DiffusionSpec
@@ -198,3 +199,24 @@ def test_a_description_comes_back() -> None:
 def test_a_damaged_description_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="here: no description of a denoising network that the kit wrote"):
         DiffusionSpec.from_dict({**described(of="next").as_dict(), **change}, "here")
+
+
+def test_spread_is_among_samples_and_not_what_they_have_in_common() -> None:
+    space = space_of(described(of="state", operator_share=0))
+    for parameter in space.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    space.model.bound.fill_(4)
+    states = space.examples(batch(), batch(), [False, False]).drawn
+    found = perturbation_spread(space, states, 0.5)
+    by_hand = []
+    for place, state in enumerate(states):
+        seeds = (2 * place, 2 * place + 1)
+        two = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            start = torch.randn(state.shape, generator=generator)
+            two.append(space.draw(state[None], start[None], [generator], guidance=0.5)[0])
+        # The standard deviation of two values is their distance over the root of 2.
+        deviation = torch.stack(two).std(0)
+        by_hand.append((deviation**2).mean((-2, -1)).sqrt().mean())
+    assert found == pytest.approx(float(torch.stack(by_hand).mean()), rel=1e-3)
