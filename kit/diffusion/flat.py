@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kit.diffusion.layers import Norm, sinusoids, with_condition
+from kit.diffusion.layers import Norm, channels_read, sinusoids
 
 # Factors of the width after each of the six blocks.
 _MULTIPLES = (1, 2, 2, 2, 1, 1)
@@ -17,7 +17,7 @@ _GROUPS = 8
 
 
 class FlatNetwork(nn.Module):
-    """Predict from a noisy state, the label of its level and a condition, at every point from those around it.
+    """Predict from a noisy state with its condition and the label of its level, at every point from those around it.
 
     Of the reference it differs in the condition, which that has not, and in recomputation, which changes no value.
 
@@ -30,32 +30,24 @@ class FlatNetwork(nn.Module):
 
     def __init__(self, channels: int, conditions: int = 0, width: int = 16, *, is_recomputed: bool = False) -> None:
         super().__init__()
-        self._conditions, self._width, self._is_recomputed = conditions, width, is_recomputed
+        self._width, self._is_recomputed = width, is_recomputed
         described = 4 * width
         self.labels = nn.Sequential(nn.Linear(width, described), nn.SiLU(), nn.Linear(described, described))
-        before = channels + (conditions + 1 if conditions else 0)
+        before = channels_read(channels, conditions)
         self.blocks = nn.ModuleList()
         for multiple in _MULTIPLES:
             self.blocks.append(_FlatBlock(before, multiple * width, described))
             before = multiple * width
         self.head = nn.Conv2d(before, channels, 1)
 
-    def forward(
-        self,
-        state: torch.Tensor,
-        label: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def forward(self, read: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Predict, [B, C, H, W].
 
         Args:
-            state: Noisy states, [B, C, H, W].
+            read: Noisy states and what is given beside them, [B, C + K + 1, H, W].
             label: Label of each one's level, [B].
-            condition: Conditions, [B, K, H, W]; None without.
-            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
-        features = with_condition(state, condition, self._conditions, present)
+        features = read
         described = self.labels(sinusoids(label, self._width))
         for block in self.blocks:
             if self._is_recomputed and torch.is_grad_enabled():

@@ -107,6 +107,11 @@ def sinusoids(label: torch.Tensor, width: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
+def channels_read(channels: int, conditions: int) -> int:
+    """Count the channels that a network reads of states, their conditions, and whether they have any."""
+    return channels + conditions + 1 if conditions else channels
+
+
 def with_condition(
     state: torch.Tensor, condition: torch.Tensor | None, conditions: int, present: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 
 from kit.diffusion.denoiser import Target, bypass_factors
 from kit.diffusion.flat import FlatNetwork
-from kit.diffusion.layers import Bypass, Factors, padded_to, with_condition
+from kit.diffusion.layers import Bypass, Factors, channels_read, padded_to, with_condition
 from kit.diffusion.package import diffusers_class
 from kit.diffusion.schedules import Edm, VariancePreserving, schedule_named
 from kit.diffusion.settings import DiffusionSettings, NetworkKind
@@ -38,8 +38,8 @@ class DiffusionModel(nn.Module):
         super().__init__()
         self.network = network
         self._conditions = conditions
-        given = conditions + 1 if conditions else 0
-        self.bypass = None if factors is None else Bypass(channels, given, factors)
+        beside = channels_read(channels, conditions) - channels
+        self.bypass = None if factors is None else Bypass(channels, beside, factors)
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("bound", torch.full((channels,), math.inf))
 
@@ -50,12 +50,19 @@ class DiffusionModel(nn.Module):
         condition: torch.Tensor | None = None,
         present: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Predict, [B, C, H, W], from noisy states, labels of their levels, conditions, and who has one."""
-        predicted: torch.Tensor = self.network(state, label, condition, present)
-        if self.bypass is None:
-            return predicted
-        around: torch.Tensor = self.bypass(with_condition(state, condition, self._conditions, present), label)
-        return predicted + around
+        """Predict, [B, C, H, W].
+
+        Args:
+            state: Noisy states, [B, C, H, W].
+            label: Label of each one's level, [B].
+            condition: Conditions, [B, K, H, W]; None without.
+            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
+        """
+        read = with_condition(state, condition, self._conditions, present)
+        predicted: torch.Tensor = self.network(read, label)
+        if self.bypass is not None:
+            predicted = predicted + self.bypass(read, label)
+        return predicted
 
 
 def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
@@ -118,11 +125,10 @@ class _UNet2D(nn.Module):
         plain = levels - sizes["attention"]
         down = ["DownBlock2D" if level < plain else "AttnDownBlock2D" for level in range(levels)]
         up = ["UpBlock2D" if level < plain else "AttnUpBlock2D" for level in reversed(range(levels))]
-        self._conditions = spec.conditions
         self._multiple = 2 ** (levels - 1)
         self._circular = spec.circular
         self.network = diffusers_class("UNet2DModel", "diffusion.network unet2d")(
-            in_channels=len(spec.channels) + (spec.conditions + 1 if spec.conditions else 0),
+            in_channels=channels_read(len(spec.channels), spec.conditions),
             out_channels=len(spec.channels),
             layers_per_block=sizes["blocks"],
             block_out_channels=tuple(sizes["width"] * multiple for multiple in sizes["multiples"]),
@@ -133,17 +139,10 @@ class _UNet2D(nn.Module):
         if recomputed:
             self.network.enable_gradient_checkpointing()
 
-    def forward(
-        self,
-        state: torch.Tensor,
-        label: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def forward(self, read: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Predict, [B, C, H, W]."""
-        rows, columns = state.shape[-2:]
-        given = with_condition(state, condition, self._conditions, present)
-        padded = padded_to(given, self._multiple, circular=self._circular)
+        rows, columns = read.shape[-2:]
+        padded = padded_to(read, self._multiple, circular=self._circular)
         predicted: torch.Tensor = self.network(padded, label).sample
         return predicted[..., :rows, :columns]
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kit.diffusion.layers import idle, padded_to, sinusoids, with_condition
+from kit.diffusion.layers import channels_read, idle, padded_to, sinusoids
 
 # Longest period of rotations, in tokens (Su et al. 2021, "RoFormer", section 3.3, has 10,000 for words of a text).
 _LONGEST_ROTATION = 100.0
@@ -48,7 +48,7 @@ class TransformerLayout:
 
 
 class WindowedTransformer(nn.Module):
-    """Predict from a noisy state, the label of its level and a condition.
+    """Predict from a noisy state with its condition and the label of its level.
 
     Sides of any length: states are continued to the right and below by their last column and row, or around the
     globe, and cropped afterwards. Windows that are shifted beyond a side see the last tokens again.
@@ -59,31 +59,22 @@ class WindowedTransformer(nn.Module):
         self.layout = layout
         width = layout.width
         self.labels = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        read = layout.channels + (layout.conditions + 1 if layout.conditions else 0)
+        read = channels_read(layout.channels, layout.conditions)
         self.tokens = nn.Conv2d(read, width, layout.patch, stride=layout.patch)
         self.blocks = nn.ModuleList(_Block(layout, shifted=bool(number % 2)) for number in range(layout.depth))
         self.norm = nn.LayerNorm(width)
         # A prediction of nothing to begin with, whose loss is known.
         self.head = idle(nn.Conv2d(width, layout.channels * layout.patch**2, 1))
 
-    def forward(
-        self,
-        state: torch.Tensor,
-        label: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def forward(self, read: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Predict, [B, C, H, W].
 
         Args:
-            state: Noisy states, [B, C, H, W].
+            read: Noisy states and what is given beside them, [B, C + K + 1, H, W].
             label: Label of each one's level, [B].
-            condition: Conditions, [B, K, H, W]; None without.
-            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
-        layout, (rows, columns) = self.layout, state.shape[-2:]
-        given = with_condition(state, condition, layout.conditions, present)
-        padded = padded_to(given, layout.patch * layout.window, circular=layout.circular)
+        layout, (rows, columns) = self.layout, read.shape[-2:]
+        padded = padded_to(read, layout.patch * layout.window, circular=layout.circular)
         described = self.labels(sinusoids(label, layout.width))
         tokens = self.tokens(padded).permute(0, 2, 3, 1)
         for block in self.blocks:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kit.diffusion.layers import Convolution, Norm, idle, padded_to, sinusoids, with_condition
+from kit.diffusion.layers import Convolution, Norm, channels_read, idle, padded_to, sinusoids
 
 _HEAD = 64
 """Channels of an attention head, or the next more by which the features can be shared out."""
@@ -53,7 +53,7 @@ class UNetLayout:
 
 
 class UNet(nn.Module):
-    """Predict from a noisy state, the label of its level and a condition.
+    """Predict from a noisy state with its condition and the label of its level.
 
     Sides of any length: states are continued to the right and below by their last column and row, or around the
     globe, and cropped afterwards. Convolutions read zeros beyond the sides, and around the globe what is there.
@@ -64,9 +64,7 @@ class UNet(nn.Module):
         self.layout = layout
         described = 4 * layout.width
         self.labels = nn.Sequential(nn.Linear(layout.width, described), nn.SiLU(), nn.Linear(described, described))
-        read = layout.channels
-        if layout.conditions:
-            read += layout.conditions + 1
+        read = channels_read(layout.channels, layout.conditions)
         widths = [layout.width * multiple for multiple in layout.multiples]
         self.stem = Convolution(read * layout.stem**2, widths[0], layout.circular)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -84,24 +82,15 @@ class UNet(nn.Module):
         # A prediction of nothing to begin with, whose loss is known.
         self.head = idle(Convolution(before, layout.channels * layout.stem**2, layout.circular))
 
-    def forward(
-        self,
-        state: torch.Tensor,
-        label: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def forward(self, read: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Predict, [B, C, H, W].
 
         Args:
-            state: Noisy states, [B, C, H, W].
+            read: Noisy states and what is given beside them, [B, C + K + 1, H, W].
             label: Label of each one's level, [B].
-            condition: Conditions, [B, K, H, W]; None without.
-            present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
-        layout, (rows, columns) = self.layout, state.shape[-2:]
-        given = with_condition(state, condition, layout.conditions, present)
-        padded = padded_to(given, layout.multiple, circular=layout.circular)
+        layout, (rows, columns) = self.layout, read.shape[-2:]
+        padded = padded_to(read, layout.multiple, circular=layout.circular)
         described = self.labels(sinusoids(label, layout.width))
         features = self.stem(F.pixel_unshuffle(padded, layout.stem))
         kept = [features]

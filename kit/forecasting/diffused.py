@@ -4,6 +4,7 @@ DEF (arXiv 2506.07324) replaces states by samples that are like them before the 
 model adds what the operator's forecast of a step lacks.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -79,13 +80,13 @@ class _Drawing(Unperturbed):
         self._space = self._network.space(device, autocast=predictor.precision == "bf16")
 
     def _generators(
-        self, members: Sequence[int], start: datetime, step: int, walk: int, device: torch.device
+        self, members: Sequence[int], start: datetime, step: int, sample: str, device: torch.device
     ) -> list[torch.Generator]:
         """Make a generator for each member by its name, whatever is drawn beside it."""
         seeds = []
         for member in members:
             name = f"drawing of seed {self._settings.seed}, member {member}, {start.isoformat()}"
-            seeds.append(int(sha256_of_text(f"{name}, step {step}, walk {walk}")[:15], 16))
+            seeds.append(int(sha256_of_text(f"{name}, step {step}, {sample}")[:15], 16))
         return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
 
@@ -101,7 +102,11 @@ class Def(_Drawing):
             CheckpointError: it was never calibrated.
         """
         described = super().check(source, starts)
-        return {**described, "guidance": self._guidance(), "walks": self._settings.walks, "at": self._settings.at}
+        asked = {"walks": self._settings.walks, "at": self._settings.at, "centred": self._is_centred()}
+        return {**described, "guidance": self._guidance(), **asked}
+
+    def _is_centred(self) -> bool:
+        return self._settings.centred
 
     def _guidance(self) -> float:
         if self._settings.guidance is not None:
@@ -119,7 +124,7 @@ class Def(_Drawing):
         return None
 
     def before(self, state: Batch, members: Sequence[int], start: datetime, step: int) -> Batch:
-        """Replace the newest state by a sample like it; the states before it move by as much."""
+        """Replace the newest state by one like it; the states before it move by as much."""
         if step and self._settings.at == "start":
             return state
         space = self._space
@@ -128,15 +133,19 @@ class Def(_Drawing):
         own = space.own_scale(values)
         standardised = own.standardised(values)
         for walk in range(self._settings.walks):
-            generators = self._generators(members, start, step, walk, space.device)
-            standardised = space.draw(
-                standardised,
-                _normal(standardised, generators),
-                generators,
-                guidance=self._guidance(),
-                steps=self._steps(),
-            )
+            generators = self._generators(members, start, step, f"walk {walk}", space.device)
+            sample = self._like(standardised, generators)
+            if self._is_centred():
+                generators = self._generators(members, start, step, f"walk {walk}, the other", space.device)
+                sample = standardised + (sample - self._like(standardised, generators)) / math.sqrt(2)
+            standardised = sample
         return within_bounds(space.perturbed(state, standardised, own))
+
+    def _like(self, standardised: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        space = self._space
+        assert space is not None
+        start = _normal(standardised, generators)
+        return space.draw(standardised, start, generators, guidance=self._guidance(), steps=self._steps())
 
 
 class DefPublished(Def):
@@ -158,6 +167,9 @@ class DefPublished(Def):
             raise CheckpointError(msg)
         return super().check(source, starts)
 
+    def _is_centred(self) -> bool:
+        return False
+
     def _guidance(self) -> float:
         return _PUBLISHED_GUIDANCE
 
@@ -176,7 +188,7 @@ class Residual(_Drawing):
         assert space is not None
         values = space.values(prediction)
         condition = space.condition(state, values)
-        generators = self._generators(members, start, step, 0, space.device)
+        generators = self._generators(members, start, step, "walk 0", space.device)
         guidance = 1.0 if self._settings.guidance is None else self._settings.guidance
         drawn = space.draw(condition, _normal(values, generators), generators, guidance=guidance)
         return within_bounds(space.corrected(prediction, values, drawn))

@@ -20,6 +20,7 @@ _OF_KINDS: Mapping[str, tuple[str, ...]] = {
     "guidance": ("def", "residual"),
     "walks": _DEF,
     "at": _DEF,
+    "centred": ("def",),
 }
 
 
@@ -65,6 +66,10 @@ class EnsembleSettings(RollOutSettings):
     """With ``def``: samples that follow each other, each like the one before."""
     at: Literal["steps", "start"] = "steps"
     """With ``def``: whether states are replaced before every step, or initial states alone."""
+    centred: bool = True
+    """With ``def``: whether a state moves by the difference of two samples like it, over the root of 2, instead of
+    becoming one, as published. Guidance below 1 draws all samples of a state towards what is usual, which their
+    difference is free of."""
     products: tuple[Product, ...] = ()
     """What to write beside the members, into ``NAME.products.nc``: ``mean``, ``spread``, ``quantiles``,
     ``probabilities``."""

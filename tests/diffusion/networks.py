@@ -4,7 +4,16 @@ from typing import TypeVar
 
 import torch
 
+from kit.diffusion.network import DiffusionModel
+from kit.diffusion.transformer import TransformerLayout
+from kit.diffusion.unet import UNetLayout
+
 N = TypeVar("N", bound=torch.nn.Module)
+
+
+def called(network: torch.nn.Module, layout: UNetLayout | TransformerLayout) -> DiffusionModel:
+    """Call a network as the kit does, with states and conditions."""
+    return DiffusionModel(network, layout.channels, layout.conditions, None)
 
 
 def woken(network: N, deviation: float) -> N:

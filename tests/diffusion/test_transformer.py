@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kit.diffusion.network import DiffusionModel
 from kit.diffusion.transformer import TransformerLayout, WindowedTransformer, _WindowAttention
 from tests.diffusion import networks
 
 SMALL = TransformerLayout(channels=3, conditions=2, width=16, depth=4, heads=2, patch=2, window=4)
 
 
-def woken(layout: TransformerLayout) -> WindowedTransformer:
+def woken(layout: TransformerLayout) -> DiffusionModel:
     torch.manual_seed(0)
-    return networks.woken(WindowedTransformer(layout), 0.1)
+    return networks.called(networks.woken(WindowedTransformer(layout), 0.1), layout)
 
 
 def inputs(layout: TransformerLayout, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -29,7 +30,7 @@ def test_sides_of_any_length_keep_theirs(rows: int, columns: int) -> None:
 
 
 def test_it_predicts_nothing_at_first() -> None:
-    assert not WindowedTransformer(SMALL)(*inputs(SMALL, 8, 16)).any()
+    assert not networks.called(WindowedTransformer(SMALL), SMALL)(*inputs(SMALL, 8, 16)).any()
 
 
 def test_what_lies_around_the_globe_is_seen() -> None:

@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kit.diffusion.network import DiffusionModel
 from kit.diffusion.unet import UNet, UNetLayout
 from tests.diffusion import networks
 
 SMALL = UNetLayout(channels=3, conditions=2, width=8, multiples=(1, 2, 2), blocks=1, stem=2)
 
 
-def woken(layout: UNetLayout) -> UNet:
+def woken(layout: UNetLayout) -> DiffusionModel:
     torch.manual_seed(0)
-    return networks.woken(UNet(layout), 0.05)
+    return networks.called(networks.woken(UNet(layout), 0.05), layout)
 
 
 def inputs(layout: UNetLayout, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -34,7 +35,7 @@ def test_features_of_any_width_attend() -> None:
 
 
 def test_it_predicts_nothing_at_first() -> None:
-    assert not UNet(SMALL)(*inputs(SMALL, 8, 16)).any()
+    assert not networks.called(UNet(SMALL), SMALL)(*inputs(SMALL, 8, 16)).any()
 
 
 def test_what_lies_around_the_globe_is_seen() -> None:

@@ -69,6 +69,22 @@ def test_initial_states_alone_are_perturbed_where_that_is_asked_for(made: Simple
     assert (start["2t"].isel(lead_time=1).values != steps["2t"].isel(lead_time=1).values).mean() > 0.9
 
 
+def test_differences_of_samples_have_no_part_in_what_samples_have_in_common(
+    made: SimpleNamespace, tmp_path: Path
+) -> None:
+    single = alone(tmp_path / "alone.zarr", made.base)["2t"].isel(lead_time=0).values
+    common = []
+    for centred in (True, False):
+        # Without its condition, no sample is near its state.
+        drawn = members(tmp_path / f"{centred}.zarr", made, "def", members=8, at="start", guidance=0.0, centred=centred)
+        values = drawn["2t"].isel(lead_time=0).values
+        departure = np.sqrt(((values.mean(0) - single) ** 2).mean())
+        common.append(departure / np.sqrt(values.var(0, ddof=1).mean()))
+    # The mean of eight that are independent is a root of eight nearer.
+    assert 0.25 < common[0] < 0.5
+    assert common[1] > 0.8
+
+
 def test_more_walks_lead_further(made: SimpleNamespace, tmp_path: Path) -> None:
     single = alone(tmp_path / "alone.zarr", made.base)
     distances = []
@@ -97,6 +113,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"perturb": "noise", "walks": 2}, "walks: has no effect with perturb noise"),
     ({"perturb": "residual", "diffusion": "residual", "at": "start"}, "at: has no effect with perturb residual"),
     ({"perturb": "def-published", "diffusion": "def-published", "guidance": 1.0}, "guidance: has no effect"),
+    ({"perturb": "def-published", "diffusion": "def-published", "centred": False}, "centred: has no effect"),
     ({"perturb": "def", "diffusion": "def", "guidance": 1.5}, "less than or equal to 1"),
     ({"perturb": "def", "diffusion": "def", "guidance": -0.5}, "greater than or equal to 0"),
     ({"perturb": "def", "diffusion": "def", "walks": 0}, "greater than or equal to 1"),
