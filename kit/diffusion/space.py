@@ -249,16 +249,24 @@ class DiffusionSpace:
             guidance: How far the condition counts, from 0 to 1.
             steps: Steps of the sampler; by default those of the settings.
         """
-        settings, bound = self.spec.settings, self.model.bound[:, None, None]
+        settings = self.spec.settings
 
         def estimate(noisy: torch.Tensor, levels: Levels) -> torch.Tensor:
-            # Where there is hardly any signal, a small error of the noise is a large one of the state (Saharia et al.
-            # 2022, "Photorealistic Text-to-Image Diffusion Models", section 2.3): no state is beyond all others.
-            return self.denoiser.guided(noisy, levels, condition, guidance).clamp(-bound, bound)
+            return self.estimate(noisy, levels, condition, guidance)
 
         return sample(
             estimate, start, self.schedule, settings.sampler or "dpm++", steps or settings.steps or 1, generators
         )
+
+    @torch.no_grad()
+    def estimate(
+        self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None, guidance: float = 1.0
+    ) -> torch.Tensor:
+        """Estimate the states or residuals behind noisy ones, standardised, [B, C, H, W]."""
+        # Where there is hardly any signal, a small error of the noise is a large one of the state (Saharia et al.
+        # 2022, "Photorealistic Text-to-Image Diffusion Models", section 2.3): no state is beyond all others.
+        bound = self.model.bound[:, None, None]
+        return self.denoiser.guided(noisy, levels, condition, guidance).clamp(-bound, bound)
 
     def perturbed(self, batch: Batch, drawn: torch.Tensor, own: Scale) -> Batch:
         """Move a batch's states to what was drawn in the place of the newest of them.
