@@ -211,10 +211,16 @@ def _fit_network(settings: PlanSettings, workload: Workload, limit: float) -> Fi
     """Find the fewest levels of a denoising network to recompute: they are few, and their traces short.
 
     Raises:
-        SettingsError: nothing fits.
+        SettingsError: nothing fits, or a prediction is asked for, of which nothing is recomputed.
     """
     _check_not_given(settings.memory)
     assert workload.diffusion is not None
+    if settings.forecast:
+        msg = (
+            "memory.fit: has no setting to choose for what a network draws; leave it out, or choose a larger "
+            "diffusion.stem"
+        )
+        raise SettingsError(msg)
     levels = len(workload.diffusion.settings.multiples or (1,))
     choices: list[dict[str, Any]] = [{}]
     choices += [{"recompute": "blocks", "stages": stages} for stages in range(1, levels + 1)]
@@ -270,7 +276,7 @@ def _advise_network(settings: PlanSettings) -> Iterator[str]:
         batches = settings.data.batch_size * settings.train.accumulate
         options = f"--data.batch_size 1 --train.accumulate {batches}"
         yield str(Advice(options, "the same pairs in a step, one after the other"))
-    if settings.memory.recompute == "none":
+    if settings.memory.recompute == "none" and not settings.forecast:
         yield str(Advice("--memory.recompute blocks", "blocks are computed again in the backward pass"))
     yield str(Advice("--diffusion.stem 4", "one point of 4 x 4 behind the stem; another network"))
 

@@ -127,8 +127,8 @@ def plan(settings: PlanSettings) -> Plan:
             "optim.name adamw-8bit is planned without compilation, with a few copies of one parameter at a time"
         )
     cached = settings.diffusion.has_operator and settings.diffusion.forecasts == "cached"
-    if workload.diffusion is not None and cached:
-        notes.append("the operator's forecasts are made before: kit plan --forecast plans those")
+    if workload.diffusion is not None and cached and not settings.forecast:
+        notes.append("the operator's forecasts are made before: kit plan --forecast --task.name forecast plans those")
     if settings.train.device == "cpu":
         notes.append("train.device cpu: the plan is that of a GPU")
     fitted = None

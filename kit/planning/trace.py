@@ -19,10 +19,10 @@ from kit.data.dataset import Pair
 from kit.memory.checks import check_forecast_memory, check_training_memory
 from kit.memory.device import prediction_precision, uses_autocast
 from kit.memory.host_memory import empty_host
-from kit.memory.prediction import build_prediction_space
 from kit.memory.settings import MemorySettings
 from kit.planning.cost import Cost, Meter
 from kit.planning.counter import CUDA_WORKSPACES, Counter, Peak, Phase, Workspace, tensors_in
+from kit.planning.predictions import traced_prediction
 from kit.planning.simulation import simulated_gpu
 from kit.planning.workload import Workload, shallow
 from kit.settings import Settings
@@ -128,14 +128,20 @@ def _trace_step(settings: Settings, workload: Workload, forecast: bool, workspac
     import_packages(settings.adapt.method)
     with simulated_gpu():
         trainer: Trainer | None = None
-        beside: tuple[torch.nn.Module, ...] = ()
         if forecast:
-            space = build_prediction_space(workload.spec, None, settings.memory, _SIMULATED, predicted)
-            model: torch.nn.Module = space.model
+            prediction = traced_prediction(workload, settings.memory, predicted, _SIMULATED)
+            model, beside = prediction.model, prediction.beside
         else:
             # Of a schedule that is tied to the steps only what the run itself would refuse may be refused.
             steps = max(settings.train.steps or 0, _STEPS)
-            step = resolve_step(settings, workload.spec, steps, autocast=autocast, diffusion=workload.diffusion)
+            step = resolve_step(
+                settings,
+                workload.spec,
+                steps,
+                autocast=autocast,
+                diffusion=workload.diffusion,
+                operator=workload.operator,
+            )
             trainer = build_trainer(step, None, _SIMULATED, window=grid.window, points=points)
             model, beside = trainer.model, trainer.task.beside
         with Counter(model) as counter:
@@ -152,7 +158,7 @@ def _trace_step(settings: Settings, workload: Workload, forecast: bool, workspac
             blocks = _watch_blocks(model, counter)
             if trainer is None:
                 with torch.no_grad():
-                    space.predict(pairs[0].inputs.to(_SIMULATED))
+                    prediction.predict(pairs[0].inputs.to(_SIMULATED))
             else:
                 trainer.step(2, pairs)
     host_bytes = counter.host_peak

@@ -16,6 +16,7 @@ from kit.data.store.build import open_store
 from kit.data.store.format import STATIC_PREFIX
 from kit.data.store.reader import Store
 from kit.data.variables import ATMOSPHERIC, SURFACE
+from kit.diffusion.loading import operator_network
 from kit.diffusion.spec import DiffusionSpec, describe_network
 from kit.io.errors import SettingsError
 from kit.memory.advice import Situation
@@ -53,6 +54,7 @@ class Workload:
         latitude: Degrees north of the rows that are read, decreasing, [H]; [H, W] on a curvilinear grid.
         longitude: Degrees east of the columns, each one east of the one before, [W] or [H, W].
         diffusion: Network that learns to denoise, with ``task.name denoise``.
+        operator: Network that is its operator.
     """
 
     spec: ModelSpec
@@ -60,6 +62,7 @@ class Workload:
     latitude: Axis
     longitude: Axis
     diffusion: DiffusionSpec | None = None
+    operator: DiffusionSpec | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,7 +88,7 @@ def workload_of(settings: PlanSettings) -> Workload:
     # Upstream's own weights would first have to be downloaded. A plan needs what is done with them, not their values.
     weights: Weights | None = Weights(state={}, base={"name": f"{variant.name}'s own"})
     if not is_official(settings.model.weights, variant):
-        weights = weights_room.load(settings.model.weights, variant)
+        weights = weights_room.load(settings.model.weights, variant, network=settings.task.name == "denoise")
     if settings.grid is None:
         store = open_store(settings.data.store)
     else:
@@ -108,7 +111,8 @@ def _of_network(settings: PlanSettings, store: Store, weights: Weights | None) -
     else:
         spec, selection = resolve_states(settings, store)
     latitude, longitude = selection.grid.latitude(store), selection.grid.longitude(store)
-    return Workload(spec, selection, latitude, longitude, describe_network(settings.diffusion, spec, selection, store))
+    network = describe_network(settings.diffusion, spec, selection, store)
+    return Workload(spec, selection, latitude, longitude, network, operator_network(weights))
 
 
 def shallow(workload: Workload) -> Workload:
@@ -142,17 +146,20 @@ def situation_of(settings: Settings, device: torch.device, rows: int | None = No
 def _made_up_store(settings: PlanSettings, size: GridSize, weights: Weights | None) -> Store:
     """Make up a global store that holds all that the model may ask for, and no data."""
     variant = variant_named(settings.model.variant)
-    is_free = settings.task.name == "denoise" and not settings.diffusion.has_operator
+    operator = operator_network(weights)
+    is_free = operator is not None or (settings.task.name == "denoise" and not settings.diffusion.has_operator)
     _check_size(size, 1 if is_free else variant.default("patch_size"))
     surface, atmospheric, static = list(variant.surface), list(variant.atmospheric), list(variant.static)
     # Weights of the kit may have been trained with variables that their variant does not have.
-    if weights is not None and weights.spec is not None:
+    if operator is not None:
+        surface, atmospheric, static = list(operator.surface), list(operator.atmospheric), list(operator.statics)
+    elif weights is not None and weights.spec is not None:
         surface += weights.spec.surface
         atmospheric += weights.spec.atmospheric
         static += weights.spec.static
     surface = list(variant.physical(tuple(surface)))
     new = settings.model.new_variables
-    if is_free and settings.data.variables is not None:
+    if is_free and operator is None and settings.data.variables is not None:
         # A network draws whatever the data hold.
         new = settings.data.variables
     for name in new:

@@ -83,3 +83,25 @@ def test_memory_fit_recomputes_what_it_must() -> None:
         plan(PlanSettings.model_validate({**raw, "memory": {"fit": "0.5GiB"}}))
     with pytest.raises(SettingsError, match="were both given"):
         plan(PlanSettings.model_validate({**raw, "memory": {"fit": "9GiB", "recompute": "blocks"}}))
+
+
+def test_a_prediction_is_planned_with_what_is_drawn() -> None:
+    raw = {"grid": "32x64", "task": {"name": "denoise"}, "model": {"variant": "tiny"}, "forecast": True}
+    small = {"width": 8, "multiples": (1, 2), "blocks": 1}
+    found = {}
+    for of in ("next", "residual", "state"):
+        found[of] = plan(PlanSettings.model_validate({**raw, "diffusion": {"of": of, **small}})).trace
+    assert {trained for trained, _ in (traced.parameters for traced in found.values())} == {0}
+    # The operator is held beside its network, and computes too.
+    assert found["residual"].peak.breakdown["parameters"] > 2 * found["next"].peak.breakdown["parameters"]
+    more = plan(PlanSettings.model_validate({**raw, "diffusion": {"of": "residual", **small, "steps": 50}})).trace
+    operator = plan(PlanSettings.model_validate({**raw, "task": {"name": "forecast"}})).trace.cost.flops
+    drawn = found["residual"].cost.flops - operator
+    # Twice the sampler's 25 steps.
+    assert more.cost.flops - operator == pytest.approx(2 * drawn, rel=0.02)
+
+
+def test_memory_fit_has_nothing_to_choose_for_a_prediction() -> None:
+    raw = {"grid": "32x64", "task": {"name": "denoise"}, "diffusion": {"of": "next"}, "forecast": True}
+    with pytest.raises(SettingsError, match="no setting to choose for what a network draws"):
+        plan(PlanSettings.model_validate({**raw, "memory": {"fit": "4GiB"}}))
