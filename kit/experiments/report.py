@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from kit.checkpoint.run_folder import RunFolder, read_side_file
+from kit.checkpoint.uses import commands_of
 from kit.config.layers import read_toml, resolve
 from kit.experiments.settings import ReportSettings
 from kit.export.card import card, licence_lines
@@ -126,7 +127,7 @@ class _Gathered:
             self.missing.append("a checkpoint: the run has none yet, and lineage, licences and model card are left out")
         scores = subject.card
         if scores is None and description:
-            self.missing.append(f"scores: kit evaluate --checkpoint {folder.best}")
+            self.missing.append(f"scores: {'; '.join(commands_of(folder.best, description))}")
         if len(list(folder.figures.glob("*.png"))) <= 1:
             self.missing.append(f"maps: kit plot --run {folder.path}")
         checks = self._side_file("qa")
@@ -138,6 +139,7 @@ class _Gathered:
             "settings": settings,
             "provenance": provenance,
             "command": as_typed(provenance.get("argv") or ()),
+            "scoring": commands_of("runs/NEW/checkpoints/best", description),
             "data": description.get("data") or {},
             "dataset": account.get("dataset") or {},
             "checks": self._valid("the checks on the data", _FINDINGS.validate_python, checks.get("checks", [])),

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from kit.checkpoint.uses import commands_of
 from kit.config.suggestions import near_names
 from kit.io.errors import SettingsError
 from kit.verification.archive import Archive
@@ -142,7 +143,7 @@ def _without_sums(subject: Subject) -> str:
         what = "no sums of scores are kept of it"
     way = "kit evaluate --checkpoint FOLDER --out SUMS keeps some; name SUMS then"
     if subject.checkpoint is not None and subject.folder is not None:
-        way = f"kit evaluate --checkpoint {subject.checkpoint}"
+        way = "; ".join(commands_of(subject.checkpoint, subject.description))
     return f"{subject.name}: {what}. Evaluate it: {way}; or compare without scores: --settings_only"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from kit.checkpoint.uses import scoring_commands
 from kit.cli.views.tables import number, show_facts, show_text
 from kit.io.terminal import error_console
 from kit.metrics.epochs import EpochLosses
@@ -33,19 +34,9 @@ def show_training(result: Mapping[str, Any]) -> None:
     }
     show_facts("Interrupted" if result.get("interrupted") else "Fine-tuned", facts)
     if result.get("checkpoint"):
-        show_text(f"next: {_use_of(result)}\n      kit plot --run {result.get('run')}\n      kit ui")
-
-
-def _use_of(result: Mapping[str, Any]) -> str:
-    """Name the command that a checkpoint is for."""
-    perturb = {"state": "def", "residual": "residual"}.get(str(result.get("draws")))
-    if perturb is None:
-        return f"kit evaluate --checkpoint {result['checkpoint']}"
-    operator = result.get("operator") or "OPERATOR"
-    return (
-        f"kit ensemble --checkpoint {operator} --diffusion {result['checkpoint']} --perturb {perturb} --members 10 "
-        "--out members.zarr"
-    )
+        scoring = scoring_commands(result["checkpoint"], result.get("draws"), result.get("operator"))
+        following = (scoring[0], f"kit plot --run {result.get('run')}", "kit ui")
+        show_text("next: " + "\n      ".join(following))
 
 
 def show_plan(result: Mapping[str, Any]) -> None:
@@ -54,7 +45,8 @@ def show_plan(result: Mapping[str, Any]) -> None:
     purpose = "a forecast" if result["forecast"] else f"adapt.method {result['method']}"
     what = result["variant"]
     if result["draws"] is not None:
-        what, purpose = result["network"], f"drawing the {result['draws']}"
+        what = f"{result['network']} that draws the {result['draws']}"
+        purpose = "a forecast" if result["forecast"] else "training"
     heading = f"{what}, {rows} x {columns}, {len(result['levels'])} levels, {purpose}"
     table = Table(title=heading, title_style="bold", title_justify="left", show_header=False, box=None)
     table.add_column("name", style="dim", no_wrap=True)
