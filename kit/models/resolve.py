@@ -1,6 +1,6 @@
 """Resolution of settings, a store and weights into the model that is trained and the data that it reads."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -185,6 +185,7 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
     _check_held(store, "surface variables", targets, store.surface)
     _check_held(store, "atmospheric variables", atmospheric, store.atmospheric)
     _check_held(store, "static variables", static, store.static)
+    _check_levels(store, spec.levels)
     if not (inputs and atmospheric and static and spec.levels):
         msg = (
             f"Aurora needs at least one surface, one atmospheric and one static variable and one level; selected are "
@@ -245,6 +246,17 @@ def _check_held(store: Store, what: str, needed: tuple[str, ...], held: tuple[st
             f"{store.path}: the model needs {what} {', '.join(missing)}, which the store lacks; it holds "
             f"{', '.join(held) or 'none'}. Build the store with them, or name those to train on with data.variables "
             "and data.statics"
+        )
+        raise StoreError(msg)
+
+
+def _check_levels(store: Store, needed: Sequence[float]) -> None:
+    missing = [f"{level:g}" for level in needed if level not in store.levels]
+    if missing:
+        held = ", ".join(f"{level:g}" for level in store.levels)
+        msg = (
+            f"{store.path}: the model was made for levels of {', '.join(missing)} hPa, which the store lacks; it holds "
+            f"{held or 'none'}. Build the store with them"
         )
         raise StoreError(msg)
 

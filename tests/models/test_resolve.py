@@ -160,6 +160,12 @@ def test_a_part_can_be_named(store: Store) -> None:
     assert (chosen.inputs, chosen.atmospheric, chosen.static, chosen.levels) == (("2t",), ("u",), ("lsm",), (500,))
 
 
+def test_levels_that_the_store_lacks_are_named(store: Store) -> None:
+    spec = dataclasses.replace(resolved(store, None), levels=(*store.levels, 33))
+    with pytest.raises(StoreError, match="made for levels of 33 hPa, which the store lacks; it holds "):
+        select(spec, DataSettings(), store, 4)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     (

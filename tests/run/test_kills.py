@@ -105,38 +105,55 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic_store(tmp_path_factory.mktemp("data") / "store", times=16).path
 
 
-@pytest.mark.parametrize(
-    "more",
-    (
-        ("--train.accumulate", "2"),
-        ("--rollout.steps", "3", "--rollout.buffer", "4", "--rollout.refresh", "2", "--rollout.keep", "disk"),
-    ),
-    ids=("accumulation", "replay"),
-)
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return write_whole(folder / "best", store_for(folder / "store", times=16))
+
+
+_NETWORK = "--task.name denoise --diffusion.width 8 --diffusion.multiples 1,2 --diffusion.blocks 1 --diffusion.steps 2"
+_TRAININGS = {
+    "accumulation": "--model.weights random --train.accumulate 2",
+    "replay": "--model.weights random --rollout.steps 3 --rollout.buffer 4 --rollout.refresh 2 --rollout.keep disk",
+    "crps": "--model.weights random --model.stochastic --task.name crps --task.members 2 --train.ema 0.9 "
+    "--train.patience 3",
+    "next": f"{_NETWORK} --diffusion.of next --train.ema 0.9",
+    "residual": f"{_NETWORK} --diffusion.of residual --model.weights OPERATOR --model.variant small --train.ema 0.9",
+}
+
+
+@pytest.mark.parametrize("training", _TRAININGS)
 def test_finetune(
-    store: Path, tmp_path: Path, more: tuple[str, ...], empty_database: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    tmp_path: Path,
+    training: str,
+    empty_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = checkpoint.parent / "store"
+    more = _TRAININGS[training].replace("OPERATOR", str(checkpoint)).split()
 
     def words(folder: Path) -> list[str]:
-        run = ["--run.dir", str(folder), "--run.name", "a", "--data.store", str(store), "--model.weights", "random"]
+        run = ["--run.dir", str(folder), "--run.name", "a", "--data.store", str(store)]
         run += ["--data.valid", "2020-01-03T06/2020-01-04T18"]
         steps = ["--train.steps", "8", "--train.checkpoint_every", "2", "--train.resume", "auto", "--optim.warmup", "1"]
         return ["finetune", *run, *steps, *more]
 
     def check(folder: Path) -> None:
-        for checkpoint in (folder / "a" / "checkpoints").glob("[!.]*"):
-            assert open_checkpoint(checkpoint).tensors()
+        for written in (folder / "a" / "checkpoints").glob("[!.]*"):
+            assert open_checkpoint(written).tensors()
 
     def facts(folder: Path) -> Any:
         run = folder / "a"
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [(record["kind"], record["step"], record["loss"]) for record in records]
-        weights = {}
-        for name in ("best", "last"):
-            for key, value in load_file(run / "checkpoints" / name / "model.safetensors").items():
-                weights[f"{name} {key}"] = hashlib.sha256(value.numpy().tobytes()).hexdigest()
-        return losses, weights
+        found: dict[str, str] = {}
+        for written in (run / "checkpoints").glob("*/*model.safetensors"):
+            for key, value in load_file(written).items():
+                found[f"{written.parent.name} {key}"] = hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        assert {name.split()[0] for name in found} >= {"best", "last"}
+        return losses, found
 
     before = hashes(store, "*/c/**/*")
 
@@ -144,7 +161,7 @@ def test_finetune(
         # Making it takes longer than the training that is to be killed.
         shutil.copy(empty_database, folder / "mlflow.db")
 
-    killed(Work(words, check, facts, prepare), tmp_path, seed=len(more))
+    killed(Work(words, check, facts, prepare), tmp_path, seed=len(training))
     assert hashes(store, "*/c/**/*") == before
 
 
@@ -157,12 +174,6 @@ def test_build(store: Path, tmp_path: Path) -> None:
             assert verify(folder / "store").problems == ()
 
     killed(Work(words, check, lambda folder: hashes(folder / "store")), tmp_path, seed=11)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    return write_whole(folder / "best", store_for(folder / "store", times=16))
 
 
 @pytest.mark.parametrize(
