@@ -68,13 +68,18 @@ class Checkpoint:
         return "diffusion" in self.description
 
     @property
+    def forecasts(self) -> bool:
+        """Whether the model forecasts by itself; networks that perturb forecasts of another do not."""
+        return not self.is_network or self.description["diffusion"]["settings"]["of"] in ("next", "mean")
+
+    @property
     def spec(self) -> ModelSpec:
         """Model that the tensors belong to.
 
         Raises:
             CheckpointError: they are a denoising network's that forecasts nothing by itself.
         """
-        if self.is_network and self.description["diffusion"]["settings"]["of"] != "next":
+        if not self.forecasts:
             msg = (
                 f"{self.path}: holds a denoising network, not a model that forecasts; give it as --diffusion to "
                 "kit ensemble, beside the --checkpoint of its operator"

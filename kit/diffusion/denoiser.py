@@ -109,6 +109,26 @@ class Denoiser:
         return deviation**2 / total, sigma * deviation / total.sqrt(), 1 / total.sqrt()
 
 
+class Regressor(Denoiser):
+    """A network that predicts from conditions alone, in training called as a denoiser is: it reads zeros for noise."""
+
+    def compare(
+        self,
+        state: torch.Tensor,
+        noise: torch.Tensor,  # noqa: ARG002
+        levels: Levels,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the network predicts, and what it should, [B, ...] each."""
+        return self.state(state, levels, condition), state
+
+    def state(self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None = None) -> torch.Tensor:
+        """Predict states like noisy ones, of which the shape alone is read, [B, ...]."""
+        nothing = torch.zeros_like(noisy)
+        return self._network(nothing, torch.zeros_like(levels.label), condition, None)
+
+
 def bypass_factors(target: Target, levels: Levels, deviation: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the factors by which what is to be predicted follows from a noisy state and the state behind it, [B] each.
 

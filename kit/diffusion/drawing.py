@@ -1,4 +1,4 @@
-"""Forecasts that a network draws by itself: the state a step ahead, given those before it."""
+"""Forecasts of a network by itself: the state a step ahead, drawn or the mean of all that may come."""
 
 import dataclasses
 from datetime import timedelta
@@ -14,10 +14,10 @@ from kit.models.spec import ModelSpec
 
 
 class DrawingSpace:
-    """Draws next states, called as Aurora's space is where a model forecasts.
+    """Predicts next states, called as Aurora's space is where a model forecasts.
 
     Args:
-        space: Network that draws the next state.
+        space: Network of the next state: one that draws it, or one that learned its mean.
         spec: Variables, levels and step of the states.
 
     Attributes:
@@ -40,14 +40,10 @@ class DrawingSpace:
 
     @torch.no_grad()
     def step(self, inputs: Batch, *, release: bool = False) -> tuple[Any, Batch]:  # noqa: ARG002
-        """Draw the states a step later, [B, 1, H, W] and [B, 1, C, H, W]; nothing in a space of losses."""
-        space, scale = self._space, self._space.store_scale()
-        condition = space.condition(inputs, None)
-        generators = self._generators(inputs)
-        shape = space.values(inputs).shape[1:]
-        start = [torch.randn(shape, generator=each, device=each.device) for each in generators]
-        drawn = space.draw(condition, torch.stack(start), generators)
-        surface, atmospheric = space.physical(scale.restored(drawn))
+        """Predict the states a step later, [B, 1, H, W] and [B, 1, C, H, W]; nothing in a space of losses."""
+        is_mean = self._space.spec.settings.of == "mean"
+        values = self._space.regressed(inputs) if is_mean else self._drawn(inputs)
+        surface, atmospheric = self._space.physical(values)
         moments = tuple(time + self._timestep for time in inputs.metadata.time)
         metadata = dataclasses.replace(inputs.metadata, time=moments, rollout_step=inputs.metadata.rollout_step + 1)
         prediction = Batch(
@@ -57,6 +53,15 @@ class DrawingSpace:
             metadata,
         )
         return None, prediction
+
+    def _drawn(self, inputs: Batch) -> torch.Tensor:
+        """Draw the next states, transformed, [B, C, H, W]."""
+        space = self._space
+        generators = self._generators(inputs)
+        shape = space.values(inputs).shape[1:]
+        start = [torch.randn(shape, generator=each, device=each.device) for each in generators]
+        drawn = space.draw(space.condition(inputs, None), torch.stack(start), generators)
+        return space.store_scale().restored(drawn)
 
     @property
     def _timestep(self) -> timedelta:
@@ -85,7 +90,7 @@ class DrawingSpace:
         return dataclasses.replace(prediction, surf_vars=surface, atmos_vars=atmospheric)
 
     def predict(self, state: Batch) -> Batch:
-        """Draw the physical variables a step later."""
+        """Predict the physical variables a step later."""
         return self.step(state)[1]
 
     def physical(self, prediction: Batch) -> Batch:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from kit.checkpoint.folder import Checkpoint, open_checkpoint
+from kit.diffusion.drawing import DrawingSpace
 from kit.diffusion.network import DiffusionModel, build_network
 from kit.diffusion.space import DiffusionSpace
 from kit.diffusion.spec import DiffusionSpec
 from kit.io.errors import CheckpointError
-from kit.models.weights.load import tensor_files
+from kit.models.spec import ModelSpec
+from kit.models.weights.load import Weights, tensor_files
 from kit.models.weights.locate import identify_weights
 
 
@@ -74,17 +76,68 @@ class NetworkCheckpoint:
         Raises:
             CheckpointError: they are not those that the description is of.
         """
-        tensors = self.checkpoint.tensors()
-        # Its shapes first: a description may be of more than the file, or any machine, holds.
-        with torch.device("meta"):
-            due = build_network(self.spec, 0).state_dict()
-        theirs = {name: value.shape for name, value in tensors.items()}
-        if theirs != {name: value.shape for name, value in due.items()}:
-            msg = (
-                f"{self.checkpoint.path}: its tensors are not those of the network that its kit.json describes; take "
-                "another copy of it"
-            )
-            raise CheckpointError(msg)
-        model: DiffusionModel = build_network(self.spec, 0)
-        model.load_state_dict(tensors)
-        return DiffusionSpace(model.requires_grad_(False).eval().to(device), self.spec, None, autocast=autocast)
+        model = network_with(self.checkpoint.tensors(), self.spec, self.checkpoint.path)
+        return DiffusionSpace(model.to(device), self.spec, None, autocast=autocast)
+
+
+def network_with(tensors: Mapping[str, torch.Tensor], spec: DiffusionSpec, where: object) -> DiffusionModel:
+    """Build a network that no longer trains, on the CPU.
+
+    Args:
+        tensors: Its weights.
+        spec: Description of it.
+        where: Checkpoint that both come from, for messages.
+
+    Raises:
+        CheckpointError: the weights are not those that the description is of.
+    """
+    # Its shapes first: a description may be of more than the file, or any machine, holds.
+    with torch.device("meta"):
+        due = build_network(spec, 0).state_dict()
+    theirs = {name: value.shape for name, value in tensors.items()}
+    if theirs != {name: value.shape for name, value in due.items()}:
+        msg = f"{where}: its tensors are not those of the network that its kit.json describes; take another copy of it"
+        raise CheckpointError(msg)
+    model = build_network(spec, 0)
+    model.load_state_dict(dict(tensors))
+    return model.requires_grad_(False).eval()
+
+
+def operator_network(weights: Weights | None) -> DiffusionSpec | None:
+    """Describe the network that an operator's weights are of; None where they are Aurora's.
+
+    Raises:
+        CheckpointError: the network has no forecast that it always makes.
+    """
+    if weights is None or weights.description is None or not weights.is_network:
+        return None
+    spec = DiffusionSpec.from_dict(weights.description["diffusion"], weights.base["name"])
+    if spec.settings.of != "mean":
+        msg = (
+            f"model.weights {weights.base['name']}: draws the {spec.settings.of}, and an operator makes one forecast: "
+            "take Aurora's weights, or a network of --diffusion.of mean"
+        )
+        raise CheckpointError(msg)
+    return spec
+
+
+def build_operator(
+    weights: Weights | None, spec: DiffusionSpec, model: ModelSpec, device: torch.device, *, autocast: bool
+) -> DrawingSpace:
+    """Build a network for the forecasts of an operator.
+
+    Args:
+        weights: Its weights; None for random ones, in a plan.
+        spec: Description of the network.
+        model: Variables, levels and step of its states.
+        device: Device that it forecasts on.
+        autocast: Whether it runs in bf16.
+
+    Raises:
+        CheckpointError: the weights are not those that the description is of.
+    """
+    if weights is None:
+        network = build_network(spec, 0).requires_grad_(False).eval()
+    else:
+        network = network_with(weights.state, spec, weights.base["name"])
+    return DrawingSpace(DiffusionSpace(network.to(device), spec, None, autocast=autocast), model)

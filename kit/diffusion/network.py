@@ -79,7 +79,7 @@ def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
     kind = spec.settings.network
     network = _NETWORKS[kind](spec, recomputed)
     factors = None
-    if kind in _BYPASSED:
+    if kind in _BYPASSED and spec.settings.of != "mean":
         schedule, target = schedule_named(spec.settings.schedule, spec.settings.timesteps), spec.settings.target
         factors = partial(_factors, schedule, target or "noise")
     return DiffusionModel(network, len(spec.channels), spec.conditions, factors)

@@ -22,7 +22,8 @@ def spread_places(count: int, most: int) -> list[int]:
 def measure(space: DiffusionSpace, pairs: Pairs) -> None:
     """Measure what a network draws, and note it in its buffers: how large residuals are, and how large anything is.
 
-    Residuals have the scale of their root mean square, in standard deviations of the states; 1 where there is none.
+    Residuals and changes have the scale of their root mean square, in standard deviations of the states; 1 where there
+    is none.
     """
     model, squares = space.model, []
     model.scale.fill_(1)
@@ -32,7 +33,7 @@ def measure(space: DiffusionSpace, pairs: Pairs) -> None:
         values = space.examples(pair.inputs, pair.target, [False]).drawn
         squares.append((values.double() ** 2).mean((0, -2, -1)))
         drawn.append(values.abs().amax((0, -2, -1)))
-    if space.spec.settings.of == "residual":
+    if space.spec.settings.of in ("residual", "mean"):
         scale = torch.stack(squares).mean(0).sqrt().float()
         model.scale.copy_(scale.where(scale > 0, 1))
     model.bound.copy_(torch.stack(drawn).amax(0) / model.scale)

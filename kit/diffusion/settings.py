@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-Drawn = Literal["state", "next", "residual"]
+Drawn = Literal["state", "next", "residual", "mean"]
 Given = Literal["state", "forecast", "hour", "statics"]
 NetworkKind = Literal["unet", "transformer", "flat", "unet2d"]
 
@@ -18,6 +18,7 @@ _GIVEN: Mapping[Drawn, tuple[Given, ...]] = {
     "state": ("state",),
     "next": ("state", "hour", "statics"),
     "residual": ("state", "forecast", "hour", "statics"),
+    "mean": ("state", "hour", "statics"),
 }
 _UNET: tuple[NetworkKind, ...] = ("unet", "unet2d")
 # Networks that each setting belongs to; for any other it would have no effect.
@@ -31,6 +32,8 @@ _NETWORKS_OF: Mapping[str, tuple[NetworkKind, ...]] = {
     "patch": ("transformer",),
     "window": ("transformer",),
 }
+# Settings of noise, which a regression has none of.
+_OF_NOISE = ("drop", "schedule", "timesteps", "target", "sampler", "steps")
 _SIZES: Mapping[NetworkKind, Mapping[str, Any]] = {
     "unet": {"width": 32, "multiples": (1, 2, 4), "blocks": 2, "attention": 1},
     "unet2d": {"width": 32, "multiples": (1, 2, 4), "blocks": 2, "attention": 1},
@@ -50,8 +53,9 @@ class DiffusionSettings(BaseModel):
 
     of: Drawn = "state"
     """What is drawn: a ``state`` like a given one, by which DEF perturbs forecasts of an operator (``model.*``); the
-    ``next`` state, a step ahead, where there is no operator; or the ``residual``, what the operator's forecast of one
-    step lacks."""
+    ``next`` state, a step ahead, where there is no operator; the ``residual``, what the operator's forecast of one
+    step lacks; or, without noise, the ``mean`` of the next state, by regression, which makes the network an operator
+    itself."""
     given: tuple[Given, ...] | None = None
     """What it is drawn from: the ``state`` at the initial time (``data.history`` of them), the operator's ``forecast``,
     the ``hour`` of day and year, and ``statics``. By default all of these that there are; of ``state``, the state
@@ -113,6 +117,10 @@ class DiffusionSettings(BaseModel):
             if getattr(self, name) is not None and self.of != "state":
                 msg = f"diffusion.{name} has no effect with diffusion.of {self.of}; leave it out"
                 raise ValueError(msg)
+        for name in _OF_NOISE if self.of == "mean" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                msg = f"diffusion.{name} has no effect with diffusion.of mean, a regression without noise; leave it out"
+                raise ValueError(msg)
         if self.forecasts != "cached" and not self.has_operator:
             msg = "diffusion.forecasts has no effect where there is no operator; leave it out"
             raise ValueError(msg)
@@ -126,8 +134,11 @@ class DiffusionSettings(BaseModel):
         if self.of == "state" and self.given != ("state",):
             msg = "diffusion.given: with diffusion.of state, the state itself is given and nothing else; leave it out"
             raise ValueError(msg)
-        if self.of == "next" and "forecast" in self.given:
-            msg = "diffusion.given forecast: with diffusion.of next there is no operator; use diffusion.of residual"
+        if self.of in ("next", "mean") and "forecast" in self.given:
+            msg = f"diffusion.given forecast: diffusion.of {self.of} has no operator; use diffusion.of residual"
+            raise ValueError(msg)
+        if self.of == "mean" and "state" not in self.given:
+            msg = "diffusion.given: with diffusion.of mean, the change of the state is learned; give state too"
             raise ValueError(msg)
         if len(set(self.given)) < len(self.given):
             msg = f"diffusion.given: one is given twice among {', '.join(self.given)}"
@@ -166,19 +177,23 @@ class DiffusionSettings(BaseModel):
         Args:
             rows: Rows of the grid, which the stem goes by.
         """
-        is_edm = self.schedule == "edm"
-        found: dict[str, Any] = {
-            "given": _GIVEN[self.of],
-            "target": _TARGETS.get(self.schedule, "noise"),
-            "sampler": "heun" if is_edm else "dpm++",
-            "steps": _STEPS_OF_PERTURBATIONS if self.of == "state" else _STEPS,
-            **_SIZES[self.network],
-        }
-        if not is_edm:
-            found["timesteps"] = 1000
+        found: dict[str, Any] = {"given": _GIVEN[self.of], **_SIZES[self.network]}
+        if self.of != "mean":
+            found |= self._default_noise()
         if self.of == "state":
             found["operator_share"] = 0.5
         if self.network == "unet":
             found["stem"] = 1 if rows <= 128 else 2 if rows <= 512 else 4
-        found["drop"] = 0.0 if self.given == () else 0.1
         return self.model_copy(update={**found, **self.model_dump(exclude_none=True)})
+
+    def _default_noise(self) -> dict[str, Any]:
+        is_edm = self.schedule == "edm"
+        found: dict[str, Any] = {
+            "target": _TARGETS.get(self.schedule, "noise"),
+            "sampler": "heun" if is_edm else "dpm++",
+            "steps": _STEPS_OF_PERTURBATIONS if self.of == "state" else _STEPS,
+            "drop": 0.0 if self.given == () else 0.1,
+        }
+        if not is_edm:
+            found["timesteps"] = 1000
+        return found

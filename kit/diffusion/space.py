@@ -11,17 +11,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from aurora import Batch
 
-from kit.diffusion.denoiser import Denoiser
+from kit.diffusion.denoiser import Denoiser, Regressor
 from kit.diffusion.network import DiffusionModel
 from kit.diffusion.samplers import sample
 from kit.diffusion.schedules import Levels, schedule_named
 from kit.diffusion.spec import DiffusionSpec
-from kit.models.space import Fields, TrainingSpace
+from kit.models.noise import NamedNoise
+from kit.models.space import Fields
 from kit.models.transforms import parse_transforms
 
 _LEAST_DEVIATION = 1e-12
@@ -64,6 +65,16 @@ class KeptForecasts(Protocol):
         """Return the transformed forecasts from some initial times, [B, C, H, W]."""
 
 
+class Operator(Protocol):
+    """A model that forecasts one step: Aurora, or a network that learned the mean of the next state."""
+
+    model: Any
+    noise: NamedNoise | None
+
+    def predict(self, state: Batch) -> Batch:
+        """Predict physical variables one step ahead."""
+
+
 class DiffusionSpace:
     """A denoising network with its encoding, and the operator whose forecasts it reads.
 
@@ -82,14 +93,15 @@ class DiffusionSpace:
     may_be_missing: frozenset[str] = frozenset()
 
     def __init__(
-        self, model: DiffusionModel, spec: DiffusionSpec, operator: TrainingSpace | None, *, autocast: bool = False
+        self, model: DiffusionModel, spec: DiffusionSpec, operator: Operator | None, *, autocast: bool = False
     ) -> None:
         self.model = model
         self.spec = spec
         self.operator = operator
         self.autocast = autocast
         self.forecasts: KeptForecasts | None = None
-        self.denoiser = Denoiser(self._network, spec.settings.target or "noise")
+        kind = Regressor if spec.settings.of == "mean" else Denoiser
+        self.denoiser = kind(self._network, spec.settings.target or "noise")
         self.schedule = schedule_named(spec.settings.schedule, spec.settings.timesteps)
         self._transforms = parse_transforms(spec.transforms)
 
@@ -176,9 +188,22 @@ class DiffusionSpace:
         truth = scale.standardised(self.values(target))
         if self.spec.settings.of == "next":
             return Example(truth, self.condition(inputs, None))
+        if self.spec.settings.of == "mean":
+            # The change, by its own size: a network that predicts nothing is persistence, with a loss of 1, and a
+            # variable that changes little in a step weighs as much as any other.
+            change = truth - scale.standardised(self.values(inputs))
+            return Example(change / self._residual_scale(), self.condition(inputs, None))
         forecast = self.forecast_values(inputs)
         residual = cropped(truth, forecast) - scale.standardised(forecast)
         return Example(residual / self._residual_scale(), self.condition(inputs, forecast))
+
+    @torch.no_grad()
+    def regressed(self, inputs: Batch) -> torch.Tensor:
+        """Predict the mean of the next state, transformed, [B, C, H, W], with a network that learned it."""
+        newest = self.values(inputs)
+        levels = self.schedule.quantiles(newest.new_zeros(len(newest)))
+        change = self.denoiser.state(newest, levels, self.condition(inputs, None))
+        return newest + change * self._residual_scale() * self.store_scale().scale
 
     def _residual_scale(self) -> torch.Tensor:
         return self.model.scale[:, None, None]

@@ -42,10 +42,13 @@ class Noise(Unperturbed):
     def check(self, source: InitialStates, starts: Sequence[datetime]) -> Mapping[str, Any]:
         """Warn of a model that reads none: with the layers that could, before any training, noise adds nothing."""
         if not source.checkpoint.spec.stochastic:
+            remedy = "train it with --model.stochastic and --task.name crps, or choose another --perturb"
+            if source.checkpoint.is_network:
+                remedy = "choose another --perturb, such as residual, with a network that was trained for it"
             _logger.warning(
-                "%s was not trained to read noise, so that its members are all alike: train it with --model.stochastic "
-                "and --task.name crps, or choose another --perturb",
+                "%s was not trained to read noise, so that its members are all alike: %s",
                 source.checkpoint.path,
+                remedy,
             )
         return super().check(source, starts)
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from aurora import Batch
 
+from kit.diffusion.loading import build_operator
 from kit.diffusion.network import build_network
 from kit.diffusion.settings import DiffusionSettings
-from kit.diffusion.space import DiffusionSpace
+from kit.diffusion.space import DiffusionSpace, Operator
 from kit.diffusion.spec import DiffusionSpec
 from kit.memory.prediction import build_prediction_space
 from kit.memory.settings import MemorySettings
-from kit.models.space import TrainingSpace
 from kit.models.variants import Precision
 from kit.planning.workload import Workload
 
@@ -61,8 +61,10 @@ def traced_prediction(
 def _drawing_space(
     workload: Workload, spec: DiffusionSpec, memory: MemorySettings, precision: Precision, device: torch.device
 ) -> DiffusionSpace:
-    operator: TrainingSpace | None = None
-    if spec.settings.has_operator:
+    operator: Operator | None = None
+    if workload.operator is not None:
+        operator = build_operator(None, workload.operator, workload.spec, device, autocast=precision == "bf16")
+    elif spec.settings.has_operator:
         operator = build_prediction_space(workload.spec, None, memory, device, precision)
     network = build_network(spec, 0).requires_grad_(False).eval().to(device)
     return DiffusionSpace(network, spec, operator, autocast=precision == "bf16")
@@ -75,6 +77,9 @@ def _draw(space: DiffusionSpace, batch: Batch) -> None:
         _evaluate(space, space.values(batch), space.values(batch), _GUIDANCE_OF_STATES)
         if space.operator is not None:
             space.operator.predict(batch)
+        return
+    if drawn == "mean":
+        space.regressed(batch)
         return
     forecast = space.values(space.forecast(batch)) if drawn == "residual" else None
     states = space.values(batch) if forecast is None else forecast

@@ -151,12 +151,18 @@ def _made_up_store(settings: PlanSettings, size: GridSize, weights: Weights | No
     _check_size(size, 1 if is_free else variant.default("patch_size"))
     surface, atmospheric, static = list(variant.surface), list(variant.atmospheric), list(variant.static)
     # Weights of the kit may have been trained with variables that their variant does not have.
+    trained = None
     if operator is not None:
-        surface, atmospheric, static = list(operator.surface), list(operator.atmospheric), list(operator.statics)
-    elif weights is not None and weights.spec is not None:
-        surface += weights.spec.surface
-        atmospheric += weights.spec.atmospheric
-        static += weights.spec.static
+        assert weights is not None
+        assert weights.description is not None
+        surface, atmospheric, static = [], [], []
+        trained = ModelSpec.from_dict(weights.description["model"])
+    elif weights is not None:
+        trained = weights.spec
+    if trained is not None:
+        surface += trained.surface
+        atmospheric += trained.atmospheric
+        static += trained.static
     surface = list(variant.physical(tuple(surface)))
     new = settings.model.new_variables
     if is_free and operator is None and settings.data.variables is not None:
@@ -171,7 +177,8 @@ def _made_up_store(settings: PlanSettings, size: GridSize, weights: Weights | No
         else:
             # What the table of variables does not know is taken for a variable at the surface.
             surface.append(bare)
-    chosen = sorted(settings.data.levels or variant.default("level_condition") or ERA5_LEVELS)
+    own = None if operator is None else operator.levels
+    chosen = sorted(settings.data.levels or own or variant.default("level_condition") or ERA5_LEVELS)
     levels = [int(level) if level == int(level) else level for level in chosen]
     keys = [*surface, *(f"static_{name}" for name in static)]
     keys += [level_key(name, level) for name in atmospheric for level in levels]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.checkpoint.folder import Checkpoint, open_checkpoint
+from kit.checkpoint.folder import open_checkpoint
 from kit.checkpoint.run_folder import MetricsLog, RunFolder, is_scorecard_of, read_side_file
 from kit.forecasting.predictor import Conditions
 from kit.io.atomic import remove_leftovers
@@ -57,7 +57,7 @@ def plot(settings: PlotSettings) -> dict[str, Any]:
         assert settings.checkpoint is not None
         path, out = settings.checkpoint, settings.checkpoint.parent / "figures"
     out = settings.out or out
-    if folder is not None and draws_no_maps(open_checkpoint(path)):
+    if folder is not None and not open_checkpoint(path).forecasts:
         remove_leftovers(out)
         synthetic = bool(open_checkpoint(path).description["lineage"][-1].get("synthetic"))
         drawn = [*_save_losses(folder, out, synthetic=synthetic), *save_samples(folder, out, synthetic=synthetic)]
@@ -122,11 +122,6 @@ def _save_run_figures(folder: RunFolder, checkpoint: Path, out: Path, album: Map
     if scores is not None:
         files += _save_scores(folder, scores, out)
     return files
-
-
-def draws_no_maps(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint is a network's that perturbs forecasts of another, so that it has none to be mapped."""
-    return checkpoint.is_network and checkpoint.description["diffusion"]["settings"]["of"] != "next"
 
 
 def _save_losses(folder: RunFolder, out: Path, *, synthetic: bool) -> list[Path]:

@@ -23,7 +23,7 @@ _DATES = 16
 
 
 def look_at_samples(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Calibrate guidance, and keep how well the best checkpoint draws; of a run that trains no network, do nothing.
+    """Calibrate guidance, and keep how well the best checkpoint draws, if it is a network that draws.
 
     Args:
         job: The run; its network ends with the weights of another checkpoint.
@@ -31,7 +31,7 @@ def look_at_samples(job: Job, folder: RunFolder, say: Callable[[str], None]) -> 
         say: Called with what was found.
     """
     space = job.trainer.task.space
-    if not isinstance(space, DiffusionSpace):
+    if not isinstance(space, DiffusionSpace) or space.spec.settings.of == "mean":
         return
     space.model.eval()
     if space.spec.settings.of == "state":

@@ -152,7 +152,8 @@ def _prepare(settings: Settings, folder: RunFolder, *, fresh: bool) -> _Prepared
         settings = as_begun(origin.state["settings"], settings)
     settings, fitted = choose_memory(settings, choose_device(settings.train.device))
     job = build_job(settings)
-    aurora = job.run.step.diffusion is None or job.operator is not None
+    step = job.run.step
+    aurora = step.diffusion is None or (job.operator is not None and step.operator is None)
     quality = fit_for_training(job.store.path, settings.data.accept, aurora=aurora)
     history = MemoryHistory() if origin.checkpoint is None else check_same(origin, settings, job)
     return _Prepared(job, origin, quality, fitted, history, changed)

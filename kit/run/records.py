@@ -183,7 +183,8 @@ def _model_of(job: Job) -> str:
     if job.run.step.diffusion is not None:
         settings = job.run.step.diffusion.settings
         operator = "" if job.operator is None else f", of the operator {job.operator.base['name']}"
-        return f"{settings.network} that draws the {settings.of}{operator}"
+        verb = "learns" if settings.of == "mean" else "draws"
+        return f"{settings.network} that {verb} the {settings.of}{operator}"
     base = "random weights" if job.weights is None else job.weights.base["name"]
     return f"{job.spec.variant}, from {base}"
 

@@ -18,8 +18,9 @@ from kit.data.readers import reader_for
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store
 from kit.diffusion.forecasts import BlankForecasts
+from kit.diffusion.loading import build_operator
 from kit.diffusion.network import build_network
-from kit.diffusion.space import DiffusionSpace
+from kit.diffusion.space import DiffusionSpace, Operator
 from kit.memory import engine
 from kit.memory.device import make_deterministic, prediction_precision
 from kit.memory.prediction import build_prediction_space
@@ -121,7 +122,8 @@ def build_job(settings: Settings) -> Job:
     store = open_store(settings.data.store)
     weights = None
     if settings.task.name != "denoise" or settings.diffusion.has_operator:
-        weights = load(settings.model.weights, variant_named(settings.model.variant))
+        is_operator = settings.task.name == "denoise"
+        weights = load(settings.model.weights, variant_named(settings.model.variant), network=is_operator)
     run = resolve_run(settings, store, weights)
     reader = reader_for(run.workers, pin=run.device.type == "cuda")
     if run.device.type == "cuda":
@@ -228,12 +230,15 @@ def build_denoiser(
     """
     spec = step.diffusion
     assert spec is not None
-    forecaster = None
+    forecaster: Operator | None = None
     # Forecasts that are kept were made before the step that a plan is of.
     if spec.settings.has_operator and (data is not None or spec.settings.forecasts == "live"):
-        bands = MemorySettings(latitude_bands=step.memory.latitude_bands, window_bands=step.memory.window_bands)
         precision = prediction_precision("auto", step.model.upstream, device)
-        forecaster = build_prediction_space(step.model, operator, bands, device, precision)
+        if step.operator is None:
+            bands = MemorySettings(latitude_bands=step.memory.latitude_bands, window_bands=step.memory.window_bands)
+            forecaster = build_prediction_space(step.model, operator, bands, device, precision)
+        else:
+            forecaster = build_operator(operator, step.operator, step.model, device, autocast=precision == "bf16")
         forecaster.noise = NamedNoise(0)
     recomputed = 0
     if step.memory.recompute == "blocks":

@@ -1,12 +1,14 @@
 """Resolution of settings for denoising: what excludes each other, and states where there is no Aurora."""
 
 from dataclasses import replace
+from typing import Any
 
 from kit.config.schema import differing
 from kit.data.dataset import Selection
 from kit.data.region import select_grid
 from kit.data.settings import DataSettings
 from kit.data.store.reader import Store
+from kit.diffusion.loading import operator_network
 from kit.io.errors import SettingsError, StoreError
 from kit.memory.settings import MemorySettings
 from kit.models.resolve import resolve_spec, select
@@ -95,7 +97,7 @@ def resolve_states(settings: Settings, store: Store) -> tuple[ModelSpec, Selecti
     )
     spec = resolve_spec(model, settings.data, store, None)
     # What is drawn differs from member to member.
-    spec = replace(spec, arguments={**spec.arguments, "stochastic": True})
+    spec = replace(spec, arguments={**spec.arguments, "stochastic": settings.diffusion.of != "mean"})
     return spec, select_states(spec, settings.data, store)
 
 
@@ -130,10 +132,46 @@ def resolve_operator(settings: Settings, store: Store, weights: Weights | None) 
         KitError: settings, store and weights do not fit together.
     """
     assert weights is not None
+    if operator_network(weights) is not None:
+        return _resolve_network(settings, store, weights)
     model = resolve_spec(settings.model, settings.data, store, weights)
     if weights.spec is not None:
         model = weights.spec
     return model, select(model, settings.data, store, model.patch_size)
+
+
+def _resolve_network(settings: Settings, store: Store, weights: Weights) -> tuple[ModelSpec, Selection]:
+    """Describe an operator that is a network.
+
+    Raises:
+        KitError: settings ask for other states than it reads, or the store lacks them.
+    """
+    assert weights.description is not None
+    model, name = ModelSpec.from_dict(weights.description["model"]), weights.base["name"]
+    given = drop_names(differing(settings.model), ("weights", "timestep"))
+    if given:
+        msg = f"model.{given[0]} has no effect on the operator {name}, a network; leave it out"
+        raise SettingsError(msg)
+    data, names = settings.data, (*model.surface, *model.atmospheric)
+    asked: tuple[tuple[str, Any, Any], ...] = (
+        ("data.history", data.history, model.history),
+        ("data.variables", frozenset(data.variables or names), frozenset(names)),
+        ("data.levels", frozenset(data.levels or model.levels), frozenset(model.levels)),
+        ("data.statics", frozenset(data.statics or model.static), frozenset(model.static)),
+        ("model.timestep", settings.model.timestep or model.timestep, model.timestep),
+    )
+    for setting, wanted, due in asked:
+        if wanted != due:
+            shown = ",".join(sorted(map(str, due))) if isinstance(due, frozenset) else due
+            msg = f"{setting}: the operator {name}, a network, was trained with {shown}; set --{setting} {shown}"
+            raise SettingsError(msg)
+    held = (*store.surface, *store.atmospheric, *store.static)
+    lacking = drop_names((*names, *model.static), held)
+    lacking += tuple(f"level {level:g} hPa" for level in model.levels if level not in store.levels)
+    if lacking:
+        msg = f"{store.path}: the operator {name} reads {', '.join(lacking)}, which the store lacks; build it with them"
+        raise StoreError(msg)
+    return model, select_states(model, data, store)
 
 
 def denoising_precision(wanted: str, trained: Precision) -> Precision:

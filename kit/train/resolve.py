@@ -18,6 +18,7 @@ from kit.data.loader import ProcessShare
 from kit.data.settings import DataSettings, Period
 from kit.data.store.reader import Store
 from kit.data.windows import check_windows
+from kit.diffusion.loading import operator_network
 from kit.diffusion.spec import DiffusionSpec, describe_network
 from kit.io.errors import SettingsError
 from kit.memory.checks import check_training_memory
@@ -63,6 +64,7 @@ class StepSpec:
         task: What a step learns from a batch.
         diffusion: Network that learns to denoise, with ``task.name denoise``; the model is then the operator, or a
             description of the states.
+        operator: Network that is the operator; None where that is Aurora, or there is none.
     """
 
     model: ModelSpec
@@ -80,6 +82,7 @@ class StepSpec:
     ema: float | None
     task: TaskSettings
     diffusion: DiffusionSpec | None = None
+    operator: DiffusionSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,13 @@ class RunSpec:
 
 
 def resolve_step(
-    settings: Settings, model: ModelSpec, steps: int, *, autocast: bool, diffusion: DiffusionSpec | None = None
+    settings: Settings,
+    model: ModelSpec,
+    steps: int,
+    *,
+    autocast: bool,
+    diffusion: DiffusionSpec | None = None,
+    operator: DiffusionSpec | None = None,
 ) -> StepSpec:
     """Describe an optimiser step.
 
@@ -132,6 +141,7 @@ def resolve_step(
         steps: Optimiser steps of the whole run.
         autocast: Whether the forward pass runs in bfloat16.
         diffusion: Network that learns to denoise, with ``task.name denoise``.
+        operator: Network that is its operator.
 
     Raises:
         SettingsError: settings of two rooms exclude each other.
@@ -154,6 +164,7 @@ def resolve_step(
         ema=settings.train.ema,
         task=settings.task,
         diffusion=diffusion,
+        operator=operator,
     )
 
 
@@ -173,8 +184,9 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
     device = choose_device(settings.train.device)
     autocast = uses_autocast(settings.train.precision, device)
     model, selection = resolve_model(settings, store, weights, device, autocast=autocast)
-    diffusion = None
+    diffusion = operator = None
     if settings.task.name == "denoise":
+        operator = operator_network(weights)
         diffusion = describe_network(settings.diffusion, model, selection, store)
     periods = _resolve_periods(settings.data, store)
     synthetic = bool(store.attributes.get("synthetic"))
@@ -192,7 +204,7 @@ def resolve_run(settings: Settings, store: Store, weights: Weights | None) -> Ru
     steps = settings.train.steps or epochs * per_epoch
     schedule = Schedule(steps, per_epoch, settings.train.accumulate, settings.train.checkpoint_every or per_epoch)
     return RunSpec(
-        step=resolve_step(settings, model, schedule.steps, autocast=autocast, diffusion=diffusion),
+        step=resolve_step(settings, model, schedule.steps, autocast=autocast, diffusion=diffusion, operator=operator),
         store=store,
         weights=weights if diffusion is None else None,
         operator=None if diffusion is None else weights,

@@ -10,7 +10,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"of": "residual", "operator_share": 0.5}, "operator_share has no effect with diffusion.of residual"),
     ({"of": "next", "spread": 0.1}, "spread has no effect with diffusion.of next"),
     ({"given": ("hour",)}, "the state itself is given and nothing else"),
-    ({"of": "next", "given": ("forecast",)}, "there is no operator"),
+    ({"of": "next", "given": ("forecast",)}, "diffusion.of next has no operator"),
+    ({"of": "mean", "given": ("state", "forecast")}, "diffusion.of mean has no operator"),
+    ({"of": "mean", "given": ("hour",)}, "give state too"),
+    ({"of": "mean", "schedule": "linear"}, "schedule has no effect with diffusion.of mean"),
+    ({"of": "mean", "sampler": "ddim"}, "sampler has no effect with diffusion.of mean"),
+    ({"of": "mean", "drop": 0.1}, "drop has no effect with diffusion.of mean"),
     ({"of": "residual", "given": ("state", "state")}, "one is given twice"),
     ({"of": "next", "given": (), "drop": 0.1}, "drop has no effect where nothing is given"),
     ({"of": "next", "forecasts": "live"}, "no effect where there is no operator"),
@@ -55,8 +60,15 @@ def test_resolved_settings_are_settings_again(of: Any, network: Any, schedule: A
     assert resolved.steps == (10 if of == "state" else 25)
 
 
+def test_a_regression_has_no_noise() -> None:
+    resolved = DiffusionSettings(of="mean").resolved(600)
+    assert (resolved.target, resolved.sampler, resolved.steps, resolved.timesteps, resolved.drop) == (None,) * 5
+    assert DiffusionSettings(**resolved.model_dump()) == resolved
+
+
 def test_whether_an_operator_is_needed() -> None:
     assert DiffusionSettings(of="state").has_operator
     assert DiffusionSettings(of="residual").has_operator
     assert not DiffusionSettings(of="next").has_operator
+    assert not DiffusionSettings(of="mean").has_operator
     assert not DiffusionSettings(operator_share=0).has_operator

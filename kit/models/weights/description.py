@@ -119,7 +119,7 @@ class _Data(_Part):
 
 
 class _NetworkSettings(_Part):
-    of: Literal["state", "next", "residual"]
+    of: Literal["state", "next", "residual", "mean"]
 
 
 class _Network(_Part):

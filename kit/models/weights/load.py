@@ -74,11 +74,16 @@ class Weights:
     stamp: tuple[int, ...] | None = field(default=None, repr=False)
 
     @property
+    def is_network(self) -> bool:
+        """Whether they are a denoising network's, not Aurora's."""
+        return self.description is not None and "diffusion" in self.description
+
+    @property
     def spec(self) -> ModelSpec | None:
         """The model that the weights belong to, if they say so."""
         if self.description is None:
             return self.foreign_spec
-        if "diffusion" in self.description:
+        if self.is_network:
             msg = (
                 f"{self.base['name']}: holds a denoising network, not Aurora's weights; name a model's checkpoint, or "
                 "go on with the network's run by --train.resume"
@@ -95,12 +100,13 @@ class Weights:
         return adapter
 
 
-def load(reference: str | None, variant: Variant) -> Weights | None:
+def load(reference: str | None, variant: Variant, *, network: bool = False) -> Weights | None:
     """Read weights on the CPU.
 
     Args:
         reference: a checkpoint folder, a file, a registry name, ``hub``, or ``random``; None for the variant's own.
         variant: whose weights they are.
+        network: they may be a network's, not Aurora's.
 
     Returns:
         The weights, or None for random ones.
@@ -113,6 +119,8 @@ def load(reference: str | None, variant: Variant) -> Weights | None:
         return None
     name, path = locate(reference, variant)
     weights = _read(path, name, variant)
+    if network and weights.is_network:
+        return weights
     if weights.spec is not None and weights.spec.variant != variant.name:
         msg = (
             f"model.weights: {weights.base['name']} holds a model of variant {weights.spec.variant!r}, but "

@@ -106,13 +106,14 @@ class DenoiseTask(PairsTask):
         """Yield losses of a validation batch at several levels of noise, with all conditions, of states alone."""
         example = self._example(batch, [False] * len(batch.target.metadata.time))
         moments = batch.target.metadata.time
-        for part in range(_VALID_LEVELS):
+        parts = 1 if self.space.spec.settings.of == "mean" else _VALID_LEVELS
+        for part in range(parts):
             drawn, shares = [], []
             for moment in moments:
                 generator = named_generator(f"validation at {moment.isoformat()}, part {part}", self.space.device)
                 shares.append(torch.rand(1, generator=generator, device=self.space.device))
                 drawn.append(torch.randn(example.drawn.shape[1:], generator=generator, device=self.space.device))
-            levels = self.space.schedule.quantiles((part + torch.cat(shares)) / _VALID_LEVELS)
+            levels = self.space.schedule.quantiles((part + torch.cat(shares)) / parts)
             yield self._loss(batch, example, torch.stack(drawn), levels, None, observe)
 
     def _example(self, batch: Pair, by_operator: list[bool]) -> Example:

@@ -36,6 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "next": {"of": "next"},
     "next of nothing": {"of": "next", "given": ()},
     "residual": {"of": "residual"},
+    "mean": {"of": "mean"},
     "residual, live": {"of": "residual", "forecasts": "live"},
 }
 
@@ -207,8 +208,11 @@ def test_what_has_no_effect_is_refused(
 
 def test_a_network_is_no_model(store: Path, operator: Path, run_dir: Path) -> None:
     network = finetune(settings(store, operator, run_dir, train={"steps": 1})).checkpoint
-    with pytest.raises(CheckpointError, match="holds a denoising network, not Aurora"):
+    with pytest.raises(CheckpointError, match="draws the state, and an operator makes one forecast: take Aurora"):
         finetune(settings(store, Path(network), run_dir, "second"))
+    aurora = {"store": str(store)}, {"variant": "small", "weights": str(network)}
+    with pytest.raises(CheckpointError, match="holds a denoising network, not Aurora"):
+        finetune(Settings.model_validate({"data": aurora[0], "model": aurora[1], "run": {"dir": run_dir}}))
     with pytest.raises(CheckpointError, match="give it as --diffusion"):
         kit.evaluate(checkpoint=network)
     with pytest.raises(CheckpointError, match="give it as --diffusion"):
