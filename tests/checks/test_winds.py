@@ -93,6 +93,7 @@ def test_winds_without_balance_say_nothing(tmp_path: Path) -> None:
     assert check.detail.startswith("winds have too little to do with pressure gradients (correlation 0.")
 
 
+@pytest.mark.slow
 def test_real_winds_over_mountains_are_not_called_wrong(tmp_path: Path) -> None:
     """The western USA of ERA5 on a Lambert grid, by the right winds."""
     # By its own loader: pyproj crashes if it comes after eccodes.

@@ -94,6 +94,7 @@ def test_names_of_standards_and_numbers_of_parameters(tmp_path: Path) -> None:
     assert_same(build("grib", path, tmp_path / "grib"), netcdf, "t", "u", "v", "w")
 
 
+@pytest.mark.slow
 def test_final_before_preliminary(tmp_path: Path) -> None:
     names = ("t2m", "u10", "v10", "msl", "t", "u", "v", "q", "z")
     (tmp_path / "nc").mkdir()

@@ -116,6 +116,7 @@ def test_without_perturbations_each_checkpoint_is_a_member(made: SimpleNamespace
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.zarr", "1.zarr", "e.zarr"]
 
 
+@pytest.mark.slow
 def test_members_are_shared_among_checkpoints_in_turn(made: SimpleNamespace, tmp_path: Path) -> None:
     """Members 0 and 2 are of the first, 1 and 3 of the second; the second pair starts a step earlier."""
     run(tmp_path / "e.zarr", made.base, made.other, perturb="lagged", members=4)
@@ -139,6 +140,7 @@ def test_lagged_members_go_through_the_model_together(made: SimpleNamespace, tmp
         assert far <= 2e-5 * values.std() + 4 * np.spacing(np.abs(values).max()), name
 
 
+@pytest.mark.slow
 def test_states_may_come_from_a_netcdf_file(made: SimpleNamespace, tmp_path: Path) -> None:
     """Errors are then of the checkpoint's own store; the file is known by its bytes, wherever it lies."""
     states = xr.open_zarr(made.store.path).isel(time=slice(5, 7))

@@ -31,6 +31,7 @@ def settings(**changes: object) -> EnsembleSettings:
     return EnsembleSettings.model_validate(raw)
 
 
+@pytest.mark.slow
 def test_as_many_members_are_taken_as_there_is_room_for(source: InitialStates) -> None:
     asked = settings()
     assert largest_pass(asked, source, peak_of(asked, source, 2), most=3) == 2

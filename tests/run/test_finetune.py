@@ -77,6 +77,7 @@ def lower(loss: dict[str, float | None]) -> bool:
     return first is not None and last is not None and last < first
 
 
+@pytest.mark.slow
 def test_terminal_figure_and_json_say_the_same_of_the_losses(
     finished: FinetuneResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -447,6 +448,7 @@ def test_an_adapter_to_random_weights_is_refused(store: Path, run_dir: Path) -> 
     assert not (run_dir / "first").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_does_not_go_on_with_other_base_weights(store: Path, run_dir: Path) -> None:
     base = Path(finetune(settings(store, run_dir, "base", train={"steps": 2})).run) / "checkpoints" / "last"
 
@@ -596,6 +598,7 @@ def test_a_tracking_store_that_cannot_be_opened_leaves_the_name_free(store: Path
     assert not (run_dir / "first").exists()
 
 
+@pytest.mark.slow
 def test_the_machine_is_watched_and_the_end_is_kept(store: Path, run_dir: Path) -> None:
     run = {"dir": run_dir, "name": "watched"}
     finetune(settings(store, run_dir, run=run, track={"system_seconds": 0.05}))

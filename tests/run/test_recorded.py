@@ -177,6 +177,7 @@ def test_the_table_names_settings() -> None:
     assert set(TABLE) | set(ELSEWHERE) <= set(leaves(Settings))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_default_of_any_setting_that_it_is_older_than(store: Path) -> None:
     settings = settings_of(store, {})
     job = build_job(settings)
