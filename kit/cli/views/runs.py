@@ -45,7 +45,8 @@ def show_plan(result: Mapping[str, Any]) -> None:
     purpose = "a forecast" if result["forecast"] else f"adapt.method {result['method']}"
     what = result["variant"]
     if result["draws"] is not None:
-        what = f"{result['network']} that draws the {result['draws']}"
+        verb = "learns" if result["draws"] == "mean" else "draws"
+        what = f"{result['network']} that {verb} the {result['draws']}"
         purpose = "a forecast" if result["forecast"] else "training"
     heading = f"{what}, {rows} x {columns}, {len(result['levels'])} levels, {purpose}"
     table = Table(title=heading, title_style="bold", title_justify="left", show_header=False, box=None)
