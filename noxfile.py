@@ -113,6 +113,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Test and measure on a card, in minutes; -- --dry on a CPU, what a CPU can run."""
+    install(session, "tests")
+    session.run("python", "ci/gpu.py", *session.posargs)
+
+
+@nox.session(default=False)
 def wheel(session: nox.Session) -> None:
     """Build the wheel, install it by the lock in an environment of its own, and fine-tune far from any checkout."""
     with tempfile.TemporaryDirectory() as folder:

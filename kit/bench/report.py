@@ -20,6 +20,7 @@ _TITLES = {
     "fit": "What memory.fit chooses",
     "methods": "Ways of fine-tuning",
     "data": "Building stores, and reading them",
+    "card": "A card, measured",
     LIBRARIES: "Building stores, and reading them, beside other libraries",
 }
 _VERDICTS = {"aim": "aim met", "must": "must met", "missed": "**missed**", None: ""}
@@ -81,6 +82,12 @@ _NOTES = {
         "Made-up fields with the spectrum of the atmosphere's, rounded to the 16 bits of ERA5's files. What is "
         "compared runs in turns, each time in a process of its own whose imports are not counted; files lie in the "
         "page cache. Memory is resident memory at its peak, above what the imports take."
+    ),
+    "card": (
+        "0.25 degrees, 13 levels, batch 1, random weights. Planned is what `kit plan` says of the same settings, held "
+        "is what PyTorch's allocator held (on a CPU: what was counted); estimates are those before the card was "
+        "measured. The last row is the largest error of estimates with the efficiencies that were fitted to these "
+        "steps, which `kit plan --calibration` reads from this page's results."
     ),
     LIBRARIES: (
         "What users do without a store, on the same made-up fields: pygrib and stacked pairs as starter codes have "
@@ -262,6 +269,17 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         ("new one", "skill_new", _SKILL),
         ("checkpoint, MiB", "folder_mib", _NUMBER),
         ("", "verdict", _verdict),
+    ),
+    "card": (
+        ("settings", "name", "{}"),
+        ("measured", "value", lambda row: f"{_cell(row, 'value', _NUMBER)} {row['unit']}"),
+        ("estimated, or beside", "baseline", _NUMBER),
+        ("of that", "ratio", _RATIO),
+        ("held, GiB", "peak_gib", _NUMBER),
+        ("planned, GiB", "planned_gib", _NUMBER),
+        ("planned of held", "peak_ratio", _RATIO),
+        ("GB moved", "bytes_moved", lambda row: "-" if "bytes_moved" not in row else f"{row['bytes_moved'] / 1e9:.3g}"),
+        ("", "left_out", lambda row: row.get("left_out", "")),
     ),
     # Both suites have rows of the same kind.
     "data": _DATA,

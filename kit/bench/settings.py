@@ -11,7 +11,7 @@ from kit.config.suggestions import near_names
 from kit.planning.settings import Size
 from kit.tracking.settings import TrackSettings
 
-SUITES = ("step", "plan", "scale", "fit", "methods", "data")
+SUITES = ("step", "plan", "scale", "fit", "methods", "data", "card")
 """What can be measured, in the order of the page."""
 LIBRARIES = "libraries"
 """Suite of rows beside other libraries, which tests marked ``benchmark`` measure; last on the page."""
@@ -28,7 +28,7 @@ class BenchSettings(BaseModel):
     """Suites, one after the other: step (time, memory and exactness of one step, measured beside upstream's loop),
     plan (memory of the settings that the kit is judged by), scale (growth with grid and roll-out), fit (what
     memory.fit chooses), methods (every way of fine-tuning, on the embedded sample), data (building stores and reading
-    them). Without any: step."""
+    them), card (the planner's memory and time beside those of this machine's GPU). Without any: step."""
     repeats: PositiveInt = 2
     """Times that each way of taking a step is measured, in turns with all others; the best counts."""
     steps: PositiveInt = 200

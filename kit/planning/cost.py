@@ -1,16 +1,16 @@
 """The cost of a step: its arithmetic, and an estimate of time from it on the cards that are known.
 
 Every operation takes the longer of two times: that of its arithmetic at the card's rate for the precision, and that of
-reading its inputs and writing its results once. This is a roofline (Williams et al. 2009): no kernel is faster, and
-``EFFICIENCY`` says how much slower they usually are.
+reading its inputs and writing its results once. This is a roofline (Williams et al. 2009): no kernel is faster, and an
+``Efficiency`` says how much slower they usually are.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -21,9 +21,6 @@ from kit.io.errors import SettingsError
 from kit.memory.host_memory import is_host
 from kit.planning.counter import tensors_in
 
-EFFICIENCY = 0.6
-"""Share of a card's best rates that kernels reach, one with the other. Large matrix products reach 0.7 to 0.8,
-normalisation and copies 0.7 to 0.9 of the bandwidth, small and oddly shaped ones less."""
 # Seconds that a kernel takes at least.
 _LAUNCH = 4e-6
 # Bytes that a host reads and writes in a second, of two channels of DDR5 or six of DDR4.
@@ -33,6 +30,28 @@ _Unit = Literal["bf16", "tf32", "fp32"]
 _aten = torch.ops.aten
 _CONVOLUTIONS = (_aten.convolution.default, _aten.convolution_backward.default)
 _NO_KERNEL = frozenset({_aten._unsafe_view.default, _aten._local_scalar_dense.default})
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Share of a card's best rates that kernels reach, one with the other.
+
+    Attributes:
+        bf16: Of products in bf16.
+        tf32: Of convolutions in fp32.
+        fp32: Of products in fp32.
+        traffic: Of kernels that wait for memory, and of copies from and to the host.
+    """
+
+    bf16: float
+    tf32: float
+    fp32: float
+    traffic: float
+
+
+ASSUMED = Efficiency(0.6, 0.6, 0.6, 0.6)
+"""Of cards that nobody measured. Large matrix products reach 0.7 to 0.8, normalisation and copies 0.7 to 0.9 of the
+bandwidth, small and oddly shaped ones less."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +73,43 @@ class Cost:
         """Floating-point operations of matrix products, convolutions and attention; recomputed ones count again."""
         return sum(flops * count for (_, flops, _), count in self.kernels.items())
 
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that kernels read and write on the device, each of their inputs and results once."""
+        return sum(size * count for (_, _, size), count in self.kernels.items())
+
     def seconds(self, card: Card) -> float:
         """Estimate the time on a card, in seconds.
 
         Copies to and from the host go on during the card's arithmetic; the host's own arithmetic is waited for.
         """
-        rates = {"bf16": card.bf16_tflops, "tf32": card.tf32_tflops, "fp32": card.fp32_tflops}
         total = 0.0
+        for (kind, best), count in self._by_kind(card):
+            total += count * max(best / getattr(card.efficiency, kind), _LAUNCH)
+        carrying = self.carried / (1e9 * card.pcie_gb_s) / card.efficiency.traffic
+        return max(total, carrying) + self.on_host / _HOST_BANDWIDTH
+
+    def best_seconds(self, card: Card) -> dict[str, float]:
+        """Add up the best time of kernels by what they wait for: a unit of arithmetic, or ``traffic``, in seconds.
+
+        Without those that are over before the next one is launched.
+        """
+        found = {field.name: 0.0 for field in fields(Efficiency)}
+        for (kind, best), count in self._by_kind(card):
+            if best / getattr(ASSUMED, kind) > _LAUNCH:
+                found[kind] += count * best
+        return found
+
+    def launch_seconds(self, card: Card) -> float:
+        """Add up the time of kernels that are over before the next one is launched, in seconds."""
+        short = [count for (kind, best), count in self._by_kind(card) if best / getattr(ASSUMED, kind) <= _LAUNCH]
+        return _LAUNCH * sum(short)
+
+    def _by_kind(self, card: Card) -> Iterator[tuple[tuple[str, float], int]]:
+        rates = {"bf16": card.bf16_tflops, "tf32": card.tf32_tflops, "fp32": card.fp32_tflops}
         for (unit, flops, size), count in self.kernels.items():
-            best = max(flops / (1e12 * rates[unit]), size / (1e9 * card.memory_gb_s))
-            total += count * max(best / EFFICIENCY, _LAUNCH)
-        return max(total, self.carried / (1e9 * card.pcie_gb_s) / EFFICIENCY) + self.on_host / _HOST_BANDWIDTH
+            arithmetic, traffic = flops / (1e12 * rates[unit]), size / (1e9 * card.memory_gb_s)
+            yield (unit, arithmetic) if arithmetic >= traffic else ("traffic", traffic), count
 
     def times(self, factor: float) -> Cost:
         """Multiply by a number of steps."""
@@ -157,6 +202,7 @@ class Card:
         fp32_tflops: Rate of matrix products in fp32.
         memory_gb_s: Bandwidth of its memory, 1e9 bytes a second.
         pcie_gb_s: Bandwidth from and to the host, 1e9 bytes a second.
+        efficiency: Share of these rates that kernels reach.
     """
 
     name: str
@@ -166,6 +212,7 @@ class Card:
     fp32_tflops: float
     memory_gb_s: float
     pcie_gb_s: float
+    efficiency: Efficiency = ASSUMED
 
 
 _KNOWN = (
@@ -202,6 +249,25 @@ def card_named(name: str) -> Card:
         hint = f"did you mean {' or '.join(known[bare].name for bare in near)}?"
     msg = f"card: there is no card {name!r}; {hint}"
     raise SettingsError(msg)
+
+
+def card_like(device: str) -> Card:
+    """Find the card that a driver's name of a device begins like, such as "NVIDIA H100 80GB HBM3".
+
+    Raises:
+        SettingsError: none does.
+    """
+    bare = _bare(device)
+    # Memory and form of the module follow the chip, in an order of the driver's.
+    chips = {name: _bare(re.sub(r" (\d+GB|SXM)$", "", name)) for name in CARDS}
+    begun = [chip for chip in chips.values() if bare.startswith(chip)]
+    if not begun:
+        return card_named(device)
+    chip = max(begun, key=len)
+    fitting = [CARDS[name] for name in CARDS if chips[name] == chip]
+    memory = re.search(r"\d+gb", bare.removeprefix(chip))
+    exact = [card for card in fitting if memory is not None and memory[0] in _bare(card.name)]
+    return (exact or fitting)[0]
 
 
 def _bare(name: str) -> str:

@@ -68,7 +68,7 @@ def choose_memory(settings: Settings, device: torch.device) -> tuple[Settings, F
         return settings, None
     precision = "bf16" if uses_autocast(settings.train.precision, device) else "fp32"
     train = settings.train.model_copy(update={"precision": precision, "device": device.type})
-    asked = PlanSettings.model_construct(**dict(settings), grid=None, card=None, forecast=False)
+    asked = PlanSettings.model_construct(**dict(settings), grid=None, card=None, calibration=None, forecast=False)
     asked = asked.model_copy(update={"train": train})
     fitted = fit(asked, workload_of(asked))
     return settings.model_copy(update={"memory": fitted.memory}), fitted

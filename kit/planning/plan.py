@@ -1,10 +1,11 @@
 """The plan of a run: what it would need, and which cards have it, before there is any data, weights or GPU."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kit.memory.advice import Advice
+from kit.planning.calibration import read_calibration
 from kit.planning.cost import CARDS, Card, card_named
 from kit.planning.fit import CHOSEN, RESERVE_GIB, advise_step, departs, fit
 from kit.planning.settings import PlanSettings
@@ -27,6 +28,7 @@ class Plan:
         workload: The model, and what it reads: latitudes and longitudes in degrees, levels in hPa.
         trace: Trace of one step: memory in bytes, arithmetic in floating-point operations, its own time in seconds.
         card: Card to estimate the time of a step for; None where none was asked for.
+        cards: Cards that are known, by name, with efficiencies that were measured where a calibration is given.
         inexact: What makes the run depart from the arithmetic of plain fine-tuning, a sentence each; empty where
             nothing does.
         notes: Where the plan departs from the run, a sentence each.
@@ -38,6 +40,7 @@ class Plan:
     workload: Workload
     trace: Trace
     card: Card | None
+    cards: Mapping[str, Card]
     inexact: tuple[str, ...]
     notes: tuple[str, ...]
     advice: tuple[str, ...]
@@ -51,7 +54,9 @@ class Plan:
         """Return what ``kit plan --json`` prints.
 
         Keys that end in ``_gib``, ``breakdown`` and ``phases`` are in GiB, ``levels`` in hPa, ``grid`` in points,
-        ``step_seconds`` and ``trace_seconds`` in seconds, and ``flops_per_step`` in floating-point operations.
+        ``step_seconds`` and ``trace_seconds`` in seconds, ``flops_per_step`` in floating-point operations, and
+        ``bytes_moved`` in bytes that kernels read and write. ``efficiency`` is the share of the card's best rates that
+        the estimate is made with.
         """
         traced, peak = self.trace, self.trace.peak
         network = None if self.workload.diffusion is None else self.workload.diffusion.settings
@@ -61,13 +66,14 @@ class Plan:
             del settings["data"]["store"]
         trains, total = traced.parameters
         cards = {}
-        for card in CARDS.values():
+        for card in self.cards.values():
             seconds = float(f"{traced.cost.seconds(card):.3g}")
             cards[card.name] = {"fits": self.needed_gib <= card.memory_gib, "step_seconds": seconds}
-        name, seconds_on_card = None, None
+        name, seconds_on_card, efficiency = None, None, None
         if self.card is not None:
             name = self.card.name
             seconds_on_card = cards[name]["step_seconds"]
+            efficiency = asdict(self.card.efficiency)
         return {
             "variant": self.workload.spec.variant,
             "grid": list(self.workload.shape),
@@ -90,10 +96,12 @@ class Plan:
             "trainable_parameters": trains,
             "total_parameters": total,
             "flops_per_step": traced.cost.flops,
+            "bytes_moved": traced.cost.bytes_moved,
             "fits": {f"{size}GiB": self.needed_gib <= size for size in _SIZES},
             "cards": cards,
             "card": name,
             "step_seconds": seconds_on_card,
+            "efficiency": efficiency,
             "advice": list(self.advice),
             "trace_seconds": round(traced.seconds, 2),
         }
@@ -106,9 +114,10 @@ def plan(settings: PlanSettings) -> Plan:
     written, and the process is left as it was. A plan of the largest model at 0.25 degrees takes less than a minute.
 
     Args:
-        settings: Settings of the run as for ``kit.finetune``, and three more: ``grid``, the size of a global grid
+        settings: Settings of the run as for ``kit.finetune``, and four more: ``grid``, the size of a global grid
             that stands for a store (by default the store of ``data.store`` is opened), ``card``, the name of a card
-            to estimate the time of a step for, and ``forecast``, to plan a prediction instead of a training step.
+            to estimate the time of a step for, ``calibration``, efficiencies that were measured on one, and
+            ``forecast``, to plan a prediction instead of a training step.
             With ``memory.fit`` the fastest exact memory settings that stay below it are chosen.
 
     Returns:
@@ -117,7 +126,8 @@ def plan(settings: PlanSettings) -> Plan:
     Raises:
         KitError: training would be refused, ``memory.fit`` is too little, or the card is unknown.
     """
-    card = card_named(settings.card) if settings.card else None
+    cards = _known_cards(settings)
+    card = cards[card_named(settings.card).name] if settings.card else None
     workload = workload_of(settings)
     notes = []
     if settings.memory.compile and not settings.forecast:
@@ -138,7 +148,7 @@ def plan(settings: PlanSettings) -> Plan:
         fitted = fit(settings, workload)
         notes.append(f"memory.fit {settings.memory.fit} chose {fitted}")
         settings, traced = settings.model_copy(update={"memory": fitted.memory}), fitted.trace
-    planned = Plan(settings, workload, traced, card, tuple(inexact(settings)), tuple(notes), ())
+    planned = Plan(settings, workload, traced, card, cards, tuple(inexact(settings)), tuple(notes), ())
     advice = advise_step(settings, workload, traced)
     # What was fitted already cannot be fitted better.
     if fitted is None:
@@ -146,9 +156,18 @@ def plan(settings: PlanSettings) -> Plan:
     return replace(planned, advice=tuple(advice))
 
 
+def _known_cards(settings: PlanSettings) -> Mapping[str, Card]:
+    """Return all cards, one of them as it was measured where a calibration is given."""
+    if settings.calibration is None:
+        return CARDS
+    name, efficiency = read_calibration(settings.calibration)
+    measured = replace(card_named(name), efficiency=efficiency)
+    return {**CARDS, measured.name: measured}
+
+
 def _advise_fit(planned: Plan) -> Iterator[str]:
     """Name the one setting that chooses the others, if the card that is asked for, or some card, is too small."""
-    cards = CARDS.values() if planned.card is None else [planned.card]
+    cards = planned.cards.values() if planned.card is None else [planned.card]
     too_small = [card for card in cards if card.memory_gib < planned.needed_gib]
     if not too_small:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, model_validator
@@ -64,6 +65,8 @@ class PlanSettings(Settings):
     patch are left out, as in training. By default the store's grid."""
     card: Annotated[str | None, BeforeValidator(_name, json_schema_input_type=str)] = None
     """Card to estimate the time of a step for, such as "RTX 4090"."""
+    calibration: Path | None = None
+    """Results of ``kit bench card`` on a card, whose efficiencies estimates of its time are then made with."""
     forecast: bool = False
     """Plan a prediction instead of a training step."""
 

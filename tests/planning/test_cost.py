@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kit.memory.host_memory import empty_host
-from kit.planning.cost import CARDS, EFFICIENCY, Card, Cost, Meter
+from kit.planning.cost import ASSUMED, CARDS, Card, Cost, Meter
 from kit.planning.counter import CUDA_WORKSPACES, Counter
 from kit.planning.simulation import simulated_gpu
 
@@ -80,7 +80,7 @@ def test_attention_is_counted_in_both_directions() -> None:
 
 def test_time_is_the_longer_of_arithmetic_and_traffic() -> None:
     cost = Cost({("bf16", 10**12, 10): 1, ("fp32", 10**12, 10): 2, ("fp32", 10, 10**9): 3}, 0, 0)
-    assert cost.seconds(SLOW) == pytest.approx((1 + 2 * 2 + 3) / EFFICIENCY)
+    assert cost.seconds(SLOW) == pytest.approx((1 + 2 * 2 + 3) / ASSUMED.traffic)
 
 
 def test_a_kernel_takes_a_moment_at_least() -> None:
@@ -89,8 +89,8 @@ def test_a_kernel_takes_a_moment_at_least() -> None:
 
 def test_copies_to_the_host_hide_behind_arithmetic_and_the_hosts_own_does_not() -> None:
     cost = Cost({("bf16", 10**12, 10): 1}, carried=5 * 10**7, on_host=4 * 10**10)
-    assert cost.seconds(SLOW) == pytest.approx(1 / EFFICIENCY + 1)
-    assert Cost(cost.kernels, 10**9, 0).seconds(SLOW) == pytest.approx(10 / EFFICIENCY)
+    assert cost.seconds(SLOW) == pytest.approx(1 / ASSUMED.traffic + 1)
+    assert Cost(cost.kernels, 10**9, 0).seconds(SLOW) == pytest.approx(10 / ASSUMED.traffic)
 
 
 def test_copies_to_the_host_are_told_from_arithmetic_on_it() -> None:
