@@ -163,7 +163,7 @@ def _transforms(store: Store, written: Mapping[str, str]) -> dict[str, Transform
     for name, transform in asked.items():
         why = f"{store.path} has no such variable; it has {', '.join(held)}"
         if name in held:
-            why = why_not(name, "surface" if name in store.surface else "atmospheric") or ""
+            why = why_not(name, "surface" if name in store.surface else "atmospheric", transform) or ""
         if why:
             msg = f"transforms.{name}: {transform} cannot be had: {why}. Leave it out"
             raise SettingsError(msg)

@@ -307,7 +307,9 @@ class DiffusionSpace:
         newest = (dict(batch.surf_vars), dict(batch.atmos_vars))
         for named, moved in zip(newest, (surface, atmospheric), strict=True):
             for name, value in moved.items():
-                named[name] = named[name] + (value - named[name][:, -1])[:, None]
+                shifted = named[name] + (value - named[name][:, -1])[:, None]
+                transform = self._transforms.get(name)
+                named[name] = shifted if transform is None else transform.within(shifted)
         return replace(batch, surf_vars=newest[0], atmos_vars=newest[1])
 
     def corrected(self, prediction: Batch, values: torch.Tensor, drawn: torch.Tensor) -> Batch:

@@ -7,7 +7,7 @@ from kit.io.errors import SettingsError
 from kit.models.heads import parse_heads
 from kit.models.spec import ModelSpec
 from kit.models.statistics import Statistics
-from kit.models.transforms import default_transform, parse_transforms, why_not
+from kit.models.transforms import PLAIN, Transform, default_transform, parse_transforms, why_not
 from kit.models.variants import drop_names
 
 
@@ -35,29 +35,31 @@ def choose_encodings(
         SettingsError: one of them cannot be read, would have no effect, or differs from what the weights know.
     """
     variables = (*spec.surface, *spec.atmospheric)
+    plain = [name for name, text in transforms.items() if text == PLAIN]
     # What the weights have been trained with; random ones have not been trained.
     known: set[str] = set()
     if trained is not None:
         known.update(trained.surface, trained.atmospheric)
     elif not fresh:
         known.update(spec.upstream.surface, spec.upstream.physical(spec.upstream.surface), spec.upstream.atmospheric)
-    written = {name: str(transform) for name, transform in parse_transforms(transforms).items()}
-    for name, text in written.items():
+    parsed = parse_transforms({name: text for name, text in transforms.items() if name not in plain})
+    written = {name: str(transform) for name, transform in parsed.items()}
+    for name, text in {**written, **dict.fromkeys(plain, PLAIN)}.items():
         # A later stage may repeat what the weights carry with them.
-        if trained is not None and spec.transforms.get(name) == text:
+        if trained is not None and spec.transforms.get(name, PLAIN) == text:
             continue
-        why = _why_no_transform(spec, name, known)
+        why = _why_no_transform(spec, name, known, parsed.get(name))
         if why is not None:
             msg = f"model.transforms.{name}: {text} cannot be had: {why}. Leave it out"
             raise SettingsError(msg)
     # What the weights know keeps the encoding that they know; the settings go before the defaults.
-    defaults = {name: default_transform(name) for name in drop_names(variables, known)}
+    defaults = {name: default_transform(name) for name in drop_names(variables, [*known, *plain])}
     chosen = {name: str(transform) for name, transform in defaults.items() if transform is not None}
     spec = replace(spec, transforms={**chosen, **written, **spec.transforms})
     return _with_heads(spec, {name: str(head) for name, head in parse_heads(heads).items()}, fresh=fresh)
 
 
-def _why_no_transform(spec: ModelSpec, name: str, known: Collection[str]) -> str | None:
+def _why_no_transform(spec: ModelSpec, name: str, known: Collection[str], transform: Transform | None) -> str | None:
     """Why a transform would have no effect, or would be another one than the weights know."""
     why = _own_encoding(spec, name)
     if why is not None:
@@ -68,7 +70,9 @@ def _why_no_transform(spec: ModelSpec, name: str, known: Collection[str]) -> str
         return f"the weights were trained with {spec.transforms.get(name, 'none')}, which stays"
     if name in spec.derived:
         return f"{name} is made by a head"
-    return why_not(name, "surface" if name in spec.surface else "atmospheric")
+    if transform is None:
+        return None
+    return why_not(name, "surface" if name in spec.surface else "atmospheric", transform)
 
 
 def _own_encoding(spec: ModelSpec, name: str) -> str | None:

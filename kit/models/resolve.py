@@ -18,7 +18,7 @@ from kit.models.extend import add_variables, check_extension
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec, RolloutLora
 from kit.models.statistics import Statistics, level_key
-from kit.models.transforms import parse_transforms, transformed_statistics
+from kit.models.transforms import parse_transforms, transformed_statistics, with_non_negative
 from kit.models.variants import INSOLATION, Variant, drop_names, keep_names, variant_named
 from kit.models.weights.load import Weights
 
@@ -205,7 +205,7 @@ def select(spec: ModelSpec, data: DataSettings, store: Store, patch: int) -> Sel
         spec.history,
         spec.timestep,
         grid,
-        non_negative=frozenset(spec.transforms),
+        non_negative=with_non_negative(spec.transforms),
     )
 
 

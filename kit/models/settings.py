@@ -65,7 +65,8 @@ class ModelSettings(BaseModel):
     transforms: dict[str, str] = Field(default_factory=dict)
     """Transform of a new variable's physical values before normalisation, for what may be zero and never less:
     ``tp=log1p:1e-5`` is log(1 + x / 1e-5 m), the default for precipitation; ``sqrt``; ``log:1e-3``, as version 1.5
-    has it; ``identity``. What is predicted comes back through its inverse, and is never below zero."""
+    has it; ``identity``. Of what lies on one side of another limit: ``refc=floor:-10``, ``cin=negative-sqrt``. What is
+    predicted comes back through its inverse, and is never beyond the limit. ``none`` leaves out a default."""
     heads: dict[str, str] = Field(default_factory=dict)
     """More than one number for a new surface variable: ``tp=two-part`` predicts whether it rains, and how much where
     it does; ``tp=quantile:0.1/0.5/0.9`` predicts quantiles, of which the median is the prediction."""

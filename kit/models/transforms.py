@@ -1,8 +1,9 @@
-"""Transforms of physical values before normalisation, for quantities that are mostly zero and never negative.
+"""Transforms of physical values before normalisation, for quantities that lie at their least value in most places.
 
 Rain is zero in most places and spans four orders of magnitude in the others, so that normalised metres say nothing
-of drizzle. A transform is written ``NAME`` or ``NAME:PARAMETER`` in settings and in a checkpoint, such as
-``log1p:1e-05``.
+of drizzle; reflectivity lies at a floor wherever there is no echo, and HRRR's convective inhibition at zero or below.
+What is predicted beyond that limit becomes it. A transform is written ``NAME`` or ``NAME:PARAMETER`` in settings and in
+a checkpoint, such as ``log1p:1e-05``.
 
 Upstream's ``positive_surf_vars`` is no substitute: it clamps normalised values, which is right only where the
 location is 0, and not before the second step of a roll-out (``aurora/model/aurora.py``, ``Aurora.forward``).
@@ -33,6 +34,10 @@ from kit.io.errors import SettingsError, StoreError
 if TYPE_CHECKING:
     import torch
 
+PLAIN = "none"
+"""What settings write for a variable that is not transformed."""
+
+_WITH_ATOMS = ("refc", "cape", "cin")
 PRECIPITATION = ("tp", "cp", "lsp", "sf")
 """Precipitation in metres of water, accumulated over the hours that end at the time stamp."""
 
@@ -41,17 +46,24 @@ Values = TypeVar("Values", "torch.Tensor", npt.NDArray[Any])
 
 @dataclass(frozen=True)
 class _Kind:
-    """Both directions of a transform on non-negative values, with its parameter's default; None takes none."""
+    """Both directions of a transform on non-negative values, with its parameter's default; None takes none.
+
+    ``is_negative`` is of values that are never above zero, and ``has_floor`` of those above its parameter.
+    """
 
     forward: Callable[[Any, Any, float], Any]
     inverse: Callable[[Any, Any, float], Any]
     default: float | None
+    is_negative: bool = False
+    has_floor: bool = False
 
 
 # The first argument is the library: torch and numpy call these functions by the same names.
 _KINDS: Mapping[str, _Kind] = {
     "identity": _Kind(lambda _, x, __: x, lambda _, y, __: y, None),
+    "floor": _Kind(lambda _, x, __: x, lambda _, y, __: y, 0.0, has_floor=True),
     "sqrt": _Kind(lambda lib, x, _: lib.sqrt(x), lambda _, y, __: y * y, None),
+    "negative-sqrt": _Kind(lambda lib, x, _: lib.sqrt(x), lambda _, y, __: y * y, None, is_negative=True),
     # 0.01 mm: drizzle below it is as good as no rain, and 10 mm come out at 6.9.
     "log1p": _Kind(lambda lib, x, eps: lib.log1p(x / eps), lambda lib, y, eps: eps * lib.expm1(y), 1e-5),
     # Version 1.5's, to the letter (``aurora/normalisation.py``); up to rounding it is log1p with another default.
@@ -63,11 +75,11 @@ _KINDS: Mapping[str, _Kind] = {
 
 @dataclass(frozen=True)
 class Transform:
-    """A transform of values that are never negative, and its inverse, which never gives one.
+    """A transform of values on one side of a limit, 0 or a floor, and its inverse, which never leads to the other.
 
     Attributes:
         name: which one.
-        parameter: epsilon in the variable's own unit; None for those that have none.
+        parameter: epsilon or floor in the variable's own unit; None for those that have none.
     """
 
     name: str
@@ -78,18 +90,41 @@ class Transform:
             return self.name
         return f"{self.name}:{self.parameter:g}"
 
+    @property
+    def needs_non_negative(self) -> bool:
+        """Whether values below zero are faults."""
+        kind = _KINDS[self.name]
+        return not (kind.is_negative or kind.has_floor)
+
     def forward(self, values: Values) -> Values:
-        """Transform physical values; what lies below zero counts as zero, missing values stay missing.
+        """Transform physical values; what lies beyond the limit counts as it, missing values stay missing.
 
         Readers refuse data that are below zero by more than packing leaves; see ``kit.data.dataset``.
         """
-        library, positive = _positive(values)
+        library, positive = _positive(self._upwards(values))
         return cast("Values", _KINDS[self.name].forward(library, positive, self.parameter or 0.0))
 
     def inverse(self, transformed: Values) -> Values:
-        """Return physical values, none of them below zero: what was predicted below zero means zero."""
+        """Return physical values, none of them beyond the limit: what was predicted beyond it means the limit."""
         library, positive = _positive(transformed)
-        return cast("Values", _KINDS[self.name].inverse(library, positive, self.parameter or 0.0))
+        return cast("Values", self._back(_KINDS[self.name].inverse(library, positive, self.parameter or 0.0)))
+
+    def within(self, values: Values) -> Values:
+        """Bring physical values beyond the limit to it."""
+        return cast("Values", self._back(_positive(self._upwards(values))[1]))
+
+    def _upwards(self, values: Any) -> Any:
+        """Turn and move values so that their limit is zero, and the others lie above it."""
+        kind = _KINDS[self.name]
+        if kind.is_negative:
+            return -values
+        return values - self.parameter if kind.has_floor else values
+
+    def _back(self, values: Any) -> Any:
+        kind = _KINDS[self.name]
+        if kind.is_negative:
+            return -values
+        return values + self.parameter if kind.has_floor else values
 
 
 def _positive(values: Any) -> tuple[Any, Any]:
@@ -109,10 +144,35 @@ def default_transform(variable: str) -> Transform | None:
     return parse_transform("log1p", where="")
 
 
-def why_not(variable: str, kind: Kind) -> str | None:
+def default_for_networks(store: Store, variable: str) -> Transform | None:
+    """Choose the transform of a variable that a denoising network draws, where settings name none; None for most.
+
+    By the least and largest values over the store's training states: reflectivity has their least value as its floor,
+    -10 dBZ in HRRR's files, which stands for no echo (``docs/hrrr.md``); convective available potential energy is
+    above zero; inhibition, both J kg-1, is below zero in HRRR and above it in ERA5.
+    """
+    found = store.statistics.variables.get(variable)
+    if variable not in _WITH_ATOMS or found is None:
+        return default_transform(variable)
+    quantity = lookup(variable, "surface")
+    margin = 0.0 if quantity is None else quantity.margin
+    if variable == "refc":
+        # As it is written in checkpoints.
+        return parse_transform(f"floor:{found.min:g}", where="")
+    if found.min >= -margin:
+        return Transform("sqrt")
+    return Transform("negative-sqrt") if found.max <= margin else None
+
+
+def with_non_negative(transforms: Mapping[str, str]) -> frozenset[str]:
+    """Choose the variables whose values below zero are faults, among those that are transformed."""
+    return frozenset(name for name, found in parse_transforms(transforms).items() if found.needs_non_negative)
+
+
+def why_not(variable: str, kind: Kind, transform: Transform) -> str | None:
     """Explain why a variable cannot be transformed: it may be below zero. None where it can, or that is unknown."""
     quantity = lookup(variable, kind)
-    if quantity is None or quantity.non_negative:
+    if quantity is None or quantity.non_negative or not transform.needs_non_negative:
         return None
     return f"it is for what may be zero and never less, and {variable} runs from {quantity.low:g} {quantity.units}"
 
@@ -125,11 +185,12 @@ def parse_transform(text: str, *, where: str) -> Transform:
         where: the setting, for the message.
 
     Raises:
-        SettingsError: there is no such transform, or its parameter is no number above zero.
+        SettingsError: there is no such transform, or its parameter is no number, or none above zero.
     """
     name, colon, given = text.strip().partition(":")
     if name not in _KINDS:
-        msg = f"{where}: expected one of identity, sqrt, log1p:EPS, log:EPS, got {text!r}"
+        known = "identity, sqrt, negative-sqrt, floor:VALUE, log1p:EPS, log:EPS"
+        msg = f"{where}: expected one of {known}, got {text!r}"
         raise SettingsError(msg)
     default = _KINDS[name].default
     if not colon:
@@ -141,7 +202,11 @@ def parse_transform(text: str, *, where: str) -> Transform:
         parameter = float(given)
     except ValueError:
         parameter = math.nan
-    if not 0 < parameter < math.inf:
+    has_floor = _KINDS[name].has_floor
+    if has_floor and not math.isfinite(parameter):
+        msg = f"{where}: expected a number after the colon, such as -10, got {text!r}"
+        raise SettingsError(msg)
+    if not (has_floor or 0 < parameter < math.inf):
         msg = f"{where}: expected a number above zero after the colon, such as {default:g}, got {text!r}"
         raise SettingsError(msg)
     return Transform(name, parameter)
@@ -215,7 +280,8 @@ def fit(store: Store, name: str, transform: Transform) -> tuple[Fit, ...]:
     accumulators = [FieldAccumulator(f"{name} {transform} {level}", len(indices), weights) for level in range(levels)]
     for index in indices:
         state = store.read(name, [int(index)])
-        check_non_negative(store, name, [int(index)], state)
+        if transform.needs_non_negative:
+            check_non_negative(store, name, [int(index)], state)
         values = transform.forward(state.astype(np.float64)).reshape(levels, *state.shape[-2:])
         for accumulator, field in zip(accumulators, values, strict=True):
             accumulator.add(field)

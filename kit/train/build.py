@@ -322,7 +322,10 @@ def _resolved_denoising(settings: Settings, run: RunSpec, trained: Trained) -> d
     assert step.diffusion is not None
     groups = group_parameters(trained.parameters, trained.new, step.optim)
     model = settings.model.model_dump() | {"timestep": step.model.timestep}
-    if run.operator is not None:
+    if run.operator is None:
+        # Their defaults go by the data.
+        model["transforms"] = {**step.model.transforms, **settings.model.transforms}
+    else:
         model["weights"] = settings.model.weights or step.model.upstream.weights
     return {
         "model": model,

@@ -14,7 +14,8 @@ from kit.memory.settings import MemorySettings
 from kit.models.resolve import resolve_spec, select
 from kit.models.settings import ModelSettings
 from kit.models.spec import ModelSpec
-from kit.models.variants import Precision, drop_names
+from kit.models.transforms import default_for_networks, with_non_negative
+from kit.models.variants import Precision, drop_names, keep_names
 from kit.models.weights.load import Weights
 from kit.models.weights.locate import RANDOM
 from kit.settings import Settings
@@ -92,9 +93,11 @@ def resolve_states(settings: Settings, store: Store) -> tuple[ModelSpec, Selecti
         KitError: the store lacks a variable, or the region selects nothing.
     """
     # Statistics and transforms as a model with random weights has them, which takes all variables of the data.
-    model = ModelSettings(
-        weights=RANDOM, timestep=settings.model.timestep, transforms=settings.model.transforms, statistics="store"
-    )
+    drawn = keep_names(settings.data.variables or store.surface, store.surface)
+    defaults = {name: default_for_networks(store, name) for name in drawn}
+    transforms = {name: str(found) for name, found in defaults.items() if found is not None}
+    transforms |= settings.model.transforms
+    model = ModelSettings(weights=RANDOM, timestep=settings.model.timestep, transforms=transforms, statistics="store")
     spec = resolve_spec(model, settings.data, store, None)
     # What is drawn differs from member to member.
     spec = replace(spec, arguments={**spec.arguments, "stochastic": settings.diffusion.of != "mean"})
@@ -121,7 +124,7 @@ def select_states(spec: ModelSpec, data: DataSettings, store: Store) -> Selectio
         data.history,
         spec.timestep,
         grid,
-        non_negative=frozenset(spec.transforms),
+        non_negative=with_non_negative(spec.transforms),
     )
 
 

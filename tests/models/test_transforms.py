@@ -86,7 +86,10 @@ def test_defaults_are_written_out() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     (
-        ("cube", r"expected one of identity, sqrt, log1p:EPS, log:EPS, got 'cube'"),
+        ("cube", r"expected one of identity, sqrt, negative-sqrt, floor:VALUE, log1p:EPS, log:EPS, got 'cube'"),
+        ("floor:deep", "expected a number after the colon, such as -10, got 'floor:deep'"),
+        ("floor:inf", "expected a number after the colon"),
+        ("negative-sqrt:2", "negative-sqrt has no parameter"),
         ("sqrt:2", "sqrt has no parameter"),
         ("log1p:0", "expected a number above zero after the colon, such as 1e-05, got 'log1p:0'"),
         ("log1p:-1", "above zero"),
