@@ -64,9 +64,15 @@ class Denoiser:
         skip, out, _ = self._preconditioning(levels, state)
         return predicted, (state - skip * noisy) / out
 
-    def state(self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None = None) -> torch.Tensor:
-        """Estimate the states behind noisy ones, [B, ...]."""
-        predicted = self._predict(noisy, levels, condition)
+    def state(
+        self,
+        noisy: torch.Tensor,
+        levels: Levels,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Estimate the states behind noisy ones, [B, ...], as ``compare`` has its arguments."""
+        predicted = self._predict(noisy, levels, condition, present)
         signal, noisiness = (spread(values, noisy) for values in (levels.signal, levels.noise))
         if self._target == "noise":
             return (noisy - noisiness * predicted) / signal
@@ -86,7 +92,7 @@ class Denoiser:
         """
         if condition is None or guidance == 1:
             return self.state(noisy, levels, condition)
-        free = self.state(noisy, levels)
+        free = self.state(noisy, levels, condition, noisy.new_zeros(len(noisy)))
         if guidance == 0:
             return free
         return free + guidance * (self.state(noisy, levels, condition) - free)
@@ -123,7 +129,13 @@ class Regressor(Denoiser):
         """Return what the network predicts, and what it should, [B, ...] each."""
         return self.state(state, levels, condition), state
 
-    def state(self, noisy: torch.Tensor, levels: Levels, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def state(
+        self,
+        noisy: torch.Tensor,
+        levels: Levels,
+        condition: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,  # noqa: ARG002
+    ) -> torch.Tensor:
         """Predict states like noisy ones, of which the shape alone is read, [B, ...]."""
         nothing = torch.zeros_like(noisy)
         return self._network(nothing, torch.zeros_like(levels.label), condition, None)

@@ -113,7 +113,11 @@ def channels_read(channels: int, conditions: int) -> int:
 
 
 def with_condition(
-    state: torch.Tensor, condition: torch.Tensor | None, conditions: int, present: torch.Tensor | None = None
+    state: torch.Tensor,
+    condition: torch.Tensor | None,
+    conditions: int,
+    present: torch.Tensor | None = None,
+    places: int = 0,
 ) -> torch.Tensor:
     """Put a condition beside a state, [B, C + K + 1, H, W] of [B, C, H, W] and [B, K, H, W].
 
@@ -125,6 +129,7 @@ def with_condition(
         condition: Conditions; None where no sample has one.
         conditions: Number K of channels that the network reads of conditions; 0 for one without.
         present: Whether each sample has its condition, 1 or 0, [B]; None for all.
+        places: Channels at the end of conditions that say where in the grid samples lie, which is never absent.
     """
     if not conditions:
         return state
@@ -135,7 +140,8 @@ def with_condition(
     if present is None:
         return torch.cat([state, condition, state.new_ones(shape)], 1)
     there = present.to(state.dtype)[:, None, None, None]
-    return torch.cat([state, condition * there, there.expand(shape)], 1)
+    given, where = condition[:, : conditions - places], condition[:, conditions - places :]
+    return torch.cat([state, given * there, where, there.expand(shape)], 1)
 
 
 def padded_to(state: torch.Tensor, multiple: int, *, circular: bool) -> torch.Tensor:

@@ -34,10 +34,12 @@ class DiffusionModel(nn.Module):
     scale: torch.Tensor
     bound: torch.Tensor
 
-    def __init__(self, network: nn.Module, channels: int, conditions: int, factors: Factors | None) -> None:
+    def __init__(
+        self, network: nn.Module, channels: int, conditions: int, factors: Factors | None, places: int = 0
+    ) -> None:
         super().__init__()
         self.network = network
-        self._conditions = conditions
+        self._conditions, self._places = conditions, places
         beside = channels_read(channels, conditions) - channels
         self.bypass = None if factors is None else Bypass(channels, beside, factors)
         self.register_buffer("scale", torch.ones(channels))
@@ -58,7 +60,7 @@ class DiffusionModel(nn.Module):
             condition: Conditions, [B, K, H, W]; None without.
             present: Whether each sample has its condition, 1 or 0, [B]; None for all.
         """
-        read = with_condition(state, condition, self._conditions, present)
+        read = with_condition(state, condition, self._conditions, present, self._places)
         predicted: torch.Tensor = self.network(read, label)
         if self.bypass is not None:
             predicted = predicted + self.bypass(read, label)
@@ -82,7 +84,7 @@ def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
     if kind in _BYPASSED and spec.settings.of != "mean":
         schedule, target = schedule_named(spec.settings.schedule, spec.settings.timesteps), spec.settings.target
         factors = partial(_factors, schedule, target or "noise")
-    return DiffusionModel(network, len(spec.channels), spec.conditions, factors)
+    return DiffusionModel(network, len(spec.channels), spec.conditions, factors, spec.places)
 
 
 def _factors(
@@ -93,7 +95,7 @@ def _factors(
 
 def _unet(spec: DiffusionSpec, recomputed: int) -> nn.Module:
     sizes = _sizes(spec.settings, "width", "multiples", "blocks", "stem", "attention")
-    return UNet(UNetLayout(len(spec.channels), spec.conditions, recomputed=recomputed, circular=spec.circular, **sizes))
+    return UNet(UNetLayout(len(spec.channels), spec.conditions, recomputed=recomputed, circular=spec.wraps, **sizes))
 
 
 def _transformer(spec: DiffusionSpec, recomputed: int) -> nn.Module:
@@ -105,7 +107,7 @@ def _transformer(spec: DiffusionSpec, recomputed: int) -> nn.Module:
         )
         raise SettingsError(msg)
     layout = TransformerLayout(
-        len(spec.channels), spec.conditions, is_recomputed=recomputed > 0, circular=spec.circular, **sizes
+        len(spec.channels), spec.conditions, is_recomputed=recomputed > 0, circular=spec.wraps, **sizes
     )
     return WindowedTransformer(layout)
 
@@ -126,7 +128,7 @@ class _UNet2D(nn.Module):
         down = ["DownBlock2D" if level < plain else "AttnDownBlock2D" for level in range(levels)]
         up = ["UpBlock2D" if level < plain else "AttnUpBlock2D" for level in reversed(range(levels))]
         self._multiple = 2 ** (levels - 1)
-        self._circular = spec.circular
+        self._circular = spec.wraps
         self.network = diffusers_class("UNet2DModel", "diffusion.network unet2d")(
             in_channels=channels_read(len(spec.channels), spec.conditions),
             out_channels=len(spec.channels),

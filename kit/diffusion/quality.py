@@ -5,6 +5,7 @@ Dimensions: B sample, C channel, H row, W column.
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from kit.diffusion.space import DiffusionSpace, Example
@@ -33,7 +34,10 @@ def sample_quality(space: DiffusionSpace, example: Example) -> dict[str, Any]:
         ``power``: ``wavelength`` in grid lengths, and mean power over channels of ``target`` and ``sample``.
         ``fine``: power of samples over that of targets from 2 to 8 grid lengths.
     """
-    drawn, condition, device = example.drawn, example.condition, space.device
+    device = space.device
+    # Levels of noise are looked at where training looks: on a tile, if the network reads those.
+    looked_at = space.cut(example, [np.random.default_rng(0)] * len(example.drawn))
+    drawn, condition = looked_at.drawn, looked_at.condition
     generator = torch.Generator(device).manual_seed(0)
     noise = torch.randn(drawn.shape, generator=generator, device=device)
     losses = []
@@ -49,9 +53,10 @@ def sample_quality(space: DiffusionSpace, example: Example) -> dict[str, Any]:
         estimate = space.denoiser.state(noisy, levels, condition)
         shown.append({"share": share, "noisy": _middle(noisy), "estimate": _middle(estimate)})
     generators = [torch.Generator(device).manual_seed(place) for place in range(len(drawn))]
-    start = torch.stack([torch.randn(drawn.shape[1:], generator=each, device=device) for each in generators])
-    samples = space.draw(condition, start, generators)
-    wavelengths, target = power(drawn, circular=space.spec.circular)
+    shape = example.drawn.shape[1:]
+    start = torch.stack([torch.randn(shape, generator=each, device=device) for each in generators])
+    samples = space.draw(example.condition, start, generators)
+    wavelengths, target = power(example.drawn, circular=space.spec.circular)
     _, sampled = power(samples, circular=space.spec.circular)
     return {
         "loss": losses,

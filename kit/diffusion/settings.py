@@ -103,6 +103,13 @@ class DiffusionSettings(BaseModel):
     """How states are drawn: ``dpm++`` by default; with schedule ``edm`` ``heun``, the only one for it."""
     steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Steps of the sampler: 10 by default with ``of state``, where samples stay close to what is given, else 25."""
+    crop: Annotated[int, Field(ge=8, le=65_536)] | None = None
+    """Side, in points, of the tiles of the grid that the network reads, so that memory does not go by the grid:
+    training takes one of each sample, at random, and samples are blended of tiles that cover the grid. The network is
+    told where in the grid a tile lies. By default it reads the whole grid."""
+    overlap: Annotated[int, Field(ge=0)] | None = None
+    """With ``crop``: least number of points that neighbouring tiles share where samples are drawn; by default a
+    quarter of the side."""
     spread: PositiveFloat | None = None
     """With ``of state``: spread that guidance is calibrated to, in standard deviations of a field over space; by
     default the operator's error of one step, over the validation split."""
@@ -126,6 +133,7 @@ class DiffusionSettings(BaseModel):
             raise ValueError(msg)
         self._check_given()
         self._check_schedule()
+        self._check_tiles()
         return self
 
     def _check_given(self) -> None:
@@ -164,6 +172,19 @@ class DiffusionSettings(BaseModel):
             return
         raise ValueError(msg)
 
+    def _check_tiles(self) -> None:
+        if self.overlap is None:
+            return
+        if self.crop is None:
+            msg = "diffusion.overlap has no effect without diffusion.crop; leave it out, or give diffusion.crop"
+            raise ValueError(msg)
+        if self.overlap > self.crop // 2:
+            msg = (
+                f"diffusion.overlap {self.overlap}: expected at most half of diffusion.crop {self.crop}, "
+                f"{self.crop // 2}; choose less"
+            )
+            raise ValueError(msg)
+
     @property
     def has_operator(self) -> bool:
         """Whether an operator's forecasts are part of what is learned."""
@@ -182,6 +203,9 @@ class DiffusionSettings(BaseModel):
             found |= self._default_noise()
         if self.of == "state":
             found["operator_share"] = 0.5
+        if self.crop is not None:
+            found["overlap"] = self.crop // 4
+            rows = self.crop
         if self.network == "unet":
             found["stem"] = 1 if rows <= 128 else 2 if rows <= 512 else 4
         return self.model_copy(update={**found, **self.model_dump(exclude_none=True)})

@@ -8,11 +8,12 @@ store. Dimensions: B sample, T history, C channel, K channel of the condition, H
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from aurora import Batch
 
@@ -21,6 +22,7 @@ from kit.diffusion.network import DiffusionModel
 from kit.diffusion.samplers import sample
 from kit.diffusion.schedules import Levels, schedule_named
 from kit.diffusion.spec import DiffusionSpec
+from kit.diffusion.tiles import Tile
 from kit.models.noise import NamedNoise
 from kit.models.space import Fields
 from kit.models.transforms import parse_transforms
@@ -202,7 +204,11 @@ class DiffusionSpace:
         """Predict the mean of the next state, transformed, [B, C, H, W], with a network that learned it."""
         newest = self.values(inputs)
         levels = self.schedule.quantiles(newest.new_zeros(len(newest)))
-        change = self.denoiser.state(newest, levels, self.condition(inputs, None))
+
+        def mean(values: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+            return self.denoiser.state(values, levels, condition)
+
+        change = self._evaluated(mean, newest, self.condition(inputs, None))
         return newest + change * self._residual_scale() * self.store_scale().scale
 
     def _residual_scale(self) -> torch.Tensor:
@@ -253,6 +259,49 @@ class DiffusionSpace:
             channels.append((static[name].to(self.device) - location) / scale)
         return torch.stack(channels).float().expand(samples, -1, -1, -1)
 
+    # Tiles.
+
+    def cut(self, example: Example, random: Sequence[np.random.Generator]) -> Example:
+        """Cut a tile out of each sample, where the network reads tiles, and tell where it lies.
+
+        Args:
+            example: What is drawn, and from what, on the whole grid.
+            random: Of the places of tiles, one for each sample.
+
+        Raises:
+            SettingsError: the grid is smaller than a tile.
+        """
+        tiling, drawn, condition = self.spec.tiling, example.drawn, example.condition
+        if tiling is None:
+            return example
+        tiles = [tiling.drawn(drawn.shape[-2:], each) for each in random]
+        given = []
+        for place, tile in enumerate(tiles):
+            given.append(self._given(tile, None if condition is None else condition[place : place + 1], 1))
+        cut = [tile.of(values) for tile, values in zip(tiles, drawn, strict=True)]
+        return Example(torch.stack(cut), torch.cat(given))
+
+    def _given(self, tile: Tile, condition: torch.Tensor | None, samples: int) -> torch.Tensor:
+        """Put the place of a tile behind its condition, [B, K, S, S]."""
+        where = tile.places(self.device).expand(samples, -1, -1, -1)
+        return where if condition is None else torch.cat([tile.of(condition), where], 1)
+
+    def _evaluated(
+        self,
+        function: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+        noisy: torch.Tensor,
+        condition: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Evaluate a function of noisy states and conditions, [B, C, H, W], tile by tile where there are any."""
+        tiling = self.spec.tiling
+        if tiling is None:
+            return function(noisy, condition)
+        blended = torch.zeros_like(noisy)
+        for tile, weights in tiling.covering(noisy.shape[-2:]):
+            part = function(tile.of(noisy), self._given(tile, condition, len(noisy)))
+            tile.add(blended, part * weights.to(noisy.device))
+        return blended
+
     # Drawing.
 
     @torch.no_grad()
@@ -291,7 +340,11 @@ class DiffusionSpace:
         # Where there is hardly any signal, a small error of the noise is a large one of the state (Saharia et al.
         # 2022, "Photorealistic Text-to-Image Diffusion Models", section 2.3): no state is beyond all others.
         bound = self.model.bound[:, None, None]
-        return self.denoiser.guided(noisy, levels, condition, guidance).clamp(-bound, bound)
+
+        def guided(noisy: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+            return self.denoiser.guided(noisy, levels, condition, guidance)
+
+        return self._evaluated(guided, noisy, condition).clamp(-bound, bound)
 
     def perturbed(self, batch: Batch, drawn: torch.Tensor, own: Scale) -> Batch:
         """Move a batch's states to what was drawn in the place of the newest of them.

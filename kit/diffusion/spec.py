@@ -12,6 +12,7 @@ from kit.data.dataset import Selection
 from kit.data.grid import is_closed
 from kit.data.store.reader import Store
 from kit.diffusion.settings import DiffusionSettings
+from kit.diffusion.tiles import PLACES, Tiling
 from kit.io.errors import CheckpointError, SettingsError
 from kit.models.spec import ModelSpec
 from kit.models.statistics import level_key
@@ -61,17 +62,33 @@ class DiffusionSpec:
 
     @property
     def conditions(self) -> int:
-        """Number of channels that are given."""
+        """Number of channels that are given, those of a tile's place among them."""
         settings, count = self.settings, len(self.channels)
         if settings.of == "state":
-            return count
+            return count + self.places
         sizes = {
             "state": self.history * count,
             "forecast": count,
             "hour": HOUR_CHANNELS,
             "statics": len(self.statics),
         }
-        return sum(sizes[name] for name in settings.given or ())
+        return sum(sizes[name] for name in settings.given or ()) + self.places
+
+    @property
+    def places(self) -> int:
+        """Number of channels that say where in the grid a tile lies, the last of those that are given."""
+        return 0 if self.tiling is None else PLACES
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """Tiles that the network reads; None where it reads the whole grid."""
+        side = self.settings.crop
+        return None if side is None else Tiling(side, self.settings.overlap or 0, self.circular)
+
+    @property
+    def wraps(self) -> bool:
+        """Whether columns go around the globe within what the network reads."""
+        return self.circular and self.tiling is None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form, part of ``kit.json``."""
@@ -124,7 +141,7 @@ def describe_network(
         store: Where it is read.
 
     Raises:
-        SettingsError: the model's variables cannot be diffused.
+        SettingsError: the model's variables cannot be diffused, or the grid is smaller than a tile.
     """
     variant = model.upstream
     surface = keep_names(selection.inputs, selection.targets)
@@ -158,7 +175,7 @@ def describe_network(
         # Statistics are of values as the model transforms them.
         transforms = {}
     transforms |= {name: model.transforms[name] for name in own}
-    return DiffusionSpec(
+    described = DiffusionSpec(
         settings=resolved,
         surface=surface,
         atmospheric=selection.atmospheric,
@@ -171,3 +188,6 @@ def describe_network(
         timestep_hours=model.lead_hours,
         grid=selection.grid.shape,
     )
+    if described.tiling is not None:
+        described.tiling.check(described.grid)
+    return described

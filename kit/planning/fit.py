@@ -376,6 +376,8 @@ def _bound_of_network(settings: Settings, workload: Workload, diffusion: Diffusi
     sizes = diffusion.settings
     side = sizes.stem or sizes.patch or 1
     points = settings.data.batch_size * math.prod(workload.shape)
-    features: int = points // side**2 * (sizes.width or 1) * (sizes.depth or 1)
+    # A tile is no larger than the grid, whose states are read in full before one is cut out.
+    read = points if sizes.crop is None else settings.data.batch_size * sizes.crop**2
+    features: int = read // side**2 * (sizes.width or 1) * (sizes.depth or 1)
     values = points * (len(diffusion.channels) + diffusion.conditions)
     return _PER_PARAMETER * parameters + _PER_FEATURE * features + _PER_VALUE * values

@@ -56,6 +56,10 @@ def check_denoising(settings: Settings) -> None:
     if settings.track.activations is not None:
         msg = "track.activations watches Aurora's modules, and task.name denoise trains none; leave it out"
         raise SettingsError(msg)
+    if settings.diffusion.crop is not None and (settings.loss.area_weights or settings.data.halo):
+        name = "loss.area_weights" if settings.loss.area_weights else "data.halo"
+        msg = f"{name} is of the whole grid, and diffusion.crop trains on parts of it; leave one of them out"
+        raise SettingsError(msg)
     has_operator = settings.diffusion.has_operator
     if has_operator and settings.model.weights == RANDOM:
         msg = "model.weights random: an operator whose forecasts are learned from has weights; name a checkpoint"

@@ -90,8 +90,11 @@ def test_preconditioning_leaves_states_alone_without_noise_and_forgets_them_in_m
 
 
 def test_guidance_mixes_estimates_with_and_without_the_condition() -> None:
-    def network(noisy: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None, _: Any) -> torch.Tensor:
-        return torch.zeros_like(noisy) if condition is None else condition
+    def network(
+        noisy: torch.Tensor, label: torch.Tensor, condition: torch.Tensor | None, present: torch.Tensor | None
+    ) -> torch.Tensor:
+        there = 1 if present is None else present[:, None]
+        return torch.zeros_like(noisy) if condition is None else condition * there
 
     denoiser, levels = Denoiser(network, "noise"), linear().at(torch.tensor([500]))
     noisy, condition = torch.randn(1, 3), torch.randn(1, 3)

@@ -40,6 +40,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"network": "transformer", "window": 7}, "multiple of 2"),
     ({"network": "vit"}, "'unet', 'transformer', 'flat' or 'unet2d'"),
     ({"spread": 0}, "greater than 0"),
+    ({"crop": 4}, "greater than or equal to 8"),
+    ({"overlap": 4}, "overlap has no effect without diffusion.crop"),
+    ({"crop": 16, "overlap": 16}, "overlap 16: expected at most half of diffusion.crop 16, 8"),
 ]
 
 
@@ -64,6 +67,12 @@ def test_a_regression_has_no_noise() -> None:
     resolved = DiffusionSettings(of="mean").resolved(600)
     assert (resolved.target, resolved.sampler, resolved.steps, resolved.timesteps, resolved.drop) == (None,) * 5
     assert DiffusionSettings(**resolved.model_dump()) == resolved
+
+
+def test_the_stem_goes_by_what_is_read_at_a_time() -> None:
+    resolved = DiffusionSettings(of="next", crop=256).resolved(1059)
+    assert (resolved.stem, resolved.overlap) == (2, 64)
+    assert DiffusionSettings(of="next", crop=256, overlap=0).resolved(1059).overlap == 0
 
 
 def test_whether_an_operator_is_needed() -> None:

@@ -30,6 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "next": {"diffusion": {"of": "next"}},
     "recomputed": {"diffusion": {"of": "next"}, "memory": {"recompute": "blocks"}},
     "accumulated": {"diffusion": {"of": "next"}, "train": {"accumulate": 3, "ema": 0.9}},
+    "tiles": {"diffusion": {"of": "next", "crop": 16}},
     "state, live": {"diffusion": {"of": "state", "forecasts": "live"}, "model": {"variant": "tiny"}},
 }
 

@@ -89,14 +89,14 @@ class DenoiseTask(PairsTask):
         generator = named_generator(f"denoising of seed {seed}, batch {self._position}", self.space.device)
         settings, samples = self.space.spec.settings, len(batch.target.metadata.time)
         # By NumPy, and real in a plan too: whether the operator runs is a choice of the host's.
-        choices = np.random.default_rng(int(sha256_of_text(f"choices of seed {seed}, batch {self._position}"), 16))
+        choices = _choices(f"choices of seed {seed}, batch {self._position}")
         share = settings.operator_share or 0.0
         by_operator = choices.random(samples) < share
         if self._data is None:
             # A plan is of the step that holds most.
             by_operator[:] = share > 0
         present = torch.from_numpy(choices.random(samples) >= (settings.drop or 0.0))
-        example = self._example(batch, by_operator.tolist())
+        example = self.space.cut(self._example(batch, by_operator.tolist()), [choices] * samples)
         levels = self.space.schedule.draw(samples, generator)
         noise = torch.randn(example.drawn.shape, generator=generator, device=self.space.device)
         self._position += 1
@@ -104,13 +104,15 @@ class DenoiseTask(PairsTask):
 
     def valid_losses(self, batch: Pair, observe: Observer) -> Iterator[StepLoss]:
         """Yield losses of a validation batch at several levels of noise, with all conditions, of states alone."""
-        example = self._example(batch, [False] * len(batch.target.metadata.time))
+        whole = self._example(batch, [False] * len(batch.target.metadata.time))
         moments = batch.target.metadata.time
         parts = 1 if self.space.spec.settings.of == "mean" else _VALID_LEVELS
         for part in range(parts):
+            names = [f"validation at {moment.isoformat()}, part {part}" for moment in moments]
+            example = self.space.cut(whole, [_choices(name) for name in names])
             drawn, shares = [], []
-            for moment in moments:
-                generator = named_generator(f"validation at {moment.isoformat()}, part {part}", self.space.device)
+            for name in names:
+                generator = named_generator(name, self.space.device)
                 shares.append(torch.rand(1, generator=generator, device=self.space.device))
                 drawn.append(torch.randn(example.drawn.shape[1:], generator=generator, device=self.space.device))
             levels = self.space.schedule.quantiles((part + torch.cat(shares)) / parts)
@@ -157,6 +159,11 @@ def _in_precision(space: DiffusionSpace, precision: Precision | None) -> Iterato
         yield
     finally:
         space.autocast = before
+
+
+def _choices(name: str) -> np.random.Generator:
+    """Make a generator of the host's choices that follow from a name."""
+    return np.random.default_rng(int(sha256_of_text(name), 16))
 
 
 def named_generator(name: str, device: torch.device | str = "cpu") -> torch.Generator:
