@@ -149,7 +149,7 @@ def default_for_networks(store: Store, variable: str) -> Transform | None:
 
     By the least and largest values over the store's training states: reflectivity has their least value as its floor,
     -10 dBZ in HRRR's files, which stands for no echo (``docs/hrrr.md``); convective available potential energy is
-    above zero; inhibition, both J kg-1, is below zero in HRRR and above it in ERA5.
+    above zero; inhibition, both J kg-1, is below zero in HRRR, and left as it is where it is above, as in ERA5.
     """
     found = store.statistics.variables.get(variable)
     if variable not in _WITH_ATOMS or found is None:
@@ -159,9 +159,9 @@ def default_for_networks(store: Store, variable: str) -> Transform | None:
     if variable == "refc":
         # As it is written in checkpoints.
         return parse_transform(f"floor:{found.min:g}", where="")
-    if found.min >= -margin:
-        return Transform("sqrt")
-    return Transform("negative-sqrt") if found.max <= margin else None
+    if quantity is not None and not quantity.non_negative:
+        return Transform("negative-sqrt") if found.max <= margin else None
+    return Transform("sqrt") if found.min >= -margin else None
 
 
 def with_non_negative(transforms: Mapping[str, str]) -> frozenset[str]:

@@ -20,6 +20,8 @@ from kit.io.errors import SettingsError
 from kit.models.resolve import resolve_spec
 from kit.models.settings import ModelSettings
 from kit.models.transforms import default_for_networks, parse_transform, with_non_negative
+from kit.planning.settings import PlanSettings
+from kit.planning.workload import workload_of
 from kit.settings import Settings
 from kit.train.denoising import resolve_states
 from tests.diffusion.networks import woken
@@ -70,6 +72,12 @@ def test_defaults_go_by_the_data(store: Store) -> None:
     found = {name: str(default_for_networks(store, name)) for name in NAMES}
     assert found == {"refc": "floor:-10", "cape": "sqrt", "cin": "negative-sqrt", "2t": "None"}
     assert with_non_negative({"refc": "floor:-10", "cape": "sqrt", "cin": "negative-sqrt"}) == {"cape"}
+
+
+def test_recipes_of_hrrr_can_be_planned() -> None:
+    raw = {"data": {"variables": NAMES, "statics": (), "history": 1}, "task": {"name": "denoise"}, "grid": "32x64"}
+    spec = workload_of(PlanSettings.model_validate({**raw, "diffusion": {"of": "next"}})).spec
+    assert {"refc", "cape", "cin"} == spec.transforms.keys()
 
 
 def states(store: Store, **model: Any) -> dict[str, str]:
