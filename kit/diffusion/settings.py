@@ -63,6 +63,9 @@ class DiffusionSettings(BaseModel):
     operator_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """With ``of state``: share of the states that are the operator's forecasts, 0.5 by default, as DEF's authors have
     it; 0 needs no operator."""
+    coarsen: _Few = 1
+    """With ``of residual``: points along each side of squares whose means are drawn; they are interpolated when they
+    are added to a forecast, and take as much less memory and time as there are fewer of them."""
     forecasts: Literal["cached", "live"] = "cached"
     """Whether the operator's forecasts from all pairs are made once, before training, and kept on the disk of the run
     folder while it goes on (``cached``), so that no operator is held beside the network, or made at every step
@@ -124,6 +127,9 @@ class DiffusionSettings(BaseModel):
             if getattr(self, name) is not None and self.of != "state":
                 msg = f"diffusion.{name} has no effect with diffusion.of {self.of}; leave it out"
                 raise ValueError(msg)
+        if self.coarsen > 1 and self.of != "residual":
+            msg = f"diffusion.coarsen has no effect with diffusion.of {self.of}; leave it out, or use residual"
+            raise ValueError(msg)
         for name in _OF_NOISE if self.of == "mean" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 msg = f"diffusion.{name} has no effect with diffusion.of mean, a regression without noise; leave it out"
@@ -203,6 +209,7 @@ class DiffusionSettings(BaseModel):
             found |= self._default_noise()
         if self.of == "state":
             found["operator_share"] = 0.5
+        rows = -(-rows // self.coarsen)
         if self.crop is not None:
             found["overlap"] = self.crop // 4
             rows = self.crop

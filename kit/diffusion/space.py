@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from aurora import Batch
 
+from kit.diffusion.coarse import averaged, interpolated
 from kit.diffusion.denoiser import Denoiser, Regressor
 from kit.diffusion.network import DiffusionModel
 from kit.diffusion.samplers import sample
@@ -197,7 +198,7 @@ class DiffusionSpace:
             return Example(change / self._residual_scale(), self.condition(inputs, None))
         forecast = self.forecast_values(inputs)
         residual = cropped(truth, forecast) - scale.standardised(forecast)
-        return Example(residual / self._residual_scale(), self.condition(inputs, forecast))
+        return Example(self.coarse(residual) / self._residual_scale(), self.condition(inputs, forecast))
 
     @torch.no_grad()
     def regressed(self, inputs: Batch) -> torch.Tensor:
@@ -227,7 +228,7 @@ class DiffusionSpace:
         return self.values(self.forecast(inputs))
 
     def condition(self, inputs: Batch, forecast: torch.Tensor | None) -> torch.Tensor | None:
-        """Collect what is given, [B, K, H, W]; None where nothing is.
+        """Collect what is given, [B, K, H, W], on the grid that is drawn on; None where nothing is.
 
         Args:
             inputs: Input states, on the device.
@@ -250,7 +251,11 @@ class DiffusionSpace:
         if "hour" in given:
             hours = torch.tensor([hour_channels(time) for time in inputs.metadata.time], device=self.device)
             parts.append(hours[..., None, None].expand(-1, -1, rows, columns))
-        return torch.cat([part[..., :rows, :columns] for part in parts], 1)
+        return self.coarse(torch.cat([part[..., :rows, :columns] for part in parts], 1))
+
+    def coarse(self, values: torch.Tensor) -> torch.Tensor:
+        """Bring fields, [B, C, H, W], to the grid that is drawn on."""
+        return averaged(values, self.spec.settings.coarsen, circular=self.spec.circular)
 
     def _statics(self, static: Mapping[str, torch.Tensor], samples: int) -> torch.Tensor:
         channels = []
@@ -371,9 +376,10 @@ class DiffusionSpace:
         Args:
             prediction: Prediction, [B, 1, H, W] and [B, 1, C, H, W].
             values: Its transformed values, [B, C, H, W].
-            drawn: Residual, standardised, [B, C, H, W].
+            drawn: Residual, standardised, on the grid that is drawn on.
         """
         residual = drawn * self._residual_scale() * self.store_scale().scale
+        residual = interpolated(residual, self.spec.settings.coarsen, values, circular=self.spec.circular)
         surface, atmospheric = self.physical(values + residual)
         found = (dict(prediction.surf_vars), dict(prediction.atmos_vars))
         for named, changed in zip(found, (surface, atmospheric), strict=True):

@@ -189,5 +189,5 @@ def describe_network(
         grid=selection.grid.shape,
     )
     if described.tiling is not None:
-        described.tiling.check(described.grid)
+        described.tiling.check(tuple(-(-side // resolved.coarsen) for side in described.grid))
     return described

@@ -190,7 +190,7 @@ class Residual(_Drawing):
         condition = space.condition(state, values)
         generators = self._generators(members, start, step, "walk 0", space.device)
         guidance = 1.0 if self._settings.guidance is None else self._settings.guidance
-        drawn = space.draw(condition, _normal(values, generators), generators, guidance=guidance)
+        drawn = space.draw(condition, _normal(space.coarse(values), generators), generators, guidance=guidance)
         return within_bounds(space.corrected(prediction, values, drawn))
 
 

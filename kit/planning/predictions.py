@@ -83,7 +83,7 @@ def _draw(space: DiffusionSpace, batch: Batch) -> None:
         return
     forecast = space.values(space.forecast(batch)) if drawn == "residual" else None
     states = space.values(batch) if forecast is None else forecast
-    _evaluate(space, states, space.condition(batch, forecast), 1.0)
+    _evaluate(space, space.coarse(states), space.condition(batch, forecast), 1.0)
 
 
 def _evaluate(space: DiffusionSpace, states: torch.Tensor, condition: torch.Tensor | None, guidance: float) -> None:

@@ -17,6 +17,7 @@ from kit.data.dataset import Pairs, Selection
 from kit.data.readers import reader_for
 from kit.data.store.build import open_store
 from kit.data.store.reader import Store
+from kit.diffusion.coarse import averaged
 from kit.diffusion.forecasts import BlankForecasts
 from kit.diffusion.loading import build_operator
 from kit.diffusion.network import build_network
@@ -250,7 +251,9 @@ def build_denoiser(
     space = DiffusionSpace(network, spec, forecaster, autocast=step.autocast)
     if forecaster is None and spec.settings.has_operator:
         space.forecasts = BlankForecasts(spec)
-    loss = FieldLoss(step.loss, levels=spec.levels, points=None if points is None else points.to(device))
+    if points is not None:
+        points = averaged(points[None, None], spec.settings.coarsen, circular=False)[0, 0].to(device)
+    loss = FieldLoss(step.loss, levels=spec.levels, points=points)
     loss.check_weights(spec.surface, spec.atmospheric)
     check = None
     if data is not None and step.check_after is not None:

@@ -53,6 +53,9 @@ def check_denoising(settings: Settings) -> None:
     if settings.loss.name not in ("paper-mae", "mse"):
         msg = f"loss.name {settings.loss.name}: task.name denoise has the squared error of what is predicted; use mse"
         raise SettingsError(msg)
+    if settings.data.halo and settings.diffusion.coarsen > 1:
+        msg = "diffusion.coarsen and data.halo exclude each other: a region may cut squares of points; leave one out"
+        raise SettingsError(msg)
     if settings.track.activations is not None:
         msg = "track.activations watches Aurora's modules, and task.name denoise trains none; leave it out"
         raise SettingsError(msg)

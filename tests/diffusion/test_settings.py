@@ -8,6 +8,7 @@ from kit.diffusion.settings import DiffusionSettings
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"of": "residual", "operator_share": 0.5}, "operator_share has no effect with diffusion.of residual"),
+    ({"of": "next", "coarsen": 2}, "coarsen has no effect with diffusion.of next"),
     ({"of": "next", "spread": 0.1}, "spread has no effect with diffusion.of next"),
     ({"given": ("hour",)}, "the state itself is given and nothing else"),
     ({"of": "next", "given": ("forecast",)}, "diffusion.of next has no operator"),

@@ -36,6 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "next": {"of": "next"},
     "next of nothing": {"of": "next", "given": ()},
     "residual": {"of": "residual"},
+    "residual, coarse": {"of": "residual", "coarsen": 3},
     "mean": {"of": "mean"},
     "residual, live": {"of": "residual", "forecasts": "live"},
     "residual on tiles": {"of": "residual", "crop": 8},
