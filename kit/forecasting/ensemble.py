@@ -222,7 +222,8 @@ class EnsembleJob:
         lags = [perturbation.lag(member) for member in each.members]
         state = _states(predictor, [source.index(start, lag) for lag in lags])
         check_finite(state, space, f"{source.store.path}: the initial state of {valid_time(state)}")
-        space.noise = NamedNoise(self._settings.seed, members=each.members)
+        amplitude = perturbation.noise_amplitude
+        space.noise = NamedNoise(self._settings.seed, members=each.members, amplitude=amplitude)
         rolled = roll_out(space, state, steps + max(lags), Perturbing(perturbation, each.members, start))
         # Held by the roll-out alone, which lets go of it after the first step.
         del state

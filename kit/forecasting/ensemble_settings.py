@@ -15,7 +15,8 @@ Order = Annotated[float, Field(gt=0, lt=1)]
 # Settings that only some kinds of perturbations read.
 _DEF = ("def", "def-published")
 _OF_KINDS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("amplitude", "error_dates", "error_store"), ("gaussian",)),
+    "amplitude": ("gaussian", "noise"),
+    **dict.fromkeys(("error_dates", "error_store"), ("gaussian",)),
     "diffusion": (*_DEF, "residual"),
     "guidance": ("def", "residual"),
     "walks": _DEF,
@@ -52,7 +53,8 @@ class EnsembleSettings(RollOutSettings):
     """Members that go through the model together; ``auto`` is as many as the planner finds room for on a GPU, and 1 on
     a CPU."""
     amplitude: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Factor of gaussian perturbations."""
+    """Factor of gaussian perturbations, and of the noise that a stochastic model reads: above 1 for members that depart
+    from each other more than training has taught them."""
     error_dates: int = Field(default=40, ge=2)
     """Dates, at most, whose one-step errors gaussian perturbations are made of; each is a forecast of one step."""
     error_store: str | None = None

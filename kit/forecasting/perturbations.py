@@ -26,7 +26,7 @@ from kit.forecasting.error_samples import ErrorSamples, make_error_samples, spre
 from kit.forecasting.initial_states import InitialStates
 from kit.forecasting.predictor import Conditions, Predictor, pairs_of, store_of
 from kit.forecasting.unperturbed import Perturbation, Unperturbed
-from kit.io.errors import CheckpointError, StoreError
+from kit.io.errors import CheckpointError, SettingsError, StoreError
 from kit.io.hashes import sha256_of_file, sha256_of_text
 from kit.io.retry import poll
 
@@ -39,6 +39,11 @@ _LOOK_EVERY = 1.0
 class Noise(Unperturbed):
     """Members that differ by the noise that their model reads."""
 
+    @property
+    def noise_amplitude(self) -> float:
+        """Standard deviation of the noise."""
+        return self._settings.amplitude
+
     def check(self, source: InitialStates, starts: Sequence[datetime]) -> Mapping[str, Any]:
         """Warn of a model that reads none: with the layers that could, before any training, noise adds nothing."""
         if not source.checkpoint.spec.stochastic:
@@ -50,7 +55,13 @@ class Noise(Unperturbed):
                 source.checkpoint.path,
                 remedy,
             )
-        return super().check(source, starts)
+        described = super().check(source, starts)
+        if self._settings.amplitude == 1:
+            return described
+        if source.checkpoint.is_network:
+            msg = "amplitude: is of Aurora's noise; what a network draws begins with noise of 1; leave it out"
+            raise SettingsError(msg)
+        return {**described, "amplitude": self._settings.amplitude}
 
 
 class Lagged(Unperturbed):

@@ -19,6 +19,10 @@ class Perturbation(Protocol):
     def __init__(self, settings: EnsembleSettings) -> None:
         """Take what the settings say of it."""
 
+    @property
+    def noise_amplitude(self) -> float:
+        """Standard deviation of the noise that a stochastic model reads."""
+
     def check(self, source: InitialStates, starts: Sequence[datetime]) -> Mapping[str, Any]:
         """Check, before any work is done, that it can be had from these states.
 
@@ -62,6 +66,11 @@ class Unperturbed:
 
     def __init__(self, settings: EnsembleSettings) -> None:
         self._settings = settings
+
+    @property
+    def noise_amplitude(self) -> float:
+        """Return 1, which models learn from."""
+        return 1.0
 
     def check(self, source: InitialStates, starts: Sequence[datetime]) -> Mapping[str, Any]:  # noqa: ARG002
         """Check nothing."""

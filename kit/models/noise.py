@@ -9,7 +9,7 @@ Dimensions: B batch, L tokens, D width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,14 +27,16 @@ class NamedNoise:
         seed: Seed of all members.
         member: Member of an ensemble, counted from 0.
         members: Members of a batch, one for each sample; None where all samples are of ``member``.
+        amplitude: Standard deviation; models learn from noise of 1.
     """
 
     seed: int
     member: int = 0
     members: tuple[int, ...] | None = None
+    amplitude: float = 1.0
 
     def draw(self, start: datetime, step: int, like: torch.Tensor) -> torch.Tensor:
-        """Draw the noise of one sample, standard normal.
+        """Draw the noise of one sample, normal.
 
         Args:
             start: Initial time of the forecast; without a zone it is in UTC.
@@ -49,7 +51,8 @@ class NamedNoise:
         # A hash has no neighbours: seeds that follow each other give streams that have nothing in common.
         generator = torch.Generator(like.device).manual_seed(int(sha256_of_text(name)[:15], 16))
         # In fp32 whatever the precision, so that predictions in two precisions differ by rounding alone.
-        return torch.randn(like.shape, generator=generator, device=like.device).to(like.dtype)
+        drawn = torch.randn(like.shape, generator=generator, device=like.device)
+        return (self.amplitude * drawn).to(like.dtype)
 
     @contextmanager
     def installed(self, model: Aurora, metadata: Metadata, timestep: timedelta) -> Iterator[None]:
@@ -66,12 +69,14 @@ class NamedNoise:
         step = metadata.rollout_step
         starts = [moment - step * timestep for moment in metadata.time]
         members = self.members or (self.member,) * len(starts)
-        named = [(NamedNoise(self.seed, member), start) for member, start in zip(members, starts, strict=True)]
+        named = []
+        for member, start in zip(members, starts, strict=True):
+            named.append((replace(self, member=member, members=None), start))
 
-        def replace(_module: torch.nn.Module, args: tuple[Any, ...]) -> torch.Tensor:
+        def read(_module: torch.nn.Module, args: tuple[Any, ...]) -> torch.Tensor:
             (drawn_BLD,) = args
             return torch.stack([noise.draw(start, step, drawn_BLD[0]) for noise, start in named])
 
         # What upstream has drawn goes through this module and nowhere else.
-        with model.backbone.noise_mlp.register_forward_pre_hook(replace):
+        with model.backbone.noise_mlp.register_forward_pre_hook(read):
             yield

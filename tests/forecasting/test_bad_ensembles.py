@@ -39,7 +39,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], str], ...] = (
     ((*NOISE, "--only_members", "-1"), "only_members"),
     ((*NOISE, "--members_per_pass", "0"), "members_per_pass"),
     ((*NOISE, "--members_per_pass", "most"), "members_per_pass"),
-    ((*NOISE, "--amplitude", "2"), "amplitude: has no effect with perturb noise"),
+    ((*NOISE, "--amplitude", "-2"), "amplitude"),
     ((*NOISE, "--error_dates", "10"), "error_dates: has no effect with perturb noise"),
     ((*NOISE, "--error_store", "a"), "error_store: has no effect with perturb noise"),
     ((*GAUSSIAN, "--amplitude", "0"), "amplitude"),

@@ -20,7 +20,7 @@ from kit.forecasting.ensemble_folder import folder_of
 from kit.forecasting.ensemble_settings import EnsembleSettings
 from kit.forecasting.forecast import forecast
 from kit.forecasting.settings import ForecastSettings
-from kit.io.errors import CheckpointError, SettingsError, StoreError
+from kit.io.errors import CheckpointError, KitError, SettingsError, StoreError
 from tests.batches import small_spec
 from tests.checkpoints import LEVELS, SPEC, store_for, write_delta, write_whole
 from tests.everyday import one_in
@@ -172,6 +172,18 @@ def test_noise_goes_by_seed_and_member(stochastic: Path, tmp_path: Path) -> None
     assert (dataset["2t"].std("member", ddof=1) > 0).all()
     run(tmp_path / "other.zarr", stochastic, perturb="noise", members=3, seed=5)
     assert not np.array_equal(opened(tmp_path / "other.zarr")["2t"], dataset["2t"])
+
+
+def test_members_of_louder_noise_are_further_apart(stochastic: Path, tmp_path: Path) -> None:
+    spreads = []
+    for amplitude in (0.5, 1.0, 2.0):
+        run(tmp_path / f"{amplitude}.zarr", stochastic, perturb="noise", members=3, steps=1, amplitude=amplitude)
+        spreads.append(float(opened(tmp_path / f"{amplitude}.zarr")["2t"].std("member").mean()))
+    assert spreads == sorted(spreads)
+    assert spreads[2] > 1.2 * spreads[0]
+    # What is there was made of other noise.
+    with pytest.raises(KitError, match="amplitude"):
+        run(tmp_path / "2.0.zarr", stochastic, perturb="noise", members=3, steps=1)
 
 
 def test_a_member_alone_is_what_it_is_among_all(stochastic: Path, tmp_path: Path) -> None:

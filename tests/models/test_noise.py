@@ -51,6 +51,11 @@ def test_precisions_share_their_draws() -> None:
     assert torch.equal(NamedNoise(0).draw(START, 0, LIKE.bfloat16()), drawn.bfloat16())
 
 
+def test_its_amplitude_is_a_factor() -> None:
+    drawn = NamedNoise(3, 1).draw(START, 2, LIKE)
+    assert torch.equal(NamedNoise(3, 1, amplitude=1.5).draw(START, 2, LIKE), 1.5 * drawn)
+
+
 STOCHASTIC = {
     "v1p5-ensemble": small_spec("v1p5-ensemble"),
     "stochastic=True": replace(small_spec("small"), arguments={**small_spec("small").arguments, "stochastic": True}),
