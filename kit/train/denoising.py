@@ -158,9 +158,10 @@ def _resolve_network(settings: Settings, store: Store, weights: Weights) -> tupl
     """
     assert weights.description is not None
     model, name = ModelSpec.from_dict(weights.description["model"]), weights.base["name"]
-    given = drop_names(differing(settings.model), ("weights", "timestep"))
+    given = [f"model.{field}" for field in drop_names(differing(settings.model), ("weights", "timestep"))]
+    given += [f"memory.{field}" for field in keep_names(differing(settings.memory), _OF_OPERATORS)]
     if given:
-        msg = f"model.{given[0]} has no effect on the operator {name}, a network; leave it out"
+        msg = f"{given[0]} has no effect on the operator {name}, a network; leave it out"
         raise SettingsError(msg)
     data, names = settings.data, (*model.surface, *model.atmospheric)
     asked: tuple[tuple[str, Any, Any], ...] = (
