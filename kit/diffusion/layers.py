@@ -45,34 +45,43 @@ class Norm(nn.GroupNorm):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of 3 x 3 points, around the globe along rows where that is asked for."""
+    """A convolution of 3 x 3 points or more, around the globe along rows where that is asked for."""
 
-    def __init__(self, before: int, after: int, circular: bool = False, stride: int = 1) -> None:
-        super().__init__(before, after, 3, stride, padding=(1, 0) if circular else 1)
+    def __init__(
+        self, before: int, after: int, circular: bool = False, stride: int = 1, side: int = 3, bias: bool = True
+    ) -> None:
+        self._beyond = side // 2
+        padding = (self._beyond, 0) if circular else self._beyond
+        super().__init__(before, after, side, stride, padding=padding, bias=bias)
         self._circular = circular
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Convolve features, [B, C, H, W]."""
-        if self._circular:
-            features = torch.cat([features[..., -1:], features, features[..., :1]], -1)
+        if self._circular and self._beyond:
+            west, east = features[..., -self._beyond :], features[..., : self._beyond]
+            features = torch.cat([west, features, east], -1)
         return super().forward(features)
 
 
 class Bypass(nn.Module):
-    """What is read, scaled by the level of noise and mixed point by point: a way around a network's features.
+    """What is read, scaled by the level of noise and mixed with what is near: a way around a network's features.
 
     At low noise a network has to tell every value of the noise, which is white in all channels and points. Features of
     fewer values than that cannot, behind a stem or of many channels; the noisy state and its condition they have. Of a
     state x that is given, the noise in y = a x + b e is y / b - a x / b: of these factors each channel has its own,
-    up to a bound, and what remains of them is learned.
+    up to a bound, and what remains of them is learned. Where x is not given, it is smooth beside the noise, and what y
+    departs by from its neighbours is the noise: a filter of 5 x 5 points tells three quarters of it where one point
+    tells nothing.
 
     Args:
         channels: Channels that are predicted.
         given: Channels that are read beside them.
         factors: Factors of the noisy state and of what is given, by label, [B] each.
+        reach: Rows and columns that are mixed, odd.
+        circular: Whether columns go around the globe.
     """
 
-    def __init__(self, channels: int, given: int, factors: Factors) -> None:
+    def __init__(self, channels: int, given: int, factors: Factors, reach: int = 1, *, circular: bool = False) -> None:
         super().__init__()
         self._factors, self._channels, self._given = factors, channels, given
         self.labels = nn.Sequential(
@@ -81,7 +90,7 @@ class Bypass(nn.Module):
         self.gains = nn.Linear(_DESCRIBED, channels + given)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
-        self.mix = idle(nn.Conv2d(channels + given, channels, 1, bias=False))
+        self.mix = idle(Convolution(channels + given, channels, circular, side=reach, bias=False))
 
     def forward(self, read: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Mix what is read, [B, C, H, W], at the levels of labels, [B]."""

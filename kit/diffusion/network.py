@@ -13,7 +13,7 @@ from torch import nn
 
 from kit.diffusion.denoiser import Target, bypass_factors
 from kit.diffusion.flat import FlatNetwork
-from kit.diffusion.layers import Bypass, Factors, channels_read, padded_to, with_condition
+from kit.diffusion.layers import Bypass, channels_read, padded_to, with_condition
 from kit.diffusion.package import diffusers_class
 from kit.diffusion.schedules import Edm, VariancePreserving, schedule_named
 from kit.diffusion.settings import DiffusionSettings, NetworkKind
@@ -35,13 +35,12 @@ class DiffusionModel(nn.Module):
     bound: torch.Tensor
 
     def __init__(
-        self, network: nn.Module, channels: int, conditions: int, factors: Factors | None, places: int = 0
+        self, network: nn.Module, channels: int, conditions: int, bypass: Bypass | None, places: int = 0
     ) -> None:
         super().__init__()
         self.network = network
         self._conditions, self._places = conditions, places
-        beside = channels_read(channels, conditions) - channels
-        self.bypass = None if factors is None else Bypass(channels, beside, factors)
+        self.bypass = bypass
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("bound", torch.full((channels,), math.inf))
 
@@ -80,11 +79,13 @@ def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
     """
     kind = spec.settings.network
     network = _NETWORKS[kind](spec, recomputed)
-    factors = None
+    bypass, channels = None, len(spec.channels)
     if kind in _BYPASSED and spec.settings.of != "mean":
         schedule, target = schedule_named(spec.settings.schedule, spec.settings.timesteps), spec.settings.target
         factors = partial(_factors, schedule, target or "noise")
-    return DiffusionModel(network, len(spec.channels), spec.conditions, factors, spec.places)
+        beside = channels_read(channels, spec.conditions) - channels
+        bypass = Bypass(channels, beside, factors, spec.settings.reach or 1, circular=spec.wraps)
+    return DiffusionModel(network, channels, spec.conditions, bypass, spec.places)
 
 
 def _factors(

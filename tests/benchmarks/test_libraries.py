@@ -23,6 +23,7 @@ from kit.data.readers import reader_for
 from kit.data.store.build import open_store
 from kit.forecasting.writing import bytes_of
 from kit.planning.settings import GridSize
+from tests.benchmarks.evaluations import HRRR, evaluation_rows
 
 _COMMAND = "pytest -m benchmark tests/benchmarks/test_libraries.py"
 _STATES = 6
@@ -40,6 +41,7 @@ _FASTER = 5
 """Times that pairs must be read as fast as from files."""
 _READ = 12
 """Pairs that are read in one turn."""
+_EVALUATIONS = 3
 _MIB = 2**20
 
 
@@ -56,11 +58,22 @@ def test_stores_beside_other_libraries() -> None:
             *building_rows(GLOBE, settings.repeats),
             *pair_rows(made_up(GLOBE), settings.repeats, f"{GLOBE}, 4 states of 69 fields"),
             *pair_rows(sample, settings.repeats, "the embedded sample"),
+            *evaluation_rows(HRRR, _EVALUATIONS),
         ]
 
     with recording(settings) as recorder:
         rows = recorder.run(LIBRARIES, _COMMAND, measure)
-    assert all(row["ratio"] < 1 for row in rows)
+    *others, evaluation = rows
+    assert all(row["ratio"] < 1 for row in others)
+    assert evaluation["verdict"] != "missed"
+
+
+@pytest.mark.slow
+def test_evaluations_of_two_networks() -> None:
+    (row,) = evaluation_rows(GridSize(24, 40), 1)
+    assert row.value
+    assert row.baseline
+    assert row.must == 3 * row.baseline
 
 
 @pytest.mark.slow
