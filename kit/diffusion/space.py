@@ -7,10 +7,9 @@ store. Dimensions: B sample, T history, C channel, K channel of the condition, H
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from aurora import Batch
 
 from kit.diffusion.coarse import averaged, interpolated
 from kit.diffusion.denoiser import Denoiser, Regressor
+from kit.diffusion.hours import hour_channels
 from kit.diffusion.network import DiffusionModel
 from kit.diffusion.samplers import sample
 from kit.diffusion.schedules import Levels, schedule_named
@@ -385,15 +385,6 @@ class DiffusionSpace:
         for named, changed in zip(found, (surface, atmospheric), strict=True):
             named |= {name: value[:, None] for name, value in changed.items()}
         return replace(prediction, surf_vars=found[0], atmos_vars=found[1])
-
-
-def hour_channels(time: datetime) -> list[float]:
-    """Describe a time by sine and cosine of its phases in the day and in the year."""
-    moment = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
-    start = moment.replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
-    days = (moment - start).total_seconds() / 86400
-    phases = [2 * math.pi * days, 2 * math.pi * days / 365.25]
-    return [function(phase) for phase in phases for function in (math.sin, math.cos)]
 
 
 def cropped(values: torch.Tensor, forecast: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from aurora import Batch, Metadata
 
+from kit.diffusion.hours import hour_channels
 from kit.diffusion.network import build_network
 from kit.diffusion.residuals import perturbation_spread
 from kit.diffusion.settings import DiffusionSettings
-from kit.diffusion.space import DiffusionSpace, hour_channels
+from kit.diffusion.space import DiffusionSpace
 from kit.diffusion.spec import DiffusionSpec
 from kit.io.errors import CheckpointError
 

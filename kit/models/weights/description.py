@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kit.data.settings import Period
+from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import CheckpointError
 
 _MAX_NAMES = 1000
@@ -166,6 +167,20 @@ def check_description(description: Any, where: object) -> dict[str, Any]:
         )
         raise CheckpointError(msg) from error
     return dict(description)
+
+
+def read_description(text: str, file: object) -> dict[str, Any]:
+    """Read the description that the header of a file of tensors carries, and check it.
+
+    Raises:
+        CheckpointError: it is no JSON, or none that the kit could have written.
+    """
+    try:
+        described = parse_json(text)
+    except DocumentError as error:
+        msg = f"{file}: its header's description is not readable ({error}); fetch or write it again"
+        raise CheckpointError(msg) from error
+    return check_description(described, file)
 
 
 def name_faults(error: ValidationError) -> str:

@@ -20,14 +20,13 @@ from typing import Any, Literal
 import torch
 from aurora import Aurora
 
-from kit.io.documents import DocumentError, parse_json
 from kit.io.errors import CheckpointError
 from kit.io.hashes import file_stamp
 from kit.models.extend import added_names
 from kit.models.spec import ModelSpec
 from kit.models.variants import Variant
 from kit.models.weights.convert import merge_rollout_lora, restore_pruned, split_rollout_lora
-from kit.models.weights.description import check_description
+from kit.models.weights.description import read_description
 from kit.models.weights.format import read_pickled, upstream_names, vibe_kit_spec
 from kit.models.weights.headers import read_rank_pattern, read_safetensors
 from kit.models.weights.integrity import DESCRIPTION, FILES, read_whole, verified_description
@@ -157,7 +156,7 @@ def _read_verified(path: Path, folder: Path, name: str, variant: Variant, seen: 
         state, metadata = read_safetensors(file)
         # The kit's own files describe themselves, and have upstream's names.
         if "kit" in metadata:
-            description = vouched or check_description(_parse(metadata["kit"], file), file)
+            description = vouched or read_description(metadata["kit"], file)
         else:
             state = upstream_names(state, file)
     else:
@@ -174,14 +173,6 @@ def _read_verified(path: Path, folder: Path, name: str, variant: Variant, seen: 
     if file_stamp(file) != stamp:
         raise CheckpointError(_changed(file))
     return Weights(state, base, description, path=file, foreign_spec=foreign_spec, stamp=stamp)
-
-
-def _parse(text: str, file: Path) -> Any:
-    try:
-        return parse_json(text)
-    except DocumentError as error:
-        msg = f"{file}: its header's description is not readable ({error}); fetch or write it again"
-        raise CheckpointError(msg) from error
 
 
 def _vouched_description(file: Path, *, whole: bool) -> dict[str, Any] | None:
