@@ -17,7 +17,7 @@ _MOST_HALVINGS = 20
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibratedGuidance:
     """Guidance that gives a spread.
 
     Attributes:
@@ -31,7 +31,7 @@ class Calibration:
     curve: tuple[tuple[float, float], ...]
 
 
-def calibrate(spread_of: Callable[[float], float], due: float) -> Calibration:
+def calibrate(spread_of: Callable[[float], float], due: float) -> CalibratedGuidance:
     """Search for the guidance whose perturbations have a spread, by halving.
 
     Args:
@@ -57,4 +57,4 @@ def calibrate(spread_of: Callable[[float], float], due: float) -> Calibration:
         high = min(guidance for guidance, spread in curve.items() if spread <= due)
         nearest = (low + high) / 2
         curve[nearest] = spread_of(nearest)
-    return Calibration(nearest, curve[nearest], tuple(sorted(curve.items())))
+    return CalibratedGuidance(nearest, curve[nearest], tuple(sorted(curve.items())))
