@@ -45,59 +45,68 @@ class Norm(nn.GroupNorm):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of 3 x 3 points or more, around the globe along rows where that is asked for."""
+    """A convolution of 3 x 3 points, around the globe along rows where that is asked for."""
 
-    def __init__(
-        self, before: int, after: int, circular: bool = False, stride: int = 1, side: int = 3, bias: bool = True
-    ) -> None:
-        self._beyond = side // 2
-        padding = (self._beyond, 0) if circular else self._beyond
-        super().__init__(before, after, side, stride, padding=padding, bias=bias)
+    def __init__(self, before: int, after: int, circular: bool = False, stride: int = 1) -> None:
+        super().__init__(before, after, 3, stride, padding=(1, 0) if circular else 1)
         self._circular = circular
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Convolve features, [B, C, H, W]."""
-        if self._circular and self._beyond:
-            west, east = features[..., -self._beyond :], features[..., : self._beyond]
-            features = torch.cat([west, features, east], -1)
+        if self._circular:
+            features = torch.cat([features[..., -1:], features, features[..., :1]], -1)
         return super().forward(features)
 
 
 class Bypass(nn.Module):
-    """What is read, scaled by the level of noise and mixed with what is near: a way around a network's features.
+    """What is read, scaled by the level of noise and mixed point by point: a way around a network's features.
 
     At low noise a network has to tell every value of the noise, which is white in all channels and points. Features of
     fewer values than that cannot, behind a stem or of many channels; the noisy state and its condition they have. Of a
     state x that is given, the noise in y = a x + b e is y / b - a x / b: of these factors each channel has its own,
     up to a bound, and what remains of them is learned. Where x is not given, it is smooth beside the noise, and what y
-    departs by from its neighbours is the noise: a filter of 5 x 5 points tells three quarters of it where one point
-    tells nothing.
+    departs by from an average around each point is most of the noise: of such details some are read, too, and the first
+    is taken for the noise to begin with.
 
     Args:
         channels: Channels that are predicted.
         given: Channels that are read beside them.
         factors: Factors of the noisy state and of what is given, by label, [B] each.
-        reach: Rows and columns that are mixed, odd.
+        details: Number of details of the noisy state, each of a smoother field than the one before.
+        sign: Sign that noise has in what is predicted.
         circular: Whether columns go around the globe.
     """
 
-    def __init__(self, channels: int, given: int, factors: Factors, reach: int = 1, *, circular: bool = False) -> None:
+    def __init__(
+        self, channels: int, given: int, factors: Factors, details: int = 0, sign: int = 1, *, circular: bool = False
+    ) -> None:
         super().__init__()
         self._factors, self._channels, self._given = factors, channels, given
+        self._circular = circular
         self.labels = nn.Sequential(
             nn.Linear(_DESCRIBED, _DESCRIBED), nn.SiLU(), nn.Linear(_DESCRIBED, _DESCRIBED), nn.SiLU()
         )
-        self.gains = nn.Linear(_DESCRIBED, channels + given)
+        self.gains = nn.Linear(_DESCRIBED, (1 + details) * channels + given)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
-        self.mix = idle(Convolution(channels + given, channels, circular, side=reach, bias=False))
+        self.mix = idle(nn.Conv2d(channels + given, channels, 1, bias=False))
+        self.details = nn.ParameterList(torch.zeros(channels, channels) for _ in range(details))
+        for first in self.details[:1]:
+            first.data.fill_diagonal_(float(sign))
 
     def forward(self, read: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Mix what is read, [B, C, H, W], at the levels of labels, [B]."""
         gains = 1 + self.gains(self.labels(sinusoids(label, _DESCRIBED)))
+        gains, of_details = gains.tensor_split([self._channels + self._given], 1)
         noisy, beside = (factor.clamp(max=_MOST_FACTOR)[:, None] for factor in self._factors(label))
         factors = torch.cat([noisy.expand(-1, self._channels), beside.expand(-1, self._given)], 1)
         mixed: torch.Tensor = self.mix(read * (gains * factors)[..., None, None].to(read.dtype))
+        field = read[:, : self._channels]
+        for weights, own in zip(self.details, of_details.split(self._channels, 1), strict=False):
+            smooth = smoothed(field, circular=self._circular)
+            # Weights are scaled, and not details, of which there are far more.
+            told = (weights * (own * noisy)[:, None]) @ (field - smooth).flatten(2)
+            mixed, field = mixed + told.unflatten(2, field.shape[-2:]), smooth
         return mixed
 
 
@@ -151,6 +160,14 @@ def with_condition(
     there = present.to(state.dtype)[:, None, None, None]
     given, where = condition[:, : conditions - places], condition[:, conditions - places :]
     return torch.cat([state, given * there, where, there.expand(shape)], 1)
+
+
+def smoothed(fields: torch.Tensor, *, circular: bool) -> torch.Tensor:
+    """Average fields, [B, C, H, W], with weights 1, 2, 1 along both sides, continued by their last values."""
+    fields = F.pad(fields, (0, 0, 1, 1), mode="replicate")
+    fields = (fields[..., :-2, :] + 2 * fields[..., 1:-1, :] + fields[..., 2:, :]) / 4
+    fields = F.pad(fields, (1, 1, 0, 0), mode="circular" if circular else "replicate")
+    return (fields[..., :-2] + 2 * fields[..., 1:-1] + fields[..., 2:]) / 4
 
 
 def padded_to(state: torch.Tensor, multiple: int, *, circular: bool) -> torch.Tensor:

@@ -84,7 +84,9 @@ def build_network(spec: DiffusionSpec, recomputed: int) -> DiffusionModel:
         schedule, target = schedule_named(spec.settings.schedule, spec.settings.timesteps), spec.settings.target
         factors = partial(_factors, schedule, target or "noise")
         beside = channels_read(channels, spec.conditions) - channels
-        bypass = Bypass(channels, beside, factors, spec.settings.reach or 1, circular=spec.wraps)
+        # EDM's network predicts the state, in which noise is what is too much (Karras et al. 2022, equation 7).
+        sign = -1 if target == "edm" else 1
+        bypass = Bypass(channels, beside, factors, spec.settings.details or 0, sign, circular=spec.wraps)
     return DiffusionModel(network, channels, spec.conditions, bypass, spec.places)
 
 

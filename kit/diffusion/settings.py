@@ -31,12 +31,12 @@ _NETWORKS_OF: Mapping[str, tuple[NetworkKind, ...]] = {
     "heads": ("transformer",),
     "patch": ("transformer",),
     "window": ("transformer",),
-    "reach": ("unet", "transformer"),
+    "details": ("unet", "transformer"),
 }
-# Points along each side that the noise of one is told from, where a feature stands for several points.
-_REACH = 5
+# With more, a linear estimate of the noise in fields with a spectrum of HRRR's gets hardly better.
+_DETAILS = 2
 # Settings of noise, which a regression has none of.
-_OF_NOISE = ("drop", "schedule", "timesteps", "target", "sampler", "steps", "reach")
+_OF_NOISE = ("drop", "schedule", "timesteps", "target", "sampler", "steps", "details")
 _SIZES: Mapping[NetworkKind, Mapping[str, Any]] = {
     "unet": {"width": 32, "multiples": (1, 2, 4), "blocks": 2, "attention": 1},
     "unet2d": {"width": 32, "multiples": (1, 2, 4), "blocks": 2, "attention": 1},
@@ -105,9 +105,10 @@ class DiffusionSettings(BaseModel):
     """Of a transformer: points along each side that become a token; 4 by default."""
     window: Annotated[int, Field(ge=2, le=64, multiple_of=2)] | None = None
     """Of a transformer: tokens along each side that attend to each other; 8 by default."""
-    reach: _Few | None = None
-    """Of ``unet`` and ``transformer``: side, in points, of the squares that the way around the features takes noise
-    from, odd; by default 5 where a feature stands for several points (``stem``, ``patch``), else 1."""
+    details: Annotated[int, Field(ge=0, le=8)] | None = None
+    """Of ``unet`` and ``transformer``: details of the noisy state, each of a smoother field than the one before, that
+    the way around the features takes noise from; by default 2 where a feature stands for several points (``stem``,
+    ``patch``), else 0."""
     sampler: Literal["ddpm", "ddim", "dpm++", "heun"] | None = None
     """How states are drawn: ``dpm++`` by default; with schedule ``edm`` ``heun``, the only one for it."""
     steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -140,9 +141,6 @@ class DiffusionSettings(BaseModel):
             if getattr(self, name) != type(self).model_fields[name].default:
                 msg = f"diffusion.{name} has no effect with diffusion.of mean, a regression without noise; leave it out"
                 raise ValueError(msg)
-        if self.reach is not None and self.reach % 2 == 0:
-            msg = f"diffusion.reach {self.reach}: expected an odd number of points, which have one in the middle"
-            raise ValueError(msg)
         if self.forecasts != "cached" and not self.has_operator:
             msg = "diffusion.forecasts has no effect where there is no operator; leave it out"
             raise ValueError(msg)
@@ -225,9 +223,9 @@ class DiffusionSettings(BaseModel):
         if self.network == "unet":
             found["stem"] = 1 if rows <= 128 else 2 if rows <= 512 else 4
         found |= self.model_dump(exclude_none=True)
-        if self.network in _NETWORKS_OF["reach"] and self.of != "mean":
+        if self.network in _NETWORKS_OF["details"] and self.of != "mean":
             points = found.get("stem") or found.get("patch")
-            found.setdefault("reach", 1 if points == 1 else _REACH)
+            found.setdefault("details", 0 if points == 1 else _DETAILS)
         return self.model_copy(update=found)
 
     def _default_noise(self) -> dict[str, Any]:

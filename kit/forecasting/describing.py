@@ -10,6 +10,7 @@ from aurora import Batch
 
 from kit import __version__
 from kit.data.variables import Kind, lookup
+from kit.diffusion.drawing import DrawingSpace
 from kit.forecasting.predictor import Predictor
 from kit.forecasting.writing import ForecastLayout, portable_name
 
@@ -66,10 +67,14 @@ def attributes_of(predictor: Predictor, checkpoints: Sequence[Path], initial_sta
         initial_states: Store or file of the initial states, as it was asked for; None for the checkpoint's own.
     """
     store, spec = predictor.store, predictor.space.spec
+    title, model = f"Forecast of a fine-tuned Aurora, variant {spec.variant}", f"Aurora ({spec.variant}), fine-tuned"
+    if isinstance(predictor.space, DrawingSpace):
+        # Its variant stands for variables alone.
+        title, model = "Forecast of a denoising network", "Denoising network, trained"
     attributes = {
         "Conventions": "CF-1.11",
-        "title": f"Forecast of a fine-tuned Aurora, variant {spec.variant}",
-        "source": f"Aurora ({spec.variant}), fine-tuned and run with aurora-finetune-kit {__version__}",
+        "title": title,
+        "source": f"{model} and run with aurora-finetune-kit {__version__}",
         # Paths are this machine's; a file that is passed on keeps their last parts.
         "checkpoint": [portable_name(path) for path in checkpoints],
         "lead_hours": spec.lead_hours,

@@ -203,7 +203,7 @@ class MapGrid:
         if self.projection.rectangular:
             axes.set_xticks(below_xy[0], below_text or [""] * len(below_at))
             axes.set_yticks(left_xy[1], left_text or [""] * len(left_at))
-            axes.tick_params(labelsize=8, color=GREY, labelcolor=INK)
+            axes.tick_params(labelsize=8, color=GREY, labelcolor=INK, bottom=below, left=left)
             for spine in axes.spines.values():
                 spine.set(color=GREY, linewidth=0.6)
             return

@@ -30,16 +30,18 @@ def sample_figure(quality: Mapping[str, Any], *, title: str, synthetic: bool = F
     fields = quality["fields"]
     subtitle = f"power of samples over that of targets at 2 to 8 grid lengths: {quality['fine']:.3g}"
     figure = framed(11.0, 6.4, title, subtitle, synthetic=synthetic)
-    grid = figure.add_gridspec(3, len(fields["shown"]) + 1, height_ratios=(1.4, 1, 1))
-    half = (len(fields["shown"]) + 1) // 2
-    _draw_loss(figure.add_subplot(grid[0, :half]), quality["loss"])
-    _draw_power(figure.add_subplot(grid[0, half:]), quality["power"])
-    target = figure.add_subplot(grid[1:, 0])
+    # Apart, so that labels of the curves push no fields aside.
+    halves = figure.add_gridspec(2, 1, height_ratios=(1.4, 2))
+    curves = halves[0].subgridspec(1, 2)
+    grid = halves[1].subgridspec(2, len(fields["shown"]) + 1)
+    _draw_loss(figure.add_subplot(curves[0]), quality["loss"])
+    _draw_power(figure.add_subplot(curves[1]), quality["power"])
+    target = figure.add_subplot(grid[:, 0])
     _draw_field(target, fields["target"], f"{fields['channel']}, target")
     for column, shown in enumerate(fields["shown"], start=1):
         noise = f"noise beyond {shown['share']:.0%} of levels"
-        _draw_field(figure.add_subplot(grid[1, column]), shown["noisy"], noise)
-        _draw_field(figure.add_subplot(grid[2, column]), shown["estimate"], "estimate")
+        _draw_field(figure.add_subplot(grid[0, column]), shown["noisy"], noise)
+        _draw_field(figure.add_subplot(grid[1, column]), shown["estimate"], "estimate")
     return figure
 
 

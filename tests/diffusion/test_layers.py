@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from kit.diffusion.layers import Bypass, Convolution, Norm, padded_to
+from kit.diffusion.denoiser import Denoiser, Target, bypass_factors
+from kit.diffusion.layers import Bypass, Norm, padded_to, smoothed
+from kit.diffusion.schedules import Edm, VariancePreserving, cosine
 
 
 @pytest.mark.parametrize("circular", [False, True])
@@ -30,20 +32,32 @@ def test_norms_sum_in_single_precision_and_hand_on_what_they_read() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=2**-7, atol=2**-7)
 
 
-@pytest.mark.parametrize("side", [1, 3, 5])
-def test_a_convolution_goes_around_the_globe(side: int) -> None:
-    convolution = Convolution(2, 3, circular=True, side=side)
-    state = torch.randn(1, 2, 6, 9)
-    found = convolution(state)
-    assert found.shape == (1, 3, 6, 9)
-    torch.testing.assert_close(convolution(state.roll(4, -1)), found.roll(4, -1))
+def test_averages_have_binomial_weights() -> None:
+    field = torch.zeros(1, 1, 5, 6)
+    field[0, 0, 2, 0] = 16
+    around, box = (smoothed(field, circular=circular)[0, 0] for circular in (True, False))
+    assert around[1].tolist() == [2, 1, 0, 0, 0, 1]
+    assert around[2].tolist() == [4, 2, 0, 0, 0, 2]
+    # Beyond the side is the same value again.
+    assert box[2].tolist() == [6, 2, 0, 0, 0, 0]
 
 
-def test_the_way_around_the_features_tells_noise_from_what_is_smooth() -> None:
-    bypass = Bypass(1, 0, lambda label: (torch.ones_like(label), torch.ones_like(label)), 3)
-    # What a point departs by from those around it, as a filter of 3 x 3 points has it.
-    with torch.no_grad():
-        bypass.mix.weight.fill_(-1 / 9)
-        bypass.mix.weight[0, 0, 1, 1] += 1
-    rows = torch.arange(8.0).expand(1, 1, 8, 8)
-    torch.testing.assert_close(bypass(rows, torch.zeros(1))[..., 1:-1, 1:-1], torch.zeros(1, 1, 6, 6))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_details_are_taken_for_noise_to_begin_with(sign: int) -> None:
+    bypass = Bypass(2, 1, lambda label: (2 * torch.ones_like(label), torch.ones_like(label)), 2, sign)
+    read = torch.randn(1, 3, 6, 9)
+    expected = sign * 2 * (read[:, :2] - smoothed(read[:, :2], circular=False))
+    torch.testing.assert_close(bypass(read, torch.zeros(1)), expected)
+
+
+@pytest.mark.parametrize(("target", "schedule"), [("v", cosine()), ("noise", cosine()), ("edm", Edm())])
+def test_noise_on_smooth_states_is_told_without_training(target: Target, schedule: VariancePreserving | Edm) -> None:
+    sign = -1 if target == "edm" else 1
+    bypass = Bypass(1, 0, lambda label: bypass_factors(target, schedule.labelled(label)), 1, sign)
+    denoiser = Denoiser(lambda noisy, label, *_: bypass(noisy, label), target)
+    waves = torch.sin(torch.arange(64.0) / 16)
+    state, noise = waves[:, None] * waves, torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    levels = schedule.quantiles(torch.tensor([0.2]))
+    predicted, due = denoiser.compare(state[None, None], noise, levels)
+    # Of white noise an average with these weights leaves 9/64, which is not told.
+    assert float(((predicted - due) ** 2).mean().detach()) < 0.25

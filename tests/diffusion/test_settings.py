@@ -41,8 +41,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"network": "transformer", "window": 7}, "multiple of 2"),
     ({"network": "vit"}, "'unet', 'transformer', 'flat' or 'unet2d'"),
     ({"spread": 0}, "greater than 0"),
-    ({"reach": 4}, "reach 4: expected an odd number"),
-    ({"network": "flat", "reach": 3}, "reach has no effect with diffusion.network flat"),
+    ({"network": "flat", "details": 1}, "details has no effect with diffusion.network flat"),
     ({"crop": 4}, "greater than or equal to 8"),
     ({"overlap": 4}, "overlap has no effect without diffusion.crop"),
     ({"crop": 16, "overlap": 16}, "overlap 16: expected at most half of diffusion.crop 16, 8"),
@@ -74,8 +73,8 @@ def test_a_regression_has_no_noise() -> None:
 
 def test_the_stem_goes_by_what_is_read_at_a_time() -> None:
     resolved = DiffusionSettings(of="next", crop=256).resolved(1059)
-    assert (resolved.stem, resolved.overlap, resolved.reach) == (2, 64, 5)
-    assert DiffusionSettings(of="next").resolved(128).reach == 1
+    assert (resolved.stem, resolved.overlap, resolved.details) == (2, 64, 2)
+    assert DiffusionSettings(of="next").resolved(128).details == 0
     assert DiffusionSettings(of="next", crop=256, overlap=0).resolved(1059).overlap == 0
 
 
