@@ -3,6 +3,7 @@
 Dimensions: B sample, C channel, H row, W column.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ def sample_quality(space: DiffusionSpace, example: Example) -> dict[str, Any]:
         ``loss``: pairs of a share of the levels that training draws and the mean squared error there. ``fields``: of
         one channel, the ``target``, and for some shares what is ``noisy`` and the ``estimate``, standardised, [H, W].
         ``power``: ``wavelength`` in grid lengths, and mean power over channels of ``target`` and ``sample``.
-        ``fine``: power of samples over that of targets from 2 to 8 grid lengths.
+        ``fine``: power of samples over that of targets from 2 to 8 grid lengths, and ``fine_by_channel``
+        of those that have any.
     """
     device = space.device
     # Levels of noise are looked at where training looks: on a tile, if the network reads those.
@@ -58,6 +60,13 @@ def sample_quality(space: DiffusionSpace, example: Example) -> dict[str, Any]:
     samples = space.draw(example.condition, start, generators)
     wavelengths, target = power(example.drawn, circular=space.spec.circular)
     _, sampled = power(samples, circular=space.spec.circular)
+    by_channel = {}
+    for place, name in enumerate(space.spec.channels):
+        pair = [power(values[:, [place]], circular=space.spec.circular)[1] for values in (samples, example.drawn)]
+        ratio = fine_ratio(wavelengths, *pair)
+        # A field of no rain has no power to compare with.
+        if math.isfinite(ratio):
+            by_channel[name] = ratio
     return {
         "loss": losses,
         "fields": {"channel": space.spec.channels[0], "target": _middle(drawn), "shown": shown},
@@ -67,6 +76,7 @@ def sample_quality(space: DiffusionSpace, example: Example) -> dict[str, Any]:
             "sample": sampled.tolist(),
         },
         "fine": fine_ratio(wavelengths, sampled, target),
+        "fine_by_channel": by_channel,
     }
 
 

@@ -46,3 +46,6 @@ def test_an_idle_network_and_what_is_told_of_it() -> None:
     assert len(found["fields"]["target"][0]) == COLUMNS
     assert len(found["power"]["wavelength"]) == len(found["power"]["target"]) == len(found["power"]["sample"])
     assert found["fine"] > 0
+    assert found["fine_by_channel"].keys() == set(spec.channels)
+    ratios = found["fine_by_channel"].values()
+    assert min(ratios) <= found["fine"] <= max(ratios)
