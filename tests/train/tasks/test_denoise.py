@@ -62,7 +62,7 @@ def settings(store: Path, operator: Path, run_dir: Path, name: str = "first", **
         "diffusion": diffusion,
         "train": {"steps": 12, "checkpoint_every": 4},
     }
-    if diffusion.get("of") != "next" and diffusion.get("operator_share") != 0:
+    if diffusion.get("of") not in ("next", "mean") and diffusion.get("operator_share") != 0:
         raw["model"] = {"variant": "small", "weights": str(operator)}
     return Settings.model_validate({key: raw.get(key, {}) | sections.get(key, {}) for key in raw | sections})
 
