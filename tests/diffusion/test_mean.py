@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         steps = ("--model.timestep", "1h", "--optim.lr", "3e-3")
-        for name, count in (("mean", "60"), ("other", "1")):
+        for name, count in (("mean", "40"), ("other", "1")):
             asked = command(found, "finetune", "--diffusion.of", "mean", *steps, "--train.steps", count)
             assert main([*asked, "--run.name", name]) == 0
     found.mean, found.other = (folder / "runs" / name / "checkpoints" / "best" for name in ("mean", "other"))
