@@ -1,10 +1,10 @@
 """Sources of members beside each other, on a year of the idealised planet that no training has seen.
 
-``nox -s ensembles -- STORE FOLDER`` runs this, where ``STORE`` is of ``nox -s planet -- --years 2``. The
-embedded model is fine-tuned on the first year, and goes on from there by CRPS, with LoRA and in full; every source
-forecasts from the same dates of the second. What is in ``FOLDER`` is gone on with. Tables go to
-``FOLDER/ensembles.md``, and all that they come from to ``FOLDER/ensembles.json``; with ``--page`` they go into the
-manual, too.
+``nox -s ensembles -- STORE FOLDER`` runs this, where ``STORE`` is of ``nox -s planet -- --years 2``. The embedded model
+is fine-tuned on the first year, and goes on from there by CRPS, with LoRA and in full; denoising networks learn to
+perturb it as it is. Every source forecasts from the same dates of the second. What is in ``FOLDER`` is gone on with.
+Tables go to ``FOLDER/ensembles.md``, and all that they come from to ``FOLDER/ensembles.json``; with ``--page`` they go
+into the manual, too.
 """
 
 from __future__ import annotations
@@ -39,16 +39,26 @@ LEADS = ("024h", "072h", "120h")
 TOGETHER = "--task.name crps --task.members 2 --task.together"
 CRPS = f"--model.weights runs/deterministic/checkpoints/best --model.stochastic {TOGETHER}"
 DETERMINISTIC, GAUSSIAN, LORA, FULL, STEPS = "deterministic", "gaussian", "noise-lora", "noise-full", "noise-steps"
+DEF, PUBLISHED, RESIDUAL = "def", "def-published", "residual"
+# Of 1, 1.3 and 1.6, that with which spread is nearest to error, at three dates of the validation split.
+LOUDER = "--amplitude 1.3"
+# A million parameters; samples that are to be near their states need few steps.
+NETWORK = (
+    f"--task.name denoise --model.weights runs/{DETERMINISTIC}/checkpoints/best --diffusion.width 16 --optim.lr 1e-3"
+)
 TRAINED = {
     DETERMINISTIC: "",
     LORA: f"{CRPS} --adapt.method lora --adapt.targets '*' --adapt.rank 16 --optim.lr 2e-3",
     FULL: f"{CRPS} --optim.lr 1e-4",
     STEPS: f"--model.weights runs/{FULL}/checkpoints/best {TOGETHER} --rollout.steps 4 --rollout.graded all "
     "--optim.lr 1e-4",
+    DEF: f"{NETWORK} --diffusion.steps 4",
+    PUBLISHED: f"{NETWORK} --diffusion.schedule linear",
+    RESIDUAL: f"{NETWORK} --diffusion.of residual",
 }
 """Runs, and their settings beside data and steps."""
-SHORTER = {STEPS: 0.4}
-"""Shares of the steps of training that runs take whose steps cost more."""
+SHARES = {STEPS: 0.4, DEF: 2.5, PUBLISHED: 2.5, RESIDUAL: 2.5}
+"""Shares of the steps of training that runs take whose steps cost more, or less."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,24 @@ class Source:
         title: Name in the table.
         run: Run whose best checkpoint forecasts.
         perturb: What members differ by.
+        network: Run whose network draws; None without.
+        more: Further options.
     """
 
     title: str
     run: str
     perturb: str
+    network: str | None = None
+    more: str = ""
+
+    def options(self, members: int) -> str:
+        """Return the options of ``kit ensemble`` that make its members."""
+        options = f"--checkpoint runs/{self.run}/checkpoints/best --members {members} --perturb {self.perturb}"
+        options = f"{options} {self.more}".rstrip()
+        if self.network is None:
+            return options
+        # A small network is faster with more in a pass.
+        return f"{options} --diffusion runs/{self.network}/checkpoints/best --members_per_pass {members}"
 
 
 SOURCES = {
@@ -73,6 +96,10 @@ SOURCES = {
     LORA: Source("noise by CRPS, LoRA", LORA, "noise"),
     FULL: Source("noise by CRPS, in full", FULL, "noise"),
     STEPS: Source("the same, then over four steps", STEPS, "noise"),
+    "noise-louder": Source("the same, with louder noise", STEPS, "noise", more=LOUDER),
+    PUBLISHED: Source("DEF as published", DETERMINISTIC, "def-published", PUBLISHED),
+    DEF: Source("DEF, calibrated", DETERMINISTIC, "def", DEF),
+    RESIDUAL: Source("residuals that a network draws", DETERMINISTIC, "residual", RESIDUAL),
 }
 
 
@@ -150,16 +177,15 @@ def compared(plan: Plan) -> dict[str, Any]:
     rolled = f"--data.store {plan.store} --start {starts} --steps {plan.steps}"
     forecasts = {DETERMINISTIC: f"forecast --checkpoint runs/{DETERMINISTIC}/checkpoints/best"}
     for name, source in SOURCES.items():
-        members = f"--members {plan.members} --perturb {source.perturb}"
-        forecasts[name] = f"ensemble --checkpoint runs/{source.run}/checkpoints/best {members}"
+        forecasts[name] = f"ensemble {source.options(plan.members)}"
     with ThreadPoolExecutor(plan.processes) as pool:
         # Each command has one thread and is timed by itself.
         list(pool.map(lambda run: train(plan, run), (LORA, FULL)))
-        train(plan, STEPS)
+        list(pool.map(lambda run: train(plan, run), (STEPS, DEF, PUBLISHED, RESIDUAL)))
         scores = list(pool.map(lambda name: scored(plan, name, f"{forecasts[name]} {rolled}"), forecasts))
     found: dict[str, Any] = dict(zip(forecasts, scores, strict=True))
     for name in SOURCES:
-        references = [reference for reference in (DETERMINISTIC, GAUSSIAN) if reference != name]
+        references = [reference for reference in (DETERMINISTIC, GAUSSIAN, PUBLISHED) if reference != name]
         found[name]["differences"] = {reference: differences(plan, reference, name) for reference in references}
     found["plan"] = {name: getattr(plan, name) for name in ("members", "starts", "steps", "train_steps")}
     return found
@@ -167,7 +193,7 @@ def compared(plan: Plan) -> dict[str, Any]:
 
 def train(plan: Plan, run: str) -> None:
     """Train one of the models, or go on where it was stopped."""
-    steps = round(plan.train_steps * SHORTER.get(run, 1))
+    steps = round(plan.train_steps * SHARES.get(run, 1))
     data = f"--data.store {plan.store} --train.steps {steps}"
     kit(plan, f"finetune --run.name {run} --train.resume auto {data} {TRAINED[run]}")
 
@@ -230,7 +256,8 @@ def table(found: Mapping[str, Any]) -> str:
     single, plan = found[DETERMINISTIC]["leads"], found["plan"]
     leads = chosen_leads(found)
     days = [lead_in_days(lead) for lead in leads]
-    head = ["", *(f"CRPS, {day}" for day in days), "better than one forecast", "better than gaussian"]
+    head = ["", *(f"CRPS, {day}" for day in days)]
+    head += [f"better than {reference}" for reference in ("one forecast", "gaussian", "DEF as published")]
     head += [f"RMSE of the mean, {days[-1]}", *(f"spread / error, {day}" for day in days), "seconds a member"]
     empty = ["" for _ in leads]
 
@@ -247,14 +274,15 @@ def table(found: Mapping[str, Any]) -> str:
     for title, scores in (("persistence", absolute), ("climatology", empty)):
         last = [single[leads[-1]][name] for name in HEADLINES]
         if all(f"{title}_rmse" in row for row in last):
-            lines.append([title, *scores, "", "", share(last, f"{title}_rmse", leads[-1], "rmse"), *empty, "0"])
+            lines.append([title, *scores, "", "", "", share(last, f"{title}_rmse", leads[-1], "rmse"), *empty, "0"])
     each = found[DETERMINISTIC]["seconds"] / plan["starts"]
-    lines.append(["one forecast", *("1" for _ in leads), "", "", "1", *empty, f"{each:.1f}"])
+    lines.append(["one forecast", *("1" for _ in leads), "", "", "", "1", *empty, f"{each:.1f}"])
     for name, source in SOURCES.items():
         rows = {lead: [found[name]["ensemble"][lead][channel] for channel in HEADLINES] for lead in leads}
         scores = [share(rows[lead], "crps", lead, "mae") for lead in leads]
         ratios = [f"{np.mean([row['spread_error'] for row in rows[lead]]):.2f}" for lead in leads]
-        better = [gains(found[name]["differences"].get(other), leads[-1]) for other in (DETERMINISTIC, GAUSSIAN)]
+        apart = found[name]["differences"]
+        better = [gains(apart.get(other), leads[-1]) for other in (DETERMINISTIC, GAUSSIAN, PUBLISHED)]
         each = found[name]["seconds"] / plan["starts"] / plan["members"]
         mean = share(rows[leads[-1]], "rmse", leads[-1], "rmse")
         lines.append([source.title, *scores, *better, mean, *ratios, f"{each:.1f}"])

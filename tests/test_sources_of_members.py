@@ -16,13 +16,18 @@ def test_a_table_states_shares_of_the_single_forecasts_error() -> None:
     found = {"plan": plan, "deterministic": {"seconds": 6.0, "leads": {"024h": single}}}
     lines = ensembles.table(found | dict.fromkeys(ensembles.SOURCES, of_source)).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert rows[0][1:4] == ["CRPS, 1 d", "better than one forecast", "better than gaussian"]
-    assert rows[0][4:] == ["RMSE of the mean, 1 d", "spread / error, 1 d", "seconds a member"]
+    assert rows[0][1:5] == [
+        "CRPS, 1 d",
+        "better than one forecast",
+        "better than gaussian",
+        "better than DEF as published",
+    ]
+    assert rows[0][5:] == ["RMSE of the mean, 1 d", "spread / error, 1 d", "seconds a member"]
     # 8 / 4 of the absolute errors, 10 / 5 of the squared ones; no climatology was scored.
-    assert rows[2] == ["persistence", "2.000", "", "", "2.000", "", "0"]
-    assert rows[3] == ["one forecast", "1", "", "", "1", "", "2.0"]
+    assert rows[2] == ["persistence", "2.000", "", "", "", "2.000", "", "0"]
+    assert rows[3] == ["one forecast", "1", "", "", "", "1", "", "2.0"]
     # 60 s for 3 starts of 10 members.
-    assert rows[4] == ["gaussian perturbations", "0.750", "6 of 7", "", "0.900", "0.90", "2.0"]
+    assert rows[4] == ["gaussian perturbations", "0.750", "6 of 7", "", "", "0.900", "0.90", "2.0"]
     assert len(rows) == 4 + len(ensembles.SOURCES)
 
 

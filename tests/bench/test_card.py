@@ -1,5 +1,7 @@
 """The suite of a card, on a CPU: plans beside what is counted, forecasts of several members, no calibration."""
 
+from typing import Any
+
 import pytest
 
 from kit.bench import card
@@ -33,6 +35,6 @@ def test_what_is_planned_is_what_is_held(monkeypatch: pytest.MonkeyPatch) -> Non
     assert set(members) == {"tiny forecast, 1 in a pass", "tiny forecast, 4 in a pass"}
     assert rows[-1].more == {"left_out": "measured on a CPU"}
     machine = {"name": "a machine"}
-    suite = {"command": "kit bench card", "date": "2026-01-01", "machine": machine}
+    suite: dict[str, Any] = {"command": "kit bench card", "date": "2026-01-01", "machine": machine}
     suite["rows"] = [row.as_dict("card", "a machine") for row in rows]
     assert "| calibration | - of its time |" in page({"card": suite})
