@@ -205,7 +205,7 @@ def check_same(origin: RunOrigin, settings: Settings, job: Job) -> MemoryHistory
     base = None if origin.checkpoint is None or job.adapter is None else origin.checkpoint.description["base"]
     if base is not None and job.weights is not None and base["sha256"] != job.weights.base["sha256"]:
         changed.append(f"the weights {base['name']} had SHA-256 {base['sha256']}, have {job.weights.base['sha256']}")
-    changed += _changed_operator(origin, job)
+    changed += [*_changed_operator(origin, job), *_changed_transforms(origin, job)]
     if changed:
         what = "; ".join(changed)
         msg = f"{origin.folder.path}: cannot go on with other settings or data: {what}. Start a new run instead"
@@ -223,6 +223,17 @@ def _changed_operator(origin: RunOrigin, job: Job) -> list[str]:
     if then is None or now is None or then["sha256"] == now["sha256"]:
         return []
     return [f"the operator {then['name']} had SHA-256 {then['sha256']}, has {now['sha256']}"]
+
+
+def _changed_transforms(origin: RunOrigin, job: Job) -> list[str]:
+    """Tell whether a denoising run would transform what it draws in another way than it did: defaults may be newer."""
+    network = job.run.step.diffusion
+    if origin.checkpoint is None or network is None:
+        return []
+    then, now = origin.checkpoint.description["diffusion"]["transforms"], dict(network.transforms)
+    if then == now:
+        return []
+    return [f"what is drawn was transformed by {then or 'nothing'}, is by {now or 'nothing'} (see model.transforms)"]
 
 
 def _memory_history(origin: RunOrigin) -> MemoryHistory:

@@ -17,6 +17,7 @@ from kit.checkpoint.verify import verify_path
 from kit.data.store.reader import Store
 from kit.diffusion.space import DiffusionSpace
 from kit.io.errors import CheckpointError, SettingsError
+from kit.models.transforms import Transform, parse_transform
 from kit.plots.render import plot
 from kit.plots.settings import PlotSettings
 from kit.run.finetune import finetune
@@ -96,6 +97,20 @@ def test_forecasts_that_were_made_before_are_those_that_are_made_now(
     assert_same_weights(*runs)
     # They are gone with the run's end.
     assert not list(runs[0].glob("replay*"))
+
+
+def test_a_run_does_not_go_on_with_other_transforms(
+    store: Path, operator: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = settings(store, operator, run_dir, diffusion={"of": "next"}, train={"steps": 1, "resume": "auto"})
+    finetune(asked)
+
+    def newer(_store: Store, name: str) -> Transform | None:
+        return parse_transform("floor:80000", where="") if name == "msl" else None
+
+    monkeypatch.setattr("kit.train.denoising.default_for_networks", newer)
+    with pytest.raises(SettingsError, match=r"was transformed by nothing, is by \{'msl': 'floor:80000'\}"):
+        finetune(asked)
 
 
 @pytest.mark.parametrize(("accumulate", "crop"), [pytest.param(1, None, marks=pytest.mark.slow), (2, None), (1, 8)])
