@@ -113,9 +113,7 @@ def _trace_step(settings: Settings, workload: Workload, forecast: bool, workspac
     if forecast:
         check_forecast_memory(settings.memory, autocast=predicted == "bf16")
     elif workload.diffusion is None:
-        check_training_memory(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
-        patch = workload.spec.patch_size
-        prompt.check_prompt_cells(settings.adapt, workload.latitude, workload.longitude, patch)
+        _check_training(settings, workload, autocast=autocast)
     # Planned without compilation, which needs less memory and less time; the plan's notes say so.
     settings = settings.model_copy(update={"memory": settings.memory.model_copy(update={"compile": False})})
     accumulated = 1 if forecast else settings.train.accumulate
@@ -176,6 +174,17 @@ def _trace_step(settings: Settings, workload: Workload, forecast: bool, workspac
         count(model),
         time.perf_counter() - started,
     )
+
+
+def _check_training(settings: Settings, workload: Workload, *, autocast: bool) -> None:
+    """Check what training would refuse of memory and prompts.
+
+    Raises:
+        SettingsError: it would.
+    """
+    check_training_memory(settings.memory, settings.adapt.method, _GPU, autocast=autocast)
+    patch = workload.spec.patch_size
+    prompt.check_prompt_cells(settings.adapt, workload.latitude, workload.longitude, patch)
 
 
 def _members_in_turn(settings: Settings) -> int:
